@@ -1,0 +1,216 @@
+"""From a source's images to what the models see: split, quantize, binarize, draw the evaluation noise.
+
+- **Splits.** An official test or validation set is used as it is. Otherwise a seeded share of the
+  training images becomes the test set, and then a seeded share *of what is left for training*
+  becomes the validation set: validation images always come from the training part.
+- **Quantization** to b bits: x -> floor(x 2^b / L). For L = 256 this drops the lowest 8-b bits.
+- **Binarization.** ``threshold``: 1 where x / (L-1) >= 1/2. ``dynamic``: 1 with probability
+  x / (L-1), drawn once for validation and test, and anew at each presentation for training
+  (the training images are therefore stored grey).
+- **Noise.** One dequantization noise u in [0, 1) for each validation and test sub-pixel, so that
+  every density model is evaluated on the same draw.
+
+Every draw comes from ``dataset.seed`` through a stream of its own, so that adding noise does not
+move the split. Nothing is resized, padded, shuffled within a split or dropped.
+
+Invariants (``tests/data/test_preparation.py``): the splits are a partition; quantization keeps the
+order and reaches every level; both binarizations have the stated probability; one seed gives one
+set of bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bitsperdim.data.sources import RawImages
+from bitsperdim.errors import InputError
+from bitsperdim.files import read_json, sha256, write_json, write_npz
+
+if TYPE_CHECKING:
+    from bitsperdim.params import DatasetSection, DequantizeSection
+
+SPLITS = ("train", "validation", "test")
+STREAMS = {"test split": 0, "validation split": 1, "binarization": 2, "noise": 3}
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the prepared images are.
+
+    Attributes:
+        image_shape: (C, H, W).
+        n_levels: L as the models see it.
+        train_levels: L of the stored training images; differs from ``n_levels`` only for ``dynamic``.
+        binarization: ``none``, ``threshold`` or ``dynamic``.
+        n_images: the number of images of each split.
+        test_sha256: of the test array as it is scored.
+        protocol: the tag under which numbers may be compared, for models given no label.
+    """
+
+    image_shape: tuple[int, int, int]
+    n_levels: int
+    train_levels: int
+    binarization: str
+    n_images: dict[str, int]
+    test_sha256: str
+    protocol: str
+
+
+@dataclass(frozen=True)
+class PreparedImages:
+    """The images that the models see.
+
+    Attributes:
+        images: by split, (N, C, H, W) uint8.
+        labels: by split, (N,) int64, or empty.
+        noise: ``validation`` and ``test``, (N, C, H, W) float32 in [0, 1).
+    """
+
+    description: Description
+    images: dict[str, np.ndarray]
+    labels: dict[str, np.ndarray] = field(default_factory=dict)
+    noise: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def prepare(raw: RawImages, dataset: DatasetSection, dequantize: DequantizeSection, raw_levels: int) -> PreparedImages:
+    """Split, quantize and binarize the images of a source, and draw the evaluation noise.
+
+    Args:
+        raw: the images as published.
+        dataset: the seed, the shares of the splits and the name in the protocol tag.
+        dequantize: bits and binarization.
+        raw_levels: L of the published images.
+
+    Raises:
+        InputError: an image exceeds the stated levels, or a split would be empty.
+    """
+    for name, array in raw.images.items():
+        if (largest := int(array.max())) >= raw_levels:
+            raise InputError(
+                f"The {name} images hold the value {largest}, but dataset.n_levels = {raw_levels} allows 0 to "
+                f"{raw_levels - 1}; raise dataset.n_levels."
+            )
+    index = split_indices(
+        {name: len(array) for name, array in raw.images.items()},
+        dataset.test_fraction,
+        dataset.validation_fraction,
+        dataset.seed,
+    )
+    images = {split: raw.images[part][rows] for split, (part, rows) in index.items()}
+    labels = {split: raw.labels[part][rows] for split, (part, rows) in index.items()} if raw.labels else {}
+
+    levels = raw_levels
+    if dequantize.bits is not None:
+        images = {split: quantize(array, levels, dequantize.bits) for split, array in images.items()}
+        levels = 2**dequantize.bits
+    train_levels = levels
+    if dequantize.binarization == "threshold":
+        images = {split: binarize_by_threshold(array, levels) for split, array in images.items()}
+        levels = train_levels = 2
+    elif dequantize.binarization == "dynamic":
+        generator = _generator(dataset.seed, "binarization")
+        for split in ("validation", "test"):
+            images[split] = binarize_by_chance(images[split], levels, generator)
+        levels = 2
+
+    generator = _generator(dataset.seed, "noise")
+    noise = {split: generator.random(images[split].shape, dtype=np.float32) for split in ("validation", "test")}
+    channels, height, width = images["train"].shape[1:]
+    description = Description(
+        image_shape=(channels, height, width),
+        n_levels=levels,
+        train_levels=train_levels,
+        binarization=dequantize.binarization,
+        n_images={split: len(images[split]) for split in SPLITS},
+        test_sha256=sha256(images["test"]),
+        protocol=f"{dataset.name}/{dequantize.binarization}/{height}x{width}x{channels}/L{levels}"
+        f"/test{len(images['test'])}/given-none",
+    )
+    return PreparedImages(description, images, labels, noise)
+
+
+def split_indices(
+    sizes: dict[str, int], test_fraction: float, validation_fraction: float, seed: int
+) -> dict[str, tuple[str, np.ndarray]]:
+    """Say from which published part, and which rows of it, each split comes.
+
+    Args:
+        sizes: the number of images of each published part; ``train`` is one of them.
+        test_fraction: the share of ``train`` set aside where no ``test`` is published.
+        validation_fraction: the share of the rest set aside where no ``validation`` is published.
+        seed: ``dataset.seed``.
+
+    Returns:
+        split -> (part, rows), the rows in increasing order.
+    """
+    rows = np.arange(sizes["train"])
+    index = {}
+    for split, share in (("test", test_fraction), ("validation", validation_fraction)):
+        if split in sizes:
+            index[split] = (split, np.arange(sizes[split]))
+            continue
+        n_aside = round(share * len(rows))
+        if n_aside == 0 or n_aside == len(rows):
+            raise InputError(
+                f"params.yaml: dataset.{split}_fraction = {share} of {len(rows)} images would leave "
+                f"the {'training' if n_aside else split} set empty."
+            )
+        order = _generator(seed, f"{split} split").permutation(len(rows))
+        index[split] = ("train", np.sort(rows[order[:n_aside]]))
+        rows = np.sort(rows[order[n_aside:]])
+    index["train"] = ("train", rows)
+    return index
+
+
+def quantize(images: np.ndarray, n_levels: int, bits: int) -> np.ndarray:
+    """Reduce images of ``n_levels`` levels to 2^bits levels: floor(x 2^bits / L), uint8 to uint8."""
+    table = (np.arange(n_levels) * 2**bits // n_levels).astype(np.uint8)
+    return table[images]
+
+
+def binarize_by_threshold(images: np.ndarray, n_levels: int) -> np.ndarray:
+    """Return 1 where x / (L-1) >= 1/2, else 0; uint8."""
+    return (2 * images.astype(np.int16) >= n_levels - 1).astype(np.uint8)
+
+
+def binarize_by_chance(images: np.ndarray, n_levels: int, generator: np.random.Generator) -> np.ndarray:
+    """Return 1 with probability x / (L-1), else 0; uint8."""
+    return (generator.random(images.shape) * (n_levels - 1) < images).astype(np.uint8)
+
+
+def save(prepared: PreparedImages, folder: Path) -> None:
+    """Write ``description.json`` and one .npz per split into ``folder``."""
+    for split in SPLITS:
+        arrays = {"images": prepared.images[split]}
+        if split in prepared.labels:
+            arrays["labels"] = prepared.labels[split]
+        if split in prepared.noise:
+            arrays["noise"] = prepared.noise[split]
+        write_npz(folder / f"{split}.npz", arrays)
+    write_json(folder / "description.json", asdict(prepared.description))
+
+
+def load(folder: Path, splits: tuple[str, ...] = SPLITS) -> PreparedImages:
+    """Read what :func:`save` wrote, ``splits`` only.
+
+    Raises:
+        InputError: there is nothing to read.
+    """
+    if not (folder / "description.json").is_file():
+        raise InputError(f"There are no prepared images in {folder}; run the stage 'dequantize' first.")
+    content: dict[str, Any] = read_json(folder / "description.json")
+    content["image_shape"] = tuple(content["image_shape"])
+    prepared = PreparedImages(Description(**content), images={})
+    for split in splits:
+        with np.load(folder / f"{split}.npz", allow_pickle=False) as file:
+            for name in file.files:
+                getattr(prepared, name)[split] = file[name]
+    return prepared
+
+
+def _generator(seed: int, stream: str) -> np.random.Generator:
+    return np.random.default_rng([seed, STREAMS[stream]])

@@ -1,0 +1,53 @@
+"""What every data source promises.
+
+A source does not split, quantize or binarize: it fetches the original files unchanged and reads them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class RawImages:
+    """The images of a source as it publishes them.
+
+    Attributes:
+        images: by split, (N, C, H, W) uint8. ``train`` is always there; ``validation`` and ``test``
+            only where the source has an official one.
+        labels: by split, (N,) int64; the same splits as ``images``, or empty.
+    """
+
+    images: dict[str, np.ndarray]
+    labels: dict[str, np.ndarray]
+
+
+class Source(ABC):
+    """A data set that ``dataset.name`` can name.
+
+    Attributes:
+        n_levels: the number of levels L of the published images (values 0..L-1).
+        fixed_levels: whether ``dataset.n_levels`` may not say otherwise.
+    """
+
+    n_levels: int
+    fixed_levels: bool = True
+
+    def check(self, path: str) -> None:
+        """Raise InputError where the user's own ``dataset.path`` cannot be used; before any work."""
+
+    @abstractmethod
+    def download(self, folder: Path, path: str) -> None:
+        """Put the original files into ``folder`` and verify them.
+
+        Raises:
+            InputError: the files cannot be had or are not what they should be; ``folder`` holds no part of them.
+        """
+
+    @abstractmethod
+    def read(self, folder: Path) -> RawImages:
+        """Read what :meth:`download` put into ``folder``."""

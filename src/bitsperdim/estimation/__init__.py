@@ -1,0 +1,20 @@
+"""Estimation of log P(x) from log-weights: the estimate, its errors, its bias, its diagnostics."""
+
+from bitsperdim.estimation.estimate import Estimate, estimate
+from bitsperdim.estimation.log_weights import (
+    bound_against_k,
+    effective_sample_size,
+    leading_bias,
+    log_mean_exp,
+    standard_error,
+)
+
+__all__ = [
+    "Estimate",
+    "bound_against_k",
+    "effective_sample_size",
+    "estimate",
+    "leading_bias",
+    "log_mean_exp",
+    "standard_error",
+]

@@ -1,0 +1,137 @@
+"""The one evaluator: log P(x) of every image, with what is needed to believe or doubt it.
+
+It draws no image twice, drops none and filters nothing: NaN and +inf raise, -inf (an image that the
+model holds impossible) is kept and makes the mean infinite.
+
+Invariants (``tests/estimation/test_estimate.py``):
+
+1. Every image is scored once, whatever the batch size (``test_no_image_is_dropped``).
+2. The chunk size changes nothing but rounding (``test_chunks_change_nothing``).
+3. Memory holds (K, B) log-weights of one batch and the network's activations of one chunk
+   (``test_memory_does_not_grow_with_k``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bitsperdim.estimation.log_weights import (
+    bound_against_k,
+    effective_sample_size,
+    leading_bias,
+    log_mean_exp,
+    standard_error,
+)
+from bitsperdim.models.base import ImageModel
+
+Kind = Literal["exact", "lower"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """log P(x) of N images, nats, float64, on the CPU.
+
+    Attributes:
+        kind: ``exact``, or ``lower`` for a stochastic lower bound in expectation.
+        n_samples: K; 1 for exact models.
+        log_p: (N,) the estimate.
+        standard_error: (N,) Monte Carlo standard error; 0 for exact models, infinite for K = 1.
+        bias: (N,) leading bias, never positive; 0 for exact models.
+        elbo: (N,) the mean log-weight; equals ``log_p`` for exact models.
+        ess: (N,) effective sample size, between 1 and K.
+        block_sizes: the K of each row of ``bounds``.
+        bounds: (len(block_sizes), N) the bound for each block size; nondecreasing along the first axis.
+    """
+
+    kind: Kind
+    n_samples: int
+    log_p: Tensor
+    standard_error: Tensor
+    bias: Tensor
+    elbo: Tensor
+    ess: Tensor
+    block_sizes: list[int]
+    bounds: Tensor
+
+
+@torch.no_grad()
+def estimate(
+    model: ImageModel,
+    images: Tensor,
+    n_samples: int,
+    *,
+    chunk_size: int,
+    batch_size: int,
+    generator: torch.Generator | None = None,
+    labels: Tensor | None = None,
+    noise: Tensor | None = None,
+    progress: Callable[[int, float], None] | None = None,
+) -> Estimate:
+    """Estimate log P(x) of every image by importance sampling.
+
+    Args:
+        model: in evaluation mode, on the device where the work is done.
+        images: (N, C, H, W) uint8.
+        n_samples: K, importance samples per image; exact models use 1.
+        chunk_size: samples at a time.
+        batch_size: images at a time.
+        generator: on the device of the model.
+        labels: (N,) int64, for models that are given the class.
+        noise: (N, C, H, W), the dequantization noise of the first sample.
+        progress: called after each batch with the number of images done and their mean log P(x).
+
+    Raises:
+        ValueError: the model is in training mode.
+        FloatingPointError: a log-weight is NaN or +inf.
+    """
+    if model.training:
+        raise ValueError("estimate needs a model in evaluation mode; call model.eval() first")
+    device = next(iter(model.state_dict().values())).device
+    n_samples = 1 if model.is_exact else n_samples
+    parts: list[dict[str, Tensor]] = []
+    sizes: list[int] = []
+    for start in range(0, len(images), batch_size):
+        rows = slice(start, start + batch_size)
+        x = images[rows].to(device)
+        labels_x = None if labels is None else labels[rows].to(device)
+        chunks = []
+        for first in range(0, n_samples, chunk_size):
+            log_w = model.log_weights(
+                x,
+                min(chunk_size, n_samples - first),
+                labels=labels_x,
+                generator=generator,
+                noise=None if noise is None or first > 0 else noise[rows].to(device),
+            )
+            chunks.append(log_w.double().cpu())
+        log_w = torch.cat(chunks)  # (K, B)
+        _refuse_nan(log_w, start)
+        sizes, bounds = bound_against_k(log_w)
+        exact = torch.zeros(log_w.shape[1], dtype=torch.float64)
+        parts.append(
+            {
+                "log_p": log_mean_exp(log_w),
+                "standard_error": exact if model.is_exact else standard_error(log_w),
+                "bias": exact if model.is_exact else leading_bias(log_w),
+                "elbo": log_w.mean(0),
+                "ess": effective_sample_size(log_w),
+                "bounds": bounds,
+            }
+        )
+        if progress:
+            done = torch.cat([part["log_p"] for part in parts])
+            progress(len(done), float(done.mean()))
+    columns = {name: torch.cat([part[name] for part in parts], dim=-1) for name in parts[0]}
+    return Estimate(kind="exact" if model.is_exact else "lower", n_samples=n_samples, block_sizes=sizes, **columns)
+
+
+def _refuse_nan(log_w: Tensor, first_image: int) -> None:
+    bad = (log_w.isnan() | log_w.isposinf()).any(0)
+    if bad.any():
+        image = first_image + int(bad.nonzero()[0])
+        raise FloatingPointError(f"a log-weight of image {image} is NaN or +inf")

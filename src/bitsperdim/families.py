@@ -1,0 +1,127 @@
+"""The typed parameter section of every model family; the keys are those of :data:`bitsperdim.models.MODELS`.
+
+Kept apart from the models so that ``preflight`` can check the parameters without importing torch.
+A section's own keys are the keyword arguments of the family's class (``tests/test_families.py``).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from bitsperdim.errors import InputError
+
+PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Size = Annotated[int, Field(ge=1, le=65_536)]
+Precision = Literal["float32", "bfloat16"]
+Schedule = Literal["constant", "cosine"]
+
+
+class Section(BaseModel):
+    """A frozen section of ``params.yaml``: no unknown key, no missing key, no silent conversion."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class TrainSection(Section):
+    """The trainer (section ``train``); a model's section may override any of these under its own ``train``."""
+
+    epochs: Annotated[int, Field(ge=1, le=1_000_000)]
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)]
+    learning_rate: PositiveFloat
+    schedule: Schedule
+    warmup_steps: Annotated[int, Field(ge=0)]
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    gradient_clip: PositiveFloat | None
+    average_decay: Annotated[float, Field(ge=0, lt=1)]
+    patience: PositiveInt | None
+    validation_samples: Annotated[int, Field(ge=1, le=100_000)]
+    precision: Precision
+
+
+if TYPE_CHECKING:
+
+    class TrainOverrides(Section):
+        """Any subset of the keys of ``train``, for one model."""
+
+else:
+    TrainOverrides = create_model(
+        "TrainOverrides",
+        __base__=Section,
+        # a default of None is not validated, so `epochs: null` is still refused
+        **{name: (field.rebuild_annotation(), None) for name, field in TrainSection.model_fields.items()},
+    )
+
+
+class FamilySection(Section):
+    """What the section of every model has: its family, and its own changes to ``train``."""
+
+    family: str
+    train: TrainOverrides = TrainOverrides()
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """The keyword arguments of the family's class."""
+        return self.model_dump(exclude={"family", "train", "train_samples"})
+
+    @property
+    def n_train_samples(self) -> int:
+        """The K of the training objective: 1 is the ELBO (or, for exact models, the likelihood)."""
+        return int(getattr(self, "train_samples", 1))
+
+    def check_levels(self, name: str, n_levels: int) -> None:
+        """Raise InputError where this model cannot give mass to images of ``n_levels`` levels."""
+
+    def settings(self, train: TrainSection) -> TrainSection:
+        """Return ``train`` with this model's own overrides."""
+        return train.model_copy(update=self.train.model_dump(exclude_unset=True))
+
+
+class HistogramSection(FamilySection):
+    """Every sub-pixel on its own: counts with a pseudocount."""
+
+    family: Literal["histogram"]
+    pseudocount: PositiveFloat
+
+
+class GaussianSection(FamilySection):
+    """A multivariate normal density of dequantized images, in closed form."""
+
+    family: Literal["gaussian"]
+
+
+class VAESection(FamilySection):
+    """A variational autoencoder of fully connected layers; ``train_samples`` above 1 makes it an IWAE."""
+
+    family: Literal["vae"]
+    latent_size: Size
+    hidden_sizes: Annotated[list[Size], Field(min_length=1, max_length=16)]
+    likelihood: Literal["bernoulli", "categorical"]
+    train_samples: Annotated[int, Field(ge=1, le=10_000)]
+
+    def check_levels(self, name: str, n_levels: int) -> None:
+        """Refuse a Bernoulli likelihood for images of more than two levels."""
+        if self.likelihood == "bernoulli" and n_levels != 2:
+            raise InputError(
+                f"params.yaml: {name}.likelihood = 'bernoulli' needs images of 2 levels, but these have {n_levels}; "
+                f"choose 'categorical', or set dequantize.binarization to 'threshold' or 'dynamic'."
+            )
+
+
+class PixelCNNSection(FamilySection):
+    """A PixelCNN of masked convolutions with a softmax over the levels."""
+
+    family: Literal["pixelcnn"]
+    n_filters: Size
+    n_blocks: Annotated[int, Field(ge=1, le=1_000)]
+    kernel_size: Annotated[int, Field(ge=3, le=101)]
+
+
+FAMILIES: dict[str, type[FamilySection]] = {
+    "histogram": HistogramSection,
+    "gaussian": GaussianSection,
+    "vae": VAESection,
+    "pixelcnn": PixelCNNSection,
+}

@@ -1,0 +1,97 @@
+"""The models: one paper per file, one literal registry, and how they are built, saved and loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bitsperdim.errors import InputError
+from bitsperdim.files import atomic_path, read_json, write_json
+from bitsperdim.models.base import AutoregressiveModel, DensityModel, ImageModel, LatentModel
+from bitsperdim.models.gaussian import Gaussian
+from bitsperdim.models.histogram import Histogram
+from bitsperdim.models.pixelcnn import PixelCNN
+from bitsperdim.models.vae import VAE
+
+MODELS: dict[str, type[ImageModel]] = {
+    "histogram": Histogram,
+    "gaussian": Gaussian,
+    "vae": VAE,
+    "pixelcnn": PixelCNN,
+}
+
+__all__ = [
+    "MODELS",
+    "AutoregressiveModel",
+    "DensityModel",
+    "ImageModel",
+    "LatentModel",
+    "build",
+    "load",
+    "n_parameters",
+    "save",
+]
+
+
+def build(
+    family: str, params: Mapping[str, Any], image_shape: tuple[int, int, int], n_levels: int, *, seed: int = 0
+) -> ImageModel:
+    """Build a model; its initial weights depend on ``seed`` alone, and torch's global generator is left as it was.
+
+    Args:
+        family: a key of :data:`MODELS`.
+        params: the keyword arguments of the family's class.
+        image_shape: (C, H, W).
+        n_levels: L.
+        seed: of the initial weights.
+
+    Raises:
+        InputError: the family is unknown, or its parameters do not fit the images.
+    """
+    if family not in MODELS:
+        raise InputError(f"There is no model family {family!r}; choose {', '.join(MODELS)}.")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            return MODELS[family](image_shape, n_levels, **params)
+        except ValueError as error:
+            raise InputError(
+                f"A model of family {family!r} cannot be built for images of shape {image_shape}: {error}."
+            ) from error
+
+
+def save(model: ImageModel, family: str, params: Mapping[str, Any], folder: Path) -> None:
+    """Write ``weights.safetensors`` and ``model.json``, which :func:`load` reads."""
+    from safetensors.torch import save_file
+
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with atomic_path(folder / "weights.safetensors") as temporary:
+        save_file(weights, temporary)
+    description = {
+        "family": family,
+        "hyperparameters": dict(params),
+        "image_shape": list(model.image_shape),
+        "n_levels": model.n_levels,
+    }
+    write_json(folder / "model.json", description)
+
+
+def load(folder: Path) -> ImageModel:
+    """Read a model that :func:`save` wrote, in evaluation mode."""
+    from safetensors.torch import load_file
+
+    if not (folder / "model.json").is_file():
+        raise InputError(f"There is no trained model in {folder}; run the stage 'train' first.")
+    description = read_json(folder / "model.json")
+    shape = tuple(description["image_shape"])
+    model = build(description["family"], description["hyperparameters"], shape, description["n_levels"])
+    model.load_state_dict(load_file(folder / "weights.safetensors"))
+    return model.eval()
+
+
+def n_parameters(model: ImageModel) -> int:
+    """Count the fitted numbers of a model: trained weights and closed-form statistics."""
+    return sum(tensor.numel() for tensor in model.state_dict().values())

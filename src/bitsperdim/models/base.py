@@ -1,0 +1,223 @@
+r"""What a model is: a probability mass function over images, asked one question.
+
+.. math:: \texttt{log\_weights}(x, K) \to \log w \in \mathbb R^{K \times B},
+          \qquad \mathbb E[w_k] = P(x) \text{ for every } k
+
+==============================  =====================  ===============================================
+kind of model                   latent                 log w
+==============================  =====================  ===============================================
+:class:`AutoregressiveModel`    none                   log P(x), exact, K is 1
+:class:`LatentModel`            z ~ q(z given x)       log p(x given z) + log p(z) - log q(z given x)
+:class:`DensityModel`           u ~ r(u given x)       log p((x+u)/L) - D log L - log r(u given x)
+==============================  =====================  ===============================================
+
+Training maximizes the log of the mean weight, evaluation estimates it with a larger K: a model
+knows neither the trainer nor the estimator.
+
+Invariants (``tests/models/``):
+
+1. E[w] = P(x), against enumeration or quadrature (``test_vae.py``, ``test_gaussian.py``).
+2. No image's log-weight depends on another image, in training mode either
+   (``test_every_model.py::test_images_are_independent``).
+3. P sums to one over all images (to the mass of the unit cube for a density on R^D).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from bitsperdim.dequantization import MAX_LEVELS, Dequantizer, dequantize
+from bitsperdim.likelihoods import DiagonalNormal, Likelihood
+from bitsperdim.units import n_dims
+
+
+class ImageModel(nn.Module, ABC):
+    """A mass function over images of shape (C, H, W) with values 0..L-1.
+
+    Attributes:
+        image_shape: (C, H, W).
+        n_levels: L.
+        is_exact: whether ``log_weights`` is log P(x) itself, without variance.
+    """
+
+    is_exact: ClassVar[bool] = False
+
+    def __init__(self, image_shape: tuple[int, int, int], n_levels: int) -> None:
+        """Remember what the images are."""
+        super().__init__()
+        self.image_shape = image_shape
+        self.n_levels = n_levels
+
+    @property
+    def n_dims(self) -> int:
+        """D = C*H*W."""
+        return n_dims(self.image_shape)
+
+    @abstractmethod
+    def log_weights(
+        self,
+        x: Tensor,
+        n_samples: int = 1,
+        *,
+        labels: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """Return log w, (K, B) in nats, with E[w_k] = P(x).
+
+        Args:
+            x: (B, C, H, W) uint8, values 0..L-1.
+            n_samples: K; exact models return one row whatever it is.
+            labels: (B,) int64, for models that are given the class.
+            generator: of all randomness; the k-th row does not depend on K.
+            noise: (B, C, H, W) in [0, 1), the dequantization noise of the first row; only density
+                models use it.
+        """
+
+    @abstractmethod
+    def sample(
+        self, n_images: int, *, labels: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draw (B, C, H, W) uint8 images from the model."""
+
+    def initialise(self, images: Tensor) -> None:
+        """Start from training images (N, C, H, W) uint8: once, before training; the whole fit where it is closed-form."""
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Map levels 0..L-1 to [-1, 1] in the dtype of the model, as the input of a network."""
+        dtype = next(self.parameters()).dtype
+        return x.to(dtype) * (2 / (self.n_levels - 1)) - 1
+
+
+class AutoregressiveModel(ImageModel):
+    r"""Each sub-pixel given the ones before it: exact.
+
+    .. math:: \log P(x) = \sum_{i=1}^{D} \log p(x_i \mid x_{<i})
+
+    The order is row by row, pixel by pixel, and inside a pixel channel by channel.
+    """
+
+    is_exact = True
+
+    @abstractmethod
+    def conditionals(self, x: Tensor, labels: Tensor | None = None) -> Likelihood:
+        """Return p(x_i given x_<i) for all i at once, batch shape (B, C, H, W)."""
+
+    def log_weights(
+        self,
+        x: Tensor,
+        n_samples: int = 1,
+        *,
+        labels: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """Return log P(x), exact, (1, B) in nats."""
+        return self.conditionals(x, labels).log_prob(x).flatten(1).sum(1)[None]
+
+    def sample(
+        self, n_images: int, *, labels: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draw images one sub-pixel after the other."""
+        from bitsperdim.sampling import ancestral_sample  # sampling knows the models, not the other way round
+
+        return ancestral_sample(self, n_images, labels=labels, generator=generator)
+
+
+class LatentModel(ImageModel):
+    r"""A latent variable z with prior p(z), likelihood p(x given z) and proposal q(z given x).
+
+    .. math:: \log w_k = \log p(x \mid z_k) + \log p(z_k) - \log q(z_k \mid x), \qquad z_k \sim q(z \mid x)
+
+    z is (K, B, Z), flat over all stochastic layers.
+    """
+
+    @abstractmethod
+    def prior(self) -> DiagonalNormal:
+        """Return p(z), of shape (Z,)."""
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> DiagonalNormal:
+        """Return q(z given x), of shape (B, Z)."""
+
+    @abstractmethod
+    def decode(self, z: Tensor) -> Likelihood:
+        """Return p(x given z) for z (K, B, Z), batch shape (K, B, C, H, W)."""
+
+    def log_joint(self, x: Tensor, z: Tensor) -> Tensor:
+        """Return log p(x given z) + log p(z), (K, B) in nats."""
+        log_p_x_given_z = self.decode(z).log_prob(x).flatten(2).sum(2)  # (K, B)
+        return log_p_x_given_z + self.prior().log_prob(z)
+
+    def log_weights(
+        self,
+        x: Tensor,
+        n_samples: int = 1,
+        *,
+        labels: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """Return log w for z ~ q(z given x), (K, B) in nats, differentiable in all parameters."""
+        q_z_given_x = self.encode(x)
+        z = q_z_given_x.rsample(n_samples, generator=generator)  # (K, B, Z)
+        log_q_z_given_x = q_z_given_x.log_prob(z)
+        return self.log_joint(x, z) - log_q_z_given_x
+
+    def sample(
+        self, n_images: int, *, labels: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draw z from the prior, then x from p(x given z)."""
+        z = self.prior().rsample(n_images, generator=generator)[None]  # (1, B, Z)
+        return self.decode(z).sample(generator=generator)[0]
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Return the mean of p(x given z) at the mean of q(z given x), (B, C, H, W) in level units."""
+        return self.decode(self.encode(x).mean[None]).mean[0]
+
+
+class DensityModel(ImageModel):
+    r"""A density p(y) of dequantized images y = (x + u) / L in [0, 1)^D.
+
+    .. math:: \log w_k = \log p\Big(\frac{x + u_k}{L}\Big) - D \log L - \log r(u_k \mid x), \qquad u_k \sim r(u \mid x)
+
+    Raises:
+        ValueError: more levels than float32 can tell noise within.
+    """
+
+    dequantizer: Dequantizer
+
+    def __init__(self, image_shape: tuple[int, int, int], n_levels: int) -> None:
+        """Refuse more than 4,096 levels."""
+        super().__init__(image_shape, n_levels)
+        if n_levels > MAX_LEVELS:
+            raise ValueError(f"a density model takes at most {MAX_LEVELS} levels, not {n_levels}")
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """The dtype in which the density is computed."""
+
+    @abstractmethod
+    def log_density(self, y: Tensor) -> Tensor:
+        """Return log p(y), (B,) in nats, of y (B, C, H, W) in [0, 1)."""
+
+    def log_weights(
+        self,
+        x: Tensor,
+        n_samples: int = 1,
+        *,
+        labels: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """Return log w for u ~ r(u given x), (K, B) in nats."""
+        u, log_r_u_given_x = self.dequantizer(x, n_samples, generator=generator, noise=noise)
+        y = dequantize(x, u, self.n_levels, self.dtype)  # (K, B, C, H, W)
+        log_density = self.log_density(y.flatten(0, 1)).unflatten(0, y.shape[:2])  # (K, B)
+        return log_density - self.n_dims * math.log(self.n_levels) - log_r_u_given_x

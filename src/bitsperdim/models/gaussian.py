@@ -1,0 +1,80 @@
+r"""The Gaussian: one multivariate normal density of the dequantized images, in closed form.
+
+.. math:: y = \frac{x+u}{L} \sim \mathcal N(\mu, \Sigma), \qquad
+          \mu = \frac{\bar x + 1/2}{L}, \quad \Sigma = \frac{1}{L^2} \Big( \mathrm{cov}(x) + \tfrac1{12} I \Big)
+
+mu and Sigma are the maximum-likelihood values for uniformly dequantized images with the noise
+integrated out: the 1/12 is the variance of the noise, so that Sigma is never singular.
+
+It is a density on all of R^D. What it puts outside the unit cube is lost, hence its mass on images
+sums to less than one and its number is honest but not as good as it might be. Samples are moved
+to the nearest level.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from bitsperdim.dequantization import UniformDequantizer
+from bitsperdim.models.base import DensityModel
+
+CHUNK = 4096  # images at a time in the fit, so that its memory is that of the covariance
+NOISE_VARIANCE = 1 / 12  # of u, uniform on [0, 1)
+
+
+class Gaussian(DensityModel):
+    """A multivariate normal with full covariance.
+
+    Args:
+        image_shape: (C, H, W).
+        n_levels: L.
+    """
+
+    mean: Tensor
+    whitening: Tensor
+
+    def __init__(self, image_shape: tuple[int, int, int], n_levels: int) -> None:
+        """Start from a standard normal."""
+        super().__init__(image_shape, n_levels)
+        self.dequantizer = UniformDequantizer()
+        self.register_buffer("mean", torch.zeros(self.n_dims))
+        self.register_buffer("whitening", torch.eye(self.n_dims))  # inverse of the Cholesky factor, lower triangular
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the whitening matrix."""
+        return self.whitening.dtype
+
+    def initialise(self, images: Tensor) -> None:
+        """Fit mu and Sigma to the training images (N, C, H, W)."""
+        total = torch.zeros(self.n_dims, dtype=torch.float64, device=images.device)
+        for chunk in images.split(CHUNK):
+            total += chunk.flatten(1).double().sum(0)
+        centre = total / len(images)
+        scatter = torch.zeros(self.n_dims, self.n_dims, dtype=torch.float64, device=images.device)
+        for chunk in images.split(CHUNK):
+            deviation = chunk.flatten(1).double() - centre
+            scatter += deviation.T @ deviation
+        identity = torch.eye(self.n_dims, dtype=torch.float64, device=images.device)
+        covariance = (scatter / len(images) + NOISE_VARIANCE * identity) / self.n_levels**2
+        cholesky = torch.linalg.cholesky(covariance)
+        self.mean.copy_((centre + 0.5) / self.n_levels)
+        self.whitening.copy_(torch.linalg.solve_triangular(cholesky, identity, upper=False))
+
+    def log_density(self, y: Tensor) -> Tensor:
+        """Return log N(y; mu, Sigma), (B,) in nats."""
+        white = (y.flatten(1) - self.mean) @ self.whitening.T  # (B, D)
+        log_det = self.whitening.diagonal().log().sum()
+        return -0.5 * white.square().sum(1) + log_det - 0.5 * self.n_dims * math.log(math.tau)
+
+    def sample(
+        self, n_images: int, *, labels: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draw from the normal and move each value to the nearest cell."""
+        white = torch.randn(self.n_dims, n_images, generator=generator, dtype=self.dtype, device=self.mean.device)
+        y = torch.linalg.solve_triangular(self.whitening, white, upper=False).T + self.mean
+        levels = (y * self.n_levels).floor().clamp(0, self.n_levels - 1)
+        return levels.to(torch.uint8).reshape(n_images, *self.image_shape)

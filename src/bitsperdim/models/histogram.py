@@ -1,0 +1,43 @@
+r"""The histogram: every sub-pixel independent, its mass counted on the training images.
+
+.. math:: p_d(v) = \frac{n_d(v) + \alpha}{N + \alpha L}
+
+The simplest exact model, and a floor under every other: what it reaches is what the marginals of
+the pixels alone are worth. It knows nothing of how pixels depend on each other.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bitsperdim.likelihoods import Categorical
+from bitsperdim.models.base import AutoregressiveModel
+
+
+class Histogram(AutoregressiveModel):
+    """Independent categorical sub-pixels in closed form.
+
+    Args:
+        image_shape: (C, H, W).
+        n_levels: L.
+        pseudocount: alpha > 0, so that no level is impossible.
+    """
+
+    log_masses: Tensor
+
+    def __init__(self, image_shape: tuple[int, int, int], n_levels: int, *, pseudocount: float = 1.0) -> None:
+        """Start from equal masses."""
+        super().__init__(image_shape, n_levels)
+        self.pseudocount = pseudocount
+        self.register_buffer("log_masses", torch.zeros(*image_shape, n_levels))  # (C, H, W, L)
+
+    def initialise(self, images: Tensor) -> None:
+        """Count the levels of the training images (N, C, H, W)."""
+        counts = torch.stack([(images == level).sum(0) for level in range(self.n_levels)], dim=-1)
+        masses = (counts.double() + self.pseudocount) / (len(images) + self.pseudocount * self.n_levels)
+        self.log_masses.copy_(masses.log())
+
+    def conditionals(self, x: Tensor, labels: Tensor | None = None) -> Categorical:
+        """Return the same masses whatever came before."""
+        return Categorical(self.log_masses.expand(len(x), *self.log_masses.shape))

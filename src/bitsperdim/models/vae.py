@@ -1,0 +1,99 @@
+r"""The variational autoencoder, and with more samples in its objective the importance-weighted one.
+
+Kingma and Welling 2014; Burda, Grosse and Salakhutdinov 2016 ("Importance Weighted Autoencoders",
+eq. 8): the same network, trained on log of the mean of k weights, k = 1 for the VAE.
+
+.. math:: p(z) = \mathcal N(0, I), \quad q(z \mid x) = \mathcal N(\mu(x), \mathrm{diag}\, s(x)^2), \quad
+          p(x \mid z) = \prod_d p(x_d \mid z)
+
+Encoder and decoder are fully connected with tanh, as in Burda et al. section 5.
+
+Differences from the paper: the input is scaled to [-1, 1]; images of more than two levels have a
+softmax per sub-pixel; biases of the output start at the marginals of the training images for these
+too; initial weights are torch's.
+
+Not here yet: two stochastic layers, convolutions, the doubly reparameterized gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from bitsperdim.likelihoods import Bernoulli, Categorical, DiagonalNormal, Likelihood
+from bitsperdim.models.base import LatentModel
+
+LIKELIHOODS = ("bernoulli", "categorical")
+
+
+def mlp(sizes: Sequence[int]) -> nn.Sequential:
+    """Return linear layers of the given sizes with a tanh after each."""
+    layers: list[nn.Module] = []
+    for n_inputs, n_outputs in pairwise(sizes):
+        layers += [nn.Linear(n_inputs, n_outputs), nn.Tanh()]
+    return nn.Sequential(*layers)
+
+
+class VAE(LatentModel):
+    """A VAE of fully connected layers with one stochastic layer.
+
+    Args:
+        image_shape: (C, H, W).
+        n_levels: L.
+        latent_size: Z.
+        hidden_sizes: of the encoder, from the image on; the decoder mirrors them.
+        likelihood: ``bernoulli`` (two levels only) or ``categorical``.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        n_levels: int,
+        *,
+        latent_size: int,
+        hidden_sizes: Sequence[int],
+        likelihood: str,
+    ) -> None:
+        """Build encoder and decoder."""
+        super().__init__(image_shape, n_levels)
+        if likelihood not in LIKELIHOODS:
+            raise ValueError(f"likelihood must be one of {', '.join(LIKELIHOODS)}, not {likelihood!r}")
+        if likelihood == "bernoulli" and n_levels != 2:
+            raise ValueError(f"a Bernoulli likelihood has 2 levels, not {n_levels}")
+        self.latent_size = latent_size
+        self.likelihood = likelihood
+        n_outputs = 1 if likelihood == "bernoulli" else n_levels
+        self.encoder = mlp([self.n_dims, *hidden_sizes])
+        self.to_mean = nn.Linear(hidden_sizes[-1], latent_size)
+        self.to_log_scale = nn.Linear(hidden_sizes[-1], latent_size)
+        self.decoder = mlp([latent_size, *reversed(hidden_sizes)])
+        self.to_logits = nn.Linear(hidden_sizes[0], self.n_dims * n_outputs)
+
+    def initialise(self, images: Tensor) -> None:
+        """Start the output biases at the marginals of the training images, as if each level had been seen once more."""
+        flat = images.flatten(1)
+        counts = torch.stack([(flat == level).sum(0) for level in range(self.n_levels)], dim=-1)  # (D, L)
+        log_masses = ((counts.double() + 1) / (len(flat) + self.n_levels)).log()
+        biases = log_masses[:, 1] - log_masses[:, 0] if self.likelihood == "bernoulli" else log_masses.flatten()
+        with torch.no_grad():
+            self.to_logits.bias.copy_(biases)
+
+    def prior(self) -> DiagonalNormal:
+        """Return the standard normal."""
+        zeros = torch.zeros(self.latent_size, dtype=self.to_mean.weight.dtype, device=self.to_mean.weight.device)
+        return DiagonalNormal(zeros, zeros)
+
+    def encode(self, x: Tensor) -> DiagonalNormal:
+        """Return q(z given x), (B, Z)."""
+        hidden = self.encoder(self.scaled(x).flatten(1))
+        return DiagonalNormal(self.to_mean(hidden), self.to_log_scale(hidden))
+
+    def decode(self, z: Tensor) -> Likelihood:
+        """Return p(x given z), batch shape (K, B, C, H, W)."""
+        logits = self.to_logits(self.decoder(z))  # (K, B, D * outputs)
+        if self.likelihood == "bernoulli":
+            return Bernoulli(logits.unflatten(-1, self.image_shape))
+        return Categorical(logits.unflatten(-1, (*self.image_shape, self.n_levels)))

@@ -1,0 +1,277 @@
+"""Typed, validated ``params.yaml``.
+
+Read as DVC reads it (YAML 1.2, so that ``1e-05`` is a number) and checked as a whole, before any
+work: an unknown key, a missing one, a wrong type or a value out of range raises one sentence that
+names the key, the value and what is allowed. Nothing is converted silently and nothing has a
+hidden default.
+
+It does not check what only the data can tell (``dequantize`` does) and it imports no torch.
+
+Invariants (``tests/test_params.py``): the committed ``params.yaml`` validates; every kind of
+mistake gives one sentence; a float may be written as an integer, an integer not as a float.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from bitsperdim.data.sources import SOURCES
+from bitsperdim.errors import InputError
+from bitsperdim.families import FAMILIES, FamilySection, Section, TrainSection
+
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+# Names of sections, stages and folders under results/ that a model may not take.
+RESERVED = ("dataset", "dequantize", "train", "evaluate", "models", "seeds", "preflight", "download", "report")
+
+
+class DatasetSection(Section):
+    """Which images, and the seed of everything drawn once about them: splits, binarization, noise."""
+
+    name: str
+    path: Annotated[str, Field(min_length=1)]
+    n_levels: Annotated[int, Field(ge=2, le=256)] | None
+    validation_fraction: Fraction
+    test_fraction: Fraction
+    seed: Seed
+
+
+class DequantizeSection(Section):
+    """What is done to the levels of an image before any model sees it."""
+
+    bits: Annotated[int, Field(ge=1, le=8)] | None
+    binarization: Literal["none", "threshold", "dynamic"]
+
+
+class EvaluateSection(Section):
+    """Importance sampling on the test set."""
+
+    n_samples: Annotated[int, Field(ge=1, le=10_000_000)]
+    chunk_size: Annotated[int, Field(ge=1, le=100_000)]
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)]
+    n_pictures: Annotated[int, Field(ge=1, le=10_000)]
+    seed: Seed
+
+
+class Params(Section):
+    """The whole of ``params.yaml``; ``sections`` holds every model section by name."""
+
+    dataset: DatasetSection
+    dequantize: DequantizeSection
+    models: Annotated[list[str], Field(min_length=1)]
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    train: TrainSection
+    evaluate: EvaluateSection
+    sections: dict[str, FamilySection]
+
+    def section(self, model: str) -> FamilySection:
+        """Return the section of one model."""
+        if model not in self.sections:
+            raise InputError(f"There is no model section {model!r} in params.yaml; there are {_listed(self.sections)}.")
+        return self.sections[model]
+
+
+def read_params(path: Path) -> Params:
+    """Read and validate ``params.yaml``.
+
+    Raises:
+        InputError: one sentence naming the key, its value and what is allowed.
+    """
+    try:
+        content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text (byte {error.start}).") from error
+    except YAMLError as error:
+        # problem_mark names the place in every error of the scanner and the parser
+        mark = getattr(error, "problem_mark", None)
+        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise InputError(f"{path} is not valid YAML{place}: {problem}.") from error
+    return validate(content)
+
+
+def validate(content: object) -> Params:
+    """Validate the content of ``params.yaml``; see :func:`read_params`."""
+    if not isinstance(content, Mapping):
+        raise InputError(f"params.yaml must be a mapping of sections, but it holds {_shown(content)}.")
+    for key in content:
+        if not isinstance(key, str):
+            raise InputError(f"params.yaml: {_shown(key)} is not a section name; section names are text.")
+    own = {name: content[name] for name in Params.model_fields if name in content and name != "sections"}
+    rest = {name: value for name, value in content.items() if name not in own}
+    sections: dict[str, FamilySection] = {}
+    for name, value in rest.items():
+        sections[name] = _model_section(name, value)
+    try:
+        params = Params(**own, sections=sections)
+    except ValidationError as error:
+        raise InputError(_sentence(error, Params)) from error
+    _check_lists(params)
+    _check_levels(params)
+    return params
+
+
+def raw_levels(params: Params) -> int:
+    """Return the number of levels of the images as the source gives them."""
+    return params.dataset.n_levels or SOURCES[params.dataset.name].n_levels
+
+
+def model_levels(params: Params) -> int:
+    """Return L, the number of levels that the models see: after quantization and binarization."""
+    if params.dequantize.binarization != "none":
+        return 2
+    if params.dequantize.bits is not None:
+        return int(2**params.dequantize.bits)
+    return raw_levels(params)
+
+
+def _model_section(name: str, value: object) -> FamilySection:
+    known = [*(field for field in Params.model_fields if field != "sections")]
+    if not isinstance(value, Mapping) or "family" not in value:
+        raise InputError(
+            f"params.yaml: {name} is not a known section{_suggestion(name, known)}; known are {_listed(known)}, "
+            f"and model sections, which have a key 'family'."
+        )
+    if name in RESERVED or not re.fullmatch(r"[a-z][a-z0-9_-]{0,63}", name):
+        raise InputError(
+            f"params.yaml: {name!r} cannot name a model; a name has lower-case letters, digits, '_' and '-', "
+            f"begins with a letter, and is none of {_listed(RESERVED)}."
+        )
+    family = value["family"]
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise InputError(f"params.yaml: {name}.family = {_shown(family)} is not a family; choose {_listed(FAMILIES)}.")
+    try:
+        return FAMILIES[family].model_validate(dict(value))
+    except ValidationError as error:
+        raise InputError(_sentence(error, FAMILIES[family], prefix=name)) from error
+
+
+def _check_lists(params: Params) -> None:
+    for model in params.models:
+        if model not in params.sections:
+            raise InputError(
+                f"params.yaml: models names {model!r}, which has no section; sections are {_listed(params.sections)}."
+            )
+    for key, values in (("models", params.models), ("seeds", params.seeds)):
+        for value in values:
+            if list(values).count(value) > 1:
+                raise InputError(f"params.yaml: {key} names {value!r} twice; each may stand there once.")
+
+
+def _check_levels(params: Params) -> None:
+    name = params.dataset.name
+    if name not in SOURCES:
+        raise InputError(f"params.yaml: dataset.name = {name!r} is not a data set; choose {_listed(SOURCES)}.")
+    source = SOURCES[name]
+    if params.dataset.n_levels is not None and source.fixed_levels and params.dataset.n_levels != source.n_levels:
+        raise InputError(
+            f"params.yaml: dataset.n_levels = {params.dataset.n_levels} is not allowed; "
+            f"{name} has {source.n_levels} levels, so write {source.n_levels} or null."
+        )
+    levels, bits = raw_levels(params), params.dequantize.bits
+    if bits is not None and 2**bits >= levels:
+        raise InputError(
+            f"params.yaml: dequantize.bits = {bits} is not allowed; {2**bits} levels are not fewer than "
+            f"the {levels} that the images have, so choose fewer bits or null."
+        )
+    for model in params.models:
+        params.sections[model].check_levels(model, model_levels(params))
+
+
+def _sentence(error: ValidationError, schema: type[Section], prefix: str = "") -> str:
+    """Turn the first of pydantic's errors into one sentence."""
+    first = error.errors()[0]
+    location = [str(part) for part in first["loc"]]
+    # a union of types adds the names of its members to the location: keep the keys and indices only
+    keys = [part for part in location if re.fullmatch(r"[\w-]+", part)]
+    path = ".".join([*([prefix] if prefix else []), *keys])
+    value = _shown(first["input"])
+    context = first.get("ctx", {})
+    kind = first["type"]
+    if kind == "missing":
+        return f"params.yaml: {path} is missing{_of_what(schema, keys)}."
+    if kind == "extra_forbidden":
+        known = list(_fields(schema, keys[:-1]))
+        return (
+            f"params.yaml: {path} is not a known key{_suggestion(keys[-1], known)} (its value is {value}); "
+            f"allowed are {_listed(known)}."
+        )
+    return f"params.yaml: {path} = {value} is not allowed; it must be {_allowed(kind, context, first['msg'])}."
+
+
+def _allowed(kind: str, context: Mapping[str, Any], message: str) -> str:
+    bounds = {
+        "greater_than": ("gt", "above"),
+        "greater_than_equal": ("ge", "at least"),
+        "less_than": ("lt", "below"),
+        "less_than_equal": ("le", "at most"),
+    }
+    if kind in bounds:
+        key, words = bounds[kind]
+        return f"{words} {context[key]}"
+    if kind == "literal_error":
+        return f"one of {context['expected']}"
+    if kind in ("too_short", "too_long"):
+        bound = context.get("min_length", context.get("max_length"))
+        return f"a list of {'at least' if kind == 'too_short' else 'at most'} {bound} entries"
+    types = {
+        "int_type": "an integer",
+        "int_from_float": "an integer",
+        "float_type": "a number",
+        "string_type": "text",
+        "list_type": "a list",
+        "model_type": "a mapping of keys to values",
+        "model_attributes_type": "a mapping of keys to values",
+        "dict_type": "a mapping of keys to values",
+        "finite_number": "a finite number",
+    }
+    return types.get(kind, message[:1].lower() + message[1:])
+
+
+def _fields(schema: type[Section], keys: list[str]) -> Mapping[str, Any]:
+    """Return the fields of the (nested) section that ``keys`` leads to."""
+    for key in keys:
+        annotation = schema.model_fields[key].annotation if key in schema.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, Section)):
+            return {}
+        schema = annotation
+    fields = dict(schema.model_fields)
+    fields.pop("sections", None)
+    return fields
+
+
+def _of_what(schema: type[Section], keys: list[str]) -> str:
+    known = _fields(schema, keys[:-1])
+    field = known.get(keys[-1])
+    annotation = getattr(field, "annotation", None)
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return f"; it is a section with the keys {_listed(annotation.model_fields)}"
+    return f"; the keys there are {_listed(known)}" if known else ""
+
+
+def _suggestion(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+def _listed(names: object) -> str:
+    return ", ".join(str(name) for name in names)  # type: ignore[attr-defined]  # any iterable of names
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,37 @@
+"""Grids of images as PNG files: samples, reconstructions, test images.
+
+Grey levels are stretched to 0..255 and pixels enlarged without smoothing: what is drawn is what the
+model sees.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from bitsperdim.data.yardsticks import contact_sheet
+from bitsperdim.files import write_bytes
+
+MAX_SIDE = 16_383
+TARGET_WIDTH = 640
+
+
+def write_grid(path: Path, images: np.ndarray, n_levels: int, n_columns: int | None = None) -> None:
+    """Write images (N, C, H, W) uint8 of L levels as one PNG, row by row.
+
+    Only one or three channels can be drawn; of any other number the first is.
+    """
+    if images.shape[1] not in (1, 3):
+        images = images[:, :1]
+    grey = np.rint(images.astype(np.float64) * 255 / (n_levels - 1)).astype(np.uint8)
+    padded = np.pad(grey, ((0, 0), (0, 0), (1, 0), (1, 0)), constant_values=128)  # a hairline between images
+    sheet = contact_sheet(padded, MAX_SIDE, n_columns)
+    scale = max(1, TARGET_WIDTH // sheet.shape[2])
+    sheet = sheet[:, 1:, 1:].repeat(scale, axis=1).repeat(scale, axis=2)
+    picture = Image.fromarray(sheet[0] if sheet.shape[0] == 1 else sheet.transpose(1, 2, 0))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    write_bytes(path, buffer.getvalue())

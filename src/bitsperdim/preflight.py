@@ -1,0 +1,46 @@
+"""What must be right before any work, and the tidying that DVC cannot do.
+
+``results/<model>`` of a model that is no longer listed in ``models`` would stay in the folder that
+``report`` reads; only files that the pipeline itself wrote there are removed.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from bitsperdim.data.sources import SOURCES
+from bitsperdim.files import write_json, write_text
+from bitsperdim.params import Params
+
+MARKER = "The parameters of this pipeline have been validated.\n"
+OF_A_MODEL = ("metrics.json", "per_image.csv", "bound_against_k.csv", "training_curve.csv", "pictures")
+KEPT = ("dequantize",)  # folders of results/ that belong to stages, not to models
+
+
+def preflight(params: Params, results: Path, marker: Path) -> None:
+    """Check the data set's path, forget the results of unlisted models, write the list of models.
+
+    Args:
+        params: already validated.
+        results: the folder of results.
+        marker: a constant file: that it is there says that the parameters were valid once they got this far.
+    """
+    SOURCES[params.dataset.name].check(params.dataset.path)
+    for folder in sorted(results.iterdir()) if results.is_dir() else []:
+        if folder.is_dir() and folder.name not in (*params.models, *KEPT):
+            forget(folder)
+    write_json(results / "models.json", {"models": list(params.models)})
+    write_text(marker, MARKER)
+
+
+def forget(folder: Path) -> None:
+    """Remove what the pipeline wrote for a model; a folder that holds anything else stays."""
+    for name in OF_A_MODEL:
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()

@@ -1,0 +1,58 @@
+"""What every stage script has in common: paths from the command line, typed parameters, errors, a log.
+
+Times, devices and memory go to ``logs/``, which no stage declares: outputs depend on inputs alone.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bitsperdim.errors import InputError
+from bitsperdim.files import write_json
+from bitsperdim.params import Params, read_params
+
+PARAMS = Path("params.yaml")
+
+
+def run(stage: str, main: Callable[..., None], *arguments: str) -> None:
+    """Run a stage: ``main(params, *command_line_arguments)``.
+
+    A mistake of the user ends it with one sentence and status 1, Ctrl-C with status 130.
+
+    Args:
+        stage: its name, for messages and the log.
+        main: does the work; called with the parameters and the arguments as text.
+        *arguments: what the command line has to give, for the usage message.
+    """
+    values = sys.argv[1:]
+    if len(values) != len(arguments):
+        sys.exit(f"usage: python stages/{stage}.py {' '.join(name.upper() for name in arguments)}")
+    started = time.perf_counter()
+    try:
+        main(read_params(PARAMS), *values)
+    except InputError as error:
+        sys.exit(f"{stage}: {error}")
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\n{stage}: interrupted.\n")
+        sys.exit(130)
+    _log(stage, values, time.perf_counter() - started)
+
+
+def _log(stage: str, values: list[str], seconds: float) -> None:
+    model = f"-{values[0]}" if stage in ("train", "evaluate") else ""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    content = {
+        "stage": stage + model.replace("-", "@", 1),
+        "seconds": round(seconds, 2),
+        "peak_memory_mib": round(peak / 2**20, 1),
+        "device": os.environ.get("BITSPERDIM_DEVICE", "auto"),
+    }
+    write_json(Path("logs") / f"{stage}{model}.json", content)
+
+
+__all__ = ["Params", "run"]

@@ -1,0 +1,29 @@
+"""Split, quantize and binarize the images, draw the evaluation noise, measure the yardsticks."""
+
+from pathlib import Path
+
+from bitsperdim import stage
+from bitsperdim.data import preparation
+from bitsperdim.data.sources import SOURCES
+from bitsperdim.data.yardsticks import yardsticks
+from bitsperdim.files import write_json
+from bitsperdim.params import Params, raw_levels
+from bitsperdim.pictures import write_grid
+
+N_PICTURES = 64
+
+
+def main(params: Params, raw: str, dequantized: str, results: str) -> None:
+    """Read the folder ``raw``; write the folders ``dequantized`` and ``results``."""
+    images = SOURCES[params.dataset.name].read(Path(raw))
+    prepared = preparation.prepare(images, params.dataset, params.dequantize, raw_levels(params))
+    preparation.save(prepared, Path(dequantized))
+    description, test = prepared.description, prepared.images["test"]
+    metrics = yardsticks(test, description.n_levels)
+    metrics |= {f"n_{split}": count for split, count in description.n_images.items()}
+    metrics |= {"protocol": description.protocol, "test_sha256": description.test_sha256}
+    write_json(Path(results) / "metrics.json", metrics)
+    write_grid(Path(results) / "pictures" / "test_images.png", test[:N_PICTURES], description.n_levels)
+
+
+stage.run("dequantize", main, "raw", "dequantized", "results")

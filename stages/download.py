@@ -1,0 +1,15 @@
+"""Fetch the original files of the data set and verify them."""
+
+from pathlib import Path
+
+from bitsperdim import stage
+from bitsperdim.data.sources import SOURCES
+from bitsperdim.params import Params
+
+
+def main(params: Params, raw: str) -> None:
+    """Put the files into the folder ``raw``."""
+    SOURCES[params.dataset.name].download(Path(raw), params.dataset.path)
+
+
+stage.run("download", main, "raw")

@@ -1,0 +1,45 @@
+"""Estimate the test likelihood of one model by importance sampling, and draw pictures."""
+
+from pathlib import Path
+
+from tqdm import tqdm
+
+from bitsperdim import evaluation, models, stage
+from bitsperdim.data import preparation
+from bitsperdim.device import choose_device
+from bitsperdim.errors import InputError
+from bitsperdim.files import write_csv, write_json
+from bitsperdim.params import Params
+from bitsperdim.units import bits_per_dim
+
+
+def main(params: Params, name: str, folder: str, dequantized: str, results: str) -> None:
+    """Read ``folder``/<seed> and the test images; write metrics, per-image values, bounds and pictures."""
+    prepared = preparation.load(Path(dequantized), ("train", "test"))
+    description, out = prepared.description, Path(results)
+    estimates = {}
+    for seed in params.seeds:
+        model = models.load(Path(folder) / str(seed))
+        with tqdm(total=description.n_images["test"], desc=f"evaluate {name} seed {seed}", disable=None) as bar:
+
+            def show(n_done: int, log_p: float, bar: tqdm = bar) -> None:
+                bar.set_postfix_str(f"{bits_per_dim(log_p, description.image_shape):.4f} bits/dim ({-log_p:.2f} nats)")
+                bar.update(n_done - bar.n)
+
+            try:
+                estimates[seed] = evaluation.evaluate_seed(model, prepared, params.evaluate, choose_device(), show)
+            except FloatingPointError as error:
+                raise InputError(f"Evaluating {name} (seed {seed}) stopped: {error}; train it again.") from error
+    result = evaluation.summarise(estimates, model, description)
+    evaluation.draw_pictures(out / "pictures", model, prepared, params.evaluate, choose_device())
+    write_csv(out / "per_image.csv", evaluation.PER_IMAGE_COLUMNS, result.per_image)
+    write_csv(out / "bound_against_k.csv", evaluation.BOUND_COLUMNS, result.bound)
+    write_json(out / "metrics.json", result.metrics)
+    sign = "=" if result.metrics["kind"] == "exact" else "<="
+    print(
+        f"{name}: test {sign} {result.metrics['bpd']:.4f} +- {result.metrics['bpd_standard_error']:.4f} bits/dim "
+        f"({result.metrics['nll_nats']:.2f} nats), {result.metrics['kind']}, K = {result.metrics['n_samples']}"
+    )
+
+
+stage.run("evaluate", main, "model", "folder", "dequantized", "results")

@@ -1,0 +1,15 @@
+"""Check all of params.yaml before any work; forget the results of models that are no longer listed."""
+
+from pathlib import Path
+
+from bitsperdim import stage
+from bitsperdim.params import Params
+from bitsperdim.preflight import preflight
+
+
+def main(params: Params, results: str, marker: str) -> None:
+    """Write ``models.json`` into ``results`` and the marker that ``download`` waits for."""
+    preflight(params, Path(results), Path(marker))
+
+
+stage.run("preflight", main, "results", "marker")

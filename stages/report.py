@@ -1,0 +1,16 @@
+"""Write the report: one self-contained HTML page and its Markdown twin."""
+
+from pathlib import Path
+
+from bitsperdim import stage
+from bitsperdim.params import Params
+from bitsperdim.report import write_report
+
+
+def main(params: Params, results: str, folder: str) -> None:
+    """Read the folder ``results``; write ``index.html`` and ``report.md`` into ``folder``."""
+    write_report(params, Path(results), Path(folder))
+    print(f"report: {Path(folder) / 'index.html'}")
+
+
+stage.run("report", main, "results", "folder")

@@ -1,0 +1,30 @@
+"""Train one model, once per seed."""
+
+from pathlib import Path
+
+from bitsperdim import models, stage
+from bitsperdim.data import preparation
+from bitsperdim.device import choose_device
+from bitsperdim.files import write_csv
+from bitsperdim.params import Params
+from bitsperdim.training import CURVE_COLUMNS, train
+
+
+def main(params: Params, name: str, dequantized: str, folder: str, curve: str) -> None:
+    """Read the folder ``dequantized``; write ``folder``/<seed> and the training curve of all seeds."""
+    section = params.section(name)
+    prepared = preparation.load(Path(dequantized), ("train", "validation"))
+    rows = []
+    for seed in params.seeds:
+        trained = train(name, section, params.train, prepared, seed=seed, device=choose_device())
+        models.save(trained.model, section.family, section.hyperparameters, Path(folder) / str(seed))
+        rows += trained.curve
+        best = trained.curve[max(0, trained.best_epoch - 1)]
+        print(
+            f"{name} seed {seed}: best of {len(trained.curve)} epochs is {trained.best_epoch}, validation "
+            f"{best['validation_bpd']:.4f} bits/dim ({-trained.validation_log_p:.2f} nats)"
+        )
+    write_csv(Path(curve), CURVE_COLUMNS, rows)
+
+
+stage.run("train", main, "model", "dequantized", "folder", "curve")
