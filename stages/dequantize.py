@@ -19,7 +19,7 @@ def main(params: Params, raw: str, dequantized: str, results: str) -> None:
     prepared = preparation.prepare(images, params.dataset, params.dequantize, raw_levels(params))
     preparation.save(prepared, Path(dequantized))
     description, test = prepared.description, prepared.images["test"]
-    metrics = yardsticks(test, description.n_levels)
+    metrics: dict[str, float | int | str] = dict(yardsticks(test, description.n_levels))
     metrics |= {f"n_{split}": count for split, count in description.n_images.items()}
     metrics |= {"protocol": description.protocol, "test_sha256": description.test_sha256}
     write_json(Path(results) / "metrics.json", metrics)

@@ -15,11 +15,11 @@ from bitsperdim.units import bits_per_dim
 
 def main(params: Params, name: str, folder: str, dequantized: str, results: str) -> None:
     """Read ``folder``/<seed> and the test images; write metrics, per-image values, bounds and pictures."""
-    prepared = preparation.load(Path(dequantized), ("train", "test"))
+    prepared = preparation.load(Path(dequantized), ("test",))
     description, out = prepared.description, Path(results)
+    trained = {seed: models.load(Path(folder) / str(seed)) for seed in params.seeds}
     estimates = {}
-    for seed in params.seeds:
-        model = models.load(Path(folder) / str(seed))
+    for seed, model in trained.items():
         with tqdm(total=description.n_images["test"], desc=f"evaluate {name} seed {seed}", disable=None) as bar:
 
             def show(n_done: int, log_p: float, bar: tqdm = bar) -> None:
@@ -30,8 +30,9 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
                 estimates[seed] = evaluation.evaluate_seed(model, prepared, params.evaluate, choose_device(), show)
             except FloatingPointError as error:
                 raise InputError(f"Evaluating {name} (seed {seed}) stopped: {error}; train it again.") from error
-    result = evaluation.summarise(estimates, model, description)
-    evaluation.draw_pictures(out / "pictures", model, prepared, params.evaluate, choose_device())
+    first = trained[params.seeds[0]]
+    result = evaluation.summarise(estimates, first, description)
+    evaluation.draw_pictures(out / "pictures", first, prepared, params.evaluate, choose_device())
     write_csv(out / "per_image.csv", evaluation.PER_IMAGE_COLUMNS, result.per_image)
     write_csv(out / "bound_against_k.csv", evaluation.BOUND_COLUMNS, result.bound)
     write_json(out / "metrics.json", result.metrics)

@@ -12,7 +12,7 @@ Errors, which are not to be added up:
   test-set error: then the number says more about K than about the model.
 
 With several seeds the number is the mean over seeds of the same images; ``bpd_seed_spread`` is
-their standard deviation.
+their standard deviation. Pictures are those of the first seed.
 
 Invariants (``tests/test_evaluation.py``): the mean of ``per_image.csv`` is the number in
 ``metrics.json``; errors follow their formulas; an impossible image makes the number infinite.
@@ -162,7 +162,7 @@ def draw_pictures(
     """
     model = model.to(device).eval()
     generator = torch.Generator(device).manual_seed(section.seed)
-    labels = prepared.labels.get("train")
+    labels = prepared.labels.get("test")
     drawn_labels = None if labels is None else torch.from_numpy(np.resize(labels, section.n_pictures)).to(device)
     samples = model.sample(section.n_pictures, labels=drawn_labels, generator=generator).cpu().numpy()
     write_grid(folder / "samples.png", samples, model.n_levels)

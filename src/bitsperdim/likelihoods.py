@@ -47,7 +47,7 @@ class Likelihood(ABC):
 class Bernoulli(Likelihood):
     r"""Two levels.
 
-    .. math:: \log p(x) = x \, a - \log(1 + e^a), \qquad p(1) = \sigma(a)
+    .. math:: \log p(x) = \log \sigma\big((2x - 1) \, a\big), \qquad p(1) = \sigma(a)
 
     Args:
         logits: a, any shape, which is the batch shape.
@@ -61,7 +61,8 @@ class Bernoulli(Likelihood):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return log p(x) in nats."""
-        return x.to(self.logits.dtype) * self.logits - F.softplus(self.logits)
+        # not x a - softplus(a): torch's softplus is linear above 20, which loses up to 2e-9
+        return F.logsigmoid((2 * x.to(self.logits.dtype) - 1) * self.logits)
 
     def sample(self, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw 0 or 1 from each."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -275,3 +276,17 @@ def _shown(value: object) -> str:
         return str(value)
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def main() -> None:
+    """Validate the file of the command line: ``python -m bitsperdim.params params.yaml``."""
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m bitsperdim.params PARAMS")
+    try:
+        read_params(Path(sys.argv[1]))
+    except InputError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

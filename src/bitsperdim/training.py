@@ -24,8 +24,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -108,9 +109,9 @@ def train(
     """
     description = prepared.description
     settings = section.settings(shared)
-    model = build(
-        section.family, section.hyperparameters, description.image_shape, description.n_levels, seed=seed
-    ).to(device)
+    model = build(section.family, section.hyperparameters, description.image_shape, description.n_levels, seed=seed).to(
+        device
+    )
     generator = torch.Generator(device).manual_seed(seed)
     labels = prepared.labels.get("train")
     presentation = Presentation(
@@ -145,11 +146,11 @@ class _Trainer:
         self.n_samples = section.n_train_samples
         self.presentation, self.generator = presentation, generator
         self.device = presentation.images.device
-        self.validation = {
-            "images": torch.from_numpy(prepared.images["validation"]).to(self.device),
-            "labels": torch.from_numpy(prepared.labels["validation"]).to(self.device) if prepared.labels else None,
-            "noise": torch.from_numpy(prepared.noise["validation"]).to(self.device),
-        }
+        self.validation = (
+            torch.from_numpy(prepared.images["validation"]).to(self.device),
+            torch.from_numpy(prepared.labels["validation"]).to(self.device) if prepared.labels else None,
+            torch.from_numpy(prepared.noise["validation"]).to(self.device),
+        )
         self.n_steps = settings.epochs * math.ceil(len(presentation.images) / settings.batch_size)
         self.step = 0
 
@@ -167,7 +168,7 @@ class _Trainer:
         """Score the model as ``initialise`` left it: one row, epoch 0."""
         labels = self.presentation.labels
         train_log_p = mean_bound(self.model, images, labels, None, self.settings)
-        log_p = mean_bound(self.model, **self.validation, settings=self.settings)
+        log_p = mean_bound(self.model, *self.validation, self.settings)
         if math.isnan(log_p):
             raise InputError(f"The closed-form fit of {self.name} gives validation images a likelihood that is NaN.")
         return Trained(self.model, [self.row(0, 0.0, train_log_p, log_p)], 0, log_p)
@@ -202,15 +203,14 @@ class _Trainer:
             for epoch in bar:
                 learning_rate = self.optimizer.param_groups[0]["lr"]
                 train_log_p = self.run_epoch(epoch)
-                candidate = self.average.module if self.average is not None else self.model
-                log_p = mean_bound(candidate, **self.validation, settings=settings)
+                candidate = self.model if self.average is None else cast(ImageModel, self.average.module)
+                log_p = mean_bound(candidate, *self.validation, settings)
                 if math.isnan(log_p):
                     raise InputError(self.not_finite(self.step, epoch))
                 row = self.row(epoch, learning_rate, train_log_p, log_p)
                 curve.append(row)
                 bar.set_postfix_str(
-                    f"train {row['train_bpd']:.4f}, validation {row['validation_bpd']:.4f} bits/dim "
-                    f"({-log_p:.2f} nats)"
+                    f"train {row['train_bpd']:.4f}, validation {row['validation_bpd']:.4f} bits/dim ({-log_p:.2f} nats)"
                 )
                 if log_p > best_log_p:
                     best_log_p, best_epoch = log_p, epoch
@@ -273,7 +273,7 @@ class _Trainer:
         )
 
 
-def warmed_up_average(decay: float):  # noqa: ANN201 - torch's own type of avg_fn is private
+def warmed_up_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
     """Return the update of an exponential moving average whose decay rises to ``decay``, forgetting the start."""
 
     def update(average: Tensor, current: Tensor, n_averaged: Tensor | int) -> Tensor:

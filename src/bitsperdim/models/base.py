@@ -86,7 +86,7 @@ class ImageModel(nn.Module, ABC):
         """Draw (B, C, H, W) uint8 images from the model."""
 
     def initialise(self, images: Tensor) -> None:
-        """Start from training images (N, C, H, W) uint8: once, before training; the whole fit where it is closed-form."""
+        """Start from training images (N, C, H, W) uint8, once, before training; a closed-form model is fitted here."""
 
     def scaled(self, x: Tensor) -> Tensor:
         """Map levels 0..L-1 to [-1, 1] in the dtype of the model, as the input of a network."""

@@ -19,6 +19,8 @@ Differences from the paper: the input is scaled to [-1, 1]; the sizes are parame
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -106,8 +108,9 @@ class PixelCNN(AutoregressiveModel):
     def initialise(self, images: Tensor) -> None:
         """Start the output biases at the share of each level in each channel, as if it had been seen once more."""
         counts = torch.stack([(images == level).sum((0, 2, 3)) for level in range(self.n_levels)], dim=-1)  # (C, L)
+        shares = (counts.double() + 1) / (counts.sum(1, keepdim=True) + self.n_levels)
         with torch.no_grad():
-            self.to_logits.bias.copy_((counts.double() + 1).log().sub_(counts.double().sum(1, True).log()).flatten())
+            cast(Tensor, self.to_logits.bias).copy_(shares.log().flatten())
 
     def conditionals(self, x: Tensor, labels: Tensor | None = None) -> Categorical:
         """Return p(x_i given x_<i) for all sub-pixels at once."""

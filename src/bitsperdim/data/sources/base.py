@@ -37,8 +37,9 @@ class Source(ABC):
     n_levels: int
     fixed_levels: bool = True
 
+    @abstractmethod
     def check(self, path: str) -> None:
-        """Raise InputError where the user's own ``dataset.path`` cannot be used; before any work."""
+        """Raise InputError where ``dataset.path`` cannot be used, before any work; other sources ignore it."""
 
     @abstractmethod
     def download(self, folder: Path, path: str) -> None:

@@ -8,6 +8,7 @@ is set aside (:mod:`bitsperdim.data.preparation`). Object arrays are never unpic
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -52,11 +53,12 @@ def read_npz(path: Path) -> RawImages:
         InputError: it is no .npz file, or an array has a wrong name, shape, type or length.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
                 raise InputError(f"{path} holds a single array; save with numpy.savez(path, train=..., test=...).")
-            arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            arrays = {name: loaded[name] for name in loaded.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} is not a readable .npz file without pickled objects ({error}).") from error

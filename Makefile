@@ -1,0 +1,55 @@
+# `make` lists the targets. PYTHON chooses the interpreter, VENV the place of the environment.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(CURDIR)/$(VENV)/bin
+export PATH := $(BIN):$(PATH)
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro test lint format check smoke hooks lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+setup: $(INSTALLED)  ## create the environment from requirements.lock, with hashes
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -m venv $(VENV)
+	@echo "Installing from requirements.lock into $(VENV); this takes a minute or two the first time."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+repro: setup  ## run the pipeline (dvc repro) and say where the report is
+	@PYTHONPATH=src python -m bitsperdim.params params.yaml
+	@dvc repro
+	@echo "Report: $(CURDIR)/report/index.html"
+
+test: setup  ## run the tests
+	@python -m pytest -n auto
+
+lint: setup  ## check style, annotations, docstrings and types
+	@ruff check .
+	@ruff format --check .
+	@mypy
+
+format: setup  ## reformat the code
+	@ruff check --fix .
+	@ruff format .
+
+check: setup  ## rerun the last commit from nothing and compare with its metrics, within tolerances
+	@.ci/rerun
+
+smoke: setup  ## run the pipeline of the last commit in a copy, on parameters of seconds
+	@.ci/rerun --small
+
+hooks: setup  ## install the pre-commit hooks, which run what `make lint` runs
+	@pre-commit install
+
+lock:  ## resolve requirements.lock anew from pyproject.toml (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --group dev pyproject.toml -o requirements.lock --custom-compile-command "make lock"
+
+clean:  ## remove the environment and the caches of tools; results and DVC's cache stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build src/*.egg-info

@@ -1,0 +1,91 @@
+"""The report: one self-contained HTML page and its Markdown twin, made of the results alone.
+
+The page needs no network: style, script, charts and pictures are in it. Nothing is computed here
+that would be a result; what is shown is what ``metrics.json`` and its neighbours say, rounded to
+its error. Neither file holds a date, a host or a commit. It imports no torch, and matplotlib only
+once something is drawn.
+
+Invariants (``tests/report/test_report.py``):
+
+1. The same inputs give the same bytes (``test_a_rerun_is_byte_identical``).
+2. The page asks for nothing outside itself (``test_nothing_is_fetched``).
+3. Text from data and parameters is escaped (``test_hostile_text_is_escaped``).
+4. Every number says what it is: = or ≤, and is the one of ``metrics.json``
+   (``test_the_numbers_are_those_of_the_metrics``, ``test_bounds_and_exact_numbers_carry_their_sign``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from bitsperdim.files import write_text
+from bitsperdim.params import Params
+from bitsperdim.report import charts, formatting
+from bitsperdim.report.content import Report, read_report
+
+__all__ = ["write_report"]
+
+FILTERS: dict[str, Callable[..., Any]] = {
+    "count": formatting.count,
+    "machine": formatting.machine,
+    "plain": formatting.plain,
+    "two_digits": formatting.two_digits,
+    "with_error": formatting.with_error,
+}
+
+
+def write_report(params: Params, results: Path, folder: Path) -> None:
+    """Write ``index.html`` and ``report.md`` into ``folder``.
+
+    Args:
+        params: the validated parameters.
+        results: the folder that ``dequantize``, ``train`` and ``evaluate`` wrote into.
+        folder: of the report; made if need be.
+
+    Raises:
+        InputError: a result is missing, unreadable, or was scored on other test images.
+    """
+    report = read_report(params, results)
+    page, twin = render_page(report), render_markdown(report)  # both, before either is written
+    write_text(folder / "index.html", page)
+    write_text(folder / "report.md", twin)
+
+
+def render_page(report: Report) -> str:
+    """Return the HTML page."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters.update({**FILTERS, "data_uri": formatting.data_uri})
+    return environment.from_string(_package_file("template.html")).render(
+        report=report,
+        style=_package_file("style.css"),
+        script=_package_file("script.js"),
+        forest=charts.forest(report.models, report.images.yardsticks),
+        training=[charts.training(model) for model in report.models],
+        bound=[charts.bound(model) for model in report.models],
+        histogram=[charts.histogram(model) for model in report.models],
+    )
+
+
+def render_markdown(report: Report) -> str:
+    """Return the Markdown twin."""
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=formatting.markdown,  # a name must not break out of its table cell
+    )
+    environment.filters.update(FILTERS)
+    return environment.from_string(_package_file("template.md")).render(report=report)
+
+
+def _package_file(name: str) -> str:
+    return resources.files(__name__).joinpath(name).read_text(encoding="utf-8")

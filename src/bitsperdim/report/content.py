@@ -1,0 +1,277 @@
+"""What the report shows, gathered from ``results`` and checked: metrics, curves, per-image numbers, pictures.
+
+It draws nothing and formats nothing; :mod:`bitsperdim.report.reading` opens the files. Numbers of
+one report must be comparable: a model that was scored on other test images than ``dequantize``
+describes is refused; one that was scored under another protocol tag (it was given the label, say)
+is kept and says so.
+
+Invariants (``tests/report/test_report.py``): other test images are refused
+(``test_other_test_images_are_refused``); another protocol is named (``test_another_protocol_is_named``).
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel
+
+from bitsperdim.errors import InputError
+from bitsperdim.params import Params
+from bitsperdim.report.reading import Columns, Picture, Stored, read_columns, read_picture, read_stored
+from bitsperdim.units import nats_to_bits_per_dim
+
+HASH_DIGITS = 12
+
+# name, in words, the key in results/dequantize/metrics.json
+YARDSTICKS = (
+    ("independent pixels", "entropy of each pixel on its own, fitted to the test set itself", "entropy_bpd"),
+    ("WebP", "lossless, all test images on one sheet", "webp_bpd"),
+    ("PNG", "all test images on one sheet", "png_bpd"),
+    ("uniform", "every level equally likely", "uniform_bpd"),
+    ("PNG, single files", "one file per image, headers included", "png_single_bpd"),
+)
+
+
+class Metrics(Stored):
+    """``results/<model>/metrics.json``; :func:`bitsperdim.evaluation.summarise` says what each number is."""
+
+    kind: Literal["exact", "lower"]
+    protocol: str
+    test_sha256: str
+    n_images: int
+    n_seeds: int
+    n_samples: int
+    n_parameters: int
+    bpd: float
+    bpd_standard_error: float
+    bpd_monte_carlo_error: float
+    nll_nats: float
+    nll_nats_standard_error: float
+    log_p_bias_nats: float
+    bias_exceeds_standard_error: bool
+    ess_median: float
+    ess_smallest: float
+    n_impossible_images: int
+    bpd_seed_spread: float | None = None
+
+
+class ImagesMetrics(Stored):
+    """``results/dequantize/metrics.json``: the images, and yardsticks in bits per dimension."""
+
+    protocol: str
+    test_sha256: str
+    n_train: int
+    n_validation: int
+    n_test: int
+    entropy_bpd: float
+    png_bpd: float
+    png_single_bpd: float
+    webp_bpd: float
+    uniform_bpd: float
+
+    @cached_property
+    def yardsticks(self) -> list[tuple[str, str, float]]:
+        """Name, meaning and bits per dimension of every yardstick, the smallest first."""
+        rows = [(name, meaning, float(getattr(self, key))) for name, meaning, key in YARDSTICKS]
+        return sorted(rows, key=lambda row: row[2])
+
+    @cached_property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W), from the protocol tag."""
+        return self._shape_and_levels[:3]
+
+    @property
+    def n_levels(self) -> int:
+        """L, from the protocol tag."""
+        return self._shape_and_levels[3]
+
+    @property
+    def short_hash(self) -> str:
+        """The first digits of the SHA-256 of the test images as scored."""
+        return self.test_sha256[:HASH_DIGITS]
+
+    @cached_property
+    def _shape_and_levels(self) -> tuple[int, int, int, int]:
+        match = re.search(r"/(\d+)x(\d+)x(\d+)/L(\d+)/", self.protocol)
+        if match is None:
+            raise InputError(f"The protocol tag {self.protocol!r} does not name height x width x channels and levels.")
+        height, width, channels, levels = (int(part) for part in match.groups())
+        return channels, height, width, levels
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """All that is shown of one model.
+
+    Attributes:
+        name: of its section.
+        family: of its section.
+        description: of the family, one sentence.
+        metrics: as evaluated.
+        n_train_samples: K of the training objective.
+        validation_samples: K of the validation bound.
+        curve: columns of ``training_curve.csv``.
+        bound: columns of ``bound_against_k.csv``, and ``standard_error_bpd``.
+        nll: (N,) nats per test image, the mean over seeds.
+        samples: the model's own images.
+        reconstructions: each test image above its reconstruction, of models with a latent code.
+    """
+
+    name: str
+    family: str
+    description: str
+    metrics: Metrics
+    n_train_samples: int
+    validation_samples: int
+    curve: Columns
+    bound: Columns
+    nll: np.ndarray
+    samples: Picture
+    reconstructions: Picture | None
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether the number is an upper bound of the bits per dimension."""
+        return self.metrics.kind == "lower"
+
+    @property
+    def relation(self) -> str:
+        """What stands before the number: = for an exact one, ≤ for a bound."""
+        return {"exact": "=", "lower": "≤"}[self.metrics.kind]
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether importance samples were averaged: only then there is a curve against K."""
+        return self.metrics.n_samples > 1
+
+    @property
+    def is_closed_form(self) -> bool:
+        """Whether the model was fitted in one pass: its curve is epoch 0 alone."""
+        return bool((self.curve["epoch"] == 0).all())
+
+    @cached_property
+    def best_epochs(self) -> list[tuple[int, int, float]]:
+        """Seed, epoch and validation bits per dimension of the weights that were kept: the smallest, the first of
+        equals.
+        """
+        rows = []
+        for seed in np.unique(self.curve["seed"]):
+            mine = self.curve["seed"] == seed
+            best = int(np.argmin(self.curve["validation_bpd"][mine]))
+            epoch, bpd = (float(self.curve[name][mine][best]) for name in ("epoch", "validation_bpd"))
+            rows.append((int(seed), int(epoch), bpd))
+        return rows
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that the page shows; ``parameters`` are (section, [(key, value)]) in the order of ``params.yaml``."""
+
+    dataset: str
+    images: ImagesMetrics
+    test_images: Picture
+    models: list[ModelReport]
+    parameters: list[tuple[str, list[tuple[str, str]]]]
+
+    @property
+    def any_impossible(self) -> bool:
+        """Whether some model gives a test image no mass."""
+        return any(model.metrics.n_impossible_images for model in self.models)
+
+    @property
+    def any_seed_spread(self) -> bool:
+        """Whether some model was trained with several seeds."""
+        return any(model.metrics.bpd_seed_spread is not None for model in self.models)
+
+
+def read_report(params: Params, results: Path) -> Report:
+    """Read everything under ``results``.
+
+    Raises:
+        InputError: a file is missing or not what a stage writes, or a model saw other test images.
+    """
+    images = read_stored(results / "dequantize" / "metrics.json", ImagesMetrics)
+    test_images = read_picture(results / "dequantize" / "pictures" / "test_images.png")
+    names = read_stored(results / "models.json", _ModelList).models
+    models = [_read_model(params, results / name, name, images) for name in names]
+    return Report(params.dataset.name, images, test_images, models, parameters(params))
+
+
+def parameters(params: Params) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return every parameter that is set, section by section, nested keys joined by dots."""
+    content = {name: getattr(params, name) for name in Params.model_fields if name != "sections"}
+    lists = {name: value for name, value in content.items() if not isinstance(value, BaseModel)}
+    sections = {name: value for name, value in content.items() if isinstance(value, BaseModel)} | params.sections
+    rows = [("general", _flat(lists))]
+    return rows + [(name, _flat(value.model_dump(exclude_unset=True))) for name, value in sections.items()]
+
+
+class _ModelList(Stored):
+    """``results/models.json``: the models, in the order of the report."""
+
+    models: list[str]
+
+
+def _read_model(params: Params, folder: Path, name: str, images: ImagesMetrics) -> ModelReport:
+    section = params.section(name)
+    metrics = read_stored(folder / "metrics.json", Metrics)
+    if metrics.test_sha256 != images.test_sha256:
+        raise InputError(
+            f"{folder / 'metrics.json'} was scored on test images {metrics.test_sha256[:HASH_DIGITS]}, but the data set"
+            f" is {images.short_hash}; evaluate {name} again."
+        )
+    bound = read_columns(folder / "bound_against_k.csv", ("n_samples", "bpd", "standard_error_nats"))
+    bound["standard_error_bpd"] = nats_to_bits_per_dim(bound["standard_error_nats"], images.image_shape)
+    per_image = read_columns(folder / "per_image.csv", ("seed", "image", "log_p"))
+    reconstructions = folder / "pictures" / "reconstructions.png"
+    return ModelReport(
+        name=name,
+        family=section.family,
+        description=(inspect.getdoc(type(section)) or "").split("\n\n")[0].replace("``", ""),
+        metrics=metrics,
+        n_train_samples=section.n_train_samples,
+        validation_samples=section.settings(params.train).validation_samples,
+        curve=read_columns(folder / "training_curve.csv", ("epoch", "train_bpd", "validation_bpd", "seed")),
+        bound=bound,
+        nll=_mean_over_seeds(per_image, metrics, folder / "per_image.csv"),
+        samples=read_picture(folder / "pictures" / "samples.png"),
+        reconstructions=read_picture(reconstructions) if reconstructions.exists() else None,
+    )
+
+
+def _mean_over_seeds(per_image: Columns, metrics: Metrics, path: Path) -> np.ndarray:
+    expected = metrics.n_seeds * metrics.n_images
+    if len(per_image["log_p"]) != expected:
+        raise InputError(f"{path} has {len(per_image['log_p'])} rows, but {expected} images were scored.")
+    order = np.lexsort((per_image["image"], per_image["seed"]))
+    by_seed: np.ndarray = -per_image["log_p"][order].reshape(metrics.n_seeds, metrics.n_images)
+    mean: np.ndarray = by_seed.mean(0)
+    return mean
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            rows += _flat(value, f"{prefix}{key}.")
+        else:
+            rows.append((f"{prefix}{key}", _as_yaml(value)))
+    return rows
+
+
+def _as_yaml(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_as_yaml(item) for item in value) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:.9g}"
+    return str(value)

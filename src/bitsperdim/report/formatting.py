@@ -1,0 +1,88 @@
+"""How numbers and text are written in the report: rounded to their error, infinite as ∞, escaped.
+
+It does not decide what is shown, and rounding is for the eye alone: the table sorts by, and shows
+on hovering, the number as it stands in ``metrics.json`` (:func:`machine`).
+
+Invariants (``tests/report/test_report.py``): two significant digits of the error, and as many
+decimals of the value (``test_numbers_are_rounded_to_their_error``); no text breaks out of a
+Markdown cell (``test_hostile_text_is_escaped``).
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+
+from markupsafe import Markup, escape
+
+MINUS = "\N{MINUS SIGN}"
+MAX_DECIMALS = 8  # files hold nine significant digits
+
+
+def with_error(value: float, error: float) -> tuple[str, str]:
+    """Return a value and its error as text: two significant digits of the error, as many decimals of the value.
+
+    An infinite value has no error; an infinite error is ``unknown``: there was one image, or one sample.
+    """
+    if not math.isfinite(value):
+        return plain(value), ""
+    if not math.isfinite(error):
+        return plain(value), "unknown"
+    if error == 0:
+        return plain(value), "0"
+    decimals = _decimals(error)
+    return _signed(f"{value:.{decimals}f}"), f"{error:.{decimals}f}"
+
+
+def two_digits(value: float) -> str:
+    """Return an error, a bias or a spread with two significant digits, large ones without decimals."""
+    if not math.isfinite(value) or value == 0:
+        return plain(value)
+    if abs(value) < 10.0**-MAX_DECIMALS:
+        return _signed(f"{value:.1e}")
+    return _signed(f"{value:,.{_decimals(abs(value))}f}")
+
+
+def plain(value: float, decimals: int = 3) -> str:
+    """Return a number with a fixed number of decimals, ∞ for an infinite one, and 0 for zero."""
+    if math.isinf(value):
+        return _signed("∞" if value > 0 else "-∞")
+    return "0" if value == 0 else _signed(f"{value:,.{decimals}f}")
+
+
+def count(value: int) -> str:
+    """Return a whole number with its thousands set apart."""
+    return _signed(f"{value:,d}")
+
+
+def machine(value: float) -> str:
+    """Return a number as JavaScript reads it, with every digit that it has."""
+    if math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
+    return repr(value)
+
+
+def markdown(value: object) -> Markup:
+    """Escape a value for a cell of a Markdown table: HTML, the characters of Markdown, line ends."""
+    if isinstance(value, Markup):
+        return value
+    text = str(escape(" ".join(str(value).split())))
+    for character in "\\`*|":
+        text = text.replace(character, "\\" + character)
+    text = text.replace("](", "]\\(")  # a link
+    return Markup(text)
+
+
+def data_uri(png: bytes) -> str:
+    """Return a PNG as a data URI."""
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _decimals(error: float) -> int:
+    """Return the decimals that show two significant digits of ``error`` > 0."""
+    exponent = int(f"{error:.1e}".split("e")[1])  # of the rounded number: 0.0998 is 0.10
+    return min(max(0, 1 - exponent), MAX_DECIMALS)
+
+
+def _signed(text: str) -> str:
+    return text.replace("-", MINUS)

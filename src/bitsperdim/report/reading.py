@@ -1,0 +1,95 @@
+"""The files of ``results``, each read as a whole or refused with one sentence.
+
+What their contents mean, and whether they belong together, is the business of
+:mod:`bitsperdim.report.content`.
+
+Invariant (``tests/report/test_report.py``): a missing or broken file is one sentence that names it
+(``test_a_missing_file_is_one_sentence``).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bitsperdim.errors import InputError
+from bitsperdim.files import read_json
+
+Columns = dict[str, np.ndarray]
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+class Stored(BaseModel):
+    """A JSON file of results; keys that the report does not show are let be."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG and its size in pixels."""
+
+    png: bytes
+    width: int
+    height: int
+
+
+Schema = TypeVar("Schema", bound=Stored)
+
+
+def read_stored(path: Path, schema: type[Schema]) -> Schema:
+    """Read a JSON file and check it against its schema."""
+    try:
+        content = schema.model_validate(read_json(path))
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not JSON: {error}.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{path}: {key} is not what a stage writes there ({first['msg']}).") from error
+    for key, value in content:
+        if isinstance(value, float) and math.isnan(value):
+            raise InputError(f"{path}: {key} is not a number (NaN).")
+    return content
+
+
+def read_columns(path: Path, names: tuple[str, ...]) -> Columns:
+    """Read the named columns of a CSV file as float64."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        columns = {name: np.array([float(row[name]) for row in rows]) for name in names}
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is not a table of numbers with the columns {', '.join(names)}.") from error
+    if not rows:
+        raise InputError(f"{path} has no rows.")
+    if any(np.isnan(column).any() for column in columns.values()):
+        raise InputError(f"{path} holds a NaN in one of the columns {', '.join(names)}.")
+    return columns
+
+
+def read_picture(path: Path) -> Picture:
+    """Read a PNG file and its size."""
+    try:
+        png = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if not png.startswith(PNG_SIGNATURE) or len(png) < 24:
+        raise InputError(f"{path} is not a PNG file.")
+    # the header chunk comes first: its width and height are bytes 16 to 23
+    return Picture(png, int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big"))
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(f"{path} cannot be read ({error.strerror}); run the stage that writes it.")

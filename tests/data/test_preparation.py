@@ -1,0 +1,179 @@
+"""Splits are a partition, quantization keeps the order, binarization has its probability, seeds give bytes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bitsperdim.data import preparation
+from bitsperdim.data.preparation import (
+    binarize_by_chance,
+    binarize_by_threshold,
+    prepare,
+    quantize,
+    split_indices,
+)
+from bitsperdim.data.sources import RawImages
+from bitsperdim.errors import InputError
+from bitsperdim.params import DatasetSection, DequantizeSection
+
+
+def dataset(**changes: object) -> DatasetSection:
+    values = {"name": "npz", "path": "x", "n_levels": None, "validation_fraction": 0.1, "test_fraction": 0.2, "seed": 0}
+    return DatasetSection.model_validate({**values, **changes})
+
+
+def dequantize(**changes: object) -> DequantizeSection:
+    return DequantizeSection.model_validate({"bits": None, "binarization": "none", **changes})
+
+
+def numbered(n_images: int, shape: tuple[int, int, int] = (1, 2, 2), levels: int = 256) -> np.ndarray:
+    """Images that tell their number: the first two pixels hold it."""
+    images = np.random.default_rng(1).integers(levels, size=(n_images, *shape), dtype=np.uint8)
+    images[:, 0, 0, 0], images[:, 0, 0, 1] = np.arange(n_images) % 256, np.arange(n_images) // 256
+    return images
+
+
+def test_the_splits_are_a_partition_and_validation_comes_from_training() -> None:
+    index = split_indices({"train": 1797}, 0.2, 0.1, seed=0)
+    assert {split: len(rows) for split, (_, rows) in index.items()} == {"test": 359, "validation": 144, "train": 1294}
+    assert all(part == "train" for part, _ in index.values())
+    together = np.concatenate([rows for _, rows in index.values()])
+    assert sorted(together) == list(range(1797))
+    assert all((np.diff(rows) > 0).all() for _, rows in index.values())
+
+
+def test_official_parts_are_used_as_they_are() -> None:
+    index = split_indices({"train": 100, "test": 30}, 0.2, 0.1, seed=0)
+    assert index["test"][0] == "test"
+    assert index["test"][1].tolist() == list(range(30))
+    assert index["validation"][0] == "train"
+    assert len(index["train"][1]) == 90
+    index = split_indices({"train": 100, "test": 30, "validation": 7}, 0.2, 0.1, seed=0)
+    assert index["train"][1].tolist() == list(range(100))
+    assert index["validation"][1].tolist() == list(range(7))
+
+
+def test_the_seed_moves_the_split() -> None:
+    first, again, other = (split_indices({"train": 500}, 0.2, 0.1, seed)["test"][1] for seed in (0, 0, 1))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    expected_overlap = 20  # 100 of 500 twice; hypergeometric spread 3.6
+    assert abs(len(np.intersect1d(first, other)) - expected_overlap) < 18
+
+
+def test_an_empty_split_is_refused_by_name() -> None:
+    with pytest.raises(InputError, match=r"dataset\.test_fraction = 0\.01 of 20 images would leave the test set empty"):
+        split_indices({"train": 20}, 0.01, 0.1, seed=0)
+    with pytest.raises(InputError, match=r"dataset\.validation_fraction = 0\.99 of 20 .* the training set empty"):
+        split_indices({"train": 20, "test": 3}, 0.5, 0.99, seed=0)
+
+
+def test_256_levels_lose_their_lowest_bits() -> None:
+    x = np.arange(256, dtype=np.uint8)
+    for bits in range(1, 8):
+        assert np.array_equal(quantize(x, 256, bits), x >> (8 - bits))
+
+
+@pytest.mark.parametrize(("n_levels", "bits"), [(17, 4), (17, 1), (5, 2), (200, 7), (3, 1)])
+def test_quantization_keeps_the_order_and_reaches_every_level(n_levels: int, bits: int) -> None:
+    y = quantize(np.arange(n_levels, dtype=np.uint8), n_levels, bits).astype(int)
+    assert (np.diff(y) >= 0).all()
+    assert set(y) == set(range(2**bits))
+    counts = np.bincount(y)
+    assert counts.max() - counts.min() <= 1
+
+
+def test_the_threshold_is_at_one_half() -> None:
+    assert binarize_by_threshold(np.arange(17, dtype=np.uint8), 17).tolist() == [0] * 8 + [1] * 9
+    assert binarize_by_threshold(np.array([0, 127, 128, 255], dtype=np.uint8), 256).tolist() == [0, 0, 1, 1]
+
+
+def test_dynamic_binarization_has_its_probability() -> None:
+    """20,000 draws of each of 17 levels: shares within 4.9 standard errors; the ends are certain."""
+    n = 20_000
+    x = np.tile(np.arange(17, dtype=np.uint8), (n, 1))
+    share = binarize_by_chance(x, 17, np.random.default_rng(0)).mean(0)
+    p = np.arange(17) / 16
+    assert share[0] == 0
+    assert share[16] == 1
+    assert (np.abs(share - p)[1:16] < 4.9 * np.sqrt(p * (1 - p) / n)[1:16]).all()
+
+
+def test_dynamic_keeps_training_grey_and_draws_the_rest_once() -> None:
+    raw = RawImages({"train": numbered(300), "test": numbered(50)}, {})
+    first = prepare(raw, dataset(), dequantize(binarization="dynamic"), 256)
+    assert first.description.n_levels == 2
+    assert first.description.train_levels == 256
+    assert first.images["train"].max() > 1
+    assert first.images["validation"].max() == first.images["test"].max() == 1
+    again = prepare(raw, dataset(), dequantize(binarization="dynamic"), 256)
+    other = prepare(raw, dataset(seed=1), dequantize(binarization="dynamic"), 256)
+    assert first.description.test_sha256 == again.description.test_sha256 != other.description.test_sha256
+
+
+def test_binarization_does_not_move_the_split_or_the_noise() -> None:
+    raw = RawImages({"train": numbered(300)}, {})
+    plain = prepare(raw, dataset(), dequantize(), 256)
+    dynamic = prepare(raw, dataset(), dequantize(binarization="dynamic"), 256)
+    assert np.array_equal(plain.images["train"], dynamic.images["train"])
+    for split in ("validation", "test"):
+        assert np.array_equal(plain.noise[split], dynamic.noise[split])
+
+
+def test_noise_is_below_one_and_only_where_it_is_evaluated() -> None:
+    prepared = prepare(RawImages({"train": numbered(300)}, {}), dataset(), dequantize(), 256)
+    assert prepared.noise.keys() == {"validation", "test"}
+    for split, noise in prepared.noise.items():
+        assert noise.dtype == np.float32
+        assert noise.shape == prepared.images[split].shape
+        assert noise.min() >= 0
+        assert noise.max() < 1
+    assert not np.array_equal(prepared.noise["validation"][:10], prepared.noise["test"][:10])
+
+
+def test_labels_go_with_their_images() -> None:
+    images = numbered(200)
+    labels = images[:, 0, 0, 0].astype(np.int64)
+    prepared = prepare(RawImages({"train": images}, {"train": labels}), dataset(), dequantize(), 256)
+    for split in preparation.SPLITS:
+        assert np.array_equal(prepared.labels[split], prepared.images[split][:, 0, 0, 0])
+
+
+def test_the_protocol_tag_says_what_was_scored() -> None:
+    raw = RawImages({"train": numbered(300, (3, 4, 2)), "test": numbered(50, (3, 4, 2))}, {})
+    tags = [
+        prepare(raw, dataset(), dequantize(**change), 256).description.protocol
+        for change in ({}, {"bits": 5}, {"binarization": "threshold"}, {"bits": 5, "binarization": "dynamic"})
+    ]
+    assert tags == [
+        "npz/none/4x2x3/L256/test50/given-none",
+        "npz/none/4x2x3/L32/test50/given-none",
+        "npz/threshold/4x2x3/L2/test50/given-none",
+        "npz/dynamic/4x2x3/L2/test50/given-none",
+    ]
+
+
+def test_values_beyond_the_stated_levels_are_refused() -> None:
+    raw = RawImages({"train": np.full((20, 1, 2, 2), 17, np.uint8)}, {})
+    with pytest.raises(InputError, match=r"train images hold the value 17, but dataset\.n_levels = 17 allows 0 to 16"):
+        prepare(raw, dataset(), dequantize(), 17)
+
+
+def test_what_is_saved_comes_back_and_is_the_same_bytes(tmp_path: Path) -> None:
+    images = numbered(200)
+    raw = RawImages({"train": images}, {"train": np.arange(200)})
+    prepared = prepare(raw, dataset(), dequantize(bits=3), 256)
+    for name in ("a", "b"):
+        preparation.save(prepared, tmp_path / name)
+    for file in (tmp_path / "a").iterdir():
+        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
+    loaded = preparation.load(tmp_path / "a")
+    assert loaded.description == prepared.description
+    for arrays in ("images", "labels", "noise"):
+        first, second = getattr(prepared, arrays), getattr(loaded, arrays)
+        assert first.keys() == second.keys()
+        assert all(np.array_equal(first[split], second[split]) for split in first)
+    assert preparation.load(tmp_path / "a", ("test",)).images.keys() == {"test"}
+    with pytest.raises(InputError, match="run the stage 'dequantize' first"):
+        preparation.load(tmp_path / "c")

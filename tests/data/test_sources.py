@@ -1,0 +1,99 @@
+"""The embedded digits, and the user's own arrays: what is taken and what is refused, in one sentence."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bitsperdim.data.sources import SOURCES
+from bitsperdim.errors import InputError
+
+
+def test_the_digits_are_the_known_ones(tmp_path: Path) -> None:
+    SOURCES["digits"].download(tmp_path, "unused")
+    raw = SOURCES["digits"].read(tmp_path)
+    images = raw.images["train"]
+    assert images.shape == (1797, 1, 8, 8)
+    assert images.dtype == np.uint8
+    assert (images.min(), images.max() + 1) == (0, SOURCES["digits"].n_levels)
+    assert np.bincount(raw.labels["train"]).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+
+
+def test_other_digits_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bitsperdim.data.sources.digits.SHA256", "0" * 64)
+    with pytest.raises(InputError, match="not the known 1,797 images"):
+        SOURCES["digits"].download(tmp_path, "unused")
+    assert not list(tmp_path.iterdir())
+
+
+def grey(n: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(n).integers(256, size=(n, *shape), dtype=np.uint8)
+
+
+def test_own_images_come_back_channels_first(tmp_path: Path) -> None:
+    train, test = grey(12, 4, 5, 3), grey(6, 4, 5, 3)
+    np.savez(tmp_path / "own.npz", train=train, test=test, train_labels=np.arange(12), test_labels=np.arange(6))
+    SOURCES["npz"].download(tmp_path / "raw", str(tmp_path / "own.npz"))
+    raw = SOURCES["npz"].read(tmp_path / "raw")
+    assert raw.images.keys() == {"train", "test"}
+    assert raw.images["train"].shape == (12, 3, 4, 5)
+    assert np.array_equal(raw.images["train"][7, 2], train[7, :, :, 2])
+    assert raw.labels["test"].tolist() == list(range(6))
+
+
+def test_grey_images_need_no_channel_axis(tmp_path: Path) -> None:
+    train = grey(5, 2, 3)
+    np.savez(tmp_path / "own.npz", train=train)
+    SOURCES["npz"].download(tmp_path / "raw", str(tmp_path / "own.npz"))
+    assert np.array_equal(SOURCES["npz"].read(tmp_path / "raw").images["train"][:, 0], train)
+
+
+BAD_ARRAYS = {
+    "float images": ({"train": np.zeros((2, 3, 3))}, "'train' has type float64; images must be uint8"),
+    "no train": ({"test": grey(2, 3, 3)}, "'train' is missing; it has test"),
+    "unknown array": ({"train": grey(2, 3, 3), "extra": grey(2, 3, 3)}, "'extra' is not known; allowed are train"),
+    "vectors": ({"train": grey(2, 9)}, "has shape \\(2, 9\\); images are"),
+    "channels first": ({"train": grey(2, 3, 32, 32)}, "1 to 4 channels last"),
+    "no images": ({"train": grey(0, 3, 3)}, "at least one image"),
+    "two shapes": ({"train": grey(2, 3, 3), "test": grey(2, 3, 4)}, "all must have one shape"),
+    "short labels": ({"train": grey(2, 3, 3), "train_labels": np.arange(3)}, "labels are integers of shape \\(2,\\)"),
+    "float labels": ({"train": grey(2, 3, 3), "train_labels": np.zeros(2)}, "labels are integers"),
+    "some labels": (
+        {"train": grey(2, 3, 3), "test": grey(2, 3, 3), "train_labels": np.arange(2)},
+        "add test_labels or leave all labels out",
+    ),
+    "objects": ({"train": np.array([{"a": 1}, None], dtype=object)}, "not a readable .npz file"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ARRAYS)
+def test_bad_arrays_get_a_sentence_and_leave_nothing(name: str, tmp_path: Path) -> None:
+    arrays, sentence = BAD_ARRAYS[name]
+    np.savez(tmp_path / "own.npz", **arrays)
+    with pytest.raises(InputError, match=sentence):
+        SOURCES["npz"].download(tmp_path / "raw", str(tmp_path / "own.npz"))
+    assert not (tmp_path / "raw").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"PK\x03\x04 truncated"])
+def test_a_file_that_is_no_npz_gets_a_sentence(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "own.npz").write_bytes(content)
+    with pytest.raises(InputError, match="not a readable"):
+        SOURCES["npz"].download(tmp_path / "raw", str(tmp_path / "own.npz"))
+
+
+def test_a_truncated_npz_and_a_plain_npy_get_a_sentence(tmp_path: Path) -> None:
+    np.savez(tmp_path / "own.npz", train=grey(50, 8, 8))
+    whole = (tmp_path / "own.npz").read_bytes()
+    (tmp_path / "own.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="not a readable"):
+        SOURCES["npz"].download(tmp_path / "raw", str(tmp_path / "own.npz"))
+    with (tmp_path / "plain.npz").open("wb") as file:
+        np.save(file, grey(3, 2, 2))
+    with pytest.raises(InputError, match="holds a single array"):
+        SOURCES["npz"].download(tmp_path / "raw", str(tmp_path / "plain.npz"))
+
+
+def test_a_missing_file_is_found_before_any_work() -> None:
+    with pytest.raises(InputError, match=r"dataset\.path = 'nowhere\.npz' is not a file"):
+        SOURCES["npz"].check("nowhere.npz")

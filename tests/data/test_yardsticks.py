@@ -1,0 +1,75 @@
+"""Yardsticks, against entropies known by hand and files read back."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bitsperdim.data.yardsticks import code_length, contact_sheet, empirical_entropy, yardsticks
+from bitsperdim.models.histogram import Histogram
+from bitsperdim.units import bits_per_dim
+
+
+def test_entropy_of_known_distributions() -> None:
+    """Four images of two sub-pixels: a fair four-sided die (2 bits) and a constant (0 bits)."""
+    images = np.array([[0, 7], [1, 7], [2, 7], [3, 7]], dtype=np.uint8).reshape(4, 1, 1, 2)
+    assert empirical_entropy(images) == pytest.approx(1)
+    skewed = np.array([0, 0, 0, 1], dtype=np.uint8).reshape(4, 1, 1, 1)
+    assert empirical_entropy(skewed) == pytest.approx(0.8112781, abs=1e-7)
+
+
+def test_entropy_is_below_that_of_any_independent_model() -> None:
+    """Gibbs: the histogram of the training set, scored on the test set, cannot beat the test set's own."""
+    rng = np.random.default_rng(0)
+    train, test = (rng.binomial(7, 0.3, size=(n, 1, 3, 3)).astype(np.uint8) for n in (200, 100))
+    model = Histogram((1, 3, 3), 8, pseudocount=0.1).double()
+    model.initialise(torch.from_numpy(train))
+    bits = bits_per_dim(model.log_weights(torch.from_numpy(test)).mean().item(), (1, 3, 3))
+    assert empirical_entropy(test) < bits < empirical_entropy(test) + 0.2
+
+
+def test_the_sheet_holds_every_image_once() -> None:
+    images = np.arange(5 * 2 * 3 * 4, dtype=np.uint8).reshape(5, 2, 3, 4)
+    sheet = contact_sheet(images, 1000, n_columns=2)
+    assert sheet.shape == (2, 9, 8)
+    assert np.array_equal(sheet[:, 3:6, 4:8], images[3])
+    assert not sheet[:, 6:, 4:].any()
+    assert sheet.astype(int).sum() == images.astype(int).sum()
+    with pytest.raises(ValueError, match="exceeds 8 pixels"):
+        contact_sheet(images, 8)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("n_levels", [2, 17, 256])
+def test_noise_cannot_be_compressed_and_a_constant_can(channels: int, n_levels: int) -> None:
+    """Independent equally likely values need log2 L bits: a lossless code cannot beat it but by a fluke of 1 %."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(n_levels, size=(100, channels, 16, 16), dtype=np.uint8)
+    found = yardsticks(images, n_levels)
+    assert found["uniform_bpd"] == pytest.approx(np.log2(n_levels))
+    for name in ("png_bpd", "webp_bpd", "png_single_bpd"):
+        assert 0.99 * found["uniform_bpd"] < found[name] < 9 + 4
+    assert found["png_single_bpd"] > found["png_bpd"]
+    constant = yardsticks(np.ones_like(images), n_levels)
+    assert constant["entropy_bpd"] == 0
+    assert constant["png_bpd"] < 0.1
+    assert constant["webp_bpd"] < 0.1
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "WEBP"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_codes_are_lossless(file_format: str, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[bytes] = []
+    save = Image.Image.save
+
+    def spy(self: Image.Image, buffer: io.BytesIO, *args: object, **kwargs: object) -> None:
+        save(self, buffer, *args, **kwargs)
+        written.append(buffer.getvalue())
+
+    monkeypatch.setattr(Image.Image, "save", spy)
+    sheet = np.random.default_rng(0).integers(256, size=(channels, 20, 30), dtype=np.uint8)
+    assert code_length(sheet, 256, file_format) == len(written[0])
+    picture = np.asarray(Image.open(io.BytesIO(written[0])).convert("RGB")).transpose(2, 0, 1)
+    assert np.array_equal(picture, np.broadcast_to(sheet, (3, 20, 30)))

@@ -1,0 +1,122 @@
+"""The evaluator: every image once, chunks that change nothing, and numbers that are refused."""
+
+import pytest
+import torch
+from torch import Tensor
+
+import laws
+from bitsperdim.estimation import estimate, log_mean_exp
+from bitsperdim.models import ImageModel
+from cases import small_model
+
+
+class Scripted(ImageModel):
+    """A model whose log-weights are written down: row k, image value x -> table[k, x]."""
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__((1, 1, 1), table.shape[1])
+        self.register_buffer("table", table)
+        self.position = 0
+        self.largest_request = 0
+
+    def log_weights(self, x: Tensor, n_samples: int = 1, **_: object) -> Tensor:
+        self.largest_request = max(self.largest_request, n_samples * len(x))
+        rows = [(self.position + k) % len(self.table) for k in range(n_samples)]
+        self.position = (self.position + n_samples) % len(self.table)
+        return self.table[rows][:, x.flatten().long()]
+
+    def sample(self, n_images: int, **_: object) -> Tensor:
+        raise AssertionError("not asked for")
+
+
+def scripted(table: list[list[float]]) -> ImageModel:
+    return Scripted(torch.tensor(table, dtype=torch.float64)).eval()
+
+
+def images(*values: int) -> Tensor:
+    return torch.tensor(values, dtype=torch.uint8).reshape(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 5, 100])
+def test_no_image_is_dropped(batch_size: int) -> None:
+    model = scripted([[-1.0, -2.0, -3.0, -4.0]])
+    x = images(3, 1, 0, 2, 3, 3, 0)
+    result = estimate(model, x, 1, chunk_size=1, batch_size=batch_size)
+    assert result.log_p.tolist() == [-4, -2, -1, -3, -4, -4, -1]
+
+
+@pytest.mark.parametrize("chunk_size", [1, 2, 3, 7, 64])
+@pytest.mark.parametrize("name", ["vae-categorical", "gaussian-rgb"])
+def test_chunks_change_nothing(name: str, chunk_size: int) -> None:
+    model = small_model(name)
+    x = laws.all_images(model.image_shape, model.n_levels)[:11]
+    noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(1))
+
+    def run(size: int) -> Tensor:
+        generator = torch.Generator().manual_seed(2)
+        result = estimate(model, x, 7, chunk_size=size, batch_size=4, generator=generator, noise=noise)
+        return torch.stack([result.log_p, result.elbo, result.standard_error, result.ess])
+
+    torch.testing.assert_close(run(chunk_size), run(7), rtol=1e-12, atol=1e-12)
+
+
+def test_memory_does_not_grow_with_k() -> None:
+    """The model is never asked for more than chunk x batch weights at a time, however large K is."""
+    model = scripted([[-1.0, -2.0]])
+    estimate(model, images(*[0, 1] * 10), 1000, chunk_size=16, batch_size=6)
+    assert model.largest_request == 16 * 6
+
+
+def test_the_columns_are_those_of_the_weights() -> None:
+    table = [[-1.0, -7.0], [-3.0, -7.5], [-2.0, -9.0], [-5.0, -6.0]]
+    result = estimate(scripted(table), images(0, 1), 4, chunk_size=3, batch_size=2)
+    log_w = torch.tensor(table, dtype=torch.float64)
+    assert result.kind == "lower"
+    assert result.n_samples == 4
+    torch.testing.assert_close(result.log_p, log_mean_exp(log_w))
+    torch.testing.assert_close(result.elbo, log_w.mean(0))
+    w = log_w.exp()
+    torch.testing.assert_close(result.ess, w.sum(0) ** 2 / (w**2).sum(0))
+    torch.testing.assert_close(result.standard_error, w.std(0) / w.mean(0) / 2)
+    torch.testing.assert_close(result.bias, -0.5 * result.standard_error**2)
+
+
+def test_an_exact_model_needs_one_pass_and_has_no_monte_carlo_error() -> None:
+    model = small_model("pixelcnn-binary-3x3")
+    x = laws.all_images((1, 3, 3), 2)
+    result = estimate(model, x, 500, chunk_size=8, batch_size=100)
+    assert result.kind == "exact"
+    assert result.n_samples == 1
+    assert abs(result.log_p.exp().sum().item() - 1) < laws.ROUNDING
+    assert not result.standard_error.any()
+    assert not result.bias.any()
+    assert torch.equal(result.elbo, result.log_p)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_nan_and_plus_infinity_are_fatal_and_name_the_image(bad: float) -> None:
+    with pytest.raises(FloatingPointError, match="log-weight of image 3 is NaN or"):
+        estimate(scripted([[-1.0, bad]]), images(0, 0, 0, 1, 0), 1, chunk_size=1, batch_size=2)
+
+
+def test_minus_infinity_is_kept() -> None:
+    result = estimate(scripted([[-1.0, -torch.inf]]), images(0, 1), 1, chunk_size=1, batch_size=2)
+    assert result.log_p.tolist() == [-1, -torch.inf]
+
+
+def test_training_mode_is_refused() -> None:
+    with pytest.raises(ValueError, match="evaluation mode"):
+        estimate(small_model("vae-rgb").train(), images(0), 1, chunk_size=1, batch_size=1)
+
+
+def test_progress_tells_images_done_and_their_mean() -> None:
+    seen: list[tuple[int, float]] = []
+    estimate(
+        scripted([[-1.0, -2.0]]),
+        images(0, 1, 1),
+        1,
+        chunk_size=1,
+        batch_size=2,
+        progress=lambda n, mean: seen.append((n, mean)),
+    )
+    assert seen == [(2, -1.5), (3, pytest.approx(-5 / 3))]

@@ -1,0 +1,18 @@
+"""The histogram: counting, done by hand."""
+
+import pytest
+import torch
+
+from bitsperdim.models.histogram import Histogram
+
+
+def test_it_counts() -> None:
+    """Three images of two pixels; pixel 0 is 0, 0, 2 and pixel 1 is 1, 1, 1; pseudocount 1/2, three levels."""
+    images = torch.tensor([[0, 1], [0, 1], [2, 1]], dtype=torch.uint8).reshape(3, 1, 1, 2)
+    model = Histogram((1, 1, 2), 3, pseudocount=0.5).double()
+    model.initialise(images)
+    total = 3 + 1.5
+    expected = [[2.5 / total, 0.5 / total, 1.5 / total], [0.5 / total, 3.5 / total, 0.5 / total]]
+    assert model.log_masses.exp()[0, 0].tolist() == [pytest.approx(row) for row in expected]
+    log_p = model.log_weights(torch.tensor([[2, 1]], dtype=torch.uint8).reshape(1, 1, 1, 2))
+    assert log_p.exp().item() == pytest.approx(1.5 / total * 3.5 / total)

@@ -1,0 +1,43 @@
+"""The masks of the PixelCNN, proved from both sides."""
+
+import pytest
+import torch
+
+import laws
+from bitsperdim.models.pixelcnn import PixelCNN
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel_size", "n_blocks"),
+    [((1, 5, 5), 3, 1), ((1, 4, 6), 3, 3), ((3, 3, 4), 3, 2), ((3, 4, 3), 5, 1), ((2, 1, 7), 7, 1), ((4, 3, 1), 3, 1)],
+)
+def test_causality_is_two_sided(
+    shape: tuple[int, int, int], kernel_size: int, n_blocks: int, generator: torch.Generator
+) -> None:
+    model = PixelCNN(shape, 3, n_filters=24, n_blocks=n_blocks, kernel_size=kernel_size).double()
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+    laws.causality_is_two_sided(model, laws.pixelcnn_sees(shape, kernel_size, n_blocks), generator)
+
+
+def test_the_blind_spot_exists() -> None:
+    """However deep the stack, one row up and beyond the first kernel to the right nothing is ever seen."""
+    for n_blocks in (1, 4, 12):
+        field = laws.receptive_field(7, n_blocks)
+        assert (-1, 3) in field
+        assert (-1, 4) not in field
+        assert (-2, 3 + min(1, n_blocks)) in field
+
+
+def test_the_start_is_the_share_of_each_level(generator: torch.Generator) -> None:
+    model = PixelCNN((2, 3, 3), 4, n_filters=8, n_blocks=1, kernel_size=3).double()
+    images = torch.randint(3, (20, 2, 3, 3), generator=generator).to(torch.uint8)  # level 3 never occurs
+    images[:, 1] = 0
+    model.initialise(images)
+    assert model.to_logits.bias is not None
+    masses = model.to_logits.bias.detach().reshape(2, 4).softmax(1)
+    counts = torch.stack([(images == level).sum((0, 2, 3)) for level in range(4)], dim=1)
+    expected = (counts.double() + 1) / (20 * 9 + 4)
+    torch.testing.assert_close(masses, expected, rtol=0, atol=1e-12)

@@ -1,0 +1,90 @@
+"""The VAE against quadrature: its real class, with a latent of one or two dimensions."""
+
+import pytest
+import torch
+
+import laws
+from bitsperdim.estimation import log_mean_exp
+from bitsperdim.models.vae import VAE
+
+
+def small_vae(latent_size: int, n_levels: int = 2, likelihood: str = "bernoulli") -> VAE:
+    with torch.random.fork_rng():
+        torch.manual_seed(latent_size)
+        model = VAE((1, 2, 2), n_levels, latent_size=latent_size, hidden_sizes=[5, 4], likelihood=likelihood).double()
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.6)
+        # a proposal wider than the prior bounds the weights, so that their spread tells their error
+        model.to_mean.weight.data.mul_(0.5)
+        model.to_log_scale.weight.data.mul_(0.2)
+        model.to_log_scale.bias.data.fill_(0.4)
+    return model.eval()
+
+
+@pytest.mark.parametrize("latent_size", [1, 2])
+@pytest.mark.parametrize(("n_levels", "likelihood"), [(2, "bernoulli"), (2, "categorical"), (3, "categorical")])
+@torch.no_grad()
+def test_weights_average_to_the_mass(
+    latent_size: int, n_levels: int, likelihood: str, generator: torch.Generator
+) -> None:
+    model = small_vae(latent_size, n_levels, likelihood)
+    images = laws.all_images((1, 2, 2), n_levels)
+    masses = laws.masses_by_quadrature(model, images)
+    assert abs(masses.sum().item() - 1) < 1e-10
+    laws.weights_average_to(model, images, masses, generator)
+
+
+@torch.no_grad()
+def test_the_elbo_is_below_and_the_bound_closes(generator: torch.Generator) -> None:
+    """K = 1 lies under log P(x), K = 5,000 within five of its standard errors (one seed in 100,000 fails)."""
+    model = small_vae(2)
+    images = laws.all_images((1, 2, 2), 2)
+    log_p = laws.masses_by_quadrature(model, images).log()
+    log_w = model.log_weights(images, 5_000, generator=generator)
+    error = log_w.exp().std(0) / log_w.exp().mean(0) / 5_000**0.5
+    elbo = log_w.mean(0)
+    assert (elbo < log_p).all()
+    assert ((log_mean_exp(log_w) - log_p).abs() < 5 * error + 1e-9).all()
+
+
+def test_the_gradient_is_that_of_the_bound(generator: torch.Generator) -> None:
+    """Autograd against central differences through encoder, noise and decoder, on the same noise."""
+    model = small_vae(2)
+    images = laws.all_images((1, 2, 2), 2)
+
+    def loss() -> torch.Tensor:
+        return -log_mean_exp(model.log_weights(images, 3, generator=torch.Generator().manual_seed(4))).mean()
+
+    loss().backward()
+    step = 1e-5
+    for parameter in model.parameters():
+        assert parameter.grad is not None
+        flat, index = parameter.data.view(-1), int(parameter.grad.abs().argmax())
+        flat[index] += step
+        above = loss().item()
+        flat[index] -= 2 * step
+        below = loss().item()
+        flat[index] += step
+        assert parameter.grad.view(-1)[index].item() == pytest.approx((above - below) / (2 * step), abs=1e-8)
+
+
+def test_the_start_is_the_marginal(generator: torch.Generator) -> None:
+    """Before training, with the weights of the output at zero, each sub-pixel has its share of each level."""
+    for n_levels, likelihood in ((2, "bernoulli"), (4, "categorical")):
+        model = VAE((1, 2, 2), n_levels, latent_size=2, hidden_sizes=[3], likelihood=likelihood).double()
+        images = torch.randint(n_levels, (30, 1, 2, 2), generator=generator).to(torch.uint8)
+        model.initialise(images)
+        model.to_logits.weight.data.zero_()
+        decoded = model.decode(torch.zeros(1, 1, 2, dtype=torch.float64))
+        for level in range(n_levels):
+            masses = decoded.log_prob(torch.full((1, 1, 1, 2, 2), level)).exp()[0, 0]
+            expected = ((images == level).sum(0).double() + 1) / (30 + n_levels)
+            torch.testing.assert_close(masses, expected, rtol=0, atol=1e-12)
+
+
+def test_reconstructions_are_means_of_the_likelihood(generator: torch.Generator) -> None:
+    model = small_vae(2, 3, "categorical")
+    x = torch.randint(3, (4, 1, 2, 2), generator=generator).to(torch.uint8)
+    code = model.encode(x).mean
+    expected = sum(level * model.decode(code[None]).log_prob(torch.tensor(level)).exp()[0] for level in range(3))
+    torch.testing.assert_close(model.reconstruct(x), expected, rtol=0, atol=1e-12)

@@ -1,0 +1,395 @@
+"""The report says what the results say, of itself and to the byte, and survives hostile ones."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from bitsperdim.errors import InputError
+from bitsperdim.families import FamilySection
+from bitsperdim.files import write_csv, write_json
+from bitsperdim.params import Params, read_params
+from bitsperdim.report import formatting, write_report
+
+ROOT = Path(__file__).resolve().parents[2]
+PROTOCOL = "tiny/none/2x2x1/L4/test5/given-none"
+HASH = "0123456789abcdef" * 4
+HOSTILE = "<script>alert('1')&`|*$x^2$]("
+N_IMAGES = 5
+
+
+def metrics(**changes: Any) -> dict[str, Any]:
+    """The metrics of a bound, with changes."""
+    return {
+        "kind": "lower",
+        "protocol": PROTOCOL,
+        "test_sha256": HASH,
+        "n_images": N_IMAGES,
+        "n_seeds": 1,
+        "n_samples": 8,
+        "n_parameters": 12345,
+        "bpd": 1.23456789,
+        "bpd_standard_error": 0.0343,
+        "bpd_monte_carlo_error": 0.00067,
+        "nll_nats": 3.42295174,
+        "nll_nats_standard_error": 0.0956,
+        "nll_nats_monte_carlo_error": 0.00186,
+        "log_p_bias_nats": -0.0123,
+        "bias_exceeds_standard_error": False,
+        "elbo_nats": -3.6,
+        "ess_median": 6.25,
+        "ess_smallest": 1.5,
+        "n_impossible_images": 0,
+        **changes,
+    }
+
+
+def exact(**changes: Any) -> dict[str, Any]:
+    """The metrics of an exact model, with changes."""
+    nothing = {"bpd_monte_carlo_error": 0.0, "nll_nats_monte_carlo_error": 0.0, "log_p_bias_nats": 0.0}
+    return metrics(kind="exact", n_samples=1, ess_median=1.0, ess_smallest=1.0, **{**nothing, **changes})
+
+
+IMPOSSIBLE = {
+    "bpd": math.inf,
+    "bpd_standard_error": math.inf,
+    "nll_nats": math.inf,
+    "nll_nats_standard_error": math.inf,
+    "n_impossible_images": 2,
+}
+MODELS = {"bound": metrics(), "sure": exact(bpd=1.5, nll_nats=4.15888308), "broken": exact(**IMPOSSIBLE)}
+
+
+def write_results(results: Path, models: Mapping[str, Mapping[str, Any]], protocol: str = PROTOCOL) -> None:
+    """Write a folder of results as the stages do."""
+    yardsticks = {"entropy_bpd": 1.6, "png_bpd": 30.0, "png_single_bpd": 140.0, "webp_bpd": 9.0, "uniform_bpd": 2.0}
+    sizes = {"n_train": 20, "n_validation": 4, "n_test": N_IMAGES}
+    described = {"protocol": protocol, "test_sha256": HASH, **yardsticks, **sizes}
+    write_json(results / "dequantize" / "metrics.json", described)
+    write_picture(results / "dequantize" / "pictures" / "test_images.png")
+    write_json(results / "models.json", {"models": list(models)})
+    for index, (name, content) in enumerate(models.items()):
+        write_model(results / name, content, closed_form=index % 2 == 1)
+
+
+def write_model(folder: Path, content: Mapping[str, Any], *, closed_form: bool) -> None:
+    """Write the results of one model; a bound gets reconstructions too."""
+    write_json(folder / "metrics.json", content)
+    seeds, n_samples, nll = range(content["n_seeds"]), content["n_samples"], content["nll_nats"]
+    epochs = [0] if closed_form else [1, 2, 3]
+    curve = [
+        {"epoch": epoch, "step": epoch, "learning_rate": 0.1, "train_bpd": 2 - epoch / 4, "validation_bpd": bpd}
+        for epoch, bpd in zip(epochs, (2.0, 1.25, 1.5), strict=False)
+    ]
+    rows = [{**row, "seed": seed} for seed in seeds for row in curve]
+    write_csv(
+        folder / "training_curve.csv", ("epoch", "step", "learning_rate", "train_bpd", "validation_bpd", "seed"), rows
+    )
+    bounds = [
+        {"n_samples": 2**k, "bpd": content["bpd"] + 0.3 / 2**k, "nll_nats": nll, "standard_error_nats": 0.09}
+        for k in range(n_samples.bit_length())
+    ]
+    write_csv(folder / "bound_against_k.csv", ("n_samples", "bpd", "nll_nats", "standard_error_nats"), bounds)
+    impossible = content["n_impossible_images"]
+    images = [
+        {"seed": seed, "image": image, "log_p": -math.inf if image < impossible else -3.0 - image}
+        for seed in seeds
+        for image in range(N_IMAGES)
+    ]
+    write_csv(folder / "per_image.csv", ("seed", "image", "log_p"), images)
+    write_picture(folder / "pictures" / "samples.png")
+    if content["kind"] == "lower":
+        write_picture(folder / "pictures" / "reconstructions.png")
+
+
+def write_picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (12, 8), 128).save(path)
+
+
+def params_of(models: Mapping[str, object], family: str = "a family") -> Params:
+    """The committed parameters with other models."""
+    sections = {name: FamilySection(family=family) for name in models}
+    return read_params(ROOT / "params.yaml").model_copy(update={"models": list(models), "sections": sections})
+
+
+def report(
+    folder: Path, models: Mapping[str, Mapping[str, Any]], family: str = "a family", protocol: str = PROTOCOL
+) -> tuple[str, str]:
+    """Write results and their report; return the page and its twin."""
+    write_results(folder / "results", models, protocol)
+    write_report(params_of(models, family), folder / "results", folder / "out")
+    page, twin = (folder / "out" / name for name in ("index.html", "report.md"))
+    return page.read_text(encoding="utf-8"), twin.read_text(encoding="utf-8")
+
+
+def row_of(page: str, model: str) -> str:
+    """The row of a model in the table."""
+    match = re.search(rf'<tr data-model="{re.escape(html.escape(model))}">(.*?)</tr>', page, re.DOTALL)
+    assert match is not None
+    return match.group(1)
+
+
+def section_of(page: str, model: str) -> str:
+    """The section of a model."""
+    match = re.search(rf'<section class="model" id="model-{model}".*?</section>', page, re.DOTALL)
+    assert match is not None
+    return match.group(0)
+
+
+def text_of(fragment: str) -> str:
+    """What a reader sees of a fragment."""
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", fragment)).split())
+
+
+def test_a_rerun_is_byte_identical(tmp_path: Path) -> None:
+    first = report(tmp_path / "first", MODELS)
+    assert report(tmp_path / "second", MODELS) == first
+
+
+def test_nothing_is_fetched(tmp_path: Path) -> None:
+    page, _ = report(tmp_path, MODELS)
+    references = re.findall(r"""(?:src|href|action|srcset)\s*=\s*["']([^"']*)""", page)
+    assert references
+    assert all(reference.startswith(("data:", "#")) for reference in references)
+    assert not re.search(r"https?://|@import|url\((?!#)", page)
+    assert "default-src 'none'" in page
+
+
+def test_hostile_text_is_escaped(tmp_path: Path) -> None:
+    protocol = f"{HOSTILE}/none/2x2x1/L4/test5/given-none"
+    page, twin = report(tmp_path, {HOSTILE: metrics(protocol=protocol)}, f"family {HOSTILE}", protocol)
+    assert "alert" not in re.findall(r"<script>(.*?)</script>", page, re.DOTALL)[-1]
+    assert page.count("<script>") == 1
+    assert "<script>" not in twin
+    assert html.escape(HOSTILE, quote=False) in page.replace("&#39;", "'")
+    row = next(line for line in twin.splitlines() if line.startswith("| &lt;script"))
+    headers = next(line for line in twin.splitlines() if line.startswith("| model |"))
+    assert len(re.findall(r"(?<!\\)\|", row)) == headers.count("|")  # no cell more
+    assert "](" not in row
+
+
+def test_every_model_has_a_row_and_a_section(tmp_path: Path) -> None:
+    page, twin = report(tmp_path, MODELS)
+    assert re.findall(r'<tr data-model="([^"]*)"', page) == list(MODELS)
+    assert re.findall(r'<section class="model" id="model-([^"]*)"', page) == list(MODELS)
+    assert re.findall(r"^## (.*)$", twin, re.MULTILINE) == ["Models", *MODELS, "Parameters", "Where this comes from"]
+
+
+def test_the_numbers_are_those_of_the_metrics(tmp_path: Path) -> None:
+    page, twin = report(tmp_path, MODELS)
+    for name in MODELS:
+        stored = json.loads((tmp_path / "results" / name / "metrics.json").read_text(encoding="utf-8"))
+        values = [float(value) for value in re.findall(r'data-value="([^"]*)"', row_of(page, name))]
+        keys = ["bpd", "bpd_monte_carlo_error", "nll_nats", "log_p_bias_nats", "n_samples", "ess_median"]
+        assert values == [float(stored[key]) for key in [*keys, "n_parameters", "n_impossible_images"]]
+    assert "≤ 1.235 ± 0.034" in text_of(row_of(page, "bound"))
+    assert "≤ 3.423 ± 0.096" in text_of(row_of(page, "bound"))
+    assert "≤ 1.235 ± 0.034" in text_of(section_of(page, "bound"))
+    assert "| ≤ 1.235 ± 0.034 | 0.00067 | ≤ 3.423 ± 0.096 | \N{MINUS SIGN}0.012 | 8 | 6.2 / 1.5 | 12,345 |" in twin
+
+
+def test_bounds_and_exact_numbers_carry_their_sign(tmp_path: Path) -> None:
+    page, twin = report(tmp_path, MODELS)
+    for name, content in MODELS.items():
+        right, wrong = ("≤", "=") if content["kind"] == "lower" else ("=", "≤")
+        relations = re.findall(r'class="relation">(.)<', row_of(page, name) + section_of(page, name))
+        assert relations == [right] * 3  # bits/dim and nats in the table, bits/dim in the section
+        words = "upper bound" if right == "≤" else "exact"
+        assert words in text_of(row_of(page, name))
+        [row] = [line for line in twin.splitlines() if line.startswith(f"| {name} |")]
+        assert f"| {right} " in row
+        assert f"| {wrong} " not in row
+        for chart in re.findall(r'<svg class="chart forest[^>]*aria-label="([^"]*)"', page):
+            assert f"{name} {right} " in chart
+
+
+def test_an_infinite_number_is_shown_and_flagged(tmp_path: Path) -> None:
+    page, twin = report(tmp_path, MODELS)
+    assert "= ∞" in text_of(row_of(page, "broken"))
+    section = text_of(section_of(page, "broken"))
+    assert "2 of 5 test images have probability zero" in section
+    assert "2 infinite ones are not drawn" in section
+    assert "probability zero" not in text_of(section_of(page, "bound"))
+    assert "**Infinite:** 2 of 5 test images" in twin
+    assert not re.search(r"\b(nan|inf)\b", page.split("<script>")[0], re.IGNORECASE)
+
+
+def test_a_page_of_infinite_numbers_alone(tmp_path: Path) -> None:
+    nowhere = {**IMPOSSIBLE, "n_impossible_images": N_IMAGES}
+    page, _ = report(tmp_path, {"lost": metrics(**nowhere)})
+    assert "≤ ∞" in text_of(row_of(page, "lost"))
+    assert "every test image is infinite" in text_of(section_of(page, "lost"))
+    assert "the bound is infinite" in text_of(section_of(page, "lost"))
+
+
+def test_a_biased_number_is_flagged(tmp_path: Path) -> None:
+    page, twin = report(tmp_path, {"few": metrics(bias_exceeds_standard_error=True), "many": metrics()})
+    assert "exceeds the error" in text_of(row_of(page, "few"))
+    assert "more about K = 8 than about the model" in text_of(section_of(page, "few"))
+    assert "exceeds" not in text_of(row_of(page, "many") + section_of(page, "many"))
+    assert "(exceeds the standard error)" in twin
+    assert "**Biased:** the bias exceeds" in twin
+
+
+def test_one_sample_has_no_known_error(tmp_path: Path) -> None:
+    unknown = {"bpd_monte_carlo_error": math.inf, "log_p_bias_nats": -math.inf, "bias_exceeds_standard_error": True}
+    page, twin = report(tmp_path, {"elbo": metrics(n_samples=1, **unknown)})
+    assert text_of(row_of(page, "elbo")).count("unknown") == 2
+    assert "With K = 1 the bias cannot be told" in text_of(section_of(page, "elbo"))
+    assert "| unknown |" in twin
+    assert "with K = 1 the bias cannot be told." in twin
+
+
+def test_several_seeds_are_shown_with_their_spread(tmp_path: Path) -> None:
+    page, twin = report(tmp_path, {"thrice": metrics(n_seeds=3, bpd_seed_spread=0.0123), "once": metrics()})
+    assert "0.012 3 seeds" in text_of(row_of(page, "thrice"))
+    assert text_of(section_of(page, "thrice")).count("best 1.250 at epoch 2") == 3
+    assert "spread over seeds" in twin
+
+
+def test_another_protocol_is_named(tmp_path: Path) -> None:
+    other = PROTOCOL.replace("none", "label")
+    page, twin = report(tmp_path, {"told": metrics(protocol=other), "blind": metrics()})
+    assert "other protocol" in row_of(page, "told")
+    assert other in section_of(page, "told")
+    assert "other protocol" not in row_of(page, "blind")
+    assert "**Not comparable:**" in twin
+
+
+def test_other_test_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"was scored on test images ffffffffffff, but the data set is 0123456789ab"):
+        report(tmp_path, {"stale": metrics(test_sha256="f" * 64)})
+    assert not (tmp_path / "out").exists()
+
+
+def test_nan_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"metrics.json: nll_nats is not a number \(NaN\)\."):
+        report(tmp_path, {"lost": metrics(nll_nats=math.nan)})
+
+
+def test_ids_are_unique(tmp_path: Path) -> None:
+    page, _ = report(tmp_path, {"one": metrics(), "two": metrics(), "three": metrics()})
+    ids = re.findall(r'\bid="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'href="#([^"]*)"|url\(#([^)]*)\)', page)) <= {(i, "") for i in ids} | {("", i) for i in ids}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "models.json",
+        "dequantize/metrics.json",
+        "dequantize/pictures/test_images.png",
+        "bound/metrics.json",
+        "bound/per_image.csv",
+        "bound/bound_against_k.csv",
+        "bound/training_curve.csv",
+        "bound/pictures/samples.png",
+    ],
+)
+@pytest.mark.parametrize("content", [None, b"", b'{"kind": "guess"}', b"seed,image\n0,0\n", b"\xff\xfe", b"[]"])
+def test_a_missing_file_is_one_sentence(tmp_path: Path, path: str, content: bytes | None) -> None:
+    write_results(tmp_path, {"bound": metrics()})
+    (tmp_path / path).unlink()
+    if content is not None:
+        (tmp_path / path).write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        write_report(params_of({"bound": None}), tmp_path, tmp_path / "out")
+    assert Path(path).name in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith(".")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "expected"),
+    [
+        (2.06272453, 0.0144362763, ("2.063", "0.014")),
+        (107.598693, 0.460404811, ("107.60", "0.46")),
+        (129.072891, 1.27257092, ("129.1", "1.3")),
+        (1.5, 0.0996, ("1.50", "0.10")),
+        (12345.678, 98.7, ("12346", "99")),
+        (12345.678, 1234.5, ("12346", "1234")),
+        (-0.5, 0.25, ("\N{MINUS SIGN}0.50", "0.25")),
+        (1.25, 0.0, ("1.250", "0")),
+        (1.25, math.inf, ("1.250", "unknown")),
+        (math.inf, math.inf, ("∞", "")),
+    ],
+)
+def test_numbers_are_rounded_to_their_error(value: float, error: float, expected: tuple[str, str]) -> None:
+    assert formatting.with_error(value, error) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0.00026233003, "0.00026"),
+        (-0.0243092378, "\N{MINUS SIGN}0.024"),
+        (0.0, "0"),
+        (1.06, "1.1"),
+        (114.372, "114"),
+        (1024.0, "1,024"),
+        (3.4e-12, "3.4e\N{MINUS SIGN}12"),
+        (math.inf, "∞"),
+        (-math.inf, "\N{MINUS SIGN}∞"),
+    ],
+)
+def test_two_digits(value: float, expected: str) -> None:
+    assert formatting.two_digits(value) == expected
+
+
+def test_every_parameter_is_listed(tmp_path: Path) -> None:
+    page, twin = report(tmp_path, MODELS)
+    params = params_of(MODELS)
+    for name in ("dataset", "dequantize", "train", "evaluate"):
+        for key in getattr(params, name).model_dump():
+            assert f'<th scope="row">{key}</th>' in page
+            assert f"| {name}.{key} |" in twin
+    assert "| bound.family | a family |" in twin
+
+
+def test_importing_costs_neither_torch_nor_matplotlib() -> None:
+    code = "import sys, bitsperdim.report; print([m for m in ('torch', 'matplotlib', 'pandas') if m in sys.modules])"
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); {code}"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def browse(url: str, profile: Path) -> str:
+    """Open a page in headless Chromium; fail on a console message; return its elements once the scripts are done."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("there is no `chromium` on the PATH to open the page with")
+    flags = (
+        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+        "--disable-component-update --disable-sync --enable-logging=stderr --dump-dom"
+    )
+    command = [chromium, *flags.split(), f"--user-data-dir={profile}", url]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
+    return done.stdout
+
+
+def test_the_table_sorts_by_address_and_by_click(tmp_path: Path) -> None:
+    page, _ = report(tmp_path, MODELS)
+    address = (tmp_path / "out" / "index.html").as_uri()
+    seen = browse(f"{address}#sort=-bpd", tmp_path / "profile")
+    assert re.findall(r'<tr data-model="([^"]*)"', seen) == ["broken", "sure", "bound"]
+    assert re.findall(r'data-key="(\w+)"[^>]*aria-sort="(?:a|de)scending"', seen) == ["bpd"]
+
+    clicks = "document.querySelector('[data-key=model] button').click();" * 2  # once up, once down
+    (tmp_path / "clicked.html").write_text(page.replace("</body>", f"<script>{clicks}</script></body>"), "utf-8")
+    seen = browse((tmp_path / "clicked.html").as_uri(), tmp_path / "profile")
+    assert re.findall(r'<tr data-model="([^"]*)"', seen) == ["sure", "broken", "bound"]
+    assert re.findall(r'data-key="(\w+)"[^>]*aria-sort="descending"', seen) == ["model"]

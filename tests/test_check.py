@@ -1,0 +1,51 @@
+"""A disagreement of any kind is reported, and agreement is not."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bitsperdim.check import DATA, SAME, TRAINED, compare
+from bitsperdim.files import write_json
+
+MODEL = {**dict.fromkeys(SAME, "x"), "bpd": 2.0, "bpd_standard_error": 0.02, "bpd_monte_carlo_error": 0.0}
+IMAGES = {**dict.fromkeys(DATA, 3.0), "protocol": "p", "test_sha256": "h", "n_train": 5, "n_validation": 1, "n_test": 2}
+
+
+def folders(tmp_path: Path, name: str, change: dict[str, Any]) -> tuple[Path, Path]:
+    for folder in ("reference", "rerun"):
+        for model, metrics in (("vae", MODEL), ("dequantize", IMAGES)):
+            changed = {**metrics, **change} if (folder, model) == ("rerun", name) else metrics
+            write_json(tmp_path / folder / model / "metrics.json", changed)
+    return tmp_path / "reference", tmp_path / "rerun"
+
+
+def test_equal_and_close_numbers_agree(tmp_path: Path) -> None:
+    assert compare(*folders(tmp_path, "vae", {})) == []
+    assert compare(*folders(tmp_path, "vae", {"bpd": 2.0 + 0.9 * TRAINED["bpd"]})) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "key"),
+    [
+        ("vae", {"bpd": 2.0 + 1.1 * TRAINED["bpd"]}, "bpd is 2.05500"),
+        ("vae", {"bpd": 2.0 - 1.1 * TRAINED["bpd"]}, "bpd is"),
+        ("vae", {"bpd": float("inf")}, "bpd is inf"),
+        ("vae", {"bpd": float("nan")}, "bpd is nan"),
+        ("vae", {"kind": "exact"}, "kind is 'exact', but 'x' is committed"),
+        ("vae", {"n_images": 3}, "n_images is 3"),
+        ("dequantize", {"test_sha256": "other"}, "test_sha256 is 'other'"),
+        ("dequantize", {"entropy_bpd": 3.0001}, "entropy_bpd is"),
+    ],
+)
+def test_each_kind_of_disagreement_is_reported(name: str, change: dict, key: str, tmp_path: Path) -> None:
+    found = compare(*folders(tmp_path, name, change))
+    assert len(found) == 1
+    assert found[0].startswith(f"{name}: {key}")
+
+
+def test_a_missing_result_is_reported(tmp_path: Path) -> None:
+    reference, rerun = folders(tmp_path, "vae", {})
+    (rerun / "vae" / "metrics.json").unlink()
+    assert compare(reference, rerun) == ["The rerun has results of dequantize, but dequantize, vae are committed."]
+    assert compare(tmp_path / "empty", tmp_path / "empty")

@@ -1,0 +1,126 @@
+"""Metrics are what the per-image values say, with the errors of their formulas."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bitsperdim import evaluation
+from bitsperdim.data.preparation import Description, PreparedImages
+from bitsperdim.estimation import Estimate
+from bitsperdim.params import EvaluateSection
+from bitsperdim.units import bits_per_dim
+from cases import SMALL, small_model
+
+SECTION = EvaluateSection(n_samples=12, chunk_size=5, batch_size=4, n_pictures=9, seed=0)
+
+
+def prepared(name: str, n: int = 10) -> PreparedImages:
+    _, _, shape, n_levels = SMALL[name]
+    rng = np.random.default_rng(0)
+    images = {split: rng.integers(n_levels, size=(n, *shape), dtype=np.uint8) for split in ("train", "test")}
+    description = Description(shape, n_levels, n_levels, "none", {"test": n}, "hash", "tag")
+    return PreparedImages(description, images, noise={"test": rng.random((n, *shape), dtype=np.float32)})
+
+
+def column(rows: list[dict], name: str) -> np.ndarray:
+    return np.array([row[name] for row in rows], dtype=float)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_mean_of_the_images_is_the_number(name: str) -> None:
+    data, model = prepared(name), small_model(name).float()
+    result = evaluation.summarise(
+        {7: evaluation.evaluate_seed(model, data, SECTION, torch.device("cpu"))}, model, data.description
+    )
+    log_p, metrics = column(result.per_image, "log_p"), result.metrics
+    n_dims = math.prod(SMALL[name][2])
+    assert len(log_p) == metrics["n_images"] == 10
+    assert column(result.per_image, "image").tolist() == list(range(10))
+    assert set(column(result.per_image, "seed")) == {7}
+    assert metrics["nll_nats"] == pytest.approx(-log_p.mean())
+    assert metrics["nll_nats_standard_error"] == pytest.approx(log_p.std(ddof=1) / math.sqrt(10))
+    errors = column(result.per_image, "standard_error")
+    assert metrics["nll_nats_monte_carlo_error"] == pytest.approx(math.sqrt((errors**2).sum()) / 10)
+    for suffix in ("", "_standard_error", "_monte_carlo_error"):
+        assert metrics[f"bpd{suffix}"] == pytest.approx(metrics[f"nll_nats{suffix}"] / n_dims / math.log(2))
+    assert metrics["elbo_nats"] == pytest.approx(column(result.per_image, "elbo").mean())
+    assert metrics["log_p_bias_nats"] == pytest.approx(column(result.per_image, "bias").mean())
+    assert metrics["kind"] == ("exact" if model.is_exact else "lower")
+    assert metrics["n_samples"] == (1 if model.is_exact else 12)
+    assert [row["n_samples"] for row in result.bound] == ([1] if model.is_exact else [1, 2, 4, 8, 12])
+    assert result.bound[-1]["bpd"] == pytest.approx(metrics["bpd"])
+    assert result.bound[0]["nll_nats"] == pytest.approx(-metrics["elbo_nats"])
+    assert (metrics["protocol"], metrics["test_sha256"]) == ("tag", "hash")
+
+
+def fixed(log_p: list[float], standard_error: float = 0.0, bias: float = 0.0) -> Estimate:
+    values = torch.tensor(log_p, dtype=torch.float64)
+    return Estimate(
+        kind="lower",
+        n_samples=2,
+        log_p=values,
+        standard_error=torch.full_like(values, standard_error),
+        bias=torch.full_like(values, bias),
+        elbo=values - 1,
+        ess=torch.full_like(values, 1.5),
+        block_sizes=[1, 2],
+        bounds=torch.stack([values - 1, values]),
+    )
+
+
+def summarise(estimates: dict[int, Estimate]) -> evaluation.Evaluation:
+    description = Description((1, 2, 2), 3, 3, "none", {"test": 3}, "hash", "tag")
+    return evaluation.summarise(estimates, small_model("vae-categorical"), description)
+
+
+def test_seeds_are_averaged_per_image_and_their_spread_is_told_apart() -> None:
+    metrics = summarise({0: fixed([-1, -2, -6], 0.3), 1: fixed([-3, -4, -2], 0.4)}).metrics
+    assert metrics["n_seeds"] == 2
+    assert metrics["nll_nats"] == pytest.approx(3)
+    assert metrics["nll_nats_standard_error"] == pytest.approx(np.std([2, 3, 4], ddof=1) / math.sqrt(3))
+    assert metrics["nll_nats_monte_carlo_error"] == pytest.approx(math.sqrt(3 * 0.09 + 3 * 0.16) / 6)
+    assert metrics["bpd_by_seed"] == {k: pytest.approx(bits_per_dim(-3.0, (1, 2, 2))) for k in ("0", "1")}
+    assert metrics["bpd_seed_spread"] == pytest.approx(0)
+    assert len(summarise({0: fixed([-1, -2, -6]), 1: fixed([-3, -4, -2])}).per_image) == 6
+    assert "bpd_seed_spread" not in summarise({0: fixed([-1, -2])}).metrics
+
+
+def test_a_bias_larger_than_the_error_is_flagged() -> None:
+    spread = np.std([1, 2, 6], ddof=1) / math.sqrt(3)
+    for bias, flagged in ((-0.9 * spread, False), (-1.1 * spread, True)):
+        assert summarise({0: fixed([-1, -2, -6], bias=float(bias))}).metrics["bias_exceeds_standard_error"] is flagged
+
+
+def test_an_impossible_image_makes_the_number_infinite_and_is_counted() -> None:
+    result = summarise({0: fixed([-1, -math.inf, -6])})
+    assert result.metrics["bpd"] == math.inf
+    assert result.metrics["bpd_standard_error"] == math.inf
+    assert result.metrics["n_impossible_images"] == 1
+
+
+@pytest.mark.parametrize(("name", "expected"), [("vae-bernoulli", 2), ("pixelcnn-rgb", 1), ("gaussian-grey", 1)])
+def test_pictures(name: str, expected: int, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        model = small_model(name)
+        evaluation.draw_pictures(tmp_path / folder, model, prepared(name), SECTION, torch.device("cpu"))
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert files == ["reconstructions.png", "samples.png"][2 - expected :]
+    for file in files:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+        assert np.asarray(Image.open(tmp_path / "a" / file)).std() > 10
+
+
+def test_reconstructions_stand_below_their_originals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, np.ndarray] = {}
+    monkeypatch.setattr(evaluation, "write_grid", lambda path, images, *_: drawn.update({path.stem: images}))
+    model, data = small_model("vae-bernoulli"), prepared("vae-bernoulli", 20)
+    evaluation.draw_pictures(tmp_path, model, data, SECTION, torch.device("cpu"))
+    grid = drawn["reconstructions"]
+    assert np.array_equal(grid[:3], data.images["test"][:3] * 255)
+    with torch.no_grad():
+        expected = model.reconstruct(torch.from_numpy(data.images["test"][:3]))
+    assert np.array_equal(grid[3:6], np.rint(expected.numpy() * 255).astype(np.uint8))

@@ -1,0 +1,62 @@
+"""Files are byte-stable, and whole or absent."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bitsperdim.files import atomic_path, read_json, sha256, write_csv, write_json, write_npz
+
+
+def test_json_is_sorted_and_rounded(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"b": 1 / 3, "a": [2 / 3, {"y": 1, "x": True}], "c": "é"})
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert text.index('"a"') < text.index('"b"') < text.index('"c"')
+    assert "0.333333333\n" in text.replace(",", "")
+    assert read_json(tmp_path / "a.json") == {
+        "a": [0.666666667, {"x": True, "y": 1}],
+        "b": 0.333333333,
+        "c": "é",
+    }
+
+
+def test_infinity_survives(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"bpd": math.inf})
+    assert read_json(tmp_path / "a.json") == {"bpd": math.inf}
+
+
+def test_csv_has_the_columns_in_order(tmp_path: Path) -> None:
+    write_csv(tmp_path / "a.csv", ("b", "a"), [{"a": 1, "b": 0.1 + 0.2}, {"a": "x", "b": -math.inf}])
+    assert (tmp_path / "a.csv").read_text() == "b,a\n0.3,1\n-inf,x\n"
+
+
+def test_npz_is_the_same_bytes_every_time(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_npz(tmp_path / f"{name}.npz", {"x": np.arange(100), "y": np.ones((2, 3), np.float32)})
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+def test_an_error_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def fail_half_way() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text("half of the n")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+    assert path.read_text() == "old"
+
+
+def test_the_hash_sees_shape_type_and_values() -> None:
+    array = np.arange(6, dtype=np.uint8)
+    changed = array.copy()
+    changed[3] += 1
+    different = {sha256(a) for a in (array, array.reshape(2, 3), array.astype(np.int8), changed)}
+    assert len(different) == 4
+    assert sha256(array) == sha256(array.copy())
+    assert sha256(np.arange(12, dtype=np.uint8)[::2]) == sha256(np.arange(0, 12, 2, dtype=np.uint8))

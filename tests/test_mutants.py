@@ -1,0 +1,348 @@
+"""Do the laws have teeth? A list of classic mistakes, each with the law that must catch it.
+
+Each mutant replaces one function by its broken twin; the law passes before and must fail after. A
+law that lets its mutant live is no law. Published instances of most of these mistakes exist.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import laws
+from bitsperdim import dequantization, estimation, evaluation, training, units
+from bitsperdim.data import preparation, yardsticks
+from bitsperdim.estimation import log_weights as statistics
+from bitsperdim.likelihoods import Bernoulli, Categorical, DiagonalNormal
+from bitsperdim.models import base
+from bitsperdim.models.gaussian import Gaussian
+from bitsperdim.models.pixelcnn import MaskedConv2d
+from cases import SMALL, small_model
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+# Laws, each small enough to run twice per mutant.
+
+
+def vae_is_unbiased() -> None:
+    model = small_model("vae-bernoulli")
+    images = laws.all_images(model.image_shape, model.n_levels)
+    with torch.no_grad():
+        model.to_log_scale.bias.fill_(0.8)
+        masses = MASSES.setdefault("vae", laws.masses_by_quadrature(model, images))
+        laws.weights_average_to(model, images, masses, generator())
+
+
+def gaussian_is_unbiased() -> None:
+    model = small_model("gaussian-grey")
+    assert isinstance(model, Gaussian)
+    images = laws.all_images(model.image_shape, model.n_levels)
+    laws.weights_average_to(model, images, MASSES.setdefault("gaussian", laws.masses_of_cells(model)), generator())
+
+
+MASSES: dict[str, Tensor] = {}  # what quadrature says of the unbroken models
+
+
+def pixelcnn_is_causal() -> None:
+    model = small_model("pixelcnn-rgb")
+    laws.causality_is_two_sided(model, laws.pixelcnn_sees(model.image_shape, 3, 1), generator())
+
+
+def exact_models_sum_to_one() -> None:
+    for name in ("pixelcnn-three-levels", "histogram-grey"):
+        laws.masses_sum_to_one(small_model(name))
+
+
+def bernoulli_sums_to_one() -> None:
+    total = sum(Bernoulli(torch.tensor([0.3, -2.0])).log_prob(torch.tensor(level)).exp() for level in (0, 1))
+    assert torch.allclose(total, torch.ones(2))
+
+
+def images_do_not_touch() -> None:
+    for name in SMALL:
+        laws.images_are_independent(small_model(name), generator())
+
+
+def a_coin_costs_a_bit() -> None:
+    assert units.bits_per_dim(12 * math.log(0.5), (3, 2, 2)) == pytest.approx(1)
+
+
+def the_bound_ends_at_the_estimate_and_never_falls() -> None:
+    log_w = 3 * torch.randn(37, 5, generator=generator(), dtype=torch.float64) - 1e4
+    sizes, bounds = statistics.bound_against_k(log_w)
+    assert sizes[-1] == 37
+    assert (bounds.diff(dim=0) >= -1e-9).all()
+    shifted = (log_w + 1e4).exp().mean(0).log() - 1e4
+    assert torch.allclose(bounds[-1], shifted)
+    assert torch.allclose(statistics.log_mean_exp(log_w), shifted)
+
+
+def errors_are_those_of_the_weights() -> None:
+    log_w = torch.randn(40, 5, generator=generator(), dtype=torch.float64)
+    w = log_w.exp()
+    assert torch.allclose(statistics.standard_error(log_w), w.std(0) / w.mean(0) / 40**0.5)
+    assert torch.allclose(statistics.leading_bias(log_w), -w.var(0) / w.mean(0) ** 2 / 80)
+    assert torch.allclose(statistics.effective_sample_size(log_w), w.sum(0) ** 2 / (w**2).sum(0))
+
+
+def every_image_is_scored() -> None:
+    model = small_model("histogram-grey")
+    images = laws.all_images(model.image_shape, model.n_levels)
+    result = estimation.estimate(model, images, 1, chunk_size=1, batch_size=50)  # 729 is no multiple of 50
+    assert result.log_p.shape == (729,)
+    assert result.log_p.exp().sum().item() == pytest.approx(1)
+
+
+def nan_is_refused() -> None:
+    model = small_model("histogram-grey")
+    model.log_masses[0, 0, 0] = torch.nan
+    with pytest.raises(FloatingPointError):
+        estimation.estimate(model, torch.zeros(3, 1, 2, 3, dtype=torch.uint8), 1, chunk_size=1, batch_size=2)
+
+
+def the_top_cell_is_below_one() -> None:
+    u = torch.full((1, 1, 1, 1, 1), 1 - 2**-24)
+    y = dequantization.dequantize(torch.tensor([[[[255]]]]), u, 256, torch.float32)
+    assert torch.isfinite(torch.logit(y)).all()
+
+
+def the_number_is_the_mean_of_the_images() -> None:
+    log_p = torch.tensor([-3.0, -9.0, -4.0, -8.0], dtype=torch.float64)
+    assert evaluation.spread_over_images(log_p) == pytest.approx(np.std(log_p.numpy(), ddof=1) / 2)
+
+
+def validation_comes_from_training() -> None:
+    index = preparation.split_indices({"train": 300, "test": 40}, 0.2, 0.1, 0)
+    assert index["validation"][0] == "train"
+    rows = np.concatenate([index["train"][1], index["validation"][1]])
+    assert sorted(rows) == list(range(300))
+
+
+def quantization_reaches_every_level() -> None:
+    y = preparation.quantize(np.arange(256, dtype=np.uint8), 256, 5)
+    assert np.bincount(y).tolist() == [8] * 32
+
+
+def binarization_has_its_probability() -> None:
+    x = np.tile(np.arange(17, dtype=np.uint8), (4000, 1))
+    share = preparation.binarize_by_chance(x, 17, np.random.default_rng(0)).mean(0)
+    assert share[16] == 1
+    assert np.abs(share - np.arange(17) / 16).max() < 4.9 * 0.5 / 4000**0.5
+
+
+def every_image_is_trained_on() -> None:
+    x = torch.arange(50, dtype=torch.uint8).reshape(50, 1, 1, 1)
+    batches = training.Presentation(x, None, 256, dynamic=False).batches(16, generator())
+    assert sorted(torch.cat([batch for batch, _ in batches]).flatten().tolist()) == list(range(50))
+
+
+def entropy_is_in_bits_per_dimension() -> None:
+    images = np.array([[0, 7], [1, 7], [2, 7], [3, 7]], dtype=np.uint8).reshape(4, 1, 1, 2)
+    assert yardsticks.empirical_entropy(images) == pytest.approx(1)
+
+
+# Mutants.
+
+
+def added_proposal(self: Any, x: Tensor, n_samples: int = 1, **rest: Any) -> Tensor:
+    q = self.encode(x)
+    z = q.rsample(n_samples, generator=rest.get("generator"))
+    return self.log_joint(x, z) + q.log_prob(z)
+
+
+def forgotten_prior(self: Any, x: Tensor, z: Tensor) -> Tensor:
+    return self.decode(z).log_prob(x).flatten(2).sum(2)
+
+
+def reversed_mask(self: Any, input: Tensor) -> Tensor:  # noqa: A002
+    return torch.nn.functional.conv2d(input, self.weight * self.mask.flip(3), self.bias, padding=self.padding)
+
+
+def no_mask(self: Any, input: Tensor) -> Tensor:  # noqa: A002
+    return torch.nn.functional.conv2d(input, self.weight, self.bias, padding=self.padding)
+
+
+def without_centre(self: Any, input: Tensor) -> Tensor:  # noqa: A002 - mask A everywhere, no colour at all
+    mask, centre = self.mask.clone(), self.kernel_size[0] // 2
+    mask[:, :, centre, centre] = torch.eye(*mask.shape[:2]) if self.in_channels == self.out_channels else 0
+    return torch.nn.functional.conv2d(input, self.weight * mask, self.bias, padding=self.padding)
+
+
+def swapped_groups(self: Any, input: Tensor) -> Tensor:  # noqa: A002 - B before G before R at the centre
+    mask, centre = self.mask.clone(), self.kernel_size[0] // 2
+    mask[:, :, centre, centre] = mask[:, :, centre, centre].flip(0, 1)
+    return torch.nn.functional.conv2d(input, self.weight * mask, self.bias, padding=self.padding)
+
+
+def batch_in_the_logsumexp(log_w: Tensor, dim: int = 0) -> Tensor:
+    return (torch.logsumexp(log_w.flatten(), 0) - math.log(log_w.numel())).expand(log_w.shape[1])
+
+
+def centred_on_the_batch(self: Any, x: Tensor) -> Tensor:
+    return 2 * x.to(next(self.parameters()).dtype) / (self.n_levels - 1) - x.double().mean()
+
+
+def dropped_tail(model: Any, images: Tensor, *args: Any, **kwargs: Any) -> Any:
+    whole = len(images) // kwargs["batch_size"] * kwargs["batch_size"]
+    return ESTIMATE(model, images[:whole], *args, **kwargs)
+
+
+ESTIMATE = estimation.estimate
+
+
+def rounding_dequantize(x: Tensor, u: Tensor, n_levels: int, dtype: torch.dtype) -> Tensor:
+    return (x.to(dtype) + u.to(dtype)) / n_levels
+
+
+def prefix_curve(log_w: Tensor) -> tuple[list[int], Tensor]:
+    sizes = [1, 2, 4, 8, 16, 32, 37]
+    return sizes, torch.stack([statistics.log_mean_exp(log_w[:size]) for size in sizes])
+
+
+def log_mean_of_logs(log_w: Tensor, dim: int = 0) -> Tensor:
+    return log_w.mean(dim)
+
+
+def overlapping_split(sizes: dict[str, int], *_: Any) -> dict[str, tuple[str, np.ndarray]]:
+    rows = np.arange(sizes["train"])
+    return {"train": ("train", rows), "validation": ("train", rows[:30]), "test": ("test", np.arange(sizes["test"]))}
+
+
+def only_whole_batches(self: Any, batch_size: int, generator: torch.Generator) -> Any:
+    order = torch.randperm(len(self.images), generator=generator)
+    for index in order.split(batch_size):
+        if len(index) == batch_size:
+            yield self.images[index], None
+
+
+def mean_with_nan_removed(log_w: Tensor, first_image: int) -> None:
+    log_w[log_w.isnan()] = 0
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One mistake: ``owner.name`` becomes ``twin``, and ``law`` must fail."""
+
+    owner: Any
+    name: str
+    twin: Any
+    law: Callable[[], None]
+
+
+MUTANTS = {
+    "proposal added instead of subtracted": Mutant(base.LatentModel, "log_weights", added_proposal, vae_is_unbiased),
+    "prior forgotten": Mutant(base.LatentModel, "log_joint", forgotten_prior, vae_is_unbiased),
+    "normal without its constant": Mutant(
+        DiagonalNormal,
+        "log_prob",
+        lambda self, z: (-0.5 * ((z - self.mean) / self.log_scale.exp()) ** 2).sum(-1),
+        vae_is_unbiased,
+    ),
+    "variance for scale": Mutant(
+        DiagonalNormal,
+        "rsample",
+        lambda self, n, generator=None: (
+            self.mean
+            + (2 * self.log_scale).exp() * torch.randn(n, *self.mean.shape, generator=generator, dtype=torch.float64)
+        ),
+        vae_is_unbiased,
+    ),
+    "cross entropy of the wrong level": Mutant(
+        Bernoulli,
+        "log_prob",
+        lambda self, x: torch.nn.functional.logsigmoid((1 - 2 * x) * self.logits),
+        vae_is_unbiased,
+    ),
+    "Bernoulli with an epsilon": Mutant(
+        Bernoulli,
+        "log_prob",
+        lambda self, x: ((2 * x - 1) * self.logits).sigmoid().add(1e-3).log(),
+        bernoulli_sums_to_one,
+    ),
+    "softmax not normalised": Mutant(
+        Categorical,
+        "log_prob",
+        lambda self, x: self.logits.gather(-1, x.long().expand(self.logits.shape[:-1])[..., None])[..., 0],
+        exact_models_sum_to_one,
+    ),
+    "D log L forgotten": Mutant(base.math, "log", lambda _: 0.0, gaussian_is_unbiased),
+    "L - 1 for L": Mutant(base, "dequantize", lambda x, u, n, dtype: (x + u.to(dtype)) / (n - 1), gaussian_is_unbiased),
+    "noise around the level instead of above it": Mutant(
+        base, "dequantize", lambda x, u, n, dtype: (x + u.to(dtype) - 0.5) / n, gaussian_is_unbiased
+    ),
+    "top cell rounds to one": Mutant(dequantization, "dequantize", rounding_dequantize, the_top_cell_is_below_one),
+    "mask forgotten": Mutant(MaskedConv2d, "forward", no_mask, pixelcnn_is_causal),
+    "mask reversed": Mutant(MaskedConv2d, "forward", reversed_mask, pixelcnn_is_causal),
+    "no colour masks": Mutant(MaskedConv2d, "forward", without_centre, pixelcnn_is_causal),
+    "colour order reversed": Mutant(MaskedConv2d, "forward", swapped_groups, pixelcnn_is_causal),
+    "batch inside the logsumexp": Mutant(
+        statistics, "log_mean_exp", batch_in_the_logsumexp, the_bound_ends_at_the_estimate_and_never_falls
+    ),
+    "mean of the logs": Mutant(
+        statistics, "log_mean_exp", log_mean_of_logs, the_bound_ends_at_the_estimate_and_never_falls
+    ),
+    "bound from a prefix": Mutant(
+        statistics, "bound_against_k", prefix_curve, the_bound_ends_at_the_estimate_and_never_falls
+    ),
+    "input centred on the batch": Mutant(base.ImageModel, "scaled", centred_on_the_batch, images_do_not_touch),
+    "error without the root": Mutant(
+        statistics,
+        "standard_error",
+        lambda w: w.exp().var(0) / w.exp().mean(0) / len(w),
+        errors_are_those_of_the_weights,
+    ),
+    "bias of the wrong sign": Mutant(
+        statistics, "leading_bias", lambda w: 0.5 * statistics.standard_error(w) ** 2, errors_are_those_of_the_weights
+    ),
+    "ESS of unnormalised weights": Mutant(
+        statistics, "effective_sample_size", lambda w: 1 / w.exp().square().sum(0), errors_are_those_of_the_weights
+    ),
+    "test tail dropped": Mutant(estimation, "estimate", dropped_tail, every_image_is_scored),
+    "NaN filtered out": Mutant(
+        __import__("sys").modules["bitsperdim.estimation.estimate"],
+        "_refuse_nan",
+        mean_with_nan_removed,
+        nan_is_refused,
+    ),
+    "pixels for sub-pixels": Mutant(units, "n_dims", lambda shape: shape[1] * shape[2], a_coin_costs_a_bit),
+    "nats for bits": Mutant(units, "NATS_PER_BIT", 1.0, a_coin_costs_a_bit),
+    "entropy in nats": Mutant(yardsticks, "nats_to_bits", lambda nats: nats, entropy_is_in_bits_per_dimension),
+    "spread not divided by root N": Mutant(
+        evaluation, "spread_over_images", lambda log_p: float(log_p.std()), the_number_is_the_mean_of_the_images
+    ),
+    "validation also trained on": Mutant(
+        preparation, "split_indices", overlapping_split, validation_comes_from_training
+    ),
+    "scaled by L - 1 and rounded": Mutant(
+        preparation,
+        "quantize",
+        lambda x, n, bits: np.rint(x / (n - 1) * (2**bits - 1)).astype(np.uint8),
+        quantization_reaches_every_level,
+    ),
+    "binarized with x / L": Mutant(
+        preparation,
+        "binarize_by_chance",
+        lambda x, n, rng: rng.random(x.shape) * n < x,
+        binarization_has_its_probability,
+    ),
+    "training tail dropped": Mutant(training.Presentation, "batches", only_whole_batches, every_image_is_trained_on),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_the_law_kills_the_mutant(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutant = MUTANTS[name]
+    mutant.law()
+    monkeypatch.setattr(mutant.owner, mutant.name, mutant.twin)
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        mutant.law()

@@ -1,0 +1,188 @@
+"""Every kind of mistake in params.yaml gets one sentence with key, value and what is allowed."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from bitsperdim.errors import InputError
+from bitsperdim.params import model_levels, raw_levels, read_params, validate
+
+
+@pytest.fixture
+def content(repository: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = YAML(typ="safe").load((repository / "params.yaml").read_text(encoding="utf-8"))
+    return loaded
+
+
+def changed(content: dict[str, Any], path: str, value: object) -> dict[str, Any]:
+    """Return a copy in which the key at ``path`` has another value, or is gone where the value is ``GONE``."""
+    result = copy.deepcopy(content)
+    *parents, key = path.split(".")
+    section = result
+    for parent in parents:
+        section = section[parent]
+    if value is GONE:
+        del section[key]
+    else:
+        section[key] = value
+    return result
+
+
+GONE = object()
+NAN = float("nan")
+
+MISTAKES: list[tuple[str, object, str]] = [
+    # unknown
+    ("vae.latnt_size", 3, "vae.latnt_size is not a known key, did you mean 'latent_size'? (its value is 3); allowed"),
+    ("train.epoch", 3, "train.epoch is not a known key, did you mean 'epochs'? (its value is 3); allowed are epochs,"),
+    ("vae.train", {"epoch": 3}, "vae.train.epoch is not a known key, did you mean 'epochs'?"),
+    ("evalute", {"n_samples": 3}, "evalute is not a known section, did you mean 'evaluate'?; known are dataset,"),
+    ("pixelcnn.family", "pixelrnn", "pixelcnn.family = 'pixelrnn' is not a family; choose histogram, gaussian, vae,"),
+    ("dataset.name", "mnits", "dataset.name = 'mnits' is not a data set; choose digits, npz."),
+    ("models", ["vae", "vea"], "models names 'vea', which has no section; sections are histogram, gaussian, vae,"),
+    # missing
+    ("dataset", GONE, "dataset is missing; it is a section with the keys name, path, n_levels,"),
+    ("models", GONE, "models is missing"),
+    ("seeds", GONE, "seeds is missing"),
+    ("vae.latent_size", GONE, "vae.latent_size is missing; the keys there are family, train, latent_size,"),
+    ("evaluate.chunk_size", GONE, "evaluate.chunk_size is missing; the keys there are n_samples, chunk_size,"),
+    # wrong type
+    ("vae.latent_size", "16", "vae.latent_size = '16' is not allowed; it must be an integer."),
+    ("vae.latent_size", 16.5, "vae.latent_size = 16.5 is not allowed; it must be an integer."),
+    ("vae.latent_size", True, "vae.latent_size = True is not allowed; it must be an integer."),
+    ("vae.latent_size", None, "vae.latent_size = None is not allowed; it must be an integer."),
+    ("vae.latent_size", [16], "vae.latent_size = [16] is not allowed; it must be an integer."),
+    ("vae.hidden_sizes", 200, "vae.hidden_sizes = 200 is not allowed; it must be a list."),
+    ("vae.hidden_sizes", [200, "x"], "vae.hidden_sizes.1 = 'x' is not allowed; it must be an integer."),
+    ("train.learning_rate", "fast", "train.learning_rate = 'fast' is not allowed; it must be a number."),
+    ("train", 3, "train = 3 is not allowed; it must be a mapping of keys to values."),
+    ("vae.train", 3, "vae.train = 3 is not allowed; it must be a mapping of keys to values."),
+    ("vae.train", {"epochs": None}, "vae.train.epochs = None is not allowed; it must be an integer."),
+    ("models", "vae", "models = 'vae' is not allowed; it must be a list."),
+    ("seeds", [0, -1], "seeds.1 = -1 is not allowed; it must be at least 0."),
+    # out of range
+    ("vae.latent_size", 0, "vae.latent_size = 0 is not allowed; it must be at least 1."),
+    ("vae.latent_size", 10**9, "vae.latent_size = 1000000000 is not allowed; it must be at most 65536."),
+    ("train.learning_rate", 0, "train.learning_rate = 0 is not allowed; it must be above 0"),
+    ("train.learning_rate", NAN, "train.learning_rate = nan is not allowed; it must be"),
+    ("train.learning_rate", float("inf"), "train.learning_rate = inf is not allowed; it must be a finite number."),
+    ("train.average_decay", 1, "train.average_decay = 1 is not allowed; it must be below 1"),
+    ("train.schedule", "cosin", "train.schedule = 'cosin' is not allowed; it must be one of 'constant' or 'cosine'."),
+    ("train.precision", "float16", "it must be one of 'float32' or 'bfloat16'."),
+    ("dataset.test_fraction", 1.0, "dataset.test_fraction = 1.0 is not allowed; it must be below 1"),
+    ("dataset.n_levels", 300, "dataset.n_levels = 300 is not allowed; it must be at most 256."),
+    ("dataset.n_levels", 16, "dataset.n_levels = 16 is not allowed; digits has 17 levels, so write 17 or null."),
+    ("dequantize.bits", 5, "dequantize.bits = 5 is not allowed; 32 levels are not fewer than the 17"),
+    ("models", [], "models = [] is not allowed; it must be a list of at least 1 entries."),
+    ("models", ["vae", "vae"], "models names 'vae' twice; each may stand there once."),
+    ("seeds", [3, 3], "seeds names 3 twice"),
+    # what does not fit together
+    ("vae.likelihood", "bernoulli", "vae.likelihood = 'bernoulli' needs images of 2 levels, but these have 17;"),
+    # names
+    ("../vae", {"family": "histogram", "pseudocount": 1.0}, "'../vae' cannot name a model; a name has lower-case"),
+    ("report", {"family": "histogram", "pseudocount": 1.0}, "'report' cannot name a model"),
+    (3, {}, "3 is not a section name; section names are text."),
+    ("x", None, "x is not a known section"),
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"), MISTAKES, ids=[f"{path}-{i}" for i, (path, *_) in enumerate(MISTAKES)]
+)
+def test_a_mistake_gets_one_sentence(path: str, value: object, sentence: str, content: dict[str, Any]) -> None:
+    if isinstance(path, str) and not path.startswith("."):
+        wrong = changed(content, path, value)
+    else:
+        wrong = {**content, path: value}
+    with pytest.raises(InputError) as caught:
+        validate(wrong)
+    text = str(caught.value)
+    assert sentence in text
+    assert text.startswith("params.yaml: ")
+    assert "\n" not in text
+
+
+def test_the_committed_file_validates(repository: Path) -> None:
+    params = read_params(repository / "params.yaml")
+    assert set(params.models) <= set(params.sections)
+    assert raw_levels(params) == model_levels(params) == 17
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [({"bits": 3}, 8), ({"binarization": "dynamic"}, 2), ({"bits": 2, "binarization": "threshold"}, 2)],
+)
+def test_the_levels_that_models_see(change: dict[str, object], expected: int, content: dict[str, Any]) -> None:
+    content["dequantize"].update(change)
+    assert model_levels(validate(content)) == expected
+
+
+def test_a_model_overrides_the_trainer_for_itself_alone(content: dict[str, Any]) -> None:
+    content["vae"]["train"] = {"epochs": 7, "gradient_clip": None, "learning_rate": 1}
+    params = validate(content)
+    settings = params.section("vae").settings(params.train)
+    assert (settings.epochs, settings.gradient_clip, settings.learning_rate) == (7, None, 1)
+    assert settings.batch_size == params.train.batch_size
+    assert params.section("iwae").settings(params.train) == params.train
+
+
+def test_scientific_notation_is_a_number(tmp_path: Path, content: dict[str, Any], repository: Path) -> None:
+    """`dvc exp run -S train.lr=1e-5` writes 1e-05, which YAML 1.1 takes for text."""
+    text = (repository / "params.yaml").read_text(encoding="utf-8")
+    path = tmp_path / "params.yaml"
+    path.write_text(text.replace("learning_rate: 0.001", "learning_rate: 1e-05"), encoding="utf-8")
+    assert read_params(path).train.learning_rate == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("a: [1", "is not valid YAML at line"),
+        ("a: 1\na: 2", "is not valid YAML at line 2"),
+        ("", "must be a mapping of sections, but it holds None"),
+        ("- 1", "must be a mapping of sections, but it holds [1]"),
+        ("a: !!python/object:os.system 1", "is not valid YAML"),
+        ("a: \x07", "is not valid YAML"),
+    ],
+)
+def test_a_file_that_is_not_what_it_should_be(text: str, sentence: str, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        read_params(path)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unreadable_files_get_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        read_params(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_bytes(b"a: \xff")
+    with pytest.raises(InputError, match="is not UTF-8 text"):
+        read_params(tmp_path / "params.yaml")
+
+
+def test_bad_input_never_gives_a_traceback(content: dict[str, Any]) -> None:
+    """Each leaf replaced by each of these values either validates or raises InputError."""
+    values: list[object] = [None, -1, 0, 1e300, NAN, "", "é" * 200, [], [[]], {}, {"a": {}}, True, 10**30, [None], "\n"]
+
+    def leaves(section: dict[str, Any], path: str = "") -> list[str]:
+        found = []
+        for key, value in section.items():
+            found += [f"{path}{key}", *(leaves(value, f"{path}{key}.") if isinstance(value, dict) else [])]
+        return found
+
+    sentences = []
+    action: Callable[[dict[str, Any]], object] = validate
+    for path in leaves(content):
+        for value in values:
+            try:
+                action(changed(content, path, value))
+            except InputError as error:
+                sentences.append(str(error))
+    assert len(sentences) > 500
+    assert not any("\n" in sentence for sentence in sentences)

@@ -1,0 +1,205 @@
+"""dvc.yaml keeps its promises: one name for one thing, every module a dependency, every key there."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from bitsperdim.data.preparation import SPLITS
+from bitsperdim.params import RESERVED, Params
+
+PREFIX = "PYTHONPATH=src python stages/"
+
+
+@pytest.fixture(scope="module")
+def pipeline(repository: Path) -> dict[str, Any]:
+    stages: dict[str, Any] = YAML(typ="safe").load((repository / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    return stages
+
+
+@pytest.fixture(scope="module")
+def content(repository: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = YAML(typ="safe").load((repository / "params.yaml").read_text(encoding="utf-8"))
+    return loaded
+
+
+def test_a_stage_is_a_script_of_the_same_name(pipeline: dict[str, Any], repository: Path) -> None:
+    assert set(pipeline) == {path.stem for path in (repository / "stages").glob("*.py")}
+    for name, stage in pipeline.items():
+        assert stage["cmd"].startswith(f"{PREFIX}{name}.py ")
+        assert f"stages/{name}.py" in stage["deps"]
+        script = (repository / "stages" / f"{name}.py").read_text(encoding="utf-8")
+        assert f'stage.run("{name}", ' in script
+        assert len(script.splitlines()) <= 60
+
+
+def test_a_section_is_a_stage_or_a_model_or_shared(pipeline: dict[str, Any], content: dict[str, Any]) -> None:
+    shared = {"dataset", "models", "seeds"}
+    own = {name for name in Params.model_fields if name != "sections"}
+    assert own - shared <= set(pipeline)
+    assert set(content) - own == {name for name in content if "family" in (content[name] or {})}
+    assert set(RESERVED) >= own | set(pipeline)
+
+
+def test_every_listed_parameter_exists(pipeline: dict[str, Any], content: dict[str, Any]) -> None:
+    for stage in pipeline.values():
+        for key in stage.get("params", []):
+            if key == "${item.model}":
+                assert set(content["models"]) <= set(content)
+                continue
+            section: Any = content
+            for part in key.split("."):
+                assert part in section, f"params.yaml has no {key}"
+                section = section[part]
+
+
+def test_every_parameter_is_a_dependency_of_some_stage(pipeline: dict[str, Any], content: dict[str, Any]) -> None:
+    """A parameter that reruns nothing would be a number in the report that was never used."""
+    listed = {key for stage in pipeline.values() for key in stage.get("params", [])}
+    assert {"dataset", "dequantize", "train", "seeds", "evaluate", "${item.model}"} <= listed
+    assert set(content) - set(content["models"]) - {"models"} <= listed
+
+
+def imported_modules(path: Path, source: Path) -> set[Path]:
+    """Return the project's files that a file imports, directly or not; a package brings its __init__ along."""
+    seen: set[Path] = set()
+    waiting = [path]
+    while waiting:
+        tree = ast.parse(waiting.pop().read_text(encoding="utf-8"))
+        names: set[str] = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        for name in names:
+            parts = name.split(".")
+            for length in range(1, len(parts) + 1):
+                base = source.joinpath(*parts[:length])
+                for file in (base.with_suffix(".py"), base / "__init__.py"):
+                    if file.is_file() and file not in seen:
+                        seen.add(file)
+                        waiting.append(file)
+    return seen
+
+
+def test_the_dependencies_name_every_module_that_a_stage_imports(pipeline: dict[str, Any], repository: Path) -> None:
+
+    def does_something(module: Path) -> bool:
+        """A package's __init__ that holds a docstring and a version changes no result."""
+        body = ast.parse(module.read_text(encoding="utf-8")).body
+        return any(not isinstance(node, ast.Expr | ast.Assign) for node in body)
+
+    for name, stage in pipeline.items():
+        declared = [repository / dep for dep in stage["deps"] if "$" not in dep]
+        needed = imported_modules(repository / "stages" / f"{name}.py", repository / "src")
+        needed = {module for module in needed if does_something(module)}
+        assert needed, name
+        for module in needed:
+            covered = any(module == dep or dep in module.parents for dep in declared)
+            assert covered, f"stage {name} imports {module.relative_to(repository)}, which is not among its deps"
+        for dep in declared:
+            assert dep.exists() or not str(dep.relative_to(repository)).startswith(("src", "stages"))
+            if dep.suffix == ".py" and dep.is_relative_to(repository / "src"):
+                assert dep in needed, f"stage {name} depends on {dep.relative_to(repository)} for nothing"
+
+
+def test_a_copy_of_the_workspace_runs_its_own_code(tmp_path: Path, repository: Path) -> None:
+    """`dvc exp run --temp` works in a copy; an editable install alone would import the original."""
+    copy = tmp_path / "src" / "bitsperdim"
+    copy.mkdir(parents=True)
+    (copy / "__init__.py").write_text("")
+    environment = {**os.environ, "PYTHONPATH": "src"}
+    command = [sys.executable, "-c", "import bitsperdim; print(bitsperdim.__file__)"]
+    found = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    assert Path(found.strip()).resolve() == (copy / "__init__.py").resolve()
+
+
+def test_the_committed_lock_matches_the_committed_numbers(repository: Path) -> None:
+    """Every metrics file that dvc.lock names has the md5 that it names."""
+    import hashlib
+
+    lock = YAML(typ="safe").load((repository / "dvc.lock").read_text(encoding="utf-8"))
+    checked = 0
+    for stage in lock["stages"].values():
+        for out in stage.get("outs", []):
+            path = repository / out["path"]
+            if path.suffix in (".json", ".csv") and path.name != "per_image.csv":
+                assert hashlib.md5(path.read_bytes()).hexdigest() == out["md5"], (
+                    f"{out['path']} is not that of dvc.lock"
+                )
+                checked += 1
+    assert checked >= len(lock["stages"]) - 3
+
+
+def run_stage(name: str, folder: Path, repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(repository / "stages" / f"{name}.py"), *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(repository / "src"), "BITSPERDIM_DEVICE": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_stages_run_one_after_the_other_without_dvc(tmp_path: Path, repository: Path) -> None:
+    """As plain scripts, on tiny parameters, with every model; nothing outside the named paths is written."""
+    text = (repository / "params.yaml").read_text(encoding="utf-8")
+    text = re.sub(r"epochs: \d+", "epochs: 1", text)
+    text = re.sub(r"n_samples: 1024", "n_samples: 6", text)
+    text = text.replace("n_pictures: 64", "n_pictures: 4").replace("seeds: [0]", "seeds: [0, 1]")
+    (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
+    commands = [
+        ("preflight", "results", "data/preflight.txt"),
+        ("download", "raw"),
+        ("dequantize", "raw", "images", "results/dequantize"),
+    ]
+    for model in ("histogram", "gaussian", "vae", "iwae", "pixelcnn"):
+        commands += [
+            ("train", model, "images", f"models/{model}", f"results/{model}/training_curve.csv"),
+            ("evaluate", model, f"models/{model}", "images", f"results/{model}"),
+        ]
+    for name, *arguments in [*commands, ("report", "results", "report")]:
+        result = run_stage(name, tmp_path, repository, *arguments)
+        assert result.returncode == 0, result.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("params.yaml", "data", "raw", "images", "models", "results", "report", "logs")
+    }
+    assert {path.stem for path in (tmp_path / "images").glob("*.npz")} == set(SPLITS)
+    metrics = json.loads((tmp_path / "results" / "vae" / "metrics.json").read_text())
+    assert metrics["n_seeds"] == 2
+    assert metrics["n_samples"] == 6
+    assert metrics["bpd_seed_spread"] > 0
+    assert 1 < metrics["bpd"] < 4.1
+    assert (tmp_path / "report" / "index.html").stat().st_size > 10_000
+
+
+def test_a_mistake_of_the_user_is_one_sentence_and_status_1(tmp_path: Path, repository: Path) -> None:
+    text = (repository / "params.yaml").read_text(encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(text.replace("latent_size: 16", "latent_size: -16", 1), encoding="utf-8")
+    result = run_stage("preflight", tmp_path, repository, "results", "marker")
+    assert result.returncode == 1
+    assert result.stderr == ("preflight: params.yaml: vae.latent_size = -16 is not allowed; it must be at least 1.\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+    result = run_stage("train", tmp_path, repository, "vae")
+    assert result.returncode == 1
+    assert result.stderr == "usage: python stages/train.py MODEL DEQUANTIZED FOLDER CURVE\n"
+
+
+def test_an_unknown_device_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bitsperdim.device import choose_device
+    from bitsperdim.errors import InputError
+
+    monkeypatch.setenv("BITSPERDIM_DEVICE", "tpu")
+    with pytest.raises(InputError, match="BITSPERDIM_DEVICE = 'tpu' is no device of this machine"):
+        choose_device()
+    monkeypatch.setenv("BITSPERDIM_DEVICE", "cpu")
+    assert choose_device().type == "cpu"

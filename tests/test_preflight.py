@@ -1,0 +1,48 @@
+"""Preflight forgets unlisted models and touches nothing else."""
+
+from pathlib import Path
+
+import pytest
+
+from bitsperdim.errors import InputError
+from bitsperdim.files import read_json
+from bitsperdim.params import Params, read_params
+from bitsperdim.preflight import preflight
+
+
+@pytest.fixture
+def params(repository: Path) -> Params:
+    return read_params(repository / "params.yaml").model_copy(update={"models": ["vae"]})
+
+
+def fill(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+
+
+def test_results_of_unlisted_models_go_and_others_stay(params: Params, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    fill(results, "vae/metrics.json", "dequantize/metrics.json", "old/metrics.json", "old/pictures/samples.png")
+    fill(results, "mine/metrics.json", "mine/notes.txt", "README.md")
+    preflight(params, results, tmp_path / "marker.txt")
+    left = sorted(str(path.relative_to(results)) for path in results.rglob("*") if path.is_file())
+    assert left == ["README.md", "dequantize/metrics.json", "mine/notes.txt", "models.json", "vae/metrics.json"]
+    assert not (results / "old").exists()
+    assert read_json(results / "models.json") == {"models": ["vae"]}
+
+
+def test_the_marker_is_constant(params: Params, tmp_path: Path) -> None:
+    preflight(params, tmp_path / "results", tmp_path / "a.txt")
+    preflight(params.model_copy(update={"models": ["iwae"]}), tmp_path / "results", tmp_path / "b.txt")
+    assert (tmp_path / "a.txt").read_bytes() == (tmp_path / "b.txt").read_bytes()
+
+
+def test_a_missing_file_of_own_images_stops_before_anything_is_written(params: Params, tmp_path: Path) -> None:
+    dataset = params.dataset.model_copy(update={"name": "npz", "path": str(tmp_path / "no.npz")})
+    fill(tmp_path / "results", "old/metrics.json")
+    with pytest.raises(InputError, match="is not a file"):
+        preflight(params.model_copy(update={"dataset": dataset}), tmp_path / "results", tmp_path / "marker.txt")
+    assert (tmp_path / "results" / "old" / "metrics.json").exists()
+    assert not (tmp_path / "marker.txt").exists()

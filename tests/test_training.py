@@ -1,0 +1,250 @@
+"""The trainer: reproducible, selects by validation, presents every image, stops at NaN with a sentence."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from bitsperdim import training
+from bitsperdim.data.preparation import Description, PreparedImages
+from bitsperdim.errors import InputError
+from bitsperdim.families import FAMILIES, TrainSection
+from bitsperdim.models import ImageModel
+from bitsperdim.training import Presentation, Trained, train
+from bitsperdim.units import bits_per_dim
+
+CPU = torch.device("cpu")
+SETTINGS: dict[str, Any] = {
+    "epochs": 4,
+    "batch_size": 16,
+    "learning_rate": 0.01,
+    "schedule": "cosine",
+    "warmup_steps": 2,
+    "weight_decay": 0.0,
+    "gradient_clip": 5.0,
+    "average_decay": 0.0,
+    "patience": None,
+    "validation_samples": 4,
+    "precision": "float32",
+}
+SECTIONS: dict[str, dict[str, Any]] = {
+    "histogram": {"family": "histogram", "pseudocount": 1.0},
+    "gaussian": {"family": "gaussian"},
+    "vae": {
+        "family": "vae",
+        "latent_size": 2,
+        "hidden_sizes": [8],
+        "likelihood": "categorical",
+        "train_samples": 1,
+    },
+    "iwae": {
+        "family": "vae",
+        "latent_size": 2,
+        "hidden_sizes": [8],
+        "likelihood": "categorical",
+        "train_samples": 5,
+    },
+    "pixelcnn": {"family": "pixelcnn", "n_filters": 8, "n_blocks": 1, "kernel_size": 3},
+}
+
+
+def images(n: int, seed: int) -> np.ndarray:
+    """One of four levels everywhere, but for one sub-pixel in ten that is drawn on its own."""
+    rng = np.random.default_rng(seed)
+    level = rng.integers(4, size=(n, 1, 1, 1), dtype=np.uint8)
+    stray = rng.integers(4, size=(n, 1, 2, 3), dtype=np.uint8)
+    return np.where(rng.random(stray.shape) < 0.1, stray, level)
+
+
+def prepared(binarization: str = "none", n_levels: int = 4) -> PreparedImages:
+    splits = {"train": images(75, 0), "validation": images(20, 1)}
+    noise = {"validation": np.random.default_rng(2).random((20, 1, 2, 3), dtype=np.float32)}
+    counts = {name: len(array) for name, array in splits.items()}
+    description = Description((1, 2, 3), n_levels, 4, binarization, counts, "-", "-")
+    return PreparedImages(description, splits, noise=noise)
+
+
+def run(model: str = "vae", data: PreparedImages | None = None, seed: int = 0, **changes: Any) -> Trained:
+    section = FAMILIES[SECTIONS[model]["family"]].model_validate(SECTIONS[model])
+    shared = TrainSection.model_validate({**SETTINGS, **changes})
+    return train(model, section, shared, data or prepared(), seed=seed, device=CPU)
+
+
+def weights(trained: Trained) -> Tensor:
+    return torch.cat([tensor.flatten().float() for tensor in trained.model.state_dict().values()])
+
+
+@pytest.mark.parametrize("model", SECTIONS)
+def test_one_seed_gives_one_set_of_weights(model: str) -> None:
+    first, again, other = run(model), run(model), run(model, seed=1)
+    assert torch.equal(weights(first), weights(again))
+    assert first.curve == again.curve
+    closed_form = model in ("histogram", "gaussian")
+    assert torch.equal(weights(first), weights(other)) == closed_form
+
+
+@pytest.mark.parametrize("model", ["vae", "iwae", "pixelcnn"])
+def test_training_learns(model: str) -> None:
+    """The start is 2 bits/dim; the entropy of this source, by enumeration, is 0.836."""
+    trained = run(model, epochs=60)
+    assert 1.5 < trained.curve[0]["validation_bpd"] < 2.2
+    assert 0.6 < trained.curve[-1]["validation_bpd"] < 1.3
+
+
+def test_the_best_weights_by_validation_come_back() -> None:
+    """A learning rate that grows too large makes later epochs worse; what comes back scores as the best did."""
+    trained = run("vae", epochs=12, learning_rate=1.0, schedule="constant")
+    bpds = [row["validation_bpd"] for row in trained.curve]
+    assert trained.best_epoch == 1 + int(np.argmin(bpds))
+    assert trained.best_epoch < 12
+    data = prepared()
+    again = training.mean_bound(
+        trained.model,
+        torch.from_numpy(data.images["validation"]),
+        None,
+        torch.from_numpy(data.noise["validation"]),
+        TrainSection.model_validate(SETTINGS),
+    )
+    assert bits_per_dim(again, (1, 2, 3)) == pytest.approx(min(bpds), rel=1e-6)
+    assert trained.validation_log_p == pytest.approx(again, rel=1e-6)
+    assert not trained.model.training
+
+
+def test_patience_stops_early() -> None:
+    trained = run("vae", epochs=200, learning_rate=0.3, schedule="constant", patience=3)
+    assert len(trained.curve) == trained.best_epoch + 3
+
+
+def test_a_closed_form_model_has_one_row_and_both_numbers() -> None:
+    for model in ("histogram", "gaussian"):
+        trained = run(model)
+        assert [row["epoch"] for row in trained.curve] == [0]
+        assert trained.best_epoch == 0
+        assert np.isfinite([trained.curve[0]["train_bpd"], trained.curve[0]["validation_bpd"]]).all()
+
+
+@pytest.mark.parametrize("n", [1, 15, 16, 17, 75])
+def test_every_image_is_presented_once_an_epoch(n: int) -> None:
+    x = torch.arange(n, dtype=torch.uint8).reshape(n, 1, 1, 1)
+    presentation = Presentation(x, x.flatten().long(), 256, dynamic=False)
+    generator = torch.Generator().manual_seed(0)
+    epochs = []
+    for _ in range(2):
+        batches = list(presentation.batches(16, generator))
+        assert all(torch.equal(batch.flatten().long(), labels) for batch, labels in batches if labels is not None)
+        epochs.append(torch.cat([batch for batch, _ in batches]).flatten())
+    for epoch in epochs:
+        assert torch.equal(epoch.sort().values, x.flatten())
+    assert n == 1 or not torch.equal(*epochs)
+
+
+def test_dynamic_binarization_is_drawn_anew() -> None:
+    """50,000 draws of level 1 of 4: a share of 1/3 within 4.9 standard errors; another draw each time."""
+    x = torch.ones(50_000, 1, 1, 1, dtype=torch.uint8)
+    presentation = Presentation(x, None, 4, dynamic=True)
+    generator = torch.Generator().manual_seed(0)
+    first, second = presentation.drawn(x, generator), presentation.drawn(x, generator)
+    assert set(first.unique().tolist()) == {0, 1}
+    assert abs(first.double().mean().item() - 1 / 3) < 4.9 * (2 / 9 / 50_000) ** 0.5
+    assert not torch.equal(first, second)
+    ends = torch.tensor([0, 3], dtype=torch.uint8).repeat(1000)
+    assert torch.equal(presentation.drawn(ends, generator), ends.clamp(max=1))
+
+
+def test_dynamic_data_train_every_model() -> None:
+    data = prepared("dynamic", n_levels=2)
+    data.images["validation"] = (data.images["validation"] > 1).astype(np.uint8)
+    for model in SECTIONS:
+        assert np.isfinite(run(model, data, epochs=1).validation_log_p)
+
+
+def test_the_schedule_warms_up_and_falls() -> None:
+    trained = run("vae", epochs=10, warmup_steps=5, batch_size=75, learning_rate=1.0)
+    rates = [row["learning_rate"] for row in trained.curve]
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert rates[5:] == pytest.approx([0.5 * (1 + np.cos(np.pi * i / 5)) for i in range(5)])
+    constant = run("vae", epochs=4, warmup_steps=0, schedule="constant", learning_rate=0.5)
+    assert [row["learning_rate"] for row in constant.curve] == [0.5] * 4
+
+
+def test_steps_and_the_mean_over_uneven_batches() -> None:
+    """75 images in batches of 16 are 5 steps an epoch, and the small last batch counts for its 11 images."""
+    trained = run("pixelcnn", epochs=2, learning_rate=1e-12)
+    assert [row["step"] for row in trained.curve] == [5, 10]
+    settings = TrainSection.model_validate(SETTINGS)
+    exact = training.mean_bound(trained.model, torch.from_numpy(images(75, 0)), None, None, settings)
+    assert trained.curve[1]["train_bpd"] == pytest.approx(bits_per_dim(exact, (1, 2, 3)), rel=1e-6)
+
+
+def test_gradients_are_clipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    norms: list[float] = []
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def spy(parameters: Any, max_norm: float) -> Tensor:
+        parameters = list(parameters)
+        result = clip(parameters, max_norm)
+        norms.append(float(torch.nn.utils.get_total_norm([p.grad for p in parameters])))
+        return result
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
+    run("vae", gradient_clip=0.01)
+    assert norms
+    assert max(norms) <= 0.01 * (1 + 1e-5)
+
+
+def test_the_average_is_validated_and_kept() -> None:
+    """Averaging a wild run gives weights that are none of the run's own, and better ones."""
+    settings = {"epochs": 30, "learning_rate": 0.1, "schedule": "constant"}
+    plain, averaged = run("vae", **settings), run("vae", average_decay=0.95, **settings)
+    assert not torch.equal(weights(plain), weights(averaged))
+    assert [row["train_bpd"] for row in plain.curve] == [row["train_bpd"] for row in averaged.curve]
+    last_ten = [np.mean([row["validation_bpd"] for row in run.curve[-10:]]) for run in (averaged, plain)]
+    assert last_ten[0] < last_ten[1]
+
+
+def test_the_average_of_a_constant_is_the_constant_and_warms_up() -> None:
+    update = training.warmed_up_average(0.99)
+    one, zero = torch.ones(()), torch.zeros(())
+    assert update(one, one, 3).item() == 1
+    assert update(one, zero, 0).item() == pytest.approx(0.1)
+    assert update(one, zero, 10_000).item() == pytest.approx(0.99)
+
+
+def test_bfloat16_is_close_to_float32() -> None:
+    """Network in bfloat16 (8 bits of mantissa), likelihood in float32: the curves agree to 2 %."""
+    exact, rough = run("pixelcnn", epochs=5), run("pixelcnn", epochs=5, precision="bfloat16")
+    assert weights(rough).dtype == torch.float32
+    assert not torch.equal(weights(exact), weights(rough))
+    assert rough.curve[-1]["validation_bpd"] == pytest.approx(exact.curve[-1]["validation_bpd"], rel=0.02)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("step", [1, 8])
+def test_a_loss_that_is_not_finite_names_model_step_and_remedy(
+    value: float, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_step = training._Trainer.take_step
+
+    def broken(self: Any, x: Tensor, labels: Tensor | None) -> Tensor:
+        loss = take_step(self, x, labels)
+        return loss * value if self.step == step else loss
+
+    monkeypatch.setattr(training._Trainer, "take_step", broken)
+    with pytest.raises(InputError) as caught:
+        run("vae")
+    text = str(caught.value)
+    assert f"Training vae (seed 0) met a loss that is not finite at step {step}, epoch {1 + (step > 5)};" in text
+    assert "try a smaller learning_rate (now 0.01), a smaller gradient_clip (now 5)" in text
+
+
+def test_a_diverged_run_is_caught_as_it_is() -> None:
+    with pytest.raises(InputError, match="not finite at step"):
+        run("vae", epochs=30, learning_rate=1e30, gradient_clip=None, schedule="constant")
+
+
+def test_the_trainer_never_sees_the_test_set() -> None:
+    """PreparedImages without a test split is all that it gets and all that it needs."""
+    assert "test" not in prepared().images
+    assert isinstance(run("vae", epochs=1).model, ImageModel)
