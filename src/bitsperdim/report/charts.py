@@ -48,7 +48,7 @@ def forest(models: Sequence[ModelReport], yardsticks: Sequence[Yardstick]) -> tu
     reach = 0.6 * max(high - low, 0.2 * high)
     shown = [yardstick for yardstick in yardsticks if low - reach <= yardstick[2] <= high + reach]
     values = [low, high, *(value for _, _, value in shown)]
-    pad = 0.06 * max(max(values) - min(values), 0.02 * high)
+    pad = 0.06 * max(max(values) - min(values), 0.02 * high) or 0.1  # a single value of 0
     limits = (min(values) - pad, max(values) + pad)
     wide = _forest("forest-wide", models, shown, limits, narrow=False)
     narrow = _forest("forest-narrow", models, shown, limits, narrow=True)
@@ -97,7 +97,7 @@ def _forest(
                 axes.text(limits[1] + 14 * pixel_x, y, number, ha="left", va="center")
             if math.isinf(model.metrics.bpd):
                 note = f"{count(model.metrics.n_impossible_images)} impossible images →"
-                axes.text(limits[1], y, note, color=MUTED, ha="right", va="center")
+                axes.text(limits[1], y, note, color=MUTED, ha="right", va="center", backgroundcolor=PAPER)
                 continue
             _mark(axes, model, y, pixel_x)
         return to_svg(axes, _forest_label(models), f"chart {name}")
@@ -138,6 +138,8 @@ def training(model: ModelReport) -> Markup | None:
     """Return bits per dimension against the epoch, one line per seed; None for a model in closed form."""
     if model.is_closed_form:
         return None
+    from matplotlib.ticker import MaxNLocator
+
     with chart(f"training-{model.name}", *SIZE, MARGINS) as axes:
         curve = model.curve
         for seed, epoch, bpd in model.best_epochs:
@@ -149,7 +151,8 @@ def training(model: ModelReport) -> Markup | None:
         axes.set_xlabel("epoch")
         _name_y(axes, "bits/dim")
         axes.margins(x=0.03)
-        axes.locator_params(nbins=MAX_TICKS)
+        axes.xaxis.set_major_locator(MaxNLocator(MAX_TICKS, integer=True))
+        axes.locator_params(axis="y", nbins=MAX_TICKS)
         return to_svg(axes, f"Training and validation bits per dimension of {model.name} against the epoch.")
 
 
