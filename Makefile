@@ -6,7 +6,7 @@ export PATH := $(BIN):$(PATH)
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lint format check smoke hooks lock clean
+.PHONY: help setup repro test lint format check smoke readme hooks lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -27,7 +27,7 @@ repro: setup  ## run the pipeline (dvc repro) and say where the report is
 	@echo "Report: $(CURDIR)/report/index.html"
 
 test: setup  ## run the tests
-	@python -m pytest -n auto
+	@python -m pytest -n auto --maxprocesses 8
 
 lint: setup  ## check style, annotations, docstrings and types
 	@ruff check .
@@ -43,6 +43,9 @@ check: setup  ## rerun the last commit from nothing and compare with its metrics
 
 smoke: setup  ## run the pipeline of the last commit in a copy, on parameters of seconds
 	@.ci/rerun --small
+
+readme: setup  ## write the results table of the README from results/
+	@PYTHONPATH=src python -m bitsperdim.readme README.md results
 
 hooks: setup  ## install the pre-commit hooks, which run what `make lint` runs
 	@pre-commit install

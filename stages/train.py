@@ -8,6 +8,7 @@ from bitsperdim.device import choose_device
 from bitsperdim.files import write_csv
 from bitsperdim.params import Params
 from bitsperdim.training import CURVE_COLUMNS, train
+from bitsperdim.units import bits_per_dim
 
 
 def main(params: Params, name: str, dequantized: str, folder: str, curve: str) -> None:
@@ -19,11 +20,9 @@ def main(params: Params, name: str, dequantized: str, folder: str, curve: str) -
         trained = train(name, section, params.train, prepared, seed=seed, device=choose_device())
         models.save(trained.model, section.family, section.hyperparameters, Path(folder) / str(seed))
         rows += trained.curve
-        best = trained.curve[max(0, trained.best_epoch - 1)]
-        print(
-            f"{name} seed {seed}: best of {len(trained.curve)} epochs is {trained.best_epoch}, validation "
-            f"{best['validation_bpd']:.4f} bits/dim ({-trained.validation_log_p:.2f} nats)"
-        )
+        fitted = f"epoch {trained.best_epoch} of {len(trained.curve)}" if trained.best_epoch else "closed form"
+        bpd = bits_per_dim(trained.validation_log_p, prepared.description.image_shape)
+        print(f"{name} seed {seed}: {fitted}, validation {bpd:.4f} bits/dim ({-trained.validation_log_p:.2f} nats)")
     write_csv(Path(curve), CURVE_COLUMNS, rows)
 
 

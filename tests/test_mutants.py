@@ -7,6 +7,7 @@ law that lets its mutant live is no law. Published instances of most of these mi
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -164,6 +165,13 @@ def forgotten_prior(self: Any, x: Tensor, z: Tensor) -> Tensor:
     return self.decode(z).log_prob(x).flatten(2).sum(2)
 
 
+def without_levels(self: Any, x: Tensor, n_samples: int = 1, **rest: Any) -> Tensor:
+    return DENSITY_LOG_WEIGHTS(self, x, n_samples, **rest) + self.n_dims * math.log(self.n_levels)
+
+
+DENSITY_LOG_WEIGHTS = base.DensityModel.log_weights
+
+
 def reversed_mask(self: Any, input: Tensor) -> Tensor:  # noqa: A002
     return torch.nn.functional.conv2d(input, self.weight * self.mask.flip(3), self.bias, padding=self.padding)
 
@@ -242,7 +250,7 @@ class Mutant:
 MUTANTS = {
     "proposal added instead of subtracted": Mutant(base.LatentModel, "log_weights", added_proposal, vae_is_unbiased),
     "prior forgotten": Mutant(base.LatentModel, "log_joint", forgotten_prior, vae_is_unbiased),
-    "normal without its constant": Mutant(
+    "normal without its scale": Mutant(
         DiagonalNormal,
         "log_prob",
         lambda self, z: (-0.5 * ((z - self.mean) / self.log_scale.exp()) ** 2).sum(-1),
@@ -275,7 +283,7 @@ MUTANTS = {
         lambda self, x: self.logits.gather(-1, x.long().expand(self.logits.shape[:-1])[..., None])[..., 0],
         exact_models_sum_to_one,
     ),
-    "D log L forgotten": Mutant(base.math, "log", lambda _: 0.0, gaussian_is_unbiased),
+    "D log L forgotten": Mutant(base.DensityModel, "log_weights", without_levels, gaussian_is_unbiased),
     "L - 1 for L": Mutant(base, "dequantize", lambda x, u, n, dtype: (x + u.to(dtype)) / (n - 1), gaussian_is_unbiased),
     "noise around the level instead of above it": Mutant(
         base, "dequantize", lambda x, u, n, dtype: (x + u.to(dtype) - 0.5) / n, gaussian_is_unbiased
@@ -309,7 +317,7 @@ MUTANTS = {
     ),
     "test tail dropped": Mutant(estimation, "estimate", dropped_tail, every_image_is_scored),
     "NaN filtered out": Mutant(
-        __import__("sys").modules["bitsperdim.estimation.estimate"],
+        sys.modules["bitsperdim.estimation.estimate"],
         "_refuse_nan",
         mean_with_nan_removed,
         nan_is_refused,

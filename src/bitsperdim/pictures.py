@@ -7,6 +7,7 @@ model sees.
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +18,21 @@ from bitsperdim.files import write_bytes
 
 MAX_SIDE = 16_383
 TARGET_WIDTH = 640
+GREY = 128
 
 
 def write_grid(path: Path, images: np.ndarray, n_levels: int, n_columns: int | None = None) -> None:
     """Write images (N, C, H, W) uint8 of L levels as one PNG, row by row.
 
-    Only one or three channels can be drawn; of any other number the first is.
+    Nearly as many rows as columns unless ``n_columns`` is given; what is left of the last row is
+    grey. Only one or three channels can be drawn; of any other number the first is.
     """
+    n_columns = n_columns or math.ceil(math.sqrt(len(images)))
     if images.shape[1] not in (1, 3):
         images = images[:, :1]
     grey = np.rint(images.astype(np.float64) * 255 / (n_levels - 1)).astype(np.uint8)
-    padded = np.pad(grey, ((0, 0), (0, 0), (1, 0), (1, 0)), constant_values=128)  # a hairline between images
+    n_missing = -len(images) % n_columns
+    padded = np.pad(grey, ((0, n_missing), (0, 0), (1, 0), (1, 0)), constant_values=GREY)  # a hairline between images
     sheet = contact_sheet(padded, MAX_SIDE, n_columns)
     scale = max(1, TARGET_WIDTH // sheet.shape[2])
     sheet = sheet[:, 1:, 1:].repeat(scale, axis=1).repeat(scale, axis=2)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bitsperdim.data.yardsticks import code_length, contact_sheet, empirical_entropy, yardsticks
+from bitsperdim.data.yardsticks import code_length, contact_sheet, empirical_entropy, entropy_bias, yardsticks
 from bitsperdim.models.histogram import Histogram
 from bitsperdim.units import bits_per_dim
 
@@ -18,6 +18,15 @@ def test_entropy_of_known_distributions() -> None:
     assert empirical_entropy(images) == pytest.approx(1)
     skewed = np.array([0, 0, 0, 1], dtype=np.uint8).reshape(4, 1, 1, 1)
     assert empirical_entropy(skewed) == pytest.approx(0.8112781, abs=1e-7)
+
+
+def test_the_bias_of_the_entropy_is_the_leading_one() -> None:
+    """2,000 repetitions of 50 draws from a fair die of eight: mean bias within 10 % (next order: 2 %)."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(8, size=(50, 1, 40, 50), dtype=np.uint8)
+    assert empirical_entropy(images) - 3 == pytest.approx(entropy_bias(images), rel=0.1)
+    assert entropy_bias(images) == pytest.approx(-7 / (100 * np.log(2)), rel=0.01)
+    assert entropy_bias(np.zeros((5, 1, 2, 2), np.uint8)) == 0
 
 
 def test_entropy_is_below_that_of_any_independent_model() -> None:

@@ -1,0 +1,30 @@
+"""A grid shows every image once, enlarged without smoothing, levels stretched to black and white."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bitsperdim.pictures import GREY, TARGET_WIDTH, write_grid
+
+
+@pytest.mark.parametrize("channels", [1, 3, 2])
+def test_every_pixel_is_where_it_should_be(channels: int, tmp_path: Path) -> None:
+    """Five images of 2x3 in rows of three: cells of 3x4 with their hairline, the sixth place grey."""
+    images = np.random.default_rng(0).integers(5, size=(5, channels, 2, 3), dtype=np.uint8)
+    write_grid(tmp_path / "grid.png", images, 5)
+    picture = np.asarray(Image.open(tmp_path / "grid.png"))
+    assert picture.ndim == (3 if channels == 3 else 2)
+    scale = TARGET_WIDTH // (3 * 4)
+    assert picture.shape[:2] == ((2 * 3 - 1) * scale, (3 * 4 - 1) * scale)
+    small = picture[::scale, ::scale].reshape(5, 11, -1)
+    assert np.array_equal(np.repeat(np.repeat(small, scale, 0), scale, 1).reshape(picture.shape), picture)
+    for number in range(5):
+        row, column = divmod(number, 3)
+        cell = small[3 * row : 3 * row + 2, 4 * column : 4 * column + 3]
+        drawn = channels if channels == 3 else 1
+        expected = np.rint(images[number, :drawn].transpose(1, 2, 0) * 63.75)
+        assert np.array_equal(cell, expected)
+    assert (small[2] == GREY).all()
+    assert (small[3:, 8:] == GREY).all()
