@@ -6,7 +6,7 @@ from tqdm import tqdm
 
 from bitsperdim import evaluation, models, stage
 from bitsperdim.data import preparation
-from bitsperdim.device import choose_device
+from bitsperdim.device import set_up_device
 from bitsperdim.errors import InputError
 from bitsperdim.files import write_csv, write_json
 from bitsperdim.params import Params
@@ -18,7 +18,7 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
     prepared = preparation.load(Path(dequantized), ("test",))
     description, out = prepared.description, Path(results)
     trained = {seed: models.load(Path(folder) / str(seed)) for seed in params.seeds}
-    estimates = {}
+    estimates, device = {}, set_up_device()
     for seed, model in trained.items():
         with tqdm(total=description.n_images["test"], desc=f"evaluate {name} seed {seed}", disable=None) as bar:
 
@@ -27,12 +27,12 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
                 bar.update(n_done - bar.n)
 
             try:
-                estimates[seed] = evaluation.evaluate_seed(model, prepared, params.evaluate, choose_device(), show)
+                estimates[seed] = evaluation.evaluate_seed(model, prepared, params.evaluate, seed, device, show)
             except FloatingPointError as error:
                 raise InputError(f"Evaluating {name} (seed {seed}) stopped: {error}; train it again.") from error
     first = trained[params.seeds[0]]
     result = evaluation.summarise(estimates, first, description)
-    evaluation.draw_pictures(out / "pictures", first, prepared, params.evaluate, choose_device())
+    evaluation.draw_pictures(out / "pictures", first, prepared, params.evaluate, device)
     write_csv(out / "per_image.csv", evaluation.PER_IMAGE_COLUMNS, result.per_image)
     write_csv(out / "bound_against_k.csv", evaluation.BOUND_COLUMNS, result.bound)
     write_json(out / "metrics.json", result.metrics)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from bitsperdim import models, stage
 from bitsperdim.data import preparation
-from bitsperdim.device import choose_device
+from bitsperdim.device import set_up_device
 from bitsperdim.files import write_csv
 from bitsperdim.params import Params
 from bitsperdim.training import CURVE_COLUMNS, train
@@ -17,7 +17,7 @@ def main(params: Params, name: str, dequantized: str, folder: str, curve: str) -
     prepared = preparation.load(Path(dequantized), ("train", "validation"))
     rows = []
     for seed in params.seeds:
-        trained = train(name, section, params.train, prepared, seed=seed, device=choose_device())
+        trained = train(name, section, params.train, prepared, seed=seed, device=set_up_device())
         models.save(trained.model, section.family, section.hyperparameters, Path(folder) / str(seed))
         rows += trained.curve
         fitted = f"epoch {trained.best_epoch} of {len(trained.curve)}" if trained.best_epoch else "closed form"

@@ -1,6 +1,8 @@
 """Common to all tests: one thread per worker, no global seed."""
 
 import os
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,3 +22,19 @@ def generator() -> torch.Generator:
 def repository() -> Path:
     """The root of the repository."""
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def committed(repository: Path) -> Callable[[str], str]:
+    """Read a file as the last commit has it: what a user changes and reruns must not fail the tests.
+
+    Without git (an unpacked archive) the files are those of the release.
+    """
+
+    def read(path: str) -> str:
+        if not (repository / ".git").exists():
+            return (repository / path).read_text(encoding="utf-8")
+        command = ["git", "-C", str(repository), "show", f"HEAD:{path}"]
+        return subprocess.run(command, capture_output=True, check=True).stdout.decode("utf-8")
+
+    return read

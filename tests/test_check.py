@@ -16,6 +16,7 @@ def folders(tmp_path: Path, name: str, change: dict[str, Any]) -> tuple[Path, Pa
     for folder in ("reference", "rerun"):
         for model, metrics in (("vae", MODEL), ("dequantize", IMAGES)):
             changed = {**metrics, **change} if (folder, model) == ("rerun", name) else metrics
+            changed = {key: value for key, value in changed.items() if value != "gone"}
             write_json(tmp_path / folder / model / "metrics.json", changed)
     return tmp_path / "reference", tmp_path / "rerun"
 
@@ -31,7 +32,7 @@ def test_equal_and_close_numbers_agree(tmp_path: Path) -> None:
         ("vae", {"bpd": 2.0 + 1.1 * TRAINED["bpd"]}, "bpd is 2.05500"),
         ("vae", {"bpd": 2.0 - 1.1 * TRAINED["bpd"]}, "bpd is"),
         ("vae", {"bpd": float("inf")}, "bpd is inf"),
-        ("vae", {"bpd": float("nan")}, "bpd is nan"),
+        ("vae", {"bpd": "gone"}, "bpd is nan"),
         ("vae", {"kind": "exact"}, "kind is 'exact', but 'x' is committed"),
         ("vae", {"n_images": 3}, "n_images is 3"),
         ("dequantize", {"test_sha256": "other"}, "test_sha256 is 'other'"),

@@ -1,5 +1,6 @@
 """Metrics are what the per-image values say, with the errors of their formulas."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -10,7 +11,15 @@ from PIL import Image
 
 from bitsperdim import evaluation
 from bitsperdim.data.preparation import Description, PreparedImages
-from bitsperdim.estimation import Estimate
+from bitsperdim.errors import InputError
+from bitsperdim.estimation import (
+    Estimate,
+    bias,
+    bound_against_k,
+    effective_sample_size,
+    log_mean_exp,
+    standard_error,
+)
 from bitsperdim.params import EvaluateSection
 from bitsperdim.units import bits_per_dim
 from cases import SMALL, small_model
@@ -34,7 +43,7 @@ def column(rows: list[dict], name: str) -> np.ndarray:
 def test_the_mean_of_the_images_is_the_number(name: str) -> None:
     data, model = prepared(name), small_model(name).float()
     result = evaluation.summarise(
-        {7: evaluation.evaluate_seed(model, data, SECTION, torch.device("cpu"))}, model, data.description
+        {7: evaluation.evaluate_seed(model, data, SECTION, 7, torch.device("cpu"))}, model, data.description
     )
     log_p, metrics = column(result.per_image, "log_p"), result.metrics
     n_dims = math.prod(SMALL[name][2])
@@ -91,8 +100,55 @@ def test_seeds_are_averaged_per_image_and_their_spread_is_told_apart() -> None:
 
 def test_a_bias_larger_than_the_error_is_flagged() -> None:
     spread = np.std([1, 2, 6], ddof=1) / math.sqrt(3)
-    for bias, flagged in ((-0.9 * spread, False), (-1.1 * spread, True)):
-        assert summarise({0: fixed([-1, -2, -6], bias=float(bias))}).metrics["bias_exceeds_standard_error"] is flagged
+    for size, flagged in ((-0.9 * spread, False), (-1.1 * spread, True)):
+        assert summarise({0: fixed([-1, -2, -6], bias=float(size))}).metrics["bias_exceeds_standard_error"] is flagged
+
+
+def test_few_effective_samples_are_flagged() -> None:
+    few = dataclasses.replace(fixed([-1.0] * 40), ess=torch.tensor([9.9] * 3 + [500.0] * 37))
+    assert summarise({0: few}).metrics["ess_below_10_share"] == pytest.approx(0.075)
+    assert summarise({0: few}).metrics["too_few_samples"] is True
+    enough = dataclasses.replace(few, ess=torch.tensor([9.9] * 2 + [500.0] * 38))
+    assert summarise({0: enough}).metrics["too_few_samples"] is False
+    exact = dataclasses.replace(few, kind="exact")
+    assert summarise({0: exact}).metrics["too_few_samples"] is False
+
+
+def test_heavy_tails_are_flagged_from_end_to_end() -> None:
+    """Log-normal weights of spread 10: 24 nats of bias at K = 1,024, of which the leading order sees 1/2."""
+    log_w = 10 * torch.randn(1024, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    sizes, bounds = bound_against_k(log_w)
+    heavy = Estimate(
+        kind="lower",
+        n_samples=1024,
+        log_p=log_mean_exp(log_w),
+        standard_error=standard_error(log_w),
+        bias=bias(log_w),
+        elbo=log_w.mean(0),
+        ess=effective_sample_size(log_w),
+        block_sizes=sizes,
+        bounds=bounds,
+    )
+    metrics = summarise({0: heavy}).metrics
+    assert metrics["too_few_samples"] is True
+    assert metrics["bias_exceeds_standard_error"] is True
+
+
+def test_each_seed_has_importance_samples_of_its_own() -> None:
+    data, model = prepared("vae-categorical"), small_model("vae-categorical").float()
+    first, again, other = (
+        evaluation.evaluate_seed(model, data, SECTION, seed, torch.device("cpu")).log_p for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_a_model_of_other_images_is_refused() -> None:
+    data = prepared("vae-categorical")
+    for change in ({"n_levels": 4}, {"image_shape": (1, 4, 1)}):
+        other = dataclasses.replace(data, description=dataclasses.replace(data.description, **change))
+        with pytest.raises(InputError, match="was trained on images of shape"):
+            evaluation.evaluate_seed(small_model("vae-categorical"), other, SECTION, 0, torch.device("cpu"))
 
 
 def test_an_impossible_image_makes_the_number_infinite_and_is_counted() -> None:
@@ -100,6 +156,9 @@ def test_an_impossible_image_makes_the_number_infinite_and_is_counted() -> None:
     assert result.metrics["bpd"] == math.inf
     assert result.metrics["bpd_standard_error"] == math.inf
     assert result.metrics["n_impossible_images"] == 1
+    twice = summarise({0: fixed([-1, -math.inf]), 1: fixed([-1, -math.inf])}).metrics
+    assert twice["bpd_seed_spread"] == math.inf
+    assert not any(isinstance(value, float) and math.isnan(value) for value in twice.values())
 
 
 @pytest.mark.parametrize(("name", "expected"), [("vae-bernoulli", 2), ("pixelcnn-rgb", 1), ("gaussian-grey", 1)])
@@ -112,6 +171,22 @@ def test_pictures(name: str, expected: int, tmp_path: Path) -> None:
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
         assert np.asarray(Image.open(tmp_path / "a" / file)).std() > 10
+
+
+@pytest.mark.parametrize("n_images", [1, 2, 5, 20])
+def test_reconstructions_come_in_whole_rows(n_images: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, tuple] = {}
+    monkeypatch.setattr(
+        evaluation, "write_grid", lambda path, images, *rest: drawn.update({path.stem: (images, *rest)})
+    )
+    model, data = small_model("vae-bernoulli"), prepared("vae-bernoulli", n_images)
+    evaluation.draw_pictures(tmp_path, model, data, SECTION, torch.device("cpu"))
+    grid, _, n_columns = drawn["reconstructions"]
+    assert len(grid) % (2 * n_columns) == 0
+    for row in range(len(grid) // (2 * n_columns)):
+        originals = grid[2 * row * n_columns : (2 * row + 1) * n_columns]
+        assert np.array_equal(originals, data.images["test"][row * n_columns : (row + 1) * n_columns] * 255)
+    assert len(drawn["samples"][0]) == SECTION.n_pictures
 
 
 def test_reconstructions_stand_below_their_originals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

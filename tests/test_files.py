@@ -26,6 +26,12 @@ def test_infinity_survives(tmp_path: Path) -> None:
     assert read_json(tmp_path / "a.json") == {"bpd": math.inf}
 
 
+def test_nan_is_refused_by_name_and_writes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"a\.b is NaN"):
+        write_json(tmp_path / "a.json", {"a": {"b": math.nan}})
+    assert not list(tmp_path.iterdir())
+
+
 def test_csv_has_the_columns_in_order(tmp_path: Path) -> None:
     write_csv(tmp_path / "a.csv", ("b", "a"), [{"a": 1, "b": 0.1 + 0.2}, {"a": "x", "b": -math.inf}])
     assert (tmp_path / "a.csv").read_text() == "b,a\n0.3,1\n-inf,x\n"

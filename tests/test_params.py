@@ -13,8 +13,8 @@ from bitsperdim.params import model_levels, raw_levels, read_params, validate
 
 
 @pytest.fixture
-def content(repository: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = YAML(typ="safe").load((repository / "params.yaml").read_text(encoding="utf-8"))
+def content(committed: Callable[[str], str]) -> dict[str, Any]:
+    loaded: dict[str, Any] = YAML(typ="safe").load(committed("params.yaml"))
     return loaded
 
 
@@ -80,6 +80,9 @@ MISTAKES: list[tuple[str, object, str]] = [
     ("models", [], "models = [] is not allowed; it must be a list of at least 1 entries."),
     ("models", ["vae", "vae"], "models names 'vae' twice; each may stand there once."),
     ("seeds", [3, 3], "seeds names 3 twice"),
+    ("dequantize.bits", 8, "dequantize.bits = 8 is not allowed; it must be at most 7."),
+    ("pixelcnn.kernel_size", 4, "pixelcnn.kernel_size = 4 is not allowed; it must be odd."),
+    ("pixelcnn.n_filters", 7, "pixelcnn.n_filters = 7 is not allowed; it must be a multiple of 2."),
     # what does not fit together
     ("vae.likelihood", "bernoulli", "vae.likelihood = 'bernoulli' needs images of 2 levels, but these have 17;"),
     # names
@@ -106,8 +109,8 @@ def test_a_mistake_gets_one_sentence(path: str, value: object, sentence: str, co
     assert "\n" not in text
 
 
-def test_the_committed_file_validates(repository: Path) -> None:
-    params = read_params(repository / "params.yaml")
+def test_the_committed_file_validates(content: dict[str, Any]) -> None:
+    params = validate(content)
     assert set(params.models) <= set(params.sections)
     assert raw_levels(params) == model_levels(params) == 17
 
@@ -130,9 +133,9 @@ def test_a_model_overrides_the_trainer_for_itself_alone(content: dict[str, Any])
     assert params.section("iwae").settings(params.train) == params.train
 
 
-def test_scientific_notation_is_a_number(tmp_path: Path, content: dict[str, Any], repository: Path) -> None:
+def test_scientific_notation_is_a_number(tmp_path: Path, committed: Callable[[str], str]) -> None:
     """`dvc exp run -S train.lr=1e-5` writes 1e-05, which YAML 1.1 takes for text."""
-    text = (repository / "params.yaml").read_text(encoding="utf-8")
+    text = committed("params.yaml")
     path = tmp_path / "params.yaml"
     path.write_text(text.replace("learning_rate: 0.001", "learning_rate: 1e-05"), encoding="utf-8")
     assert read_params(path).train.learning_rate == 1e-5
@@ -147,6 +150,9 @@ def test_scientific_notation_is_a_number(tmp_path: Path, content: dict[str, Any]
         ("- 1", "must be a mapping of sections, but it holds [1]"),
         ("a: !!python/object:os.system 1", "is not valid YAML"),
         ("a: \x07", "is not valid YAML"),
+        ("a: 2020-13-45", "is not valid YAML"),
+        ("a: !!int x", "is not valid YAML"),
+        ("a: -_", "is not valid YAML"),
     ],
 )
 def test_a_file_that_is_not_what_it_should_be(text: str, sentence: str, tmp_path: Path) -> None:

@@ -1,18 +1,23 @@
 """dvc.yaml keeps its promises: one name for one thing, every module a dependency, every key there."""
 
 import ast
+import hashlib
 import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
+from bitsperdim import stage as runner
 from bitsperdim.data.preparation import SPLITS
+from bitsperdim.device import set_up_device
+from bitsperdim.errors import InputError
 from bitsperdim.params import RESERVED, Params
 
 PREFIX = "PYTHONPATH=src python stages/"
@@ -25,8 +30,8 @@ def pipeline(repository: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def content(repository: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = YAML(typ="safe").load((repository / "params.yaml").read_text(encoding="utf-8"))
+def content(committed: Callable[[str], str]) -> dict[str, Any]:
+    loaded: dict[str, Any] = YAML(typ="safe").load(committed("params.yaml"))
     return loaded
 
 
@@ -44,7 +49,9 @@ def test_a_section_is_a_stage_or_a_model_or_shared(pipeline: dict[str, Any], con
     shared = {"dataset", "models", "seeds"}
     own = {name for name in Params.model_fields if name != "sections"}
     assert own - shared <= set(pipeline)
-    assert set(content) - own == {name for name in content if "family" in (content[name] or {})}
+    assert set(content) - own == {
+        name for name, value in content.items() if isinstance(value, dict) and "family" in value
+    }
     assert set(RESERVED) >= own | set(pipeline)
 
 
@@ -64,7 +71,8 @@ def test_every_parameter_is_a_dependency_of_some_stage(pipeline: dict[str, Any],
     """A parameter that reruns nothing would be a number in the report that was never used."""
     listed = {key for stage in pipeline.values() for key in stage.get("params", [])}
     assert {"dataset", "dequantize", "train", "seeds", "evaluate", "${item.model}"} <= listed
-    assert set(content) - set(content["models"]) - {"models"} <= listed
+    of_models = {name for name in content if "family" in (content[name] if isinstance(content[name], dict) else {})}
+    assert set(content) - of_models - {"models"} <= listed
 
 
 def imported_modules(path: Path, source: Path) -> set[Path]:
@@ -122,21 +130,53 @@ def test_a_copy_of_the_workspace_runs_its_own_code(tmp_path: Path, repository: P
     assert Path(found.strip()).resolve() == (copy / "__init__.py").resolve()
 
 
-def test_the_committed_lock_matches_the_committed_numbers(repository: Path) -> None:
-    """Every metrics file that dvc.lock names has the md5 that it names."""
-    import hashlib
+def hashes_as_dvc_does(repository: Path) -> dict[str, str]:
+    """Return path -> md5 of every file and folder of the last commit, folders as DVC hashes them."""
+    listing = subprocess.run(
+        ["git", "-C", str(repository), "ls-tree", "-r", "--name-only", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    md5s: dict[str, str] = {}
+    for name in listing.stdout.splitlines():
+        content = subprocess.run(
+            ["git", "-C", str(repository), "show", f"HEAD:{name}"], capture_output=True, check=True
+        )
+        md5s[name] = hashlib.md5(content.stdout).hexdigest()
+    for folder in {str(parent) for name in md5s for parent in Path(name).parents}:
+        inside = [
+            {"md5": md5, "relpath": str(Path(name).relative_to(folder))}
+            for name, md5 in md5s.items()
+            if Path(folder) in Path(name).parents
+        ]
+        entries = json.dumps(sorted(inside, key=lambda entry: entry["relpath"]), sort_keys=True)
+        md5s[folder] = hashlib.md5(entries.encode()).hexdigest() + ".dir"
+    return md5s
 
-    lock = YAML(typ="safe").load((repository / "dvc.lock").read_text(encoding="utf-8"))
-    checked = 0
-    for stage in lock["stages"].values():
-        for out in stage.get("outs", []):
-            path = repository / out["path"]
-            if path.suffix in (".json", ".csv") and path.name != "per_image.csv":
-                assert hashlib.md5(path.read_bytes()).hexdigest() == out["md5"], (
-                    f"{out['path']} is not that of dvc.lock"
-                )
-                checked += 1
-    assert checked >= len(lock["stages"]) - 3
+
+def test_the_committed_lock_is_that_of_the_committed_code_and_numbers(
+    repository: Path, committed: Callable[[str], str]
+) -> None:
+    """Every tracked file or folder that dvc.lock names, read or written, has the md5 that it names."""
+    if not (repository / ".git").exists():
+        pytest.skip("an unpacked archive has no commit to compare with")
+    md5s = hashes_as_dvc_does(repository)
+    stages = YAML(typ="safe").load(committed("dvc.lock"))["stages"]
+    checked = set()
+    for name, stage in stages.items():
+        for entry in (*stage["deps"], *stage.get("outs", [])):
+            tracked = entry["path"].startswith(("src", "stages", "results", "params.yaml"))
+            if tracked and entry["path"] in md5s and entry["path"] != "results":  # results/ has files of DVC too
+                assert md5s[entry["path"]] == entry["md5"], f"{name}: {entry['path']} changed; run `dvc repro`"
+                checked.add(entry["path"])
+    assert {"params.yaml", "src/bitsperdim/models", "src/bitsperdim/training.py", "results/vae/metrics.json"} <= checked
+
+
+def test_compiled_files_are_no_dependencies(repository: Path) -> None:
+    """They hold times and the version of Python: DVC's hashes of folders would differ everywhere."""
+    ignored = (repository / ".dvcignore").read_text(encoding="utf-8").splitlines()
+    assert {"__pycache__/", "*.pyc"} <= set(ignored)
 
 
 def run_stage(name: str, folder: Path, repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -150,9 +190,11 @@ def run_stage(name: str, folder: Path, repository: Path, *arguments: str) -> sub
     )
 
 
-def test_the_stages_run_one_after_the_other_without_dvc(tmp_path: Path, repository: Path) -> None:
+def test_the_stages_run_one_after_the_other_without_dvc(
+    tmp_path: Path, repository: Path, committed: Callable[[str], str]
+) -> None:
     """As plain scripts, on tiny parameters, with every model; nothing outside the named paths is written."""
-    text = (repository / "params.yaml").read_text(encoding="utf-8")
+    text = committed("params.yaml")
     text = re.sub(r"epochs: \d+", "epochs: 1", text)
     text = re.sub(r"n_samples: 1024", "n_samples: 6", text)
     text = text.replace("n_pictures: 64", "n_pictures: 4").replace("seeds: [0]", "seeds: [0, 1]")
@@ -182,8 +224,10 @@ def test_the_stages_run_one_after_the_other_without_dvc(tmp_path: Path, reposito
     assert (tmp_path / "report" / "index.html").stat().st_size > 10_000
 
 
-def test_a_mistake_of_the_user_is_one_sentence_and_status_1(tmp_path: Path, repository: Path) -> None:
-    text = (repository / "params.yaml").read_text(encoding="utf-8")
+def test_a_mistake_of_the_user_is_one_sentence_and_status_1(
+    tmp_path: Path, repository: Path, committed: Callable[[str], str]
+) -> None:
+    text = committed("params.yaml")
     (tmp_path / "params.yaml").write_text(text.replace("latent_size: 16", "latent_size: -16", 1), encoding="utf-8")
     result = run_stage("preflight", tmp_path, repository, "results", "marker")
     assert result.returncode == 1
@@ -194,12 +238,95 @@ def test_a_mistake_of_the_user_is_one_sentence_and_status_1(tmp_path: Path, repo
     assert result.stderr == "usage: python stages/train.py MODEL DEQUANTIZED FOLDER CURVE\n"
 
 
-def test_an_unknown_device_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bitsperdim.device import choose_device
-    from bitsperdim.errors import InputError
+def test_stages_out_of_order_and_damaged_files_are_one_sentence(
+    tmp_path: Path, repository: Path, committed: Callable[[str], str]
+) -> None:
+    """Each stage without what it needs, and with what it needs cut short."""
+    (tmp_path / "params.yaml").write_text(committed("params.yaml"), encoding="utf-8")
+    raw, images, trained = tmp_path / "raw", tmp_path / "images", tmp_path / "models" / "histogram" / "0"
+    stages = {
+        "dequantize": (("raw", "images", "results/dequantize"), [raw / "digits.npz"]),
+        "train": (
+            ("histogram", "images", "models/histogram", "results/histogram/training_curve.csv"),
+            [images / "description.json", images / "train.npz", images / "validation.npz"],
+        ),
+        "evaluate": (
+            ("histogram", "models/histogram", "images", "results/histogram"),
+            [trained / "model.json", trained / "weights.safetensors", images / "test.npz"],
+        ),
+    }
+    assert run_stage("download", tmp_path, repository, "raw").returncode == 0
+    for name, (arguments, files) in stages.items():
+        for file in files:
+            content = file.read_bytes()
+            for damage in (None, content[: len(content) // 2], b"{}"):
+                file.unlink()
+                if damage is not None:
+                    file.write_bytes(damage)
+                result = run_stage(name, tmp_path, repository, *arguments)
+                assert result.returncode == 1, (file, damage)
+                assert result.stderr.startswith(f"{name}: "), result.stderr
+                assert "run the stage" in result.stderr
+                assert result.stderr.count("\n") == 1, result.stderr
+                file.write_bytes(content)
+        assert run_stage(name, tmp_path, repository, *arguments).returncode == 0
 
-    monkeypatch.setenv("BITSPERDIM_DEVICE", "tpu")
-    with pytest.raises(InputError, match="BITSPERDIM_DEVICE = 'tpu' is no device of this machine"):
-        choose_device()
+
+@pytest.mark.parametrize("name", ["tpu", "mps", "cuda:99", ""])
+def test_an_unknown_device_is_one_sentence(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BITSPERDIM_DEVICE", name)
+    with pytest.raises(InputError, match=f"BITSPERDIM_DEVICE = '{name}' is no device of this machine"):
+        set_up_device()
     monkeypatch.setenv("BITSPERDIM_DEVICE", "cpu")
-    assert choose_device().type == "cpu"
+    assert set_up_device().type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (InputError("params.yaml: a = 1 is not allowed."), "train: params.yaml: a = 1 is not allowed."),
+        (
+            OSError(28, "No space left on device", "models/x"),
+            "train: models/x cannot be read or written: No space left",
+        ),
+        (MemoryError(), "train: the memory is not enough (no more to be had); try smaller batch or chunk sizes."),
+        (
+            RuntimeError("CUDA out of memory. Tried\nto allocate"),
+            "train: the memory is not enough (CUDA out of memory.",
+        ),
+        (KeyboardInterrupt(), "130"),
+    ],
+)
+def test_what_goes_wrong_in_a_stage_is_told_in_one_sentence(
+    error: BaseException,
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    committed: Callable[[str], str],
+) -> None:
+    (tmp_path / "params.yaml").write_text(committed("params.yaml"), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+
+    def main(_: Params) -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as caught:
+        runner.run("train", main)
+    assert sentence in str(caught.value.code)
+    assert "\n" not in str(caught.value.code)
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_bug_keeps_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, committed: Callable[[str], str]
+) -> None:
+    (tmp_path / "params.yaml").write_text(committed("params.yaml"), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+
+    def main(_: Params) -> None:
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        runner.run("train", main)

@@ -1,18 +1,21 @@
 """Preflight forgets unlisted models and touches nothing else."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from bitsperdim.errors import InputError
 from bitsperdim.files import read_json
-from bitsperdim.params import Params, read_params
+from bitsperdim.params import Params, validate
 from bitsperdim.preflight import preflight
 
 
 @pytest.fixture
-def params(repository: Path) -> Params:
-    return read_params(repository / "params.yaml").model_copy(update={"models": ["vae"]})
+def params(committed: Callable[[str], str]) -> Params:
+    content = YAML(typ="safe").load(committed("params.yaml"))
+    return validate(content).model_copy(update={"models": ["vae"]})
 
 
 def fill(folder: Path, *names: str) -> None:

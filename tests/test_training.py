@@ -204,12 +204,40 @@ def test_the_average_is_validated_and_kept() -> None:
     assert last_ten[0] < last_ten[1]
 
 
-def test_the_average_of_a_constant_is_the_constant_and_warms_up() -> None:
-    update = training.warmed_up_average(0.99)
-    one, zero = torch.ones(()), torch.zeros(())
-    assert update(one, one, 3).item() == 1
-    assert update(one, zero, 0).item() == pytest.approx(0.1)
-    assert update(one, zero, 10_000).item() == pytest.approx(0.99)
+def test_the_average_forgets_the_start() -> None:
+    weights = [training.average_weight(0.99, n) for n in (0, 8, 10_000)]
+    assert weights == pytest.approx([0.1, 0.5, 0.99])
+
+
+def test_the_average_is_that_of_the_formula() -> None:
+    """One epoch of five steps, followed by hand: what is kept is the weighted mean of the five weights."""
+    seen: list[Tensor] = []
+    take_step = training._Trainer.take_step
+
+    def spy(self: Any, x: Tensor, labels: Tensor | None) -> Tensor:
+        loss = take_step(self, x, labels)
+        seen.append(torch.cat([p.detach().flatten() for p in self.model.parameters()]).clone())
+        return loss
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training._Trainer, "take_step", spy)
+        trained = run("vae", epochs=1, average_decay=0.3)
+    expected = seen[0]
+    for n, current in enumerate(seen[1:], start=1):
+        weight = training.average_weight(0.3, n)
+        expected = weight * expected + (1 - weight) * current
+    kept = torch.cat([p.detach().flatten() for p in trained.model.parameters()])
+    torch.testing.assert_close(kept, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_warm_up_takes_at_most_half_of_the_run() -> None:
+    trained = run("vae", epochs=4, warmup_steps=1000, batch_size=75, learning_rate=1.0, schedule="constant")
+    assert [row["learning_rate"] for row in trained.curve] == [0.5, 1.0, 1.0, 1.0]
+
+
+def test_precision_does_not_move_a_closed_form() -> None:
+    for model in ("histogram", "gaussian"):
+        assert run(model).curve == run(model, precision="bfloat16").curve
 
 
 def test_bfloat16_is_close_to_float32() -> None:

@@ -12,10 +12,11 @@ Not here yet: noise that is fixed for ever, variational noise, the logit transfo
 
 Invariants (``tests/test_dequantization.py``):
 
-1. The dequantized value lies in [x/L, (x+1)/L) and below 1, in float32 at the top cell too
-   (``test_the_top_cell_stays_below_one``): (L-1+u)/L would round to 1 about once in 150,000 draws
-   at 256 levels.
-2. Flooring gives the image back (``test_flooring_inverts``).
+1. The dequantized value lies in its cell [x/L, (x+1)/L) to rounding, and strictly below 1 at the top
+   cell (``test_the_top_cell_stays_below_one``): in float32 (L-1+u)/L would round to 1 about once in
+   150,000 draws at 256 levels, and have an infinite logit.
+2. In float64 flooring gives the image back (``test_flooring_inverts``); in float32 the largest noise
+   may round up to the next cell.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import torch
 
@@ -11,20 +12,29 @@ from bitsperdim.errors import InputError
 VARIABLE = "BITSPERDIM_DEVICE"
 
 
-def choose_device() -> torch.device:
-    """Return the device named by BITSPERDIM_DEVICE: ``auto`` (the default), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+def set_up_device() -> torch.device:
+    """Return the device named by BITSPERDIM_DEVICE: ``auto`` (the default), ``cpu``, ``cuda`` or ``cuda:1``.
+
+    On a GPU, float32 is made to mean float32 (no TF32 in products and convolutions) and algorithms
+    that give the same bits every time are chosen where there are any.
 
     Raises:
         InputError: there is no such device here.
     """
     name = os.environ.get(VARIABLE, "auto")
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    known = re.fullmatch(r"cpu|cuda(:\d+)?", name)
+    device = torch.device(name) if known else None
+    if device is None or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
         raise InputError(
-            f"{VARIABLE} = {name!r} is no device of this machine; choose auto, cpu, or cuda where there is one."
-        ) from error
+            f"{VARIABLE} = {name!r} is no device of this machine; choose auto, cpu, or one of its "
+            f"{torch.cuda.device_count()} GPUs as cuda:0 and so on."
+        )
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+        torch.backends.cuda.matmul.fp32_precision = "ieee"
+        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]  # made at run time
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True, warn_only=True)
     return device

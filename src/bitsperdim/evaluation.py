@@ -11,8 +11,13 @@ Errors, which are not to be added up:
 - the *bias* of the importance-weighted bound is reported apart, and flagged where it exceeds the
   test-set error: then the number says more about K than about the model.
 
+Both Monte Carlo error and bias can be believed only where the effective sample size is not small;
+``ess_below_10_share`` says for what share of the images it is, and ``too_few_samples`` flags a
+share above 5 % as well as a bias above the test-set error.
+
 With several seeds the number is the mean over seeds of the same images; ``bpd_seed_spread`` is
-their standard deviation. Pictures are those of the first seed.
+their standard deviation. Each seed has importance samples of its own, but all share the dequantization
+noise of the first sample. Pictures are those of the first seed.
 
 Invariants (``tests/test_evaluation.py``): the mean of ``per_image.csv`` is the number in
 ``metrics.json``; errors follow their formulas; an impossible image makes the number infinite.
@@ -21,7 +26,7 @@ Invariants (``tests/test_evaluation.py``): the mean of ``per_image.csv`` is the 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,13 +35,16 @@ import numpy as np
 import torch
 
 from bitsperdim.data.preparation import Description, PreparedImages
+from bitsperdim.errors import InputError
 from bitsperdim.estimation import Estimate, estimate
-from bitsperdim.models import ImageModel, LatentModel, n_parameters
+from bitsperdim.models import ImageModel, LatentModel
 from bitsperdim.params import EvaluateSection
 from bitsperdim.pictures import write_grid
 from bitsperdim.units import bits_per_dim, nats_to_bits_per_dim
 
 PER_IMAGE_COLUMNS = ("seed", "image", "log_p", "standard_error", "bias", "elbo", "ess")
+SMALL_ESS = 10
+TOLERATED_SHARE = 0.05  # of images with a small ESS
 BOUND_COLUMNS = ("n_samples", "bpd", "nll_nats", "standard_error_nats")
 
 
@@ -59,10 +67,31 @@ def evaluate_seed(
     model: ImageModel,
     prepared: PreparedImages,
     section: EvaluateSection,
+    seed: int,
     device: torch.device,
-    progress: Any = None,  # noqa: ANN401 - a callable, see estimate
+    progress: Callable[[int, float], None] | None = None,
 ) -> Estimate:
-    """Estimate the whole test set under one seed's weights."""
+    """Estimate the whole test set under one seed's weights.
+
+    Args:
+        model: trained with ``seed``.
+        prepared: with the test split.
+        section: K, sizes and the seed of the samples.
+        seed: of the training; each has importance samples of its own.
+        device: where the work is done.
+        progress: see :func:`bitsperdim.estimation.estimate`.
+
+    Raises:
+        InputError: the model was made for other images.
+        FloatingPointError: a log-weight is NaN or +inf.
+    """
+    description = prepared.description
+    if (model.image_shape, model.n_levels) != (description.image_shape, description.n_levels):
+        raise InputError(
+            f"The model was trained on images of shape {model.image_shape} and {model.n_levels} levels, but the test "
+            f"images have {description.image_shape} and {description.n_levels}; train it again."
+        )
+    samples_seed = int(np.random.SeedSequence([section.seed, seed]).generate_state(1, np.uint64)[0] >> 1)
     labels = prepared.labels.get("test")
     return estimate(
         model.to(device).eval(),
@@ -70,7 +99,7 @@ def evaluate_seed(
         section.n_samples,
         chunk_size=section.chunk_size,
         batch_size=section.batch_size,
-        generator=torch.Generator(device).manual_seed(section.seed),
+        generator=torch.Generator(device).manual_seed(samples_seed),
         labels=None if labels is None else torch.from_numpy(labels),
         noise=torch.from_numpy(prepared.noise["test"]),
         progress=progress,
@@ -96,6 +125,8 @@ def summarise(estimates: Mapping[int, Estimate], model: ImageModel, description:
     monte_carlo_error = math.sqrt(float(variances.sum())) / (n_seeds * n_images)
     test_error = spread_over_images(over_seeds)
     ess = torch.stack([item.ess for item in estimates.values()])
+    small_ess = 0.0 if first.kind == "exact" else float((ess < SMALL_ESS).double().mean())
+    bias_exceeds = abs(bias) > test_error
     nll = -float(over_seeds.mean())
     metrics: dict[str, Any] = {
         "kind": first.kind,
@@ -104,7 +135,7 @@ def summarise(estimates: Mapping[int, Estimate], model: ImageModel, description:
         "n_images": n_images,
         "n_seeds": n_seeds,
         "n_samples": first.n_samples,
-        "n_parameters": n_parameters(model),
+        "n_parameters": model.n_parameters,
         "bpd": bits_per_dim(-nll, shape),
         "bpd_standard_error": nats_to_bits_per_dim(test_error, shape),
         "bpd_monte_carlo_error": nats_to_bits_per_dim(monte_carlo_error, shape),
@@ -112,15 +143,17 @@ def summarise(estimates: Mapping[int, Estimate], model: ImageModel, description:
         "nll_nats_standard_error": test_error,
         "nll_nats_monte_carlo_error": monte_carlo_error,
         "log_p_bias_nats": bias,
-        "bias_exceeds_standard_error": abs(bias) > test_error,
+        "bias_exceeds_standard_error": bias_exceeds,
+        "too_few_samples": bias_exceeds or small_ess > TOLERATED_SHARE,
         "elbo_nats": float(elbo),
         "ess_median": float(ess.median()),
         "ess_smallest": float(ess.min()),
+        "ess_below_10_share": small_ess,
         "n_impossible_images": int(over_seeds.isneginf().sum()),
     }
     if n_seeds > 1:
         per_seed = bits_per_dim(log_p.mean(1), shape)
-        metrics["bpd_seed_spread"] = float(per_seed.std())
+        metrics["bpd_seed_spread"] = float(per_seed.std()) if bool(per_seed.isfinite().all()) else math.inf
         metrics["bpd_by_seed"] = {str(seed): float(value) for seed, value in zip(estimates, per_seed, strict=True)}
     return Evaluation(metrics, _per_image(estimates), _bound(estimates, shape))
 
@@ -158,17 +191,24 @@ def draw_pictures(
 ) -> None:
     """Write ``samples.png`` and, for models with a latent code, ``reconstructions.png``.
 
-    In the latter each test image stands above the mean of p(x given z) at the mean of its code.
+    In the latter each test image stands above the mean of p(x given z) at the mean of its code, in whole
+    rows unless there are too few test images for one.
     """
     model = model.to(device).eval()
     generator = torch.Generator(device).manual_seed(section.seed)
     labels = prepared.labels.get("test")
     drawn_labels = None if labels is None else torch.from_numpy(np.resize(labels, section.n_pictures)).to(device)
-    samples = model.sample(section.n_pictures, labels=drawn_labels, generator=generator).cpu().numpy()
-    write_grid(folder / "samples.png", samples, model.n_levels)
+    batches = []
+    for start in range(0, section.n_pictures, section.batch_size):
+        n_images = min(section.batch_size, section.n_pictures - start)
+        given = None if drawn_labels is None else drawn_labels[start : start + n_images]
+        batches.append(model.sample(n_images, labels=given, generator=generator).cpu().numpy())
+    write_grid(folder / "samples.png", np.concatenate(batches), model.n_levels)
     if isinstance(model, LatentModel):
-        n_columns = max(1, math.isqrt(section.n_pictures))
-        x = torch.from_numpy(prepared.images["test"][: n_columns * max(1, n_columns // 2)]).to(device)
+        test = prepared.images["test"]
+        n_columns = min(len(test), max(1, math.isqrt(section.n_pictures)))
+        n_rows = min(len(test) // n_columns, max(1, n_columns // 2))
+        x = torch.from_numpy(test[: n_columns * n_rows]).to(device)
         pairs = torch.stack([x.double(), model.reconstruct(x).double()]).cpu().numpy()  # (2, B, C, H, W)
         grey = np.rint(pairs * 255 / (model.n_levels - 1)).astype(np.uint8)
         rows = [grey[:, start : start + n_columns] for start in range(0, len(x), n_columns)]

@@ -1,14 +1,14 @@
 """The typed parameter section of every model family; the keys are those of :data:`bitsperdim.models.MODELS`.
 
 Kept apart from the models so that ``preflight`` can check the parameters without importing torch.
-A section's own keys are the keyword arguments of the family's class (``tests/test_families.py``).
+A section's own keys are the keyword arguments of the family's class (``tests/models/test_every_model.py``).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 
 from bitsperdim.errors import InputError
 
@@ -17,6 +17,13 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Size = Annotated[int, Field(ge=1, le=65_536)]
 Precision = Literal["float32", "bfloat16"]
 Schedule = Literal["constant", "cosine"]
+
+
+def odd(value: int) -> int:
+    """Refuse an even number."""
+    if value % 2 == 0:
+        raise ValueError("odd")
+    return value
 
 
 class Section(BaseModel):
@@ -114,9 +121,9 @@ class PixelCNNSection(FamilySection):
     """A PixelCNN of masked convolutions with a softmax over the levels."""
 
     family: Literal["pixelcnn"]
-    n_filters: Size
+    n_filters: Annotated[int, Field(ge=2, le=65_536, multiple_of=2)]
     n_blocks: Annotated[int, Field(ge=1, le=1_000)]
-    kernel_size: Annotated[int, Field(ge=3, le=101)]
+    kernel_size: Annotated[int, Field(ge=3, le=101), AfterValidator(odd)]
 
 
 FAMILIES: dict[str, type[FamilySection]] = {

@@ -10,6 +10,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from bitsperdim.errors import InputError
 
 FLOAT_FORMAT = "%.9g"
 
@@ -61,10 +64,36 @@ def rounded(value: Any) -> Any:  # noqa: ANN401 - any JSON value
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON with sorted keys and floats of nine significant digits.
 
-    An infinite value is written as ``Infinity``, which Python and DVC read: a model that gives an
+    NaN is refused. An infinite value is written as ``Infinity``, which Python and DVC read: a model that gives an
     image no mass has an infinite loss, and a null would vanish from ``dvc metrics``.
     """
+    _refuse_nan(content, "")
     write_text(path, json.dumps(rounded(content), indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def _refuse_nan(value: Any, key: str) -> None:  # noqa: ANN401 - any JSON value
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            _refuse_nan(item, f"{key}.{name}")
+    elif isinstance(value, float) and math.isnan(value):
+        raise ValueError(f"{key[1:]} is NaN")
+
+
+@contextlib.contextmanager
+def reading(path: Path, stage: str) -> Iterator[None]:
+    """Turn any failure to read a file that ``stage`` wrote into one sentence.
+
+    Raises:
+        InputError: the file is missing, cut short, or not what the stage writes.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename or path} is not there; run the stage {stage!r} first.") from error
+    except Exception as error:  # a damaged file fails in as many ways as there are bytes
+        raise InputError(f"{path} is damaged ({type(error).__name__}); run the stage {stage!r} again.") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

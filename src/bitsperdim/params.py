@@ -2,8 +2,8 @@
 
 Read as DVC reads it (YAML 1.2, so that ``1e-05`` is a number) and checked as a whole, before any
 work: an unknown key, a missing one, a wrong type or a value out of range raises one sentence that
-names the key, the value and what is allowed. Nothing is converted silently and nothing has a
-hidden default.
+names the key, the value and what is allowed. Nothing is converted silently, and no key has a default
+but a model's own changes to ``train``, which may be left out.
 
 It does not check what only the data can tell (``dequantize`` does) and it imports no torch.
 
@@ -50,17 +50,17 @@ class DatasetSection(Section):
 class DequantizeSection(Section):
     """What is done to the levels of an image before any model sees it."""
 
-    bits: Annotated[int, Field(ge=1, le=8)] | None
+    bits: Annotated[int, Field(ge=1, le=7)] | None
     binarization: Literal["none", "threshold", "dynamic"]
 
 
 class EvaluateSection(Section):
     """Importance sampling on the test set."""
 
-    n_samples: Annotated[int, Field(ge=1, le=10_000_000)]
+    n_samples: Annotated[int, Field(ge=1, le=1_000_000)]
     chunk_size: Annotated[int, Field(ge=1, le=100_000)]
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)]
-    n_pictures: Annotated[int, Field(ge=1, le=10_000)]
+    n_pictures: Annotated[int, Field(ge=1, le=1_024)]
     seed: Seed
 
 
@@ -94,11 +94,11 @@ def read_params(path: Path) -> Params:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start}).") from error
-    except YAMLError as error:
+    except (YAMLError, ValueError) as error:  # ValueError: an impossible date, an integer that is none
         # problem_mark names the place in every error of the scanner and the parser
         mark = getattr(error, "problem_mark", None)
         place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        problem = getattr(error, "problem", None) or (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path} is not valid YAML{place}: {problem}.") from error
     return validate(content)
 
@@ -222,6 +222,10 @@ def _allowed(kind: str, context: Mapping[str, Any], message: str) -> str:
     if kind in bounds:
         key, words = bounds[kind]
         return f"{words} {context[key]}"
+    if kind == "multiple_of":
+        return f"a multiple of {context['multiple_of']}"
+    if kind == "value_error":
+        return str(context["error"])
     if kind == "literal_error":
         return f"one of {context['expected']}"
     if kind in ("too_short", "too_long"):

@@ -16,7 +16,6 @@ from PIL import Image
 from bitsperdim.data.yardsticks import contact_sheet
 from bitsperdim.files import write_bytes
 
-MAX_SIDE = 16_383
 TARGET_WIDTH = 640
 GREY = 128
 
@@ -33,7 +32,7 @@ def write_grid(path: Path, images: np.ndarray, n_levels: int, n_columns: int | N
     grey = np.rint(images.astype(np.float64) * 255 / (n_levels - 1)).astype(np.uint8)
     n_missing = -len(images) % n_columns
     padded = np.pad(grey, ((0, n_missing), (0, 0), (1, 0), (1, 0)), constant_values=GREY)  # a hairline between images
-    sheet = contact_sheet(padded, MAX_SIDE, n_columns)
+    sheet = contact_sheet(padded, n_columns)
     scale = max(1, TARGET_WIDTH // sheet.shape[2])
     sheet = sheet[:, 1:, 1:].repeat(scale, axis=1).repeat(scale, axis=2)
     picture = Image.fromarray(sheet[0] if sheet.shape[0] == 1 else sheet.transpose(1, 2, 0))

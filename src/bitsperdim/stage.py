@@ -22,7 +22,8 @@ PARAMS = Path("params.yaml")
 def run(stage: str, main: Callable[..., None], *arguments: str) -> None:
     """Run a stage: ``main(params, *command_line_arguments)``.
 
-    A mistake of the user ends it with one sentence and status 1, Ctrl-C with status 130.
+    A mistake of the user, a file that cannot be read or written and too little memory end it with one
+    sentence and status 1, Ctrl-C with status 130.
 
     Args:
         stage: its name, for messages and the log.
@@ -37,10 +38,20 @@ def run(stage: str, main: Callable[..., None], *arguments: str) -> None:
         main(read_params(PARAMS), *values)
     except InputError as error:
         sys.exit(f"{stage}: {error}")
+    except OSError as error:
+        sys.exit(f"{stage}: {error.filename or 'a file'} cannot be read or written: {error.strerror or error}.")
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
+            raise
+        sys.exit(f"{stage}: the memory is not enough ({_first_line(error)}); try smaller batch or chunk sizes.")
     except KeyboardInterrupt:
         sys.stderr.write(f"\n{stage}: interrupted.\n")
         sys.exit(130)
     _log(stage, values, time.perf_counter() - started)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or ["no more to be had"])[0]
 
 
 def _log(stage: str, values: list[str], seconds: float) -> None:

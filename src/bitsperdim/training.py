@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -155,8 +155,8 @@ class _Trainer:
         self.step = 0
 
     def learning_rate_factor(self, step: int) -> float:
-        """Rise linearly over ``warmup_steps``, then stay (constant) or fall to zero along a half cosine."""
-        warmup = self.settings.warmup_steps
+        """Rise linearly over ``warmup_steps`` (at most half of the run), then stay, or fall along a half cosine."""
+        warmup = min(self.settings.warmup_steps, self.n_steps // 2)
         if step < warmup:
             return (step + 1) / warmup
         if self.settings.schedule == "constant":
@@ -191,11 +191,7 @@ class _Trainer:
             self.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.learning_rate_factor)
-        self.average = (
-            AveragedModel(self.model, avg_fn=warmed_up_average(settings.average_decay))
-            if settings.average_decay
-            else None
-        )
+        self.average = AveragedModel(self.model, multi_avg_fn=self.update_average) if settings.average_decay else None
         curve: list[dict[str, float | int]] = []
         best_log_p, best_epoch, best_weights = -math.inf, 0, None
         title = f"train {self.name} seed {self.seed}"
@@ -257,6 +253,13 @@ class _Trainer:
             self.average.update_parameters(self.model)
         return loss.detach()
 
+    @torch.no_grad()
+    def update_average(self, average: Iterable[Tensor], current: Iterable[Tensor], _: object) -> None:
+        """Move the averaged weights towards the current ones."""
+        weight = average_weight(self.settings.average_decay, self.step - 1)
+        for kept, new in zip(average, current, strict=True):
+            kept.lerp_(new, 1 - weight)
+
     def check(self, losses: list[Tensor], first_step: int, epoch: int) -> None:
         """Raise InputError at the first loss that is not finite."""
         bad = ~torch.stack(losses).isfinite()
@@ -273,14 +276,9 @@ class _Trainer:
         )
 
 
-def warmed_up_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    """Return the update of an exponential moving average whose decay rises to ``decay``, forgetting the start."""
-
-    def update(average: Tensor, current: Tensor, n_averaged: Tensor | int) -> Tensor:
-        weight = min(decay, (1 + float(n_averaged)) / (10 + float(n_averaged)))
-        return average * weight + current * (1 - weight)
-
-    return update
+def average_weight(decay: float, n_averaged: int) -> float:
+    """Return the weight of the past in a moving average: it rises to ``decay``, so that the start is forgotten."""
+    return min(decay, (1 + n_averaged) / (10 + n_averaged))
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from bitsperdim.data.preparation import (
 )
 from bitsperdim.data.sources import RawImages
 from bitsperdim.errors import InputError
+from bitsperdim.files import write_npz
 from bitsperdim.params import DatasetSection, DequantizeSection
 
 
@@ -121,6 +122,16 @@ def test_binarization_does_not_move_the_split_or_the_noise() -> None:
         assert np.array_equal(plain.noise[split], dynamic.noise[split])
 
 
+def test_another_validation_set_does_not_move_the_test_set() -> None:
+    raw = RawImages({"train": numbered(300), "test": numbered(50)}, {})
+    few, many = (
+        prepare(raw, dataset(validation_fraction=share), dequantize(binarization="dynamic"), 256)
+        for share in (0.1, 0.3)
+    )
+    assert few.description.test_sha256 == many.description.test_sha256
+    assert np.array_equal(few.noise["test"], many.noise["test"])
+
+
 def test_noise_is_below_one_and_only_where_it_is_evaluated() -> None:
     prepared = prepare(RawImages({"train": numbered(300)}, {}), dataset(), dequantize(), 256)
     assert prepared.noise.keys() == {"validation", "test"}
@@ -144,12 +155,19 @@ def test_the_protocol_tag_says_what_was_scored() -> None:
     raw = RawImages({"train": numbered(300, (3, 4, 2)), "test": numbered(50, (3, 4, 2))}, {})
     tags = [
         prepare(raw, dataset(), dequantize(**change), 256).description.protocol
-        for change in ({}, {"bits": 5}, {"binarization": "threshold"}, {"bits": 5, "binarization": "dynamic"})
+        for change in (
+            {},
+            {"bits": 5},
+            {"binarization": "threshold"},
+            {"bits": 5, "binarization": "dynamic"},
+            {"binarization": "dynamic"},
+        )
     ]
     assert tags == [
         "npz/none/4x2x3/L256/test50/given-none",
         "npz/none/4x2x3/L32/test50/given-none",
         "npz/threshold/4x2x3/L2/test50/given-none",
+        "npz/dynamic-of-L32/4x2x3/L2/test50/given-none",
         "npz/dynamic/4x2x3/L2/test50/given-none",
     ]
 
@@ -177,3 +195,12 @@ def test_what_is_saved_comes_back_and_is_the_same_bytes(tmp_path: Path) -> None:
     assert preparation.load(tmp_path / "a", ("test",)).images.keys() == {"test"}
     with pytest.raises(InputError, match="run the stage 'dequantize' first"):
         preparation.load(tmp_path / "c")
+
+
+def test_another_test_set_than_the_described_one_is_refused(tmp_path: Path) -> None:
+    prepared = prepare(RawImages({"train": numbered(200)}, {}), dataset(), dequantize(), 256)
+    preparation.save(prepared, tmp_path)
+    prepared.images["test"][0, 0, 0, 0] ^= 1
+    write_npz(tmp_path / "test.npz", {"images": prepared.images["test"], "noise": prepared.noise["test"]})
+    with pytest.raises(InputError, match=r"test\.npz is not the test set that .* describes"):
+        preparation.load(tmp_path)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bitsperdim.data.sources import SOURCES
+from bitsperdim.data.sources.npz import read_npz
 from bitsperdim.errors import InputError
 
 
@@ -94,6 +95,23 @@ def test_a_truncated_npz_and_a_plain_npy_get_a_sentence(tmp_path: Path) -> None:
         SOURCES["npz"].download(tmp_path / "raw", str(tmp_path / "plain.npz"))
 
 
+def test_no_flipped_byte_gives_a_traceback(tmp_path: Path) -> None:
+    """A small file with each byte changed in turn: it is read or refused, in one line."""
+    np.savez(tmp_path / "own.npz", train=grey(2, 2, 2))
+    whole = (tmp_path / "own.npz").read_bytes()
+    refused = []
+    for place in range(len(whole)):
+        (tmp_path / "own.npz").write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            read_npz(tmp_path / "own.npz")
+        except InputError as error:
+            refused.append(str(error))
+    assert len(refused) > len(whole) / 2
+    assert not any("\n" in sentence for sentence in refused)
+
+
 def test_a_missing_file_is_found_before_any_work() -> None:
     with pytest.raises(InputError, match=r"dataset\.path = 'nowhere\.npz' is not a file"):
         SOURCES["npz"].check("nowhere.npz")
+    with pytest.raises(InputError, match="cannot be read: File name too long"):
+        SOURCES["npz"].check("x" * 5000)

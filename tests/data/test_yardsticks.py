@@ -41,13 +41,20 @@ def test_entropy_is_below_that_of_any_independent_model() -> None:
 
 def test_the_sheet_holds_every_image_once() -> None:
     images = np.arange(5 * 2 * 3 * 4, dtype=np.uint8).reshape(5, 2, 3, 4)
-    sheet = contact_sheet(images, 1000, n_columns=2)
+    sheet = contact_sheet(images, n_columns=2)
     assert sheet.shape == (2, 9, 8)
     assert np.array_equal(sheet[:, 3:6, 4:8], images[3])
     assert not sheet[:, 6:, 4:].any()
     assert sheet.astype(int).sum() == images.astype(int).sum()
-    with pytest.raises(ValueError, match="exceeds 8 pixels"):
-        contact_sheet(images, 8)
+
+
+def test_a_sheet_larger_than_webp_allows_is_cut() -> None:
+    """The parts cost as much as each on its own, and images wider than a file may be are no error."""
+    sheet = np.random.default_rng(0).integers(256, size=(1, 3, 40_000), dtype=np.uint8)
+    parts = [sheet[:, :, start : start + 16_383] for start in range(0, 40_000, 16_383)]
+    for file_format in ("PNG", "WEBP"):
+        assert code_length(sheet, 256, file_format) == sum(code_length(part, 256, file_format) for part in parts)
+    assert yardsticks(sheet[None], 256)["webp_bpd"] > 7
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])

@@ -1,11 +1,13 @@
 """The evaluator: every image once, chunks that change nothing, and numbers that are refused."""
 
+import sys
+
 import pytest
 import torch
 from torch import Tensor
 
 import laws
-from bitsperdim.estimation import estimate, log_mean_exp
+from bitsperdim.estimation import bias, estimate, log_mean_exp
 from bitsperdim.models import ImageModel
 from cases import small_model
 
@@ -60,11 +62,28 @@ def test_chunks_change_nothing(name: str, chunk_size: int) -> None:
     torch.testing.assert_close(run(chunk_size), run(7), rtol=1e-12, atol=1e-12)
 
 
-def test_memory_does_not_grow_with_k() -> None:
-    """The model is never asked for more than chunk x batch weights at a time, however large K is."""
+def test_memory_does_not_grow_with_k(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large K is, the model is asked for at most chunk x batch weights, and few are held at once."""
+    module = sys.modules["bitsperdim.estimation.estimate"]
+    held: list[int] = []
+    check = module._refuse_nan
+
+    def spy(log_w: Tensor, first_image: int) -> None:
+        held.append(log_w.numel())
+        check(log_w, first_image)
+
+    monkeypatch.setattr(module, "WEIGHTS_AT_ONCE", 3_500)
+    monkeypatch.setattr(module, "_refuse_nan", spy)
     model = scripted([[-1.0, -2.0]])
-    estimate(model, images(*[0, 1] * 10), 1000, chunk_size=16, batch_size=6)
-    assert model.largest_request == 16 * 6
+    x = images(*[0, 1] * 10)
+    result = estimate(model, x, 1000, chunk_size=16, batch_size=6)
+    assert max(held) == 3_000  # three images at a time
+    assert sum(held) == 20_000
+    assert model.largest_request == 16 * 3
+    assert result.log_p.tolist() == pytest.approx([-1, -2] * 10)
+    held.clear()
+    estimate(model, x, 10_000, chunk_size=16, batch_size=6)
+    assert max(held) == 10_000  # one image is the least
 
 
 def test_the_columns_are_those_of_the_weights() -> None:
@@ -78,7 +97,8 @@ def test_the_columns_are_those_of_the_weights() -> None:
     w = log_w.exp()
     torch.testing.assert_close(result.ess, w.sum(0) ** 2 / (w**2).sum(0))
     torch.testing.assert_close(result.standard_error, w.std(0) / w.mean(0) / 2)
-    torch.testing.assert_close(result.bias, -0.5 * result.standard_error**2)
+    torch.testing.assert_close(result.bias, bias(log_w))
+    assert (result.bias < 0).all()
 
 
 def test_an_exact_model_needs_one_pass_and_has_no_monte_carlo_error() -> None:

@@ -1,9 +1,12 @@
 """Laws that every model obeys."""
 
+import inspect
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import binom
 
 import laws
 from bitsperdim import models
@@ -53,7 +56,7 @@ def test_the_kth_weight_does_not_depend_on_how_many_there_are(name: str) -> None
 
 @pytest.mark.parametrize("name", SAMPLED)
 def test_samples_follow_the_masses(name: str) -> None:
-    """Frequencies of 4,000 samples against P(x): z above 4.9 for one of at most 81 images once in 12,000 seeds."""
+    """The counts of all images in 4,000 samples, by exact binomial tails: one seed in 100,000 fails."""
     model = small_model(name)
     images = laws.all_images(model.image_shape, model.n_levels)
     if isinstance(model, models.LatentModel):
@@ -66,10 +69,9 @@ def test_samples_follow_the_masses(name: str) -> None:
     assert samples.shape == (n_samples, *model.image_shape)
     powers = model.n_levels ** torch.arange(samples[0].numel()).flip(0)
     counts = torch.bincount((samples.flatten(1).long() * powers).sum(1), minlength=len(images))
-    z = (counts - n_samples * masses) / (n_samples * masses * (1 - masses)).sqrt()
-    large = n_samples * masses > 5  # the normal approximation of a count needs a few
-    assert large.any()
-    assert z[large].abs().max() < laws.FAR
+    masses = masses.detach().clamp(max=1)
+    below, above = binom.cdf(counts, n_samples, masses), binom.sf(counts - 1, n_samples, masses)
+    assert 2 * np.minimum(below, above).min() > 1e-5 / len(images)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -98,6 +100,30 @@ def test_the_seed_decides_the_weights_and_leaves_the_global_generator_alone() ->
     assert torch.equal(weights(1), weights(1))
     assert not torch.equal(weights(1), weights(2))
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_keys_of_a_section_are_the_arguments_of_the_class(family: str) -> None:
+    shared = {"family", "train", "train_samples"}
+    arguments = set(inspect.signature(MODELS[family].__init__).parameters) - {"self", "image_shape", "n_levels"}
+    assert set(FAMILIES[family].model_fields) - shared == arguments
+
+
+def test_parameters_are_counted_that_are_free() -> None:
+    """By hand: 6 sub-pixels of 3 levels; a mean and a triangle; a stack of masked convolutions."""
+    assert small_model("histogram-grey").n_parameters == 6 * 2
+    assert small_model("gaussian-rgb").n_parameters == 3 + 6
+    first, reduce, convolve, expand = 4 * 12, 12 * 6, 5 * 6 * 6, 6 * 12
+    last, to_logits = 12 * 12, 12 * 2
+    biases = 12 + 6 + 6 + 12 + 12 + 2
+    expected = first + reduce + convolve + expand + last + to_logits + biases
+    assert small_model("pixelcnn-binary-3x3").n_parameters == expected
+    model = small_model("pixelcnn-rgb")
+    model.zero_grad()
+    x = torch.randint(2, (64, 3, 2, 2), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    model.log_weights(x).sum().backward()
+    reached = sum(int((parameter.grad != 0).sum()) for parameter in model.parameters())
+    assert reached <= model.n_parameters < sum(parameter.numel() for parameter in model.parameters())
 
 
 def test_an_unknown_family_lists_the_choices() -> None:

@@ -47,6 +47,8 @@ def metrics(**changes: Any) -> dict[str, Any]:
         "nll_nats_monte_carlo_error": 0.00186,
         "log_p_bias_nats": -0.0123,
         "bias_exceeds_standard_error": False,
+        "too_few_samples": False,
+        "ess_below_10_share": 0.04,
         "elbo_nats": -3.6,
         "ess_median": 6.25,
         "ess_smallest": 1.5,
@@ -252,6 +254,16 @@ def test_a_biased_number_is_flagged(tmp_path: Path) -> None:
     assert "**Biased:** the bias exceeds" in twin
 
 
+def test_a_small_effective_sample_size_is_flagged(tmp_path: Path) -> None:
+    few = metrics(too_few_samples=True, ess_below_10_share=0.123)
+    page, twin = report(tmp_path, {"few": few, "many": metrics()})
+    assert "12 % below 10" in text_of(row_of(page, "few"))
+    assert "12 % of the test images have an effective sample size below 10" in text_of(section_of(page, "few"))
+    assert "below 10" not in text_of(row_of(page, "many") + section_of(page, "many"))
+    assert "**Few samples count:** 12 %" in twin
+    assert "(12 % below 10)" in twin
+
+
 def test_one_sample_has_no_known_error(tmp_path: Path) -> None:
     unknown = {"bpd_monte_carlo_error": math.inf, "log_p_bias_nats": -math.inf, "bias_exceeds_standard_error": True}
     page, twin = report(tmp_path, {"elbo": metrics(n_samples=1, **unknown)})
@@ -284,8 +296,11 @@ def test_other_test_images_are_refused(tmp_path: Path) -> None:
 
 
 def test_nan_is_refused(tmp_path: Path) -> None:
+    report(tmp_path, {"lost": metrics(nll_nats=1.25)})
+    path = tmp_path / "results" / "lost" / "metrics.json"
+    path.write_text(path.read_text(encoding="utf-8").replace("1.25", "NaN"), encoding="utf-8")
     with pytest.raises(InputError, match=r"metrics.json: nll_nats is not a number \(NaN\)\."):
-        report(tmp_path, {"lost": metrics(nll_nats=math.nan)})
+        write_report(params_of({"lost": None}), tmp_path / "results", tmp_path / "again")
 
 
 def test_ids_are_unique(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@
 - **Noise.** One dequantization noise u in [0, 1) for each validation and test sub-pixel, so that
   every density model is evaluated on the same draw.
 
-Every draw comes from ``dataset.seed`` through a stream of its own, so that adding noise does not
-move the split. Nothing is resized, padded, shuffled within a split or dropped.
+Every draw of every split comes from ``dataset.seed`` through a stream of its own, so that neither noise
+nor another validation set moves the test set. Nothing is resized, padded, shuffled within a split or dropped.
 
 Invariants (``tests/data/test_preparation.py``): the splits are a partition; quantization keeps the
 order and reaches every level; both binarizations have the stated probability; one seed gives one
@@ -26,15 +26,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bitsperdim.data.sources import RawImages
+from bitsperdim.data.sources import SOURCES, RawImages
 from bitsperdim.errors import InputError
-from bitsperdim.files import read_json, sha256, write_json, write_npz
+from bitsperdim.files import read_json, reading, sha256, write_json, write_npz
 
 if TYPE_CHECKING:
     from bitsperdim.params import DatasetSection, DequantizeSection
 
 SPLITS = ("train", "validation", "test")
-STREAMS = {"test split": 0, "validation split": 1, "binarization": 2, "noise": 3}
+STREAMS = (
+    "split of test",
+    "split of validation",
+    "binarization of validation",
+    "binarization of test",
+    "noise of validation",
+    "noise of test",
+)
 
 
 @dataclass(frozen=True)
@@ -108,17 +115,22 @@ def prepare(raw: RawImages, dataset: DatasetSection, dequantize: DequantizeSecti
         images = {split: quantize(array, levels, dequantize.bits) for split, array in images.items()}
         levels = 2**dequantize.bits
     train_levels = levels
+    treatment: str = dequantize.binarization
+    if treatment != "none" and levels != SOURCES[dataset.name].n_levels:
+        treatment += f"-of-L{levels}"  # binarizing coarser images gives other images
     if dequantize.binarization == "threshold":
         images = {split: binarize_by_threshold(array, levels) for split, array in images.items()}
         levels = train_levels = 2
     elif dequantize.binarization == "dynamic":
-        generator = _generator(dataset.seed, "binarization")
         for split in ("validation", "test"):
+            generator = _generator(dataset.seed, f"binarization of {split}")
             images[split] = binarize_by_chance(images[split], levels, generator)
         levels = 2
 
-    generator = _generator(dataset.seed, "noise")
-    noise = {split: generator.random(images[split].shape, dtype=np.float32) for split in ("validation", "test")}
+    noise = {}
+    for split in ("validation", "test"):
+        generator = _generator(dataset.seed, f"noise of {split}")
+        noise[split] = generator.random(images[split].shape, dtype=np.float32)
     channels, height, width = images["train"].shape[1:]
     description = Description(
         image_shape=(channels, height, width),
@@ -127,7 +139,7 @@ def prepare(raw: RawImages, dataset: DatasetSection, dequantize: DequantizeSecti
         binarization=dequantize.binarization,
         n_images={split: len(images[split]) for split in SPLITS},
         test_sha256=sha256(images["test"]),
-        protocol=f"{dataset.name}/{dequantize.binarization}/{height}x{width}x{channels}/L{levels}"
+        protocol=f"{dataset.name}/{treatment}/{height}x{width}x{channels}/L{levels}"
         f"/test{len(images['test'])}/given-none",
     )
     return PreparedImages(description, images, labels, noise)
@@ -159,7 +171,7 @@ def split_indices(
                 f"params.yaml: dataset.{split}_fraction = {share} of {len(rows)} images would leave "
                 f"the {'training' if n_aside else split} set empty."
             )
-        order = _generator(seed, f"{split} split").permutation(len(rows))
+        order = _generator(seed, f"split of {split}").permutation(len(rows))
         index[split] = ("train", np.sort(rows[order[:n_aside]]))
         rows = np.sort(rows[order[n_aside:]])
     index["train"] = ("train", rows)
@@ -198,19 +210,23 @@ def load(folder: Path, splits: tuple[str, ...] = SPLITS) -> PreparedImages:
     """Read what :func:`save` wrote, ``splits`` only.
 
     Raises:
-        InputError: there is nothing to read.
+        InputError: there is nothing to read, it is damaged, or the test set is not the described one.
     """
-    if not (folder / "description.json").is_file():
-        raise InputError(f"There are no prepared images in {folder}; run the stage 'dequantize' first.")
-    content: dict[str, Any] = read_json(folder / "description.json")
-    content["image_shape"] = tuple(content["image_shape"])
-    prepared = PreparedImages(Description(**content), images={})
+    path = folder / "description.json"
+    with reading(path, "dequantize"):
+        content: dict[str, Any] = read_json(path)
+        content["image_shape"] = tuple(content["image_shape"])
+        prepared = PreparedImages(Description(**content), images={})
+    parts = {"images": prepared.images, "labels": prepared.labels, "noise": prepared.noise}
     for split in splits:
-        with np.load(folder / f"{split}.npz", allow_pickle=False) as file:
+        path = folder / f"{split}.npz"
+        with reading(path, "dequantize"), path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             for name in file.files:
-                getattr(prepared, name)[split] = file[name]
+                parts[name][split] = file[name]
+    if "test" in splits and sha256(prepared.images["test"]) != prepared.description.test_sha256:
+        raise InputError(f"{path} is not the test set that {folder} describes; run the stage 'dequantize' again.")
     return prepared
 
 
 def _generator(seed: int, stream: str) -> np.random.Generator:
-    return np.random.default_rng([seed, STREAMS[stream]])
+    return np.random.default_rng([seed, STREAMS.index(stream)])

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 
 import numpy as np
@@ -20,21 +21,20 @@ from PIL import Image
 
 from bitsperdim.units import n_dims, nats_to_bits
 
-WEBP_MAX_SIDE = 16_383
+MAX_SIDE = 16_383  # pixels of a WebP file
 
 
 def yardsticks(images: np.ndarray, n_levels: int) -> dict[str, float]:
     """Measure a set of images (N, C, H, W) uint8 in bits per dimension."""
     n_images, channels, height, width = images.shape
     n_total = n_images * n_dims((channels, height, width))
-    sheet = contact_sheet(images, WEBP_MAX_SIDE)
-    pages = [contact_sheet(image[None], WEBP_MAX_SIDE) for image in images]
+    sheet = contact_sheet(images)
     return {
         "uniform_bpd": math.log2(n_levels),
         "entropy_bpd": empirical_entropy(images),
         "entropy_bias_bpd": entropy_bias(images),
         "png_bpd": 8 * code_length(sheet, n_levels, "PNG") / n_total,
-        "png_single_bpd": 8 * sum(code_length(page, n_levels, "PNG") for page in pages) / n_total,
+        "png_single_bpd": 8 * sum(code_length(image, n_levels, "PNG") for image in images) / n_total,
         "webp_bpd": 8 * code_length(sheet, n_levels, "WEBP") / n_total,
     }
 
@@ -68,17 +68,11 @@ def entropy_bias(images: np.ndarray) -> float:
     return -nats_to_bits(float(n_seen_beyond_one.mean()) / (2 * len(images)))
 
 
-def contact_sheet(images: np.ndarray, max_side: int, n_columns: int | None = None) -> np.ndarray:
-    """Lay images (N, C, H, W) side by side, row by row: (C, rows*H, columns*W), nearly square.
-
-    Raises:
-        ValueError: the sheet would have a side of more than ``max_side`` pixels.
-    """
+def contact_sheet(images: np.ndarray, n_columns: int | None = None) -> np.ndarray:
+    """Lay images (N, C, H, W) side by side, row by row: (C, rows*H, columns*W), nearly square."""
     n_images, channels, height, width = images.shape
     columns = n_columns or min(n_images, math.ceil(math.sqrt(n_images * height / width)))
     rows = math.ceil(n_images / columns)
-    if max(rows * height, columns * width) > max_side:
-        raise ValueError(f"a sheet of {n_images} images of {height}x{width} exceeds {max_side} pixels")
     sheet = np.zeros((rows * columns, channels, height, width), dtype=images.dtype)
     sheet[:n_images] = images
     sheet = sheet.reshape(rows, columns, channels, height, width).transpose(2, 0, 3, 1, 4)
@@ -89,8 +83,13 @@ def code_length(sheet: np.ndarray, n_levels: int, file_format: str) -> int:
     """Return the bytes of a sheet (C, H, W) as a lossless PNG or WebP.
 
     Two levels are written as a bilevel PNG; WebP knows colours only, and codes grey ones as such.
-    A sheet of neither 1 nor 3 channels is coded one channel at a time.
+    A sheet of neither 1 nor 3 channels is coded one channel at a time, one that is larger than WebP
+    allows as several files.
     """
+    if max(sheet.shape[1:]) > MAX_SIDE:
+        cuts = [range(0, side, MAX_SIDE) for side in sheet.shape[1:]]
+        parts = [sheet[:, y : y + MAX_SIDE, x : x + MAX_SIDE] for y, x in itertools.product(*cuts)]
+        return sum(code_length(part, n_levels, file_format) for part in parts)
     if sheet.shape[0] not in (1, 3):
         return sum(code_length(channel[None], n_levels, file_format) for channel in sheet)
     picture = Image.fromarray(sheet[0] if sheet.shape[0] == 1 else sheet.transpose(1, 2, 0))

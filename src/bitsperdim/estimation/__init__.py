@@ -2,6 +2,7 @@
 
 from bitsperdim.estimation.estimate import Estimate, estimate
 from bitsperdim.estimation.log_weights import (
+    bias,
     bound_against_k,
     effective_sample_size,
     leading_bias,
@@ -11,6 +12,7 @@ from bitsperdim.estimation.log_weights import (
 
 __all__ = [
     "Estimate",
+    "bias",
     "bound_against_k",
     "effective_sample_size",
     "estimate",

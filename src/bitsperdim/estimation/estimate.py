@@ -7,7 +7,8 @@ Invariants (``tests/estimation/test_estimate.py``):
 
 1. Every image is scored once, whatever the batch size (``test_no_image_is_dropped``).
 2. The chunk size changes nothing but rounding (``test_chunks_change_nothing``).
-3. Memory holds (K, B) log-weights of one batch and the network's activations of one chunk
+3. Memory holds the network's activations of one chunk and at most ``WEIGHTS_AT_ONCE`` log-weights:
+   a K so large that a batch would have more takes fewer images at a time
    (``test_memory_does_not_grow_with_k``).
 """
 
@@ -21,15 +22,16 @@ import torch
 from torch import Tensor
 
 from bitsperdim.estimation.log_weights import (
+    bias,
     bound_against_k,
     effective_sample_size,
-    leading_bias,
     log_mean_exp,
     standard_error,
 )
 from bitsperdim.models.base import ImageModel
 
 Kind = Literal["exact", "lower"]
+WEIGHTS_AT_ONCE = 2**20  # of 8 bytes each, and a few temporary copies
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Estimate:
         n_samples: K; 1 for exact models.
         log_p: (N,) the estimate.
         standard_error: (N,) Monte Carlo standard error; 0 for exact models, infinite for K = 1.
-        bias: (N,) leading bias, never positive; 0 for exact models.
+        bias: (N,) of ``log_p``, estimated, never positive; 0 for exact models, minus infinity for K = 1.
         elbo: (N,) the mean log-weight; equals ``log_p`` for exact models.
         ess: (N,) effective sample size, between 1 and K.
         block_sizes: the K of each row of ``bounds``.
@@ -93,6 +95,7 @@ def estimate(
         raise ValueError("estimate needs a model in evaluation mode; call model.eval() first")
     device = next(iter(model.state_dict().values())).device
     n_samples = 1 if model.is_exact else n_samples
+    batch_size = max(1, min(batch_size, WEIGHTS_AT_ONCE // n_samples))
     parts: list[dict[str, Tensor]] = []
     sizes: list[int] = []
     for start in range(0, len(images), batch_size):
@@ -117,7 +120,7 @@ def estimate(
             {
                 "log_p": log_mean_exp(log_w),
                 "standard_error": exact if model.is_exact else standard_error(log_w),
-                "bias": exact if model.is_exact else leading_bias(log_w),
+                "bias": exact if model.is_exact else bias(log_w),
                 "elbo": log_w.mean(0),
                 "ess": effective_sample_size(log_w),
                 "bounds": bounds,

@@ -4,6 +4,11 @@ With :math:`\hat P = \frac1K \sum_k w_k` and CV the coefficient of variation of 
 :math:`\log \hat P` has standard deviation CV / sqrt(K) and bias -CV^2 / (2K) to leading order
 (Nowozin 2018, "Debiasing Evidence Approximations", propositions 1 and 2).
 
+Both hold while the effective sample size is large. Where a few samples carry all the weight they
+saturate, whatever the truth: the first at 1, the second at -1/2. What does not saturate is how much the
+bound still rises at its last doubling of K, which to leading order is the bias too; :func:`bias`
+takes the larger of the two.
+
 A weight is never exponentiated as it is: everything is relative to the largest. A log-weight of
 -inf is a weight of zero; where all are, the estimate is -inf and its errors are 0. NaN and +inf
 are not looked for here (:func:`bitsperdim.estimation.estimate` refuses them).
@@ -47,6 +52,8 @@ def effective_sample_size(log_w: Tensor) -> Tensor:
 def standard_error(log_w: Tensor) -> Tensor:
     r"""Return the Monte Carlo standard error of the estimate, (B,) in nats: CV / sqrt(K), infinite for K = 1.
 
+    To be believed only where it is well below 1, which is as large as it gets.
+
     .. math:: \frac{\mathrm{CV}}{\sqrt K}, \qquad
               \mathrm{CV}^2 = \frac{\frac{1}{K-1} \sum_k (w_k - \bar w)^2}{\bar w^2}
     """
@@ -60,8 +67,23 @@ def standard_error(log_w: Tensor) -> Tensor:
 
 
 def leading_bias(log_w: Tensor) -> Tensor:
-    r"""Return the leading bias of the estimate, (B,) in nats: :math:`-\mathrm{CV}^2 / (2K)`, never positive."""
+    r"""Return the leading bias of the estimate, (B,) in nats: :math:`-\mathrm{CV}^2 / (2K)`, in [-1/2, 0]."""
     return -0.5 * standard_error(log_w).square()
+
+
+def bias(log_w: Tensor) -> Tensor:
+    r"""Return an estimate of the bias of log-mean-exp, (B,) in nats, never positive.
+
+    The larger in size of the leading bias and of the last rise of :func:`bound_against_k`: with bias
+    c / K, halving K doubles it, so the rise from K/2 to K is c / K. Where tails are heavy the bias
+    falls more slowly than 1 / K, and the truth is larger still. Minus infinity for K = 1, where
+    nothing is known.
+    """
+    _, bounds = bound_against_k(log_w)
+    if len(bounds) == 1:
+        return torch.full_like(log_w[0], -torch.inf)
+    last_rise = torch.where(bounds[-1] == bounds[-2], 0.0, bounds[-1] - bounds[-2])  # -inf from -inf is no rise
+    return torch.minimum(leading_bias(log_w), -last_rise)
 
 
 def bound_against_k(log_w: Tensor) -> tuple[list[int], Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from bitsperdim.errors import InputError
-from bitsperdim.files import atomic_path, read_json, write_json
+from bitsperdim.files import atomic_path, read_json, reading, write_json
 from bitsperdim.models.base import AutoregressiveModel, DensityModel, ImageModel, LatentModel
 from bitsperdim.models.gaussian import Gaussian
 from bitsperdim.models.histogram import Histogram
@@ -31,7 +31,6 @@ __all__ = [
     "LatentModel",
     "build",
     "load",
-    "n_parameters",
     "save",
 ]
 
@@ -53,7 +52,7 @@ def build(
     """
     if family not in MODELS:
         raise InputError(f"There is no model family {family!r}; choose {', '.join(MODELS)}.")
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):  # weights are drawn on the CPU, whatever they move to later
         torch.manual_seed(seed)
         try:
             return MODELS[family](image_shape, n_levels, **params)
@@ -80,18 +79,17 @@ def save(model: ImageModel, family: str, params: Mapping[str, Any], folder: Path
 
 
 def load(folder: Path) -> ImageModel:
-    """Read a model that :func:`save` wrote, in evaluation mode."""
+    """Read a model that :func:`save` wrote, in evaluation mode.
+
+    Raises:
+        InputError: there is none, or its files are damaged.
+    """
     from safetensors.torch import load_file
 
-    if not (folder / "model.json").is_file():
-        raise InputError(f"There is no trained model in {folder}; run the stage 'train' first.")
-    description = read_json(folder / "model.json")
-    shape = tuple(description["image_shape"])
-    model = build(description["family"], description["hyperparameters"], shape, description["n_levels"])
-    model.load_state_dict(load_file(folder / "weights.safetensors"))
+    with reading(folder / "model.json", "train"):
+        description = read_json(folder / "model.json")
+        shape = tuple(description["image_shape"])
+        model = build(description["family"], description["hyperparameters"], shape, description["n_levels"])
+    with reading(folder / "weights.safetensors", "train"):
+        model.load_state_dict(load_file(folder / "weights.safetensors"))
     return model.eval()
-
-
-def n_parameters(model: ImageModel) -> int:
-    """Count the fitted numbers of a model: trained weights and closed-form statistics."""
-    return sum(tensor.numel() for tensor in model.state_dict().values())

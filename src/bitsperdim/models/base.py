@@ -58,6 +58,11 @@ class ImageModel(nn.Module, ABC):
         """D = C*H*W."""
         return n_dims(self.image_shape)
 
+    @property
+    def n_parameters(self) -> int:
+        """The number of free parameters."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
     @abstractmethod
     def log_weights(
         self,

@@ -48,6 +48,11 @@ class Gaussian(DensityModel):
         """The dtype of the whitening matrix."""
         return self.whitening.dtype
 
+    @property
+    def n_parameters(self) -> int:
+        """The mean, and the covariance of which one triangle is free."""
+        return self.n_dims + self.n_dims * (self.n_dims + 1) // 2
+
     def initialise(self, images: Tensor) -> None:
         """Fit mu and Sigma to the training images (N, C, H, W)."""
         total = torch.zeros(self.n_dims, dtype=torch.float64, device=images.device)
@@ -66,7 +71,8 @@ class Gaussian(DensityModel):
 
     def log_density(self, y: Tensor) -> Tensor:
         """Return log N(y; mu, Sigma), (B,) in nats."""
-        white = (y.flatten(1) - self.mean) @ self.whitening.T  # (B, D)
+        with torch.autocast(y.device.type, enabled=False):  # there is no network here to run in half precision
+            white = (y.flatten(1) - self.mean) @ self.whitening.T  # (B, D)
         log_det = self.whitening.diagonal().log().sum()
         return -0.5 * white.square().sum(1) + log_det - 0.5 * self.n_dims * math.log(math.tau)
 

@@ -26,11 +26,16 @@ class Histogram(AutoregressiveModel):
 
     log_masses: Tensor
 
-    def __init__(self, image_shape: tuple[int, int, int], n_levels: int, *, pseudocount: float = 1.0) -> None:
+    def __init__(self, image_shape: tuple[int, int, int], n_levels: int, *, pseudocount: float) -> None:
         """Start from equal masses."""
         super().__init__(image_shape, n_levels)
         self.pseudocount = pseudocount
         self.register_buffer("log_masses", torch.zeros(*image_shape, n_levels))  # (C, H, W, L)
+
+    @property
+    def n_parameters(self) -> int:
+        """L - 1 for each sub-pixel."""
+        return self.n_dims * (self.n_levels - 1)
 
     def initialise(self, images: Tensor) -> None:
         """Count the levels of the training images (N, C, H, W)."""

@@ -105,6 +105,13 @@ class PixelCNN(AutoregressiveModel):
         self.last = MaskedConv2d(n_filters, n_filters, 1, n_groups=channels, sees_own_group=True)
         self.to_logits = MaskedConv2d(n_filters, channels * n_levels, 1, n_groups=channels, sees_own_group=True)
 
+    @property
+    def n_parameters(self) -> int:
+        """The weights that the masks let through, and the biases."""
+        masks = [module.mask for module in self.modules() if isinstance(module, MaskedConv2d)]
+        masked = sum(int((mask == 0).sum()) for mask in masks)
+        return super().n_parameters - masked
+
     def initialise(self, images: Tensor) -> None:
         """Start the output biases at the share of each level in each channel, as if it had been seen once more."""
         counts = torch.stack([(images == level).sum((0, 2, 3)) for level in range(self.n_levels)], dim=-1)  # (C, L)

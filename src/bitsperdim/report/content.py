@@ -29,6 +29,7 @@ from bitsperdim.report.reading import Columns, Picture, Stored, read_columns, re
 from bitsperdim.units import nats_to_bits_per_dim
 
 HASH_DIGITS = 12
+TOLERATED_SHARE = 0.05  # of images with a small ESS, as in bitsperdim.evaluation, which imports torch
 
 # name, in words, the key in results/dequantize/metrics.json
 YARDSTICKS = (
@@ -57,8 +58,10 @@ class Metrics(Stored):
     nll_nats_standard_error: float
     log_p_bias_nats: float
     bias_exceeds_standard_error: bool
+    too_few_samples: bool
     ess_median: float
     ess_smallest: float
+    ess_below_10_share: float
     n_impossible_images: int
     bpd_seed_spread: float | None = None
 
@@ -155,6 +158,12 @@ class ModelReport:
     def is_sampled(self) -> bool:
         """Whether importance samples were averaged: only then there is a curve against K."""
         return self.metrics.n_samples > 1
+
+    @property
+    def has_small_ess(self) -> bool:
+        """Whether so many images rest on few samples that the number is flagged for it."""
+        too_few = self.metrics.too_few_samples and self.metrics.ess_below_10_share > TOLERATED_SHARE
+        return self.is_sampled and too_few
 
     @property
     def is_closed_form(self) -> bool:

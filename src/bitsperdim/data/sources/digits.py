@@ -12,7 +12,7 @@ import numpy as np
 
 from bitsperdim.data.sources.base import RawImages, Source
 from bitsperdim.errors import InputError
-from bitsperdim.files import sha256, write_npz
+from bitsperdim.files import reading, sha256, write_npz
 
 SHA256 = "f1922fb3e7033c6060bc65fb641c371c2ce593874bad425572ed8539545328e6"
 
@@ -37,5 +37,6 @@ class Digits(Source):
 
     def read(self, folder: Path) -> RawImages:
         """Read ``digits.npz``."""
-        with np.load(folder / "digits.npz", allow_pickle=False) as file:
+        path = folder / "digits.npz"
+        with reading(path, "download"), path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return RawImages(images={"train": file["images"]}, labels={"train": file["labels"]})

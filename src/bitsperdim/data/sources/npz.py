@@ -7,15 +7,13 @@ is set aside (:mod:`bitsperdim.data.preparation`). Object arrays are never unpic
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from bitsperdim.data.sources.base import RawImages, Source
 from bitsperdim.errors import InputError
-from bitsperdim.files import write_bytes
+from bitsperdim.files import reading, write_bytes
 
 SPLITS = ("train", "validation", "test")
 MAX_CHANNELS = 4
@@ -29,7 +27,11 @@ class Npz(Source):
 
     def check(self, path: str) -> None:
         """Refuse a path where there is no file."""
-        if not Path(path).is_file():
+        try:
+            is_file = Path(path).is_file()
+        except OSError as error:
+            raise InputError(f"params.yaml: dataset.path = {path[:80]!r} cannot be read: {error.strerror}.") from error
+        if not is_file:
             raise InputError(
                 f"params.yaml: dataset.path = {path!r} is not a file; dataset.name = 'npz' needs a .npz file "
                 f"of uint8 arrays 'train' and 'test'."
@@ -43,7 +45,9 @@ class Npz(Source):
 
     def read(self, folder: Path) -> RawImages:
         """Read the copy."""
-        return read_npz(folder / "images.npz")
+        path = folder / "images.npz"
+        with reading(path, "download"):
+            return read_npz(path)
 
 
 def read_npz(path: Path) -> RawImages:
@@ -58,13 +62,14 @@ def read_npz(path: Path) -> RawImages:
             if isinstance(loaded, np.ndarray):
                 raise InputError(f"{path} holds a single array; save with numpy.savez(path, train=..., test=...).")
             arrays = {name: loaded[name] for name in loaded.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} is not a readable .npz file without pickled objects ({error}).") from error
+    except InputError:
+        raise
+    except Exception as error:  # a damaged archive fails in as many ways as it has bytes
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} is not a readable .npz file without pickled objects ({reason}).") from error
     allowed = [*SPLITS, *(f"{split}_labels" for split in SPLITS)]
-    for name in arrays:
-        if name not in allowed:
+    for name, array in arrays.items():
+        if name not in allowed or not isinstance(array, np.ndarray):
             raise InputError(f"{path}: array {name!r} is not known; allowed are {', '.join(allowed)}.")
     if "train" not in arrays:
         raise InputError(f"{path}: array 'train' is missing; it has {', '.join(arrays) or 'no array'}.")
