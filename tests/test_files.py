@@ -1,12 +1,18 @@
 """Files are byte-stable, and whole or absent."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from bitsperdim import models
+from bitsperdim.data import preparation
+from bitsperdim.data.sources import SOURCES, RawImages
+from bitsperdim.errors import InputError
 from bitsperdim.files import atomic_path, read_json, sha256, write_csv, write_json, write_npz
+from bitsperdim.params import DatasetSection, DequantizeSection
 
 
 def test_json_is_sorted_and_rounded(tmp_path: Path) -> None:
@@ -30,6 +36,52 @@ def test_nan_is_refused_by_name_and_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a\.b is NaN"):
         write_json(tmp_path / "a.json", {"a": {"b": math.nan}})
     assert not list(tmp_path.iterdir())
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes | None]] = {
+    "gone": lambda _: None,
+    "empty": lambda _: b"",
+    "cut short": lambda content: content[: len(content) // 2],
+    "another": lambda _: b"{}",
+    "a web page": lambda _: b"<html>404</html>",
+}
+
+
+def files_of_a_run(folder: Path) -> dict[str, Callable[[], object]]:
+    """Write what stages write, and say how each file is read."""
+    SOURCES["digits"].download(folder / "raw", "")
+    images = np.arange(60 * 4, dtype=np.uint8).reshape(60, 1, 2, 2)
+    dataset = DatasetSection(name="npz", path="x", n_levels=None, validation_fraction=0.1, test_fraction=0.2, seed=0)
+    dequantize = DequantizeSection(bits=None, binarization="none")
+    preparation.save(preparation.prepare(RawImages({"train": images}, {}), dataset, dequantize, 256), folder / "images")
+    model = models.build("histogram", {"pseudocount": 1.0}, (1, 2, 2), 4)
+    models.save(model, "histogram", {"pseudocount": 1.0}, folder / "model")
+    return {
+        "raw/digits.npz": lambda: SOURCES["digits"].read(folder / "raw"),
+        "images/description.json": lambda: preparation.load(folder / "images"),
+        "images/train.npz": lambda: preparation.load(folder / "images"),
+        "images/test.npz": lambda: preparation.load(folder / "images"),
+        "model/model.json": lambda: models.load(folder / "model"),
+        "model/weights.safetensors": lambda: models.load(folder / "model"),
+    }
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_is_one_sentence_that_says_what_to_run(damage: str, tmp_path: Path) -> None:
+    for name, read in files_of_a_run(tmp_path).items():
+        read()
+        path = tmp_path / name
+        whole = path.read_bytes()
+        broken = DAMAGE[damage](whole)
+        path.unlink()
+        if broken is not None:
+            path.write_bytes(broken)
+        with pytest.raises(InputError) as caught:
+            read()
+        assert path.name in str(caught.value)
+        assert "run the stage" in str(caught.value)
+        assert "\n" not in str(caught.value)
+        path.write_bytes(whole)
 
 
 def test_csv_has_the_columns_in_order(tmp_path: Path) -> None:
