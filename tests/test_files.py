@@ -1,6 +1,7 @@
 """Files are byte-stable, and whole or absent."""
 
 import math
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -93,6 +94,16 @@ def test_npz_is_the_same_bytes_every_time(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_npz(tmp_path / f"{name}.npz", {"x": np.arange(100), "y": np.ones((2, 3), np.float32)})
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+def test_npz_is_written_as_the_first_zip_files_were(tmp_path: Path) -> None:
+    """What Python writes of a streamed member depends on its patch release; this does not."""
+    write_npz(tmp_path / "a.npz", {"x": np.arange(1000)})
+    with zipfile.ZipFile(tmp_path / "a.npz") as archive:
+        (member,) = archive.infolist()
+        assert (member.extract_version, member.flag_bits, member.date_time) == (20, 0, (1980, 1, 1, 0, 0, 0))
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
+        assert np.array_equal(file["x"], np.arange(1000))
 
 
 def test_an_error_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ MISTAKES: list[tuple[str, object, str]] = [
     ("vae.train", {"epoch": 3}, "vae.train.epoch is not a known key, did you mean 'epochs'?"),
     ("evalute", {"n_samples": 3}, "evalute is not a known section, did you mean 'evaluate'?; known are dataset,"),
     ("pixelcnn.family", "pixelrnn", "pixelcnn.family = 'pixelrnn' is not a family; choose histogram, gaussian, vae,"),
-    ("dataset.name", "mnits", "dataset.name = 'mnits' is not a data set; choose digits, npz."),
+    ("dataset.name", "mnits", "dataset.name = 'mnits' is not a data set; choose digits, mnist, fashion_mnist,"),
     ("models", ["vae", "vea"], "models names 'vea', which has no section; sections are histogram, gaussian, vae,"),
     # missing
     ("dataset", GONE, "dataset is missing; it is a section with the keys name, path, n_levels,"),
@@ -83,6 +83,8 @@ MISTAKES: list[tuple[str, object, str]] = [
     ("dequantize.bits", 8, "dequantize.bits = 8 is not allowed; it must be at most 7."),
     ("pixelcnn.kernel_size", 4, "pixelcnn.kernel_size = 4 is not allowed; it must be odd."),
     ("pixelcnn.n_filters", 7, "pixelcnn.n_filters = 7 is not allowed; it must be a multiple of 2."),
+    ("dequantize.binarization", "static", "= 'static' is not allowed with dataset.name = 'digits'; it may be none,"),
+    ("dataset.name", "binarized_mnist", "'none' is not allowed with dataset.name = 'binarized_mnist'; it must be 'st"),
     # what does not fit together
     ("vae.likelihood", "bernoulli", "vae.likelihood = 'bernoulli' needs images of 2 levels, but these have 17;"),
     # names

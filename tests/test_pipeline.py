@@ -138,16 +138,17 @@ def hashes_as_dvc_does(repository: Path) -> dict[str, str]:
         text=True,
         check=True,
     )
-    md5s: dict[str, str] = {}
+    files: dict[str, str] = {}
     for name in listing.stdout.splitlines():
         content = subprocess.run(
             ["git", "-C", str(repository), "show", f"HEAD:{name}"], capture_output=True, check=True
         )
-        md5s[name] = hashlib.md5(content.stdout).hexdigest()
-    for folder in {str(parent) for name in md5s for parent in Path(name).parents}:
+        files[name] = hashlib.md5(content.stdout).hexdigest()
+    md5s = dict(files)
+    for folder in {str(parent) for name in files for parent in Path(name).parents}:
         inside = [
             {"md5": md5, "relpath": str(Path(name).relative_to(folder))}
-            for name, md5 in md5s.items()
+            for name, md5 in files.items()
             if Path(folder) in Path(name).parents
         ]
         entries = json.dumps(sorted(inside, key=lambda entry: entry["relpath"]), sort_keys=True)

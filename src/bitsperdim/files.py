@@ -13,6 +13,7 @@ import json
 import math
 import os
 import tempfile
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -114,9 +115,18 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays as a compressed .npz (numpy stores no time in it)."""
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **dict(arrays))  # type: ignore[arg-type]  # numpy's stub takes the keyword for a flag
+    """Write arrays as a compressed .npz, the same bytes whenever and with whichever version of Python.
+
+    numpy's own function streams, and what Python writes of a streamed member has changed between
+    patch releases.
+    """
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, array in arrays.items():
+            content = io.BytesIO()
+            np.lib.format.write_array(content, np.ascontiguousarray(array), allow_pickle=False)
+            member = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+            member.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(member, content.getbuffer())
 
 
 def sha256(array: np.ndarray) -> str:

@@ -51,7 +51,7 @@ class DequantizeSection(Section):
     """What is done to the levels of an image before any model sees it."""
 
     bits: Annotated[int, Field(ge=1, le=7)] | None
-    binarization: Literal["none", "threshold", "dynamic"]
+    binarization: Literal["none", "threshold", "dynamic", "static"]
 
 
 class EvaluateSection(Section):
@@ -180,6 +180,13 @@ def _check_levels(params: Params) -> None:
         raise InputError(
             f"params.yaml: dataset.n_levels = {params.dataset.n_levels} is not allowed; "
             f"{name} has {source.n_levels} levels, so write {source.n_levels} or null."
+        )
+    binarization = params.dequantize.binarization
+    if source.is_static != (binarization == "static"):
+        allowed = "must be 'static'" if source.is_static else "may be none, threshold or dynamic"
+        raise InputError(
+            f"params.yaml: dequantize.binarization = {binarization!r} is not allowed with dataset.name = {name!r}; "
+            f"it {allowed}."
         )
     levels, bits = raw_levels(params), params.dequantize.bits
     if bits is not None and 2**bits >= levels:

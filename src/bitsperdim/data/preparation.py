@@ -4,7 +4,8 @@
   training images becomes the test set, and then a seeded share *of what is left for training*
   becomes the validation set: validation images always come from the training part.
 - **Quantization** to b bits: x -> floor(x 2^b / L). For L = 256 this drops the lowest 8-b bits.
-- **Binarization.** ``threshold``: 1 where x / (L-1) >= 1/2. ``dynamic``: 1 with probability
+- **Binarization.** ``static``: the images come binarized, once and for all. ``threshold``: 1 where
+  x / (L-1) >= 1/2. ``dynamic``: 1 with probability
   x / (L-1), drawn once for validation and test, and anew at each presentation for training
   (the training images are therefore stored grey).
 - **Noise.** One dequantization noise u in [0, 1) for each validation and test sub-pixel, so that
@@ -52,7 +53,7 @@ class Description:
         image_shape: (C, H, W).
         n_levels: L as the models see it.
         train_levels: L of the stored training images; differs from ``n_levels`` only for ``dynamic``.
-        binarization: ``none``, ``threshold`` or ``dynamic``.
+        binarization: ``none``, ``threshold``, ``dynamic`` or ``static``.
         n_images: the number of images of each split.
         test_sha256: of the test array as it is scored.
         protocol: the tag under which numbers may be compared, for models given no label.

@@ -32,10 +32,12 @@ class Source(ABC):
     Attributes:
         n_levels: the number of levels L of the published images (values 0..L-1).
         fixed_levels: whether ``dataset.n_levels`` may not say otherwise.
+        is_static: whether the images were binarized once and for all by those who publish them.
     """
 
     n_levels: int
     fixed_levels: bool = True
+    is_static: bool = False
 
     @abstractmethod
     def check(self, path: str) -> None:

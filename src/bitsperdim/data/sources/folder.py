@@ -1,0 +1,106 @@
+"""Your own pictures: a folder of PNG, JPEG or WebP files of one size, all grey or all in colour.
+
+The files in the folder itself are the training images; subfolders ``validation`` and ``test`` are those
+splits, where they are there. Names are taken in order. Nothing is resized or cropped: a likelihood
+of resized images is one of other images. A picture with transparency, or with more than 8 bits a
+channel, is refused.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from bitsperdim.data.sources.base import RawImages, Source
+from bitsperdim.errors import InputError
+from bitsperdim.files import atomic_path, reading
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+SPLITS = {"train": "", "validation": "validation", "test": "test"}  # split -> subfolder
+MODES = {"1": "L", "L": "L", "RGB": "RGB"}  # mode of a file -> mode in which it is read
+PALETTE = "P"
+
+
+class Folder(Source):
+    """A folder named by ``dataset.path``."""
+
+    n_levels = 256
+    fixed_levels = False
+
+    def check(self, path: str) -> None:
+        """Refuse a path where there are no pictures."""
+        try:
+            found = pictures_of(Path(path))
+        except OSError as error:
+            raise InputError(f"params.yaml: dataset.path = {path[:80]!r} cannot be read: {error.strerror}.") from error
+        if not found:
+            raise InputError(
+                f"params.yaml: dataset.path = {path!r} holds no pictures; dataset.name = 'folder' needs a folder of "
+                f"{', '.join(SUFFIXES)} files."
+            )
+
+    def download(self, folder: Path, path: str) -> None:
+        """Read every picture, verify that they are alike, and write one ``<split>.npy`` of each split."""
+        self.check(path)
+        splits = {split: pictures_of(Path(path) / subfolder) for split, subfolder in SPLITS.items()}
+        like = read_picture(splits["train"][0])
+        for files in splits.values():  # all are looked at before anything is written
+            for file in files:
+                _refuse_unlike(file, read_picture(file).shape, splits["train"][0], like.shape)
+        for split, files in splits.items():
+            if files:
+                _write(folder / f"{split}.npy", files, like.shape)
+
+    def read(self, folder: Path) -> RawImages:
+        """Open the arrays without reading them."""
+        images = {}
+        for split in SPLITS:
+            path = folder / f"{split}.npy"
+            if split == "train" or path.exists():
+                with reading(path, "download"):
+                    images[split] = np.load(path, mmap_mode="r", allow_pickle=False)
+        return RawImages(images, labels={})
+
+
+def pictures_of(folder: Path) -> list[Path]:
+    """Return the pictures in a folder in the order of their names; none where there is no folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """Read a picture as (C, H, W) uint8, C = 1 for a grey one and 3 for one in colour.
+
+    Raises:
+        InputError: it is damaged, or has transparency or more than 8 bits a channel.
+    """
+    try:
+        with Image.open(path) as picture:
+            mode = "RGB" if picture.mode == PALETTE and "transparency" not in picture.info else picture.mode
+            if mode not in MODES:
+                raise InputError(f"{path} is a picture of mode {picture.mode!r}; pictures are 8-bit grey or RGB.")
+            pixels = np.asarray(picture.convert(MODES[mode]))
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is not a readable picture; remove it or save it again.") from error
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def _refuse_unlike(path: Path, shape: tuple[int, ...], first: Path, first_shape: tuple[int, ...]) -> None:
+    if shape != first_shape:
+        raise InputError(
+            f"{path} has the shape {shape} (C, H, W), but {first} has {first_shape}; all pictures must have one."
+        )
+
+
+def _write(path: Path, files: list[Path], shape: tuple[int, ...]) -> None:
+    """Write the pictures one at a time, so that the memory is that of one."""
+    with atomic_path(path) as temporary:
+        images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(len(files), *shape))
+        for index, file in enumerate(files):
+            images[index] = read_picture(file)
+        images.flush()

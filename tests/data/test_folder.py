@@ -1,0 +1,92 @@
+"""A folder of the user's own pictures: read exactly, or refused in one sentence that names the file."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bitsperdim.data.sources import SOURCES
+from bitsperdim.errors import InputError
+
+FOLDER = SOURCES["folder"]
+
+
+def pixels(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(256, size=shape, dtype=np.uint8)
+
+
+def save(path: Path, array: np.ndarray, **options: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path, **options)
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (5, 4, 3)])
+def test_lossless_pictures_come_back_in_the_order_of_their_names(shape: tuple[int, ...], tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    for name, seed in (("b.png", 1), ("a.PNG", 0), ("test/z.webp", 3), ("test/y.png", 2), ("validation/x.png", 4)):
+        options = {"lossless": True, "exact": True} if name.endswith("webp") else {}
+        save(own / name, pixels(seed, *shape), **options)
+    (own / "notes.txt").write_text("not a picture")
+    (own / "labels").mkdir()
+    if len(shape) == 2:
+        (own / "test" / "z.webp").unlink()  # WebP knows colours only
+        save(own / "test" / "z.png", pixels(3, *shape))
+    FOLDER.download(tmp_path / "raw", str(own))
+    raw = FOLDER.read(tmp_path / "raw")
+    seeds = {"train": [0, 1], "test": [2, 3], "validation": [4]}
+    assert raw.images.keys() == seeds.keys()
+    for split, expected in seeds.items():
+        for image, seed in zip(raw.images[split], expected, strict=True):
+            assert np.array_equal(image.transpose(1, 2, 0), pixels(seed, *shape).reshape(5, 4, -1))
+
+
+def test_a_palette_is_read_as_colours_and_a_bilevel_picture_as_grey(tmp_path: Path) -> None:
+    save(tmp_path / "p" / "a.png", pixels(0, 4, 4, 3))
+    Image.fromarray(pixels(1, 4, 4, 3)).quantize(5).save(tmp_path / "p" / "b.png")
+    FOLDER.download(tmp_path / "raw", str(tmp_path / "p"))
+    assert FOLDER.read(tmp_path / "raw").images["train"].shape == (2, 3, 4, 4)
+    (tmp_path / "g").mkdir()
+    Image.fromarray(pixels(2, 4, 4)).convert("1").save(tmp_path / "g" / "a.png")
+    FOLDER.download(tmp_path / "raw2", str(tmp_path / "g"))
+    assert set(np.unique(FOLDER.read(tmp_path / "raw2").images["train"])) == {0, 255}
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "sentence"),
+    [
+        ("test/x.png", pixels(0, 5, 5), r"x\.png has the shape \(1, 5, 5\) \(C, H, W\), but .*a\.png has \(1, 4, 5\)"),
+        ("x.png", pixels(0, 4, 5, 3), r"x\.png has the shape \(3, 4, 5\)"),
+        ("x.png", pixels(0, 4, 5, 4), r"x\.png is a picture of mode 'RGBA'; pictures are 8-bit grey or RGB"),
+        ("x.png", pixels(0, 4, 5).astype(np.uint16) * 256, r"x\.png is a picture of mode 'I;16'"),
+    ],
+)
+def test_pictures_that_are_not_alike_are_refused(name: str, array: np.ndarray, sentence: str, tmp_path: Path) -> None:
+    save(tmp_path / "own" / "a.png", pixels(9, 4, 5))
+    save(tmp_path / "own" / name, array)
+    with pytest.raises(InputError, match=sentence):
+        FOLDER.download(tmp_path / "raw", str(tmp_path / "own"))
+    assert not (tmp_path / "raw").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"<html></html>", b"\x89PNG\r\n\x1a\n cut"])
+def test_a_damaged_picture_is_named(content: bytes, tmp_path: Path) -> None:
+    save(tmp_path / "own" / "a.png", pixels(9, 4, 5))
+    (tmp_path / "own" / "b.png").write_bytes(content)
+    with pytest.raises(InputError, match=r"b\.png is not a readable picture"):
+        FOLDER.download(tmp_path / "raw", str(tmp_path / "own"))
+
+
+def test_a_truncated_picture_is_named(tmp_path: Path) -> None:
+    save(tmp_path / "own" / "a.png", pixels(9, 40, 50))
+    path = tmp_path / "own" / "b.png"
+    save(path, pixels(8, 40, 50))
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(InputError, match=r"b\.png is not a readable picture"):
+        FOLDER.download(tmp_path / "raw", str(tmp_path / "own"))
+
+
+def test_a_folder_without_pictures_is_found_before_any_work(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(InputError, match="holds no pictures; dataset"):
+            FOLDER.check(str(path))
