@@ -89,7 +89,7 @@ def reading(path: Path, stage: str) -> Iterator[None]:
     """
     try:
         yield
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except FileNotFoundError as error:
         raise InputError(f"{error.filename or path} is not there; run the stage {stage!r} first.") from error

@@ -17,6 +17,7 @@ from bitsperdim.files import write_json
 from bitsperdim.params import Params, read_params
 
 PARAMS = Path("params.yaml")
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # as torch says it
 
 
 def run(stage: str, main: Callable[..., None], *arguments: str) -> None:
@@ -41,7 +42,7 @@ def run(stage: str, main: Callable[..., None], *arguments: str) -> None:
     except OSError as error:
         sys.exit(f"{stage}: {error.filename or 'a file'} cannot be read or written: {error.strerror or error}.")
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "memory" not in str(error):
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):
             raise
         sys.exit(f"{stage}: the memory is not enough ({_first_line(error)}); try smaller batch or chunk sizes.")
     except KeyboardInterrupt:

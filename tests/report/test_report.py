@@ -16,10 +16,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from bitsperdim import evaluation
 from bitsperdim.errors import InputError
 from bitsperdim.families import FamilySection
 from bitsperdim.files import write_csv, write_json
 from bitsperdim.params import Params, read_params
+from bitsperdim.report import content as shown
 from bitsperdim.report import formatting, write_report
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -252,6 +254,10 @@ def test_a_biased_number_is_flagged(tmp_path: Path) -> None:
     assert "exceeds" not in text_of(row_of(page, "many") + section_of(page, "many"))
     assert "(exceeds the standard error)" in twin
     assert "**Biased:** the bias exceeds" in twin
+
+
+def test_the_tolerated_share_is_that_of_the_evaluation() -> None:
+    assert shown.TOLERATED_SHARE == evaluation.TOLERATED_SHARE
 
 
 def test_a_small_effective_sample_size_is_flagged(tmp_path: Path) -> None:

@@ -39,9 +39,8 @@ class Source(ABC):
     fixed_levels: bool = True
     is_static: bool = False
 
-    @abstractmethod
-    def check(self, path: str) -> None:
-        """Raise InputError where ``dataset.path`` cannot be used, before any work; other sources ignore it."""
+    def check(self, path: str) -> None:  # noqa: B027 - most sources take no path
+        """Raise InputError where ``dataset.path`` cannot be used, before any work; most sources ignore it."""
 
     @abstractmethod
     def download(self, folder: Path, path: str) -> None:

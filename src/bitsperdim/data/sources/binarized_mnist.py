@@ -61,9 +61,6 @@ class BinarizedMnist(Source):
     n_levels = 2
     is_static = True
 
-    def check(self, path: str) -> None:
-        """Need no path."""
-
     def download(self, folder: Path, path: str) -> None:
         """Fetch and verify the three files: gzipped from a mirror that has them so, else as published."""
         for split in N_IMAGES:

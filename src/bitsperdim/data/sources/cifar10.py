@@ -53,9 +53,6 @@ class Cifar10(Source):
 
     n_levels = 256
 
-    def check(self, path: str) -> None:
-        """Need no path."""
-
     def download(self, folder: Path, path: str) -> None:
         """Fetch and verify the archive and unpack it; where a mirror has none, fetch its columns."""
         try:

@@ -22,9 +22,6 @@ class Digits(Source):
 
     n_levels = 17
 
-    def check(self, path: str) -> None:
-        """Need no path."""
-
     def download(self, folder: Path, path: str) -> None:
         """Write ``digits.npz`` from the installed scikit-learn and verify the pixels."""
         from sklearn.datasets import load_digits  # imported here: half a second

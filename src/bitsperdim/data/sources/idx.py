@@ -42,9 +42,6 @@ class Idx(Source):
         """Remember which data set it is."""
         self.folder, self.torchvision_class = folder, torchvision_class
 
-    def check(self, path: str) -> None:
-        """Need no path."""
-
     def download(self, folder: Path, path: str) -> None:
         """Fetch and verify the four files."""
         from torchvision import datasets  # imported here: two seconds
