@@ -8,7 +8,7 @@ from bitsperdim.data.sources import SOURCES
 from bitsperdim.data.yardsticks import yardsticks
 from bitsperdim.files import write_json
 from bitsperdim.params import Params, raw_levels
-from bitsperdim.pictures import write_grid
+from bitsperdim.pictures import evenly_spaced, write_grid
 
 N_PICTURES = 64
 
@@ -23,7 +23,7 @@ def main(params: Params, raw: str, dequantized: str, results: str) -> None:
     metrics |= {f"n_{split}": count for split, count in description.n_images.items()}
     metrics |= {"protocol": description.protocol, "test_sha256": description.test_sha256}
     write_json(Path(results) / "metrics.json", metrics)
-    write_grid(Path(results) / "pictures" / "test_images.png", test[:N_PICTURES], description.n_levels)
+    write_grid(Path(results) / "pictures" / "test_images.png", evenly_spaced(test, N_PICTURES), description.n_levels)
 
 
 stage.run("dequantize", main, "raw", "dequantized", "results")

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bitsperdim.pictures import GREY, TARGET_WIDTH, write_grid
+from bitsperdim.pictures import GREY, TARGET_WIDTH, evenly_spaced, write_grid
+
+
+def test_pictures_are_spaced_over_the_whole_set() -> None:
+    images = np.arange(10).reshape(10, 1, 1, 1)
+    assert evenly_spaced(images, 4).flatten().tolist() == [0, 2, 5, 7]
+    for n_images in (10, 64):
+        assert np.array_equal(evenly_spaced(images, n_images), images)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 2])

@@ -39,7 +39,7 @@ from bitsperdim.errors import InputError
 from bitsperdim.estimation import Estimate, estimate
 from bitsperdim.models import ImageModel, LatentModel
 from bitsperdim.params import EvaluateSection
-from bitsperdim.pictures import write_grid
+from bitsperdim.pictures import evenly_spaced, write_grid
 from bitsperdim.units import bits_per_dim, nats_to_bits_per_dim
 
 PER_IMAGE_COLUMNS = ("seed", "image", "log_p", "standard_error", "bias", "elbo", "ess")
@@ -208,7 +208,7 @@ def draw_pictures(
         test = prepared.images["test"]
         n_columns = min(len(test), max(1, math.isqrt(section.n_pictures)))
         n_rows = min(len(test) // n_columns, max(1, n_columns // 2))
-        x = torch.from_numpy(test[: n_columns * n_rows]).to(device)
+        x = torch.from_numpy(evenly_spaced(test, n_columns * n_rows)).to(device)
         pairs = torch.stack([x.double(), model.reconstruct(x).double()]).cpu().numpy()  # (2, B, C, H, W)
         grey = np.rint(pairs * 255 / (model.n_levels - 1)).astype(np.uint8)
         rows = [grey[:, start : start + n_columns] for start in range(0, len(x), n_columns)]

@@ -20,6 +20,12 @@ TARGET_WIDTH = 640
 GREY = 128
 
 
+def evenly_spaced(images: np.ndarray, n_images: int) -> np.ndarray:
+    """Return at most ``n_images`` of the images, evenly spaced: a set that is sorted by class shows all classes."""
+    n_shown = min(n_images, len(images))
+    return images[np.arange(n_shown) * len(images) // n_shown]
+
+
 def write_grid(path: Path, images: np.ndarray, n_levels: int, n_columns: int | None = None) -> None:
     """Write images (N, C, H, W) uint8 of L levels as one PNG, row by row.
 

@@ -197,7 +197,7 @@ def test_every_model_has_a_row_and_a_section(tmp_path: Path) -> None:
     assert re.findall(r'<section class="model" id="model-([^"]*)"', page) == list(MODELS)
     assert re.findall(r"^## (.*)$", twin, re.MULTILINE) == ["Models", *MODELS, "Parameters", "Where this comes from"]
     for text in (page, twin):
-        assert "fitted to the test set itself; too small by about 0.250" in text
+        assert "fitted to the test set itself; too small by about 0.25" in text
 
 
 def test_the_numbers_are_those_of_the_metrics(tmp_path: Path) -> None:

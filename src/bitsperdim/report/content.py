@@ -25,6 +25,7 @@ from pydantic import BaseModel
 
 from bitsperdim.errors import InputError
 from bitsperdim.params import Params
+from bitsperdim.report.formatting import two_digits
 from bitsperdim.report.reading import Columns, Picture, Stored, read_columns, read_picture, read_stored
 from bitsperdim.units import nats_to_bits_per_dim
 
@@ -86,7 +87,7 @@ class ImagesMetrics(Stored):
         """Name, meaning and bits per dimension of every yardstick, the smallest first."""
         rows = []
         for name, meaning, key in YARDSTICKS:
-            bias = f"; too small by about {-self.entropy_bias_bpd:.3f}" if key == "entropy_bpd" else ""
+            bias = f"; too small by about {two_digits(-self.entropy_bias_bpd)}" if key == "entropy_bpd" else ""
             rows.append((name, meaning + bias, float(getattr(self, key))))
         return sorted(rows, key=lambda row: row[2])
 
