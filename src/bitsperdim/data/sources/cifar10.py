@@ -17,9 +17,10 @@ from PIL import Image
 from bitsperdim.data.fetch import MissingError, RemoteFile, fetch
 from bitsperdim.data.sources.base import RawImages, Source
 from bitsperdim.errors import InputError
-from bitsperdim.files import reading
+from bitsperdim.files import reading, write_bytes
 
 MIRROR_FOLDER = "cifar-10"
+BATCHES = "cifar-10-batches-py"  # the folder that torchvision reads
 SIDE = 32
 ARCHIVE = RemoteFile(
     "cifar-10-python.tar.gz",
@@ -65,7 +66,10 @@ class Cifar10(Source):
                 raise InputError(f"{missing} {error}") from error
             return
         with reading(archive, "download"), tarfile.open(archive) as content:
-            content.extractall(folder, filter="data")  # nothing leaves the folder
+            for member in content:
+                file = content.extractfile(member)
+                if file is not None:  # by its last name alone, so that nothing leaves the folder
+                    write_bytes(folder / BATCHES / Path(member.name).name, file.read())
 
     def read(self, folder: Path) -> RawImages:
         """Read images and labels."""
