@@ -67,9 +67,9 @@ class Cifar10(Source):
             return
         with reading(archive, "download"), tarfile.open(archive) as content:
             for member in content:
-                file = content.extractfile(member)
-                if file is not None:  # by its last name alone, so that nothing leaves the folder
-                    write_bytes(folder / BATCHES / Path(member.name).name, file.read())
+                batch = content.extractfile(member)
+                if batch is not None:  # by its last name alone, so that nothing leaves the folder
+                    write_bytes(folder / BATCHES / Path(member.name).name, batch.read())
 
     def read(self, folder: Path) -> RawImages:
         """Read images and labels."""
