@@ -6,14 +6,14 @@ from tqdm import tqdm
 
 from bitsperdim import evaluation, models, stage
 from bitsperdim.data import preparation
-from bitsperdim.device import set_up_device
+from bitsperdim.device import described, set_up_device
 from bitsperdim.errors import InputError
 from bitsperdim.files import write_csv, write_json
 from bitsperdim.params import Params
 from bitsperdim.units import bits_per_dim
 
 
-def main(params: Params, name: str, folder: str, dequantized: str, results: str) -> None:
+def main(params: Params, name: str, folder: str, dequantized: str, results: str) -> dict[str, str]:
     """Read ``folder``/<seed> and the test images; write metrics, per-image values, bounds and pictures."""
     prepared = preparation.load(Path(dequantized), ("test",))
     description, out = prepared.description, Path(results)
@@ -41,6 +41,7 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
         f"{name}: test {sign} {result.metrics['bpd']:.4f} +- {result.metrics['bpd_standard_error']:.4f} bits/dim "
         f"({result.metrics['nll_nats']:.2f} nats), {result.metrics['kind']}, K = {result.metrics['n_samples']}"
     )
+    return described(device)
 
 
 stage.run("evaluate", main, "model", "folder", "dequantized", "results")

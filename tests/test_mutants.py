@@ -143,8 +143,9 @@ def binarization_has_its_probability() -> None:
 
 def every_image_is_trained_on() -> None:
     x = torch.arange(50, dtype=torch.uint8).reshape(50, 1, 1, 1)
-    batches = training.Presentation(x, None, 256, dynamic=False).batches(16, generator())
-    assert sorted(torch.cat([batch for batch, _ in batches]).flatten().tolist()) == list(range(50))
+    presentation = training.Presentation(x, None, 256, dynamic=False)
+    rows = presentation.batches(presentation.order(generator()), 16)
+    assert sorted(torch.cat(rows).tolist()) == list(range(50))
 
 
 def entropy_is_in_bits_per_dimension() -> None:
@@ -226,11 +227,8 @@ def overlapping_split(sizes: dict[str, int], *_: Any) -> dict[str, tuple[str, np
     return {"train": ("train", rows), "validation": ("train", rows[:30]), "test": ("test", np.arange(sizes["test"]))}
 
 
-def only_whole_batches(self: Any, batch_size: int, generator: torch.Generator) -> Any:
-    order = torch.randperm(len(self.images), generator=generator)
-    for index in order.split(batch_size):
-        if len(index) == batch_size:
-            yield self.images[index], None
+def only_whole_batches(self: Any, order: Tensor, batch_size: int) -> tuple[Tensor, ...]:
+    return tuple(rows for rows in order.split(batch_size) if len(rows) == batch_size)
 
 
 def mean_with_nan_removed(log_w: Tensor, first_image: int) -> None:

@@ -1,5 +1,6 @@
 """The trainer: reproducible, selects by validation, presents every image, stops at NaN with a sentence."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bitsperdim import training
+from bitsperdim.checkpoints import Checkpoint
 from bitsperdim.data.preparation import Description, PreparedImages
 from bitsperdim.errors import InputError
 from bitsperdim.families import FAMILIES, TrainSection
@@ -66,10 +68,16 @@ def prepared(binarization: str = "none", n_levels: int = 4) -> PreparedImages:
     return PreparedImages(description, splits, noise=noise)
 
 
-def run(model: str = "vae", data: PreparedImages | None = None, seed: int = 0, **changes: Any) -> Trained:
+def run(
+    model: str = "vae",
+    data: PreparedImages | None = None,
+    seed: int = 0,
+    checkpoint: Checkpoint | None = None,
+    **changes: Any,
+) -> Trained:
     section = FAMILIES[SECTIONS[model]["family"]].model_validate(SECTIONS[model])
     shared = TrainSection.model_validate({**SETTINGS, **changes})
-    return train(model, section, shared, data or prepared(), seed=seed, device=CPU)
+    return train(model, section, shared, data or prepared(), seed=seed, device=CPU, checkpoint=checkpoint)
 
 
 def weights(trained: Trained) -> Tensor:
@@ -132,7 +140,8 @@ def test_every_image_is_presented_once_an_epoch(n: int) -> None:
     generator = torch.Generator().manual_seed(0)
     epochs = []
     for _ in range(2):
-        batches = list(presentation.batches(16, generator))
+        rows = presentation.batches(presentation.order(generator), 16)
+        batches = [presentation.batch(index, generator) for index in rows]
         assert all(torch.equal(batch.flatten().long(), labels) for batch, labels in batches if labels is not None)
         epochs.append(torch.cat([batch for batch, _ in batches]).flatten())
     for epoch in epochs:
@@ -257,7 +266,7 @@ def test_a_loss_that_is_not_finite_names_model_step_and_remedy(
 
     def broken(self: Any, x: Tensor, labels: Tensor | None) -> Tensor:
         loss = take_step(self, x, labels)
-        return loss * value if self.step == step else loss
+        return loss * value if self.state.step == step else loss
 
     monkeypatch.setattr(training._Trainer, "take_step", broken)
     with pytest.raises(InputError) as caught:
@@ -276,3 +285,63 @@ def test_the_trainer_never_sees_the_test_set() -> None:
     """PreparedImages without a test split is all that it gets and all that it needs."""
     assert "test" not in prepared().images
     assert isinstance(run("vae", epochs=1).model, ImageModel)
+
+
+class Interrupted(Exception):
+    """What ends a run in a test where a power cut would."""
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 5, 8, 14])
+@pytest.mark.parametrize("model", ["vae", "pixelcnn"])
+def test_an_interrupted_run_ends_with_the_same_bytes(
+    model: str, stop_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Steps 1 to 4 and 14 are inside an epoch of five steps, step 5 ends one; the data are drawn anew each time."""
+    data = prepared("dynamic", n_levels=2)
+    data.images["validation"] = (data.images["validation"] > 1).astype(np.uint8)
+    settings = {"average_decay": 0.5, "epochs": 4}
+    whole = run(model, data, **settings)
+    take_step = training._Trainer.take_step
+
+    def stopping(self: Any, *arguments: Any) -> Tensor:
+        if self.state.step == stop_at:
+            raise Interrupted
+        return take_step(self, *arguments)
+
+    checkpoint = Checkpoint(tmp_path / "one", "one", interval=0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Trainer, "take_step", stopping)
+        with pytest.raises(Interrupted):
+            run(model, data, checkpoint=checkpoint, **settings)
+    steps: list[int] = []
+
+    def counting(self: Any, *arguments: Any) -> Tensor:
+        steps.append(self.state.step)
+        return take_step(self, *arguments)
+
+    monkeypatch.setattr(training._Trainer, "take_step", counting)
+    resumed = run(model, data, checkpoint=checkpoint, **settings)
+    assert steps == list(range(stop_at, 20))
+    assert f"goes on from a checkpoint in epoch {1 + stop_at // 5}, after {stop_at} steps" in capsys.readouterr().out
+    assert torch.equal(weights(whole), weights(resumed))
+    assert whole.curve == resumed.curve
+    assert (whole.best_epoch, whole.validation_log_p) == (resumed.best_epoch, resumed.validation_log_p)
+    again = run(model, data, checkpoint=checkpoint, **settings)  # a finished one is not trained again
+    assert len(steps) == 20 - stop_at
+    assert torch.equal(weights(whole), weights(again))
+
+
+def test_a_state_that_is_not_finite_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    take_step = training._Trainer.take_step
+
+    def broken(self: Any, x: Tensor, labels: Tensor | None) -> Tensor:
+        loss = take_step(self, x, labels)
+        return loss * float("nan") if self.state.step == 3 else loss
+
+    monkeypatch.setattr(training._Trainer, "take_step", broken)
+    checkpoint = Checkpoint(tmp_path / "one", "one", interval=0.0)
+    with pytest.raises(InputError, match="not finite at step 3, epoch 1"):
+        run("vae", checkpoint=checkpoint)
+    found = checkpoint.load()
+    assert found is not None
+    assert found[1]["step"] == 2

@@ -38,3 +38,12 @@ def set_up_device() -> torch.device:
         torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True, warn_only=True)
     return device
+
+
+def described(device: torch.device) -> dict[str, str]:
+    """Return what the log of a stage says about where and with what it ran."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"CPU, {torch.get_num_threads()} threads"
+    return {"device": name, "torch": torch.__version__}

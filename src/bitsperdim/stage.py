@@ -1,26 +1,31 @@
 """What every stage script has in common: paths from the command line, typed parameters, errors, a log.
 
-Times, devices and memory go to ``logs/``, which no stage declares: outputs depend on inputs alone.
+Times, devices and memory go to ``logs/`` (or ``BITSPERDIM_LOGS``), which no stage declares: outputs depend
+on inputs alone.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import platform
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from bitsperdim.errors import InputError
 from bitsperdim.files import write_json
 from bitsperdim.params import Params, read_params
 
 PARAMS = Path("params.yaml")
+LOGS = "BITSPERDIM_LOGS"
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # as torch says it
 
 
-def run(stage: str, main: Callable[..., None], *arguments: str) -> None:
+def run(stage: str, main: Callable[..., Mapping[str, Any] | None], *arguments: str) -> None:
     """Run a stage: ``main(params, *command_line_arguments)``.
 
     A mistake of the user, a file that cannot be read or written and too little memory end it with one
@@ -28,7 +33,8 @@ def run(stage: str, main: Callable[..., None], *arguments: str) -> None:
 
     Args:
         stage: its name, for messages and the log.
-        main: does the work; called with the parameters and the arguments as text.
+        main: does the work; called with the parameters and the arguments as text. What it returns is added to
+            the log; ``earlier_seconds`` are those of interrupted runs that this one went on from.
         *arguments: what the command line has to give, for the usage message.
     """
     values = sys.argv[1:]
@@ -36,7 +42,7 @@ def run(stage: str, main: Callable[..., None], *arguments: str) -> None:
         sys.exit(f"usage: python stages/{stage}.py {' '.join(name.upper() for name in arguments)}")
     started = time.perf_counter()
     try:
-        main(read_params(PARAMS), *values)
+        more = main(read_params(PARAMS), *values)
     except InputError as error:
         sys.exit(f"{stage}: {error}")
     except OSError as error:
@@ -48,23 +54,25 @@ def run(stage: str, main: Callable[..., None], *arguments: str) -> None:
     except KeyboardInterrupt:
         sys.stderr.write(f"\n{stage}: interrupted.\n")
         sys.exit(130)
-    _log(stage, values, time.perf_counter() - started)
+    _log(stage, values, time.perf_counter() - started, more or {})
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or ["no more to be had"])[0]
 
 
-def _log(stage: str, values: list[str], seconds: float) -> None:
+def _log(stage: str, values: list[str], seconds: float, more: Mapping[str, Any]) -> None:
     model = f"-{values[0]}" if stage in ("train", "evaluate") else ""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     content = {
         "stage": stage + model.replace("-", "@", 1),
+        "params_sha256": hashlib.sha256(PARAMS.read_bytes()).hexdigest(),
         "seconds": round(seconds, 2),
         "peak_memory_mib": round(peak / 2**20, 1),
-        "device": os.environ.get("BITSPERDIM_DEVICE", "auto"),
+        "python": platform.python_version(),
+        **more,
     }
-    write_json(Path("logs") / f"{stage}{model}.json", content)
+    write_json(Path(os.environ.get(LOGS, "logs")) / f"{stage}{model}.json", content)
 
 
 __all__ = ["Params", "run"]

@@ -57,6 +57,7 @@ class Description:
         n_images: the number of images of each split.
         test_sha256: of the test array as it is scored.
         protocol: the tag under which numbers may be compared, for models given no label.
+        train_sha256, validation_sha256: of the stored arrays.
     """
 
     image_shape: tuple[int, int, int]
@@ -66,6 +67,8 @@ class Description:
     n_images: dict[str, int]
     test_sha256: str
     protocol: str
+    train_sha256: str = ""
+    validation_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,8 @@ def prepare(raw: RawImages, dataset: DatasetSection, dequantize: DequantizeSecti
         test_sha256=sha256(images["test"]),
         protocol=f"{dataset.name}/{treatment}/{height}x{width}x{channels}/L{levels}"
         f"/test{len(images['test'])}/given-none",
+        train_sha256=sha256(images["train"]),
+        validation_sha256=sha256(images["validation"]),
     )
     return PreparedImages(description, images, labels, noise)
 

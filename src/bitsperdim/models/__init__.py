@@ -55,7 +55,8 @@ def build(
     with torch.random.fork_rng(devices=[]):  # weights are drawn on the CPU, whatever they move to later
         torch.manual_seed(seed)
         try:
-            return MODELS[family](image_shape, n_levels, **params)
+            # convolutions run faster with their channels last; no value changes
+            return MODELS[family](image_shape, n_levels, **params).to(memory_format=torch.channels_last)
         except ValueError as error:
             raise InputError(
                 f"A model of family {family!r} cannot be built for images of shape {image_shape}: {error}."

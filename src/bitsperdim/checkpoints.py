@@ -1,0 +1,104 @@
+"""Checkpoints: the whole state of an unfinished training, so that the next run goes on where this one stopped.
+
+They live under ``checkpoints/`` (or ``BITSPERDIM_CHECKPOINTS``), which no stage declares: DVC deletes
+declared outputs before a stage runs. Each training has a folder of its own, named by a fingerprint
+of everything that decides its result, and two generations in it: should the newer be damaged, the
+older one serves. The stage removes the folder once its own outputs are written.
+
+A checkpoint is one safetensors file, tensors with a JSON text beside them: nothing is unpickled.
+
+Invariants (``tests/test_checkpoints.py``): what is saved comes back bit for bit; a truncated, a
+foreign and a missing file are told apart from a good one, with a sentence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bitsperdim.files import atomic_path
+
+VARIABLE = "BITSPERDIM_CHECKPOINTS"
+NEWER, OLDER = "state.safetensors", "previous.safetensors"
+PACKAGE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The place of one training's state.
+
+    Attributes:
+        folder: its own; made when something is saved.
+        fingerprint: stands in each file as well.
+        interval: seconds between two saves.
+    """
+
+    folder: Path
+    fingerprint: str
+    interval: float = 60.0
+
+    @staticmethod
+    def of(interval: float = 60.0, **decides: Any) -> Checkpoint:  # noqa: ANN401 - any JSON value
+        """Return the place for a training that is decided by these values, by the code and by torch's version."""
+        decides |= {"code": code_hash(), "torch": torch.__version__}
+        fingerprint = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+        return Checkpoint(Path(os.environ.get(VARIABLE, "checkpoints")) / fingerprint, fingerprint, interval)
+
+    def save(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Write a new generation; what was the newer becomes the older."""
+        from safetensors.torch import save_file
+
+        path = self.folder / NEWER
+        content = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        metadata = {"fingerprint": self.fingerprint, "values": json.dumps(values)}
+        with atomic_path(path) as temporary:
+            save_file(content, temporary, metadata=metadata)
+            if path.exists():
+                path.replace(self.folder / OLDER)
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Return the newest good generation, tensors on the CPU; None where there is none.
+
+        A file that cannot be used is named on stderr, with the reason.
+        """
+        for name in (NEWER, OLDER):
+            path = self.folder / name
+            if not path.exists():
+                continue
+            try:
+                return self._read(path)
+            except Exception as error:  # a damaged file fails in as many ways as there are bytes
+                sys.stderr.write(f"{path} cannot be used ({error or type(error).__name__}); it is left aside.\n")
+        return None
+
+    def _read(self, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        from safetensors import safe_open
+
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("fingerprint") != self.fingerprint:
+                raise ValueError("it belongs to another training")
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["values"])  # noqa: SIM118
+
+    def remove(self) -> None:
+        """Forget it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def code_hash() -> str:
+    """Return the SHA-256 of this package's Python files: an edit may change what a training computes."""
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        digest.update(f"{path.relative_to(PACKAGE).as_posix()} {path.stat().st_size}\n".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,176 @@
+"""``recipes/<name>.yaml``: what is changed in ``params.yaml``, at two sizes, and the published reference.
+
+Invariant (``tests/recipes/test_recipe.py``): every committed recipe validates against the committed
+``params.yaml`` at both sizes; every mistake in one is a sentence.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from bitsperdim.errors import InputError
+from bitsperdim.families import PositiveInt, Section
+from bitsperdim.params import Params, validate
+
+FOLDER = Path("recipes")
+SIZES = ("cpu", "gpu")
+SizeName = Literal["cpu", "gpu"]
+Text = Annotated[str, Field(min_length=1)]
+Unit = Literal["nats", "bits/dim"]
+
+
+class Published(Section):
+    """A published number that a model of this recipe is held against.
+
+    Attributes:
+        model: the section of ours that is compared with it; None: a number for these images in general.
+        what: the model as its authors call it.
+        value: negative log-likelihood, smaller is better.
+        unit: of the value.
+        kind: ``exact``, ``bound`` or ``estimate``.
+        protocol: data, K and whatever else differs.
+        source: authors, year, table.
+    """
+
+    model: Text | None
+    what: Text
+    value: Annotated[float, Field(allow_inf_nan=False)]
+    unit: Unit
+    kind: Literal["exact", "bound", "estimate"]
+    protocol: Text
+    source: Text
+
+
+class Size(Section):
+    """One of the two sizes of a recipe: its own changes of parameters, and about how long it takes."""
+
+    minutes: PositiveInt
+    params: dict[str, Any]
+
+
+class Sizes(Section):
+    """A size for two CPU cores and one for a GPU."""
+
+    cpu: Size
+    gpu: Size
+
+
+class RecipeFile(Section):
+    """The content of ``recipes/<name>.yaml``."""
+
+    title: Text
+    params: dict[str, Any]
+    sizes: Sizes
+    published: list[Published]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe by name."""
+
+    name: str
+    content: RecipeFile
+
+    def changes(self, size: SizeName) -> dict[str, Any]:
+        """Return the changes of ``params.yaml``, the size's own last."""
+        return merged(self.content.params, getattr(self.content.sizes, size).params)
+
+    def parameters(self, base: Mapping[str, Any], size: SizeName) -> dict[str, Any]:
+        """Return the whole content of ``params.yaml`` under this recipe, validated.
+
+        Raises:
+            InputError: a parameter is not allowed, or a published number is of a model that is not run.
+        """
+        content = merged(base, self.changes(size))
+        try:
+            params: Params = validate(content)
+        except InputError as error:
+            raise InputError(f"recipes/{self.name}.yaml, size {size}: {error}") from error
+        for reference in self.content.published:
+            if reference.model is not None and reference.model not in params.models:
+                raise InputError(
+                    f"recipes/{self.name}.yaml: published names the model {reference.model!r}, which is not run; "
+                    f"models are {', '.join(params.models)}."
+                )
+        return content
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with ``changes``: mappings are merged key by key, anything else is replaced."""
+    result = copy.deepcopy(dict(base))
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merged(result[key], value) if both else copy.deepcopy(value)
+    return result
+
+
+def overrides(changes: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return changes as DVC's ``-S`` takes them: ``++a.b=value``, which sets a key whether it is there or not."""
+    found = []
+    for key, value in changes.items():
+        if isinstance(value, Mapping):
+            found += overrides(value, f"{prefix}{key}.")
+        else:
+            found.append(f"++{prefix}{key}={_written(value)}")
+    return found
+
+
+def _written(value: Any) -> str:  # noqa: ANN401 - any YAML value
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{','.join(_written(item) for item in value)}]"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+        return f"'{escaped}'"
+    return repr(value)
+
+
+def names(root: Path) -> list[str]:
+    """Return the names of all recipes."""
+    return sorted(path.stem for path in (root / FOLDER).glob("*.yaml"))
+
+
+def read(root: Path, name: str) -> Recipe:
+    """Read a recipe.
+
+    Raises:
+        InputError: there is none of this name, or it is not what a recipe has to be.
+    """
+    known = names(root)
+    if name not in known:
+        raise InputError(f"There is no recipe {name!r}; choose {', '.join(known) or 'none: recipes/ is empty'}.")
+    path = root / FOLDER / f"{name}.yaml"
+    content = read_yaml(path)
+    try:
+        return Recipe(name, RecipeFile.model_validate(content))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise InputError(f"recipes/{name}.yaml: {place} is not allowed: {first['msg']}.") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        InputError: it cannot be read, or is no mapping.
+    """
+    try:
+        content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, YAMLError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path} cannot be read as YAML: {reason}.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must be a mapping, not {type(content).__name__}.")
+    return content

@@ -1,0 +1,104 @@
+"""Checkpoints: bit for bit, two generations, nothing damaged or foreign is used."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from bitsperdim import checkpoints
+from bitsperdim.checkpoints import NEWER, OLDER, Checkpoint
+
+VALUES = {"step": 3, "best_log_p": float("-inf"), "curve": [{"epoch": 1, "train_bpd": 0.1 + 0.2}]}
+
+
+def tensors(value: float) -> dict[str, torch.Tensor]:
+    return {
+        "model.weight": torch.full((2, 3), value).T,
+        "generator": torch.Generator().manual_seed(7).get_state(),
+        "scalar": torch.tensor(value, dtype=torch.float64),
+        "empty": torch.zeros(0, dtype=torch.int64),
+    }
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Checkpoint:
+    return Checkpoint(tmp_path / "one", "one")
+
+
+def test_what_is_saved_comes_back(checkpoint: Checkpoint) -> None:
+    assert checkpoint.load() is None
+    checkpoint.save(tensors(0.1), VALUES)
+    found = checkpoint.load()
+    assert found is not None
+    assert found[1] == VALUES
+    assert found[0].keys() == tensors(0.1).keys()
+    for name, tensor in tensors(0.1).items():
+        assert found[0][name].dtype == tensor.dtype
+        assert torch.equal(found[0][name], tensor)
+
+
+def test_the_newer_generation_is_taken_and_the_older_kept(checkpoint: Checkpoint) -> None:
+    for step in (1, 2, 3):
+        checkpoint.save(tensors(step), {"step": step})
+    assert {path.name for path in checkpoint.folder.iterdir()} == {NEWER, OLDER}
+    found = checkpoint.load()
+    assert found is not None
+    assert found[1] == {"step": 3}
+    (checkpoint.folder / NEWER).unlink()
+    found = checkpoint.load()
+    assert found is not None
+    assert found[1] == {"step": 2}
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "foreign"])
+def test_a_bad_file_is_named_and_the_older_one_used(
+    damage: str, checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint.save(tensors(1), {"step": 1})
+    checkpoint.save(tensors(2), {"step": 2})
+    path = checkpoint.folder / NEWER
+    content = path.read_bytes()
+    other = Checkpoint(tmp_path / "other", "other")
+    other.save(tensors(3), {"step": 3})
+    bad = {
+        "truncated": content[:-20],
+        "empty": b"",
+        "text": b"<html>" + content,
+        "foreign": (other.folder / NEWER).read_bytes(),
+    }
+    path.write_bytes(bad[damage])
+    found = checkpoint.load()
+    assert found is not None
+    assert found[1] == {"step": 1}
+    message = capsys.readouterr().err
+    assert message.startswith(f"{path} cannot be used (")
+    assert message.count("\n") == 1
+    assert ("it belongs to another training" in message) == (damage == "foreign")
+
+
+def test_the_fingerprint_tells_trainings_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(checkpoints.VARIABLE, str(tmp_path))
+    one = Checkpoint.of(section={"a": 1}, seed=0)
+    assert one.folder.parent == tmp_path
+    assert one == Checkpoint.of(seed=0, section={"a": 1})
+    assert one != Checkpoint.of(section={"a": 1}, seed=1)
+    assert one != Checkpoint.of(section={"a": 2}, seed=0)
+    monkeypatch.setattr(checkpoints, "code_hash", lambda: "other code")
+    assert one != Checkpoint.of(section={"a": 1}, seed=0)
+
+
+def test_an_edit_of_the_code_changes_its_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.py").write_text("x = 1")
+    monkeypatch.setattr(checkpoints, "PACKAGE", tmp_path)
+    before = checkpoints.code_hash()
+    assert before == checkpoints.code_hash()
+    (tmp_path / "a.py").write_text("x = 2")
+    assert before != checkpoints.code_hash()
+
+
+def test_a_removed_checkpoint_is_gone(checkpoint: Checkpoint) -> None:
+    checkpoint.save(tensors(1), {"step": 1})
+    checkpoint.remove()
+    assert not checkpoint.folder.exists()
+    checkpoint.remove()
+    assert checkpoint.load() is None
