@@ -44,8 +44,8 @@ check: setup  ## rerun the last commit from nothing and compare with its metrics
 smoke: setup  ## run the pipeline of the last commit in a copy, on parameters of seconds
 	@.ci/rerun --small
 
-readme: setup  ## write the results table of the README from results/
-	@PYTHONPATH=src python -m bitsperdim.readme README.md results
+readme: setup  ## write the README's tables from results/ and recipes/results/
+	@PYTHONPATH=src python -m bitsperdim.readme .
 
 hooks: setup  ## install the pre-commit hooks, which run what `make lint` runs
 	@pre-commit install

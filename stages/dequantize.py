@@ -6,7 +6,7 @@ from bitsperdim import stage
 from bitsperdim.data import preparation
 from bitsperdim.data.sources import SOURCES
 from bitsperdim.data.yardsticks import yardsticks
-from bitsperdim.files import write_json
+from bitsperdim.files import StoredArray, write_json
 from bitsperdim.params import Params, raw_levels
 from bitsperdim.pictures import evenly_spaced, write_grid
 
@@ -16,9 +16,9 @@ N_PICTURES = 64
 def main(params: Params, raw: str, dequantized: str, results: str) -> None:
     """Read the folder ``raw``; write the folders ``dequantized`` and ``results``."""
     images = SOURCES[params.dataset.name].read(Path(raw))
-    prepared = preparation.prepare(images, params.dataset, params.dequantize, raw_levels(params))
-    preparation.save(prepared, Path(dequantized))
-    description, test = prepared.description, prepared.images["test"]
+    folder = Path(dequantized)
+    description = preparation.prepare(images, params.dataset, params.dequantize, raw_levels(params), folder)
+    test = StoredArray(folder / "test" / "images.npy")
     metrics: dict[str, float | int | str] = dict(yardsticks(test, description.n_levels))
     metrics |= {f"n_{split}": count for split, count in description.n_images.items()}
     metrics |= {"protocol": description.protocol, "test_sha256": description.test_sha256}

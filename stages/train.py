@@ -3,6 +3,7 @@
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from bitsperdim import models, stage
 from bitsperdim.checkpoints import Checkpoint
@@ -18,13 +19,13 @@ def main(params: Params, name: str, dequantized: str, folder: str, curve: str) -
     """Read the folder ``dequantized``; write ``folder``/<seed> and the training curve of all seeds."""
     section, device = params.section(name), set_up_device()
     prepared = preparation.load(Path(dequantized), ("train", "validation"))
-    decides = {
+    decides: dict[str, Any] = {
         "section": section.model_dump(mode="json"),
         "train": section.settings(params.train).model_dump(mode="json"),
         "data": asdict(prepared.description),
         "device": device.type,
     }
-    checkpoints = {seed: Checkpoint.of(**decides, seed=seed) for seed in params.seeds}
+    checkpoints = {seed: Checkpoint.of({**decides, "seed": seed}) for seed in params.seeds}
     rows, seconds, started = [], 0.0, time.monotonic()
     for seed, checkpoint in checkpoints.items():
         trained = train(name, section, params.train, prepared, seed=seed, device=device, checkpoint=checkpoint)

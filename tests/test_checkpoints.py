@@ -78,13 +78,13 @@ def test_a_bad_file_is_named_and_the_older_one_used(
 
 def test_the_fingerprint_tells_trainings_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(checkpoints.VARIABLE, str(tmp_path))
-    one = Checkpoint.of(section={"a": 1}, seed=0)
+    one = Checkpoint.of({"section": {"a": 1}, "seed": 0})
     assert one.folder.parent == tmp_path
-    assert one == Checkpoint.of(seed=0, section={"a": 1})
-    assert one != Checkpoint.of(section={"a": 1}, seed=1)
-    assert one != Checkpoint.of(section={"a": 2}, seed=0)
+    assert one == Checkpoint.of({"seed": 0, "section": {"a": 1}})
+    assert one != Checkpoint.of({"section": {"a": 1}, "seed": 1})
+    assert one != Checkpoint.of({"section": {"a": 2}, "seed": 0})
     monkeypatch.setattr(checkpoints, "code_hash", lambda: "other code")
-    assert one != Checkpoint.of(section={"a": 1}, seed=0)
+    assert one != Checkpoint.of({"section": {"a": 1}, "seed": 0})
 
 
 def test_an_edit_of_the_code_changes_its_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

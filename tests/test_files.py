@@ -54,14 +54,14 @@ def files_of_a_run(folder: Path) -> dict[str, Callable[[], object]]:
     images = np.arange(60 * 4, dtype=np.uint8).reshape(60, 1, 2, 2)
     dataset = DatasetSection(name="npz", path="x", n_levels=None, validation_fraction=0.1, test_fraction=0.2, seed=0)
     dequantize = DequantizeSection(bits=None, binarization="none")
-    preparation.save(preparation.prepare(RawImages({"train": images}, {}), dataset, dequantize, 256), folder / "images")
+    preparation.prepare(RawImages({"train": images}, {}), dataset, dequantize, 256, folder / "images")
     model = models.build("histogram", {"pseudocount": 1.0}, (1, 2, 2), 4)
     models.save(model, "histogram", {"pseudocount": 1.0}, folder / "model")
     return {
         "raw/digits.npz": lambda: SOURCES["digits"].read(folder / "raw"),
         "images/description.json": lambda: preparation.load(folder / "images"),
-        "images/train.npz": lambda: preparation.load(folder / "images"),
-        "images/test.npz": lambda: preparation.load(folder / "images"),
+        "images/train/images.npy": lambda: preparation.load(folder / "images"),
+        "images/test/noise.npy": lambda: preparation.load(folder / "images"),
         "model/model.json": lambda: models.load(folder / "model"),
         "model/weights.safetensors": lambda: models.load(folder / "model"),
     }

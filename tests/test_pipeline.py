@@ -216,7 +216,7 @@ def test_the_stages_run_one_after_the_other_without_dvc(
     assert {path.name for path in tmp_path.iterdir()} == {
         *("params.yaml", "data", "raw", "images", "models", "results", "report", "logs")
     }
-    assert {path.stem for path in (tmp_path / "images").glob("*.npz")} == set(SPLITS)
+    assert {path.parent.name for path in (tmp_path / "images").glob("*/images.npy")} == set(SPLITS)
     metrics = json.loads((tmp_path / "results" / "vae" / "metrics.json").read_text())
     assert metrics["n_seeds"] == 2
     assert metrics["n_samples"] == 6

@@ -287,7 +287,7 @@ def test_the_trainer_never_sees_the_test_set() -> None:
     assert isinstance(run("vae", epochs=1).model, ImageModel)
 
 
-class Interrupted(Exception):
+class PowerCutError(Exception):
     """What ends a run in a test where a power cut would."""
 
 
@@ -305,13 +305,13 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
 
     def stopping(self: Any, *arguments: Any) -> Tensor:
         if self.state.step == stop_at:
-            raise Interrupted
+            raise PowerCutError
         return take_step(self, *arguments)
 
     checkpoint = Checkpoint(tmp_path / "one", "one", interval=0.0)
     with monkeypatch.context() as patch:
         patch.setattr(training._Trainer, "take_step", stopping)
-        with pytest.raises(Interrupted):
+        with pytest.raises(PowerCutError):
             run(model, data, checkpoint=checkpoint, **settings)
     steps: list[int] = []
 

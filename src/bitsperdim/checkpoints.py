@@ -48,11 +48,11 @@ class Checkpoint:
     interval: float = 60.0
 
     @staticmethod
-    def of(interval: float = 60.0, **decides: Any) -> Checkpoint:  # noqa: ANN401 - any JSON value
+    def of(decides: Mapping[str, Any]) -> Checkpoint:
         """Return the place for a training that is decided by these values, by the code and by torch's version."""
-        decides |= {"code": code_hash(), "torch": torch.__version__}
-        fingerprint = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
-        return Checkpoint(Path(os.environ.get(VARIABLE, "checkpoints")) / fingerprint, fingerprint, interval)
+        content = {**decides, "code": code_hash(), "torch": torch.__version__}
+        fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        return Checkpoint(Path(os.environ.get(VARIABLE, "checkpoints")) / fingerprint, fingerprint)
 
     def save(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Write a new generation; what was the newer becomes the older."""

@@ -42,8 +42,6 @@ def set_up_device() -> torch.device:
 
 def described(device: torch.device) -> dict[str, str]:
     """Return what the log of a stage says about where and with what it ran."""
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        name = f"CPU, {torch.get_num_threads()} threads"
+    on_gpu = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if on_gpu else f"CPU, {torch.get_num_threads()} threads"
     return {"device": name, "torch": torch.__version__}

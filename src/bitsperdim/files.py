@@ -23,6 +23,7 @@ import numpy as np
 from bitsperdim.errors import InputError
 
 FLOAT_FORMAT = "%.9g"
+CHUNK_VALUES = 2**22  # values of an array that are held at a time
 
 
 @contextlib.contextmanager
@@ -129,8 +130,76 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
             archive.writestr(member, content.getbuffer())
 
 
-def sha256(array: np.ndarray) -> str:
-    """Return the SHA-256 of an array's dtype, shape and values, as hexadecimal text."""
-    digest = hashlib.sha256(f"{array.dtype.str} {array.shape}\n".encode())
-    digest.update(np.ascontiguousarray(array).tobytes())
+class StoredArray:
+    """An array in a .npy file whose rows are read when they are asked for: memory holds what is asked for alone.
+
+    Attributes:
+        path: of the file.
+        shape: of the whole array.
+        dtype: of its values.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read the header."""
+        self.path = path
+        opened = np.load(path, mmap_mode="r", allow_pickle=False)
+        self.shape: tuple[int, ...] = opened.shape
+        self.dtype: np.dtype = opened.dtype
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        """Return a copy of some rows; the file is mapped for no longer than that takes."""
+        return np.array(np.load(self.path, mmap_mode="r", allow_pickle=False)[rows])
+
+
+Rows = np.ndarray | StoredArray
+
+
+def in_chunks(rows: Rows, n_values: int = CHUNK_VALUES) -> Iterator[np.ndarray]:
+    """Return the rows in order, about ``n_values`` values at a time, at least one row."""
+    step = max(1, n_values // max(1, math.prod(rows.shape[1:])))
+    for start in range(0, len(rows), step):
+        yield rows[start : start + step]
+
+
+def write_npy(path: Path, shape: tuple[int, ...], dtype: np.dtype, chunks: Iterable[np.ndarray]) -> str:
+    """Write an array as .npy chunk by chunk; return its :func:`sha256`.
+
+    Args:
+        path: of the file.
+        shape: of the whole.
+        dtype: of the values; chunks have it too.
+        chunks: rows in order, as many as ``shape`` says.
+
+    Raises:
+        ValueError: the chunks are not the array that was announced.
+    """
+    digest, n_rows = _digest(dtype, shape), 0
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for chunk in chunks:
+            if chunk.dtype != dtype or chunk.shape[1:] != shape[1:]:
+                raise ValueError(f"a chunk of {chunk.dtype} {chunk.shape} is no part of {dtype} {shape}")
+            content = np.ascontiguousarray(chunk).data
+            digest.update(content)
+            file.write(content)
+            n_rows += len(chunk)
+        if n_rows != shape[0]:
+            raise ValueError(f"{n_rows} rows were given, not {shape[0]}")
     return digest.hexdigest()
+
+
+def sha256(array: Rows) -> str:
+    """Return the SHA-256 of an array's dtype, shape and values, as hexadecimal text."""
+    digest = _digest(array.dtype, array.shape)
+    for chunk in in_chunks(array) if array.shape else ():
+        digest.update(np.ascontiguousarray(chunk).data)
+    return digest.hexdigest()
+
+
+def _digest(dtype: np.dtype, shape: tuple[int, ...]) -> hashlib._Hash:
+    return hashlib.sha256(f"{dtype.str} {shape}\n".encode())

@@ -14,13 +14,13 @@ import numpy as np
 from PIL import Image
 
 from bitsperdim.data.yardsticks import contact_sheet
-from bitsperdim.files import write_bytes
+from bitsperdim.files import Rows, write_bytes
 
 TARGET_WIDTH = 640
 GREY = 128
 
 
-def evenly_spaced(images: np.ndarray, n_images: int) -> np.ndarray:
+def evenly_spaced(images: Rows, n_images: int) -> np.ndarray:
     """Return at most ``n_images`` of the images, evenly spaced: a set that is sorted by class shows all classes."""
     n_shown = min(n_images, len(images))
     return images[np.arange(n_shown) * len(images) // n_shown]

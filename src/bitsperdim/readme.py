@@ -1,7 +1,7 @@
-"""The table of results in README.md, written from ``results/``: no number there is typed by hand.
+"""The tables of results in README.md, written from ``results/`` and ``recipes/results/``: none is typed by hand.
 
-``make readme`` rewrites what stands between the two markers; ``tests/test_readme.py`` fails where the
-table and the committed metrics differ.
+``make readme`` rewrites what stands between the two markers of each; ``tests/test_readme.py`` fails where a
+table and the committed results differ.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ from pathlib import Path
 
 from bitsperdim.errors import InputError
 from bitsperdim.files import read_json, write_text
+from bitsperdim.recipes.table import markdown
 from bitsperdim.report.formatting import plain, with_error
 
 BEGIN = "<!-- results: begin (make readme) -->"
 END = "<!-- results: end -->"
+RECIPES_BEGIN = "<!-- recipes: begin (make readme) -->"
+RECIPES_END = "<!-- recipes: end -->"
 HEADER = """| model | bits/dim | the number is | nats per image | Monte Carlo error, bits/dim | K |
 | --- | --- | --- | --- | --- | --- |
 """
@@ -44,20 +47,31 @@ def table(results: Path) -> str:
     return HEADER + "".join(rows) + caption
 
 
-def update(text: str, results: Path) -> str:
-    """Return the text of a README with the table between its markers written anew."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise InputError(f"README.md must hold the markers {BEGIN!r} and {END!r} once each.")
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n{table(results)}{END}{rest.split(END)[1]}"
+def update(text: str, root: Path) -> str:
+    """Return the text of a README with the tables between its markers written anew."""
+    text = between(text, BEGIN, END, table(root / "results"))
+    return between(text, RECIPES_BEGIN, RECIPES_END, markdown(root))
+
+
+def between(text: str, begin: str, end: str, content: str) -> str:
+    """Return ``text`` with ``content`` between two markers.
+
+    Raises:
+        InputError: a marker is not there exactly once.
+    """
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise InputError(f"README.md must hold the markers {begin!r} and {end!r} once each.")
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n{content}{end}{rest.split(end)[1]}"
 
 
 def main() -> None:
-    """Rewrite the table of the README of the command line: ``python -m bitsperdim.readme README.md results``."""
-    if len(sys.argv) != 3:
-        sys.exit("usage: python -m bitsperdim.readme README RESULTS")
-    readme, results = Path(sys.argv[1]), Path(sys.argv[2])
-    write_text(readme, update(readme.read_text(encoding="utf-8"), results))
+    """Rewrite the tables of the README in the repository of the command line: ``python -m bitsperdim.readme ROOT``."""
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m bitsperdim.readme ROOT")
+    root = Path(sys.argv[1])
+    readme = root / "README.md"
+    write_text(readme, update(readme.read_text(encoding="utf-8"), root))
 
 
 if __name__ == "__main__":

@@ -385,8 +385,9 @@ class _Trainer:
         settings = self.settings
         clip = f"{settings.gradient_clip:g}" if settings.gradient_clip is not None else "null"
         return (
-            f"Training {self.name} (seed {self.seed}) met a loss that is not finite at step {step}, epoch {self.state.epoch}; "
-            f"try a smaller learning_rate (now {settings.learning_rate:g}), a smaller gradient_clip (now {clip}) "
+            f"Training {self.name} (seed {self.seed}) met a loss that is not finite at step {step}, "
+            f"epoch {self.state.epoch}; try a smaller learning_rate (now {settings.learning_rate:g}), "
+            f"a smaller gradient_clip (now {clip}) "
             f"or precision: float32 (now {settings.precision})."
         )
 

@@ -1,5 +1,9 @@
 """Splits are a partition, quantization keeps the order, binarization has its probability, seeds give bytes."""
 
+import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -7,15 +11,15 @@ import pytest
 
 from bitsperdim.data import preparation
 from bitsperdim.data.preparation import (
+    PreparedImages,
     binarize_by_chance,
     binarize_by_threshold,
-    prepare,
     quantize,
     split_indices,
 )
 from bitsperdim.data.sources import RawImages
 from bitsperdim.errors import InputError
-from bitsperdim.files import write_npz
+from bitsperdim.files import StoredArray, sha256, write_npy
 from bitsperdim.params import DatasetSection, DequantizeSection
 
 
@@ -26,6 +30,13 @@ def dataset(**changes: object) -> DatasetSection:
 
 def dequantize(**changes: object) -> DequantizeSection:
     return DequantizeSection.model_validate({"bits": None, "binarization": "none", **changes})
+
+
+def prepare(raw: RawImages, of: DatasetSection, treated: DequantizeSection, raw_levels: int) -> PreparedImages:
+    """Write the splits into a temporary folder and read them back."""
+    with tempfile.TemporaryDirectory() as folder:
+        preparation.prepare(raw, of, treated, raw_levels, Path(folder))
+        return preparation.load(Path(folder))
 
 
 def numbered(n_images: int, shape: tuple[int, int, int] = (1, 2, 2), levels: int = 256) -> np.ndarray:
@@ -178,29 +189,77 @@ def test_values_beyond_the_stated_levels_are_refused() -> None:
         prepare(raw, dataset(), dequantize(), 17)
 
 
-def test_what_is_saved_comes_back_and_is_the_same_bytes(tmp_path: Path) -> None:
-    images = numbered(200)
-    raw = RawImages({"train": images}, {"train": np.arange(200)})
-    prepared = prepare(raw, dataset(), dequantize(bits=3), 256)
-    for name in ("a", "b"):
-        preparation.save(prepared, tmp_path / name)
-    for file in (tmp_path / "a").iterdir():
-        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
+@pytest.mark.parametrize("binarization", ["none", "threshold", "dynamic"])
+def test_neither_files_nor_chunks_change_a_byte(
+    binarization: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In memory at once, or from a file three images at a time."""
+    images = {"train": numbered(200, (1, 3, 3)), "test": numbered(31, (1, 3, 3))}
+    labels = {"train": np.arange(200), "test": np.arange(31)}
+    arguments = dataset(), dequantize(bits=3, binarization=binarization), 256
+    described = preparation.prepare(RawImages(images, labels), *arguments, tmp_path / "a")
+    stored = {}
+    for split, array in images.items():
+        write_npy(tmp_path / f"{split}.npy", array.shape, array.dtype, [array])
+        stored[split] = StoredArray(tmp_path / f"{split}.npy")
+    monkeypatch.setattr(preparation, "CHUNK_VALUES", 29)
+    assert preparation.prepare(RawImages(stored, labels), *arguments, tmp_path / "b") == described
+    files = [path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file()]
+    assert len(files) == 1 + 3 + 3 + 2
+    for file in files:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     loaded = preparation.load(tmp_path / "a")
-    assert loaded.description == prepared.description
-    for arrays in ("images", "labels", "noise"):
-        first, second = getattr(prepared, arrays), getattr(loaded, arrays)
-        assert first.keys() == second.keys()
-        assert all(np.array_equal(first[split], second[split]) for split in first)
+    assert loaded.description == described
+    assert described.test_sha256 == sha256(loaded.images["test"])
+    assert described.train_sha256 == sha256(loaded.images["train"])
+    assert described.validation_sha256 == sha256(loaded.images["validation"])
     assert preparation.load(tmp_path / "a", ("test",)).images.keys() == {"test"}
     with pytest.raises(InputError, match="run the stage 'dequantize' first"):
         preparation.load(tmp_path / "c")
 
 
+def test_nothing_of_other_data_stays(tmp_path: Path) -> None:
+    preparation.prepare(
+        RawImages({"train": numbered(200)}, {"train": np.arange(200)}), dataset(), dequantize(), 256, tmp_path
+    )
+    preparation.prepare(RawImages({"train": numbered(100)}, {}), dataset(), dequantize(), 256, tmp_path)
+    assert not preparation.load(tmp_path).labels
+
+
+MEMORY = """
+import resource, sys
+from pathlib import Path
+from bitsperdim.data import preparation
+from bitsperdim.data.sources.base import RawImages
+from bitsperdim.data.yardsticks import empirical_entropy
+from bitsperdim.files import StoredArray
+from bitsperdim.params import DatasetSection, DequantizeSection
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+section = DatasetSection(name="npz", path="x", n_levels=None, validation_fraction=0.1, test_fraction=0.2, seed=0)
+raw, folder = (Path(argument) for argument in sys.argv[1:])
+before = peak()
+images = RawImages({"train": StoredArray(raw)}, {})
+preparation.prepare(images, section, DequantizeSection(bits=5, binarization="dynamic"), 256, folder)
+empirical_entropy(StoredArray(folder / "test" / "images.npy"))
+print(peak() - before)
+"""
+
+
+def test_the_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, repository: Path) -> None:
+    """A set of 300 MiB adds less than 150 MiB to what Python takes: chunks are of 2^22 values, of up to 8 bytes."""
+    row = np.random.default_rng(0).integers(256, size=(1000, 3, 64, 64), dtype=np.uint8)
+    write_npy(tmp_path / "raw.npy", (25_600, 3, 64, 64), row.dtype, (row[:800] for _ in range(32)))
+    command = [sys.executable, "-c", MEMORY, str(tmp_path / "raw.npy"), str(tmp_path / "prepared")]
+    environment = {**os.environ, "PYTHONPATH": str(repository / "src")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 150
+
+
 def test_another_test_set_than_the_described_one_is_refused(tmp_path: Path) -> None:
-    prepared = prepare(RawImages({"train": numbered(200)}, {}), dataset(), dequantize(), 256)
-    preparation.save(prepared, tmp_path)
-    prepared.images["test"][0, 0, 0, 0] ^= 1
-    write_npz(tmp_path / "test.npz", {"images": prepared.images["test"], "noise": prepared.noise["test"]})
-    with pytest.raises(InputError, match=r"test\.npz is not the test set that .* describes"):
+    preparation.prepare(RawImages({"train": numbered(200)}, {}), dataset(), dequantize(), 256, tmp_path)
+    images = preparation.load(tmp_path).images["test"]
+    images[0, 0, 0, 0] ^= 1
+    write_npy(tmp_path / "test" / "images.npy", images.shape, images.dtype, [images])
+    with pytest.raises(InputError, match=r"images\.npy is not the test set that .* describes"):
         preparation.load(tmp_path)

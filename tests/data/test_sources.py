@@ -1,12 +1,13 @@
 """The embedded digits, and the user's own arrays: what is taken and what is refused, in one sentence."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from bitsperdim.data.sources import SOURCES
-from bitsperdim.data.sources.npz import read_npz
+from bitsperdim.data.sources.npz import verify_npz
 from bitsperdim.errors import InputError
 
 
@@ -38,7 +39,8 @@ def test_own_images_come_back_channels_first(tmp_path: Path) -> None:
     raw = SOURCES["npz"].read(tmp_path / "raw")
     assert raw.images.keys() == {"train", "test"}
     assert raw.images["train"].shape == (12, 3, 4, 5)
-    assert np.array_equal(raw.images["train"][7, 2], train[7, :, :, 2])
+    assert np.array_equal(raw.images["train"][:], train.transpose(0, 3, 1, 2))
+    assert np.array_equal(raw.images["test"][np.array([4, 1])], test[[4, 1]].transpose(0, 3, 1, 2))
     assert raw.labels["test"].tolist() == list(range(6))
 
 
@@ -46,7 +48,22 @@ def test_grey_images_need_no_channel_axis(tmp_path: Path) -> None:
     train = grey(5, 2, 3)
     np.savez(tmp_path / "own.npz", train=train)
     SOURCES["npz"].download(tmp_path / "raw", str(tmp_path / "own.npz"))
-    assert np.array_equal(SOURCES["npz"].read(tmp_path / "raw").images["train"][:, 0], train)
+    assert np.array_equal(SOURCES["npz"].read(tmp_path / "raw").images["train"][:][:, 0], train)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_file_is_read_in_parts_in_either_order(save: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of 18 values, 40 at a time; an array in Fortran order and labels of another type come out the same."""
+    monkeypatch.setattr("bitsperdim.data.sources.npz.CHUNK_VALUES", 40)
+    train, test = grey(13, 3, 2, 3), np.asfortranarray(grey(6, 3, 2, 3))
+    labels = {"train_labels": np.arange(13, dtype=np.int16), "test_labels": np.arange(6, dtype=np.uint8)}
+    save(tmp_path / "own.npz", train=train, test=test, **labels)
+    SOURCES["npz"].download(tmp_path / "raw", str(tmp_path / "own.npz"))
+    raw = SOURCES["npz"].read(tmp_path / "raw")
+    for split, array in (("train", train), ("test", test)):
+        assert np.array_equal(raw.images[split][:], array.transpose(0, 3, 1, 2))
+        assert raw.labels[split].tolist() == list(range(len(array)))
+        assert raw.labels[split].dtype == np.int64
 
 
 BAD_ARRAYS = {
@@ -62,6 +79,10 @@ BAD_ARRAYS = {
     "some labels": (
         {"train": grey(2, 3, 3), "test": grey(2, 3, 3), "train_labels": np.arange(2)},
         "add test_labels or leave all labels out",
+    ),
+    "labels without images": (
+        {"train": grey(2, 3, 3), "train_labels": np.arange(2), "test_labels": np.arange(2)},
+        "there are labels 'test_labels', but no images 'test'",
     ),
     "objects": ({"train": np.array([{"a": 1}, None], dtype=object)}, "not a readable .npz file"),
 }
@@ -103,7 +124,7 @@ def test_no_flipped_byte_gives_a_traceback(tmp_path: Path) -> None:
     for place in range(len(whole)):
         (tmp_path / "own.npz").write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
         try:
-            read_npz(tmp_path / "own.npz")
+            verify_npz(tmp_path / "own.npz")
         except InputError as error:
             refused.append(str(error))
     assert len(refused) > len(whole) / 2

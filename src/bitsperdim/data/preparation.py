@@ -14,13 +14,19 @@
 Every draw of every split comes from ``dataset.seed`` through a stream of its own, so that neither noise
 nor another validation set moves the test set. Nothing is resized, padded, shuffled within a split or dropped.
 
+Images go through in chunks, from the source's files to those of the splits: what is held in memory does
+not grow with the number of images. A split is a folder of plain arrays, ``images.npy``, ``labels.npy``
+where there are any, and ``noise.npy`` where it is evaluated.
+
 Invariants (``tests/data/test_preparation.py``): the splits are a partition; quantization keeps the
 order and reaches every level; both binarizations have the stated probability; one seed gives one
-set of bytes.
+set of bytes, whatever the size of a chunk.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,12 +35,13 @@ import numpy as np
 
 from bitsperdim.data.sources import SOURCES, RawImages
 from bitsperdim.errors import InputError
-from bitsperdim.files import read_json, reading, sha256, write_json, write_npz
+from bitsperdim.files import CHUNK_VALUES, Rows, in_chunks, read_json, reading, sha256, write_json, write_npy
 
 if TYPE_CHECKING:
     from bitsperdim.params import DatasetSection, DequantizeSection
 
 SPLITS = ("train", "validation", "test")
+ARRAYS = ("images", "labels", "noise")
 STREAMS = (
     "split of test",
     "split of validation",
@@ -87,72 +94,97 @@ class PreparedImages:
     noise: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def prepare(raw: RawImages, dataset: DatasetSection, dequantize: DequantizeSection, raw_levels: int) -> PreparedImages:
-    """Split, quantize and binarize the images of a source, and draw the evaluation noise.
+def prepare(
+    raw: RawImages, dataset: DatasetSection, dequantize: DequantizeSection, raw_levels: int, folder: Path
+) -> Description:
+    """Split, quantize and binarize the images of a source, draw the evaluation noise, and write it all.
 
     Args:
         raw: the images as published.
         dataset: the seed, the shares of the splits and the name in the protocol tag.
         dequantize: bits and binarization.
         raw_levels: L of the published images.
+        folder: where the splits are written, and last of all ``description.json``.
 
     Raises:
         InputError: an image exceeds the stated levels, or a split would be empty.
     """
-    for name, array in raw.images.items():
-        if (largest := int(array.max())) >= raw_levels:
-            raise InputError(
-                f"The {name} images hold the value {largest}, but dataset.n_levels = {raw_levels} allows 0 to "
-                f"{raw_levels - 1}; raise dataset.n_levels."
-            )
-    index = split_indices(
-        {name: len(array) for name, array in raw.images.items()},
-        dataset.test_fraction,
-        dataset.validation_fraction,
-        dataset.seed,
-    )
-    images = {split: raw.images[part][rows] for split, (part, rows) in index.items()}
-    labels = {split: raw.labels[part][rows] for split, (part, rows) in index.items()} if raw.labels else {}
-
-    levels = raw_levels
-    if dequantize.bits is not None:
-        images = {split: quantize(array, levels, dequantize.bits) for split, array in images.items()}
-        levels = 2**dequantize.bits
-    train_levels = levels
+    for name, images in raw.images.items():
+        _check_values(name, images, raw_levels)
+    sizes = {name: len(images) for name, images in raw.images.items()}
+    index = split_indices(sizes, dataset.test_fraction, dataset.validation_fraction, dataset.seed)
+    for path in (folder / "description.json", *(folder / split / f"{name}.npy" for split in SPLITS for name in ARRAYS)):
+        path.unlink(missing_ok=True)
+    levels = raw_levels if dequantize.bits is None else 2**dequantize.bits
+    is_binary = dequantize.binarization != "none"
+    channels, height, width = image_shape = raw.images["train"].shape[1:]
+    hashes = {}
+    for split, (part, rows) in index.items():
+        shape = (len(rows), *image_shape)
+        chunks = _treated(raw.images[part], rows, split, dataset.seed, dequantize, raw_levels)
+        hashes[split] = write_npy(folder / split / "images.npy", shape, np.dtype(np.uint8), chunks)
+        if raw.labels:
+            labels = raw.labels[part][rows]
+            write_npy(folder / split / "labels.npy", labels.shape, labels.dtype, [labels])
+        if split != "train":
+            noise = _noise(shape, _generator(dataset.seed, f"noise of {split}"))
+            write_npy(folder / split / "noise.npy", shape, np.dtype(np.float32), noise)
     treatment: str = dequantize.binarization
-    if treatment != "none" and levels != SOURCES[dataset.name].n_levels:
+    if is_binary and levels != SOURCES[dataset.name].n_levels:
         treatment += f"-of-L{levels}"  # binarizing coarser images gives other images
-    if dequantize.binarization == "threshold":
-        images = {split: binarize_by_threshold(array, levels) for split, array in images.items()}
-        levels = train_levels = 2
-    elif dequantize.binarization == "dynamic":
-        for split in ("validation", "test"):
-            generator = _generator(dataset.seed, f"binarization of {split}")
-            images[split] = binarize_by_chance(images[split], levels, generator)
-        levels = 2
-
-    noise = {}
-    for split in ("validation", "test"):
-        generator = _generator(dataset.seed, f"noise of {split}")
-        noise[split] = generator.random(images[split].shape, dtype=np.float32)
-    channels, height, width = images["train"].shape[1:]
+    n_levels, n_test = 2 if is_binary else levels, len(index["test"][1])
     description = Description(
         image_shape=(channels, height, width),
-        n_levels=levels,
-        train_levels=train_levels,
+        n_levels=n_levels,
+        train_levels=levels if dequantize.binarization == "dynamic" else n_levels,
         binarization=dequantize.binarization,
-        n_images={split: len(images[split]) for split in SPLITS},
-        test_sha256=sha256(images["test"]),
-        protocol=f"{dataset.name}/{treatment}/{height}x{width}x{channels}/L{levels}"
-        f"/test{len(images['test'])}/given-none",
-        train_sha256=sha256(images["train"]),
-        validation_sha256=sha256(images["validation"]),
+        n_images={split: len(rows) for split, (_, rows) in index.items()},
+        test_sha256=hashes["test"],
+        protocol=f"{dataset.name}/{treatment}/{height}x{width}x{channels}/L{n_levels}/test{n_test}/given-none",
+        train_sha256=hashes["train"],
+        validation_sha256=hashes["validation"],
     )
-    return PreparedImages(description, images, labels, noise)
+    write_json(folder / "description.json", asdict(description))
+    return description
+
+
+def _check_values(name: str, images: Rows, raw_levels: int) -> None:
+    largest = max(int(chunk.max()) for chunk in in_chunks(images))
+    if largest >= raw_levels:
+        raise InputError(
+            f"The {name} images hold the value {largest}, but dataset.n_levels = {raw_levels} allows 0 to "
+            f"{raw_levels - 1}; raise dataset.n_levels."
+        )
+
+
+def _treated(
+    images: Rows, rows: np.ndarray, split: str, seed: int, dequantize: DequantizeSection, raw_levels: int
+) -> Iterator[np.ndarray]:
+    """Return the images of a split as they are stored, chunk by chunk."""
+    levels = raw_levels if dequantize.bits is None else 2**dequantize.bits
+    draws = dequantize.binarization == "dynamic" and split != "train"  # training images are drawn when presented
+    generator = _generator(seed, f"binarization of {split}") if draws else None
+    n_rows = max(1, CHUNK_VALUES // max(1, math.prod(images.shape[1:])))
+    for start in range(0, len(rows), n_rows):
+        chunk = images[rows[start : start + n_rows]]
+        if dequantize.bits is not None:
+            chunk = quantize(chunk, raw_levels, dequantize.bits)
+        if dequantize.binarization == "threshold":
+            chunk = binarize_by_threshold(chunk, levels)
+        elif generator is not None:
+            chunk = binarize_by_chance(chunk, levels, generator)
+        yield chunk
+
+
+def _noise(shape: tuple[int, ...], generator: np.random.Generator) -> Iterator[np.ndarray]:
+    """Draw uniform noise chunk by chunk."""
+    n_rows = max(1, CHUNK_VALUES // max(1, math.prod(shape[1:])))
+    for start in range(0, shape[0], n_rows):
+        yield generator.random((min(n_rows, shape[0] - start), *shape[1:]), dtype=np.float32)
 
 
 def split_indices(
-    sizes: dict[str, int], test_fraction: float, validation_fraction: float, seed: int
+    sizes: Mapping[str, int], test_fraction: float, validation_fraction: float, seed: int
 ) -> dict[str, tuple[str, np.ndarray]]:
     """Say from which published part, and which rows of it, each split comes.
 
@@ -200,20 +232,8 @@ def binarize_by_chance(images: np.ndarray, n_levels: int, generator: np.random.G
     return (generator.random(images.shape) * (n_levels - 1) < images).astype(np.uint8)
 
 
-def save(prepared: PreparedImages, folder: Path) -> None:
-    """Write ``description.json`` and one .npz per split into ``folder``."""
-    for split in SPLITS:
-        arrays = {"images": prepared.images[split]}
-        if split in prepared.labels:
-            arrays["labels"] = prepared.labels[split]
-        if split in prepared.noise:
-            arrays["noise"] = prepared.noise[split]
-        write_npz(folder / f"{split}.npz", arrays)
-    write_json(folder / "description.json", asdict(prepared.description))
-
-
 def load(folder: Path, splits: tuple[str, ...] = SPLITS) -> PreparedImages:
-    """Read what :func:`save` wrote, ``splits`` only.
+    """Read what :func:`prepare` wrote, ``splits`` only.
 
     Raises:
         InputError: there is nothing to read, it is damaged, or the test set is not the described one.
@@ -225,10 +245,13 @@ def load(folder: Path, splits: tuple[str, ...] = SPLITS) -> PreparedImages:
         prepared = PreparedImages(Description(**content), images={})
     parts = {"images": prepared.images, "labels": prepared.labels, "noise": prepared.noise}
     for split in splits:
-        path = folder / f"{split}.npz"
-        with reading(path, "dequantize"), path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            for name in file.files:
-                parts[name][split] = file[name]
+        for name, arrays in parts.items():
+            path = folder / split / f"{name}.npy"
+            needed = name == "images" or (name == "noise" and split != "train")
+            if needed or path.exists():
+                with reading(path, "dequantize"):
+                    arrays[split] = np.load(path, allow_pickle=False)
+    path = folder / "test" / "images.npy"
     if "test" in splits and sha256(prepared.images["test"]) != prepared.description.test_sha256:
         raise InputError(f"{path} is not the test set that {folder} describes; run the stage 'dequantize' again.")
     return prepared

@@ -3,9 +3,10 @@
 - ``entropy``: the mean over sub-pixels of the empirical entropy of the *test set* at that place. The
   best that any model of independent sub-pixels could do, had it been fitted to the test set itself.
   With few images it is too small by about ``entropy_bias``, which is given beside it.
-- ``png``, ``webp``: the length of the test set as lossless files, all images side by side on one
-  sheet, so that the header and the statistics are shared. A file is a real code, hence an upper
-  bound on what a good model needs. The last row of the sheet is filled with black images.
+- ``png``, ``webp``: the length of the test set as lossless files, the images side by side on one
+  sheet, so that the header and the statistics are shared; on several where they have more than 2^25
+  values, so that the memory is that of one sheet. A file is a real code, hence an upper bound on what a
+  good model needs. The last row of a sheet is filled with black images.
 - ``png_single``: each image a file of its own, headers included.
 - ``uniform``: log2 L, every value equally likely.
 """
@@ -19,53 +20,60 @@ import math
 import numpy as np
 from PIL import Image
 
+from bitsperdim.files import Rows, in_chunks
 from bitsperdim.units import n_dims, nats_to_bits
 
 MAX_SIDE = 16_383  # pixels of a WebP file
+PAGE_VALUES = 2**25  # sub-pixels on a sheet
+COUNTED_AT_ONCE = 2**14  # sub-pixels whose values are counted in one pass over the images
 
 
-def yardsticks(images: np.ndarray, n_levels: int) -> dict[str, float]:
-    """Measure a set of images (N, C, H, W) uint8 in bits per dimension."""
+def yardsticks(images: Rows, n_levels: int) -> dict[str, float]:
+    """Measure a set of images (N, C, H, W) uint8 in bits per dimension, a part of them at a time."""
     n_images, channels, height, width = images.shape
     n_total = n_images * n_dims((channels, height, width))
-    sheet = contact_sheet(images)
-    return {
-        "uniform_bpd": math.log2(n_levels),
-        "entropy_bpd": empirical_entropy(images),
-        "entropy_bias_bpd": entropy_bias(images),
-        "png_bpd": 8 * code_length(sheet, n_levels, "PNG") / n_total,
-        "png_single_bpd": 8 * sum(code_length(image, n_levels, "PNG") for image in images) / n_total,
-        "webp_bpd": 8 * code_length(sheet, n_levels, "WEBP") / n_total,
-    }
+    entropy, bias = empirical_entropy(images)
+    n_bytes = {"png": 0, "png_single": 0, "webp": 0}
+    for page in in_chunks(images, PAGE_VALUES):
+        sheet = contact_sheet(page)
+        n_bytes["png"] += code_length(sheet, n_levels, "PNG")
+        n_bytes["png_single"] += sum(code_length(image, n_levels, "PNG") for image in page)
+        n_bytes["webp"] += code_length(sheet, n_levels, "WEBP")
+    codes = {f"{name}_bpd": 8 * length / n_total for name, length in n_bytes.items()}
+    return {"uniform_bpd": math.log2(n_levels), "entropy_bpd": entropy, "entropy_bias_bpd": bias, **codes}
 
 
-def empirical_entropy(images: np.ndarray) -> float:
-    r"""Return the mean over sub-pixels of the empirical entropy, in bits.
+def empirical_entropy(images: Rows) -> tuple[float, float]:
+    r"""Return the mean over sub-pixels of the empirical entropy, and its leading bias, in bits.
 
-    .. math:: \frac1D \sum_d \Big( -\sum_v \hat p_d(v) \log_2 \hat p_d(v) \Big)
-
-    It is the plug-in estimate, too small by about :func:`entropy_bias`.
-    """
-    flat = images.reshape(len(images), -1)  # (N, D)
-    nats = 0.0
-    for value in np.unique(flat):
-        share = (flat == value).mean(axis=0)
-        present = share[share > 0]
-        nats -= float((present * np.log(present)).sum())
-    return nats_to_bits(nats) / flat.shape[1]
-
-
-def entropy_bias(images: np.ndarray) -> float:
-    r"""Return the leading bias of :func:`empirical_entropy`, in bits per dimension, never positive.
-
-    .. math:: -\frac1D \sum_d \frac{m_d - 1}{2 N \ln 2}
+    .. math:: \frac1D \sum_d \Big( -\sum_v \hat p_d(v) \log_2 \hat p_d(v) \Big), \qquad
+              -\frac1D \sum_d \frac{m_d - 1}{2 N \ln 2}
 
     with m_d the number of values seen at sub-pixel d (Miller 1955, "Note on the bias of information
-    estimates"). With fewer images than levels it is too small itself: unseen values do not count.
+    estimates"). The plug-in estimate is too small by about its bias, which is never positive; with fewer
+    images than levels the bias is too small itself: unseen values do not count.
     """
-    flat = np.sort(images.reshape(len(images), -1), axis=0)  # (N, D)
-    n_seen_beyond_one = (np.diff(flat, axis=0) != 0).sum(0)
-    return -nats_to_bits(float(n_seen_beyond_one.mean()) / (2 * len(images)))
+    n_images, n_subpixels = len(images), math.prod(images.shape[1:])
+    nats, n_seen_beyond_one = 0.0, 0
+    for first in range(0, n_subpixels, COUNTED_AT_ONCE):
+        places = slice(first, first + COUNTED_AT_ONCE)
+        counts = level_counts(images, places)
+        share = counts[counts > 0] / n_images
+        nats -= float((share * np.log(share)).sum())
+        n_seen_beyond_one += int((counts > 0).sum()) - len(counts)
+    bias = -nats_to_bits(n_seen_beyond_one / (2 * n_images)) / n_subpixels
+    return nats_to_bits(nats) / n_subpixels, bias
+
+
+def level_counts(images: Rows, places: slice) -> np.ndarray:
+    """Count the values at some sub-pixels: (places, 256)."""
+    counts = np.zeros(0, dtype=np.int64)
+    for chunk in in_chunks(images):
+        flat = chunk.reshape(len(chunk), -1)[:, places]  # (n, places)
+        index = np.arange(flat.shape[1], dtype=np.int64) * 256 + flat
+        counts = np.zeros(flat.shape[1] * 256, dtype=np.int64) if not len(counts) else counts
+        counts += np.bincount(index.ravel(), minlength=len(counts))
+    return counts.reshape(-1, 256)
 
 
 def contact_sheet(images: np.ndarray, n_columns: int | None = None) -> np.ndarray:

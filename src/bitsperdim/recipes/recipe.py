@@ -21,8 +21,8 @@ from bitsperdim.families import PositiveInt, Section
 from bitsperdim.params import Params, validate
 
 FOLDER = Path("recipes")
-SIZES = ("cpu", "gpu")
 SizeName = Literal["cpu", "gpu"]
+SIZES: tuple[SizeName, ...] = ("cpu", "gpu")
 Text = Annotated[str, Field(min_length=1)]
 Unit = Literal["nats", "bits/dim"]
 

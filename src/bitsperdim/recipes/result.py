@@ -25,6 +25,7 @@ from bitsperdim.recipes.recipe import FOLDER, Recipe, SizeName
 from bitsperdim.recipes.running import Finished
 
 RESULTS = FOLDER / "results"
+CODE = ("src", "stages", "dvc.yaml", "params.yaml")
 SHARED = ("dataset", "dequantize", "models", "seeds", "train", "evaluate")
 
 
@@ -43,19 +44,21 @@ def collect(root: Path, recipe: Recipe, size: SizeName, finished: Finished) -> P
     for model in models:
         weights = {}
         for seed in params["seeds"]:
-            content = finished.read(f"models/{model}/{seed}/weights.safetensors")
-            weights[str(seed)] = hashlib.sha256(content).hexdigest()
+            file = finished.read(f"models/{model}/{seed}/weights.safetensors")
+            weights[str(seed)] = hashlib.sha256(file).hexdigest()
         metrics = json.loads(finished.read(f"results/{model}/metrics.json"))
         results[model] = {"metrics": metrics, "weights_sha256": weights}
         arrays[model] = log_likelihoods(finished.read(f"results/{model}/per_image.csv").decode(), params["seeds"])
     hashes = {split: description[f"{split}_sha256"] for split in ("train", "validation", "test")}
-    content = {
+    content: dict[str, Any] = {
         "recipe": recipe.name,
         "title": recipe.content.title,
         "size": size,
         "experiment": finished.experiment,
         "commit": _git(root, "rev-parse", "HEAD"),
-        "has_local_changes": bool(_git(root, "status", "--porcelain", "--", "src", "stages", "dvc.yaml", "params.yaml")),
+        "has_local_changes": bool(
+            _git(root, "status", "--porcelain", "--", "src", "stages", "dvc.yaml", "params.yaml")
+        ),
         "params": {key: params[key] for key in (*SHARED, *models)},
         "seeds": list(params["seeds"]),
         "data": {"protocol": description["protocol"], "sha256": hashes, "n_images": description["n_images"]},

@@ -135,9 +135,9 @@ def commands(pipeline: Mapping[str, Any], params: Mapping[str, Any]) -> list[tup
     for label, definition in pipeline["stages"].items():
         models = params["models"] if "matrix" in definition else [None]
         for model in models:
-            command = re.sub(
-                r"\$\{([\w.]+)\}", lambda match, model=model: _value(match[1], params, model), definition["cmd"]
-            )
+            command: str = definition["cmd"]
+            for key in re.findall(r"\$\{([\w.]+)\}", command):
+                command = command.replace(f"${{{key}}}", _value(key, params, model))
             found.append((label if model is None else f"{label}@{model}", command))
     return found
 

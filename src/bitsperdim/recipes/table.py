@@ -10,19 +10,74 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bitsperdim.errors import InputError
 from bitsperdim.files import read_json
 from bitsperdim.recipes import recipe as recipes
 from bitsperdim.recipes.result import RESULTS, result_name
 from bitsperdim.report.formatting import plain, with_error
 
 SIGNS = {"exact": "=", "lower": "≤", "bound": "≤", "estimate": "≈"}
-HEADER = "| ours | | K | published | protocol | source |\n| --- | --- | --- | --- | --- | --- |\n"
+WORDS = {"exact": "exact", "lower": "an upper bound"}
+HEADER = """| recipe: model | bits/dim | nats per image | the number is | K | published |
+| --- | --- | --- | --- | --- | --- |
+"""
+YARDSTICKS = {
+    "entropy_bpd": "*independent sub-pixels, fitted to the test set itself*",
+    "webp_bpd": "*lossless WebP*",
+    "png_bpd": "*PNG*",
+}
+FLAG = "†"
+FLAG_MEANS = (
+    f"\n{FLAG} Too few samples: the bias of the bound may exceed its error, or more than 5 % of the images have an "
+    f"effective sample size below 10. With more samples the bound gets better.\n"
+)
 
 
 def read_results(root: Path) -> list[dict[str, Any]]:
     """Return all results, by name."""
     return [read_json(path) for path in sorted((root / RESULTS).glob("*.json"))]
+
+
+def markdown(root: Path) -> str:
+    """Return all results as Markdown: a table for each protocol, and the published numbers with their sources."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for content in read_results(root):
+        groups.setdefault(content["data"]["protocol"], []).append(content)
+    return "\n".join(_group(protocol, results) for protocol, results in sorted(groups.items()))
+
+
+def _group(protocol: str, results: list[dict[str, Any]]) -> str:
+    rows, flagged = [], False
+    for content in results:
+        name = content["recipe"] if content["size"] == "cpu" else f"{content['recipe']} --size {content['size']}"
+        for model, entry in content["models"].items():
+            metrics = entry["metrics"]
+            flag = FLAG if metrics["too_few_samples"] else ""
+            flagged = flagged or bool(flag)
+            held = [_reference(item) for item in content["published"] if item["model"] == model]
+            cells = (
+                f"`{name}`: {model}",
+                number(metrics, "bits/dim") + flag,
+                number(metrics, "nats") + flag,
+                WORDS[metrics["kind"]],
+                str(metrics["n_samples"]),
+                "; ".join(held),
+            )
+            rows.append((metrics["bpd"], f"| {' | '.join(cells)} |\n"))
+    yardsticks = results[0]["yardsticks"]
+    rows += [
+        (yardsticks[key], f"| {words} | {plain(yardsticks[key])} | | | | |\n") for key, words in YARDSTICKS.items()
+    ]
+    in_general = {_reference(item): None for content in results for item in content["published"] if not item["model"]}
+    text = f"**`{protocol}`**, {results[0]['data']['n_images']['test']:,} test images\n\n{HEADER}"
+    text += "".join(row for _, row in sorted(rows, key=lambda row: -row[0]))
+    if in_general:
+        text += f"\nPublished for these images in general: {'; '.join(in_general)}.\n"
+    return text + (FLAG_MEANS if flagged else "")
+
+
+def _reference(item: dict[str, Any]) -> str:
+    value = f"{SIGNS[item['kind']]} {item['value']:.4g} {item['unit']}"
+    return f"{value} ({item['what']}; {item['protocol']}; {item['source']})"
 
 
 def number(metrics: dict[str, Any], unit: str) -> str:
@@ -42,13 +97,8 @@ def summary(path: Path) -> str:
             f"  {model} {number(metrics, 'bits/dim')} bits/dim, {number(metrics, 'nats')} nats"
             + ("" if metrics["kind"] == "exact" else f" at K = {metrics['n_samples']}")
         )
-        lines += [f"    published: {_published(item)}" for item in content["published"] if item["model"] == model]
+        lines += [f"    published: {_reference(item)}" for item in content["published"] if item["model"] == model]
     return "\n".join(lines)
-
-
-def _published(item: dict[str, Any]) -> str:
-    value = f"{SIGNS[item['kind']]} {item['value']:g} {item['unit']}"
-    return f"{item['what']} {value}, {item['protocol']} ({item['source']})"
 
 
 def listing(root: Path) -> str:
@@ -58,7 +108,7 @@ def listing(root: Path) -> str:
         found = recipes.read(root, name)
         sizes = found.content.sizes
         lines.append(f"{name}: {found.content.title} (cpu {sizes.cpu.minutes} min, gpu {sizes.gpu.minutes} min)")
-        lines += [f"    published: {_published(item.model_dump())}" for item in found.content.published]
+        lines += [f"    published: {_reference(item.model_dump())}" for item in found.content.published]
         for size in recipes.SIZES:
             path = root / RESULTS / f"{result_name(name, size)}.json"
             if path.exists():

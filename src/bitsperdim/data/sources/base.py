@@ -6,10 +6,13 @@ A source does not split, quantize or binarize: it fetches the original files unc
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from bitsperdim.files import Rows
 
 
 @dataclass(frozen=True)
@@ -17,12 +20,12 @@ class RawImages:
     """The images of a source as it publishes them.
 
     Attributes:
-        images: by split, (N, C, H, W) uint8. ``train`` is always there; ``validation`` and ``test``
-            only where the source has an official one.
+        images: by split, (N, C, H, W) uint8, in memory or, where there may be more of them than fit, in a file.
+            ``train`` is always there; ``validation`` and ``test`` only where the source has an official one.
         labels: by split, (N,) int64; the same splits as ``images``, or empty.
     """
 
-    images: dict[str, np.ndarray]
+    images: Mapping[str, Rows]
     labels: dict[str, np.ndarray]
 
 

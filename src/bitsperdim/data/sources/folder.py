@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from bitsperdim.data.sources.base import RawImages, Source
 from bitsperdim.errors import InputError
-from bitsperdim.files import atomic_path, reading
+from bitsperdim.files import StoredArray, reading, write_npy
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 SPLITS = {"train": "", "validation": "validation", "test": "test"}  # split -> subfolder
@@ -55,13 +55,22 @@ class Folder(Source):
 
     def read(self, folder: Path) -> RawImages:
         """Open the arrays without reading them."""
-        images = {}
-        for split in SPLITS:
-            path = folder / f"{split}.npy"
-            if split == "train" or path.exists():
-                with reading(path, "download"):
-                    images[split] = np.load(path, mmap_mode="r", allow_pickle=False)
-        return RawImages(images, labels={})
+        return RawImages(open_splits(folder), labels={})
+
+
+def open_splits(folder: Path) -> dict[str, StoredArray]:
+    """Open ``<split>.npy`` of each split that is there; ``train`` has to be.
+
+    Raises:
+        InputError: it is not, or a file is damaged.
+    """
+    images = {}
+    for split in SPLITS:
+        path = folder / f"{split}.npy"
+        if split == "train" or path.exists():
+            with reading(path, "download"):
+                images[split] = StoredArray(path)
+    return images
 
 
 def pictures_of(folder: Path) -> list[Path]:
@@ -99,8 +108,4 @@ def _refuse_unlike(path: Path, shape: tuple[int, ...], first: Path, first_shape:
 
 def _write(path: Path, files: list[Path], shape: tuple[int, ...]) -> None:
     """Write the pictures one at a time, so that the memory is that of one."""
-    with atomic_path(path) as temporary:
-        images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(len(files), *shape))
-        for index, file in enumerate(files):
-            images[index] = read_picture(file)
-        images.flush()
+    write_npy(path, (len(files), *shape), np.dtype(np.uint8), (read_picture(file)[None] for file in files))
