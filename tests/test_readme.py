@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from bitsperdim.errors import InputError
 from bitsperdim.models import MODELS
-from bitsperdim.readme import BEGIN, END, update
+from bitsperdim.readme import BEGIN, END, RECIPES_BEGIN, update
 
 
 @pytest.fixture
@@ -17,18 +18,31 @@ def text(committed: Callable[[str], str]) -> str:
     return committed("README.md")
 
 
-def test_the_table_is_that_of_the_committed_results(text: str, committed: Callable[[str], str], tmp_path: Path) -> None:
+def test_the_tables_are_those_of_the_committed_results(
+    text: str, repository: Path, committed: Callable[[str], str], tmp_path: Path
+) -> None:
     models = json.loads(committed("results/models.json"))["models"]
-    for name in ("models.json", "dequantize/metrics.json", *(f"{model}/metrics.json" for model in models)):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(committed(f"results/{name}"), encoding="utf-8")
+    paths = ["models.json", "dequantize/metrics.json", *(f"{model}/metrics.json" for model in models)]
+    paths = [f"results/{path}" for path in paths]
+    listing = subprocess.run(
+        ["git", "-C", str(repository), "ls-tree", "-r", "--name-only", "HEAD", "recipes/results/"],
+        capture_output=True,
+        text=True,
+        check=False,  # without git the files are those of the release
+    )
+    recipes = listing.stdout.split() or [
+        path.relative_to(repository).as_posix() for path in (repository / "recipes" / "results").glob("*")
+    ]
+    for path in [*paths, *(path for path in recipes if path.endswith(".json"))]:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(committed(path), encoding="utf-8")
     assert update(text, tmp_path) == text, "run `make readme`"
 
 
 def test_a_readme_without_markers_is_refused(repository: Path) -> None:
-    for broken in ("", BEGIN, f"{BEGIN}{BEGIN}{END}"):
+    for broken in ("", BEGIN, f"{BEGIN}{BEGIN}{END}", f"{BEGIN}{END}", f"{BEGIN}{END}{RECIPES_BEGIN}"):
         with pytest.raises(InputError, match="must hold the markers"):
-            update(broken, repository / "results")
+            update(broken, repository)
 
 
 def test_every_make_target_named_exists(repository: Path) -> None:
@@ -40,10 +54,21 @@ def test_every_make_target_named_exists(repository: Path) -> None:
 
 
 def test_every_file_named_exists(repository: Path) -> None:
-    made_by_the_pipeline = ("report/", "models/", "logs/", "data/raw/", "data/dequantized/", "results/<", "data/own/my")
+    made_by_the_pipeline = (
+        "report/",
+        "models/",
+        "logs/",
+        "data/raw/",
+        "data/dequantized/",
+        "results/<",
+        "data/own/my",
+        "runs/",
+    )
     for name in ("README.md", "CONTRIBUTING.md"):
         text = (repository / name).read_text(encoding="utf-8")
-        paths = re.findall(r"`((?:src|stages|tests|docs|data|results|report|models|logs|\.ci)/[^`\s]*)`", text)
+        paths = re.findall(
+            r"`((?:src|stages|tests|docs|data|recipes|results|report|models|logs|runs|\.ci)/[^`\s]*)`", text
+        )
         assert paths
         for path in paths:
             if not path.startswith(made_by_the_pipeline) and "<" not in path:

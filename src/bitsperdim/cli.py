@@ -30,9 +30,11 @@ def recipe(arguments: argparse.Namespace) -> None:
     if arguments.name is None:
         print(table.listing(root))
         return
-    chosen = recipes.read(root, arguments.name)
-    finished = running.run(root, chosen, arguments.size, with_dvc=False if arguments.without_dvc else None)
-    path = result.collect(root, chosen, arguments.size, finished)
+    chosen, size = recipes.read(root, arguments.name), arguments.size
+    with_dvc = not arguments.without_dvc and running.dvc_is_there(root)
+    if not arguments.collect:
+        running.run(root, chosen, size, with_dvc=with_dvc)
+    path = result.collect(root, chosen, size, running.finished(root, chosen, size, with_dvc=with_dvc))
     print(f"{path.relative_to(root)} and {path.with_suffix('.npz').relative_to(root)} are written; commit them.")
     print(table.summary(path))
 
@@ -45,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("name", nargs="?", metavar="NAME", help="which recipe; without it, all are listed")
     command.add_argument("--size", choices=recipes.SIZES, default="cpu", help="for two CPU cores (default) or a GPU")
     command.add_argument("--without-dvc", action="store_true", help="run the stages one by one, without DVC")
+    command.add_argument("--collect", action="store_true", help="only write the result of a run that has finished")
     command.set_defaults(run=recipe)
     return main_parser
 
@@ -59,3 +62,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("\nInterrupted; the same command goes on from here.\n")
         sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -7,6 +7,7 @@ Invariant (``tests/recipes/test_recipe.py``): every committed recipe validates a
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,7 +132,8 @@ def _written(value: Any) -> str:  # noqa: ANN401 - any YAML value
     if isinstance(value, list):
         return f"[{','.join(_written(item) for item in value)}]"
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+        # in Hydra's quotes a backslash is one, but where a quote follows
+        escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value)
         return f"'{escaped}'"
     return repr(value)
 

@@ -14,7 +14,6 @@ import csv
 import hashlib
 import io
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from bitsperdim.recipes.recipe import FOLDER, Recipe, SizeName
 from bitsperdim.recipes.running import Finished
 
 RESULTS = FOLDER / "results"
-CODE = ("src", "stages", "dvc.yaml", "params.yaml")
 SHARED = ("dataset", "dequantize", "models", "seeds", "train", "evaluate")
 
 
@@ -54,11 +52,9 @@ def collect(root: Path, recipe: Recipe, size: SizeName, finished: Finished) -> P
         "recipe": recipe.name,
         "title": recipe.content.title,
         "size": size,
-        "experiment": finished.experiment,
-        "commit": _git(root, "rev-parse", "HEAD"),
-        "has_local_changes": bool(
-            _git(root, "status", "--porcelain", "--", "src", "stages", "dvc.yaml", "params.yaml")
-        ),
+        "experiment": finished.name,
+        "commit": finished.commit,
+        "has_local_changes": finished.has_local_changes,
         "params": {key: params[key] for key in (*SHARED, *models)},
         "seeds": list(params["seeds"]),
         "data": {"protocol": description["protocol"], "sha256": hashes, "n_images": description["n_images"]},
@@ -103,12 +99,3 @@ def _costs(finished: Finished, stages: list[str]) -> dict[str, Any]:
         "wall_seconds": round(sum(log["seconds"] for log in costs.values()), 1) if whole else None,
         "device": ", ".join(devices) or None,
     }
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    command = ["git", "-C", str(root), *arguments]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return found.stdout.strip()

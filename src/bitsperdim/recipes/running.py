@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -27,10 +28,12 @@ from ruamel.yaml import YAML
 
 from bitsperdim import checkpoints, stage
 from bitsperdim.errors import InputError
-from bitsperdim.files import write_text
+from bitsperdim.files import write_json, write_text
 from bitsperdim.recipes.recipe import Recipe, SizeName, overrides, read_yaml
 
 RUNS, LOGS = Path("runs"), Path("logs") / "recipes"
+BASED_ON = "based-on.json"  # in a run's folder: the commit
+CODE = ("src", "stages", "dvc.yaml")
 
 
 @dataclass(frozen=True)
@@ -38,91 +41,133 @@ class Finished:
     """A run that came to its end.
 
     Attributes:
-        experiment: its name.
+        name: of the experiment: the recipe and the size.
         read: returns the content of a file that the pipeline wrote or read, by its path in the repository.
         params: the whole content of its ``params.yaml``.
         logs: the folder of the stages' logs.
+        commit: on which it was based; None where there is no git.
+        has_local_changes: whether its code differed from that commit.
     """
 
-    experiment: str
+    name: str
     read: Callable[[str], bytes]
     params: Mapping[str, Any]
     logs: Path
+    commit: str | None
+    has_local_changes: bool
 
 
-def run(root: Path, recipe: Recipe, size: SizeName, *, with_dvc: bool | None = None) -> Finished:
+def run(root: Path, recipe: Recipe, size: SizeName, *, with_dvc: bool) -> None:
     """Run a recipe to its end.
 
     Args:
         root: of the repository.
         recipe: what to run.
         size: ``cpu`` or ``gpu``.
-        with_dvc: None: where DVC is installed and the repository is one of git.
+        with_dvc: as an experiment; otherwise stage by stage.
 
     Raises:
         InputError: the recipe or a parameter is not allowed, or a stage failed (it has said why).
     """
     params = recipe.parameters(read_yaml(root / "params.yaml"), size)
-    if with_dvc is None:
-        with_dvc = importlib.util.find_spec("dvc") is not None and (root / ".git").exists()
     name = f"{recipe.name}-{size}"
-    logs = root / LOGS / name
     environment = {
         **os.environ,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         checkpoints.VARIABLE: os.environ.get(checkpoints.VARIABLE, str(root / "checkpoints")),
-        stage.LOGS: str(logs),
+        stage.LOGS: str(root / LOGS / name),
     }
     if with_dvc:
-        read = _with_dvc(root, name, overrides(recipe.changes(size)), environment)
+        _with_dvc(root, name, overrides(recipe.changes(size)), environment)
     else:
-        read = _without_dvc(root, name, params, environment)
-    return Finished(name, read, params, logs)
+        _without_dvc(root, name, params, environment)
 
 
-def _with_dvc(root: Path, name: str, changes: list[str], environment: Mapping[str, str]) -> Callable[[str], bytes]:
-    dvc = [sys.executable, "-m", "dvc"]
-    existing = subprocess.run(
-        [*dvc, "exp", "list", "--name-only"], cwd=root, env=environment, capture_output=True, text=True, check=False
-    )
-    if name in existing.stdout.split():  # what it computed stays in DVC's cache
-        _call([*dvc, "exp", "remove", "--quiet", name], root, environment)
-    settings = [part for change in changes for part in ("-S", change)]
-    _call([*dvc, "exp", "run", "--temp", "--name", name, *settings], root, environment)
+def dvc_is_there(root: Path) -> bool:
+    """Return whether experiments can be run here: DVC is installed and the repository is one of git."""
+    return importlib.util.find_spec("dvc") is not None and (root / ".git").exists()
+
+
+def finished(root: Path, recipe: Recipe, size: SizeName, *, with_dvc: bool) -> Finished:
+    """Return a recipe's run that came to its end, now or earlier.
+
+    Raises:
+        InputError: there is none.
+    """
+    name = f"{recipe.name}-{size}"
+    missing = InputError(f"There is no finished run {name!r}; run `bitsperdim recipe {recipe.name} --size {size}`.")
+    if not with_dvc:
+        folder = root / RUNS / name
+        if not (folder / "done" / "report").exists():
+            raise missing
+        based_on = json.loads((folder / BASED_ON).read_text(encoding="utf-8"))
+        return Finished(
+            name,
+            lambda path: (folder / path).read_bytes(),
+            read_yaml(folder / "params.yaml"),
+            root / LOGS / name,
+            **based_on,
+        )
+    commit = experiments(root).get(name)
+    if commit is None:
+        raise missing
 
     def read(path: str) -> bytes:
         import dvc.api  # imported here: two seconds
 
-        content: bytes = dvc.api.read(path, repo=str(root), rev=name, mode="rb")
+        content: bytes = dvc.api.read(path, repo=str(root), rev=commit, mode="rb")
         return content
 
-    return read
+    changed = bool(git(root, "diff", "--name-only", f"{commit}^", commit, "--", *CODE))
+    params = YAML(typ="safe").load(read("params.yaml").decode("utf-8"))
+    return Finished(name, read, params, root / LOGS / name, git(root, "rev-parse", f"{commit}^"), changed)
 
 
-def _without_dvc(
-    root: Path, name: str, params: Mapping[str, Any], environment: Mapping[str, str]
-) -> Callable[[str], bytes]:
+def experiments(root: Path) -> dict[str, str]:
+    """Return name -> commit of DVC's experiments in this repository."""
+    listing = git(root, "for-each-ref", "refs/exps", "--format=%(refname) %(objectname)") or ""
+    entries = (line.split(" ") for line in listing.splitlines())
+    return {reference.rsplit("/", 1)[1]: commit for reference, commit in entries}
+
+
+def git(root: Path, *arguments: str) -> str | None:
+    """Return what git says, or None where it fails or is not there."""
+    command = ["git", "-C", str(root), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _with_dvc(root: Path, name: str, changes: list[str], environment: Mapping[str, str]) -> None:
+    dvc = [sys.executable, "-m", "dvc"]
+    if name in experiments(root):  # what it computed stays in DVC's cache
+        _call([*dvc, "exp", "remove", "--quiet", name], root, environment)
+    settings = [part for change in changes for part in ("-S", change)]
+    _call([*dvc, "exp", "run", "--temp", "--name", name, *settings], root, environment)
+
+
+def _without_dvc(root: Path, name: str, params: Mapping[str, Any], environment: Mapping[str, str]) -> None:
     """Run the commands of ``dvc.yaml`` in order in a copy of the code; what is done is marked."""
     folder = root / RUNS / name
-    pipeline = read_yaml(root / "dvc.yaml")
-    fingerprint = _fingerprint(root, params)
-    done = folder / "done"
+    done, fingerprint = folder / "done", _fingerprint(root, params)
     if not (done / fingerprint).exists():
         shutil.rmtree(folder, ignore_errors=True)
         for part in ("src", "stages"):
             shutil.copytree(root / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
         with (folder / "params.yaml").open("w", encoding="utf-8") as file:
             YAML(typ="safe").dump(dict(params), file)
+        changed = bool(git(root, "status", "--porcelain", "--", *CODE, "params.yaml"))
+        write_json(folder / BASED_ON, {"commit": git(root, "rev-parse", "HEAD"), "has_local_changes": changed})
         write_text(done / fingerprint, "")
-    for label, command in commands(pipeline, params):
+    for label, command in commands(read_yaml(root / "dvc.yaml"), params):
         marker = done / label
         if marker.exists():
-            print(f"{label} is done already.")
+            print(f"{label} is done already.", flush=True)
             continue
-        print(f"Running {label}:")
+        print(f"Running {label}:", flush=True)
         _call(["/bin/sh", "-c", command], folder, environment)
         write_text(marker, "")
-    return lambda path: (folder / path).read_bytes()
 
 
 def commands(pipeline: Mapping[str, Any], params: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -1,0 +1,189 @@
+"""A recipe from its name to its result, on parameters of seconds, without DVC; `make smoke` does it with DVC."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ruamel.yaml import YAML
+
+from bitsperdim.errors import InputError
+from bitsperdim.recipes.recipe import read_yaml
+from bitsperdim.recipes.running import commands
+from bitsperdim.units import bits_per_dim
+
+TINY: dict[str, Any] = {
+    "title": "Tiny",
+    "params": {
+        "models": ["histogram", "vae"],
+        "seeds": [0, 1],
+        "vae": {"train": {"epochs": 2}},
+        "evaluate": {"n_samples": 8, "n_pictures": 4},
+    },
+    "sizes": {"cpu": {"minutes": 1, "params": {}}, "gpu": {"minutes": 1, "params": {}}},
+    "published": [
+        {
+            "model": "histogram",
+            "what": "Theirs",
+            "value": 2.5,
+            "unit": "bits/dim",
+            "kind": "exact",
+            "protocol": "theirs",
+            "source": "Them, table 1",
+        }
+    ],
+}
+STAGES = ["preflight", "download", "dequantize", "train@histogram", "train@vae"]
+STAGES += ["evaluate@histogram", "evaluate@vae", "report"]
+
+
+def call(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from bitsperdim.cli import main; main()", "recipe", *arguments],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root / "src"), "BITSPERDIM_DEVICE": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
+    """A copy of the code with one small recipe, run to its end."""
+    folder = tmp_path_factory.mktemp("copy")
+    for part in ("src", "stages"):
+        shutil.copytree(repository / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for file in ("dvc.yaml", "params.yaml"):
+        shutil.copy(repository / file, folder / file)
+    (folder / "recipes").mkdir()
+    with (folder / "recipes" / "tiny.yaml").open("w", encoding="utf-8") as file:
+        YAML(typ="safe").dump(TINY, file)
+    before = (folder / "params.yaml").read_bytes()
+    done = call(folder, "tiny", "--without-dvc")
+    assert done.returncode == 0, done.stderr
+    assert [line[8:-1] for line in done.stdout.splitlines() if line.startswith("Running ")] == STAGES
+    assert "recipes/results/tiny.json and recipes/results/tiny.npz are written; commit them." in done.stdout
+    assert (folder / "params.yaml").read_bytes() == before
+    return folder
+
+
+@pytest.fixture(scope="module")
+def result(root: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((root / "recipes" / "results" / "tiny.json").read_text(encoding="utf-8"))
+    return content
+
+
+def test_the_result_says_what_was_run(result: dict[str, Any], root: Path) -> None:
+    assert (result["recipe"], result["size"], result["seeds"]) == ("tiny", "cpu", [0, 1])
+    assert set(result["models"]) == {"histogram", "vae"}
+    assert set(result["params"]) == {
+        *("dataset", "dequantize", "models", "seeds", "train", "evaluate", "histogram", "vae")
+    }
+    assert result["params"]["vae"]["train"] == {"epochs": 2}
+    assert result["data"]["protocol"] == "digits/none/8x8x1/L17/test359/given-none"
+    assert result["data"]["n_images"] == {"train": 1294, "validation": 144, "test": 359}
+    assert {len(digest) for digest in result["data"]["sha256"].values()} == {64}
+    assert result["published"] == TINY["published"]
+    assert result["yardsticks"]["uniform_bpd"] == pytest.approx(np.log2(17))
+    assert result["commit"] is None  # the copy is no repository of git
+    for model in result["models"].values():
+        assert {len(digest) for digest in model["weights_sha256"].values()} == {64}
+        assert set(model["weights_sha256"]) == {"0", "1"}
+
+
+def test_the_result_says_what_it_cost(result: dict[str, Any]) -> None:
+    assert set(result["stages"]) == set(STAGES) - {"preflight", "report"}
+    assert result["device"].startswith("CPU, ")
+    seconds = [log["seconds"] for log in result["stages"].values()]
+    assert min(seconds) > 0
+    assert result["wall_seconds"] == pytest.approx(sum(seconds), abs=0.06)
+    assert all(log["peak_memory_mib"] > 10 for log in result["stages"].values())
+    assert "torch" in result["stages"]["train@vae"]
+
+
+def test_the_kept_log_likelihoods_are_those_of_the_metrics(result: dict[str, Any], root: Path) -> None:
+    with np.load(root / "recipes" / "results" / "tiny.npz", allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    assert set(arrays) == {"histogram", "vae"}
+    for name, log_p in arrays.items():
+        assert log_p.shape == (2, 359)
+        assert log_p.dtype == np.float32
+        metrics = result["models"][name]["metrics"]
+        assert bits_per_dim(float(log_p.astype(float).mean()), (1, 8, 8)) == pytest.approx(metrics["bpd"], rel=1e-6)
+    assert not np.array_equal(arrays["vae"][0], arrays["vae"][1])
+
+
+def test_a_second_run_does_nothing_and_writes_the_same(root: Path) -> None:
+    files = [root / "recipes" / "results" / f"tiny.{suffix}" for suffix in ("json", "npz")]
+    before = [file.read_bytes() for file in files]
+    done = call(root, "tiny", "--without-dvc")
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stdout.splitlines() if line.endswith("is done already.")] == [
+        f"{stage} is done already." for stage in STAGES
+    ]
+    assert "Running" not in done.stdout
+    assert [file.read_bytes() for file in files] == before
+    assert call(root, "tiny", "--without-dvc", "--collect").returncode == 0
+    assert [file.read_bytes() for file in files] == before
+
+
+def test_an_interrupted_run_goes_on_and_an_edit_starts_anew(root: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy)
+    (copy / "runs" / "tiny-cpu" / "done" / "report").unlink()
+    none = call(copy, "tiny", "--without-dvc", "--collect")
+    assert none.returncode == 1
+    assert none.stderr == "There is no finished run 'tiny-cpu'; run `bitsperdim recipe tiny --size cpu`.\n"
+    done = call(copy, "tiny", "--without-dvc")
+    assert [line for line in done.stdout.splitlines() if line.startswith("Running ")] == ["Running report:"]
+    (copy / "stages" / "preflight.py").write_text('raise SystemExit("preflight: a reason.")\n')
+    failed = call(copy, "tiny", "--without-dvc")
+    assert failed.returncode == 1
+    assert failed.stderr == (
+        "preflight: a reason.\n"
+        "The run stopped (status 1); what is done is kept, and the same command goes on from there.\n"
+    )
+    assert "done already" not in failed.stdout
+
+
+def test_the_list_shows_published_and_ours(root: Path) -> None:
+    done = call(root)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "tiny: Tiny (cpu 1 min, gpu 1 min)"
+    assert lines[1] == "    published: = 2.5 bits/dim (Theirs; theirs; Them, table 1)"
+    assert lines[2].startswith("    ours, cpu: histogram = 2.426 ± 0.010 bits/dim")
+    assert lines[3].startswith("    ours, cpu: vae ≤ ")
+
+
+def test_mistakes_on_the_command_line_are_sentences(root: Path, tmp_path: Path) -> None:
+    unknown = call(root, "huge")
+    assert unknown.returncode == 1
+    assert unknown.stderr == "There is no recipe 'huge'; choose tiny.\n"
+    size = call(root, "tiny", "--size", "tpu")
+    assert size.returncode == 2
+    assert "invalid choice: 'tpu' (choose from" in size.stderr
+    environment = {**os.environ, "PYTHONPATH": str(root / "src")}
+    command = [sys.executable, "-c", "from bitsperdim.cli import main; main()", "recipe"]
+    outside = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert outside.returncode == 1
+    assert "is not inside a bitsperdim repository" in outside.stderr
+
+
+def test_the_commands_are_those_of_the_pipeline(repository: Path) -> None:
+    pipeline, params = read_yaml(repository / "dvc.yaml"), read_yaml(repository / "params.yaml")
+    found = dict(commands(pipeline, params))
+    assert list(found)[:3] == ["preflight", "download", "dequantize"]
+    assert list(found)[-1] == "report"
+    assert found["download"] == "PYTHONPATH=src python stages/download.py data/raw/digits"
+    assert found["train@iwae"].startswith("PYTHONPATH=src python stages/train.py iwae data/dequantized models/iwae ")
+    assert not any("$" in command for command in found.values())
+    broken = {"stages": {"x": {"cmd": "echo ${dataset.nothing}"}}}
+    with pytest.raises(InputError, match=r"\$\{dataset\.nothing\} is no parameter"):
+        commands(broken, params)

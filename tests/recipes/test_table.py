@@ -1,0 +1,100 @@
+"""The table of results: one for each protocol, sorted, with signs, sources and flags; no number is lost."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bitsperdim.files import write_json
+from bitsperdim.recipes.table import markdown
+
+METRICS = {
+    "kind": "lower",
+    "bpd": 0.16,
+    "bpd_standard_error": 0.002,
+    "nll_nats": 87.25,
+    "nll_nats_standard_error": 0.31,
+    "n_samples": 5000,
+    "too_few_samples": False,
+}
+RESULT: dict[str, Any] = {
+    "recipe": "one",
+    "size": "cpu",
+    "data": {"protocol": "a/static", "n_images": {"test": 10_000}},
+    "yardsticks": {"entropy_bpd": 0.3, "webp_bpd": 0.2, "png_bpd": 0.4},
+    "models": {"vae": {"metrics": METRICS}},
+    "published": [
+        {
+            "model": "vae",
+            "what": "VAE",
+            "value": 88.71,
+            "unit": "nats",
+            "kind": "bound",
+            "protocol": "K = 5000",
+            "source": "B, table 1",
+        },
+        {
+            "model": None,
+            "what": "flow",
+            "value": 1.06,
+            "unit": "bits/dim",
+            "kind": "bound",
+            "protocol": "p",
+            "source": "C",
+        },
+    ],
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_json(tmp_path / "recipes" / "results" / "one.json", RESULT)
+    return tmp_path
+
+
+def rows(text: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+
+
+def test_a_result_is_a_row_with_its_reference(root: Path) -> None:
+    text = markdown(root)
+    assert text.startswith("**`a/static`**, 10,000 test images\n\n| ")
+    header, rule, *body = rows(text)
+    assert {len(row) for row in (header, rule, *body)} == {6}
+    ours = next(row for row in body if row[0] == "`one`: vae")
+    assert ours[1:5] == ["≤ 0.1600 ± 0.0020", "≤ 87.25 ± 0.31", "an upper bound", "5000"]
+    assert ours[5] == "≤ 88.71 nats (VAE; K = 5000; B, table 1)"
+    assert "Published for these images in general: ≤ 1.06 bits/dim (flow; p; C)." in text
+    assert "†" not in text
+
+
+def test_rows_are_sorted_and_yardsticks_among_them(root: Path) -> None:
+    better = copy.deepcopy(RESULT) | {"recipe": "two", "size": "gpu"}
+    better["models"]["vae"]["metrics"] |= {"bpd": 0.1, "kind": "exact", "too_few_samples": True}
+    write_json(root / "recipes" / "results" / "two-gpu.json", better)
+    text = markdown(root)
+    names = [row[0] for row in rows(text)[2:]]
+    assert names == [
+        "*PNG*",
+        "*independent sub-pixels, fitted to the test set itself*",
+        "*lossless WebP*",
+        "`one`: vae",
+        "`two --size gpu`: vae",
+    ]
+    assert "= 0.1000 ± 0.0020†" in text
+    assert text.count("† Too few samples") == 1
+    assert text.count("flow") == 1
+
+
+def test_protocols_never_share_a_table(root: Path) -> None:
+    other = copy.deepcopy(RESULT) | {"recipe": "two"}
+    other["data"]["protocol"] = "a/dynamic"
+    write_json(root / "recipes" / "results" / "two.json", other)
+    text = markdown(root)
+    assert text.count("| recipe: model |") == 2
+    assert text.index("a/dynamic") < text.index("`two`: vae") < text.index("a/static") < text.index("`one`: vae")
+
+
+def test_no_results_are_no_table(tmp_path: Path) -> None:
+    assert markdown(tmp_path) == ""
