@@ -54,24 +54,15 @@ def test_every_make_target_named_exists(repository: Path) -> None:
 
 
 def test_every_file_named_exists(repository: Path) -> None:
-    made_by_the_pipeline = (
-        "report/",
-        "models/",
-        "logs/",
-        "data/raw/",
-        "data/dequantized/",
-        "results/<",
-        "data/own/my",
-        "runs/",
-    )
+    made_elsewhere = ("report/", "models/", "logs/", "runs/", "data/raw/", "data/dequantized/", "results/<")
+    made_elsewhere += ("data/own/my", "recipes/my")
+    folders = r"src|stages|tests|docs|data|recipes|results|report|models|logs|runs|\.ci"
     for name in ("README.md", "CONTRIBUTING.md"):
         text = (repository / name).read_text(encoding="utf-8")
-        paths = re.findall(
-            r"`((?:src|stages|tests|docs|data|recipes|results|report|models|logs|runs|\.ci)/[^`\s]*)`", text
-        )
+        paths = re.findall(rf"`((?:{folders})/[^`\s]*)`", text)
         assert paths
         for path in paths:
-            if not path.startswith(made_by_the_pipeline) and "<" not in path:
+            if not path.startswith(made_elsewhere) and "<" not in path:
                 assert (repository / path).exists(), f"{name} names {path}"
         for link in re.findall(r"\]\(([^)#:]+)\)", text):
             assert (repository / link).exists(), f"{name} links {link}"
