@@ -88,3 +88,17 @@ def test_reconstructions_are_means_of_the_likelihood(generator: torch.Generator)
     code = model.encode(x).mean
     expected = sum(level * model.decode(code[None]).log_prob(torch.tensor(level)).exp()[0] for level in range(3))
     torch.testing.assert_close(model.reconstruct(x), expected, rtol=0, atol=1e-12)
+
+
+def test_the_encoder_sees_the_image_minus_the_mean_training_image() -> None:
+    """At the mean of the training images itself the encoder gets zeros, whatever its weights."""
+    images = torch.randint(5, (40, 1, 2, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    images[1::2] = 4 - images[::2]  # pairs that add up to 4: the mean is 2 everywhere
+    model = VAE((1, 2, 3), 5, latent_size=2, hidden_sizes=[7], likelihood="categorical").double()
+    model.initialise(images)
+    code = model.encode(torch.full((1, 1, 2, 3), 2, dtype=torch.uint8))
+    hidden = model.encoder(torch.zeros(1, 6, dtype=torch.float64))
+    torch.testing.assert_close(code.mean, model.to_mean(hidden))
+    other = model.encode(images[:1]).mean
+    scaled = (images[:1].double() - 2) / 2  # (x - mean) / ((L-1)/2)
+    torch.testing.assert_close(other, model.to_mean(model.encoder(scaled.flatten(1))))

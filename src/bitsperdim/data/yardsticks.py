@@ -19,6 +19,7 @@ import math
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from bitsperdim.files import Rows, in_chunks
 from bitsperdim.units import n_dims, nats_to_bits
@@ -34,11 +35,14 @@ def yardsticks(images: Rows, n_levels: int) -> dict[str, float]:
     n_total = n_images * n_dims((channels, height, width))
     entropy, bias = empirical_entropy(images)
     n_bytes = {"png": 0, "png_single": 0, "webp": 0}
-    for page in in_chunks(images, PAGE_VALUES):
-        sheet = contact_sheet(page)
-        n_bytes["png"] += code_length(sheet, n_levels, "PNG")
-        n_bytes["png_single"] += sum(code_length(image, n_levels, "PNG") for image in page)
-        n_bytes["webp"] += code_length(sheet, n_levels, "WEBP")
+    with tqdm(total=n_images, desc="code lengths", unit="image", disable=None, mininterval=0.5) as bar:
+        for page in in_chunks(images, PAGE_VALUES):
+            for image in page:
+                n_bytes["png_single"] += code_length(image, n_levels, "PNG")
+                bar.update()
+            sheet = contact_sheet(page)
+            n_bytes["png"] += code_length(sheet, n_levels, "PNG")
+            n_bytes["webp"] += code_length(sheet, n_levels, "WEBP")
     codes = {f"{name}_bpd": 8 * length / n_total for name, length in n_bytes.items()}
     return {"uniform_bpd": math.log2(n_levels), "entropy_bpd": entropy, "entropy_bias_bpd": bias, **codes}
 

@@ -8,9 +8,10 @@ eq. 8): the same network, trained on log of the mean of k weights, k = 1 for the
 
 Encoder and decoder are fully connected with tanh, as in Burda et al. section 5.
 
-Differences from the paper: the input is scaled to [-1, 1]; images of more than two levels have a
-softmax per sub-pixel; biases of the output start at the marginals of the training images for these
-too; initial weights are torch's.
+Differences from the paper: the encoder sees the image scaled to [-1, 1] minus the mean training image
+(without that, the common background drowns the rest: static MNIST is 3 nats worse after 25 epochs, by
+validation); images of more than two levels have a softmax per sub-pixel; biases of the output start at
+the marginals of the training images for these too; initial weights are torch's.
 
 Not here yet: two stochastic layers, convolutions, the doubly reparameterized gradient.
 """
@@ -48,6 +49,8 @@ class VAE(LatentModel):
         likelihood: ``bernoulli`` (two levels only) or ``categorical``.
     """
 
+    centre: Tensor
+
     def __init__(
         self,
         image_shape: tuple[int, int, int],
@@ -71,15 +74,22 @@ class VAE(LatentModel):
         self.to_log_scale = nn.Linear(hidden_sizes[-1], latent_size)
         self.decoder = mlp([latent_size, *reversed(hidden_sizes)])
         self.to_logits = nn.Linear(hidden_sizes[0], self.n_dims * n_outputs)
+        self.register_buffer("centre", torch.zeros(self.n_dims))
 
     def initialise(self, images: Tensor) -> None:
-        """Start the output biases at the marginals of the training images, as if each level had been seen once more."""
+        """Take the mean training image, and start the output biases at the marginals.
+
+        The marginals are those of the training images as if each level had been seen once more.
+        """
         flat = images.flatten(1)
         counts = torch.stack([(flat == level).sum(0) for level in range(self.n_levels)], dim=-1)  # (D, L)
         log_masses = ((counts.double() + 1) / (len(flat) + self.n_levels)).log()
         biases = log_masses[:, 1] - log_masses[:, 0] if self.likelihood == "bernoulli" else log_masses.flatten()
+        levels = torch.arange(self.n_levels, device=counts.device, dtype=torch.float64)
+        mean = counts.double() @ levels / len(flat)
         with torch.no_grad():
             self.to_logits.bias.copy_(biases)
+            self.centre.copy_(self.scaled(mean))
 
     def prior(self) -> DiagonalNormal:
         """Return the standard normal."""
@@ -88,7 +98,7 @@ class VAE(LatentModel):
 
     def encode(self, x: Tensor) -> DiagonalNormal:
         """Return q(z given x), (B, Z)."""
-        hidden = self.encoder(self.scaled(x).flatten(1))
+        hidden = self.encoder(self.scaled(x).flatten(1) - self.centre)
         return DiagonalNormal(self.to_mean(hidden), self.to_log_scale(hidden))
 
     def decode(self, z: Tensor) -> Likelihood:
