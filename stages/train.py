@@ -9,7 +9,7 @@ from bitsperdim import models, stage
 from bitsperdim.checkpoints import Checkpoint
 from bitsperdim.data import preparation
 from bitsperdim.device import described, set_up_device
-from bitsperdim.files import write_csv
+from bitsperdim.files import sha256, write_csv
 from bitsperdim.params import Params
 from bitsperdim.training import CURVE_COLUMNS, train
 from bitsperdim.units import bits_per_dim
@@ -23,6 +23,8 @@ def main(params: Params, name: str, dequantized: str, folder: str, curve: str) -
         "section": section.model_dump(mode="json"),
         "train": section.settings(params.train).model_dump(mode="json"),
         "data": asdict(prepared.description),
+        "labels": {split: sha256(labels) for split, labels in prepared.labels.items()},
+        "dataset_seed": params.dataset.seed,
         "device": device.type,
     }
     checkpoints = {seed: Checkpoint.of({**decides, "seed": seed}) for seed in params.seeds}

@@ -76,6 +76,27 @@ def test_a_bad_file_is_named_and_the_older_one_used(
     assert ("it belongs to another training" in message) == (damage == "foreign")
 
 
+def test_no_changed_byte_is_used(checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each byte in turn; what safetensors itself does not notice, the checksum does."""
+    checkpoint.save(tensors(1), VALUES)
+    path = checkpoint.folder / NEWER
+    whole = path.read_bytes()
+    step = max(1, len(whole) // 1500)
+    for place in range(0, len(whole), step):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        found = checkpoint.load()
+        assert found is None or (found[1] == VALUES and torch.equal(found[0]["scalar"], tensors(1)["scalar"])), place
+    assert capsys.readouterr().err.count("cannot be used") > 0.9 * len(whole) / step
+
+
+def test_a_checkpoint_that_cannot_be_written_stops_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    Checkpoint(tmp_path / "file" / "one", "one").save(tensors(1), VALUES)
+    assert "cannot be written" in capsys.readouterr().err
+
+
 def test_the_fingerprint_tells_trainings_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(checkpoints.VARIABLE, str(tmp_path))
     one = Checkpoint.of({"section": {"a": 1}, "seed": 0})

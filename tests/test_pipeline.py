@@ -316,3 +316,15 @@ def test_a_bug_keeps_its_traceback(
 
     with pytest.raises(RuntimeError, match="a bug"):
         runner.run("train", main)
+
+
+def test_dvc_sees_what_stands_beside_own_images(repository: Path) -> None:
+    """A `.dvc` file in data/own that DVC's git takes for ignored would have its images removed by `dvc checkout`."""
+    from dvc.scm import Git
+
+    if not (repository / ".git").exists():
+        pytest.skip("an unpacked archive is no repository")
+    scm = Git(str(repository))
+    assert not scm.is_ignored(f"{repository}/data/own/")
+    assert not scm.is_ignored(f"{repository}/data/own/pictures.dvc")
+    assert scm.is_ignored(f"{repository}/data/own/pictures.npz")

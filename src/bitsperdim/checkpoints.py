@@ -5,10 +5,11 @@ declared outputs before a stage runs. Each training has a folder of its own, nam
 of everything that decides its result, and two generations in it: should the newer be damaged, the
 older one serves. The stage removes the folder once its own outputs are written.
 
-A checkpoint is one safetensors file, tensors with a JSON text beside them: nothing is unpickled.
+A checkpoint is one safetensors file, tensors with a JSON text and a checksum of both: nothing is unpickled.
+A failure to write one is told on stderr and does not stop the training.
 
-Invariants (``tests/test_checkpoints.py``): what is saved comes back bit for bit; a truncated, a
-foreign and a missing file are told apart from a good one, with a sentence.
+Invariants (``tests/test_checkpoints.py``): what is saved comes back bit for bit; a truncated file, a foreign
+one and one with any byte changed are refused with a sentence.
 """
 
 from __future__ import annotations
@@ -56,15 +57,20 @@ class Checkpoint:
 
     def save(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Write a new generation; what was the newer becomes the older."""
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         path = self.folder / NEWER
         content = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        metadata = {"fingerprint": self.fingerprint, "values": json.dumps(values)}
-        with atomic_path(path) as temporary:
-            save_file(content, temporary, metadata=metadata)
-            if path.exists():
-                path.replace(self.folder / OLDER)
+        text = json.dumps(values)
+        metadata = {"fingerprint": self.fingerprint, "values": text, "sha256": _checksum(content, text)}
+        try:
+            with atomic_path(path) as temporary:
+                save_file(content, temporary, metadata=metadata)
+                if path.exists():
+                    path.replace(self.folder / OLDER)
+        except (OSError, SafetensorError) as error:  # a full disk is the latter
+            sys.stderr.write(f"{path} cannot be written ({error}); the training goes on without it.\n")
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Return the newest good generation, tensors on the CPU; None where there is none.
@@ -86,13 +92,24 @@ class Checkpoint:
 
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("fingerprint") != self.fingerprint:
-                raise ValueError("it belongs to another training")
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["values"])  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+        if metadata.get("sha256") != _checksum(tensors, metadata.get("values", "")):
+            raise ValueError("it is damaged")
+        if metadata["fingerprint"] != self.fingerprint:
+            raise ValueError("it belongs to another training")
+        return tensors, json.loads(metadata["values"])
 
     def remove(self) -> None:
         """Forget it."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def code_hash() -> str:

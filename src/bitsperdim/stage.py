@@ -54,7 +54,10 @@ def run(stage: str, main: Callable[..., Mapping[str, Any] | None], *arguments: s
     except KeyboardInterrupt:
         sys.stderr.write(f"\n{stage}: interrupted.\n")
         sys.exit(130)
-    _log(stage, values, time.perf_counter() - started, more or {})
+    try:
+        _log(stage, values, time.perf_counter() - started, more or {})
+    except OSError as error:  # the work is done: a log that cannot be written does not undo it
+        sys.stderr.write(f"{stage}: its log cannot be written ({error}).\n")
 
 
 def _first_line(error: Exception) -> str:
@@ -63,16 +66,29 @@ def _first_line(error: Exception) -> str:
 
 def _log(stage: str, values: list[str], seconds: float, more: Mapping[str, Any]) -> None:
     model = f"-{values[0]}" if stage in ("train", "evaluate") else ""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     content = {
         "stage": stage + model.replace("-", "@", 1),
         "params_sha256": hashlib.sha256(PARAMS.read_bytes()).hexdigest(),
         "seconds": round(seconds, 2),
-        "peak_memory_mib": round(peak / 2**20, 1),
+        "peak_memory_mib": round(peak_memory() / 2**20, 1),
         "python": platform.python_version(),
         **more,
     }
     write_json(Path(os.environ.get(LOGS, "logs")) / f"{stage}{model}.json", content)
 
 
-__all__ = ["Params", "run"]
+def peak_memory() -> int:
+    """Return the largest resident memory of this process so far, in bytes.
+
+    Linux says it of the program itself; ``getrusage``, elsewhere, includes what the launching process had.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+__all__ = ["Params", "peak_memory", "run"]

@@ -227,39 +227,42 @@ def test_nothing_of_other_data_stays(tmp_path: Path) -> None:
 
 
 MEMORY = """
-import resource, sys
+import sys
 from pathlib import Path
 from bitsperdim.data import preparation
 from bitsperdim.data.sources.base import RawImages
 from bitsperdim.data.yardsticks import empirical_entropy
 from bitsperdim.files import StoredArray
 from bitsperdim.params import DatasetSection, DequantizeSection
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+from bitsperdim.stage import peak_memory
 section = DatasetSection(name="npz", path="x", n_levels=None, validation_fraction=0.1, test_fraction=0.2, seed=0)
 raw, folder = (Path(argument) for argument in sys.argv[1:])
-before = peak()
+before = peak_memory()
 images = RawImages({"train": StoredArray(raw)}, {})
 preparation.prepare(images, section, DequantizeSection(bits=5, binarization="dynamic"), 256, folder)
 empirical_entropy(StoredArray(folder / "test" / "images.npy"))
-print(peak() - before)
+print((peak_memory() - before) / 2**20)
 """
 
 
 def test_the_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, repository: Path) -> None:
-    """A set of 300 MiB adds less than 150 MiB to what Python takes: chunks are of 2^22 values, of up to 8 bytes."""
+    """A set of 300 MiB adds less than 150 MiB: chunks are of 2^22 values, of up to 8 bytes. At once it takes 600."""
     row = np.random.default_rng(0).integers(256, size=(1000, 3, 64, 64), dtype=np.uint8)
     write_npy(tmp_path / "raw.npy", (25_600, 3, 64, 64), row.dtype, (row[:800] for _ in range(32)))
     command = [sys.executable, "-c", MEMORY, str(tmp_path / "raw.npy"), str(tmp_path / "prepared")]
     environment = {**os.environ, "PYTHONPATH": str(repository / "src")}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 150
+    for at_once, least, most in ((False, 10, 150), (True, 300, 3000)):  # the second shows that the first can fail
+        change = "from bitsperdim import files; files.CHUNK_VALUES = 2**40; " if at_once else ""
+        code = [sys.executable, "-c", change + MEMORY.strip(), *command[3:]]
+        done = subprocess.run(code, env=environment, capture_output=True, text=True, check=True)
+        assert least < float(done.stdout) < most
 
 
-def test_another_test_set_than_the_described_one_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("split", preparation.SPLITS)
+def test_other_images_than_the_described_ones_are_refused(split: str, tmp_path: Path) -> None:
     preparation.prepare(RawImages({"train": numbered(200)}, {}), dataset(), dequantize(), 256, tmp_path)
-    images = preparation.load(tmp_path).images["test"]
+    images = preparation.load(tmp_path).images[split]
     images[0, 0, 0, 0] ^= 1
-    write_npy(tmp_path / "test" / "images.npy", images.shape, images.dtype, [images])
-    with pytest.raises(InputError, match=r"images\.npy is not the test set that .* describes"):
+    write_npy(tmp_path / split / "images.npy", images.shape, images.dtype, [images])
+    with pytest.raises(InputError, match=rf"images\.npy is not the {split} set that .* describes"):
         preparation.load(tmp_path)

@@ -66,6 +66,16 @@ def test_a_file_is_read_in_parts_in_either_order(save: Any, tmp_path: Path, monk
         assert raw.labels[split].dtype == np.int64
 
 
+def test_nothing_of_an_earlier_file_stays(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", train=grey(5, 2, 3), test=grey(4, 2, 3), train_labels=[0] * 5, test_labels=[0] * 4)
+    np.savez(tmp_path / "b.npz", train=grey(6, 2, 3))
+    for name in ("a", "b"):
+        SOURCES["npz"].download(tmp_path / "raw", str(tmp_path / f"{name}.npz"))
+    raw = SOURCES["npz"].read(tmp_path / "raw")
+    assert raw.images.keys() == {"train"}
+    assert not raw.labels
+
+
 BAD_ARRAYS = {
     "float images": ({"train": np.zeros((2, 3, 3))}, "'train' has type float64; images must be uint8"),
     "no train": ({"test": grey(2, 3, 3)}, "'train' is missing; it has test"),

@@ -236,7 +236,7 @@ def load(folder: Path, splits: tuple[str, ...] = SPLITS) -> PreparedImages:
     """Read what :func:`prepare` wrote, ``splits`` only.
 
     Raises:
-        InputError: there is nothing to read, it is damaged, or the test set is not the described one.
+        InputError: there is nothing to read, it is damaged, or a split is not the described one.
     """
     path = folder / "description.json"
     with reading(path, "dequantize"):
@@ -251,9 +251,9 @@ def load(folder: Path, splits: tuple[str, ...] = SPLITS) -> PreparedImages:
             if needed or path.exists():
                 with reading(path, "dequantize"):
                     arrays[split] = np.load(path, allow_pickle=False)
-    path = folder / "test" / "images.npy"
-    if "test" in splits and sha256(prepared.images["test"]) != prepared.description.test_sha256:
-        raise InputError(f"{path} is not the test set that {folder} describes; run the stage 'dequantize' again.")
+        if sha256(prepared.images[split]) != getattr(prepared.description, f"{split}_sha256"):
+            path = folder / split / "images.npy"
+            raise InputError(f"{path} is not the {split} set that {folder} describes; run 'dequantize' again.")
     return prepared
 
 

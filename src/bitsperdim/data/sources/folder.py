@@ -49,13 +49,21 @@ class Folder(Source):
         for files in splits.values():  # all are looked at before anything is written
             for file in files:
                 _refuse_unlike(file, read_picture(file).shape, splits["train"][0], like.shape)
-        for split, files in splits.items():
+        forget_splits(folder)
+        for split, files in reversed(splits.items()):  # without `train` the folder is not read
             if files:
                 _write(folder / f"{split}.npy", files, like.shape)
 
     def read(self, folder: Path) -> RawImages:
         """Open the arrays without reading them."""
         return RawImages(open_splits(folder), labels={})
+
+
+def forget_splits(folder: Path) -> None:
+    """Remove what an earlier download of other images left."""
+    for split in SPLITS:
+        for name in (split, f"{split}_labels"):
+            (folder / f"{name}.npy").unlink(missing_ok=True)
 
 
 def open_splits(folder: Path) -> dict[str, StoredArray]:

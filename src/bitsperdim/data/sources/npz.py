@@ -18,7 +18,7 @@ from typing import IO
 import numpy as np
 
 from bitsperdim.data.sources.base import RawImages, Source
-from bitsperdim.data.sources.folder import open_splits
+from bitsperdim.data.sources.folder import forget_splits, open_splits
 from bitsperdim.errors import InputError
 from bitsperdim.files import CHUNK_VALUES, reading, write_npy
 
@@ -48,7 +48,9 @@ class Npz(Source):
         """Verify the user's file, every byte of it, then unpack it to one .npy for each array."""
         self.check(path)
         members = verify_npz(Path(path))
-        for name, member in members.items():
+        forget_splits(folder)
+        for name in sorted(members, key=lambda name: name == "train"):  # without `train` the folder is not read
+            member = members[name]
             if name in SPLITS:
                 n_images, *rest = member.shape if len(member.shape) == 4 else (*member.shape, 1)
                 height, width, channels = rest
