@@ -89,9 +89,7 @@ def test_no_changed_byte_is_used(checkpoint: Checkpoint, capsys: pytest.CaptureF
     assert capsys.readouterr().err.count("cannot be used") > 0.9 * len(whole) / step
 
 
-def test_a_checkpoint_that_cannot_be_written_stops_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_checkpoint_that_cannot_be_written_stops_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("in the way")
     Checkpoint(tmp_path / "file" / "one", "one").save(tensors(1), VALUES)
     assert "cannot be written" in capsys.readouterr().err

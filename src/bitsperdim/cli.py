@@ -59,6 +59,8 @@ def main() -> None:
         arguments.run(arguments)
     except InputError as error:
         sys.exit(str(error))
+    except OSError as error:
+        sys.exit(f"{error.filename or 'A file'} cannot be read or written: {error.strerror or error}.")
     except KeyboardInterrupt:
         sys.stderr.write("\nInterrupted; the same command goes on from here.\n")
         sys.exit(130)

@@ -88,10 +88,21 @@ def read_params(path: Path) -> Params:
     Raises:
         InputError: one sentence naming the key, its value and what is allowed.
     """
+    return validate(load_yaml(path))
+
+
+def load_yaml(path: Path) -> object:
+    """Read a YAML file as DVC does.
+
+    Raises:
+        InputError: one sentence with the place where it is not YAML.
+    """
     try:
-        content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+        return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    except RecursionError as error:
+        raise InputError(f"{path} is nested too deeply.") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start}).") from error
     except (YAMLError, ValueError) as error:  # ValueError: an impossible date, an integer that is none
@@ -100,7 +111,6 @@ def read_params(path: Path) -> Params:
         place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path} is not valid YAML{place}: {problem}.") from error
-    return validate(content)
 
 
 def validate(content: object) -> Params:

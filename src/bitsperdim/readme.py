@@ -71,7 +71,10 @@ def main() -> None:
         sys.exit("usage: python -m bitsperdim.readme ROOT")
     root = Path(sys.argv[1])
     readme = root / "README.md"
-    write_text(readme, update(readme.read_text(encoding="utf-8"), root))
+    try:
+        write_text(readme, update(readme.read_text(encoding="utf-8"), root))
+    except InputError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -111,7 +111,17 @@ def test_an_unknown_name_lists_the_choices(tmp_path: Path) -> None:
             read(tmp_path, name)
 
 
-@pytest.mark.parametrize("content", [b"", b"- a\n", b"a: [", b"\xff\xfe", b"a: !!python/object:os.system {}"])
+@pytest.mark.parametrize("name", ["my recipe", "a..b", "Mine", "mine-cpu", "mine-gpu", "a_b"])
+def test_a_name_that_cannot_name_an_experiment_is_refused(name: str, tmp_path: Path) -> None:
+    write(tmp_path, GOOD)
+    (tmp_path / "recipes" / "mine.yaml").rename(tmp_path / "recipes" / f"{name}.yaml")
+    with pytest.raises(InputError, match="cannot name a recipe; a name has lower-case letters"):
+        read(tmp_path, name)
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 5000, b"a: 1\na: 2\n", b"", b"- a\n", b"a: [", b"\xff\xfe", b"a: !!python/object:os.system {}"]
+)
 def test_a_file_that_is_no_recipe_is_a_sentence(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "mine.yaml").write_bytes(content)

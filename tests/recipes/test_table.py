@@ -1,6 +1,7 @@
 """The table of results: one for each protocol, sorted, with signs, sources and flags; no number is lost."""
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ METRICS = {
 RESULT: dict[str, Any] = {
     "recipe": "one",
     "size": "cpu",
-    "data": {"protocol": "a/static", "n_images": {"test": 10_000}},
+    "title": "One",
+    "data": {"protocol": "a/static", "n_images": {"test": 10_000}, "sha256": {"test": "00"}},
     "yardsticks": {"entropy_bpd": 0.3, "webp_bpd": 0.2, "png_bpd": 0.4},
     "models": {"vae": {"metrics": METRICS}},
     "published": [
@@ -94,6 +96,25 @@ def test_protocols_never_share_a_table(root: Path) -> None:
     text = markdown(root)
     assert text.count("| recipe: model |") == 2
     assert text.index("a/dynamic") < text.index("`two`: vae") < text.index("a/static") < text.index("`one`: vae")
+
+
+def test_other_test_images_never_share_a_table(root: Path) -> None:
+    other = copy.deepcopy(RESULT) | {"recipe": "two"}
+    other["data"]["sha256"]["test"] = "01"
+    write_json(root / "recipes" / "results" / "two.json", other)
+    assert markdown(root).count("| recipe: model |") == 2
+
+
+def test_hostile_text_and_infinite_numbers_keep_the_table_whole(root: Path) -> None:
+    other = copy.deepcopy(RESULT)
+    other["models"]["vae"]["metrics"] |= {"bpd": math.inf, "nll_nats": math.inf, "nll_nats_standard_error": math.inf}
+    other["published"][0] |= {"what": "a | b\nc", "value": 81.30}
+    write_json(root / "recipes" / "results" / "one.json", other)
+    body = rows(markdown(root))[2:]
+    ours = next(row for row in body if row[0] == "`one`: vae")
+    assert ours[1:3] == ["≤ ∞", "≤ ∞"]
+    assert "81.30 nats" in markdown(root)
+    assert all(line.count("|") - line.count("\\|") == 7 for line in markdown(root).splitlines() if line[:1] == "|")
 
 
 def test_no_results_are_no_table(tmp_path: Path) -> None:

@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from bitsperdim.errors import InputError
 from bitsperdim.families import PositiveInt, Section
-from bitsperdim.params import Params, validate
+from bitsperdim.params import Params, load_yaml, validate
 
 FOLDER = Path("recipes")
 SizeName = Literal["cpu", "gpu"]
@@ -152,8 +150,12 @@ def read(root: Path, name: str) -> Recipe:
     known = names(root)
     if name not in known:
         raise InputError(f"There is no recipe {name!r}; choose {', '.join(known) or 'none: recipes/ is empty'}.")
-    path = root / FOLDER / f"{name}.yaml"
-    content = read_yaml(path)
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) or name.endswith(tuple(f"-{size}" for size in SIZES)):
+        raise InputError(
+            f"recipes/{name}.yaml: {name!r} cannot name a recipe; a name has lower-case letters, digits and "
+            f"single '-', and does not end in -cpu or -gpu."
+        )
+    content = read_yaml(root / FOLDER / f"{name}.yaml")
     try:
         return Recipe(name, RecipeFile.model_validate(content))
     except ValidationError as error:
@@ -168,11 +170,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it cannot be read, or is no mapping.
     """
-    try:
-        content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, YAMLError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path} cannot be read as YAML: {reason}.") from error
+    content = load_yaml(path)
     if not isinstance(content, dict):
         raise InputError(f"{path} must be a mapping, not {type(content).__name__}.")
     return content

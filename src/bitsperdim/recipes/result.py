@@ -4,7 +4,7 @@ The JSON holds the metrics, the parameters, the commit, devices and times, the h
 and the published numbers; the .npz holds log P(x) of every test image, so that two results can be
 compared image by image. A GPU size has names that end in ``-gpu``.
 
-Invariants (``tests/recipes/test_result.py``): the mean of the kept log-likelihoods is the number in the
+Invariants (``tests/recipes/test_running.py``): the mean of the kept log-likelihoods is the number in the
 JSON; a result that does not fit its recipe is refused.
 """
 
@@ -14,14 +14,16 @@ import csv
 import hashlib
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bitsperdim.errors import InputError
 from bitsperdim.files import read_json, write_json, write_npz
-from bitsperdim.recipes.recipe import FOLDER, Recipe, SizeName
-from bitsperdim.recipes.running import Finished
+from bitsperdim.recipes.recipe import FOLDER, Recipe, SizeName, merged
+from bitsperdim.recipes.running import Finished, reading_result
 
 RESULTS = FOLDER / "results"
 SHARED = ("dataset", "dequantize", "models", "seeds", "train", "evaluate")
@@ -33,8 +35,29 @@ def result_name(recipe: str, size: SizeName) -> str:
 
 
 def collect(root: Path, recipe: Recipe, size: SizeName, finished: Finished) -> Path:
-    """Write the result of a finished run; return the path of its JSON."""
+    """Write the result of a finished run; return the path of its JSON.
+
+    Raises:
+        InputError: the run was one of other parameters than the recipe has now, or a file of it is damaged.
+    """
     params, models = finished.params, list(finished.params["models"])
+    if merged(params, recipe.changes(size)) != params:
+        raise InputError(
+            f"The finished run {finished.name!r} was one of other parameters than recipes/{recipe.name}.yaml has now; "
+            f"run it again."
+        )
+    path = root / RESULTS / f"{result_name(recipe.name, size)}.json"
+    with reading_result(finished.logs.parent / finished.name):
+        content, arrays = _content(recipe, size, finished, params, models)
+    write_npz(path.with_suffix(".npz"), arrays)
+    write_json(path, content)
+    return path
+
+
+def _content(
+    recipe: Recipe, size: SizeName, finished: Finished, params: Mapping[str, Any], models: list[str]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return what is written: the JSON, and the arrays."""
     data = json.loads(finished.read("results/dequantize/metrics.json"))
     description = json.loads(finished.read("data/dequantized/description.json"))
     arrays: dict[str, np.ndarray] = {}
@@ -46,7 +69,10 @@ def collect(root: Path, recipe: Recipe, size: SizeName, finished: Finished) -> P
             weights[str(seed)] = hashlib.sha256(file).hexdigest()
         metrics = json.loads(finished.read(f"results/{model}/metrics.json"))
         results[model] = {"metrics": metrics, "weights_sha256": weights}
-        arrays[model] = log_likelihoods(finished.read(f"results/{model}/per_image.csv").decode(), params["seeds"])
+        log_p = log_likelihoods(finished.read(f"results/{model}/per_image.csv").decode(), params["seeds"])
+        if log_p.shape[1] != metrics["n_images"] or not np.isclose(-log_p.mean(), metrics["nll_nats"], rtol=1e-6):
+            raise ValueError(f"per_image.csv of {model} does not fit its metrics.json")
+        arrays[model] = log_p.astype(np.float32)
     hashes = {split: description[f"{split}_sha256"] for split in ("train", "validation", "test")}
     content: dict[str, Any] = {
         "recipe": recipe.name,
@@ -63,39 +89,37 @@ def collect(root: Path, recipe: Recipe, size: SizeName, finished: Finished) -> P
         "published": [reference.model_dump() for reference in recipe.content.published],
         **_costs(finished, ["download", "dequantize", *(f"{s}-{m}" for m in models for s in ("train", "evaluate"))]),
     }
-    name = result_name(recipe.name, size)
-    write_npz(root / RESULTS / f"{name}.npz", arrays)
-    path = root / RESULTS / f"{name}.json"
-    write_json(path, content)
-    return path
+    return content, arrays
 
 
 def log_likelihoods(per_image: str, seeds: list[int]) -> np.ndarray:
-    """Return log P(x) of ``per_image.csv``, (seeds, N) float32 in nats."""
+    """Return log P(x) of ``per_image.csv``, (seeds, N) in nats."""
     rows = list(csv.DictReader(io.StringIO(per_image)))
     columns = [[float(row["log_p"]) for row in rows if int(row["seed"]) == seed] for seed in seeds]
-    return np.asarray(columns, dtype=np.float32)
+    return np.asarray(columns)
 
 
 def _costs(finished: Finished, stages: list[str]) -> dict[str, Any]:
-    """Return time, memory and device of each stage from the logs.
+    """Return time, memory and device of each stage as it last ran under these parameters.
 
-    A stage that DVC took from its cache has no log of this run: its cost is not known, and neither is the sum.
+    A stage whose result DVC had in its cache before, from another recipe on the same data, has no log here and is
+    left out. ``wall_seconds`` is the sum of what every number of this recipe took: training and evaluation.
     """
     digest = hashlib.sha256(finished.read("params.yaml")).hexdigest()
     costs: dict[str, Any] = {}
     for stage in stages:
         path = finished.logs / f"{stage}.json"
         log = read_json(path) if path.exists() else {}
-        if log.pop("params_sha256", None) != digest:
+        if log.get("params_sha256") != digest:
             continue
-        log.pop("stage")
+        log = {key: value for key, value in log.items() if key not in ("stage", "params_sha256")}
         log["seconds"] = round(log["seconds"] + log.pop("earlier_seconds", 0.0), 2)
         costs[stage.replace("-", "@", 1)] = log
-    whole = len(costs) == len(stages)
+    own = [stage.replace("-", "@", 1) for stage in stages if "-" in stage]
+    seconds = [costs[stage]["seconds"] for stage in own if stage in costs]
     devices = sorted({log["device"] for log in costs.values() if "device" in log})
     return {
         "stages": costs,
-        "wall_seconds": round(sum(log["seconds"] for log in costs.values()), 1) if whole else None,
+        "wall_seconds": round(sum(seconds), 1) if len(seconds) == len(own) else None,
         "device": ", ".join(devices) or None,
     }

@@ -6,20 +6,21 @@ are not run again, a training goes on from its checkpoint), and what was made ca
 Not here: what is kept of a run (:mod:`bitsperdim.recipes.result`).
 
 Invariants (``tests/recipes/test_running.py``): the stages run in order, once; the second run does
-nothing; another parameter or an edit of the code starts anew.
+nothing; another parameter, other images or an edit of the code starts anew; two runs never share a folder.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import importlib.util
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,11 @@ from ruamel.yaml import YAML
 
 from bitsperdim import checkpoints, stage
 from bitsperdim.errors import InputError
-from bitsperdim.files import write_json, write_text
-from bitsperdim.recipes.recipe import Recipe, SizeName, overrides, read_yaml
+from bitsperdim.files import read_json, write_json, write_text
+from bitsperdim.recipes.recipe import Recipe, SizeName, merged, overrides, read_yaml
 
 RUNS, LOGS = Path("runs"), Path("logs") / "recipes"
-BASED_ON = "based-on.json"  # in a run's folder: the commit
+BASED_ON = "based-on.json"  # in a run's folder: the commit and the parameters
 CODE = ("src", "stages", "dvc.yaml")
 
 
@@ -74,13 +75,27 @@ def run(root: Path, recipe: Recipe, size: SizeName, *, with_dvc: bool) -> None:
     environment = {
         **os.environ,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-        checkpoints.VARIABLE: os.environ.get(checkpoints.VARIABLE, str(root / "checkpoints")),
+        checkpoints.VARIABLE: str(root / os.environ.get(checkpoints.VARIABLE, "checkpoints")),
         stage.LOGS: str(root / LOGS / name),
     }
-    if with_dvc:
-        _with_dvc(root, name, overrides(recipe.changes(size)), environment)
-    else:
-        _without_dvc(root, name, params, environment)
+    with _only_one(root / LOGS / name):
+        if with_dvc:
+            _with_dvc(root, name, overrides(recipe.changes(size)), environment)
+        else:
+            _without_dvc(root, name, params, environment)
+
+
+@contextlib.contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Refuse a second run of one recipe beside the first; a stage that outlived its run counts as one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"{folder.name} is running already; wait for it, or stop it.") from error
+        os.set_inheritable(file.fileno(), True)  # what is started holds the lock too
+        yield
 
 
 def dvc_is_there(root: Path) -> bool:
@@ -95,43 +110,50 @@ def finished(root: Path, recipe: Recipe, size: SizeName, *, with_dvc: bool) -> F
         InputError: there is none.
     """
     name = f"{recipe.name}-{size}"
+    logs = root / LOGS / name
     missing = InputError(f"There is no finished run {name!r}; run `bitsperdim recipe {recipe.name} --size {size}`.")
     if not with_dvc:
         folder = root / RUNS / name
         if not (folder / "done" / "report").exists():
             raise missing
-        based_on = json.loads((folder / BASED_ON).read_text(encoding="utf-8"))
-        return Finished(
-            name,
-            lambda path: (folder / path).read_bytes(),
-            read_yaml(folder / "params.yaml"),
-            root / LOGS / name,
-            **based_on,
-        )
-    commit = experiments(root).get(name)
-    if commit is None:
+        with reading_result(folder / BASED_ON):
+            based_on = read_json(folder / BASED_ON)
+            commit, changed, params = based_on["commit"], based_on["has_local_changes"], based_on["params"]
+        return Finished(name, lambda path: (folder / path).read_bytes(), params, logs, commit, changed)
+    if name not in (found := experiment_references(root)):
         raise missing
+    _, commit = found[name]
 
     def read(path: str) -> bytes:
         import dvc.api  # imported here: two seconds
+        import dvc.exceptions
 
-        content: bytes = dvc.api.read(path, repo=str(root), rev=commit, mode="rb")
+        try:
+            content: bytes = dvc.api.read(path, repo=str(root), rev=commit, mode="rb")
+        except (OSError, dvc.exceptions.DvcException) as error:
+            raise InputError(
+                f"{path} of the experiment {name} cannot be read ({error}); run the recipe again."
+            ) from error
         return content
 
-    changed = bool(git(root, "diff", "--name-only", f"{commit}^", commit, "--", *CODE))
     params = YAML(typ="safe").load(read("params.yaml").decode("utf-8"))
-    return Finished(name, read, params, root / LOGS / name, git(root, "rev-parse", f"{commit}^"), changed)
+    base = YAML(typ="safe").load(git(root, "show", f"{commit}^:params.yaml") or "{}")
+    changed = bool(git(root, "diff", "--name-only", f"{commit}^", commit, "--", *CODE))
+    changed = changed or params != merged(base, recipe.changes(size))
+    return Finished(name, read, params, logs, git(root, "rev-parse", f"{commit}^"), changed)
 
 
-def experiments(root: Path) -> dict[str, str]:
-    """Return name -> commit of DVC's experiments in this repository."""
+def experiment_references(root: Path) -> dict[str, tuple[str, str]]:
+    """Return name -> (reference, commit) of DVC's experiments in this repository."""
     listing = git(root, "for-each-ref", "refs/exps", "--format=%(refname) %(objectname)") or ""
     entries = (line.split(" ") for line in listing.splitlines())
-    return {reference.rsplit("/", 1)[1]: commit for reference, commit in entries}
+    return {reference.rsplit("/", 1)[1]: (reference, commit) for reference, commit in entries}
 
 
 def git(root: Path, *arguments: str) -> str | None:
-    """Return what git says, or None where it fails or is not there."""
+    """Return what git says of this repository, or None where it is none or git fails."""
+    if not (root / ".git").exists():  # git would answer for a repository around it
+        return None
     command = ["git", "-C", str(root), *arguments]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -141,10 +163,15 @@ def git(root: Path, *arguments: str) -> str | None:
 
 def _with_dvc(root: Path, name: str, changes: list[str], environment: Mapping[str, str]) -> None:
     dvc = [sys.executable, "-m", "dvc"]
-    if name in experiments(root):  # what it computed stays in DVC's cache
+    earlier = experiment_references(root).get(name)
+    if earlier:  # what it computed stays in DVC's cache
         _call([*dvc, "exp", "remove", "--quiet", name], root, environment)
     settings = [part for change in changes for part in ("-S", change)]
-    _call([*dvc, "exp", "run", "--temp", "--name", name, *settings], root, environment)
+    try:
+        _call([*dvc, "exp", "run", "--temp", "--name", name, *settings], root, environment)
+    finally:
+        if earlier and name not in experiment_references(root):
+            git(root, "update-ref", *earlier)
 
 
 def _without_dvc(root: Path, name: str, params: Mapping[str, Any], environment: Mapping[str, str]) -> None:
@@ -155,10 +182,12 @@ def _without_dvc(root: Path, name: str, params: Mapping[str, Any], environment: 
         shutil.rmtree(folder, ignore_errors=True)
         for part in ("src", "stages"):
             shutil.copytree(root / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        here = merged(params, {"dataset": {"path": str(root / params["dataset"]["path"])}})  # own images stay there
         with (folder / "params.yaml").open("w", encoding="utf-8") as file:
-            YAML(typ="safe").dump(dict(params), file)
+            YAML(typ="safe").dump(here, file)
         changed = bool(git(root, "status", "--porcelain", "--", *CODE, "params.yaml"))
-        write_json(folder / BASED_ON, {"commit": git(root, "rev-parse", "HEAD"), "has_local_changes": changed})
+        based_on = {"commit": git(root, "rev-parse", "HEAD"), "has_local_changes": changed, "params": params}
+        write_json(folder / BASED_ON, based_on)
         write_text(done / fingerprint, "")
     for label, command in commands(read_yaml(root / "dvc.yaml"), params):
         marker = done / label
@@ -199,15 +228,43 @@ def _value(key: str, params: Mapping[str, Any], model: str | None) -> str:
 
 
 def _fingerprint(root: Path, params: Mapping[str, Any]) -> str:
+    """Return a hash of the parameters, the code and the user's own images."""
     digest = hashlib.sha256(repr(sorted(params.items())).encode())
-    for path in (root / "dvc.yaml", *sorted((root / "src").rglob("*.py")), *sorted((root / "stages").glob("*.py"))):
-        digest.update(path.read_bytes())
+    images = root / params["dataset"]["path"]
+    folders = (root / "src", root / "stages", images)
+    files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
+    for path in (root / "dvc.yaml", *files, *([images] if images.is_file() else [])):
+        if "__pycache__" not in path.parts and not path.parent.name.endswith(".egg-info"):
+            digest.update(f"{path.relative_to(root) if path.is_relative_to(root) else path}\n".encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
 
 
 def _call(command: list[str], folder: Path, environment: Mapping[str, str]) -> None:
-    status = subprocess.run(command, cwd=folder, env=environment, check=False).returncode
+    with subprocess.Popen(command, cwd=folder, env=environment, close_fds=False) as process:
+        try:
+            status = process.wait()
+        except KeyboardInterrupt:  # it was interrupted as well: let it tidy up
+            process.wait()
+            raise
     if status:
         raise InputError(
             f"The run stopped (status {status}); what is done is kept, and the same command goes on from there."
         )
+
+
+@contextlib.contextmanager
+def reading_result(path: Path) -> Iterator[None]:
+    """Turn any failure to read what a recipe left into one sentence.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # a damaged file fails in as many ways as there are bytes
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        raise InputError(f"{path} cannot be used ({type(error).__name__}: {reason}); remove or restore it.") from error

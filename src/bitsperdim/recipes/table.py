@@ -1,6 +1,6 @@
 """The results of all recipes beside the published numbers, for the README and the terminal.
 
-One table for each protocol: numbers under different protocols are not comparable, and never share one.
+One table for each protocol and test set: other numbers are not comparable, and never share one.
 A bound is written with its relation sign. No number is typed by hand: all come from
 ``recipes/results/``; the published ones stand in the recipes with their sources.
 """
@@ -13,6 +13,8 @@ from typing import Any
 from bitsperdim.files import read_json
 from bitsperdim.recipes import recipe as recipes
 from bitsperdim.recipes.result import RESULTS, result_name
+from bitsperdim.recipes.running import reading_result
+from bitsperdim.report.formatting import markdown as markdown_cell
 from bitsperdim.report.formatting import plain, with_error
 
 SIGNS = {"exact": "=", "lower": "≤", "bound": "≤", "estimate": "≈"}
@@ -33,16 +35,37 @@ FLAG_MEANS = (
 
 
 def read_results(root: Path) -> list[dict[str, Any]]:
-    """Return all results, by name."""
-    return [read_json(path) for path in sorted((root / RESULTS).glob("*.json"))]
+    """Return all results, by name.
+
+    Raises:
+        InputError: one is damaged.
+    """
+    return [read_result(path) for path in sorted((root / RESULTS).glob("*.json"))]
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Read a result and look whether what the tables show is there.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    with reading_result(path):
+        content = read_json(path)
+        _group(content["title"], [content])  # touches all that a table shows
+    return content
+
+
+def _table_of(content: dict[str, Any]) -> tuple[str, str]:
+    """Return what must be the same for numbers to stand in one table: the protocol and the very test images."""
+    return content["data"]["protocol"], content["data"]["sha256"]["test"]
 
 
 def markdown(root: Path) -> str:
     """Return all results as Markdown: a table for each protocol, and the published numbers with their sources."""
-    groups: dict[str, list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for content in read_results(root):
-        groups.setdefault(content["data"]["protocol"], []).append(content)
-    return "\n".join(_group(protocol, results) for protocol, results in sorted(groups.items()))
+        groups.setdefault(_table_of(content), []).append(content)
+    return "\n".join(_group(protocol, results) for (protocol, _), results in sorted(groups.items()))
 
 
 def _group(protocol: str, results: list[dict[str, Any]]) -> str:
@@ -60,7 +83,7 @@ def _group(protocol: str, results: list[dict[str, Any]]) -> str:
                 number(metrics, "nats") + flag,
                 WORDS[metrics["kind"]],
                 str(metrics["n_samples"]),
-                "; ".join(held),
+                markdown_cell("; ".join(held)),
             )
             rows.append((metrics["bpd"], f"| {' | '.join(cells)} |\n"))
     yardsticks = results[0]["yardsticks"]
@@ -71,12 +94,13 @@ def _group(protocol: str, results: list[dict[str, Any]]) -> str:
     text = f"**`{protocol}`**, {results[0]['data']['n_images']['test']:,} test images\n\n{HEADER}"
     text += "".join(row for _, row in sorted(rows, key=lambda row: -row[0]))
     if in_general:
-        text += f"\nPublished for these images in general: {'; '.join(in_general)}.\n"
+        text += f"\nPublished for these images in general: {markdown_cell('; '.join(in_general))}.\n"
     return text + (FLAG_MEANS if flagged else "")
 
 
 def _reference(item: dict[str, Any]) -> str:
-    value = f"{SIGNS[item['kind']]} {item['value']:.4g} {item['unit']}"
+    decimals = max(2, len(f"{item['value']:g}".partition(".")[2]))
+    value = f"{SIGNS[item['kind']]} {item['value']:.{decimals}f} {item['unit']}"
     return f"{value} ({item['what']}; {item['protocol']}; {item['source']})"
 
 
@@ -84,12 +108,12 @@ def number(metrics: dict[str, Any], unit: str) -> str:
     """Return a model's number with its relation sign and its test-set error, in ``nats`` or ``bits/dim``."""
     key = "nll_nats" if unit == "nats" else "bpd"
     value, error = with_error(metrics[key], metrics[f"{key}_standard_error"])
-    return f"{SIGNS[metrics['kind']]} {value} ± {error}"
+    return f"{SIGNS[metrics['kind']]} {value}" + (f" ± {error}" if error else "")
 
 
 def summary(path: Path) -> str:
     """Return a result in a few lines."""
-    content = read_json(path)
+    content = read_result(path)
     lines = [f"{content['title']} ({content['data']['protocol']}, size {content['size']}):"]
     for model, entry in content["models"].items():
         metrics = entry["metrics"]
@@ -112,7 +136,7 @@ def listing(root: Path) -> str:
         for size in recipes.SIZES:
             path = root / RESULTS / f"{result_name(name, size)}.json"
             if path.exists():
-                lines += [f"    ours, {size}: {line.strip()}" for line in _ours(read_json(path))]
+                lines += [f"    ours, {size}: {line.strip()}" for line in _ours(read_result(path))]
     return "\n".join(lines) or "There are no recipes."
 
 
