@@ -17,6 +17,8 @@ SMALL: dict[str, tuple[str, dict, tuple[int, int, int], int]] = {
     "pixelcnn-two-channels": ("pixelcnn", PIXELCNN, (2, 2, 1), 4),
     "vae-bernoulli": ("vae", {**VAE, "likelihood": "bernoulli"}, (1, 2, 2), 2),
     "vae-categorical": ("vae", VAE, (1, 2, 2), 3),
+    "vae-logistic": ("vae", {**VAE, "likelihood": "logistic"}, (1, 2, 2), 3),
+    "vae-normal": ("vae", {**VAE, "likelihood": "normal"}, (3, 1, 1), 4),
     "vae-rgb": ("vae", VAE, (3, 1, 1), 4),
     "gaussian-grey": ("gaussian", {}, (1, 1, 2), 3),
     "gaussian-rgb": ("gaussian", {}, (3, 1, 1), 4),

@@ -105,7 +105,7 @@ class VAESection(FamilySection):
     family: Literal["vae"]
     latent_size: Size
     hidden_sizes: Annotated[list[Size], Field(min_length=1, max_length=16)]
-    likelihood: Literal["bernoulli", "categorical"]
+    likelihood: Literal["bernoulli", "categorical", "logistic", "normal"]
     train_samples: Annotated[int, Field(ge=1, le=10_000)]
 
     def check_levels(self, name: str, n_levels: int) -> None:

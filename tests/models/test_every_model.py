@@ -143,7 +143,7 @@ def test_an_unknown_family_lists_the_choices() -> None:
         ),
         (
             "vae",
-            {"latent_size": 1, "hidden_sizes": [2], "likelihood": "normal"},
+            {"latent_size": 1, "hidden_sizes": [2], "likelihood": "poisson"},
             "likelihood must be one of bernoulli, categorical",
         ),
     ],

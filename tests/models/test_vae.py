@@ -7,6 +7,8 @@ import laws
 from bitsperdim.estimation import log_mean_exp
 from bitsperdim.models.vae import VAE
 
+HEADS = [(2, "bernoulli"), (2, "categorical"), (3, "categorical"), (2, "logistic"), (3, "logistic"), (3, "normal")]
+
 
 def small_vae(latent_size: int, n_levels: int = 2, likelihood: str = "bernoulli") -> VAE:
     with torch.random.fork_rng():
@@ -22,7 +24,7 @@ def small_vae(latent_size: int, n_levels: int = 2, likelihood: str = "bernoulli"
 
 
 @pytest.mark.parametrize("latent_size", [1, 2])
-@pytest.mark.parametrize(("n_levels", "likelihood"), [(2, "bernoulli"), (2, "categorical"), (3, "categorical")])
+@pytest.mark.parametrize(("n_levels", "likelihood"), HEADS)
 @torch.no_grad()
 def test_weights_average_to_the_mass(
     latent_size: int, n_levels: int, likelihood: str, generator: torch.Generator
@@ -74,12 +76,29 @@ def test_the_start_is_the_marginal(generator: torch.Generator) -> None:
         model = VAE((1, 2, 2), n_levels, latent_size=2, hidden_sizes=[3], likelihood=likelihood).double()
         images = torch.randint(n_levels, (30, 1, 2, 2), generator=generator).to(torch.uint8)
         model.initialise(images)
-        model.to_logits.weight.data.zero_()
+        model.to_outputs.weight.data.zero_()
         decoded = model.decode(torch.zeros(1, 1, 2, dtype=torch.float64))
         for level in range(n_levels):
             masses = decoded.log_prob(torch.full((1, 1, 1, 2, 2), level)).exp()[0, 0]
             expected = ((images == level).sum(0).double() + 1) / (30 + n_levels)
             torch.testing.assert_close(masses, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("likelihood", ["logistic", "normal"])
+def test_a_density_starts_at_mean_and_spread(likelihood: str, generator: torch.Generator) -> None:
+    """Before training a sub-pixel has the mean and, up to the variance inside a cell, the spread of the images."""
+    images = (100 + 20 * torch.randn(4000, 1, 2, 2, generator=generator)).round().clamp(0, 255).to(torch.uint8)
+    model = VAE((1, 2, 2), 256, latent_size=2, hidden_sizes=[3], likelihood=likelihood).double()
+    model.initialise(images)
+    model.to_outputs.weight.data.zero_()
+    decoded = model.decode(torch.zeros(1, 1, 2, dtype=torch.float64))
+    levels = torch.arange(256)[:, None, None, None]
+    masses = decoded.log_prob(levels[:, None, None]).exp()  # (256, 1, 1, C, H, W)
+    values = levels[:, None, None].double()
+    mean = (masses * values).sum(0)[0, 0]
+    spread = ((masses * values.square()).sum(0)[0, 0] - mean.square()).sqrt()
+    torch.testing.assert_close(mean, images.double().mean(0), rtol=0, atol=0.05)
+    torch.testing.assert_close(spread, images.double().std(0), rtol=0.01, atol=0)
 
 
 def test_reconstructions_are_means_of_the_likelihood(generator: torch.Generator) -> None:

@@ -1,0 +1,89 @@
+r"""Masses without a density behind them: two levels, or any mass over L levels.
+
+Invariants (``tests/likelihoods/test_categorical.py``):
+
+1. Masses sum to one over the levels, for extreme logits too (``test_masses_sum_to_one``).
+2. Samples have the stated mean (``test_samples_have_the_mean``).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bitsperdim.likelihoods.base import Likelihood, as_levels, at_least_float32
+
+
+class Bernoulli(Likelihood):
+    r"""Two levels.
+
+    .. math:: \log p(x) = \log \sigma\big((2x - 1) \, a\big), \qquad p(1) = \sigma(a)
+
+    Args:
+        logits: a, any shape, which is the batch shape.
+    """
+
+    n_levels = 2
+
+    def __init__(self, logits: Tensor) -> None:
+        """Take the logits of level 1."""
+        self.logits = at_least_float32(logits)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return log p(x) in nats."""
+        # not x a - softplus(a): torch's softplus is linear above 20, which loses up to 2e-9
+        return F.logsigmoid((2 * x.to(self.logits.dtype) - 1) * self.logits)
+
+    def sample(self, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw 0 or 1 from each."""
+        return torch.bernoulli(self.mean, generator=generator).to(torch.uint8)
+
+    def cdf(self, x: Tensor) -> Tensor:
+        """Return P(X <= x)."""
+        return torch.where(x >= 1, 1.0, torch.sigmoid(-self.logits))
+
+    @property
+    def mean(self) -> Tensor:
+        """The probability of level 1."""
+        return torch.sigmoid(self.logits)
+
+
+class Categorical(Likelihood):
+    r"""Any mass over L levels: a softmax.
+
+    .. math:: \log p(x) = a_x - \log \sum_{v=0}^{L-1} e^{a_v}
+
+    Args:
+        logits: a, (..., L); the batch shape is what comes before L.
+    """
+
+    def __init__(self, logits: Tensor) -> None:
+        """Take the unnormalised log-masses."""
+        self.logits = at_least_float32(logits)
+        self.n_levels = logits.shape[-1]
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return log p(x) in nats."""
+        return self._at(torch.log_softmax(self.logits, dim=-1), x)
+
+    def cdf(self, x: Tensor) -> Tensor:
+        """Return P(X <= x)."""
+        return self._at(torch.softmax(self.logits, dim=-1).cumsum(-1), x)
+
+    def _at(self, values: Tensor, x: Tensor) -> Tensor:
+        """Take the value of level x from (..., L)."""
+        index, _ = torch.broadcast_tensors(x.long(), values[..., 0])
+        return values.expand(*index.shape, self.n_levels).gather(-1, index[..., None]).squeeze(-1)
+
+    def sample(self, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw one level from each."""
+        masses = torch.softmax(self.logits, dim=-1).flatten(0, -2)
+        drawn = torch.multinomial(masses, 1, generator=generator)
+        return as_levels(drawn.reshape(self.logits.shape[:-1]), self.n_levels)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean level."""
+        levels = torch.arange(self.n_levels, device=self.logits.device, dtype=self.logits.dtype)
+        return torch.softmax(self.logits, dim=-1) @ levels
