@@ -21,7 +21,7 @@ import laws
 from bitsperdim import dequantization, estimation, evaluation, training, units
 from bitsperdim.data import preparation, yardsticks
 from bitsperdim.estimation import log_weights as statistics
-from bitsperdim.likelihoods import Bernoulli, Categorical, DiagonalNormal
+from bitsperdim.likelihoods import Bernoulli, Categorical, DiagonalNormal, DiscretizedLogistic, DiscretizedNormal
 from bitsperdim.models import base
 from bitsperdim.models.gaussian import Gaussian
 from bitsperdim.models.pixelcnn import MaskedConv2d
@@ -49,6 +49,13 @@ def gaussian_is_unbiased() -> None:
     assert isinstance(model, Gaussian)
     images = laws.all_images(model.image_shape, model.n_levels)
     laws.weights_average_to(model, images, MASSES.setdefault("gaussian", laws.masses_of_cells(model)), generator())
+
+
+def discretized_masses_sum_to_one() -> None:
+    loc, log_scale = torch.tensor([-2.0, 1.3, 4.5, 9.0]).double(), torch.tensor([0.5, -1.0, 2.0, 0.0]).double()
+    for head in (DiscretizedLogistic, DiscretizedNormal):
+        total = head(loc, log_scale, 6).log_prob(torch.arange(6)[:, None]).exp().sum(0)
+        torch.testing.assert_close(total, torch.ones(4).double(), rtol=0, atol=1e-12)
 
 
 MASSES: dict[str, Tensor] = {}  # what quadrature says of the unbroken models
@@ -231,6 +238,20 @@ def only_whole_batches(self: Any, order: Tensor, batch_size: int) -> tuple[Tenso
     return tuple(rows for rows in order.split(batch_size) if len(rows) == batch_size)
 
 
+CELLS = {head: head.log_cells for head in (DiscretizedLogistic, DiscretizedNormal)}
+
+
+def finite_edges(self: Any, below: Tensor, above: Tensor, is_first: Tensor, is_last: Tensor) -> Tensor:
+    return CELLS[type(self)](below, above, is_first & False, is_last & False)
+
+
+def density_at_the_centre(self: Any, below: Tensor, above: Tensor, is_first: Tensor, is_last: Tensor) -> Tensor:
+    """The density of the cell's middle, as public code has it where the mass is small; the edges are right."""
+    centre = (below + above) / 2
+    middle = centre - self.log_scale - 2 * torch.nn.functional.softplus(centre)
+    return torch.where(is_first | is_last, CELLS[type(self)](below, above, is_first, is_last), middle)
+
+
 def mean_with_nan_removed(log_w: Tensor, first_image: int) -> None:
     log_w[log_w.isnan()] = 0
 
@@ -320,6 +341,8 @@ MUTANTS = {
         mean_with_nan_removed,
         nan_is_refused,
     ),
+    "edge cells of finite width": Mutant(DiscretizedNormal, "log_cells", finite_edges, discretized_masses_sum_to_one),
+    "density for mass": Mutant(DiscretizedLogistic, "log_cells", density_at_the_centre, discretized_masses_sum_to_one),
     "pixels for sub-pixels": Mutant(units, "n_dims", lambda shape: shape[1] * shape[2], a_coin_costs_a_bit),
     "nats for bits": Mutant(units, "NATS_PER_BIT", 1.0, a_coin_costs_a_bit),
     "entropy in nats": Mutant(yardsticks, "nats_to_bits", lambda nats: nats, entropy_is_in_bits_per_dimension),
