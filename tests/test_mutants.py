@@ -242,14 +242,14 @@ CELLS = {head: head.log_cells for head in (DiscretizedLogistic, DiscretizedNorma
 
 
 def finite_edges(self: Any, below: Tensor, above: Tensor, is_first: Tensor, is_last: Tensor) -> Tensor:
-    return CELLS[type(self)](below, above, is_first & False, is_last & False)
+    return CELLS[type(self)](self, below, above, is_first & False, is_last & False)
 
 
 def density_at_the_centre(self: Any, below: Tensor, above: Tensor, is_first: Tensor, is_last: Tensor) -> Tensor:
     """The density of the cell's middle, as public code has it where the mass is small; the edges are right."""
     centre = (below + above) / 2
     middle = centre - self.log_scale - 2 * torch.nn.functional.softplus(centre)
-    return torch.where(is_first | is_last, CELLS[type(self)](below, above, is_first, is_last), middle)
+    return torch.where(is_first | is_last, CELLS[type(self)](self, below, above, is_first, is_last), middle)
 
 
 def mean_with_nan_removed(log_w: Tensor, first_image: int) -> None:
