@@ -3,7 +3,7 @@
 Each is (N, H, W) for grey images or (N, H, W, C) for C channels, C at most 4. ``train_labels`` and
 so on, (N,) integers, are optional. Without ``test`` (or ``validation``) a seeded share of ``train``
 is set aside (:mod:`bitsperdim.data.preparation`). Object arrays are never unpickled. The file is read a
-part at a time: it may be larger than the memory.
+part at a time: it may be larger than the memory, but for arrays in Fortran order.
 """
 
 from __future__ import annotations
