@@ -47,7 +47,7 @@ def collect(root: Path, recipe: Recipe, size: SizeName, finished: Finished) -> P
             f"run it again."
         )
     path = root / RESULTS / f"{result_name(recipe.name, size)}.json"
-    with reading_result(finished.logs.parent / finished.name):
+    with reading_result(Path(finished.name)):
         content, arrays = _content(recipe, size, finished, params, models)
     write_npz(path.with_suffix(".npz"), arrays)
     write_json(path, content)
