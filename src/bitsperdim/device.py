@@ -42,6 +42,7 @@ def set_up_device() -> torch.device:
 
 def described(device: torch.device) -> dict[str, str]:
     """Return what the log of a stage says about where and with what it ran."""
-    on_gpu = device.type == "cuda"
-    name = torch.cuda.get_device_name(device) if on_gpu else f"CPU, {torch.get_num_threads()} threads"
+    n_threads = torch.get_num_threads()
+    on_cpu = f"CPU, {n_threads} thread{'' if n_threads == 1 else 's'}"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else on_cpu
     return {"device": name, "torch": torch.__version__}

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from bitsperdim.models import base
 from bitsperdim.models.histogram import Histogram
 
 
@@ -16,3 +17,11 @@ def test_it_counts() -> None:
     assert model.log_masses.exp()[0, 0].tolist() == [pytest.approx(row) for row in expected]
     log_p = model.log_weights(torch.tensor([[2, 1]], dtype=torch.uint8).reshape(1, 1, 1, 2))
     assert log_p.exp().item() == pytest.approx(1.5 / total * 3.5 / total)
+
+
+def test_counts_are_those_of_the_levels(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+    images = torch.randint(5, (37, 2, 3, 2), generator=generator).to(torch.uint8)
+    expected = torch.stack([(images == level).sum(0) for level in range(5)], dim=-1)
+    assert torch.equal(base.level_counts(images, 5), expected)
+    monkeypatch.setattr(base, "COUNTED_AT_ONCE", 50)  # four images at a time
+    assert torch.equal(base.level_counts(images, 5), expected)

@@ -65,14 +65,14 @@ class Categorical(Likelihood):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return log p(x) in nats."""
-        return self._at(torch.log_softmax(self.logits, dim=-1), x)
+        return self.at(torch.log_softmax(self.logits, dim=-1), x)
 
     def cdf(self, x: Tensor) -> Tensor:
         """Return P(X <= x)."""
-        return self._at(torch.softmax(self.logits, dim=-1).cumsum(-1), x)
+        return self.at(torch.softmax(self.logits, dim=-1).cumsum(-1), x)
 
-    def _at(self, values: Tensor, x: Tensor) -> Tensor:
-        """Take the value of level x from (..., L)."""
+    def at(self, values: Tensor, x: Tensor) -> Tensor:
+        """Take the value of level x from (..., L), of the batch shape."""
         index, _ = torch.broadcast_tensors(x.long(), values[..., 0])
         return values.expand(*index.shape, self.n_levels).gather(-1, index[..., None]).squeeze(-1)
 

@@ -35,6 +35,8 @@ from bitsperdim.dequantization import MAX_LEVELS, Dequantizer, dequantize
 from bitsperdim.likelihoods import DiagonalNormal, Likelihood
 from bitsperdim.units import n_dims
 
+COUNTED_AT_ONCE = 2**22  # sub-pixels, 8 bytes each
+
 
 class ImageModel(nn.Module, ABC):
     """A mass function over images of shape (C, H, W) with values 0..L-1.
@@ -97,6 +99,17 @@ class ImageModel(nn.Module, ABC):
         """Map levels 0..L-1 to [-1, 1] in the dtype of the model, as the input of a network."""
         dtype = next(self.parameters()).dtype
         return x.to(dtype) * (2 / (self.n_levels - 1)) - 1
+
+
+def level_counts(images: Tensor, n_levels: int) -> Tensor:
+    """Count how often each sub-pixel has each level in images (N, C, H, W): (C, H, W, L) int64."""
+    shape = images.shape[1:]
+    n_places = shape.numel()
+    first = torch.arange(n_places, device=images.device) * n_levels  # of each sub-pixel's row of counts
+    counts = torch.zeros(n_places * n_levels, dtype=torch.int64, device=images.device)
+    for chunk in images.split(max(1, COUNTED_AT_ONCE // n_places)):
+        counts += torch.bincount((first + chunk.flatten(1).long()).flatten(), minlength=len(counts))
+    return counts.reshape(*shape, n_levels)
 
 
 class AutoregressiveModel(ImageModel):

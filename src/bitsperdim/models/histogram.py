@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bitsperdim.likelihoods import Categorical
-from bitsperdim.models.base import AutoregressiveModel
+from bitsperdim.models.base import AutoregressiveModel, level_counts
 
 
 class Histogram(AutoregressiveModel):
@@ -39,10 +39,18 @@ class Histogram(AutoregressiveModel):
 
     def initialise(self, images: Tensor) -> None:
         """Count the levels of the training images (N, C, H, W)."""
-        counts = torch.stack([(images == level).sum(0) for level in range(self.n_levels)], dim=-1)
+        counts = level_counts(images, self.n_levels)
         masses = (counts.double() + self.pseudocount) / (len(images) + self.pseudocount * self.n_levels)
         self.log_masses.copy_(masses.log())
 
     def conditionals(self, x: Tensor, labels: Tensor | None = None) -> Categorical:
         """Return the same masses whatever came before."""
-        return Categorical(self.log_masses.expand(len(x), *self.log_masses.shape))
+        return Counted(self.log_masses.expand(len(x), *self.log_masses.shape))
+
+
+class Counted(Categorical):
+    """Masses that sum to one as they are, so that no sum over the levels is taken again for every image."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return log p(x) in nats."""
+        return self.at(self.logits, x)

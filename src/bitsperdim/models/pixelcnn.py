@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bitsperdim.likelihoods import Categorical
-from bitsperdim.models.base import AutoregressiveModel
+from bitsperdim.models.base import AutoregressiveModel, level_counts
 
 
 class MaskedConv2d(nn.Conv2d):
@@ -114,7 +114,7 @@ class PixelCNN(AutoregressiveModel):
 
     def initialise(self, images: Tensor) -> None:
         """Start the output biases at the share of each level in each channel, as if it had been seen once more."""
-        counts = torch.stack([(images == level).sum((0, 2, 3)) for level in range(self.n_levels)], dim=-1)  # (C, L)
+        counts = level_counts(images, self.n_levels).sum((1, 2))  # (C, L)
         shares = (counts.double() + 1) / (counts.sum(1, keepdim=True) + self.n_levels)
         with torch.no_grad():
             cast(Tensor, self.to_logits.bias).copy_(shares.log().flatten())

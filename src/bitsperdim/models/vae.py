@@ -34,7 +34,7 @@ from bitsperdim.likelihoods import (
     Likelihood,
     at_least_float32,
 )
-from bitsperdim.models.base import LatentModel
+from bitsperdim.models.base import LatentModel, level_counts
 
 LIKELIHOODS = ("bernoulli", "categorical", "logistic", "normal")
 DISCRETIZED = {"logistic": DiscretizedLogistic, "normal": DiscretizedNormal}
@@ -95,18 +95,17 @@ class VAE(LatentModel):
         For a Bernoulli or categorical likelihood these are the shares of the levels as if each had been seen once
         more, for a discretized density the mean and the standard deviation.
         """
-        flat = images.flatten(1)
-        counts = torch.stack([(flat == level).sum(0) for level in range(self.n_levels)], dim=-1)  # (D, L)
+        counts = level_counts(images, self.n_levels).flatten(0, 2)  # (D, L)
         levels = torch.arange(self.n_levels, device=counts.device, dtype=torch.float64)
-        mean = counts.double() @ levels / len(flat)
-        log_masses = ((counts.double() + 1) / (len(flat) + self.n_levels)).log()
+        mean = counts.double() @ levels / len(images)
+        log_masses = ((counts.double() + 1) / (len(images) + self.n_levels)).log()
         if self.likelihood == "bernoulli":
             biases = log_masses[:, 1] - log_masses[:, 0]
         elif self.likelihood == "categorical":
             biases = log_masses.flatten()
         else:
             # 1/12 is the variance inside a cell
-            variance = counts.double() @ levels.square() / len(flat) - mean.square() + 1 / 12
+            variance = counts.double() @ levels.square() / len(images) - mean.square() + 1 / 12
             log_scale = (variance.sqrt() / STANDARD_DEVIATION[self.likelihood]).log()
             biases = torch.stack([mean / self.half_range - 1, log_scale - math.log(self.half_range)], dim=-1).flatten()
         with torch.no_grad():
