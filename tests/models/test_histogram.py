@@ -25,3 +25,15 @@ def test_counts_are_those_of_the_levels(monkeypatch: pytest.MonkeyPatch, generat
     assert torch.equal(base.level_counts(images, 5), expected)
     monkeypatch.setattr(base, "COUNTED_AT_ONCE", 50)  # four images at a time
     assert torch.equal(base.level_counts(images, 5), expected)
+
+
+def test_samples_follow_the_counts(generator: torch.Generator) -> None:
+    """20,000 images of two sub-pixels, five levels: ten shares, one beyond 4.9 standard errors once in 100,000 seeds."""
+    images = torch.randint(5, (40, 1, 1, 2), generator=generator).to(torch.uint8)
+    model = Histogram((1, 1, 2), 5, pseudocount=1.0)
+    model.initialise(images)
+    drawn = model.sample(20_000, generator=generator)
+    assert drawn.shape == (20_000, 1, 1, 2)
+    masses = model.log_masses.exp().double()
+    shares = base.level_counts(drawn, 5).double() / 20_000
+    assert ((shares - masses).abs() < 4.9 * (masses * (1 - masses) / 20_000).sqrt()).all()

@@ -47,6 +47,12 @@ class Histogram(AutoregressiveModel):
         """Return the same masses whatever came before."""
         return Counted(self.log_masses.expand(len(x), *self.log_masses.shape))
 
+    def sample(
+        self, n_images: int, *, labels: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draw all sub-pixels at once: none depends on another."""
+        return Categorical(self.log_masses.expand(n_images, *self.log_masses.shape)).sample(generator=generator)
+
 
 class Counted(Categorical):
     """Masses that sum to one as they are, so that no sum over the levels is taken again for every image."""
