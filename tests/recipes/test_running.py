@@ -120,6 +120,10 @@ def test_the_kept_log_likelihoods_are_those_of_the_metrics(written: dict[str, An
         metrics = written["models"][name]["metrics"]
         assert bits_per_dim(float(log_p.astype(float).mean()), (1, 8, 8)) == pytest.approx(metrics["bpd"], rel=1e-6)
     assert not np.array_equal(arrays["vae"][0], arrays["vae"][1])
+    by_samples = written["models"]["vae"]["nll_nats_by_n_samples"]
+    assert list(map(int, by_samples)) == [1, 2, 4, 8]
+    assert by_samples["8"] == written["models"]["vae"]["metrics"]["nll_nats"]
+    assert by_samples["1"] == pytest.approx(-written["models"]["vae"]["metrics"]["elbo_nats"])
 
 
 def test_a_second_run_does_nothing_and_writes_the_same(root: Path) -> None:

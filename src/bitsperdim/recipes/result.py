@@ -1,8 +1,8 @@
 """What is kept of a finished recipe: ``recipes/results/<name>.json`` and ``<name>.npz`` beside it.
 
-The JSON holds the metrics, the parameters, the commit, devices and times, the hashes of data and weights,
-and the published numbers; the .npz holds log P(x) of every test image, so that two results can be
-compared image by image. A GPU size has names that end in ``-gpu``.
+The JSON holds the metrics (and a bound at each smaller K), the parameters, the commit, devices and times, the
+hashes of data and weights, and the published numbers; the .npz holds log P(x) of every test image, so that two
+results can be compared image by image. A GPU size has names that end in ``-gpu``.
 
 Invariants (``tests/recipes/test_running.py``): the mean of the kept log-likelihoods is the number in the
 JSON; a result that does not fit its recipe is refused.
@@ -68,7 +68,9 @@ def _content(
             file = finished.read(f"models/{model}/{seed}/weights.safetensors")
             weights[str(seed)] = hashlib.sha256(file).hexdigest()
         metrics = json.loads(finished.read(f"results/{model}/metrics.json"))
-        results[model] = {"metrics": metrics, "weights_sha256": weights}
+        bounds = csv.DictReader(io.StringIO(finished.read(f"results/{model}/bound_against_k.csv").decode()))
+        by_samples = {row["n_samples"]: float(row["nll_nats"]) for row in bounds}
+        results[model] = {"metrics": metrics, "nll_nats_by_n_samples": by_samples, "weights_sha256": weights}
         log_p = log_likelihoods(finished.read(f"results/{model}/per_image.csv").decode(), params["seeds"])
         if log_p.shape[1] != metrics["n_images"] or not np.isclose(-log_p.mean(), metrics["nll_nats"], rtol=1e-6):
             raise ValueError(f"per_image.csv of {model} does not fit its metrics.json")
