@@ -8,6 +8,11 @@ from bitsperdim.models import ImageModel, build
 
 PIXELCNN = {"n_filters": 12, "n_blocks": 1, "kernel_size": 3}
 VAE = {"latent_size": 2, "hidden_sizes": [6, 5], "likelihood": "categorical"}
+NOISE = {"n_couplings": 2, "n_filters": 4, "n_blocks": 1}
+UNIFORM = {"logit_margin": 0.0, "dequantization": "uniform", "variational": NOISE}
+LEARNED = {"logit_margin": 0.0, "dequantization": "variational", "variational": NOISE}
+FLOW = {"transform": "maf", "n_transforms": 2, "hidden_sizes": [8], "n_bins": 4}
+REALNVP = {"n_scales": 1, "n_filters": 8, "n_blocks": 1}
 SMALL: dict[str, tuple[str, dict, tuple[int, int, int], int]] = {
     "histogram-grey": ("histogram", {"pseudocount": 0.5}, (1, 2, 3), 3),
     "histogram-rgb": ("histogram", {"pseudocount": 1.0}, (3, 1, 2), 2),
@@ -22,6 +27,15 @@ SMALL: dict[str, tuple[str, dict, tuple[int, int, int], int]] = {
     "vae-rgb": ("vae", VAE, (3, 1, 1), 4),
     "gaussian-grey": ("gaussian", {}, (1, 1, 2), 3),
     "gaussian-rgb": ("gaussian", {}, (3, 1, 1), 4),
+    "flow-maf": ("flow", {**FLOW, **UNIFORM}, (1, 1, 2), 3),
+    "flow-nsf": ("flow", {**FLOW, **UNIFORM, "transform": "nsf"}, (1, 2, 1), 4),
+    "flow-variational": ("flow", {**FLOW, **LEARNED}, (1, 1, 2), 4),
+    "flow-margin": ("flow", {**FLOW, **UNIFORM, "logit_margin": 0.05}, (1, 2, 2), 3),
+    "flow-no-logit": ("flow", {**FLOW, **UNIFORM, "logit_margin": None, "transform": "nsf"}, (3, 1, 1), 3),
+    "realnvp-plane": ("realnvp", {**REALNVP, **UNIFORM}, (1, 1, 2), 3),
+    "realnvp-grey": ("realnvp", {**REALNVP, **LEARNED, "n_scales": 2}, (1, 2, 2), 3),
+    "realnvp-rgb": ("realnvp", {**REALNVP, **UNIFORM, "n_scales": 2}, (3, 2, 2), 2),
+    "realnvp-three-scales": ("realnvp", {**REALNVP, **UNIFORM, "n_scales": 3}, (1, 4, 4), 2),
 }
 
 

@@ -126,9 +126,55 @@ class PixelCNNSection(FamilySection):
     kernel_size: Annotated[int, Field(ge=3, le=101), AfterValidator(odd)]
 
 
+class VariationalSection(Section):
+    """The sizes of learned dequantization noise; other noise has none."""
+
+    n_couplings: Annotated[int, Field(ge=1, le=100)]
+    n_filters: Size
+    n_blocks: Annotated[int, Field(ge=0, le=100)]
+
+
+class DequantizedSection(FamilySection):
+    """What every flow has: how its images are dequantized, in training above all."""
+
+    logit_margin: Annotated[float, Field(ge=0, lt=0.5)] | None
+    dequantization: Literal["none", "uniform_fixed", "uniform", "variational"]
+    variational: VariationalSection
+    train_samples: Annotated[int, Field(ge=1, le=10_000)]
+
+    def check_levels(self, name: str, n_levels: int) -> None:
+        """Refuse several samples of no noise."""
+        if self.dequantization == "none" and self.train_samples != 1:
+            raise InputError(
+                f"params.yaml: {name}.train_samples = {self.train_samples} is not allowed with "
+                f"{name}.dequantization = 'none'; it must be 1, since there is no noise to sample."
+            )
+
+
+class FlowSection(DequantizedSection):
+    """An autoregressive flow of dequantized images: affine (maf) or monotonic splines (nsf)."""
+
+    family: Literal["flow"]
+    transform: Literal["maf", "nsf"]
+    n_transforms: Annotated[int, Field(ge=1, le=1_000)]
+    hidden_sizes: Annotated[list[Size], Field(min_length=1, max_length=16)]
+    n_bins: Annotated[int, Field(ge=2, le=1_000)]
+
+
+class RealNVPSection(DequantizedSection):
+    """A multi-scale flow of affine couplings of convolutions, on dequantized images."""
+
+    family: Literal["realnvp"]
+    n_scales: Annotated[int, Field(ge=1, le=16)]
+    n_filters: Size
+    n_blocks: Annotated[int, Field(ge=0, le=1_000)]
+
+
 FAMILIES: dict[str, type[FamilySection]] = {
     "histogram": HistogramSection,
     "gaussian": GaussianSection,
     "vae": VAESection,
     "pixelcnn": PixelCNNSection,
+    "flow": FlowSection,
+    "realnvp": RealNVPSection,
 }

@@ -8,7 +8,8 @@ with K = ``train_samples``: maximum likelihood for exact models, the ELBO for K 
 importance-weighted bound of Burda et al. 2016 beyond. A model without trainable weights is fitted
 by its ``initialise`` alone.
 
-Images live on the device. Dynamic binarization draws them anew at each presentation. The
+Images live on the device. Dynamic binarization draws them anew at each presentation; dequantization noise is
+fresh too, unless the model asks for noise that is fixed for ever. The
 validation bound is taken after every epoch with the same ``validation_samples`` and the same
 random numbers for every model, and decides which weights are kept and when to stop; the test set
 is never seen.
@@ -59,7 +60,7 @@ class Trained:
         curve: one row per epoch, the keys :data:`CURVE_COLUMNS`.
         best_epoch: the epoch of the weights; 0 for a closed-form model.
         validation_log_p: the mean validation bound at that epoch, nats per image.
-        seconds: of all the runs that it took.
+        seconds: of all the runs that it took, without what an interruption threw away.
     """
 
     model: ImageModel
@@ -71,12 +72,23 @@ class Trained:
 
 @dataclass(frozen=True)
 class Presentation:
-    """The training images on the device, drawn anew at each presentation where binarization is dynamic."""
+    """The training images on the device, drawn anew at each presentation where binarization is dynamic.
+
+    Attributes:
+        images: (N, C, H, W) uint8.
+        labels: (N,) int64.
+        train_levels: of the images before binarization.
+        dynamic: whether they are binarized at each presentation.
+        noise_seed: of dequantization noise that each image keeps for ever; None where the model draws its own.
+        n_samples: K of the objective.
+    """
 
     images: Tensor
     labels: Tensor | None
     train_levels: int
     dynamic: bool
+    noise_seed: int | None = None
+    n_samples: int = 1
 
     def order(self, generator: torch.Generator) -> Tensor:
         """Return the rows of all images in random order, (N,): one epoch."""
@@ -86,9 +98,19 @@ class Presentation:
         """Split an epoch into batches of rows; the last may be smaller."""
         return order.split(batch_size)
 
-    def batch(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Return the images of some rows as the model sees them, and their labels."""
-        return self.drawn(self.images[index], generator), None if self.labels is None else self.labels[index]
+    def batch(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return the images of some rows as the model sees them, their labels, and their noise if it is fixed."""
+        labels = None if self.labels is None else self.labels[index]
+        return self.drawn(self.images[index], generator), labels, self.fixed_noise(index)
+
+    def fixed_noise(self, index: Tensor) -> Tensor | None:
+        """Return the dequantization noise of some rows, (K, B, C, H, W) in [0, 1), the same whenever they come."""
+        if self.noise_seed is None:
+            return None
+        shape = (self.n_samples, *self.images.shape[1:])
+        first = self.noise_seed * 2**32  # each image has a generator of its own, so that none is stored
+        draws = [torch.rand(shape, generator=torch.Generator().manual_seed(first + row)) for row in index.tolist()]
+        return torch.stack(draws, dim=1).to(self.images.device)
 
     def drawn(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Binarize with probability x / (L-1) where binarization is dynamic; else return the images."""
@@ -134,6 +156,8 @@ def train(
         labels=None if labels is None else torch.from_numpy(labels).to(device),
         train_levels=description.train_levels,
         dynamic=description.binarization == "dynamic",
+        noise_seed=seed if model.keeps_noise else None,
+        n_samples=section.n_train_samples,
     )
     trainer = _Trainer(name, model, section, settings, presentation, prepared, seed, generator, checkpoint)
     images = presentation.drawn(presentation.images, generator)
@@ -296,13 +320,13 @@ class _Trainer:
         self.order, self.losses = None, []
         return row
 
-    def take_step(self, x: Tensor, labels: Tensor | None) -> Tensor:
+    def take_step(self, x: Tensor, labels: Tensor | None, noise: Tensor | None) -> Tensor:
         """Take one step of the optimizer; return the loss in nats per image, detached."""
         precision = DTYPES[self.settings.precision]
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.state.step)
         with torch.autocast(self.device.type, dtype=precision, enabled=precision != torch.float32):
-            log_w = self.model.log_weights(x, self.n_samples, labels=labels, generator=self.generator)
+            log_w = self.model.log_weights(x, self.n_samples, labels=labels, generator=self.generator, noise=noise)
         loss = -log_mean_exp(log_w).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

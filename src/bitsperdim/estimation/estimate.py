@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -28,9 +27,8 @@ from bitsperdim.estimation.log_weights import (
     log_mean_exp,
     standard_error,
 )
-from bitsperdim.models.base import ImageModel
+from bitsperdim.models.base import ImageModel, Kind
 
-Kind = Literal["exact", "lower"]
 WEIGHTS_AT_ONCE = 2**20  # of 8 bytes each, and a few temporary copies
 
 
@@ -39,12 +37,13 @@ class Estimate:
     """log P(x) of N images, nats, float64, on the CPU.
 
     Attributes:
-        kind: ``exact``, or ``lower`` for a stochastic lower bound in expectation.
-        n_samples: K; 1 for exact models.
+        kind: ``exact``; ``lower`` for a stochastic lower bound in expectation; ``density`` for a density at integers,
+            which is no likelihood.
+        n_samples: K; 1 where nothing is sampled.
         log_p: (N,) the estimate.
-        standard_error: (N,) Monte Carlo standard error; 0 for exact models, infinite for K = 1.
-        bias: (N,) of ``log_p``, estimated, never positive; 0 for exact models, minus infinity for K = 1.
-        elbo: (N,) the mean log-weight; equals ``log_p`` for exact models.
+        standard_error: (N,) Monte Carlo standard error; 0 where nothing is sampled, infinite for K = 1.
+        bias: (N,) of ``log_p``, estimated, never positive; 0 where nothing is sampled, minus infinity for K = 1.
+        elbo: (N,) the mean log-weight; equals ``log_p`` where nothing is sampled.
         ess: (N,) effective sample size, between 1 and K.
         block_sizes: the K of each row of ``bounds``.
         bounds: (len(block_sizes), N) the bound for each block size; nondecreasing along the first axis.
@@ -79,7 +78,7 @@ def estimate(
     Args:
         model: in evaluation mode, on the device where the work is done.
         images: (N, C, H, W) uint8.
-        n_samples: K, importance samples per image; exact models use 1.
+        n_samples: K, importance samples per image; models without variance use 1.
         chunk_size: samples at a time.
         batch_size: images at a time.
         generator: on the device of the model.
@@ -94,7 +93,8 @@ def estimate(
     if model.training:
         raise ValueError("estimate needs a model in evaluation mode; call model.eval() first")
     device = next(iter(model.state_dict().values())).device
-    n_samples = 1 if model.is_exact else n_samples
+    is_sampled = model.kind == "lower"
+    n_samples = n_samples if is_sampled else 1
     batch_size = max(1, min(batch_size, WEIGHTS_AT_ONCE // n_samples))
     parts: list[dict[str, Tensor]] = []
     sizes: list[int] = []
@@ -115,12 +115,12 @@ def estimate(
         log_w = torch.cat(chunks)  # (K, B)
         _refuse_nan(log_w, start)
         sizes, bounds = bound_against_k(log_w)
-        exact = torch.zeros(log_w.shape[1], dtype=torch.float64)
+        none = torch.zeros(log_w.shape[1], dtype=torch.float64)
         parts.append(
             {
                 "log_p": log_mean_exp(log_w),
-                "standard_error": exact if model.is_exact else standard_error(log_w),
-                "bias": exact if model.is_exact else bias(log_w),
+                "standard_error": standard_error(log_w) if is_sampled else none,
+                "bias": bias(log_w) if is_sampled else none,
                 "elbo": log_w.mean(0),
                 "ess": effective_sample_size(log_w),
                 "bounds": bounds,
@@ -130,7 +130,7 @@ def estimate(
             done = torch.cat([part["log_p"] for part in parts])
             progress(len(done), float(done.mean()))
     columns = {name: torch.cat([part[name] for part in parts], dim=-1) for name in parts[0]}
-    return Estimate(kind="exact" if model.is_exact else "lower", n_samples=n_samples, block_sizes=sizes, **columns)
+    return Estimate(kind=model.kind, n_samples=n_samples, block_sizes=sizes, **columns)
 
 
 def _refuse_nan(log_w: Tensor, first_image: int) -> None:

@@ -11,9 +11,11 @@ import torch
 from bitsperdim.errors import InputError
 from bitsperdim.files import atomic_path, read_json, reading, write_json
 from bitsperdim.models.base import AutoregressiveModel, DensityModel, ImageModel, LatentModel
+from bitsperdim.models.flow import Flow
 from bitsperdim.models.gaussian import Gaussian
 from bitsperdim.models.histogram import Histogram
 from bitsperdim.models.pixelcnn import PixelCNN
+from bitsperdim.models.realnvp import RealNVP
 from bitsperdim.models.vae import VAE
 
 MODELS: dict[str, type[ImageModel]] = {
@@ -21,6 +23,8 @@ MODELS: dict[str, type[ImageModel]] = {
     "gaussian": Gaussian,
     "vae": VAE,
     "pixelcnn": PixelCNN,
+    "flow": Flow,
+    "realnvp": RealNVP,
 }
 
 __all__ = [

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,7 @@ from bitsperdim.dequantization import MAX_LEVELS, Dequantizer, dequantize
 from bitsperdim.likelihoods import DiagonalNormal, Likelihood
 from bitsperdim.units import n_dims
 
+Kind = Literal["exact", "lower", "density"]
 COUNTED_AT_ONCE = 2**22  # sub-pixels, 8 bytes each
 
 
@@ -48,6 +49,16 @@ class ImageModel(nn.Module, ABC):
     """
 
     is_exact: ClassVar[bool] = False
+
+    @property
+    def kind(self) -> Kind:
+        """What the log of the mean weight is: ``exact``, a ``lower`` bound of log P(x), or only a ``density``."""
+        return "exact" if self.is_exact else "lower"
+
+    @property
+    def keeps_noise(self) -> bool:
+        """Whether each training image is to be presented with the same dequantization noise for ever."""
+        return False
 
     def __init__(self, image_shape: tuple[int, int, int], n_levels: int) -> None:
         """Remember what the images are."""
@@ -79,11 +90,11 @@ class ImageModel(nn.Module, ABC):
 
         Args:
             x: (B, C, H, W) uint8, values 0..L-1.
-            n_samples: K; exact models return one row whatever it is.
+            n_samples: K; models without variance return one row whatever it is.
             labels: (B,) int64, for models that are given the class.
             generator: of all randomness; the k-th row does not depend on K.
-            noise: (B, C, H, W) in [0, 1), the dequantization noise of the first row; only density
-                models use it.
+            noise: (B, C, H, W) in [0, 1), the dequantization noise of the first row, or (M, B, C, H, W)
+                of the first M rows; only density models use it.
         """
 
     @abstractmethod
@@ -217,13 +228,18 @@ class DensityModel(ImageModel):
             raise ValueError(f"a density model takes at most {MAX_LEVELS} levels, not {n_levels}")
 
     @property
-    @abstractmethod
-    def dtype(self) -> torch.dtype:
-        """The dtype in which the density is computed."""
+    def kind(self) -> Kind:
+        """``density`` without dequantization noise, else ``lower``."""
+        return "lower" if self.dequantizer.is_noise else "density"
+
+    @property
+    def keeps_noise(self) -> bool:
+        """Whether the dequantizer is of fixed noise."""
+        return self.dequantizer.is_fixed
 
     @abstractmethod
     def log_density(self, y: Tensor) -> Tensor:
-        """Return log p(y), (B,) in nats, of y (B, C, H, W) in [0, 1)."""
+        """Return log p(y), (B,) in nats, of y (B, C, H, W) float64 in (0, 1)."""
 
     def log_weights(
         self,
@@ -234,8 +250,9 @@ class DensityModel(ImageModel):
         generator: torch.Generator | None = None,
         noise: Tensor | None = None,
     ) -> Tensor:
-        """Return log w for u ~ r(u given x), (K, B) in nats."""
+        """Return log w for u ~ r(u given x), (K, B) in nats; without noise the density at the middle of the cell."""
+        n_samples = n_samples if self.dequantizer.is_noise else 1
         u, log_r_u_given_x = self.dequantizer(x, n_samples, generator=generator, noise=noise)
-        y = dequantize(x, u, self.n_levels, self.dtype)  # (K, B, C, H, W)
+        y = dequantize(x, u, self.n_levels)  # (K, B, C, H, W)
         log_density = self.log_density(y.flatten(0, 1)).unflatten(0, y.shape[:2])  # (K, B)
         return log_density - self.n_dims * math.log(self.n_levels) - log_r_u_given_x

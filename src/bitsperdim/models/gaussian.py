@@ -44,11 +44,6 @@ class Gaussian(DensityModel):
         self.register_buffer("whitening", torch.eye(self.n_dims))  # inverse of the Cholesky factor, lower triangular
 
     @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the whitening matrix."""
-        return self.whitening.dtype
-
-    @property
     def n_parameters(self) -> int:
         """The mean, and the covariance of which one triangle is free."""
         return self.n_dims + self.n_dims * (self.n_dims + 1) // 2
@@ -72,7 +67,7 @@ class Gaussian(DensityModel):
     def log_density(self, y: Tensor) -> Tensor:
         """Return log N(y; mu, Sigma), (B,) in nats."""
         with torch.autocast(y.device.type, enabled=False):  # there is no network here to run in half precision
-            white = (y.flatten(1) - self.mean) @ self.whitening.T  # (B, D)
+            white = (y.flatten(1).to(self.mean) - self.mean) @ self.whitening.T  # (B, D)
         log_det = self.whitening.diagonal().log().sum()
         return -0.5 * white.square().sum(1) + log_det - 0.5 * self.n_dims * math.log(math.tau)
 
@@ -80,7 +75,7 @@ class Gaussian(DensityModel):
         self, n_images: int, *, labels: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
         """Draw from the normal and move each value to the nearest cell."""
-        white = torch.randn(self.n_dims, n_images, generator=generator, dtype=self.dtype, device=self.mean.device)
+        white = torch.randn(self.n_dims, n_images, generator=generator, dtype=self.mean.dtype, device=self.mean.device)
         y = torch.linalg.solve_triangular(self.whitening, white, upper=False).T + self.mean
         levels = (y * self.n_levels).floor().clamp(0, self.n_levels - 1)
         return levels.to(torch.uint8).reshape(n_images, *self.image_shape)

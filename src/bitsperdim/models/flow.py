@@ -1,0 +1,98 @@
+r"""Autoregressive flows over flat images: masked autoregressive flow and neural spline flow, by zuko.
+
+An affine map of each dimension that starts at mean 0 and spread 1 of the training images, then autoregressive
+transforms in alternately reversed order: affine ones (Papamakarios, Pavlakou and Murray 2017, "Masked Autoregressive
+Flow for Density Estimation") or monotonic rational-quadratic splines (Durkan et al. 2019, "Neural Spline Flows").
+
+Differences from the papers: activation normalisation once, at the start, in place of batch normalisation between the
+transforms; the spline flow is autoregressive, not coupled; no residual or dropout layers.
+
+Sampling inverts one dimension after the other: D passes through each transform.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from torch import Tensor, nn
+
+from bitsperdim.bijections import ActNorm
+from bitsperdim.models.normalizing_flow import NormalizingFlow
+
+TRANSFORMS = ("maf", "nsf")
+
+
+class Flow(NormalizingFlow):
+    """An autoregressive flow.
+
+    Args:
+        image_shape: (C, H, W).
+        n_levels: L.
+        transform: ``maf``, affine, or ``nsf``, splines.
+        n_transforms: how many.
+        hidden_sizes: of the masked network of each.
+        n_bins: of each spline; ``maf`` has none.
+        logit_margin: of the logit transform; None for no logit transform.
+        dequantization: ``none``, ``uniform_fixed``, ``uniform`` or ``variational``.
+        variational: the sizes of learned noise.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        n_levels: int,
+        *,
+        transform: str,
+        n_transforms: int,
+        hidden_sizes: Sequence[int],
+        n_bins: int,
+        logit_margin: float | None,
+        dequantization: str,
+        variational: Mapping[str, int],
+    ) -> None:
+        """Build the flow."""
+        super().__init__(
+            image_shape,
+            n_levels,
+            logit_margin=logit_margin,
+            dequantization=dequantization,
+            variational=variational,
+        )
+        from zuko.flows import MAF, NSF  # imported here: other models need no zuko
+
+        if transform not in TRANSFORMS:
+            raise ValueError(f"transform must be one of {', '.join(TRANSFORMS)}, not {transform!r}")
+        if self.n_dims < 2:
+            raise ValueError("an autoregressive flow needs at least 2 dimensions, and these images have 1")
+        self.normalisation = ActNorm((self.n_dims,))
+        shared = {"features": self.n_dims, "transforms": n_transforms, "hidden_features": list(hidden_sizes)}
+        flow = MAF(**shared) if transform == "maf" else NSF(**shared, bins=n_bins)
+        self.transforms = cast(nn.ModuleList, flow.transform.transforms)
+
+    @property
+    def n_parameters(self) -> int:
+        """The weights that the masks let through, and the rest."""
+        from zuko.nn import MaskedLinear
+
+        masks = [cast(Tensor, module.mask) for module in self.modules() if isinstance(module, MaskedLinear)]
+        return super().n_parameters - sum(int((~mask).sum()) for mask in masks)
+
+    def normalise(self, y: Tensor) -> None:
+        """Give each dimension mean 0 and spread 1."""
+        self.normalisation.initialise(y.flatten(1))
+
+    def to_normal(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z (B, D) and ladj (B,) float64: one pass through each transform."""
+        z, ladj = self.normalisation(y.flatten(1))
+        ladj = ladj.double()
+        for transform in self.transforms:
+            z, more = transform().call_and_ladj(z)
+            ladj = ladj + more.double()
+        return z, ladj
+
+    def from_normal(self, z: Tensor) -> Tensor:
+        """Return y (B, C, H, W): D passes through each transform."""
+        for transform in reversed(self.transforms):
+            z = transform().inv(z)
+        return self.normalisation.inverse(z).unflatten(1, self.image_shape)
