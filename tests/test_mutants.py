@@ -119,9 +119,9 @@ def nan_is_refused() -> None:
 
 
 def the_top_cell_is_below_one() -> None:
-    u = torch.full((1, 1, 1, 1, 1), 1 - 2**-24)
-    y = dequantization.dequantize(torch.tensor([[[[255]]]]), u, 256, torch.float32)
-    assert torch.isfinite(torch.logit(y)).all()
+    x = torch.tensor([[[[255]]]])
+    u = dequantization.uniform(x, 1, None, torch.full((1, 1, 1, 1, 1), 1 - 2**-24))
+    assert torch.isfinite(torch.logit(dequantization.dequantize(x, u, 256))).all()
 
 
 def the_number_is_the_mean_of_the_images() -> None:
@@ -216,8 +216,8 @@ def dropped_tail(model: Any, images: Tensor, *args: Any, **kwargs: Any) -> Any:
 ESTIMATE = estimation.estimate
 
 
-def rounding_dequantize(x: Tensor, u: Tensor, n_levels: int, dtype: torch.dtype) -> Tensor:
-    return (x.to(dtype) + u.to(dtype)) / n_levels
+def rounding_dequantize(x: Tensor, u: Tensor, n_levels: int) -> Tensor:
+    return (x.float() + u.float()) / n_levels
 
 
 def prefix_curve(log_w: Tensor) -> tuple[list[int], Tensor]:
@@ -303,9 +303,9 @@ MUTANTS = {
         exact_models_sum_to_one,
     ),
     "D log L forgotten": Mutant(base.DensityModel, "log_weights", without_levels, gaussian_is_unbiased),
-    "L - 1 for L": Mutant(base, "dequantize", lambda x, u, n, dtype: (x + u.to(dtype)) / (n - 1), gaussian_is_unbiased),
+    "L - 1 for L": Mutant(base, "dequantize", lambda x, u, n: (x + u) / (n - 1), gaussian_is_unbiased),
     "noise around the level instead of above it": Mutant(
-        base, "dequantize", lambda x, u, n, dtype: (x + u.to(dtype) - 0.5) / n, gaussian_is_unbiased
+        base, "dequantize", lambda x, u, n: (x + u - 0.5) / n, gaussian_is_unbiased
     ),
     "top cell rounds to one": Mutant(dequantization, "dequantize", rounding_dequantize, the_top_cell_is_below_one),
     "mask forgotten": Mutant(MaskedConv2d, "forward", no_mask, pixelcnn_is_causal),

@@ -49,6 +49,27 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "train_samples": 5,
     },
     "pixelcnn": {"family": "pixelcnn", "n_filters": 8, "n_blocks": 1, "kernel_size": 3},
+    "flow": {
+        "family": "flow",
+        "transform": "nsf",
+        "n_transforms": 1,
+        "hidden_sizes": [16],
+        "n_bins": 4,
+        "logit_margin": 0.0,
+        "dequantization": "variational",
+        "variational": {"n_couplings": 1, "n_filters": 4, "n_blocks": 0},
+        "train_samples": 2,
+    },
+    "realnvp": {
+        "family": "realnvp",
+        "n_scales": 1,
+        "n_filters": 8,
+        "n_blocks": 1,
+        "logit_margin": 0.0,
+        "dequantization": "uniform_fixed",
+        "variational": {"n_couplings": 1, "n_filters": 4, "n_blocks": 0},
+        "train_samples": 2,
+    },
 }
 
 
@@ -93,7 +114,7 @@ def test_one_seed_gives_one_set_of_weights(model: str) -> None:
     assert torch.equal(weights(first), weights(other)) == closed_form
 
 
-@pytest.mark.parametrize("model", ["vae", "iwae", "pixelcnn"])
+@pytest.mark.parametrize("model", ["vae", "iwae", "pixelcnn", "flow"])
 def test_training_learns(model: str) -> None:
     """The start is 2 bits/dim; the entropy of this source, by enumeration, is 0.836."""
     trained = run(model, epochs=60)
@@ -142,11 +163,52 @@ def test_every_image_is_presented_once_an_epoch(n: int) -> None:
     for _ in range(2):
         rows = presentation.batches(presentation.order(generator), 16)
         batches = [presentation.batch(index, generator) for index in rows]
-        assert all(torch.equal(batch.flatten().long(), labels) for batch, labels in batches if labels is not None)
-        epochs.append(torch.cat([batch for batch, _ in batches]).flatten())
+        assert all(torch.equal(batch.flatten().long(), labels) for batch, labels, _ in batches if labels is not None)
+        assert all(noise is None for *_, noise in batches)
+        epochs.append(torch.cat([batch for batch, *_ in batches]).flatten())
     for epoch in epochs:
         assert torch.equal(epoch.sort().values, x.flatten())
     assert n == 1 or not torch.equal(*epochs)
+
+
+def test_fixed_noise_stays_with_its_image() -> None:
+    """The same noise whenever an image comes, other noise for every image, draw and seed; uniform in [0, 1)."""
+    x = torch.zeros(40, 1, 2, 3, dtype=torch.uint8)
+    presentation = Presentation(x, None, 4, dynamic=False, noise_seed=3, n_samples=2)
+    generator = torch.Generator().manual_seed(0)
+    seen: dict[int, Tensor] = {}
+    for _ in range(2):
+        for index in presentation.batches(presentation.order(generator), 16):
+            _, _, noise = presentation.batch(index, generator)
+            assert noise is not None
+            assert noise.shape == (2, len(index), 1, 2, 3)
+            for place, row in enumerate(index.tolist()):
+                assert torch.equal(seen.setdefault(row, noise[:, place]), noise[:, place])
+    together = torch.stack(list(seen.values())).flatten()
+    assert len(together.unique()) == 40 * 2 * 6
+    assert abs(together.mean() - 0.5) < 4.9 * (1 / 12 / len(together)) ** 0.5  # one seed in a million fails
+    other = Presentation(x, None, 4, dynamic=False, noise_seed=4, n_samples=2).fixed_noise(torch.tensor([0]))
+    assert other is not None
+    assert not torch.equal(other[:, 0], seen[0])
+
+
+def test_the_noise_of_a_training_is_fixed_where_the_model_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Tensor | None] = []
+    take_step = training._Trainer.take_step
+
+    def spy(self: Any, x: Tensor, labels: Tensor | None, noise: Tensor | None) -> Tensor:
+        given.append(noise)
+        return take_step(self, x, labels, noise)
+
+    monkeypatch.setattr(training._Trainer, "take_step", spy)
+    run("realnvp", epochs=2, batch_size=75)
+    assert all(noise is not None and noise.shape == (2, 75, 1, 2, 3) for noise in given)
+    first, second = (torch.cat([noise]).sum((0, 2, 3, 4)).sort().values for noise in given if noise is not None)
+    assert torch.equal(first, second)
+    given.clear()
+    run("flow", epochs=1)
+    assert given
+    assert not any(noise is not None for noise in given)
 
 
 def test_dynamic_binarization_is_drawn_anew() -> None:
@@ -223,8 +285,8 @@ def test_the_average_is_that_of_the_formula() -> None:
     seen: list[Tensor] = []
     take_step = training._Trainer.take_step
 
-    def spy(self: Any, x: Tensor, labels: Tensor | None) -> Tensor:
-        loss = take_step(self, x, labels)
+    def spy(self: Any, *batch: Any) -> Tensor:
+        loss = take_step(self, *batch)
         seen.append(torch.cat([p.detach().flatten() for p in self.model.parameters()]).clone())
         return loss
 
@@ -264,8 +326,8 @@ def test_a_loss_that_is_not_finite_names_model_step_and_remedy(
 ) -> None:
     take_step = training._Trainer.take_step
 
-    def broken(self: Any, x: Tensor, labels: Tensor | None) -> Tensor:
-        loss = take_step(self, x, labels)
+    def broken(self: Any, *batch: Any) -> Tensor:
+        loss = take_step(self, *batch)
         return loss * value if self.state.step == step else loss
 
     monkeypatch.setattr(training._Trainer, "take_step", broken)
@@ -292,7 +354,7 @@ class PowerCutError(Exception):
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 5, 8, 14])
-@pytest.mark.parametrize("model", ["vae", "pixelcnn"])
+@pytest.mark.parametrize("model", ["vae", "pixelcnn", "flow", "realnvp"])
 def test_an_interrupted_run_ends_with_the_same_bytes(
     model: str, stop_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -334,8 +396,8 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
 def test_a_state_that_is_not_finite_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     take_step = training._Trainer.take_step
 
-    def broken(self: Any, x: Tensor, labels: Tensor | None) -> Tensor:
-        loss = take_step(self, x, labels)
+    def broken(self: Any, *batch: Any) -> Tensor:
+        loss = take_step(self, *batch)
         return loss * float("nan") if self.state.step == 3 else loss
 
     monkeypatch.setattr(training._Trainer, "take_step", broken)

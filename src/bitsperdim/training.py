@@ -33,6 +33,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
@@ -108,9 +109,10 @@ class Presentation:
         if self.noise_seed is None:
             return None
         shape = (self.n_samples, *self.images.shape[1:])
-        first = self.noise_seed * 2**32  # each image has a generator of its own, so that none is stored
-        draws = [torch.rand(shape, generator=torch.Generator().manual_seed(first + row)) for row in index.tolist()]
-        return torch.stack(draws, dim=1).to(self.images.device)
+        # each image has a generator of its own, so that none is stored; torch's would ignore all but 32 bits of a seed
+        keys = [np.array([self.noise_seed, row], dtype=np.uint64) for row in index.tolist()]
+        draws = [np.random.Generator(np.random.Philox(key=key)).random(shape, dtype=np.float32) for key in keys]
+        return torch.from_numpy(np.stack(draws, axis=1)).to(self.images.device)
 
     def drawn(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Binarize with probability x / (L-1) where binarization is dynamic; else return the images."""

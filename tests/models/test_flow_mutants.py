@@ -1,0 +1,148 @@
+"""Classic mistakes of flows and their noise, each with the law that must catch it (as in ``tests/test_mutants.py``)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import laws
+import models.test_flows as flows
+from bitsperdim import bijections, dequantization, training
+from bitsperdim.bijections import ActNorm, AffineCoupling, Logit
+from bitsperdim.dequantization import VariationalDequantizer
+from bitsperdim.models.realnvp import RealNVP
+from test_mutants import Mutant
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def flow_is_unbiased() -> None:
+    with torch.no_grad():
+        flows.test_weights_average_to_the_mass_of_the_cell("flow-variational", generator())
+
+
+def flow_has_its_jacobian() -> None:
+    flows.test_ladj_is_the_jacobian("realnvp-grey", generator())
+
+
+def flow_integrates_to_one() -> None:
+    flows.test_the_density_integrates_to_one("realnvp-plane")
+
+
+def flow_of_two_scales_keeps_everything() -> None:
+    """All of z comes back: nothing that a scale factors out is lost."""
+    model = flows.small_flow("realnvp-grey")
+    z = torch.randn(64, model.n_dims, generator=generator(), dtype=torch.float64)
+    with torch.no_grad():
+        y = model.from_normal(z)
+        back, ladj = model.to_normal(y)
+    assert (back - z).abs().max() < 1e-9
+    assert back.shape == z.shape
+    assert ladj.isfinite().all()
+
+
+def images_do_not_touch() -> None:
+    for name in ("realnvp-rgb", "realnvp-grey"):
+        laws.images_are_independent(flows.small_flow(name), generator())
+
+
+def noise_never_touches_zero() -> None:
+    x = torch.zeros(1, 1, 1, 1, dtype=torch.uint8)
+    u = dequantization.uniform(x, 1, None, torch.zeros(1, 1, 1, 1, 1))
+    assert torch.logit(dequantization.dequantize(x, u, 256)).item() > -30
+
+
+def fixed_noise_is_fixed() -> None:
+    x = torch.zeros(9, 1, 2, 2, dtype=torch.uint8)
+    presentation = training.Presentation(x, None, 4, dynamic=False, noise_seed=0)
+    first = presentation.fixed_noise(torch.tensor([4, 2]))
+    second = presentation.fixed_noise(torch.tensor([2, 7, 4]))
+    assert first is not None
+    assert second is not None
+    assert torch.equal(first[:, 0], second[:, 2])
+    assert torch.equal(first[:, 1], second[:, 0])
+
+
+TRANSFORMED, COUPLED, LOGIT, NORMALISED = (
+    VariationalDequantizer.transformed,
+    AffineCoupling.forward,
+    Logit.forward,
+    ActNorm.forward,
+)
+
+
+def on_the_batch(self: ActNorm, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    z, ladj = NORMALISED(self, y, context)
+    return (z - z.mean(0)) / (z.std(0) + 1e-3), ladj
+
+
+def one_place(self: ActNorm, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    return (y - self.shift) * torch.exp(self.log_scale), self.log_scale.sum().expand(len(y))
+
+
+def drawn_anew(self: Any, index: Tensor) -> Tensor:
+    return torch.rand(1, len(index), *self.images.shape[1:])
+
+
+def latent_dropped(self: RealNVP, y: Tensor) -> tuple[Tensor, Tensor]:
+    z, ladj = TO_NORMAL(self, y)
+    return torch.cat([torch.zeros_like(z[:, : z.shape[1] // 2]), z[:, z.shape[1] // 2 :]], dim=1), ladj
+
+
+TO_NORMAL = RealNVP.to_normal
+
+
+def with_sign(self: Any, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    u, log_r = TRANSFORMED(self, x, v)
+    return u, -log_r
+
+
+def without_density(self: Any, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    u, log_r = TRANSFORMED(self, x, v)
+    return u, torch.zeros_like(log_r)
+
+
+MUTANTS = {
+    "noise density forgotten": Mutant(VariationalDequantizer, "transformed", without_density, flow_is_unbiased),
+    "noise density of the wrong sign": Mutant(VariationalDequantizer, "transformed", with_sign, flow_is_unbiased),
+    "logistic density for that of the noise": Mutant(
+        dequantization, "logistic_log_density", lambda h: torch.nn.functional.logsigmoid(h.double()), flow_is_unbiased
+    ),
+    "Jacobian of the logit forgotten": Mutant(
+        Logit,
+        "forward",
+        lambda self, y, context=None: (LOGIT(self, y)[0], 0 * LOGIT(self, y)[1]),
+        flow_has_its_jacobian,
+    ),
+    "Jacobian of the logit of the wrong sign": Mutant(
+        Logit, "forward", lambda self, y, context=None: (LOGIT(self, y)[0], -LOGIT(self, y)[1]), flow_is_unbiased
+    ),
+    "coupling ladj of the wrong sign": Mutant(
+        AffineCoupling,
+        "forward",
+        lambda self, y, context=None: (COUPLED(self, y, context)[0], -COUPLED(self, y, context)[1]),
+        flow_integrates_to_one,
+    ),
+    "normalised once for each channel, not for each pixel": Mutant(
+        ActNorm, "forward", one_place, flow_has_its_jacobian
+    ),
+    "batch statistics": Mutant(ActNorm, "forward", on_the_batch, images_do_not_touch),
+    "factored-out half dropped": Mutant(RealNVP, "to_normal", latent_dropped, flow_of_two_scales_keeps_everything),
+    "noise of exactly zero": Mutant(dequantization, "HALF_A_STEP", 0.0, noise_never_touches_zero),
+    "fixed noise drawn anew": Mutant(training.Presentation, "fixed_noise", drawn_anew, fixed_noise_is_fixed),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_the_law_kills_the_mutant(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutant = MUTANTS[name]
+    mutant.law()
+    monkeypatch.setattr(mutant.owner, mutant.name, mutant.twin)
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        mutant.law()
