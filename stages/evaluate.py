@@ -36,7 +36,7 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
     write_csv(out / "per_image.csv", evaluation.PER_IMAGE_COLUMNS, result.per_image)
     write_csv(out / "bound_against_k.csv", evaluation.BOUND_COLUMNS, result.bound)
     write_json(out / "metrics.json", result.metrics)
-    sign = "=" if result.metrics["kind"] == "exact" else "<="
+    sign = {"exact": "=", "lower": "<=", "density": "density, not a likelihood,"}[result.metrics["kind"]]
     print(
         f"{name}: test {sign} {result.metrics['bpd']:.4f} +- {result.metrics['bpd_standard_error']:.4f} bits/dim "
         f"({result.metrics['nll_nats']:.2f} nats), {result.metrics['kind']}, K = {result.metrics['n_samples']}"

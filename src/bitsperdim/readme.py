@@ -21,7 +21,11 @@ RECIPES_END = "<!-- recipes: end -->"
 HEADER = """| model | bits/dim | the number is | nats per image | Monte Carlo error, bits/dim | K |
 | --- | --- | --- | --- | --- | --- |
 """
-WORDS = {"exact": ("=", "exact"), "lower": ("≤", "an upper bound")}
+WORDS = {
+    "exact": ("=", "exact"),
+    "lower": ("≤", "an upper bound"),
+    "density": ("", "a density, not a likelihood: not to be ranked"),
+}
 YARDSTICKS = {
     "entropy_bpd": "*independent pixels, fitted to the test set itself*",
     "webp_bpd": "*lossless WebP, one file*",
@@ -37,7 +41,7 @@ def table(results: Path) -> str:
         relation, words = WORDS[metrics["kind"]]
         bpd, error = with_error(metrics["bpd"], metrics["bpd_standard_error"])
         nll, nll_error = with_error(metrics["nll_nats"], metrics["nll_nats_standard_error"])
-        noise = "none" if metrics["kind"] == "exact" else f"{metrics['bpd_monte_carlo_error']:.1g}"
+        noise = f"{metrics['bpd_monte_carlo_error']:.1g}" if metrics["kind"] == "lower" else "none"
         rows.append(f"| `{name}` | {relation} {bpd} ± {error} | {words} | {nll} ± {nll_error} | {noise} ")
         rows[-1] += f"| {metrics['n_samples']} |\n"
     images = read_json(results / "dequantize" / "metrics.json")

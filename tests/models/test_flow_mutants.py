@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from torch import Tensor
 
 import laws
 import models.test_flows as flows
-from bitsperdim import bijections, dequantization, training
+from bitsperdim import dequantization, training
 from bitsperdim.bijections import ActNorm, AffineCoupling, Logit
 from bitsperdim.dequantization import VariationalDequantizer
 from bitsperdim.models.realnvp import RealNVP

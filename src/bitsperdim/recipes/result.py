@@ -1,8 +1,9 @@
 """What is kept of a finished recipe: ``recipes/results/<name>.json`` and ``<name>.npz`` beside it.
 
 The JSON holds the metrics (and a bound at each smaller K), the parameters, the commit, devices and times, the
-hashes of data and weights, and the published numbers; the .npz holds log P(x) of every test image, so that two
-results can be compared image by image. A GPU size has names that end in ``-gpu``.
+hashes of data and weights, the published numbers, and paired differences where models are one flow dequantized in
+several ways; the .npz holds log P(x) of every test image, so that two results can be compared image by image. A GPU
+size has names that end in ``-gpu``.
 
 Invariants (``tests/recipes/test_running.py``): the mean of the kept log-likelihoods is the number in the
 JSON; a result that does not fit its recipe is refused.
@@ -20,10 +21,13 @@ from typing import Any
 
 import numpy as np
 
+from bitsperdim.compare import paired_difference, ways_of_dequantizing
 from bitsperdim.errors import InputError
 from bitsperdim.files import read_json, write_json, write_npz
+from bitsperdim.params import validate
 from bitsperdim.recipes.recipe import FOLDER, Recipe, SizeName, merged
 from bitsperdim.recipes.running import Finished, reading_result
+from bitsperdim.units import bits_per_dim, nats_to_bits_per_dim
 
 RESULTS = FOLDER / "results"
 SHARED = ("dataset", "dequantize", "models", "seeds", "train", "evaluate")
@@ -88,10 +92,36 @@ def _content(
         "data": {"protocol": description["protocol"], "sha256": hashes, "n_images": description["n_images"]},
         "yardsticks": {key: value for key, value in data.items() if key.endswith("_bpd")},
         "models": results,
+        "dequantizations": _dequantizations(params, arrays, results, tuple(description["image_shape"])),
         "published": [reference.model_dump() for reference in recipe.content.published],
         **_costs(finished, ["download", "dequantize", *(f"{s}-{m}" for m in models for s in ("train", "evaluate"))]),
     }
     return content, arrays
+
+
+def _dequantizations(
+    params: Mapping[str, Any],
+    log_p: Mapping[str, np.ndarray],
+    results: Mapping[str, Any],
+    shape: tuple[int, int, int],
+) -> list[dict[str, Any]]:
+    """Return the paired differences of models that are one flow dequantized in several ways."""
+    names = [name for name in log_p if results[name]["metrics"]["kind"] != "density"]
+    sections = validate(params).sections
+    groups = []
+    for reference, members in ways_of_dequantizing({name: sections[name] for name in names}):
+        differences = {}
+        for name in members:
+            if name != reference:
+                pair = paired_difference(log_p[name].mean(0), log_p[reference].mean(0))
+                differences[name] = {
+                    "log_p_nats": pair.nats,
+                    "log_p_nats_standard_error": pair.standard_error,
+                    "bpd": bits_per_dim(pair.nats, shape),
+                    "bpd_standard_error": nats_to_bits_per_dim(pair.standard_error, shape),
+                }
+        groups.append({"reference": reference, "differences": differences})
+    return groups
 
 
 def log_likelihoods(per_image: str, seeds: list[int]) -> np.ndarray:

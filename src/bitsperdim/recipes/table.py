@@ -17,8 +17,8 @@ from bitsperdim.recipes.running import reading_result
 from bitsperdim.report.formatting import markdown as markdown_cell
 from bitsperdim.report.formatting import plain, with_error
 
-SIGNS = {"exact": "=", "lower": "≤", "bound": "≤", "estimate": "≈"}
-WORDS = {"exact": "exact", "lower": "an upper bound"}
+SIGNS = {"exact": "=", "lower": "≤", "bound": "≤", "estimate": "≈", "density": "density"}
+WORDS = {"exact": "exact", "lower": "an upper bound", "density": "a density, not a likelihood: not ranked"}
 HEADER = """| recipe: model | bits/dim | nats per image | the number is | K | published |
 | --- | --- | --- | --- | --- | --- |
 """
@@ -69,7 +69,9 @@ def markdown(root: Path) -> str:
 
 
 def _group(protocol: str, results: list[dict[str, Any]]) -> str:
-    rows, flagged = [], False
+    rows: list[tuple[float, str]] = []
+    densities: list[tuple[float, str]] = []  # stand below the others, whatever their number
+    flagged = False
     for content in results:
         name = content["recipe"] if content["size"] == "cpu" else f"{content['recipe']} --size {content['size']}"
         for model, entry in content["models"].items():
@@ -85,17 +87,33 @@ def _group(protocol: str, results: list[dict[str, Any]]) -> str:
                 str(metrics["n_samples"]),
                 markdown_cell("; ".join(held)),
             )
-            rows.append((metrics["bpd"], f"| {' | '.join(cells)} |\n"))
+            (rows if metrics["kind"] != "density" else densities).append((metrics["bpd"], f"| {' | '.join(cells)} |\n"))
     yardsticks = results[0]["yardsticks"]
     rows += [
         (yardsticks[key], f"| {words} | {plain(yardsticks[key])} | | | | |\n") for key, words in YARDSTICKS.items()
     ]
     in_general = {_reference(item): None for content in results for item in content["published"] if not item["model"]}
     text = f"**`{protocol}`**, {results[0]['data']['n_images']['test']:,} test images\n\n{HEADER}"
-    text += "".join(row for _, row in sorted(rows, key=lambda row: -row[0]))
+    text += "".join(row for _, row in [*sorted(rows, key=lambda row: -row[0]), *densities])
+    text += "".join(paired_table(content) for content in results)
     if in_general:
         text += f"\nPublished for these images in general: {markdown_cell('; '.join(in_general))}.\n"
     return text + (FLAG_MEANS if flagged else "")
+
+
+def paired_table(content: dict[str, Any]) -> str:
+    """Return how the ways of dequantizing one flow differ, image by image, as Markdown; nothing where there is one."""
+    text = ""
+    for group in content.get("dequantizations", []):
+        parts = []
+        for name, pair in group["differences"].items():
+            value, error = with_error(pair["bpd"], pair["bpd_standard_error"])
+            parts.append(f"`{name}` {value} ± {error}")
+        text += (
+            f"\n`{content['recipe']}`, bits/dim above those of `{group['reference']}` on the same test images "
+            f"(± one standard error of the paired difference): {'; '.join(parts)}.\n"
+        )
+    return text
 
 
 def _reference(item: dict[str, Any]) -> str:

@@ -1,0 +1,95 @@
+r"""Two models on the same images, image by image.
+
+Test images differ far more from each other than two models do on one of them. The standard error of a difference is
+therefore that of the differences, not of two separate means: with d_n = log p_a(x_n) - log p_b(x_n),
+
+.. math:: \bar d = \frac1N \sum_n d_n, \qquad \mathrm{se}^2 = \frac{1}{N (N-1)} \sum_n (d_n - \bar d)^2
+
+It contains the Monte Carlo noise of both models, but not the spread over training seeds; where both numbers are bounds,
+it is the difference of bounds.
+
+Not here yet: comparison across commits.
+
+Invariants (``tests/test_compare.py``): against the textbook formula and the spread of many drawn test sets
+(``test_the_error_covers``); swapping the models changes the sign alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from bitsperdim.families import DequantizedSection, FamilySection
+
+INTERVAL = 1.96  # standard errors to each side: 95 % of a normal distribution
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """The mean over images of a difference of log-likelihoods, nats per image; positive: the first model is better.
+
+    Attributes:
+        nats: the mean.
+        standard_error: of the mean; infinite for one image.
+    """
+
+    nats: float
+    standard_error: float
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether zero lies outside the 95 % interval."""
+        return abs(self.nats) > INTERVAL * self.standard_error
+
+
+def paired_difference(log_p: np.ndarray, reference: np.ndarray) -> PairedDifference:
+    """Compare two models on the same images.
+
+    Args:
+        log_p: (N,) nats.
+        reference: (N,) nats, of the same images in the same order.
+
+    Raises:
+        ValueError: the arrays are not of the same images, or a difference is not finite.
+    """
+    if log_p.shape != reference.shape or log_p.ndim != 1:
+        raise ValueError(f"log-likelihoods of shapes {log_p.shape} and {reference.shape} cannot be paired")
+    difference = log_p.astype(np.float64) - reference.astype(np.float64)
+    if not np.isfinite(difference).all():
+        raise ValueError("an image that a model holds impossible has no difference to another")
+    error = float(difference.std(ddof=1)) / math.sqrt(len(difference)) if len(difference) > 1 else math.inf
+    return PairedDifference(float(difference.mean()), error)
+
+
+def ways_of_dequantizing(sections: Mapping[str, FamilySection]) -> list[tuple[str, list[str]]]:
+    """Find models that are the same flow, trained alike, but dequantized in different ways.
+
+    Args:
+        sections: name -> section, of the models that are compared.
+
+    Returns:
+        For each such flow the reference, which has fresh uniform noise and one sample where there is such a model and
+        is the first else, and all names, in the order of ``sections``. Flows with one way only are left out.
+    """
+    groups: dict[str, list[str]] = {}
+    for name, section in sections.items():
+        if isinstance(section, DequantizedSection):
+            # the sizes of learned noise matter to nobody who has none
+            own = section.model_dump(exclude={"dequantization", "train_samples", "variational"})
+            groups.setdefault(repr(own), []).append(name)
+    found = []
+    for names in groups.values():
+        if len(names) > 1:
+            plain = [name for name in names if is_plain(sections[name])]
+            found.append(((plain or names)[0], names))
+    return found
+
+
+def is_plain(section: FamilySection) -> bool:
+    """Return whether a flow is trained on fresh uniform noise, one sample at a time."""
+    return (
+        isinstance(section, DequantizedSection) and section.dequantization == "uniform" and section.train_samples == 1
+    )
