@@ -41,7 +41,7 @@ TINY: dict[str, Any] = {
     ],
 }
 STAGES = ["preflight", "download", "dequantize", "train@histogram", "train@vae"]
-STAGES += ["evaluate@histogram", "evaluate@vae", "report"]
+STAGES += ["evaluate@histogram", "evaluate@vae", "density_and_mass", "report"]
 
 
 def call(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

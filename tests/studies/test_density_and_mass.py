@@ -14,16 +14,12 @@ import torch
 
 from bitsperdim.estimation import leading_bias
 from bitsperdim.files import StoredArray, write_json, write_npy
-from bitsperdim.params import DensityAndMassSection
 from bitsperdim.studies import density_and_mass
 from bitsperdim.studies.density_and_mass import bound, coding, collapse, hypotheses
 from bitsperdim.units import nats_to_bits
+from cases import write_study
 
 FAR = 4.9  # a two-sided z of 4.9 is exceeded by chance once in a million
-TINY = DensityAndMassSection(
-    seed=0, max_pixels=1_000, n_steps=30, step_size=0.1, n_replicates=20, n_samples=16, n_symbols=300
-)
-
 # (a) two hypotheses
 
 
@@ -337,10 +333,9 @@ def test_the_levels_are_counted_within_bounds(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("counts", [[40, 3, 0, 7, 50], [9, 1], [0, 5], [1, *[0] * 254, 1]])
 def test_a_rerun_is_byte_identical(counts: list[int], tmp_path: Path) -> None:
-    levels = density_and_mass.Levels(np.array(counts), 1, sum(counts))
     written = []
     for name in ("first", "second"):
-        density_and_mass.write(tmp_path / name, *density_and_mass.study(TINY, levels))
+        write_study(tmp_path / name, counts)
         written.append({path.name: path.read_bytes() for path in sorted((tmp_path / name).iterdir())})
     assert written[0] == written[1]
     assert len(written[0]) == 9

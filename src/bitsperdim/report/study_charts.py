@@ -58,9 +58,7 @@ def hypotheses(study: Study) -> Markup:
             axes.plot(table["y"], table[column], color=colour)
             axes.plot(1, height, "o", color=colour, markersize=8, markerfacecolor=PAPER, markeredgewidth=2)
             _label(axes, plain(height), (1, height), (9, 2), colour)
-            axes.text(
-                place, 0.3, name, color=colour, weight="bold", ha="right" if name == "A" else "left", va="center"
-            )
+            axes.text(place, 0.3, name, color=colour, weight="bold", ha="right" if name == "A" else "left", va="center")
         axes.set(ylim=(0, 0.47), xlabel="y, in standard deviations")
         _label(axes, "observed", (1, 0.445), (6, 0), MUTED)
         _name_y(axes, "density")
