@@ -93,7 +93,7 @@ MISTAKES: list[tuple[str, object, str]] = [
     # names
     ("../vae", {"family": "histogram", "pseudocount": 1.0}, "'../vae' cannot name a model; a name has lower-case"),
     ("report", {"family": "histogram", "pseudocount": 1.0}, "'report' cannot name a model"),
-    ("density_and_mass", {"family": "gaussian"}, "density_and_mass.family is not a known key"),
+    ("density_and_mass.family", "gaussian", "density_and_mass.family is not a known key"),
     (3, {}, "3 is not a section name; section names are text."),
     ("x", None, "x is not a known section"),
 ]

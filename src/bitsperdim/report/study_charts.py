@@ -143,7 +143,6 @@ def floor(study: Study) -> Markup:
         axes.set_ylim(entropy - 0.5 * reach, entropy + 1.5 * reach)
         _label(axes, f"entropy {plain(entropy)}: no fit gets below", (0, entropy), (4, -15), INK)
         _label(axes, f"{plain(said.dequantized_bits)}", (last, said.dequantized_bits), (0, 7), EXACT, "right")
-        _label(axes, f"its mass {plain(said.mass_bits)}", (last, said.mass_bits), (-9, -4), BOUND, "right")
         _step_axis(axes, last)
         _name_y(axes, "bits per sub-pixel")
         return to_svg(

@@ -38,7 +38,7 @@ import numpy as np
 from bitsperdim.studies.density_and_mass.collapse import entropy
 from bitsperdim.units import nats_to_bits
 
-MAX_BLOCKS = 20_000  # words of a block code
+MAX_BLOCKS = 70_000  # words of a block code: 256 levels in pairs
 MAX_BLOCK = 8  # symbols of a block
 PRECISION = 2**16  # the frequencies of a code that is made for a formula add up to about this
 FIRST_BITS = 32  # of a message before its first symbol: what every message has is not counted as its length
