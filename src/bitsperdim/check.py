@@ -47,7 +47,8 @@ SAME_DATA = ("protocol", "test_sha256", "n_train", "n_validation", "n_test")
 
 def disagreements(reference: dict[str, Any], rerun: dict[str, Any], name: str) -> list[str]:
     """Return one sentence per metric that disagrees."""
-    same, tolerances = SAME, TRAINED
+    same: tuple[str, ...] = SAME
+    tolerances = TRAINED
     if name == "dequantize":
         same, tolerances = SAME_DATA, DATA
     elif name == "density_and_mass":
