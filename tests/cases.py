@@ -1,10 +1,16 @@
-"""The table of small models to which the laws apply."""
+"""The table of small models to which the laws apply, and a small study of densities and masses."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
 import torch
 
 from bitsperdim.models import ImageModel, build
+from bitsperdim.params import DensityAndMassSection
+from bitsperdim.studies import density_and_mass
 
 PIXELCNN = {"n_filters": 12, "n_blocks": 1, "kernel_size": 3}
 VAE = {"latent_size": 2, "hidden_sizes": [6, 5], "likelihood": "categorical"}
@@ -50,3 +56,14 @@ def small_model(name: str, seed: int = 0) -> ImageModel:
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
     return model.eval()
+
+
+TINY_STUDY = DensityAndMassSection(
+    seed=0, max_pixels=1_000, n_steps=30, step_size=0.1, n_replicates=20, n_samples=16, n_symbols=300
+)
+
+
+def write_study(folder: Path, counts: Sequence[int] = (40, 3, 0, 7, 50)) -> None:
+    """Write the results of the study of these counts of levels, at a size of a tenth of a second."""
+    levels = density_and_mass.Levels(np.array(counts), 1, sum(counts))
+    density_and_mass.write(folder, *density_and_mass.study(TINY_STUDY, levels))

@@ -77,6 +77,9 @@ MISTAKES: list[tuple[str, object, str]] = [
     ("dataset.n_levels", 300, "dataset.n_levels = 300 is not allowed; it must be at most 256."),
     ("dataset.n_levels", 16, "dataset.n_levels = 16 is not allowed; digits has 17 levels, so write 17 or null."),
     ("dequantize.bits", 5, "dequantize.bits = 5 is not allowed; 32 levels are not fewer than the 17"),
+    ("density_and_mass.step_size", 0.5, "density_and_mass.step_size = 0.5 is not allowed; it must be at most 0.25."),
+    ("density_and_mass.n_steps", 2.5, "density_and_mass.n_steps = 2.5 is not allowed; it must be an integer."),
+    ("density_and_mass.n_symbol", 9, "density_and_mass.n_symbol is not a known key, did you mean 'n_symbols'?"),
     ("models", [], "models = [] is not allowed; it must be a list of at least 1 entries."),
     ("models", ["vae", "vae"], "models names 'vae' twice; each may stand there once."),
     ("seeds", [3, 3], "seeds names 3 twice"),
@@ -90,6 +93,7 @@ MISTAKES: list[tuple[str, object, str]] = [
     # names
     ("../vae", {"family": "histogram", "pseudocount": 1.0}, "'../vae' cannot name a model; a name has lower-case"),
     ("report", {"family": "histogram", "pseudocount": 1.0}, "'report' cannot name a model"),
+    ("density_and_mass.family", "gaussian", "density_and_mass.family is not a known key"),
     (3, {}, "3 is not a section name; section names are text."),
     ("x", None, "x is not a known section"),
 ]

@@ -210,6 +210,7 @@ def test_the_stages_run_one_after_the_other_without_dvc(
             ("train", model, "images", f"models/{model}", f"results/{model}/training_curve.csv"),
             ("evaluate", model, f"models/{model}", "images", f"results/{model}"),
         ]
+    commands += [("density_and_mass", "images", "results/density_and_mass")]
     for name, *arguments in [*commands, ("report", "results", "report")]:
         result = run_stage(name, tmp_path, repository, *arguments)
         assert result.returncode == 0, result.stderr
@@ -248,6 +249,7 @@ def test_stages_out_of_order_are_one_sentence(
         "dequantize": (("raw", "images", "results/dequantize"), "download"),
         "train": (("histogram", "images", "models/histogram", "curve.csv"), "dequantize"),
         "evaluate": (("histogram", "models/histogram", "images", "results/histogram"), "dequantize"),
+        "density_and_mass": (("images", "results/density_and_mass"), "dequantize"),
         "report": (("results", "report"), ""),
     }
     for name, (arguments, needed) in needs.items():

@@ -33,7 +33,10 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 # Names of sections, stages and folders under results/ that a model may not take.
-RESERVED = ("dataset", "dequantize", "train", "evaluate", "models", "seeds", "preflight", "download", "report")
+RESERVED = (
+    *("dataset", "dequantize", "train", "evaluate", "models", "seeds", "preflight", "download", "report"),
+    *("density_and_mass",),
+)
 
 
 class DatasetSection(Section):
@@ -64,6 +67,18 @@ class EvaluateSection(Section):
     seed: Seed
 
 
+class DensityAndMassSection(Section):
+    """The study of densities and masses: what is counted, fitted, drawn and coded."""
+
+    seed: Seed
+    max_pixels: Annotated[int, Field(ge=1_000, le=1_000_000_000)]
+    n_steps: Annotated[int, Field(ge=1, le=2_000)]  # with the largest step size, scales of e^-250: no overflow
+    step_size: Annotated[float, Field(gt=0, le=0.25)]
+    n_replicates: Annotated[int, Field(ge=2, le=1_000)]
+    n_samples: Annotated[int, Field(ge=2, le=4_096)]
+    n_symbols: Annotated[int, Field(ge=2, le=50_000)]
+
+
 class Params(Section):
     """The whole of ``params.yaml``; ``sections`` holds every model section by name."""
 
@@ -73,6 +88,7 @@ class Params(Section):
     seeds: Annotated[list[Seed], Field(min_length=1)]
     train: TrainSection
     evaluate: EvaluateSection
+    density_and_mass: DensityAndMassSection
     sections: dict[str, FamilySection]
 
     def section(self, model: str) -> FamilySection:

@@ -23,6 +23,7 @@ from bitsperdim.files import write_csv, write_json
 from bitsperdim.params import Params, read_params
 from bitsperdim.report import content as shown
 from bitsperdim.report import formatting, write_report
+from cases import write_study
 
 ROOT = Path(__file__).resolve().parents[2]
 PROTOCOL = "tiny/none/2x2x1/L4/test5/given-none"
@@ -89,6 +90,7 @@ def write_results(results: Path, models: Mapping[str, Mapping[str, Any]], protoc
     described = {"protocol": protocol, "test_sha256": HASH, **yardsticks, **sizes}
     write_json(results / "dequantize" / "metrics.json", described)
     write_picture(results / "dequantize" / "pictures" / "test_images.png")
+    write_study(results / "density_and_mass")
     write_json(results / "models.json", {"models": list(models)})
     for index, (name, content) in enumerate(models.items()):
         write_model(results / name, content, closed_form=index % 2 == 1)
@@ -195,7 +197,9 @@ def test_every_model_has_a_row_and_a_section(tmp_path: Path) -> None:
     page, twin = report(tmp_path, MODELS)
     assert re.findall(r'<tr data-model="([^"]*)"', page) == list(MODELS)
     assert re.findall(r'<section class="model" id="model-([^"]*)"', page) == list(MODELS)
-    assert re.findall(r"^## (.*)$", twin, re.MULTILINE) == ["Models", *MODELS, "Parameters", "Where this comes from"]
+    assert re.findall(r"^## (.*)$", twin, re.MULTILINE) == [
+        *("Models", *MODELS, "Density and mass", "Parameters", "Where this comes from")
+    ]
     for text in (page, twin):
         assert "fitted to the test set itself; too small by about 0.25" in text
 
@@ -327,6 +331,8 @@ def test_ids_are_unique(tmp_path: Path) -> None:
         "bound/bound_against_k.csv",
         "bound/training_curve.csv",
         "bound/pictures/samples.png",
+        "density_and_mass/metrics.json",
+        "density_and_mass/collapse.csv",
     ],
 )
 @pytest.mark.parametrize("content", [None, b"", b'{"kind": "guess"}', b"seed,image\n0,0\n", b"\xff\xfe", b"[]"])
@@ -383,7 +389,7 @@ def test_two_digits(value: float, expected: str) -> None:
 def test_every_parameter_is_listed(tmp_path: Path) -> None:
     page, twin = report(tmp_path, MODELS)
     params = params_of(MODELS)
-    for name in ("dataset", "dequantize", "train", "evaluate"):
+    for name in ("dataset", "dequantize", "train", "evaluate", "density_and_mass"):
         for key in getattr(params, name).model_dump():
             assert f'<th scope="row">{key}</th>' in page
             assert f"| {name}.{key} |" in twin

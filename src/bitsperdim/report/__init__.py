@@ -21,11 +21,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from bitsperdim.files import write_text
 from bitsperdim.params import Params
-from bitsperdim.report import charts, formatting
+from bitsperdim.report import charts, formatting, study_charts
 from bitsperdim.report.content import Report, read_report
 
 __all__ = ["write_report"]
@@ -58,11 +58,9 @@ def write_report(params: Params, results: Path, folder: Path) -> None:
 
 def render_page(report: Report) -> str:
     """Return the HTML page."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    environment.filters.update({**FILTERS, "data_uri": formatting.data_uri})
-    return environment.from_string(_package_file("template.html")).render(
+    environment = _environment()
+    environment.filters["data_uri"] = formatting.data_uri
+    return environment.get_template("template.html").render(
         report=report,
         style=_package_file("style.css"),
         script=_package_file("script.js"),
@@ -70,21 +68,28 @@ def render_page(report: Report) -> str:
         training=[charts.training(model) for model in report.models],
         bound=[charts.bound(model) for model in report.models],
         histogram=[charts.histogram(model) for model in report.models],
+        study=study_charts.all_charts(report.study),
     )
 
 
 def render_markdown(report: Report) -> str:
     """Return the Markdown twin."""
+    environment = _environment(formatting.markdown)  # a name must not break out of its table cell
+    return environment.get_template("template.md").render(report=report)
+
+
+def _environment(finalize: Callable[[object], object] | None = None) -> Environment:
     environment = Environment(
+        loader=FunctionLoader(_package_file),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        finalize=formatting.markdown,  # a name must not break out of its table cell
+        finalize=finalize,
     )
     environment.filters.update(FILTERS)
-    return environment.from_string(_package_file("template.md")).render(report=report)
+    return environment
 
 
 def _package_file(name: str) -> str:

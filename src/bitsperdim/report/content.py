@@ -27,6 +27,7 @@ from bitsperdim.errors import InputError
 from bitsperdim.params import Params
 from bitsperdim.report.formatting import two_digits
 from bitsperdim.report.reading import Columns, Picture, Stored, read_columns, read_picture, read_stored
+from bitsperdim.report.study_content import Study, read_study
 from bitsperdim.units import nats_to_bits_per_dim
 
 HASH_DIGITS = 12
@@ -193,6 +194,7 @@ class Report:
     images: ImagesMetrics
     test_images: Picture
     models: list[ModelReport]
+    study: Study
     parameters: list[tuple[str, list[tuple[str, str]]]]
 
     @property
@@ -216,7 +218,8 @@ def read_report(params: Params, results: Path) -> Report:
     test_images = read_picture(results / "dequantize" / "pictures" / "test_images.png")
     names = read_stored(results / "models.json", _ModelList).models
     models = [_read_model(params, results / name, name, images) for name in names]
-    return Report(params.dataset.name, images, test_images, models, parameters(params))
+    study = read_study(results / "density_and_mass")
+    return Report(params.dataset.name, images, test_images, models, study, parameters(params))
 
 
 def parameters(params: Params) -> list[tuple[str, list[tuple[str, str]]]]:

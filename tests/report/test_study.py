@@ -1,0 +1,93 @@
+"""What the report says of the study is what the study wrote, and says what it is."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from bitsperdim.errors import InputError
+from bitsperdim.report import _environment, formatting, study_charts
+from bitsperdim.report.study_content import TABLES, Study, read_study
+from cases import write_study
+
+
+class Page:
+    """What the study's templates ask of a report."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+
+
+def rendered(study: Study) -> tuple[str, str]:
+    charts = study_charts.all_charts(study)
+    page = _environment().get_template("density_and_mass.html").render(report=Page(study), study=charts)
+    twin = _environment(formatting.markdown).get_template("density_and_mass.md").render(report=Page(study))
+    return page, twin
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("study")
+    write_study(path)
+    return path
+
+
+def test_every_chart_says_what_it_shows(folder: Path) -> None:
+    page, _ = rendered(read_study(folder))
+    charts = study_charts.all_charts(read_study(folder))
+    for name, chart in charts.items():
+        assert str(chart) in page, f"{name} is drawn but not placed"
+        assert re.search(r'aria-label="[A-Z][^"]{30,}\."', str(chart)), name
+        assert "mathdefault" not in chart
+    ids = re.findall(r'\bid="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
+
+
+def test_every_number_is_one_that_was_written_and_says_what_it_is(folder: Path) -> None:
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    page, twin = rendered(read_study(folder))
+    text = " ".join(html.unescape(re.sub(r"<[^>]*>", " ", page)).split())
+    for value in (
+        metrics["hypotheses"]["posterior_a"],
+        metrics["hypotheses"]["posterior_b"],
+        metrics["levels"]["entropy_bits"],
+        *(code["cross_entropy_bits"] for code in metrics["coding"]["codes"].values()),
+    ):
+        assert f"{value:.4f}" in text
+        assert f"{value:.4f}" in twin
+    for figure in re.findall(r"<figure.*?</figure>", page, re.DOTALL)[3:]:  # the first three share one badge
+        assert re.search(r'class="badge (exact|chance|none)"', figure)
+    assert "no likelihood" in twin
+
+
+@pytest.mark.parametrize("counts", [[9, 1], [1, 9], [5, 5], [0, 7], [7, 0], [3] * 256, [1000, *[1] * 16]])
+def test_few_levels_break_no_chart(counts: list[int], tmp_path: Path) -> None:
+    write_study(tmp_path, counts)
+    page, twin = rendered(read_study(tmp_path))
+    assert not re.search(r"\bnan\b", page + twin, re.IGNORECASE)
+
+
+@pytest.mark.parametrize("name", [*(f"{table}.csv" for table in TABLES), "metrics.json"])
+@pytest.mark.parametrize("content", [None, b"", b"{}", b"\xff", b"x,y\n0,0\n"])
+def test_a_missing_file_of_the_study_is_one_sentence(name: str, content: bytes | None, tmp_path: Path) -> None:
+    write_study(tmp_path)
+    (tmp_path / name).unlink()
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_study(tmp_path)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_code_that_is_missing_is_one_sentence(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    del metrics["coding"]["codes"]["uniform"]
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    with pytest.raises(InputError, match=r"coding.codes has no 'uniform'"):
+        read_study(tmp_path)
