@@ -3,15 +3,25 @@
 from pathlib import Path
 
 from bitsperdim import stage
+from bitsperdim.device import described, set_up_device
+from bitsperdim.errors import InputError
 from bitsperdim.params import Params
 from bitsperdim.studies import density_and_mass
+from bitsperdim.studies.density_and_mass import dequantizing
 
 
-def main(params: Params, dequantized: str, results: str) -> None:
+def main(params: Params, dequantized: str, results: str) -> dict[str, str]:
     """Read the training images of the folder ``dequantized``; write tables and metrics into ``results``."""
     section = params.density_and_mass
     levels = density_and_mass.count_levels(Path(dequantized), section.max_pixels)
     metrics, tables = density_and_mass.study(section, levels)
+    device = set_up_device()
+    try:
+        metrics["dequantizing"], tables["dequantizing"] = dequantizing.compare_ways(
+            section.dequantizing, params.train, Path(dequantized), section.seed, device
+        )
+    except FloatingPointError as error:
+        raise InputError(f"Evaluating the flows stopped: {error}; try a smaller learning_rate.") from error
     density_and_mass.write(Path(results), metrics, tables)
     fits, code = metrics["collapse"], metrics["coding"]["codes"]["data"]
     print(
@@ -19,6 +29,12 @@ def main(params: Params, dequantized: str, results: str) -> None:
         f"a density of raw levels {fits['raw_bits']:.2f} (no likelihood), of dequantized ones "
         f"{fits['dequantized_bits']:.4f} bits; a message took {code['message_bits']:.4f} bits per symbol"
     )
+    for row in tables["dequantizing"]:
+        print(
+            f"density_and_mass: a flow with {row['way']} noise: test <= {row['bpd']:.4f} bits/dim, "
+            f"{row['difference_bpd']:+.4f} +- {row['difference_bpd_standard_error']:.4f} to uniform noise"
+        )
+    return described(device)
 
 
 stage.run("density_and_mass", main, "dequantized", "results")

@@ -64,9 +64,7 @@ def test_models_that_differ_in_their_noise_alone_are_compared() -> None:
         "fixed": section(dequantization="uniform_fixed"),
         "plain": section(),
         "iw": section(train_samples=8),
-        "learned": section(
-            dequantization="variational", variational={"n_couplings": 2, "n_filters": 9, "n_blocks": 0}
-        ),
+        "learned": section(dequantization="variational", variational={"n_couplings": 2, "n_filters": 9, "n_blocks": 0}),
         "deeper": section(n_transforms=3),
         "longer": section(train={"epochs": 7}),
     }

@@ -27,7 +27,16 @@ from ruamel.yaml.error import YAMLError
 
 from bitsperdim.data.sources import SOURCES
 from bitsperdim.errors import InputError
-from bitsperdim.families import FAMILIES, FamilySection, Section, TrainSection
+from bitsperdim.families import (
+    FAMILIES,
+    FamilySection,
+    FlowSection,
+    Section,
+    Size,
+    TrainOverrides,
+    TrainSection,
+    VariationalSection,
+)
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -67,6 +76,30 @@ class EvaluateSection(Section):
     seed: Seed
 
 
+class DequantizingSection(Section):
+    """The flow that the study trains in several ways, and the images that it sees."""
+
+    n_images: Annotated[int, Field(ge=2, le=1_000_000)]
+    transform: Literal["maf", "nsf"]
+    n_transforms: Annotated[int, Field(ge=1, le=1_000)]
+    hidden_sizes: Annotated[list[Size], Field(min_length=1, max_length=16)]
+    n_bins: Annotated[int, Field(ge=2, le=1_000)]
+    logit_margin: Annotated[float, Field(ge=0, lt=0.5)] | None
+    variational: VariationalSection
+    train_samples: Annotated[int, Field(ge=2, le=10_000)]
+    n_samples: Annotated[int, Field(ge=2, le=100_000)]
+    train: TrainOverrides = TrainOverrides()
+
+    def flow(self, way: str) -> FlowSection:
+        """Return the section of the flow with one way of dequantizing."""
+        content = self.model_dump(exclude={"n_images", "n_samples", "train"})
+        content |= {"family": "flow", "train": self.train.model_dump(exclude_unset=True)}
+        is_weighted = way == "importance_weighted"
+        content["dequantization"] = "uniform" if is_weighted else way
+        content["train_samples"] = self.train_samples if is_weighted else 1
+        return FlowSection.model_validate(content)
+
+
 class DensityAndMassSection(Section):
     """The study of densities and masses: what is counted, fitted, drawn and coded."""
 
@@ -77,6 +110,7 @@ class DensityAndMassSection(Section):
     n_replicates: Annotated[int, Field(ge=2, le=1_000)]
     n_samples: Annotated[int, Field(ge=2, le=4_096)]
     n_symbols: Annotated[int, Field(ge=2, le=50_000)]
+    dequantizing: DequantizingSection
 
 
 class Params(Section):

@@ -1,14 +1,15 @@
 r"""Density and mass: what a continuous density says of discrete images, and what it does not.
 
-Four parts, each with exact answers to be held against:
+Five parts, the first four with exact answers to be held against:
 
 - :mod:`.hypotheses`: a ratio of densities is a ratio of probabilities of ever smaller intervals;
 - :mod:`.collapse`: a density of whole numbers can be made as large as one likes, that of dequantized ones cannot;
 - :mod:`.bound`: dequantization gives a lower bound of a log-mass; its gap, its bias, its error bars;
-- :mod:`.coding`: bits are the length of messages, and the wrong model costs the divergence.
+- :mod:`.coding`: bits are the length of messages, and the wrong model costs the divergence;
+- :mod:`.dequantizing`: what each way of dequantizing costs a flow on the real images.
 
 The subject is that of Keng's essay "A Note on Using Log-Likelihood for Generative Models" and of Theis, van den Oord
-and Bethge (2016, "A note on the evaluation of generative models"). The parts on data use the levels of the training
+and Bethge (2016, "A note on the evaluation of generative models"). Parts two and four use the levels of the training
 images as if each sub-pixel were independent of all others, counted over a bounded number of images. No model of
 ``params.yaml`` has a part in it.
 
@@ -82,7 +83,7 @@ def count_levels(folder: Path, max_pixels: int) -> Levels:
 
 
 def study(section: DensityAndMassSection, levels: Levels) -> tuple[dict[str, Any], dict[str, Rows]]:
-    """Run all four parts.
+    """Run the four parts that have exact answers.
 
     Returns:
         The metrics, and the rows of each table by its name.

@@ -1,0 +1,161 @@
+r"""What each way of dequantizing costs: one flow on the real images, trained alike, its noise drawn in four ways.
+
+======================  ==================  ===============================================
+way                     dequantization      K of the training objective
+======================  ==================  ===============================================
+``uniform``             ``uniform``         1: fresh noise at every presentation
+``uniform_fixed``       ``uniform_fixed``   1: each training image keeps its first draw
+``variational``         ``variational``     1: the noise is learned too
+``importance_weighted`` ``uniform``         several (Hoogeboom et al. 2020)
+======================  ==================  ===============================================
+
+All are evaluated alike: the importance-weighted bound on the same test images with the same number of samples, from
+each model's own noise, which is fresh. Differences are paired image by image. It is one training each, of one
+seed: what another seed would change is not in the error.
+
+Invariants (``tests/studies/test_dequantizing.py``): the flows differ in their noise alone, and the rows are those of
+the trained models (``test_the_rows_are_those_of_the_models``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from bitsperdim.compare import paired_difference
+from bitsperdim.data import preparation
+from bitsperdim.data.preparation import PreparedImages
+from bitsperdim.estimation import Estimate, estimate
+from bitsperdim.files import StoredArray, reading
+from bitsperdim.training import Trained, train
+from bitsperdim.units import bits_per_dim, nats_to_bits_per_dim
+
+if TYPE_CHECKING:
+    from bitsperdim.families import TrainSection
+    from bitsperdim.params import DequantizingSection
+
+WAYS = ("uniform", "uniform_fixed", "variational", "importance_weighted")
+REFERENCE = "uniform"
+CHUNK, BATCH = 16, 100  # samples and images at a time
+
+
+def some_images(folder: Path, n_images: int) -> PreparedImages:
+    """Read at most ``n_images`` of each split, evenly spread over it, with the noise of those that are evaluated.
+
+    Raises:
+        InputError: there are no images, or they are damaged.
+    """
+    found = PreparedImages(preparation.load(folder, ()).description, {})
+    for split in ("train", "validation", "test"):
+        for name, into in (("images", found.images), ("noise", found.noise)):
+            path = folder / split / f"{name}.npy"
+            if name == "images" or split != "train":
+                with reading(path, "dequantize"):
+                    array = StoredArray(path)
+                    rows = np.arange(min(len(array), n_images)) * len(array) // min(len(array), n_images)
+                    into[split] = array[rows]
+    return found
+
+
+def train_all(
+    section: DequantizingSection, shared: TrainSection, images: PreparedImages, seed: int, device: torch.device
+) -> dict[str, Trained]:
+    """Train the flow in every way.
+
+    Args:
+        section: the flow, its own changes to ``train``, K.
+        shared: the trainer.
+        images: of all splits; the test images are not looked at.
+        seed: of every training.
+        device: where the work is done.
+    """
+    return {
+        way: train(f"the flow of {way} noise", section.flow(way), shared, images, seed=seed, device=device)
+        for way in WAYS
+    }
+
+
+def evaluate_all(
+    section: DequantizingSection, trained: dict[str, Trained], images: PreparedImages, seed: int, device: torch.device
+) -> dict[str, Estimate]:
+    """Estimate the test images under every flow."""
+    return {
+        way: estimate(
+            item.model.to(device).eval(),
+            torch.from_numpy(images.images["test"]),
+            section.n_samples,
+            chunk_size=CHUNK,
+            batch_size=BATCH,
+            generator=torch.Generator(device).manual_seed(seed),
+            noise=torch.from_numpy(images.noise["test"]),
+        )
+        for way, item in trained.items()
+    }
+
+
+def rows(
+    section: DequantizingSection,
+    trained: dict[str, Trained],
+    estimates: dict[str, Estimate],
+    shape: tuple[int, int, int],
+) -> Sequence[dict[str, Any]]:
+    """Return one row for each way.
+
+    Every number is a bound, in bits per dimension. ``train_bpd`` is the objective of the last epoch, with the K of
+    training; ``elbo_bpd`` and ``bpd`` are of the test images, with one sample and with all; the paired difference is to
+    fresh uniform noise, and negative where this way is better.
+    """
+    reference = estimates[REFERENCE].log_p.numpy()
+    found = []
+    for way, item in estimates.items():
+        log_p = item.log_p.numpy()
+        pair = paired_difference(log_p, reference)
+        spread = float(item.log_p.std()) / len(log_p) ** 0.5
+        found.append(
+            {
+                "way": way,
+                "train_samples": section.flow(way).n_train_samples,
+                "train_bpd": float(trained[way].curve[-1]["train_bpd"]),
+                "best_epoch": trained[way].best_epoch,
+                "validation_bpd": bits_per_dim(trained[way].validation_log_p, shape),
+                "elbo_bpd": bits_per_dim(float(item.elbo.mean()), shape),
+                "bpd": bits_per_dim(float(item.log_p.mean()), shape),
+                "bpd_standard_error": nats_to_bits_per_dim(spread, shape),
+                "difference_bpd": bits_per_dim(pair.nats, shape),
+                "difference_bpd_standard_error": nats_to_bits_per_dim(pair.standard_error, shape),
+                "bias_bpd": nats_to_bits_per_dim(float(item.bias.mean()), shape),
+                "ess_median": float(item.ess.median()),
+            }
+        )
+    return found
+
+
+def compare_ways(
+    section: DequantizingSection, shared: TrainSection, folder: Path, seed: int, device: torch.device
+) -> tuple[dict[str, Any], Sequence[dict[str, Any]]]:
+    """Train, evaluate and compare; return the metrics and the rows.
+
+    Raises:
+        InputError: the images are missing or damaged, or a training stopped.
+        FloatingPointError: a log-weight is NaN or +inf.
+    """
+    images = some_images(folder, section.n_images)
+    trained = train_all(section, shared, images, seed, device)
+    estimates = evaluate_all(section, trained, images, seed, device)
+    shape = images.description.image_shape
+    metrics = {
+        "kind": "lower",
+        "n_train": len(images.images["train"]),
+        "n_test": len(images.images["test"]),
+        "n_test_of_all": images.description.n_images["test"],
+        "n_samples": section.n_samples,
+        "n_train_samples": section.train_samples,
+        "epochs": section.flow(REFERENCE).settings(shared).epochs,
+        "transform": section.transform,
+        "n_parameters": trained[REFERENCE].model.n_parameters,
+    }
+    return metrics, rows(section, trained, estimates, shape)
