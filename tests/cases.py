@@ -6,8 +6,9 @@ import torch
 
 from bitsperdim.models import ImageModel, build
 
-PIXELCNN = {"n_filters": 12, "n_blocks": 1, "kernel_size": 3}
-VAE = {"latent_size": 2, "hidden_sizes": [6, 5], "likelihood": "categorical"}
+PIXELCNN = {"n_filters": 12, "n_blocks": 1, "kernel_size": 3, "likelihood": "categorical", "n_mixtures": 1}
+VAE = {"latent_size": 2, "hidden_sizes": [6, 5], "likelihood": "categorical", "n_mixtures": 1}
+COUPLED = {"likelihood": "coupled_logistic", "n_mixtures": 2}
 SMALL: dict[str, tuple[str, dict, tuple[int, int, int], int]] = {
     "histogram-grey": ("histogram", {"pseudocount": 0.5}, (1, 2, 3), 3),
     "histogram-rgb": ("histogram", {"pseudocount": 1.0}, (3, 1, 2), 2),
@@ -15,10 +16,17 @@ SMALL: dict[str, tuple[str, dict, tuple[int, int, int], int]] = {
     "pixelcnn-three-levels": ("pixelcnn", PIXELCNN, (1, 2, 3), 3),
     "pixelcnn-rgb": ("pixelcnn", PIXELCNN, (3, 2, 2), 2),
     "pixelcnn-two-channels": ("pixelcnn", PIXELCNN, (2, 2, 1), 4),
+    "pixelcnn-bernoulli": ("pixelcnn", {**PIXELCNN, "likelihood": "bernoulli"}, (1, 3, 3), 2),
+    "pixelcnn-normal": ("pixelcnn", {**PIXELCNN, "likelihood": "normal"}, (2, 1, 2), 4),
+    "pixelcnn-logistics": ("pixelcnn", {**PIXELCNN, "likelihood": "logistic", "n_mixtures": 2}, (1, 2, 3), 3),
+    "pixelcnn-coupled-rgb": ("pixelcnn", {**PIXELCNN, **COUPLED}, (3, 1, 2), 3),
+    "pixelcnn-coupled-two-channels": ("pixelcnn", {**PIXELCNN, **COUPLED, "n_mixtures": 1}, (2, 2, 1), 4),
     "vae-bernoulli": ("vae", {**VAE, "likelihood": "bernoulli"}, (1, 2, 2), 2),
     "vae-categorical": ("vae", VAE, (1, 2, 2), 3),
     "vae-logistic": ("vae", {**VAE, "likelihood": "logistic"}, (1, 2, 2), 3),
     "vae-normal": ("vae", {**VAE, "likelihood": "normal"}, (3, 1, 1), 4),
+    "vae-logistics": ("vae", {**VAE, "likelihood": "logistic", "n_mixtures": 2}, (1, 2, 2), 3),
+    "vae-coupled-rgb": ("vae", {**VAE, **COUPLED}, (3, 1, 1), 4),
     "vae-rgb": ("vae", VAE, (3, 1, 1), 4),
     "gaussian-grey": ("gaussian", {}, (1, 1, 2), 3),
     "gaussian-rgb": ("gaussian", {}, (3, 1, 1), 4),

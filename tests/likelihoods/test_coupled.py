@@ -97,7 +97,7 @@ def test_a_float32_mass_is_exact_to_rounding(n_channels: int, n_components: int,
 def test_a_narrow_scale_sees_every_digit_of_the_location() -> None:
     """Locations that no float64 holds, a billionth of a level from an edge, where the scale is 2e-9 levels.
 
-    In float64 without the rounding error carried along, the first three are off by 5e-4 to 1e-3.
+    In float64 without the rounding error carried along, the first three are off by 4e-4 to 8e-4.
     """
     n_levels = 65_536
     cases = [  # loc, coefficient, level before, level
