@@ -1,4 +1,4 @@
-"""Laws of the coupled mixture that are small enough to run twice per mutant, and its mutants, for ``test_mutants.py``."""
+"""Laws of the coupled mixture, small enough to run twice per mutant, and its mutants: for ``test_mutants.py``."""
 
 from __future__ import annotations
 
