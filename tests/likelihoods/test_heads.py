@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bitsperdim.families import LikelihoodName
 from bitsperdim.likelihoods import HEADS, CoupledLogisticMixture, Likelihood, Mixture, build_head
-from bitsperdim.likelihoods.heads import equal_parts
+from bitsperdim.likelihoods.heads import means_of_parts
 from bitsperdim.models.base import level_counts
 
 # an even number of levels, so that none is at the centre, where no coefficient matters
@@ -69,43 +69,28 @@ def test_the_start_is_the_marginal(name: str, n_levels: int, generator: torch.Ge
 @pytest.mark.parametrize("name", ["logistic", "normal", "coupled_logistic"])
 @pytest.mark.parametrize("n_mixtures", [1, 2, 5])
 def test_a_density_starts_at_mean_and_spread(name: str, n_mixtures: int, generator: torch.Generator) -> None:
-    """Of each channel, up to 2 %; the parts of several components are nearer to the marginal than one is."""
+    """Of each channel; the means of several components add their own variance to that of the images."""
     peaks = torch.where(torch.rand(4000, 3, 1, 2, generator=generator) < 0.4, 100.0, 150.0)
     noise = 8 * torch.randn(4000, 3, 1, 2, generator=generator)
     images = (peaks + torch.tensor([-20.0, 0.0, 20.0])[:, None, None] + noise).round().to(torch.uint8)
-    starts = [at_the_start(name, m, images, 256) for m in (1, n_mixtures)]
-    # uncoupled, so that a mass of a channel is that of its marginal, whatever the channels before are
-    levels = torch.arange(256)[:, None, None, None]
-    one, many = (start.log_prob(levels).exp() for start in starts)  # (256, C, H, W)
-    values, truth = levels.double(), images.double()
-    mean = (many * values).sum(0)
-    spread = ((many * values.square()).sum(0) - mean.square()).sqrt()
-    if name != "coupled_logistic" or n_mixtures == 1:  # else the weights know the level of the earlier channels
-        torch.testing.assert_close(mean, truth.mean(0), rtol=0.02, atol=0)
-        torch.testing.assert_close(spread, truth.std(0), rtol=0.05, atol=0)
-    if n_mixtures > 1:
-        shares = level_counts(images, 256).movedim(-1, 0) / 4000
-        first = slice(0, 1)  # channel, whose conditional is the marginal for the coupled head too
-        distance = [(p[:, first] - shares[:, first]).abs().sum(0) for p in (one, many)]
-        assert (distance[1] < 0.6 * distance[0]).all()
+    start = at_the_start(name, n_mixtures, images, 256)
+    levels = torch.arange(256, dtype=torch.float64)[:, None, None, None]
+    masses = start.log_prob(levels).exp()  # (256, C, H, W)
+    mean = (masses * levels).sum(0)
+    variance = (masses * levels.square()).sum(0) - mean.square()
+    parts = images.double().sort(0).values.reshape(n_mixtures, -1, 3, 1, 2).mean(1)  # of equal mass
+    expected = images.double().var(0) + parts.var(0, correction=0)
+    # of several coupled components only the first channel has the weights of the marginal
+    n = 1 if name == "coupled_logistic" and n_mixtures > 1 else 3
+    torch.testing.assert_close(mean[:n], images.double().mean(0)[:n], rtol=0.01, atol=0)
+    torch.testing.assert_close(variance[:n], expected[:n], rtol=0.03, atol=0)
 
 
 def test_the_parts_have_equal_mass() -> None:
-    """By hand: 6 images, levels 0 0 0 1 3 3 in parts of 2; in parts of 1.5 levels on a cut are divided."""
+    """By hand: levels 0 0 0 1 3 3 in parts of two images; in parts of 1.5, where two levels are divided; in one."""
     counts = torch.tensor([[3, 1, 0, 2]])
-    mean, variance = equal_parts(counts, 3)
-    torch.testing.assert_close(mean, torch.tensor([[0, 0.5, 3]]).double())
-    torch.testing.assert_close(variance, torch.tensor([[0, 0.25, 0]]).double())
-    mean, variance = equal_parts(counts, 4)
-    torch.testing.assert_close(mean, torch.tensor([[0, 0, (1 + 0.5 * 3) / 1.5, 3]]).double())
-    torch.testing.assert_close(variance, torch.tensor([[0, 0, 2 / 9 * 4, 0]]).double())
-
-
-def test_one_part_is_the_whole(generator: torch.Generator) -> None:
-    images = torch.randint(7, (50, 2, 3, 1), generator=generator)
-    mean, variance = equal_parts(level_counts(images, 7), 1)
-    torch.testing.assert_close(mean[..., 0], images.double().mean(0))
-    torch.testing.assert_close(variance[..., 0], images.double().var(0, correction=0))
+    for n_parts, means in ((3, [0, 0.5, 3]), (4, [0, 0, (1 + 0.5 * 3) / 1.5, 3]), (1, [7 / 6])):
+        torch.testing.assert_close(means_of_parts(counts, n_parts), torch.tensor([means]).double())
 
 
 @pytest.mark.parametrize("name", ["logistic", "normal", "coupled_logistic"])

@@ -9,15 +9,17 @@ range of the levels, (L-1)/2, counted from the middle:
 
 Biases start at the marginals of the training images. Of a softmax or a Bernoulli these are the shares of the levels,
 as if each had been seen once more. For M discretized densities the marginal is cut into M parts of equal mass, in the
-order of the levels; the m-th component starts at the mean and the spread of the m-th part, and all weights are equal:
-so components differ from the start wherever the images do, and M = 1 is the mean and the spread of the marginal. Where
-a marginal is constant the components start alike, and only the random weights above the biases tell them apart.
+order of the levels; the m-th component starts at the mean of the m-th part, with the spread of the whole, and all
+weights are equal: so components differ from the start wherever the images do, and M = 1 is the mean and the spread of
+the marginal. Where a marginal is constant the components start alike, and only the random weights above the biases
+tell them apart. Spreads of the parts would be too narrow for what those weights add, and for channels whose levels are
+not in the same part: ten coupled components then start at 12.2 instead of 8.0 bits/dim on CIFAR-10 in a small VAE.
 Coefficients between channels start at zero.
 
 What a network does with its own weights is not decided here, nor how images are counted.
 
 Invariants (``tests/likelihoods/test_heads.py``): the outputs at their initial biases have the marginal's shares, or
-mean and spread (``test_the_start_is_the_marginal``, ``test_the_parts_have_equal_mass``); every output matters
+mean and spread (``test_the_start_is_the_marginal``, ``test_a_density_starts_at_mean_and_spread``); every output matters
 (``test_every_output_moves_the_likelihood``); the names are those that ``params.yaml`` may give
 (``test_the_names_are_those_of_the_parameters``).
 """
@@ -104,9 +106,13 @@ class Head(ABC):
             counts: (C, H, W, L).
             standard_deviation: of the density with scale one.
         """
-        mean, variance = equal_parts(counts, self.n_mixtures)
-        log_scale = ((variance + VARIANCE_IN_A_CELL).sqrt() / standard_deviation).log()
-        return mean / self.half_range - 1, log_scale - math.log(self.half_range)
+        levels = torch.arange(self.n_levels, device=counts.device, dtype=torch.float64)
+        total = counts.sum(-1)
+        mean = counts.double() @ levels / total
+        variance = counts.double() @ levels.square() / total - mean.square() + VARIANCE_IN_A_CELL
+        log_scale = (variance.sqrt() / standard_deviation).log() - math.log(self.half_range)
+        loc = means_of_parts(counts, self.n_mixtures) / self.half_range - 1
+        return loc, log_scale[..., None].expand(loc.shape)
 
 
 class BernoulliHead(Head):
@@ -169,7 +175,7 @@ class DiscretizedHead(Head):
         return density if self.n_mixtures == 1 else Mixture(logits, density)
 
     def biases(self, counts: Tensor) -> Tensor:
-        """Return equal weights, and means and spreads of equal parts of the marginal."""
+        """Return equal weights, means of equal parts of the marginal, and its spread."""
         loc, log_scale = self.as_outputs(counts, self.standard_deviation)
         return torch.cat([torch.zeros_like(loc)[..., : self.n_logits], loc, log_scale], -1)
 
@@ -214,7 +220,7 @@ class CoupledLogisticHead(Head):
         return CoupledLogisticMixture(logits, loc, log_scale, torch.tanh(coefficients), self.n_levels)
 
     def biases(self, counts: Tensor) -> Tensor:
-        """Return equal weights, means and spreads of equal parts of each channel's marginal, and no coupling.
+        """Return equal weights, means of equal parts of each channel's marginal, its spread, and no coupling.
 
         The m-th component has the m-th part in every channel, since the channels of a pixel tend to be bright together.
         """
@@ -255,8 +261,8 @@ def log_shares(counts: Tensor) -> Tensor:
     return ((counts.double() + 1) / (counts.sum(-1, keepdim=True) + counts.shape[-1])).log()
 
 
-def equal_parts(counts: Tensor, n_parts: int) -> tuple[Tensor, Tensor]:
-    """Cut marginals, in the order of the levels, into parts of equal mass, and return their means and variances.
+def means_of_parts(counts: Tensor, n_parts: int) -> Tensor:
+    """Cut marginals, in the order of the levels, into parts of equal mass, and return their means.
 
     A level on a cut is divided, in integers, so that every part has the same mass exactly.
 
@@ -265,13 +271,12 @@ def equal_parts(counts: Tensor, n_parts: int) -> tuple[Tensor, Tensor]:
         n_parts: M.
 
     Returns:
-        The mean and the variance of each part in level units, (..., M) float64 each.
+        In level units, (..., M) float64.
     """
     total = counts.sum(-1)[..., None, None]  # N
     ends = counts.cumsum(-1)[..., None, :] * n_parts  # (..., 1, L), in 1/M of an image
     starts = ends - counts[..., None, :] * n_parts
     cuts = total * torch.arange(n_parts, device=counts.device)[:, None]  # (..., M, 1)
-    parts = (torch.minimum(ends, cuts + total) - torch.maximum(starts, cuts)).clamp(min=0).double()
+    parts = (torch.minimum(ends, cuts + total) - torch.maximum(starts, cuts)).clamp(min=0)  # (..., M, L)
     levels = torch.arange(counts.shape[-1], device=counts.device, dtype=torch.float64)
-    mean = parts @ levels / total.squeeze(-1)
-    return mean, parts @ levels.square() / total.squeeze(-1) - mean.square()
+    return parts.double() @ levels / total.squeeze(-1)
