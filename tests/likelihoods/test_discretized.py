@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import exact
-from bitsperdim.likelihoods import Categorical, DiscretizedLogistic, DiscretizedNormal, Likelihood, Mixture
+from bitsperdim.likelihoods import Categorical, DiscretizedLogistic, DiscretizedNormal, Likelihood, Mixture, discretized
 from bitsperdim.likelihoods.discretized import Discretized, log_normal_cdf
 
 HEADS: dict[str, type[Discretized]] = {"logistic": DiscretizedLogistic, "normal": DiscretizedNormal}
@@ -165,11 +165,14 @@ def test_a_mixture_of_one_is_its_component() -> None:
     torch.testing.assert_close(mixture.mean, component.mean[..., 0])
 
 
-def test_the_mean_sums_over_many_levels() -> None:
-    """Far from the edges the mean of a discretized symmetric density is its centre."""
+@pytest.mark.parametrize("numbers_at_once", [2**24, 1000])
+def test_the_mean_sums_over_many_levels(numbers_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Far from the edges the mean of a discretized symmetric density is its centre, however many at a time."""
+    monkeypatch.setattr(discretized, "NUMBERS_AT_ONCE", numbers_at_once)
     for head in HEADS.values():
-        found = head(torch.tensor([30_000.0], dtype=torch.float64), torch.tensor([3.0], dtype=torch.float64), 65_536)
-        assert found.mean.item() == pytest.approx(30_000, abs=1e-9)
+        loc = torch.tensor([30_000.0] * 9, dtype=torch.float64)  # nine, so that 1000 numbers are 111 levels
+        found = head(loc, torch.full_like(loc, 3.0), 65_536)
+        assert found.mean.tolist() == pytest.approx([30_000] * 9, abs=1e-9)
 
 
 def test_parameters_of_half_precision_are_taken_to_float32() -> None:
