@@ -12,13 +12,14 @@ from bitsperdim.models import ImageModel, build
 from bitsperdim.params import DensityAndMassSection
 from bitsperdim.studies import density_and_mass
 
-PIXELCNN = {"n_filters": 12, "n_blocks": 1, "kernel_size": 3}
-VAE = {"latent_size": 2, "hidden_sizes": [6, 5], "likelihood": "categorical"}
 NOISE = {"n_couplings": 2, "n_filters": 4, "n_blocks": 1}
 UNIFORM = {"logit_margin": 0.0, "dequantization": "uniform", "variational": NOISE}
 LEARNED = {"logit_margin": 0.0, "dequantization": "variational", "variational": NOISE}
 FLOW = {"transform": "maf", "n_transforms": 2, "hidden_sizes": [8], "n_bins": 4}
 REALNVP = {"n_scales": 1, "n_filters": 8, "n_blocks": 1}
+PIXELCNN = {"n_filters": 12, "n_blocks": 1, "kernel_size": 3, "likelihood": "categorical", "n_mixtures": 1}
+VAE = {"latent_size": 2, "hidden_sizes": [6, 5], "likelihood": "categorical", "n_mixtures": 1}
+COUPLED = {"likelihood": "coupled_logistic", "n_mixtures": 2}
 SMALL: dict[str, tuple[str, dict, tuple[int, int, int], int]] = {
     "histogram-grey": ("histogram", {"pseudocount": 0.5}, (1, 2, 3), 3),
     "histogram-rgb": ("histogram", {"pseudocount": 1.0}, (3, 1, 2), 2),
@@ -26,10 +27,17 @@ SMALL: dict[str, tuple[str, dict, tuple[int, int, int], int]] = {
     "pixelcnn-three-levels": ("pixelcnn", PIXELCNN, (1, 2, 3), 3),
     "pixelcnn-rgb": ("pixelcnn", PIXELCNN, (3, 2, 2), 2),
     "pixelcnn-two-channels": ("pixelcnn", PIXELCNN, (2, 2, 1), 4),
+    "pixelcnn-bernoulli": ("pixelcnn", {**PIXELCNN, "likelihood": "bernoulli"}, (1, 3, 3), 2),
+    "pixelcnn-normal": ("pixelcnn", {**PIXELCNN, "likelihood": "normal"}, (2, 1, 2), 4),
+    "pixelcnn-logistics": ("pixelcnn", {**PIXELCNN, "likelihood": "logistic", "n_mixtures": 2}, (1, 2, 3), 3),
+    "pixelcnn-coupled-rgb": ("pixelcnn", {**PIXELCNN, **COUPLED}, (3, 1, 2), 3),
+    "pixelcnn-coupled-two-channels": ("pixelcnn", {**PIXELCNN, **COUPLED, "n_mixtures": 1}, (2, 2, 1), 4),
     "vae-bernoulli": ("vae", {**VAE, "likelihood": "bernoulli"}, (1, 2, 2), 2),
     "vae-categorical": ("vae", VAE, (1, 2, 2), 3),
     "vae-logistic": ("vae", {**VAE, "likelihood": "logistic"}, (1, 2, 2), 3),
     "vae-normal": ("vae", {**VAE, "likelihood": "normal"}, (3, 1, 1), 4),
+    "vae-logistics": ("vae", {**VAE, "likelihood": "logistic", "n_mixtures": 2}, (1, 2, 2), 3),
+    "vae-coupled-rgb": ("vae", {**VAE, **COUPLED}, (3, 1, 1), 4),
     "vae-rgb": ("vae", VAE, (3, 1, 1), 4),
     "gaussian-grey": ("gaussian", {}, (1, 1, 2), 3),
     "gaussian-rgb": ("gaussian", {}, (3, 1, 1), 4),

@@ -43,25 +43,32 @@ def causality_is_two_sided(
     n_dims = math.prod(model.image_shape)
     images = torch.randint(model.n_levels, (8, *model.image_shape), generator=generator)
     x = images.double().requires_grad_()
-    logits = model.conditionals(x).logits.flatten(1, 3)  # (B, D, L)
-    weights = torch.randn(logits.shape[-1], generator=generator, dtype=torch.float64)
+    log_p = log_masses_of_all_levels(model, x)  # (B, D, L)
+    weights = torch.randn(model.n_levels, generator=generator, dtype=torch.float64)
     gradients = torch.zeros(n_dims, n_dims, dtype=torch.float64)
     for i in range(n_dims):
-        (gradient,) = torch.autograd.grad((logits[:, i] @ weights).sum(), x, retain_graph=True)
+        (gradient,) = torch.autograd.grad((log_p[:, i] @ weights).sum(), x, retain_graph=True)
         gradients[i] = gradient.abs().sum(0).flatten()
     changes = torch.zeros(n_dims, n_dims, dtype=torch.float64)
     with torch.no_grad():
         for j in range(n_dims):
             other = images.flatten(1).clone()
             other[:, j] = (other[:, j] + 1) % model.n_levels
-            moved = model.conditionals(other.reshape(images.shape).double())
-            changes[:, j] = (moved.logits.flatten(1, 3) - logits).abs().sum((0, 2))
+            moved = log_masses_of_all_levels(model, other.reshape(images.shape).double())
+            changes[:, j] = (moved - log_p).abs().sum((0, 2))
     for i, j in itertools.product(range(n_dims), repeat=2):
         for name, found in (("gradient", gradients[i, j].item()), ("change", changes[i, j].item())):
             if sees(i, j):
                 assert found > 0, f"conditional {i} should depend on sub-pixel {j}, but its {name} is zero"
             else:
                 assert found == 0, f"conditional {i} must not depend on sub-pixel {j}, but its {name} is {found}"
+
+
+def log_masses_of_all_levels(model: AutoregressiveModel, x: Tensor) -> Tensor:
+    """Return the log-mass of every level of every conditional, (B, D, L): all that a head says."""
+    conditionals = model.conditionals(x)
+    levels = [conditionals.log_prob(torch.tensor(level)) for level in range(model.n_levels)]
+    return torch.stack(levels, -1).flatten(1, 3)
 
 
 def images_are_independent(model: ImageModel, generator: torch.Generator) -> None:

@@ -17,11 +17,19 @@ import pytest
 import torch
 from torch import Tensor
 
+import coupled
 import laws
 from bitsperdim import dequantization, estimation, evaluation, training, units
 from bitsperdim.data import preparation, yardsticks
 from bitsperdim.estimation import log_weights as statistics
-from bitsperdim.likelihoods import Bernoulli, Categorical, DiagonalNormal, DiscretizedLogistic, DiscretizedNormal
+from bitsperdim.likelihoods import (
+    Bernoulli,
+    Categorical,
+    CoupledLogisticMixture,
+    DiagonalNormal,
+    DiscretizedLogistic,
+    DiscretizedNormal,
+)
 from bitsperdim.models import base
 from bitsperdim.models.gaussian import Gaussian
 from bitsperdim.models.pixelcnn import MaskedConv2d
@@ -343,6 +351,36 @@ MUTANTS = {
     ),
     "edge cells of finite width": Mutant(DiscretizedNormal, "log_cells", finite_edges, discretized_masses_sum_to_one),
     "density for mass": Mutant(DiscretizedLogistic, "log_cells", density_at_the_centre, discretized_masses_sum_to_one),
+    "edge cells of finite width in colour": Mutant(
+        DiscretizedLogistic, "log_cells", coupled.finite_edges, coupled.conditionals_sum_to_one
+    ),
+    "coefficients of blue swapped": Mutant(
+        CoupledLogisticMixture,
+        "component",
+        coupled.coupled_by(lambda c, j: c * (c - 1) // 2 + c - 1 - j, lambda c, j: j, 1.0),
+        coupled.masses_are_those_of_the_formula,
+    ),
+    "coupled to the channel itself": Mutant(
+        CoupledLogisticMixture,
+        "component",
+        coupled.coupled_by(lambda c, j: c * (c - 1) // 2 + j, lambda c, j: j + 1, 1.0),
+        coupled.conditionals_sum_to_one,
+    ),
+    "coupling counted from level 0": Mutant(
+        CoupledLogisticMixture,
+        "component",
+        coupled.coupled_by(lambda c, j: c * (c - 1) // 2 + j, lambda c, j: j, 0.0),
+        coupled.masses_are_those_of_the_formula,
+    ),
+    "weights not updated by earlier channels": Mutant(
+        CoupledLogisticMixture, "given", coupled.weights_of_the_prior, coupled.masses_are_those_of_the_formula
+    ),
+    "weights updated by the channel itself": Mutant(
+        CoupledLogisticMixture, "given", coupled.weights_that_know_the_channel, coupled.conditionals_sum_to_one
+    ),
+    "samples choose a component per channel": Mutant(
+        CoupledLogisticMixture, "sample", coupled.an_indicator_per_channel, coupled.samples_follow
+    ),
     "pixels for sub-pixels": Mutant(units, "n_dims", lambda shape: shape[1] * shape[2], a_coin_costs_a_bit),
     "nats for bits": Mutant(units, "NATS_PER_BIT", 1.0, a_coin_costs_a_bit),
     "entropy in nats": Mutant(yardsticks, "nats_to_bits", lambda nats: nats, entropy_is_in_bits_per_dimension),

@@ -48,7 +48,7 @@ MISTAKES: list[tuple[str, object, str]] = [
     ("dataset", GONE, "dataset is missing; it is a section with the keys name, path, n_levels,"),
     ("models", GONE, "models is missing"),
     ("seeds", GONE, "seeds is missing"),
-    ("vae.latent_size", GONE, "vae.latent_size is missing; the keys there are family, train, latent_size,"),
+    ("vae.latent_size", GONE, "vae.latent_size is missing; the keys there are family, train, likelihood, n_mixtures,"),
     ("evaluate.chunk_size", GONE, "evaluate.chunk_size is missing; the keys there are n_samples, chunk_size,"),
     # wrong type
     ("vae.latent_size", "16", "vae.latent_size = '16' is not allowed; it must be an integer."),
@@ -84,12 +84,29 @@ MISTAKES: list[tuple[str, object, str]] = [
     ("models", ["vae", "vae"], "models names 'vae' twice; each may stand there once."),
     ("seeds", [3, 3], "seeds names 3 twice"),
     ("dequantize.bits", 8, "dequantize.bits = 8 is not allowed; it must be at most 7."),
+    ("pixelcnn.n_mixtures", 0, "pixelcnn.n_mixtures = 0 is not allowed; it must be at least 1."),
+    (
+        "pixelcnn.likelihood",
+        "poisson",
+        "it must be one of 'bernoulli', 'categorical', 'logistic', 'normal' or 'coupled",
+    ),
+    ("pixelcnn.likelihood", GONE, "pixelcnn.likelihood is missing; the keys there are family, train, likelihood,"),
     ("pixelcnn.kernel_size", 4, "pixelcnn.kernel_size = 4 is not allowed; it must be odd."),
     ("pixelcnn.n_filters", 7, "pixelcnn.n_filters = 7 is not allowed; it must be a multiple of 2."),
     ("dequantize.binarization", "static", "= 'static' is not allowed with dataset.name = 'digits'; it may be none,"),
     ("dataset.name", "binarized_mnist", "'none' is not allowed with dataset.name = 'binarized_mnist'; it must be 'st"),
     # what does not fit together
     ("vae.likelihood", "bernoulli", "vae.likelihood = 'bernoulli' needs images of 2 levels, but these have 17;"),
+    (
+        "vae.n_mixtures",
+        3,
+        "vae.n_mixtures = 3 is not allowed with likelihood = 'categorical', of which a mixture is no",
+    ),
+    (
+        "pixelcnn.likelihood",
+        "bernoulli",
+        "pixelcnn.likelihood = 'bernoulli' needs images of 2 levels, but these have 17",
+    ),
     # names
     ("../vae", {"family": "histogram", "pseudocount": 1.0}, "'../vae' cannot name a model; a name has lower-case"),
     ("report", {"family": "histogram", "pseudocount": 1.0}, "'report' cannot name a model"),

@@ -39,6 +39,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "latent_size": 2,
         "hidden_sizes": [8],
         "likelihood": "categorical",
+        "n_mixtures": 1,
         "train_samples": 1,
     },
     "iwae": {
@@ -46,9 +47,17 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "latent_size": 2,
         "hidden_sizes": [8],
         "likelihood": "categorical",
+        "n_mixtures": 1,
         "train_samples": 5,
     },
-    "pixelcnn": {"family": "pixelcnn", "n_filters": 8, "n_blocks": 1, "kernel_size": 3},
+    "pixelcnn": {
+        "family": "pixelcnn",
+        "n_filters": 8,
+        "n_blocks": 1,
+        "kernel_size": 3,
+        "likelihood": "categorical",
+        "n_mixtures": 1,
+    },
     "flow": {
         "family": "flow",
         "transform": "nsf",

@@ -17,6 +17,7 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Size = Annotated[int, Field(ge=1, le=65_536)]
 Precision = Literal["float32", "bfloat16"]
 Schedule = Literal["constant", "cosine"]
+LikelihoodName = Literal["bernoulli", "categorical", "logistic", "normal", "coupled_logistic"]  # as in heads.py
 
 
 def odd(value: int) -> int:
@@ -99,26 +100,37 @@ class GaussianSection(FamilySection):
     family: Literal["gaussian"]
 
 
-class VAESection(FamilySection):
-    """A variational autoencoder of fully connected layers; ``train_samples`` above 1 makes it an IWAE."""
+class HeadSection(FamilySection):
+    """What every section has whose network may have any likelihood: which one, and of how many components."""
 
-    family: Literal["vae"]
-    latent_size: Size
-    hidden_sizes: Annotated[list[Size], Field(min_length=1, max_length=16)]
-    likelihood: Literal["bernoulli", "categorical", "logistic", "normal"]
-    train_samples: Annotated[int, Field(ge=1, le=10_000)]
+    likelihood: LikelihoodName
+    n_mixtures: Annotated[int, Field(ge=1, le=1_000)]
 
     def check_levels(self, name: str, n_levels: int) -> None:
-        """Refuse a Bernoulli likelihood for images of more than two levels."""
+        """Refuse a Bernoulli likelihood for images of more than two levels, and mixtures that add nothing."""
         if self.likelihood == "bernoulli" and n_levels != 2:
             raise InputError(
                 f"params.yaml: {name}.likelihood = 'bernoulli' needs images of 2 levels, but these have {n_levels}; "
                 f"choose 'categorical', or set dequantize.binarization to 'threshold' or 'dynamic'."
             )
+        if self.likelihood in ("bernoulli", "categorical") and self.n_mixtures != 1:
+            raise InputError(
+                f"params.yaml: {name}.n_mixtures = {self.n_mixtures} is not allowed with likelihood = "
+                f"{self.likelihood!r}, of which a mixture is no more than one; write 1."
+            )
 
 
-class PixelCNNSection(FamilySection):
-    """A PixelCNN of masked convolutions with a softmax over the levels."""
+class VAESection(HeadSection):
+    """A variational autoencoder of fully connected layers; ``train_samples`` above 1 makes it an IWAE."""
+
+    family: Literal["vae"]
+    latent_size: Size
+    hidden_sizes: Annotated[list[Size], Field(min_length=1, max_length=16)]
+    train_samples: Annotated[int, Field(ge=1, le=10_000)]
+
+
+class PixelCNNSection(HeadSection):
+    """A PixelCNN of masked convolutions."""
 
     family: Literal["pixelcnn"]
     n_filters: Annotated[int, Field(ge=2, le=65_536, multiple_of=2)]

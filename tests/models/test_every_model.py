@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.stats import binom
 
+import cases
 import laws
 from bitsperdim import models
 from bitsperdim.errors import InputError
@@ -114,9 +115,9 @@ def test_parameters_are_counted_that_are_free() -> None:
     assert small_model("histogram-grey").n_parameters == 6 * 2
     assert small_model("gaussian-rgb").n_parameters == 3 + 6
     first, reduce, convolve, expand = 4 * 12, 12 * 6, 5 * 6 * 6, 6 * 12
-    last, to_logits = 12 * 12, 12 * 2
+    last, to_outputs = 12 * 12, 12 * 2
     biases = 12 + 6 + 6 + 12 + 12 + 2
-    expected = first + reduce + convolve + expand + last + to_logits + biases
+    expected = first + reduce + convolve + expand + last + to_outputs + biases
     assert small_model("pixelcnn-binary-3x3").n_parameters == expected
     model = small_model("pixelcnn-rgb")
     model.zero_grad()
@@ -134,18 +135,16 @@ def test_an_unknown_family_lists_the_choices() -> None:
 @pytest.mark.parametrize(
     ("family", "params", "sentence"),
     [
-        ("pixelcnn", {"n_filters": 4, "n_blocks": 1, "kernel_size": 3}, "n_filters must be even and at least 6, not 4"),
-        ("pixelcnn", {"n_filters": 12, "n_blocks": 1, "kernel_size": 4}, "kernel_size must be odd, not 4"),
+        ("pixelcnn", {**cases.PIXELCNN, "n_filters": 4}, "n_filters must be even and at least 6, not 4"),
+        ("pixelcnn", {**cases.PIXELCNN, "kernel_size": 4}, "kernel_size must be odd, not 4"),
+        ("vae", {**cases.VAE, "likelihood": "bernoulli"}, "a Bernoulli likelihood has 2 levels, not 5"),
         (
             "vae",
-            {"latent_size": 1, "hidden_sizes": [2], "likelihood": "bernoulli"},
-            "a Bernoulli likelihood has 2 levels, not 5",
+            {**cases.VAE, "likelihood": "poisson"},
+            "likelihood must be one of bernoulli, categorical, logistic, nor",
         ),
-        (
-            "vae",
-            {"latent_size": 1, "hidden_sizes": [2], "likelihood": "poisson"},
-            "likelihood must be one of bernoulli, categorical",
-        ),
+        ("pixelcnn", {**cases.PIXELCNN, "n_mixtures": 2}, "a categorical likelihood has n_mixtures 1, not 2"),
+        ("vae", {**cases.VAE, "likelihood": "logistic", "n_mixtures": 0}, "n_mixtures must be at least 1, not 0"),
     ],
 )
 def test_parameters_that_do_not_fit_the_images_are_refused(family: str, params: dict, sentence: str) -> None:

@@ -1,4 +1,4 @@
-r"""Probability masses p(x | parameters) of single sub-pixels, and the diagonal normal of latent spaces.
+r"""Probability masses p(x | parameters) of sub-pixels, heads that build them, and the normal of latent spaces.
 
 In the manner of ``torch.distributions``, with two differences: randomness is an explicit generator,
 and parameters are taken to at least float32, so that a network that ran in bfloat16 is scored in
@@ -7,17 +7,23 @@ float32. No epsilon, clamp or switch: a mass is exact to rounding.
 
 from bitsperdim.likelihoods.base import Likelihood, at_least_float32
 from bitsperdim.likelihoods.categorical import Bernoulli, Categorical
+from bitsperdim.likelihoods.coupled import CoupledLogisticMixture
 from bitsperdim.likelihoods.discretized import DiscretizedLogistic, DiscretizedNormal, Mixture
+from bitsperdim.likelihoods.heads import HEADS, Head, build_head
 from bitsperdim.likelihoods.normal import DiagonalNormal, draw_each
 
 __all__ = [
+    "HEADS",
     "Bernoulli",
     "Categorical",
+    "CoupledLogisticMixture",
     "DiagonalNormal",
     "DiscretizedLogistic",
     "DiscretizedNormal",
+    "Head",
     "Likelihood",
     "Mixture",
     "at_least_float32",
+    "build_head",
     "draw_each",
 ]

@@ -1,4 +1,8 @@
-"""What a likelihood is: a batch of independent masses over the levels 0..L-1, one for each sub-pixel."""
+"""What a likelihood is: a batch of masses over the levels 0..L-1, one for each sub-pixel.
+
+They are independent, or coupled inside a pixel: then the last dimensions of the batch are (C, H, W), the channels of
+a pixel are in order, and every score of a sub-pixel is given the earlier channels of its pixel in the same ``x``.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ def at_least_float32(parameter: Tensor) -> Tensor:
 
 
 class Likelihood(ABC):
-    """A batch of independent distributions over the levels 0..L-1, one for each sub-pixel.
+    """A batch of distributions over the levels 0..L-1, one for each sub-pixel.
 
     Attributes:
         n_levels: L.
@@ -24,7 +28,10 @@ class Likelihood(ABC):
 
     @abstractmethod
     def log_prob(self, x: Tensor) -> Tensor:
-        """Return log p(x) in nats, exact, of the batch shape; ``x`` holds integers 0..L-1 and broadcasts."""
+        """Return log p(x) in nats, exact, of the batch shape; ``x`` holds integers 0..L-1 and broadcasts.
+
+        Where channels are coupled these are conditional log-masses; their sum is that of the image either way.
+        """
 
     @abstractmethod
     def cdf(self, x: Tensor) -> Tensor:
@@ -38,6 +45,15 @@ class Likelihood(ABC):
     @abstractmethod
     def mean(self) -> Tensor:
         """The mean in level units, of the batch shape."""
+
+    @property
+    def central(self) -> Tensor:
+        """The middle in level units, of the batch shape, for looking at: the mean, unless that costs too much."""
+        return self.mean
+
+    def given(self, x: Tensor) -> Likelihood:
+        """Return p(x_c given x_<c) of every sub-pixel, exact: itself, unless channels are coupled inside a pixel."""
+        return self
 
 
 def as_levels(values: Tensor, n_levels: int) -> Tensor:

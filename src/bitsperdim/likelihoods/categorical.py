@@ -3,7 +3,9 @@ r"""Masses without a density behind them: two levels, or any mass over L levels.
 Invariants (``tests/likelihoods/test_categorical.py``):
 
 1. Masses sum to one over the levels, for extreme logits too (``test_masses_sum_to_one``).
-2. Samples have the stated mean (``test_samples_have_the_mean``).
+2. Against 60-digit arithmetic the error of a float32 log-mass is at most 2e-7 max(1, \|log p\|)
+   (``test_a_float32_mass_is_exact_to_rounding``).
+3. Samples have the stated mean (``test_samples_have_the_mean``).
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bitsperdim.likelihoods.base import Likelihood, as_levels, at_least_float32
+
+SUMMED_IN_FLOAT32 = 256  # levels
 
 
 class Bernoulli(Likelihood):
@@ -65,7 +69,9 @@ class Categorical(Likelihood):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return log p(x) in nats."""
-        return self.at(torch.log_softmax(self.logits, dim=-1), x)
+        # torch's log_softmax adds one level after the other: 65,536 of them lose 3e-6 of log p in float32
+        dtype = torch.float64 if self.n_levels > SUMMED_IN_FLOAT32 else self.logits.dtype
+        return self.at(torch.log_softmax(self.logits, dim=-1, dtype=dtype), x).to(self.logits.dtype)
 
     def cdf(self, x: Tensor) -> Tensor:
         """Return P(X <= x)."""

@@ -12,7 +12,7 @@ and there is no epsilon, no clamp and no approximation that takes over somewhere
 Invariants (``tests/likelihoods/test_discretized.py``):
 
 1. Against 60-digit arithmetic the error of a float32 log-mass is at most 1e-6 max(1, \|log p\|), for \|loc\| up to
-   1e6, log-scales from -20 to 20 and 2 to 65,536 levels.
+   1e6, log-scales from -20 to 20 and 2 to 65,536 levels; of mixtures of up to 100 components too.
 2. In float64 the masses sum to one within 1e-12.
 3. Values and gradients are finite there.
 """
@@ -28,7 +28,8 @@ from torch.nn import functional as F
 
 from bitsperdim.likelihoods.base import Likelihood, as_levels, at_least_float32
 
-LEVELS_AT_ONCE = 256  # of those that are summed for a mean
+LEVELS_AT_ONCE = 256  # of those that are summed for a mean, at most
+NUMBERS_AT_ONCE = 2**24  # of all sub-pixels and components for all these levels
 
 
 class Discretized(Likelihood):
@@ -85,8 +86,9 @@ class Discretized(Likelihood):
     def mean(self) -> Tensor:
         """The mean level: the sum over x < L-1 of P(X > x)."""
         total = torch.zeros_like(self.loc)
-        for first in range(0, self.n_levels - 1, LEVELS_AT_ONCE):
-            x = torch.arange(first, min(first + LEVELS_AT_ONCE, self.n_levels - 1), device=self.loc.device)
+        at_once = min(LEVELS_AT_ONCE, max(1, NUMBERS_AT_ONCE // max(1, self.loc.numel())))
+        for first in range(0, self.n_levels - 1, at_once):
+            x = torch.arange(first, min(first + at_once, self.n_levels - 1), device=self.loc.device)
             edges = (x.to(self.loc.dtype) + 0.5).reshape(-1, *[1] * self.loc.ndim)
             total = total + self.probability_below(-self.standardised(edges)).sum(0)  # both densities are symmetric
         return total

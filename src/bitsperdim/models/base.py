@@ -206,8 +206,11 @@ class LatentModel(ImageModel):
         return self.decode(z).sample(generator=generator)[0]
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Return the mean of p(x given z) at the mean of q(z given x), (B, C, H, W) in level units."""
-        return self.decode(self.encode(x).mean[None]).mean[0]
+        """Return the middle of p(x given z) at the mean of q(z given x), (B, C, H, W) in level units, to be looked at.
+
+        It is the mean, but for coupled channels: see ``central`` there.
+        """
+        return self.decode(self.encode(x).mean[None]).central[0]
 
 
 class DensityModel(ImageModel):

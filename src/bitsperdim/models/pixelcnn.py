@@ -14,7 +14,11 @@ It has a *blind spot*: stacked masks of this shape never see a cone above and to
 current pixel (van den Oord et al. 2016b), which ``tests/models/test_pixelcnn.py`` asserts. Nothing
 here is gated, and no layer is normalised over a batch.
 
-Differences from the paper: the input is scaled to [-1, 1]; the sizes are parameters.
+Where the likelihood couples the channels of a pixel itself, all feature maps are one group, which sees earlier
+pixels only, and the likelihood puts R before G before B.
+
+Differences from the paper: the input is scaled to [-1, 1]; the sizes are parameters; any likelihood that fits the
+images may take the place of the softmax (``heads.py``).
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bitsperdim.likelihoods import Categorical
+from bitsperdim.likelihoods import Likelihood, build_head
 from bitsperdim.models.base import AutoregressiveModel, level_counts
 
 
@@ -36,7 +40,7 @@ class MaskedConv2d(nn.Conv2d):
         n_inputs: input feature maps, split into ``n_groups`` groups in order, as evenly as they can be.
         n_outputs: output feature maps, split likewise.
         kernel_size: odd; the image size is kept.
-        n_groups: C, the channels of the image.
+        n_groups: G, into which the channels of the image fall.
         sees_own_group: at the centre, whether a group sees itself (mask B) or not (mask A).
     """
 
@@ -80,30 +84,43 @@ class ResidualBlock(nn.Module):
 
 
 class PixelCNN(AutoregressiveModel):
-    """A PixelCNN with a softmax over the levels.
+    """A PixelCNN with any likelihood.
 
     Args:
         image_shape: (C, H, W).
         n_levels: L.
-        n_filters: 2h in the paper; even, and at least 2C so that every channel has maps of its own.
+        n_filters: 2h in the paper; even, and at least 2G so that every group of channels has maps of its own.
         n_blocks: residual blocks.
         kernel_size: of the first layer, odd.
+        likelihood: a key of :data:`bitsperdim.likelihoods.HEADS`; ``categorical`` is that of the paper.
+        n_mixtures: the number of its components.
     """
 
     def __init__(
-        self, image_shape: tuple[int, int, int], n_levels: int, *, n_filters: int, n_blocks: int, kernel_size: int
+        self,
+        image_shape: tuple[int, int, int],
+        n_levels: int,
+        *,
+        n_filters: int,
+        n_blocks: int,
+        kernel_size: int,
+        likelihood: str,
+        n_mixtures: int,
     ) -> None:
         """Build the stack."""
         super().__init__(image_shape, n_levels)
         channels = image_shape[0]
-        if n_filters % 2 or n_filters < 2 * channels:
-            raise ValueError(f"n_filters must be even and at least {2 * channels}, not {n_filters}")
+        self.head = build_head(likelihood, channels, n_levels, n_mixtures)
+        groups = self.head.n_groups
+        if n_filters % 2 or n_filters < 2 * groups:
+            raise ValueError(f"n_filters must be even and at least {2 * groups}, not {n_filters}")
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd, not {kernel_size}")
-        self.first = MaskedConv2d(channels, n_filters, kernel_size, n_groups=channels, sees_own_group=False)
-        self.blocks = nn.Sequential(*(ResidualBlock(n_filters, channels) for _ in range(n_blocks)))
-        self.last = MaskedConv2d(n_filters, n_filters, 1, n_groups=channels, sees_own_group=True)
-        self.to_logits = MaskedConv2d(n_filters, channels * n_levels, 1, n_groups=channels, sees_own_group=True)
+        self.first = MaskedConv2d(channels, n_filters, kernel_size, n_groups=groups, sees_own_group=False)
+        self.blocks = nn.Sequential(*(ResidualBlock(n_filters, groups) for _ in range(n_blocks)))
+        self.last = MaskedConv2d(n_filters, n_filters, 1, n_groups=groups, sees_own_group=True)
+        n_outputs = groups * self.head.n_outputs
+        self.to_outputs = MaskedConv2d(n_filters, n_outputs, 1, n_groups=groups, sees_own_group=True)
 
     @property
     def n_parameters(self) -> int:
@@ -113,15 +130,14 @@ class PixelCNN(AutoregressiveModel):
         return super().n_parameters - masked
 
     def initialise(self, images: Tensor) -> None:
-        """Start the output biases at the share of each level in each channel, as if it had been seen once more."""
-        counts = level_counts(images, self.n_levels).sum((1, 2))  # (C, L)
-        shares = (counts.double() + 1) / (counts.sum(1, keepdim=True) + self.n_levels)
+        """Start the output biases at the marginals of each channel."""
+        counts = level_counts(images, self.n_levels).sum((1, 2), keepdim=True)  # (C, 1, 1, L)
         with torch.no_grad():
-            cast(Tensor, self.to_logits.bias).copy_(shares.log().flatten())
+            cast(Tensor, self.to_outputs.bias).copy_(self.head.biases(counts).flatten())
 
-    def conditionals(self, x: Tensor, labels: Tensor | None = None) -> Categorical:
+    def conditionals(self, x: Tensor, labels: Tensor | None = None) -> Likelihood:
         """Return p(x_i given x_<i) for all sub-pixels at once."""
         hidden = self.blocks(self.first(self.scaled(x)))
-        logits = self.to_logits(F.relu(self.last(F.relu(hidden))))  # (B, C*L, H, W)
-        logits = logits.unflatten(1, (self.image_shape[0], self.n_levels))  # (B, C, L, H, W)
-        return Categorical(logits.permute(0, 1, 3, 4, 2))  # (B, C, H, W, L)
+        outputs = self.to_outputs(F.relu(self.last(F.relu(hidden))))  # (B, G * outputs, H, W)
+        outputs = outputs.unflatten(1, (self.head.n_groups, self.head.n_outputs))  # (B, G, outputs, H, W)
+        return self.head(outputs.permute(0, 1, 3, 4, 2)).given(x)  # from (B, G, H, W, outputs)
