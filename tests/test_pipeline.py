@@ -205,7 +205,7 @@ def test_the_stages_run_one_after_the_other_without_dvc(
         ("download", "raw"),
         ("dequantize", "raw", "images", "results/dequantize"),
     ]
-    for model in ("histogram", "gaussian", "vae", "iwae", "pixelcnn"):
+    for model in YAML(typ="safe").load(text)["models"]:
         commands += [
             ("train", model, "images", f"models/{model}", f"results/{model}/training_curve.csv"),
             ("evaluate", model, f"models/{model}", "images", f"results/{model}"),

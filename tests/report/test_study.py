@@ -20,11 +20,13 @@ class Page:
 
     def __init__(self, study: Study) -> None:
         self.study = study
+        self.ways: list = []
+        self.n_samples = 64
 
 
 def rendered(study: Study) -> tuple[str, str]:
     charts = study_charts.all_charts(study)
-    page = _environment().get_template("density_and_mass.html").render(report=Page(study), study=charts)
+    page = _environment().get_template("density_and_mass.html").render(report=Page(study), study=charts, model_ways=[])
     twin = _environment(formatting.markdown).get_template("density_and_mass.md").render(report=Page(study))
     return page, twin
 
@@ -71,7 +73,7 @@ def test_few_levels_break_no_chart(counts: list[int], tmp_path: Path) -> None:
     assert not re.search(r"\bnan\b", page + twin, re.IGNORECASE)
 
 
-@pytest.mark.parametrize("name", [*(f"{table}.csv" for table in TABLES), "metrics.json"])
+@pytest.mark.parametrize("name", [*(f"{table}.csv" for table in TABLES), "dequantizing.csv", "metrics.json"])
 @pytest.mark.parametrize("content", [None, b"", b"{}", b"\xff", b"x,y\n0,0\n"])
 def test_a_missing_file_of_the_study_is_one_sentence(name: str, content: bytes | None, tmp_path: Path) -> None:
     write_study(tmp_path)

@@ -27,6 +27,7 @@ from bitsperdim.files import write_text
 from bitsperdim.params import Params
 from bitsperdim.report import charts, formatting, study_charts
 from bitsperdim.report.content import Report, read_report
+from bitsperdim.report.dequantizing import differences
 
 __all__ = ["write_report"]
 
@@ -64,11 +65,12 @@ def render_page(report: Report) -> str:
         report=report,
         style=_package_file("style.css"),
         script=_package_file("script.js"),
-        forest=charts.forest(report.models, report.images.yardsticks),
+        forest=charts.forest(report.likelihoods, report.images.yardsticks),
         training=[charts.training(model) for model in report.models],
         bound=[charts.bound(model) for model in report.models],
         histogram=[charts.histogram(model) for model in report.models],
         study=study_charts.all_charts(report.study),
+        model_ways=[differences(f"ways-{number}", ways) for number, ways in enumerate(report.ways)],
     )
 
 

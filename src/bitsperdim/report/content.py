@@ -25,10 +25,11 @@ from pydantic import BaseModel
 
 from bitsperdim.errors import InputError
 from bitsperdim.params import Params
+from bitsperdim.report.dequantizing import Scored, Way, of_models
 from bitsperdim.report.formatting import two_digits
 from bitsperdim.report.reading import Columns, Picture, Stored, read_columns, read_picture, read_stored
 from bitsperdim.report.study_content import Study, read_study
-from bitsperdim.units import nats_to_bits_per_dim
+from bitsperdim.units import bits_per_dim, nats_to_bits_per_dim
 
 HASH_DIGITS = 12
 TOLERATED_SHARE = 0.05  # of images with a small ESS, as in bitsperdim.evaluation, which imports torch
@@ -46,7 +47,7 @@ YARDSTICKS = (
 class Metrics(Stored):
     """``results/<model>/metrics.json``; :func:`bitsperdim.evaluation.summarise` says what each number is."""
 
-    kind: Literal["exact", "lower"]
+    kind: Literal["exact", "lower", "density"]
     protocol: str
     test_sha256: str
     n_images: int
@@ -56,6 +57,7 @@ class Metrics(Stored):
     bpd: float
     bpd_standard_error: float
     bpd_monte_carlo_error: float
+    elbo_nats: float
     nll_nats: float
     nll_nats_standard_error: float
     log_p_bias_nats: float
@@ -152,9 +154,14 @@ class ModelReport:
         return self.metrics.kind == "lower"
 
     @property
+    def is_density(self) -> bool:
+        """Whether the number is a density at whole numbers: no likelihood, and never ranked."""
+        return self.metrics.kind == "density"
+
+    @property
     def relation(self) -> str:
-        """What stands before the number: = for an exact one, ≤ for a bound."""
-        return {"exact": "=", "lower": "≤"}[self.metrics.kind]
+        """What stands before the number: = for an exact one, ≤ for a bound, nothing for a density."""
+        return {"exact": "=", "lower": "≤", "density": ""}[self.metrics.kind]
 
     @property
     def is_sampled(self) -> bool:
@@ -188,14 +195,37 @@ class ModelReport:
 
 @dataclass(frozen=True)
 class Report:
-    """All that the page shows; ``parameters`` are (section, [(key, value)]) in the order of ``params.yaml``."""
+    """All that the page shows.
+
+    Attributes:
+        dataset: its name.
+        images: their metrics.
+        test_images: a picture of some.
+        models: in the order of ``models``.
+        study: of densities and masses.
+        ways: a table for each flow that is among the models with several ways of dequantizing.
+        n_samples: K of the evaluation.
+        parameters: (section, [(key, value)]) in the order of ``params.yaml``.
+    """
 
     dataset: str
     images: ImagesMetrics
     test_images: Picture
     models: list[ModelReport]
     study: Study
+    ways: list[list[Way]]
+    n_samples: int
     parameters: list[tuple[str, list[tuple[str, str]]]]
+
+    @property
+    def likelihoods(self) -> list[ModelReport]:
+        """The models that may be ranked."""
+        return [model for model in self.models if not model.is_density]
+
+    @property
+    def densities(self) -> list[ModelReport]:
+        """Those whose number is no likelihood."""
+        return [model for model in self.models if model.is_density]
 
     @property
     def any_impossible(self) -> bool:
@@ -219,7 +249,17 @@ def read_report(params: Params, results: Path) -> Report:
     names = read_stored(results / "models.json", _ModelList).models
     models = [_read_model(params, results / name, name, images) for name in names]
     study = read_study(results / "density_and_mass")
-    return Report(params.dataset.name, images, test_images, models, study, parameters(params))
+    scored = {model.name: _scored(model, images) for model in models if not model.is_density}
+    ways = of_models({name: params.section(name) for name in scored}, scored, images.image_shape)
+    n_samples = params.evaluate.n_samples
+    return Report(params.dataset.name, images, test_images, models, study, ways, n_samples, parameters(params))
+
+
+def _scored(model: ModelReport, images: ImagesMetrics) -> Scored:
+    last = [model.curve["train_bpd"][model.curve["seed"] == seed][-1] for seed in np.unique(model.curve["seed"])]
+    metrics = model.metrics
+    elbo = bits_per_dim(metrics.elbo_nats, images.image_shape)
+    return Scored(float(np.mean(last)), elbo, metrics.bpd, metrics.bpd_standard_error, -model.nll)
 
 
 def parameters(params: Params) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -79,6 +79,19 @@ def read_columns(path: Path, names: tuple[str, ...]) -> Columns:
     return columns
 
 
+def read_rows(path: Path, text: str, numbers: tuple[str, ...]) -> list[dict[str, str | float]]:
+    """Read the rows of a CSV file with one column of text and others of numbers."""
+    columns = read_columns(path, numbers)
+    with path.open(encoding="utf-8", newline="") as file:
+        names = [row.get(text) for row in csv.DictReader(file)]
+    found: list[dict[str, str | float]] = []
+    for index, name in enumerate(names):
+        if not name:
+            raise InputError(f"{path} has no {text} in row {index + 1}.")
+        found.append({text: name, **{key: float(column[index]) for key, column in columns.items()}})
+    return found
+
+
 def read_picture(path: Path) -> Picture:
     """Read a PNG file and its size."""
     try:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
+from bitsperdim.report.dequantizing import differences
 from bitsperdim.report.formatting import MINUS, count, plain, two_digits
 from bitsperdim.report.study_content import Study
 from bitsperdim.report.svg import BOUND, EXACT, INK, MUTED, PAPER, chart, to_svg
@@ -43,6 +44,7 @@ def all_charts(study: Study) -> dict[str, Markup]:
         "coverage": coverage(study),
         "blocks": blocks(study),
         "price": price(study),
+        "dequantizing": differences("study-dequantizing", study.ways),
     }
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitsperdim.errors import InputError
-from bitsperdim.report.reading import Columns, Stored, read_columns, read_stored
+from bitsperdim.report.dequantizing import Way, of_study
+from bitsperdim.report.reading import Columns, Stored, read_columns, read_rows, read_stored
 
 TABLES = {
     "hypotheses": ("y", "density_a", "density_b"),
@@ -25,6 +26,17 @@ TABLES = {
     "bound_against_k": ("n_samples", "gap", "gap_error", "leading", "coverage", "coverage_error", "error_ratio"),
     "blocks": ("block", "words", "huffman_bits", "shannon_bits"),
 }
+WAY_COLUMNS = (
+    "train_samples",
+    "train_bpd",
+    "elbo_bpd",
+    "bpd",
+    "bpd_standard_error",
+    "difference_bpd",
+    "difference_bpd_standard_error",
+)
+# as in bitsperdim.studies.density_and_mass.dequantizing; the first is the reference
+WAYS = ("uniform", "uniform_fixed", "variational", "importance_weighted")
 # what each code was made for, by its key in metrics.json, in the order of the report
 CODES = {
     "data": "these data",
@@ -111,6 +123,18 @@ class CodingMetrics(Stored):
     codes: dict[str, CodeMetrics]
 
 
+class DequantizingMetrics(Stored):
+    """Part five; bounds."""
+
+    n_train: int
+    n_test: int
+    n_test_of_all: int
+    n_samples: int
+    epochs: int
+    transform: str
+    n_parameters: int
+
+
 class StudyMetrics(Stored):
     """``results/density_and_mass/metrics.json``."""
 
@@ -119,14 +143,16 @@ class StudyMetrics(Stored):
     collapse: CollapseMetrics
     bound: BoundMetrics
     coding: CodingMetrics
+    dequantizing: DequantizingMetrics
 
 
 @dataclass(frozen=True)
 class Study:
-    """Metrics, and the columns of each table by its name."""
+    """Metrics, the columns of each table by its name, and the flow of part five in each way."""
 
     metrics: StudyMetrics
     tables: dict[str, Columns]
+    ways: list[Way]
 
     def rows(self, name: str) -> list[dict[str, float]]:
         """Return the rows of a table."""
@@ -151,4 +177,11 @@ def read_study(folder: Path) -> Study:
     missing = [name for name in CODES if name not in metrics.coding.codes]
     if missing:
         raise InputError(f"{path}: coding.codes has no {missing[0]!r}, which a stage writes there.")
-    return Study(metrics, {name: read_columns(folder / f"{name}.csv", columns) for name, columns in TABLES.items()})
+    tables = {name: read_columns(folder / f"{name}.csv", columns) for name, columns in TABLES.items()}
+    path = folder / "dequantizing.csv"
+    rows = read_rows(path, "way", WAY_COLUMNS)
+    unknown = [row["way"] for row in rows if row["way"] not in WAYS]
+    if unknown or rows[0]["way"] != WAYS[0]:
+        raise InputError(f"{path} does not hold the ways {', '.join(WAYS)}.")
+    ways = of_study(rows, WAYS[0])
+    return Study(metrics, tables, ways)

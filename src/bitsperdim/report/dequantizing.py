@@ -1,0 +1,173 @@
+"""One flow, dequantized in several ways: the rows of the table and their chart, of the study or of the models.
+
+Differences are paired, image by image (:mod:`bitsperdim.compare`).
+
+Invariants (``tests/report/test_dequantizing.py``): the rows are those of the files
+(``test_the_rows_of_the_study_are_those_written``); models that are one flow are found and compared
+(``test_models_that_are_one_flow_are_compared``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup
+
+from bitsperdim.compare import INTERVAL, paired_difference, ways_of_dequantizing
+from bitsperdim.families import DequantizedSection, FamilySection
+from bitsperdim.report.formatting import plain, with_error
+from bitsperdim.report.svg import BOUND, EXACT, INK, MUTED, PAPER, chart, shortened, to_svg
+from bitsperdim.units import bits_per_dim, nats_to_bits_per_dim
+
+NOISE = {
+    "uniform": "uniform, fresh at every presentation",
+    "uniform_fixed": "uniform, drawn once for each training image",
+    "variational": "learned",
+}
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of dequantizing, all numbers in bits per dimension, all bounds.
+
+    Attributes:
+        name: of the way, or of the model.
+        noise: in words.
+        train_samples: K of the training objective.
+        train_bpd: the objective at the end of training.
+        elbo_bpd: of the test images, one sample each.
+        bpd: of the test images, all samples.
+        bpd_standard_error: over test images.
+        difference: bpd above the reference, paired; None for the reference itself.
+        difference_error: its standard error.
+    """
+
+    name: str
+    noise: str
+    train_samples: int
+    train_bpd: float
+    elbo_bpd: float
+    bpd: float
+    bpd_standard_error: float
+    difference: float | None
+    difference_error: float | None
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether there is a difference that can be drawn."""
+        values = (self.difference, self.difference_error)
+        return all(value is not None and math.isfinite(value) for value in values)
+
+
+def of_study(rows: Sequence[Mapping[str, str | float]], reference: str) -> list[Way]:
+    """Return the rows of ``results/density_and_mass/dequantizing.csv``."""
+    found = []
+    for row in rows:
+        way = str(row["way"])
+        is_reference = way == reference
+        found.append(
+            Way(
+                name=way.replace("_", " "),
+                noise=NOISE["uniform" if way == "importance_weighted" else way],
+                train_samples=int(row["train_samples"]),
+                train_bpd=float(row["train_bpd"]),
+                elbo_bpd=float(row["elbo_bpd"]),
+                bpd=float(row["bpd"]),
+                bpd_standard_error=float(row["bpd_standard_error"]),
+                difference=None if is_reference else float(row["difference_bpd"]),
+                difference_error=None if is_reference else float(row["difference_bpd_standard_error"]),
+            )
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What is needed of a model: its last training objective, bounds of the test images, and those of each image.
+
+    Attributes:
+        train_bpd: at the last epoch, the mean over seeds.
+        elbo_bpd: with one sample.
+        bpd: with all.
+        bpd_standard_error: over test images.
+        log_p: (N,) nats.
+    """
+
+    train_bpd: float
+    elbo_bpd: float
+    bpd: float
+    bpd_standard_error: float
+    log_p: np.ndarray
+
+
+def of_models(
+    sections: Mapping[str, FamilySection], scored: Mapping[str, Scored], shape: tuple[int, int, int]
+) -> list[list[Way]]:
+    """Return a table for each flow that is among the models in several ways; impossible images leave a model out.
+
+    Args:
+        sections: name -> section, of the models that are likelihoods.
+        scored: by name, of the same models.
+        shape: (C, H, W).
+    """
+    usable = {name: section for name, section in sections.items() if np.isfinite(scored[name].log_p).all()}
+    tables = []
+    for reference, names in ways_of_dequantizing(usable):
+        rows = []
+        for name in names:
+            section, item = usable[name], scored[name]
+            if not isinstance(section, DequantizedSection):
+                raise TypeError(f"{name} is no flow")
+            pair = paired_difference(item.log_p, scored[reference].log_p)
+            rows.append(
+                Way(
+                    name=name,
+                    noise=NOISE[section.dequantization],
+                    train_samples=section.train_samples,
+                    train_bpd=item.train_bpd,
+                    elbo_bpd=item.elbo_bpd,
+                    bpd=item.bpd,
+                    bpd_standard_error=item.bpd_standard_error,
+                    difference=None if name == reference else bits_per_dim(pair.nats, shape),
+                    difference_error=(None if name == reference else nats_to_bits_per_dim(pair.standard_error, shape)),
+                )
+            )
+        tables.append(rows)
+    return tables
+
+
+def differences(name: str, ways: Sequence[Way]) -> Markup:
+    """Return the paired differences with 95 % intervals, the reference as the line of zero."""
+    drawn = [way for way in ways if way.is_finite]
+    reference = next(way.name for way in ways if way.difference is None)
+    row = 44.0
+    height = 66.0 + row * max(1, len(drawn))
+    with chart(name, 350.0, height, (12.0, 16.0, 26.0, 40.0)) as axes:
+        axes.grid(visible=False)
+        axes.axvline(0, color=INK, linewidth=1.2)
+        reach = max([abs(way.difference or 0) + INTERVAL * (way.difference_error or 0) for way in drawn], default=0.0)
+        axes.set(xlim=(-1.15 * (reach or 1), 1.15 * (reach or 1)), ylim=(max(1, len(drawn)) - 0.4, -0.75), yticks=[])
+        for index, way in enumerate(drawn):
+            value, error = way.difference or 0.0, INTERVAL * (way.difference_error or 0.0)
+            colour = BOUND if value - error > 0 else EXACT if value + error < 0 else MUTED
+            axes.plot((value - error, value + error), (index, index), color=colour, linewidth=2.5)
+            axes.plot(value, index, "o", color=colour, markersize=8, markerfacecolor=PAPER, markeredgewidth=2)
+            shown, deviation = with_error(value, way.difference_error or 0.0)
+            text = f"{shortened(way.name, 24)} {'+' if value > 0 else ''}{shown} ± {deviation}"
+            axes.text(-1.13 * (reach or 1), index - 0.34, text, ha="left", va="center", backgroundcolor=PAPER)
+        axes.set_xlabel("bits/dim above the reference")
+        axes.locator_params(axis="x", nbins=5)
+        axes.annotate(
+            f"0: {shortened(reference, 24)}",
+            (0, 1),
+            (0, 10),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            color=MUTED,
+            ha="center",
+        )
+        parts = ", ".join(f"{way.name} {plain(way.difference or 0.0)}" for way in drawn)
+        return to_svg(axes, f"Bits per dimension above those of {reference}, paired image by image: {parts}.")

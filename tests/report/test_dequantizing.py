@@ -1,0 +1,73 @@
+"""The table of dequantizations: its rows are those of the files, its signs and colours those of the numbers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bitsperdim.compare import paired_difference
+from bitsperdim.errors import InputError
+from bitsperdim.families import FAMILIES, FamilySection
+from bitsperdim.report.dequantizing import Scored, differences, of_models
+from bitsperdim.report.formatting import MINUS
+from bitsperdim.report.study_content import read_study
+from cases import WAYS, write_study
+
+SHAPE = (1, 2, 2)
+
+
+def section(**changes: object) -> FamilySection:
+    flow = {"family": "flow", "transform": "maf", "n_transforms": 2, "hidden_sizes": [8], "n_bins": 4}
+    noise = {"n_couplings": 1, "n_filters": 4, "n_blocks": 0}
+    plain = {"logit_margin": 0.0, "dequantization": "uniform", "variational": noise, "train_samples": 1}
+    return FAMILIES["flow"].model_validate({**flow, **plain, **changes})
+
+
+def scored(log_p: np.ndarray) -> Scored:
+    return Scored(1.9, 2.2, 2.1, 0.03, log_p)
+
+
+def test_the_rows_of_the_study_are_those_written(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    ways = read_study(tmp_path).ways
+    assert [way.name for way in ways] == ["uniform", "uniform fixed", "variational", "importance weighted"]
+    for way, row in zip(ways, WAYS, strict=True):
+        assert (way.bpd, way.elbo_bpd, way.train_samples) == (row["bpd"], row["elbo_bpd"], row["train_samples"])
+    assert [way.difference for way in ways] == [None, 0.05, -0.1, -0.01]
+
+
+@pytest.mark.parametrize("way", ["uniform", "variational"])
+def test_a_way_that_is_none_is_one_sentence(way: str, tmp_path: Path) -> None:
+    write_study(tmp_path)
+    path = tmp_path / "dequantizing.csv"
+    path.write_text(re.sub(rf"^{way},", "gaussian,", path.read_text(), flags=re.MULTILINE))
+    with pytest.raises(InputError, match=r"dequantizing.csv does not hold the ways uniform, uniform_fixed"):
+        read_study(tmp_path)
+
+
+def test_models_that_are_one_flow_are_compared() -> None:
+    rng = np.random.default_rng(0)
+    log_p = {name: rng.normal(-50, 9, 20) for name in ("fixed", "plain", "other")}
+    sections = {"fixed": section(dequantization="uniform_fixed"), "plain": section(), "other": section(n_transforms=9)}
+    (ways,) = of_models(sections, {name: scored(values) for name, values in log_p.items()}, SHAPE)
+    assert [way.name for way in ways] == ["fixed", "plain"]
+    pair = paired_difference(log_p["fixed"], log_p["plain"])
+    assert ways[0].difference == pytest.approx(-pair.nats / 4 / np.log(2))
+    assert ways[0].difference_error == pytest.approx(pair.standard_error / 4 / np.log(2))
+    assert ways[1].difference is None
+    log_p["fixed"][3] = -np.inf  # nothing to pair
+    assert of_models(sections, {name: scored(values) for name, values in log_p.items()}, SHAPE) == []
+
+
+def test_the_chart_tells_better_from_worse_and_from_neither(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    drawing = str(differences("one", read_study(tmp_path).ways))
+    for colour in ("--bound", "--exact", "--muted"):
+        assert f"var({colour})" in drawing
+    for words in ("0: uniform", "uniform fixed +0.050 ± 0.010", f"variational {MINUS}0.1000 ± 0.0040"):
+        assert words in drawing
+    alone = [way for way in read_study(tmp_path).ways if way.difference is None]
+    assert "<svg" in str(differences("alone", alone))

@@ -1,0 +1,99 @@
+"""One flow in four ways: the sections differ in their noise alone, the rows are those of the models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bitsperdim.compare import paired_difference, ways_of_dequantizing
+from bitsperdim.data import preparation
+from bitsperdim.data.sources.base import RawImages
+from bitsperdim.errors import InputError
+from bitsperdim.families import TrainSection
+from bitsperdim.params import DatasetSection, DequantizeSection
+from bitsperdim.studies.density_and_mass import dequantizing
+from bitsperdim.studies.density_and_mass.dequantizing import WAYS
+from bitsperdim.units import bits_per_dim
+from cases import TINY_FLOW
+
+CPU = torch.device("cpu")
+TRAIN = TrainSection(
+    epochs=9,
+    batch_size=8,
+    learning_rate=0.01,
+    schedule="cosine",
+    warmup_steps=2,
+    weight_decay=0.0,
+    gradient_clip=5.0,
+    average_decay=0.0,
+    patience=None,
+    validation_samples=9,
+    precision="float32",
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    level = rng.integers(4, size=(90, 1, 1, 1), dtype=np.uint8)
+    images = np.where(rng.random((90, 1, 2, 2)) < 0.1, 0, level).astype(np.uint8)
+    dataset = DatasetSection(name="digits", path="-", n_levels=None, validation_fraction=0.1, test_fraction=0.2, seed=0)
+    preparation.prepare(
+        RawImages({"train": images}, {}), dataset, DequantizeSection(bits=None, binarization="none"), 4, path
+    )
+    return path
+
+
+def test_the_flows_differ_in_their_noise_alone() -> None:
+    sections = {way: TINY_FLOW.flow(way) for way in WAYS}
+    assert ways_of_dequantizing(sections) == [("uniform", list(WAYS))]
+    assert [(section.dequantization, section.train_samples) for section in sections.values()] == [
+        ("uniform", 1),
+        ("uniform_fixed", 1),
+        ("variational", 1),
+        ("uniform", 3),
+    ]
+    assert {section.settings(TRAIN).epochs for section in sections.values()} == {3}
+    assert {section.settings(TRAIN).batch_size for section in sections.values()} == {8}
+
+
+def test_no_more_images_are_read_than_asked_for(folder: Path) -> None:
+    some = dequantizing.some_images(folder, 7)
+    assert {split: len(images) for split, images in some.images.items()} == {"train": 7, "validation": 7, "test": 7}
+    whole = preparation.load(folder)
+    everything = dequantizing.some_images(folder, 1_000)
+    for split in ("train", "validation", "test"):
+        assert np.array_equal(everything.images[split], whole.images[split])
+        rows = np.arange(7) * len(whole.images[split]) // 7
+        assert np.array_equal(some.images[split], whole.images[split][rows])
+    assert np.array_equal(everything.noise["test"], whole.noise["test"])
+    assert "train" not in everything.noise
+    (folder / "broken" / "test").mkdir(parents=True)
+    with pytest.raises(InputError, match="run the stage 'dequantize' first"):
+        dequantizing.some_images(folder / "broken", 7)
+
+
+def test_the_rows_are_those_of_the_models(folder: Path) -> None:
+    metrics, rows = dequantizing.compare_ways(TINY_FLOW, TRAIN, folder, 0, CPU)
+    assert [row["way"] for row in rows] == list(WAYS)
+    assert (metrics["n_train"], metrics["n_test"], metrics["n_test_of_all"]) == (40, 18, 18)
+    images = dequantizing.some_images(folder, 40)
+    trained = dequantizing.train_all(TINY_FLOW, TRAIN, images, 0, CPU)
+    estimates = dequantizing.evaluate_all(TINY_FLOW, trained, images, 0, CPU)
+    for row, way in zip(rows, WAYS, strict=True):
+        item = estimates[way]
+        assert (item.kind, item.n_samples, len(item.log_p)) == ("lower", 5, 18)
+        assert row["bpd"] == pytest.approx(bits_per_dim(float(item.log_p.mean()), (1, 2, 2)))
+        assert row["elbo_bpd"] >= row["bpd"]
+        pair = paired_difference(item.log_p.numpy(), estimates["uniform"].log_p.numpy())
+        assert row["difference_bpd"] == pytest.approx(bits_per_dim(pair.nats, (1, 2, 2)))
+        assert row["train_bpd"] == trained[way].curve[-1]["train_bpd"]
+        assert len(trained[way].curve) == 3
+    assert rows[0]["difference_bpd"] == 0
+    assert len({row["bpd"] for row in rows}) == 4
+    _, again = dequantizing.compare_ways(TINY_FLOW, TRAIN, folder, 0, CPU)
+    assert list(again) == list(rows)
