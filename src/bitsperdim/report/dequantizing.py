@@ -143,7 +143,7 @@ def differences(name: str, ways: Sequence[Way]) -> Markup:
     """Return the paired differences with 95 % intervals, the reference as the line of zero."""
     drawn = [way for way in ways if way.is_finite]
     reference = next(way.name for way in ways if way.difference is None)
-    row = 44.0
+    row = 54.0
     height = 66.0 + row * max(1, len(drawn))
     with chart(name, 350.0, height, (12.0, 16.0, 26.0, 40.0)) as axes:
         axes.grid(visible=False)
@@ -157,7 +157,8 @@ def differences(name: str, ways: Sequence[Way]) -> Markup:
             axes.plot(value, index, "o", color=colour, markersize=8, markerfacecolor=PAPER, markeredgewidth=2)
             shown, deviation = with_error(value, way.difference_error or 0.0)
             text = f"{shortened(way.name, 24)} {'+' if value > 0 else ''}{shown} ± {deviation}"
-            axes.text(-1.13 * (reach or 1), index - 0.34, text, ha="left", va="center", backgroundcolor=PAPER)
+            box = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5}
+            axes.text(-1.13 * (reach or 1), index - 0.38, text, ha="left", va="center", bbox=box)
         axes.set_xlabel("bits/dim above the reference")
         axes.locator_params(axis="x", nbins=5)
         axes.annotate(
