@@ -232,6 +232,25 @@ def test_bounds_and_exact_numbers_carry_their_sign(tmp_path: Path) -> None:
             assert f"{name} {right} " in chart
 
 
+@pytest.mark.parametrize("others", [{}, {"bound": metrics(), "sure": exact()}])
+def test_a_density_is_no_likelihood_and_not_ranked(others: dict[str, Any], tmp_path: Path) -> None:
+    """Below all likelihoods in both tables, though its number is the smallest, in no chart of models, without = or ≤."""
+    page, twin = report(tmp_path, {"raw": {**exact(bpd=-30.0, nll_nats=-83.2), "kind": "density"}, **others})
+    assert "density, no likelihood" in text_of(row_of(page, "raw"))
+    assert not re.findall(r'class="relation">[^<]*[=≤]', row_of(page, "raw") + section_of(page, "raw"))
+    assert "It is compared with nothing" in text_of(section_of(page, "raw"))
+    ranked = page[page.index('<table id="models">') : page.index('<tbody class="densities">')]
+    assert "raw" not in re.findall(r'data-model="([^"]*)"', ranked)
+    for name in others:
+        assert f'data-model="{name}"' in ranked
+    forests = re.findall(r'<svg class="chart[^>]*aria-label="(Bits per dimension with[^"]*)"', page)
+    assert len(forests) == (2 if others else 0)
+    assert not any("raw" in forest for forest in forests)
+    rows = [line for line in twin.splitlines() if re.match(r"\| (raw|bound|sure) \|", line)]
+    assert rows[-1].startswith("| raw | ")
+    assert "a density, no likelihood: not to be ranked" in rows[-1]
+
+
 def test_an_infinite_number_is_shown_and_flagged(tmp_path: Path) -> None:
     page, twin = report(tmp_path, MODELS)
     assert "= ∞" in text_of(row_of(page, "broken"))
@@ -390,7 +409,10 @@ def test_every_parameter_is_listed(tmp_path: Path) -> None:
     page, twin = report(tmp_path, MODELS)
     params = params_of(MODELS)
     for name in ("dataset", "dequantize", "train", "evaluate", "density_and_mass"):
-        for key in getattr(params, name).model_dump():
+        for key, value in getattr(params, name).model_dump().items():
+            if isinstance(value, dict):
+                assert f'<th scope="row">{key}.{next(iter(value))}</th>' in page
+                continue
             assert f'<th scope="row">{key}</th>' in page
             assert f"| {name}.{key} |" in twin
     assert "| bound.family | a family |" in twin

@@ -338,7 +338,7 @@ def test_a_rerun_is_byte_identical(counts: list[int], tmp_path: Path) -> None:
         write_study(tmp_path / name, counts)
         written.append({path.name: path.read_bytes() for path in sorted((tmp_path / name).iterdir())})
     assert written[0] == written[1]
-    assert len(written[0]) == 9
+    assert len(written[0]) == 10
     assert b"nan" not in b"".join(written[0].values()).lower()
 
 

@@ -65,7 +65,7 @@ def render_page(report: Report) -> str:
         report=report,
         style=_package_file("style.css"),
         script=_package_file("script.js"),
-        forest=charts.forest(report.likelihoods, report.images.yardsticks),
+        forest=charts.forest(report.likelihoods, report.images.yardsticks) if report.likelihoods else None,
         training=[charts.training(model) for model in report.models],
         bound=[charts.bound(model) for model in report.models],
         histogram=[charts.histogram(model) for model in report.models],

@@ -2,7 +2,7 @@
 
 Differences are paired, image by image (:mod:`bitsperdim.compare`).
 
-Invariants (``tests/report/test_dequantizing.py``): the rows are those of the files
+Invariants (``tests/report/test_ways.py``): the rows are those of the files
 (``test_the_rows_of_the_study_are_those_written``); models that are one flow are found and compared
 (``test_models_that_are_one_flow_are_compared``).
 """
