@@ -174,7 +174,7 @@ def validate(content: object) -> Params:
     rest = {name: value for name, value in content.items() if name not in own}
     sections: dict[str, FamilySection] = {}
     for name, value in rest.items():
-        sections[name] = _model_section(name, value)
+        sections[name] = model_section(name, value)
     try:
         params = Params(**own, sections=sections)
     except ValidationError as error:
@@ -198,7 +198,12 @@ def model_levels(params: Params) -> int:
     return raw_levels(params)
 
 
-def _model_section(name: str, value: object) -> FamilySection:
+def model_section(name: str, value: object) -> FamilySection:
+    """Validate the section of one model.
+
+    Raises:
+        InputError: one sentence naming the key, its value and what is allowed.
+    """
     known = [*(field for field in Params.model_fields if field != "sections")]
     if not isinstance(value, Mapping) or "family" not in value:
         raise InputError(

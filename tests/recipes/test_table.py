@@ -5,10 +5,14 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from bitsperdim.compare import paired_difference
 from bitsperdim.files import write_json
+from bitsperdim.recipes.result import dequantizations
 from bitsperdim.recipes.table import markdown
+from bitsperdim.report.formatting import MINUS
 
 METRICS = {
     "kind": "lower",
@@ -119,3 +123,46 @@ def test_hostile_text_and_infinite_numbers_keep_the_table_whole(root: Path) -> N
 
 def test_no_results_are_no_table(tmp_path: Path) -> None:
     assert markdown(tmp_path) == ""
+
+
+def test_a_density_stands_below_all_and_says_that_it_is_none(root: Path) -> None:
+    result = copy.deepcopy(RESULT)
+    result["models"]["raw"] = {"metrics": {**METRICS, "kind": "density", "bpd": -30.0}}
+    write_json(root / "recipes" / "results" / "one.json", result)
+    last = rows(markdown(root))[-1]
+    assert last[0] == "`one`: raw"
+    assert last[1].startswith(f"density {MINUS}30.000")
+    assert last[3] == "a density, not a likelihood: not ranked"
+
+
+def test_paired_differences_stand_below_their_table(root: Path) -> None:
+    result = copy.deepcopy(RESULT)
+    pair = {"bpd": 0.0691, "bpd_standard_error": 0.0026, "log_p_nats": -3.1, "log_p_nats_standard_error": 0.1}
+    result["dequantizations"] = [{"reference": "plain", "differences": {"fixed": pair}}]
+    assert "plain" not in markdown(root)
+    write_json(root / "recipes" / "results" / "one.json", result)
+    assert "above those of `plain` on the same test images" in markdown(root)
+    assert "`fixed` 0.0691 ± 0.0026." in markdown(root)
+
+
+def test_the_differences_of_a_result_are_paired() -> None:
+    rng = np.random.default_rng(0)
+    flow = {"family": "flow", "transform": "maf", "n_transforms": 2, "hidden_sizes": [8], "n_bins": 4}
+    noise = {"n_couplings": 1, "n_filters": 4, "n_blocks": 0}
+    flow |= {"logit_margin": 0.0, "dequantization": "uniform", "variational": noise, "train_samples": 1}
+    params = {
+        "plain": flow,
+        "learned": {**flow, "dequantization": "variational"},
+        "raw": {**flow, "dequantization": "none"},
+        "gaussian": {"family": "gaussian"},
+    }
+    log_p = {name: rng.normal(-9, 2, (3, 30)) for name in params}  # three seeds
+    kinds = {name: {"metrics": {"kind": "density" if name == "raw" else "lower"}} for name in params}
+    (group,) = dequantizations(params, log_p, kinds, (1, 2, 2))
+    assert group["reference"] == "plain"
+    assert list(group["differences"]) == ["learned"]
+    pair = paired_difference(log_p["learned"].mean(0), log_p["plain"].mean(0))
+    found = group["differences"]["learned"]
+    assert found["log_p_nats"] == pair.nats
+    assert found["bpd"] == pytest.approx(-pair.nats / 4 / math.log(2))
+    assert found["bpd_standard_error"] == pytest.approx(pair.standard_error / 4 / math.log(2))

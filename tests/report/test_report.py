@@ -234,7 +234,7 @@ def test_bounds_and_exact_numbers_carry_their_sign(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("others", [{}, {"bound": metrics(), "sure": exact()}])
 def test_a_density_is_no_likelihood_and_not_ranked(others: dict[str, Any], tmp_path: Path) -> None:
-    """Below all likelihoods in both tables, though its number is the smallest, in no chart of models, without = or ≤."""
+    """Below all likelihoods in both tables, though its number is the smallest; in no chart of models; no = or ≤."""
     page, twin = report(tmp_path, {"raw": {**exact(bpd=-30.0, nll_nats=-83.2), "kind": "density"}, **others})
     assert "density, no likelihood" in text_of(row_of(page, "raw"))
     assert not re.findall(r'class="relation">[^<]*[=≤]', row_of(page, "raw") + section_of(page, "raw"))

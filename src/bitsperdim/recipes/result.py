@@ -24,7 +24,7 @@ import numpy as np
 from bitsperdim.compare import paired_difference, ways_of_dequantizing
 from bitsperdim.errors import InputError
 from bitsperdim.files import read_json, write_json, write_npz
-from bitsperdim.params import validate
+from bitsperdim.params import model_section
 from bitsperdim.recipes.recipe import FOLDER, Recipe, SizeName, merged
 from bitsperdim.recipes.running import Finished, reading_result
 from bitsperdim.units import bits_per_dim, nats_to_bits_per_dim
@@ -92,14 +92,14 @@ def _content(
         "data": {"protocol": description["protocol"], "sha256": hashes, "n_images": description["n_images"]},
         "yardsticks": {key: value for key, value in data.items() if key.endswith("_bpd")},
         "models": results,
-        "dequantizations": _dequantizations(params, arrays, results, tuple(description["image_shape"])),
+        "dequantizations": dequantizations(params, arrays, results, tuple(description["image_shape"])),
         "published": [reference.model_dump() for reference in recipe.content.published],
         **_costs(finished, ["download", "dequantize", *(f"{s}-{m}" for m in models for s in ("train", "evaluate"))]),
     }
     return content, arrays
 
 
-def _dequantizations(
+def dequantizations(
     params: Mapping[str, Any],
     log_p: Mapping[str, np.ndarray],
     results: Mapping[str, Any],
@@ -107,9 +107,8 @@ def _dequantizations(
 ) -> list[dict[str, Any]]:
     """Return the paired differences of models that are one flow dequantized in several ways."""
     names = [name for name in log_p if results[name]["metrics"]["kind"] != "density"]
-    sections = validate(params).sections
     groups = []
-    for reference, members in ways_of_dequantizing({name: sections[name] for name in names}):
+    for reference, members in ways_of_dequantizing({name: model_section(name, params[name]) for name in names}):
         differences = {}
         for name in members:
             if name != reference:
