@@ -12,9 +12,8 @@ occurs, of free weight, centre and scale, and no floor under the scale. It is fi
   by Jensen's and Gibbs's inequalities (Theis, van den Oord and Bethge 2016, section 3.1). It is exact, and not only
   likely, as what is evaluated is the distribution P that was fitted and the expectation over u is an integral.
 
-A step goes along the gradient of the mean log-density, that of each parameter divided by its Fisher information
-(a natural gradient). A plain gradient would not do for spikes: what moves a centre grows as the scale falls, with
-its inverse square.
+A step goes a part of the way of expectation maximization. A plain gradient would not do for spikes: what moves a centre
+grows as the scale falls, with its inverse square.
 
 Not here: test data. Here nothing is generalised; that is the point.
 
@@ -23,7 +22,8 @@ Invariants (``tests/studies/test_density_and_mass.py``):
 1. On whole numbers the curve passes below any bound (``test_a_density_of_whole_numbers_falls_without_end``).
 2. On dequantized ones it stays above the mass's cross entropy, and that above the entropy of P
    (``test_dequantized_data_keep_the_entropy_as_a_bound``).
-3. A step is the gradient divided by the Fisher information (``test_a_step_is_the_natural_gradient``).
+3. A step is the gradient divided by the information of what a component is responsible for
+   (``test_a_step_is_the_scaled_gradient``); no distribution of levels makes it overflow (``test_no_levels_overflow``).
 4. The expectation over u agrees with that of twice as many nodes (``test_the_expectation_over_noise_is_exact``).
 """
 
@@ -76,16 +76,17 @@ class NormalMixture:
         return _log_sum_exp(self._log_parts(x, u)[1])
 
     def step(self, x: np.ndarray, u: np.ndarray, p: np.ndarray, size: float) -> None:
-        r"""Move up the natural gradient of the mean log-density of x + u, weighted by p.
+        r"""Move a part of the way of expectation maximization for x + u, weighted by p.
 
-        With the responsibilities :math:`r_{nm}`,
+        With the responsibilities :math:`r_{nm}` and :math:`t_m = \sum_n p_n r_{nm}`,
 
-        .. math:: \Delta \pi_m = \eta \Big( \sum_n p_n r_{nm} - \pi_m \Big), \quad
-                  \Delta \mu_m = \frac{\eta \, \sigma_m}{\pi_m} \sum_n p_n r_{nm} z_{nm}, \quad
-                  \Delta \log \sigma_m = \frac{\eta}{2 \pi_m} \sum_n p_n r_{nm} (z_{nm}^2 - 1)
+        .. math:: \Delta \pi_m = \eta \, (t_m - \pi_m), \quad
+                  \Delta \mu_m = \frac{\eta \, \sigma_m}{t_m} \sum_n p_n r_{nm} z_{nm}, \quad
+                  \Delta \log \sigma_m = \frac{\eta}{2 t_m} \sum_n p_n r_{nm} (z_{nm}^2 - 1)
 
-        as the Fisher informations of centre and log-scale are :math:`\pi_m / \sigma_m^2` and :math:`2 \pi_m` where the
-        components are apart.
+        which is the gradient of the mean log-density, that of centre and log-scale divided by the information
+        :math:`t_m / \sigma_m^2` and :math:`2 t_m` of the observations that the component is responsible for. One
+        that is responsible for none stays where it is.
 
         Args:
             x: (N,) levels.
@@ -96,9 +97,10 @@ class NormalMixture:
         z, log_parts = self._log_parts(x, u)
         r = np.exp(log_parts - log_parts.max(-1)[:, None])  # (N, M)
         r *= (p / r.sum(-1))[:, None]
-        total, rz = r.sum(0), r * z
-        shift = rz.sum(0) * np.exp(self.log_scales) / self.weights
-        log_scale = (np.einsum("nm,nm->m", rz, z) - total) / (2 * self.weights)
+        total = r.sum(0)
+        share = np.divide(r, total, out=np.zeros_like(r), where=total > 0)
+        shift = (share * z).sum(0) * np.exp(self.log_scales)
+        log_scale = 0.5 * (np.einsum("nm,nm->m", share * z, z) - share.sum(0))
         self.weights = self.weights + size * (total - self.weights)
         self.shifts = self.shifts + size * shift
         self.log_scales = self.log_scales + size * log_scale
