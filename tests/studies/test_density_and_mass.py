@@ -143,7 +143,7 @@ def test_no_levels_overflow(kind: str, step_size: float) -> None:
         fits = collapse.fit_both(shares / shares.sum(), 600, step_size, np.random.default_rng(1))
     values = np.array([list(row.values()) for row in fits.rows])
     assert np.isfinite(values).all()
-    assert fits.rows[-1]["raw_bits"] < -50
+    assert fits.rows[-1]["raw_bits"] < -30  # it falls by about half the step size, in nats, at each step
     assert fits.rows[-1]["dequantized_bits"] >= fits.mass_bits >= 0
 
 
