@@ -31,13 +31,13 @@ NOISE = {
 
 @dataclass(frozen=True)
 class Way:
-    """One way of dequantizing, all numbers in bits per dimension, all bounds.
+    """One way of dequantizing, all numbers in bits per dimension, those of test images bounds.
 
     Attributes:
         name: of the way, or of the model.
         noise: in words.
         train_samples: K of the training objective.
-        train_bpd: the objective at the end of training.
+        train_bpd: the objective at the end of training; no bound where fixed noise was fitted.
         elbo_bpd: of the test images, one sample each.
         bpd: of the test images, all samples.
         bpd_standard_error: over test images.
