@@ -32,10 +32,11 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
                 raise InputError(f"Evaluating {name} (seed {seed}) stopped: {error}; train it again.") from error
     first = trained[params.seeds[0]]
     result = evaluation.summarise(estimates, first, description)
+    leak = evaluation.largest_leak(trained, prepared, params.evaluate, device)
     evaluation.draw_pictures(out / "pictures", first, prepared, params.evaluate, device)
     write_csv(out / "per_image.csv", evaluation.PER_IMAGE_COLUMNS, result.per_image)
     write_csv(out / "bound_against_k.csv", evaluation.BOUND_COLUMNS, result.bound)
-    write_json(out / "metrics.json", result.metrics)
+    write_json(out / "metrics.json", result.metrics | leak)
     sign = {"exact": "=", "lower": "<=", "density": "density, not a likelihood,"}[result.metrics["kind"]]
     print(
         f"{name}: test {sign} {result.metrics['bpd']:.4f} +- {result.metrics['bpd_standard_error']:.4f} bits/dim "

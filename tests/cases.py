@@ -17,6 +17,22 @@ UNIFORM = {"logit_margin": 0.0, "dequantization": "uniform", "variational": NOIS
 LEARNED = {"logit_margin": 0.0, "dequantization": "variational", "variational": NOISE}
 FLOW = {"transform": "maf", "n_transforms": 2, "hidden_sizes": [8], "n_bins": 4}
 REALNVP = {"n_scales": 1, "n_filters": 8, "n_blocks": 1}
+GATED = {
+    "n_filters": 12,
+    "n_layers": 1,
+    "kernel_size": 3,
+    "n_classes": None,
+    "likelihood": "categorical",
+    "n_mixtures": 1,
+}
+PLUS = {
+    "n_filters": 6,
+    "n_blocks": 1,
+    "n_scales": 2,
+    "dropout": 0.5,
+    "likelihood": "coupled_logistic",
+    "n_mixtures": 2,
+}
 PIXELCNN = {"n_filters": 12, "n_blocks": 1, "kernel_size": 3, "likelihood": "categorical", "n_mixtures": 1}
 VAE = {"latent_size": 2, "hidden_sizes": [6, 5], "likelihood": "categorical", "n_mixtures": 1}
 COUPLED = {"likelihood": "coupled_logistic", "n_mixtures": 2}
@@ -32,6 +48,14 @@ SMALL: dict[str, tuple[str, dict, tuple[int, int, int], int]] = {
     "pixelcnn-logistics": ("pixelcnn", {**PIXELCNN, "likelihood": "logistic", "n_mixtures": 2}, (1, 2, 3), 3),
     "pixelcnn-coupled-rgb": ("pixelcnn", {**PIXELCNN, **COUPLED}, (3, 1, 2), 3),
     "pixelcnn-coupled-two-channels": ("pixelcnn", {**PIXELCNN, **COUPLED, "n_mixtures": 1}, (2, 2, 1), 4),
+    "gated-binary-3x3": ("gated_pixelcnn", GATED, (1, 3, 3), 2),
+    "gated-rgb": ("gated_pixelcnn", GATED, (3, 2, 2), 2),
+    "gated-coupled-two-channels": ("gated_pixelcnn", {**GATED, **COUPLED}, (2, 2, 1), 4),
+    "gated-logistics": ("gated_pixelcnn", {**GATED, "likelihood": "logistic", "n_mixtures": 2}, (1, 2, 3), 3),
+    "plus-binary-3x3": ("pixelcnn_pp", {**PLUS, "likelihood": "bernoulli", "n_mixtures": 1}, (1, 3, 3), 2),
+    "plus-three-levels": ("pixelcnn_pp", {**PLUS, "likelihood": "categorical", "n_mixtures": 1}, (1, 2, 3), 3),
+    "plus-rgb": ("pixelcnn_pp", PLUS, (3, 1, 2), 3),
+    "plus-rgb-three-scales": ("pixelcnn_pp", {**PLUS, "n_scales": 3, "dropout": 0.0}, (3, 2, 2), 2),
     "vae-bernoulli": ("vae", {**VAE, "likelihood": "bernoulli"}, (1, 2, 2), 2),
     "vae-categorical": ("vae", VAE, (1, 2, 2), 3),
     "vae-logistic": ("vae", {**VAE, "likelihood": "logistic"}, (1, 2, 2), 3),

@@ -31,8 +31,8 @@ from bitsperdim.likelihoods import (
     DiscretizedNormal,
 )
 from bitsperdim.models import base
+from bitsperdim.models.causal import CausalConv2d
 from bitsperdim.models.gaussian import Gaussian
-from bitsperdim.models.pixelcnn import MaskedConv2d
 from cases import SMALL, small_model
 
 
@@ -188,24 +188,21 @@ def without_levels(self: Any, x: Tensor, n_samples: int = 1, **rest: Any) -> Ten
 DENSITY_LOG_WEIGHTS = base.DensityModel.log_weights
 
 
-def reversed_mask(self: Any, input: Tensor) -> Tensor:  # noqa: A002
-    return torch.nn.functional.conv2d(input, self.weight * self.mask.flip(3), self.bias, padding=self.padding)
+def weights_masked_by(change: Callable[[Tensor], Tensor]) -> Callable[[Any], Tensor]:
+    """Return the weights of a convolution under another mask, which ``change`` makes of the right one."""
+    return lambda self: self.weight if self.mask is None else self.weight * change(self.mask.clone())
 
 
-def no_mask(self: Any, input: Tensor) -> Tensor:  # noqa: A002
-    return torch.nn.functional.conv2d(input, self.weight, self.bias, padding=self.padding)
+def without_centre(mask: Tensor) -> Tensor:  # mask A everywhere, no colour at all
+    centre = (..., -1, mask.shape[3] // 2)
+    mask[centre] = torch.eye(*mask.shape[:2]) if mask.shape[0] == mask.shape[1] else 0
+    return mask
 
 
-def without_centre(self: Any, input: Tensor) -> Tensor:  # noqa: A002 - mask A everywhere, no colour at all
-    mask, centre = self.mask.clone(), self.kernel_size[0] // 2
-    mask[:, :, centre, centre] = torch.eye(*mask.shape[:2]) if self.in_channels == self.out_channels else 0
-    return torch.nn.functional.conv2d(input, self.weight * mask, self.bias, padding=self.padding)
-
-
-def swapped_groups(self: Any, input: Tensor) -> Tensor:  # noqa: A002 - B before G before R at the centre
-    mask, centre = self.mask.clone(), self.kernel_size[0] // 2
-    mask[:, :, centre, centre] = mask[:, :, centre, centre].flip(0, 1)
-    return torch.nn.functional.conv2d(input, self.weight * mask, self.bias, padding=self.padding)
+def swapped_groups(mask: Tensor) -> Tensor:  # B before G before R at the centre
+    centre = (..., -1, mask.shape[3] // 2)
+    mask[centre] = mask[centre].flip(0, 1)
+    return mask
 
 
 def batch_in_the_logsumexp(log_w: Tensor, dim: int = 0) -> Tensor:
@@ -316,10 +313,16 @@ MUTANTS = {
         base, "dequantize", lambda x, u, n: (x + u - 0.5) / n, gaussian_is_unbiased
     ),
     "top cell rounds to one": Mutant(dequantization, "dequantize", rounding_dequantize, the_top_cell_is_below_one),
-    "mask forgotten": Mutant(MaskedConv2d, "forward", no_mask, pixelcnn_is_causal),
-    "mask reversed": Mutant(MaskedConv2d, "forward", reversed_mask, pixelcnn_is_causal),
-    "no colour masks": Mutant(MaskedConv2d, "forward", without_centre, pixelcnn_is_causal),
-    "colour order reversed": Mutant(MaskedConv2d, "forward", swapped_groups, pixelcnn_is_causal),
+    "mask forgotten": Mutant(
+        CausalConv2d, "effective_weight", weights_masked_by(torch.ones_like), pixelcnn_is_causal
+    ),
+    "mask reversed": Mutant(
+        CausalConv2d, "effective_weight", weights_masked_by(lambda mask: mask.flip(3)), pixelcnn_is_causal
+    ),
+    "no colour masks": Mutant(CausalConv2d, "effective_weight", weights_masked_by(without_centre), pixelcnn_is_causal),
+    "colour order reversed": Mutant(
+        CausalConv2d, "effective_weight", weights_masked_by(swapped_groups), pixelcnn_is_causal
+    ),
     "batch inside the logsumexp": Mutant(
         statistics, "log_mean_exp", batch_in_the_logsumexp, the_bound_ends_at_the_estimate_and_never_falls
     ),

@@ -37,16 +37,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from bitsperdim.causality import largest_leaked_gradient, receptive_field
 from bitsperdim.data.preparation import Description, PreparedImages
 from bitsperdim.errors import InputError
 from bitsperdim.estimation import Estimate, estimate
-from bitsperdim.models import ImageModel, LatentModel
+from bitsperdim.models import AutoregressiveModel, ImageModel, LatentModel, check_labels
 from bitsperdim.params import EvaluateSection
-from bitsperdim.pictures import evenly_spaced, write_grid
+from bitsperdim.pictures import as_grey, evenly_spaced, write_grid, write_receptive_field
+from bitsperdim.sampling import completed
 from bitsperdim.units import bits_per_dim, nats_to_bits_per_dim
 
 PER_IMAGE_COLUMNS = ("seed", "image", "log_p", "standard_error", "bias", "elbo", "ess")
 SMALL_ESS = 10
+N_CHECKED = 4  # test images that the causality check looks at
+N_COMPLETIONS = 3  # of each test image
 TOLERATED_SHARE = 0.05  # of images with a small ESS
 BOUND_COLUMNS = ("n_samples", "bpd", "nll_nats", "standard_error_nats")
 
@@ -94,6 +98,7 @@ def evaluate_seed(
             f"The model was trained on images of shape {model.image_shape} and {model.n_levels} levels, but the test "
             f"images have {description.image_shape} and {description.n_levels}; train it again."
         )
+    check_labels(model, prepared.labels)
     samples_seed = int(np.random.SeedSequence([section.seed, seed]).generate_state(1, np.uint64)[0] >> 1)
     labels = prepared.labels.get("test")
     return estimate(
@@ -133,7 +138,7 @@ def summarise(estimates: Mapping[int, Estimate], model: ImageModel, description:
     nll = -float(over_seeds.mean())
     metrics: dict[str, Any] = {
         "kind": first.kind,
-        "protocol": description.protocol,
+        "protocol": protocol_of(model, description),
         "test_sha256": description.test_sha256,
         "n_images": n_images,
         "n_seeds": n_seeds,
@@ -159,6 +164,12 @@ def summarise(estimates: Mapping[int, Estimate], model: ImageModel, description:
         metrics["bpd_seed_spread"] = float(per_seed.std()) if bool(per_seed.isfinite().all()) else math.inf
         metrics["bpd_by_seed"] = {str(seed): float(value) for seed, value in zip(estimates, per_seed, strict=True)}
     return Evaluation(metrics, _per_image(estimates), _bound(estimates, shape))
+
+
+def protocol_of(model: ImageModel, description: Description) -> str:
+    """Return the tag under which a number may be compared: what the model was given is part of it."""
+    given = "given-none" if model.n_classes is None else "given-label"
+    return f"{description.protocol.removesuffix('given-none')}{given}"
 
 
 def spread_over_images(log_p: torch.Tensor) -> float:
@@ -188,32 +199,100 @@ def _bound(estimates: Mapping[int, Estimate], shape: tuple[int, int, int]) -> li
     return rows
 
 
+def largest_leak(
+    models: Mapping[int, ImageModel], prepared: PreparedImages, section: EvaluateSection, device: torch.device
+) -> dict[str, float]:
+    """Return ``largest_leaked_gradient`` over all seeds, of models that are autoregressive; of others, nothing.
+
+    Raises:
+        InputError: it is not zero.
+    """
+    leaks = []
+    for seed, model in models.items():
+        if isinstance(model, AutoregressiveModel):
+            x, labels = some_test_images(prepared, N_CHECKED, device)
+            generator = torch.Generator(device).manual_seed(section.seed)
+            leaks.append(largest_leaked_gradient(model.to(device), x, labels=labels, generator=generator))
+            if leaks[-1] != 0:
+                raise InputError(
+                    f"The model of seed {seed} looks ahead: a log-mass changes by {leaks[-1]:.3g} nats per level of a "
+                    f"value that it must not know, so that its number is no likelihood; mend its masks."
+                )
+    return {"largest_leaked_gradient": max(leaks)} if leaks else {}
+
+
+def some_test_images(
+    prepared: PreparedImages, n_images: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return at most ``n_images`` test images, evenly spaced, and their labels if there are any."""
+    labels = prepared.labels.get("test")
+    x = torch.from_numpy(evenly_spaced(prepared.images["test"], n_images)).to(device)
+    return x, None if labels is None else torch.from_numpy(evenly_spaced(labels, n_images)).to(device)
+
+
 @torch.no_grad()
 def draw_pictures(
     folder: Path, model: ImageModel, prepared: PreparedImages, section: EvaluateSection, device: torch.device
 ) -> None:
-    """Write ``samples.png`` and, for models with a latent code, ``reconstructions.png``.
+    """Write ``samples.png`` and what else there is to see of a model.
 
-    In the latter each test image stands above the mean of p(x given z) at the mean of its code, in whole
-    rows unless there are too few test images for one.
+    Models that are given the class draw one class in each column. Models with a latent code have
+    ``reconstructions.png``: each test image above the mean of p(x given z) at the mean of its code. Autoregressive ones
+    have ``completions.png``: a row of test images, and below it rows of which the upper half is kept and the rest is
+    drawn; and ``receptive_field.png``: what one pixel depends on.
     """
     model = model.to(device).eval()
     generator = torch.Generator(device).manual_seed(section.seed)
-    labels = prepared.labels.get("test")
-    drawn_labels = None if labels is None else torch.from_numpy(np.resize(labels, section.n_pictures)).to(device)
-    batches = []
+    n_columns, batches = model.n_classes, []
+    classes = None if n_columns is None else torch.arange(section.n_pictures, device=device) % n_columns
     for start in range(0, section.n_pictures, section.batch_size):
         n_images = min(section.batch_size, section.n_pictures - start)
-        given = None if drawn_labels is None else drawn_labels[start : start + n_images]
+        given = None if classes is None else classes[start : start + n_images]
         batches.append(model.sample(n_images, labels=given, generator=generator).cpu().numpy())
-    write_grid(folder / "samples.png", np.concatenate(batches), model.n_levels)
+    write_grid(folder / "samples.png", np.concatenate(batches), model.n_levels, n_columns)
     if isinstance(model, LatentModel):
-        test = prepared.images["test"]
-        n_columns = min(len(test), max(1, math.isqrt(section.n_pictures)))
-        n_rows = min(len(test) // n_columns, max(1, n_columns // 2))
-        x = torch.from_numpy(evenly_spaced(test, n_columns * n_rows)).to(device)
-        pairs = torch.stack([x.double(), model.reconstruct(x).double()]).cpu().numpy()  # (2, B, C, H, W)
-        grey = np.rint(pairs * 255 / (model.n_levels - 1)).astype(np.uint8)
-        rows = [grey[:, start : start + n_columns] for start in range(0, len(x), n_columns)]
-        interleaved = np.concatenate([row.reshape(-1, *model.image_shape) for row in rows])
-        write_grid(folder / "reconstructions.png", interleaved, 256, n_columns)
+        draw_reconstructions(folder / "reconstructions.png", model, prepared, section, device)
+    if isinstance(model, AutoregressiveModel):
+        draw_completions(folder / "completions.png", model, prepared, section, generator)
+        draw_receptive_field(folder / "receptive_field.png", model, prepared, generator)
+
+
+def draw_reconstructions(
+    path: Path, model: LatentModel, prepared: PreparedImages, section: EvaluateSection, device: torch.device
+) -> None:
+    """Write test images, each above its reconstruction, in whole rows unless there are too few for one."""
+    test = prepared.images["test"]
+    n_columns = min(len(test), max(1, math.isqrt(section.n_pictures)))
+    n_rows = min(len(test) // n_columns, max(1, n_columns // 2))
+    x, _ = some_test_images(prepared, n_columns * n_rows, device)
+    pairs = torch.stack([x.double(), model.reconstruct(x).double()]).cpu().numpy()  # (2, B, C, H, W)
+    grey = as_grey(pairs, model.n_levels)
+    rows = [grey[:, start : start + n_columns] for start in range(0, len(x), n_columns)]
+    interleaved = np.concatenate([row.reshape(-1, *model.image_shape) for row in rows])
+    write_grid(path, interleaved, 256, n_columns)
+
+
+def draw_completions(
+    path: Path,
+    model: AutoregressiveModel,
+    prepared: PreparedImages,
+    section: EvaluateSection,
+    generator: torch.Generator,
+) -> None:
+    """Write a row of test images, and rows of completions of their upper halves."""
+    x, labels = some_test_images(prepared, max(1, math.isqrt(section.n_pictures)), generator.device)
+    n_kept = model.image_shape[1] // 2
+    repeated = None if labels is None else labels.repeat(N_COMPLETIONS)
+    drawn = completed(model, x.repeat(N_COMPLETIONS, 1, 1, 1), n_kept, labels=repeated, generator=generator)
+    write_grid(path, torch.cat([x, drawn]).cpu().numpy(), model.n_levels, len(x))
+
+
+def draw_receptive_field(
+    path: Path, model: AutoregressiveModel, prepared: PreparedImages, generator: torch.Generator
+) -> None:
+    """Write what a pixel near the left end of the last row depends on: there a blind spot has the most room."""
+    x, labels = some_test_images(prepared, N_CHECKED, generator.device)
+    _, height, width = model.image_shape
+    row, column = height - 1, width // 4
+    seen = receptive_field(model, x, row, column, labels=labels, generator=generator)
+    write_receptive_field(path, seen.double().cpu().numpy(), row, column)

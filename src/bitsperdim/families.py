@@ -138,6 +138,26 @@ class PixelCNNSection(HeadSection):
     kernel_size: Annotated[int, Field(ge=3, le=101), AfterValidator(odd)]
 
 
+class GatedPixelCNNSection(HeadSection):
+    """A gated PixelCNN of a vertical and a horizontal stack, given the class if ``n_classes`` is a number."""
+
+    family: Literal["gated_pixelcnn"]
+    n_filters: Annotated[int, Field(ge=2, le=65_536, multiple_of=2)]
+    n_layers: Annotated[int, Field(ge=1, le=1_000)]
+    kernel_size: Annotated[int, Field(ge=3, le=101), AfterValidator(odd)]
+    n_classes: Annotated[int, Field(ge=2, le=65_536)] | None
+
+
+class PixelCNNppSection(HeadSection):
+    """A PixelCNN++ of two shifted streams at several scales."""
+
+    family: Literal["pixelcnn_pp"]
+    n_filters: Size
+    n_blocks: Annotated[int, Field(ge=1, le=1_000)]
+    n_scales: Annotated[int, Field(ge=1, le=16)]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+
+
 class VariationalSection(Section):
     """The sizes of learned dequantization noise; other noise has none."""
 
@@ -187,6 +207,8 @@ FAMILIES: dict[str, type[FamilySection]] = {
     "gaussian": GaussianSection,
     "vae": VAESection,
     "pixelcnn": PixelCNNSection,
+    "gated_pixelcnn": GatedPixelCNNSection,
+    "pixelcnn_pp": PixelCNNppSection,
     "flow": FlowSection,
     "realnvp": RealNVPSection,
 }

@@ -1,15 +1,26 @@
-"""Sampling from autoregressive models, one sub-pixel after the other.
+r"""Sampling from autoregressive models, one pixel after the other, computing only what a new pixel changes.
 
-Not here yet: the cache that computes only what depends on the new pixel; each step is a full
-forward pass of the model.
+A network is asked for its outputs at one place at a time, and remembers what it computed at earlier ones
+(:class:`~bitsperdim.models.causal.Memory`): the work of a whole image is about that of one forward pass, instead of one
+pass for each pixel. Values are drawn from the likelihood at the place, with one generator, in the order of the image:
+cached or not, the same generator draws the same images.
+
+Not here: what a layer remembers (``causal.py``), and pictures.
+
+Invariants (``tests/test_sampling.py``): outputs at a place are those of a full pass
+(``test_cached_outputs_are_those_of_a_full_pass``); the images are the same (``test_cached_images_are_naive_images``);
+the work is that of about one pass (``test_the_cache_saves_work``); given rows stay, and the others follow from them
+(``test_given_rows_stay``).
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from bitsperdim.models.base import AutoregressiveModel
+from bitsperdim.models.causal import Memory
 
 
 @torch.no_grad()
@@ -19,24 +30,88 @@ def ancestral_sample(
     *,
     labels: Tensor | None = None,
     generator: torch.Generator | None = None,
+    use_cache: bool = True,
 ) -> Tensor:
     """Draw images in the order of the model: row by row, pixel by pixel, channel by channel.
 
     Args:
-        model: any autoregressive model.
+        model: in evaluation mode.
         n_images: B.
         labels: (B,) int64, for models that are given the class.
         generator: on the device of the model.
+        use_cache: False computes a full forward pass for every pixel instead, to compare with.
 
     Returns:
         (B, C, H, W) uint8.
     """
-    channels, height, width = model.image_shape
     device = next(iter(model.state_dict().values())).device
-    x = torch.zeros(n_images, channels, height, width, dtype=torch.uint8, device=device)
-    for row in range(height):
+    x = torch.zeros(n_images, *model.image_shape, dtype=torch.uint8, device=device)
+    return completed(model, x, 0, labels=labels, generator=generator, use_cache=use_cache)
+
+
+@torch.no_grad()
+def completed(
+    model: AutoregressiveModel,
+    images: Tensor,
+    n_rows: int,
+    *,
+    labels: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    use_cache: bool = True,
+) -> Tensor:
+    """Keep the first rows of images, and draw the others given them.
+
+    Args:
+        model: in evaluation mode.
+        images: (B, C, H, W) uint8, on the device of the model.
+        n_rows: how many rows are kept.
+        labels: (B,) int64, for models that are given the class.
+        generator: on the device of the model.
+        use_cache: as of :func:`ancestral_sample`.
+
+    Returns:
+        (B, C, H, W) uint8.
+
+    Raises:
+        ValueError: the model is in training mode.
+    """
+    if model.training:
+        raise ValueError("sampling needs a model in evaluation mode; call model.eval() first")
+    _, height, width = model.image_shape
+    x, memory = images.clone(), Memory(height, width) if use_cache else None
+    x[:, :, n_rows:] = 0
+    if memory is not None:
+        for row in range(n_rows):
+            model.outputs(x, labels, memory=memory.go_to(row))
+    title = f"draw {len(images)} image{'' if len(images) == 1 else 's'}"
+    for row in tqdm(range(n_rows, height), desc=title, unit="row", disable=None, leave=False):
         for column in range(width):
-            for channel in range(channels):
-                drawn = model.conditionals(x, labels).sample(generator=generator)
-                x[:, channel, row, column] = drawn[:, channel, row, column]
+            draw_pixel(model, x, row, column, memory, labels, generator)
     return x
+
+
+def draw_pixel(
+    model: AutoregressiveModel,
+    x: Tensor,
+    row: int,
+    column: int,
+    memory: Memory | None,
+    labels: Tensor | None,
+    generator: torch.Generator | None,
+) -> None:
+    """Draw one pixel of all images in place; the groups of its channels follow each other."""
+    groups = model.head.n_groups
+    per_group = model.image_shape[0] // groups
+    for group in range(groups):
+        drawn = model.likelihood(outputs_at(model, x, row, column, memory, labels)).sample(generator=generator)
+        channels = slice(group * per_group, (group + 1) * per_group)
+        x[:, channels, row, column] = drawn[:, channels, 0, 0].to(x.dtype)
+
+
+def outputs_at(
+    model: AutoregressiveModel, x: Tensor, row: int, column: int, memory: Memory | None, labels: Tensor | None
+) -> Tensor:
+    """Return the outputs of the network at a place, (B, G * n, 1, 1); without a memory they are cut from a full pass."""
+    if memory is None:
+        return model.outputs(x, labels)[:, :, row : row + 1, column : column + 1]
+    return model.outputs(x, labels, memory=memory.go_to(row, column))

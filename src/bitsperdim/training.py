@@ -44,7 +44,7 @@ from bitsperdim.data.preparation import PreparedImages
 from bitsperdim.errors import InputError
 from bitsperdim.estimation import log_mean_exp
 from bitsperdim.families import FamilySection, TrainSection
-from bitsperdim.models import ImageModel, build
+from bitsperdim.models import ImageModel, build, check_labels
 from bitsperdim.units import bits_per_dim
 
 CHECK_EVERY = 100  # steps between two looks at the losses, each of which waits for the device
@@ -151,6 +151,7 @@ def train(
     model = build(section.family, section.hyperparameters, description.image_shape, description.n_levels, seed=seed).to(
         device
     )
+    check_labels(model, prepared.labels)
     generator = torch.Generator(device).manual_seed(seed)
     labels = prepared.labels.get("train")
     presentation = Presentation(

@@ -33,6 +33,10 @@ class Likelihood(ABC):
         Where channels are coupled these are conditional log-masses; their sum is that of the image either way.
         """
 
+    def log_prob_of_images(self, x: Tensor) -> Tensor:
+        """Return log p(x) of whole images in nats: of batch shape (..., C, H, W) the sum over the last three."""
+        return self.log_prob(x).flatten(-3).sum(-1)
+
     @abstractmethod
     def cdf(self, x: Tensor) -> Tensor:
         """Return P(X <= x), of the batch shape; ``x`` holds integers 0..L-1 and broadcasts."""

@@ -10,11 +10,13 @@ import torch
 
 from bitsperdim.errors import InputError
 from bitsperdim.files import atomic_path, read_json, reading, write_json
-from bitsperdim.models.base import AutoregressiveModel, DensityModel, ImageModel, LatentModel
+from bitsperdim.models.base import AutoregressiveModel, DensityModel, ImageModel, LatentModel, check_labels
 from bitsperdim.models.flow import Flow
+from bitsperdim.models.gated_pixelcnn import GatedPixelCNN
 from bitsperdim.models.gaussian import Gaussian
 from bitsperdim.models.histogram import Histogram
 from bitsperdim.models.pixelcnn import PixelCNN
+from bitsperdim.models.pixelcnn_pp import PixelCNNpp
 from bitsperdim.models.realnvp import RealNVP
 from bitsperdim.models.vae import VAE
 
@@ -23,6 +25,8 @@ MODELS: dict[str, type[ImageModel]] = {
     "gaussian": Gaussian,
     "vae": VAE,
     "pixelcnn": PixelCNN,
+    "gated_pixelcnn": GatedPixelCNN,
+    "pixelcnn_pp": PixelCNNpp,
     "flow": Flow,
     "realnvp": RealNVP,
 }
@@ -34,6 +38,7 @@ __all__ = [
     "ImageModel",
     "LatentModel",
     "build",
+    "check_labels",
     "load",
     "save",
 ]

@@ -26,13 +26,17 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bitsperdim.dequantization import MAX_LEVELS, Dequantizer, dequantize
-from bitsperdim.likelihoods import DiagonalNormal, Likelihood
+from bitsperdim.errors import InputError
+from bitsperdim.likelihoods import DiagonalNormal, Head, Likelihood
+from bitsperdim.models.causal import CausalConv2d, Memory
 from bitsperdim.units import n_dims
 
 Kind = Literal["exact", "lower", "density"]
@@ -46,9 +50,11 @@ class ImageModel(nn.Module, ABC):
         image_shape: (C, H, W).
         n_levels: L.
         is_exact: whether ``log_weights`` is log P(x) itself, without variance.
+        n_classes: of labels, one of which the model is given with each image; None: it is given none.
     """
 
     is_exact: ClassVar[bool] = False
+    n_classes: int | None = None
 
     @property
     def kind(self) -> Kind:
@@ -73,8 +79,9 @@ class ImageModel(nn.Module, ABC):
 
     @property
     def n_parameters(self) -> int:
-        """The number of free parameters."""
-        return sum(parameter.numel() for parameter in self.parameters())
+        """The number of free parameters: weights that a mask holds at zero do not count."""
+        masked = sum(module.n_masked for module in self.modules() if isinstance(module, CausalConv2d))
+        return sum(parameter.numel() for parameter in self.parameters()) - masked
 
     @abstractmethod
     def log_weights(
@@ -112,6 +119,25 @@ class ImageModel(nn.Module, ABC):
         return x.to(dtype) * (2 / (self.n_levels - 1)) - 1
 
 
+def check_labels(model: ImageModel, labels: Mapping[str, np.ndarray]) -> None:
+    """Refuse labels (split -> (N,) int64) that are missing or are no class of a model that is given them.
+
+    Raises:
+        InputError: saying what is there.
+    """
+    if model.n_classes is None:
+        return
+    if not labels:
+        raise InputError(f"A model with n_classes = {model.n_classes} needs labels, but these images have none.")
+    for split, classes in labels.items():
+        lowest, highest = int(classes.min()), int(classes.max())
+        if lowest < 0 or highest >= model.n_classes:
+            raise InputError(
+                f"A model with n_classes = {model.n_classes} takes labels from 0 to {model.n_classes - 1}, but those of "
+                f"the {split} images go from {lowest} to {highest}."
+            )
+
+
 def level_counts(images: Tensor, n_levels: int) -> Tensor:
     """Count how often each sub-pixel has each level in images (N, C, H, W): (C, H, W, L) int64."""
     shape = images.shape[1:]
@@ -128,14 +154,46 @@ class AutoregressiveModel(ImageModel):
 
     .. math:: \log P(x) = \sum_{i=1}^{D} \log p(x_i \mid x_{<i})
 
-    The order is row by row, pixel by pixel, and inside a pixel channel by channel.
+    The order is row by row, pixel by pixel, and inside a pixel channel by channel. The network gives the outputs of
+    each pixel, and the head makes a likelihood of them; where that couples the channels of a pixel itself, the outputs
+    depend on earlier pixels only.
+
+    Attributes:
+        head: from outputs to a likelihood.
     """
 
     is_exact = True
+    head: Head
 
     @abstractmethod
-    def conditionals(self, x: Tensor, labels: Tensor | None = None) -> Likelihood:
-        """Return p(x_i given x_<i) for all i at once, batch shape (B, C, H, W)."""
+    def outputs(
+        self,
+        x: Tensor,
+        labels: Tensor | None = None,
+        *,
+        memory: Memory | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return what the network says of p(x_i given x_<i), (B, G * n, H, W), for all i at once or at one place.
+
+        Args:
+            x: (B, C, H, W), 0..L-1.
+            labels: (B,) int64.
+            memory: of the places before the one that is asked for (``causal.py``); the result is of that place only,
+                (B, G * n, 1, 1), or (B, G * n, 1, W) for a row, and no later value in ``x`` matters.
+            generator: of dropout, in training mode.
+        """
+
+    def likelihood(self, outputs: Tensor) -> Likelihood:
+        """Return the likelihood that outputs (B, G * n, H, W) stand for, batch shape (B, C, H, W)."""
+        grouped = outputs.unflatten(1, (self.head.n_groups, self.head.n_outputs))  # (B, G, n, H, W)
+        return self.head(grouped.permute(0, 1, 3, 4, 2))
+
+    def conditionals(
+        self, x: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None
+    ) -> Likelihood:
+        """Return p(x_i given x_<i) for all i at once, batch shape (B, C, H, W); arguments as of :meth:`outputs`."""
+        return self.likelihood(self.outputs(x, labels, generator=generator)).given(x)
 
     def log_weights(
         self,
@@ -147,12 +205,12 @@ class AutoregressiveModel(ImageModel):
         noise: Tensor | None = None,
     ) -> Tensor:
         """Return log P(x), exact, (1, B) in nats."""
-        return self.conditionals(x, labels).log_prob(x).flatten(1).sum(1)[None]
+        return self.likelihood(self.outputs(x, labels, generator=generator)).log_prob_of_images(x)[None]
 
     def sample(
         self, n_images: int, *, labels: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Draw images one sub-pixel after the other."""
+        """Draw images one pixel after the other."""
         from bitsperdim.sampling import ancestral_sample  # sampling knows the models, not the other way round
 
         return ancestral_sample(self, n_images, labels=labels, generator=generator)
@@ -180,7 +238,7 @@ class LatentModel(ImageModel):
 
     def log_joint(self, x: Tensor, z: Tensor) -> Tensor:
         """Return log p(x given z) + log p(z), (K, B) in nats."""
-        log_p_x_given_z = self.decode(z).log_prob(x).flatten(2).sum(2)  # (K, B)
+        log_p_x_given_z = self.decode(z).log_prob_of_images(x)  # (K, B)
         return log_p_x_given_z + self.prior().log_prob(z)
 
     def log_weights(

@@ -11,8 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bitsperdim.likelihoods import Categorical
+from bitsperdim.likelihoods import Categorical, Likelihood, build_head
 from bitsperdim.models.base import AutoregressiveModel, level_counts
+from bitsperdim.models.causal import Memory
 
 
 class Histogram(AutoregressiveModel):
@@ -30,6 +31,7 @@ class Histogram(AutoregressiveModel):
         """Start from equal masses."""
         super().__init__(image_shape, n_levels)
         self.pseudocount = pseudocount
+        self.head = build_head("categorical", image_shape[0], n_levels, 1)
         self.register_buffer("log_masses", torch.zeros(*image_shape, n_levels))  # (C, H, W, L)
 
     @property
@@ -43,9 +45,24 @@ class Histogram(AutoregressiveModel):
         masses = (counts.double() + self.pseudocount) / (len(images) + self.pseudocount * self.n_levels)
         self.log_masses.copy_(masses.log())
 
-    def conditionals(self, x: Tensor, labels: Tensor | None = None) -> Categorical:
-        """Return the same masses whatever came before."""
-        return Counted(self.log_masses.expand(len(x), *self.log_masses.shape))
+    def outputs(
+        self,
+        x: Tensor,
+        labels: Tensor | None = None,
+        *,
+        memory: Memory | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return the same log-masses whatever came before, (B, C * L, H, W) or the place of the memory."""
+        maps = self.log_masses.permute(0, 3, 1, 2).flatten(0, 1)  # (C * L, H, W)
+        if memory is not None:
+            row = maps[:, memory.row : memory.row + 1]
+            maps = row if memory.column is None else row[:, :, memory.column : memory.column + 1]
+        return maps.expand(len(x), *maps.shape)
+
+    def likelihood(self, outputs: Tensor) -> Likelihood:
+        """Return the masses, which sum to one already."""
+        return Counted(outputs.unflatten(1, (-1, self.n_levels)).permute(0, 1, 3, 4, 2))
 
     def sample(
         self, n_images: int, *, labels: Tensor | None = None, generator: torch.Generator | None = None

@@ -11,58 +11,41 @@ or up to its own (mask B, all others)::
                                         0 0 0              0 0 1
 
 It has a *blind spot*: stacked masks of this shape never see a cone above and to the right of the
-current pixel (van den Oord et al. 2016b), which ``tests/models/test_pixelcnn.py`` asserts. Nothing
-here is gated, and no layer is normalised over a batch.
+current pixel (van den Oord et al. 2016b), which ``tests/models/test_pixelcnn.py`` asserts and ``gated_pixelcnn.py``
+mends. No layer is normalised over a batch.
 
 Where the likelihood couples the channels of a pixel itself, all feature maps are one group, which sees earlier
 pixels only, and the likelihood puts R before G before B.
 
-Differences from the paper: the input is scaled to [-1, 1]; the sizes are parameters; any likelihood that fits the
-images may take the place of the softmax (``heads.py``).
+Differences from the paper: the input is scaled to [-1, 1]; the sizes are parameters; the rows below the centre, which
+the masks hold at zero, are left out of the convolutions; any likelihood that fits the images may take the place of the
+softmax (``heads.py``).
 """
 
 from __future__ import annotations
-
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bitsperdim.likelihoods import Likelihood, build_head
+from bitsperdim.likelihoods import build_head
 from bitsperdim.models.base import AutoregressiveModel, level_counts
+from bitsperdim.models.causal import CausalConv2d, Memory, groups_of, order_of
 
 
-class MaskedConv2d(nn.Conv2d):
-    """A convolution that sees only what comes before.
+def masked(n_inputs: int, n_outputs: int, kernel_size: int, n_groups: int, *, sees_own_group: bool) -> CausalConv2d:
+    """Return a convolution of the paper.
 
     Args:
-        n_inputs: input feature maps, split into ``n_groups`` groups in order, as evenly as they can be.
-        n_outputs: output feature maps, split likewise.
-        kernel_size: odd; the image size is kept.
+        n_inputs: input maps, split into ``n_groups`` groups in order, as evenly as they can be.
+        n_outputs: output maps, split likewise.
+        kernel_size: odd.
         n_groups: G, into which the channels of the image fall.
         sees_own_group: at the centre, whether a group sees itself (mask B) or not (mask A).
     """
-
-    mask: Tensor
-
-    def __init__(self, n_inputs: int, n_outputs: int, kernel_size: int, *, n_groups: int, sees_own_group: bool) -> None:
-        """Build the convolution and its mask."""
-        super().__init__(n_inputs, n_outputs, kernel_size, padding=kernel_size // 2)
-        centre = kernel_size // 2
-        mask = torch.zeros(n_outputs, n_inputs, kernel_size, kernel_size)
-        mask[:, :, :centre] = 1
-        mask[:, :, centre, :centre] = 1
-        group_of_output = torch.arange(n_outputs) * n_groups // n_outputs
-        group_of_input = torch.arange(n_inputs) * n_groups // n_inputs
-        earlier = group_of_input[None, :] < group_of_output[:, None]
-        own = group_of_input[None, :] == group_of_output[:, None]
-        mask[:, :, centre, centre] = (earlier | own if sees_own_group else earlier).float()
-        self.register_buffer("mask", mask, persistent=False)
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
-        """Convolve with the masked weights."""
-        return F.conv2d(input, self.weight * self.mask, self.bias, padding=self.padding)
+    reach = kernel_size // 2
+    order = order_of(groups_of(n_inputs, n_groups), groups_of(n_outputs, n_groups), sees_own_group=sees_own_group)
+    return CausalConv2d(n_inputs, n_outputs, rows=(-reach, 0), columns=(-reach, reach), order=order)
 
 
 class ResidualBlock(nn.Module):
@@ -72,15 +55,15 @@ class ResidualBlock(nn.Module):
         """Build three masked convolutions."""
         super().__init__()
         half = n_maps // 2
-        self.reduce = MaskedConv2d(n_maps, half, 1, n_groups=n_groups, sees_own_group=True)
-        self.convolve = MaskedConv2d(half, half, 3, n_groups=n_groups, sees_own_group=True)
-        self.expand = MaskedConv2d(half, n_maps, 1, n_groups=n_groups, sees_own_group=True)
+        self.reduce = masked(n_maps, half, 1, n_groups, sees_own_group=True)
+        self.convolve = masked(half, half, 3, n_groups, sees_own_group=True)
+        self.expand = masked(half, n_maps, 1, n_groups, sees_own_group=True)
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, memory: Memory | None = None) -> Tensor:
         """Return the input plus what the block adds."""
-        change = self.reduce(F.relu(hidden))
-        change = self.convolve(F.relu(change))
-        return hidden + self.expand(F.relu(change))
+        change = self.reduce(F.relu(hidden), memory)
+        change = self.convolve(F.relu(change), memory)
+        return hidden + self.expand(F.relu(change), memory)
 
 
 class PixelCNN(AutoregressiveModel):
@@ -112,32 +95,45 @@ class PixelCNN(AutoregressiveModel):
         channels = image_shape[0]
         self.head = build_head(likelihood, channels, n_levels, n_mixtures)
         groups = self.head.n_groups
-        if n_filters % 2 or n_filters < 2 * groups:
-            raise ValueError(f"n_filters must be even and at least {2 * groups}, not {n_filters}")
-        if kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size must be odd, not {kernel_size}")
-        self.first = MaskedConv2d(channels, n_filters, kernel_size, n_groups=groups, sees_own_group=False)
-        self.blocks = nn.Sequential(*(ResidualBlock(n_filters, groups) for _ in range(n_blocks)))
-        self.last = MaskedConv2d(n_filters, n_filters, 1, n_groups=groups, sees_own_group=True)
-        n_outputs = groups * self.head.n_outputs
-        self.to_outputs = MaskedConv2d(n_filters, n_outputs, 1, n_groups=groups, sees_own_group=True)
-
-    @property
-    def n_parameters(self) -> int:
-        """The weights that the masks let through, and the biases."""
-        masks = [module.mask for module in self.modules() if isinstance(module, MaskedConv2d)]
-        masked = sum(int((mask == 0).sum()) for mask in masks)
-        return super().n_parameters - masked
+        check_sizes(n_filters, kernel_size, groups)
+        self.first = masked(channels, n_filters, kernel_size, groups, sees_own_group=False)
+        self.blocks = nn.ModuleList(ResidualBlock(n_filters, groups) for _ in range(n_blocks))
+        self.last = masked(n_filters, n_filters, 1, groups, sees_own_group=True)
+        self.to_outputs = masked(n_filters, groups * self.head.n_outputs, 1, groups, sees_own_group=True)
 
     def initialise(self, images: Tensor) -> None:
         """Start the output biases at the marginals of each channel."""
-        counts = level_counts(images, self.n_levels).sum((1, 2), keepdim=True)  # (C, 1, 1, L)
-        with torch.no_grad():
-            cast(Tensor, self.to_outputs.bias).copy_(self.head.biases(counts).flatten())
+        start_at_marginals(self, self.to_outputs, images)
 
-    def conditionals(self, x: Tensor, labels: Tensor | None = None) -> Likelihood:
-        """Return p(x_i given x_<i) for all sub-pixels at once."""
-        hidden = self.blocks(self.first(self.scaled(x)))
-        outputs = self.to_outputs(F.relu(self.last(F.relu(hidden))))  # (B, G * outputs, H, W)
-        outputs = outputs.unflatten(1, (self.head.n_groups, self.head.n_outputs))  # (B, G, outputs, H, W)
-        return self.head(outputs.permute(0, 1, 3, 4, 2)).given(x)  # from (B, G, H, W, outputs)
+    def outputs(
+        self,
+        x: Tensor,
+        labels: Tensor | None = None,
+        *,
+        memory: Memory | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return what the network says of p(x_i given x_<i), (B, G * n, H, W) or its place of the memory."""
+        hidden = self.first.of_image(x, self.scaled, memory)
+        for block in self.blocks:
+            hidden = block(hidden, memory)
+        return self.to_outputs(F.relu(self.last(F.relu(hidden), memory)), memory)
+
+
+def check_sizes(n_filters: int, kernel_size: int, n_groups: int) -> None:
+    """Refuse filters that cannot be halved or do not reach all groups, and kernels without a centre.
+
+    Raises:
+        ValueError: saying which.
+    """
+    if n_filters % 2 or n_filters < 2 * n_groups:
+        raise ValueError(f"n_filters must be even and at least {2 * n_groups}, not {n_filters}")
+    if kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size must be odd, not {kernel_size}")
+
+
+@torch.no_grad()
+def start_at_marginals(model: AutoregressiveModel, layer: CausalConv2d, images: Tensor) -> None:
+    """Start the biases of the last layer where the head has the marginals of each channel of the images."""
+    counts = level_counts(images, model.n_levels).sum((1, 2), keepdim=True)  # (C, 1, 1, L)
+    layer.bias.copy_(model.head.biases(counts).flatten())
