@@ -8,8 +8,6 @@ smallest scale and without its fallback, and only for images with three channels
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -123,7 +121,7 @@ class PlainPixelCNNpp(nn.Module):
     def log_likelihood(self, x: Tensor) -> Tensor:
         """Return log P(x), (B,) nats, of images (B, 3, H, W) with values 0..L-1."""
         n_mixtures, width = self.n_mixtures, 1 / (self.n_levels - 1)  # half a cell
-        scaled = x.float() * (2 * width) - 1
+        scaled = x.to(self.to_outputs.convolve.bias.dtype) * (2 * width) - 1
         parameters = self.outputs(scaled).permute(0, 2, 3, 1)  # (B, H, W, 10 M)
         logits, loc, log_scale, coefficients = parameters.split([n_mixtures, *[3 * n_mixtures] * 3], dim=-1)
         shape = (*logits.shape[:3], 3, n_mixtures)
@@ -164,7 +162,8 @@ class PlainPixelCNNpp(nn.Module):
         for theirs, layer in pairs:
             assert isinstance(layer, CausalConv2d | CausalUpsampling)
             assert layer.gain is not None
-            theirs.convolve.weight = layer.effective_weight()
+            weight = layer.effective_weight()
+            if weight.shape[1] == 4 * self.to_outputs.convolve.weight.shape[1]:  # told of two maps: e of each, not of both
+                weight = weight.unflatten(1, (2, 2, -1)).transpose(1, 2).flatten(1, 3)
+            theirs.convolve.weight = weight
             theirs.convolve.bias.copy_(layer.bias)
-        shift = math.log((self.n_levels - 1) / 2)  # ours has log-scales in units of half the range, as here
-        assert math.isfinite(shift)

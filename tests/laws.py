@@ -33,17 +33,20 @@ def masses_sum_to_one(model: ImageModel) -> None:
 
 
 def causality_is_two_sided(
-    model: AutoregressiveModel, sees: Callable[[int, int], bool], generator: torch.Generator
+    model: AutoregressiveModel,
+    sees: Callable[[int, int], bool],
+    generator: torch.Generator,
+    labels: Tensor | None = None,
 ) -> None:
     """The i-th conditional depends on the j-th sub-pixel exactly where ``sees(i, j)``: by gradient, and by change.
 
-    Sub-pixels are numbered in memory order (C, H, W). Eight random images, so that a rectifier
-    that happens to be off hides nothing.
+    Sub-pixels are numbered in memory order (C, H, W). Eight random images (with eight labels, for models that are given
+    them), so that a rectifier that happens to be off hides nothing.
     """
     n_dims = math.prod(model.image_shape)
     images = torch.randint(model.n_levels, (8, *model.image_shape), generator=generator)
     x = images.double().requires_grad_()
-    log_p = log_masses_of_all_levels(model, x)  # (B, D, L)
+    log_p = log_masses_of_all_levels(model, x, labels)  # (B, D, L)
     weights = torch.randn(model.n_levels, generator=generator, dtype=torch.float64)
     gradients = torch.zeros(n_dims, n_dims, dtype=torch.float64)
     for i in range(n_dims):
@@ -54,7 +57,7 @@ def causality_is_two_sided(
         for j in range(n_dims):
             other = images.flatten(1).clone()
             other[:, j] = (other[:, j] + 1) % model.n_levels
-            moved = log_masses_of_all_levels(model, other.reshape(images.shape).double())
+            moved = log_masses_of_all_levels(model, other.reshape(images.shape).double(), labels)
             changes[:, j] = (moved - log_p).abs().sum((0, 2))
     for i, j in itertools.product(range(n_dims), repeat=2):
         for name, found in (("gradient", gradients[i, j].item()), ("change", changes[i, j].item())):
@@ -64,9 +67,9 @@ def causality_is_two_sided(
                 assert found == 0, f"conditional {i} must not depend on sub-pixel {j}, but its {name} is {found}"
 
 
-def log_masses_of_all_levels(model: AutoregressiveModel, x: Tensor) -> Tensor:
+def log_masses_of_all_levels(model: AutoregressiveModel, x: Tensor, labels: Tensor | None = None) -> Tensor:
     """Return the log-mass of every level of every conditional, (B, D, L): all that a head says."""
-    conditionals = model.conditionals(x)
+    conditionals = model.conditionals(x, labels)
     levels = [conditionals.log_prob(torch.tensor(level)) for level in range(model.n_levels)]
     return torch.stack(levels, -1).flatten(1, 3)
 
@@ -137,16 +140,51 @@ def receptive_field(kernel_size: int, n_blocks: int) -> set[tuple[int, int]]:
     return field
 
 
-def pixelcnn_sees(shape: tuple[int, int, int], kernel_size: int, n_blocks: int) -> Callable[[int, int], bool]:
-    """Return what a PixelCNN promises: conditional i depends on sub-pixel j, numbered in memory order."""
+def gated_receptive_field(kernel_size: int, n_layers: int) -> set[tuple[int, int]]:
+    """Return the offsets that two stacks without a blind spot promise, by adding up the windows on paper."""
+    reach, wide = kernel_size // 2, range(-1, 2)
+    vertical = set(itertools.product(range(-reach, 0), range(-reach, reach + 1)))
+    horizontal = vertical | {(0, column) for column in range(-reach, 0)}
+    for _ in range(n_layers):
+        vertical = {(a + c, b + d) for a, b in vertical for c, d in itertools.product((-1, 0), wide)}
+        horizontal = {(a, b + d) for a, b in horizontal for d in (-1, 0)} | {(0, -1)} | vertical
+    return horizontal
+
+
+Sees = Callable[[int, int], bool]
+
+
+def sees_offsets(shape: tuple[int, int, int], field: set[tuple[int, int]] | None) -> Sees:
+    """Return whether conditional i depends on sub-pixel j, numbered in memory order, for a field of offsets.
+
+    Args:
+        shape: (C, H, W).
+        field: (rows, columns) that are seen whatever the channel; None: all pixels that come before.
+    """
     _, height, width = shape
-    field = receptive_field(kernel_size, n_blocks)
 
     def predicate(i: int, j: int) -> bool:
         (channel_i, row_i, column_i), (channel_j, row_j, column_j) = (
             (k // (height * width), k // width % height, k % width) for k in (i, j)
         )
         offset = (row_j - row_i, column_j - column_i)
-        return channel_j < channel_i if offset == (0, 0) else offset in field
+        if offset == (0, 0):
+            return channel_j < channel_i
+        return offset < (0, 0) if field is None else offset in field
 
     return predicate
+
+
+def pixelcnn_sees(shape: tuple[int, int, int], kernel_size: int, n_blocks: int) -> Sees:
+    """Return what a PixelCNN promises."""
+    return sees_offsets(shape, receptive_field(kernel_size, n_blocks))
+
+
+def scattered(model: ImageModel, seed: int = 2, spread: float = 0.2) -> ImageModel:
+    """Return the model in float64 and evaluation mode with random weights, none of them zero."""
+    generator = torch.Generator().manual_seed(seed)
+    model = model.double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(spread * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    return model
