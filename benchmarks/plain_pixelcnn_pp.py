@@ -1,9 +1,9 @@
 """A PixelCNN++ written as plainly as possible: float32, contiguous maps, one torch call after the other.
 
 It is what the fast one is measured against (``training_pixelcnn_pp.py``), and an independent implementation that must
-give the same log-likelihoods (``tests/models/test_pixelcnn_pp.py``): windows are pads and shifts, weights are normalised
-by torch's own ``weight_norm``, the likelihood is that of Salimans et al. 2017 written with sigmoids, without its
-smallest scale and without its fallback, and only for images with three channels.
+give the same log-likelihoods (``tests/models/test_pixelcnn_pp.py``): windows are pads and shifts, weights are
+normalised by torch's own ``weight_norm``, the likelihood is that of Salimans et al. 2017 written with sigmoids, without
+its smallest scale and its fallback, and only for images with three channels.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class PlainPixelCNNpp(nn.Module):
             assert isinstance(layer, CausalConv2d | CausalUpsampling)
             assert layer.gain is not None
             weight = layer.effective_weight()
-            if weight.shape[1] == 4 * self.to_outputs.convolve.weight.shape[1]:  # told of two maps: e of each, not of both
+            if weight.shape[1] == 4 * self.to_outputs.convolve.weight.shape[1]:
                 weight = weight.unflatten(1, (2, 2, -1)).transpose(1, 2).flatten(1, 3)
             theirs.convolve.weight = weight
             theirs.convolve.bias.copy_(layer.bias)

@@ -313,9 +313,7 @@ MUTANTS = {
         base, "dequantize", lambda x, u, n: (x + u - 0.5) / n, gaussian_is_unbiased
     ),
     "top cell rounds to one": Mutant(dequantization, "dequantize", rounding_dequantize, the_top_cell_is_below_one),
-    "mask forgotten": Mutant(
-        CausalConv2d, "effective_weight", weights_masked_by(torch.ones_like), pixelcnn_is_causal
-    ),
+    "mask forgotten": Mutant(CausalConv2d, "effective_weight", weights_masked_by(torch.ones_like), pixelcnn_is_causal),
     "mask reversed": Mutant(
         CausalConv2d, "effective_weight", weights_masked_by(lambda mask: mask.flip(3)), pixelcnn_is_causal
     ),

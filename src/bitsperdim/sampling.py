@@ -111,7 +111,7 @@ def draw_pixel(
 def outputs_at(
     model: AutoregressiveModel, x: Tensor, row: int, column: int, memory: Memory | None, labels: Tensor | None
 ) -> Tensor:
-    """Return the outputs of the network at a place, (B, G * n, 1, 1); without a memory they are cut from a full pass."""
+    """Return the outputs of the network at a place, (B, G * n, 1, 1); without a memory they are cut from a pass."""
     if memory is None:
         return model.outputs(x, labels)[:, :, row : row + 1, column : column + 1]
     return model.outputs(x, labels, memory=memory.go_to(row, column))

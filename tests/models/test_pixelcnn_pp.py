@@ -68,7 +68,9 @@ def test_the_start_is_spread_alike(generator: torch.Generator) -> None:
     seen: list[tuple[str, torch.Tensor, float]] = []
     for name, layer in model.named_modules():
         if isinstance(layer, CausalConv2d | CausalUpsampling) and layer is not model.to_outputs:
-            layer.register_forward_hook(lambda _, __, output, name=name, start=layer.start: seen.append((name, output, start)))
+            layer.register_forward_hook(
+                lambda _, __, output, name=name, start=layer.start: seen.append((name, output, start))
+            )
     model.eval().outputs(images)
     assert len(seen) == len([name for name, _ in model.named_parameters() if name.endswith("gain")]) - 1
     for name, output, start in seen:

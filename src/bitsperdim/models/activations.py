@@ -15,10 +15,9 @@ Invariants (``tests/models/test_activations.py``): values and derivatives are th
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction, FunctionCtx
 
 BITS_8 = 2**8
 EXACT = (torch.float32, torch.float64)
@@ -26,7 +25,7 @@ EXACT = (torch.float32, torch.float64)
 
 class _ConcatenatedELU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
         n_images, n_maps, height, width = x.shape
         is_last = x.is_contiguous(memory_format=torch.channels_last)
         layout = torch.channels_last if is_last else torch.contiguous_format
@@ -41,7 +40,7 @@ class _ConcatenatedELU(torch.autograd.Function):
         return values
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: BackwardCFunction, gradient: Tensor) -> Tensor:
         (values,) = ctx.saved_tensors
         n_maps = values.shape[1] // 2
         change = values.clamp(max=0).add_(1).mul_(gradient)

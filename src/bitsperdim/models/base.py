@@ -133,8 +133,8 @@ def check_labels(model: ImageModel, labels: Mapping[str, np.ndarray]) -> None:
         lowest, highest = int(classes.min()), int(classes.max())
         if lowest < 0 or highest >= model.n_classes:
             raise InputError(
-                f"A model with n_classes = {model.n_classes} takes labels from 0 to {model.n_classes - 1}, but those of "
-                f"the {split} images go from {lowest} to {highest}."
+                f"A model with n_classes = {model.n_classes} takes labels from 0 to {model.n_classes - 1}, but those "
+                f"of the {split} images go from {lowest} to {highest}."
             )
 
 

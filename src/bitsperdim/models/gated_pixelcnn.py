@@ -26,6 +26,8 @@ blind spot (``test_causality_is_two_sided``); labels matter, and each class is a
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -34,7 +36,6 @@ from bitsperdim.likelihoods import build_head
 from bitsperdim.models.base import AutoregressiveModel
 from bitsperdim.models.causal import CausalConv2d, Memory, at_place, groups_of, in_row, order_of
 from bitsperdim.models.pixelcnn import check_sizes, masked, start_at_marginals
-
 
 KERNEL_SIZE = 3  # of all layers but the first
 
@@ -92,7 +93,10 @@ class GatedLayer(nn.Module):
         of_outputs = groups_of(n_maps, n_groups).repeat(2)  # values and gates
         self.vertical = CausalConv2d(n_inputs, 2 * n_maps, rows=rows, columns=(-reach, reach))
         self.horizontal = CausalConv2d(
-            n_inputs, 2 * n_maps, columns=(-reach, 0), order=order_of(of_inputs, of_outputs, sees_own_group=not is_first)
+            n_inputs,
+            2 * n_maps,
+            columns=(-reach, 0),
+            order=order_of(of_inputs, of_outputs, sees_own_group=not is_first),
         )
         self.down = CausalConv2d(2 * n_maps, 2 * n_maps)  # from the vertical to the horizontal stack
         self.out = masked(n_maps, n_maps, 1, n_groups, sees_own_group=True)
@@ -143,8 +147,15 @@ class GatedPixelCNN(AutoregressiveModel):
         groups = self.head.n_groups
         check_sizes(n_filters, kernel_size, groups)
         self.layers = nn.ModuleList(
-            [GatedLayer(channels, n_filters, kernel_size, groups, n_classes, is_first=True)]
-            + [GatedLayer(n_filters, n_filters, KERNEL_SIZE, groups, n_classes, is_first=False) for _ in range(n_layers)]
+            GatedLayer(
+                n_filters if number else channels,
+                n_filters,
+                KERNEL_SIZE if number else kernel_size,
+                groups,
+                n_classes,
+                is_first=not number,
+            )
+            for number in range(1 + n_layers)
         )
         self.last = masked(n_filters, n_filters, 1, groups, sees_own_group=True)
         self.to_outputs = masked(n_filters, groups * self.head.n_outputs, 1, groups, sees_own_group=True)
@@ -163,7 +174,7 @@ class GatedPixelCNN(AutoregressiveModel):
     ) -> Tensor:
         """Return what the network says of p(x_i given x_<i), (B, G * n, H, W) or its place of the memory."""
         above = [at_place(row, memory) for row in in_row(memory, lambda: self.above(x, labels, memory))]
-        first, *rest = self.layers
+        first, *rest = self.both_stacks
         hidden = first.add(first.horizontal.of_image(x, self.scaled, memory), above[0], labels, memory)
         for layer, said in zip(rest, above[1:], strict=True):
             hidden = hidden + layer.add(layer.horizontal(hidden, memory), said, labels, memory)
@@ -171,10 +182,16 @@ class GatedPixelCNN(AutoregressiveModel):
 
     def above(self, x: Tensor, labels: Tensor | None, memory: Memory | None) -> list[Tensor]:
         """Return what the rows above say to each layer of the horizontal stack, (B, 2p, H, W) or a row of it."""
-        said: list[Tensor] = []
-        seen = self.layers[0].vertical.of_image(x, self.scaled, memory)
-        for number, layer in enumerate(self.layers):
+        first, *rest = self.both_stacks
+        seen = first.vertical.of_image(x, self.scaled, memory)
+        said, before = [first.down(seen, memory)], first
+        for layer in rest:
+            seen = layer.vertical(before.vertical_gate(seen, labels), memory)
             said.append(layer.down(seen, memory))
-            if number + 1 < len(self.layers):
-                seen = self.layers[number + 1].vertical(layer.vertical_gate(seen, labels), memory)
+            before = layer
         return said
+
+    @property
+    def both_stacks(self) -> list[GatedLayer]:
+        """The layers, the first of which sees the image."""
+        return cast(list[GatedLayer], list(self.layers))

@@ -34,6 +34,7 @@ public PyTorch version (``test_the_published_size``).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -57,9 +58,7 @@ STARTING_IMAGES = 64  # at most, which the layers start from
 def convolution(n_inputs: int, n_outputs: int, window: Window, *, stride: int = 1, start: float = 1.0) -> CausalConv2d:
     """Return a convolution with normalised weights."""
     rows, columns = window
-    return CausalConv2d(
-        n_inputs, n_outputs, rows=rows, columns=columns, stride=stride, normalised=True, start=start
-    )
+    return CausalConv2d(n_inputs, n_outputs, rows=rows, columns=columns, stride=stride, normalised=True, start=start)
 
 
 class Block(nn.Module):
@@ -103,6 +102,11 @@ class Block(nn.Module):
         if self.training and self.dropout:
             hidden = dropped_out(hidden, self.dropout, generator)
         return add_gated(x, self.second(hidden, memory))
+
+
+def blocks_of(scales: nn.ModuleList, scale: int) -> list[Block]:
+    """Return the blocks of one of the scales."""
+    return cast(list[Block], list(cast(nn.ModuleList, scales[scale])))
 
 
 @dataclass
@@ -162,7 +166,7 @@ class Stream(nn.Module):
         here, said, coarser = heard[scale] if heard else None, Said(), []
         active = concatenated_elu(x)
         on_the_way = [active]
-        for number, block in enumerate(self.there[scale]):
+        for number, block in enumerate(blocks_of(self.there, scale)):
             told = [at_place(here.there[number], memory)] if here else []
             x = block(x, active, told, memory, generator)
             active = concatenated_elu(x)
@@ -171,7 +175,7 @@ class Stream(nn.Module):
         if scale + 1 == len(self.there):
             on_the_way.pop()  # the coarsest map turns back itself
         else:
-            halve, size, coarse = self.halving[scale], (x.shape[2], x.shape[3]), None
+            halve, size, coarse = cast(CausalConv2d, self.halving[scale]), (x.shape[2], x.shape[3]), None
             if memory is None or memory.is_on_grid:
                 at_half = None if memory is None else memory.coarser
                 coarse, coarser = self(halve(x, memory), heard, at_half, generator, scale + 1)
@@ -179,7 +183,7 @@ class Stream(nn.Module):
                 halve.remember(x, memory)
             x = self.doubling[scale](coarse, size, memory)
             active = concatenated_elu(x)
-        for number, block in enumerate(self.back[scale]):
+        for number, block in enumerate(blocks_of(self.back, scale)):
             told = [at_place(here.back[number], memory)] if here else []
             x = block(x, active, [*told, on_the_way.pop()], memory, generator)
             active = concatenated_elu(x)
