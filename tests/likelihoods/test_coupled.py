@@ -294,3 +294,17 @@ def test_parameters_of_half_precision_are_taken_to_float32() -> None:
     x = torch.zeros(3, 1, 1)
     for found in (head.log_prob(x), head.cdf(x), head.mean, head.central, head.given(x).mean):
         assert found.dtype == torch.float32
+
+
+def test_an_image_is_the_product_of_its_conditionals(generator: torch.Generator) -> None:
+    """Two formulas, in float64; and the float32 answer has the dtype of its parameters."""
+    for n_channels in (1, 2, 3):
+        head = mixture(n_channels, 5, 3, batch=(40,))
+        x = torch.randint(5, (40, n_channels, 1, 2), generator=generator)
+        expected = head.log_prob(x).flatten(1).sum(1)
+        torch.testing.assert_close(head.log_prob_of_images(x), expected, rtol=1e-12, atol=0)
+    head, x = hostile(256, 3, 10)
+    found = head.log_prob_of_images(x)
+    assert found.dtype == torch.float32
+    assert found.isfinite().all()
+    torch.testing.assert_close(found, head.log_prob(x).double().flatten(1).sum(1).float(), rtol=3e-7, atol=0)

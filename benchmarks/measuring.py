@@ -1,0 +1,54 @@
+"""What the benchmarks share: times, the peak of the machine in this very run, seeded pictures, a table."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def matrix_product_peak(dtype: torch.dtype, size: int = 2048, n_tries: int = 10) -> float:
+    """Return the FLOP/s of the fastest of some square matrix products."""
+    a = torch.randn(size, size).to(dtype)
+    return 2 * size**3 / min(seconds(lambda: a @ a) for _ in range(n_tries))
+
+
+def operations(work: Callable[[], object]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def coloured_digits(n_images: int, size: int = 32, seed: int = 0) -> Tensor:
+    """Return (N, 3, size, size) uint8: scikit-learn's digits, enlarged, in seeded colours on seeded grounds."""
+    rng = np.random.default_rng(seed)
+    chosen = rng.integers(0, 1797, n_images)
+    digits = torch.from_numpy(load_digits().images[chosen]).float()[:, None] / 16
+    shade = F.interpolate(digits, size=(size, size), mode="bilinear", align_corners=False)
+    front, ground = (torch.from_numpy(rng.uniform(0, 255, (n_images, 3, 1, 1))).float() for _ in range(2))
+    noise = torch.from_numpy(rng.normal(0, 4, (n_images, 3, size, size))).float()
+    return (ground + shade * (front - ground) + noise).round().clamp(0, 255).to(torch.uint8)
+
+
+def heading(title: str) -> None:
+    threads = f"{torch.get_num_threads()} thread{'' if torch.get_num_threads() == 1 else 's'}"
+    print(f"\n## {title}\n\n{platform.machine()}, {threads}, torch {torch.__version__}\n")
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
+    for row in rows:
+        print(f"| {' | '.join(row)} |", flush=True)

@@ -1,0 +1,126 @@
+"""How fast a training step of the PixelCNN++ is, against one written plainly (``plain_pixelcnn_pp.py``).
+
+Plain: float32, contiguous maps, torch's own operations and AdamW as it comes. Ours: the model and the settings of the
+trainer with ``precision: bfloat16``: maps with their channels last, bfloat16 convolutions, a float64 likelihood, its
+own activations and dropout, a fused optimizer. Both start from the same weights and see the same batches in turn, so
+that what else the machine does hits both; a second plain training, whose dropout alone differs, says how far two loss
+curves are apart by chance. Best and median of the steps; the first ones, which warm up, do not count.
+
+    python benchmarks/training_pixelcnn_pp.py            # both sizes, a few minutes on two cores
+    python benchmarks/training_pixelcnn_pp.py small 60   # one of them, so many steps
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from measuring import coloured_digits, heading, matrix_product_peak, operations, table
+from plain_pixelcnn_pp import PlainPixelCNNpp
+from torch import Tensor
+
+from bitsperdim.models import build
+from bitsperdim.models.pixelcnn_pp import PixelCNNpp
+
+SIZES = {"small": (2, 40, 16, 40), "full": (5, 160, 4, 8)}  # blocks, filters, batch, steps
+N_MIXTURES, N_WARMUP, LEARNING_RATE = 10, 2, 1e-3
+NATS_PER_BIT_AND_IMAGE = 3072 * 0.6931471805599453
+
+Step = Callable[[Tensor], float]
+
+
+def plain_step(model: PlainPixelCNNpp, seed: int) -> Step:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
+
+    def step(x: Tensor) -> float:
+        torch.manual_seed(seed * 1_000_003 + step.count)  # type: ignore[attr-defined]
+        step.count += 1  # type: ignore[attr-defined]
+        optimizer.zero_grad(set_to_none=True)
+        loss = -model.log_likelihood(x).mean()
+        loss.backward()
+        optimizer.step()
+        return float(loss)
+
+    step.count = 0  # type: ignore[attr-defined]
+    return step
+
+
+def fast_step(model: PixelCNNpp) -> Step:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
+    generator = torch.Generator().manual_seed(0)
+
+    def step(x: Tensor) -> float:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            log_w = model.log_weights(x, generator=generator)
+        loss = -log_w.mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return float(loss)
+
+    return step
+
+
+def run(name: str, n_steps: int) -> list[list[str]]:
+    n_blocks, n_filters, batch, _ = SIZES[name]
+    sizes = {"n_filters": n_filters, "n_blocks": n_blocks, "n_scales": 3, "dropout": 0.5}
+    fast = build("pixelcnn_pp", {**sizes, "likelihood": "coupled_logistic", "n_mixtures": N_MIXTURES}, (3, 32, 32), 256)
+    assert isinstance(fast, PixelCNNpp)
+    images = coloured_digits(4096)
+    fast.initialise(images)
+    plains = [PlainPixelCNNpp(n_filters, n_blocks, N_MIXTURES, 256, 0.5) for _ in range(2)]
+    for plain in plains:
+        plain.take_weights(fast)
+    steps = {
+        "plain": plain_step(plains[0], 1),
+        "plain again": plain_step(plains[1], 2),
+        "ours": fast_step(fast.train()),
+    }
+    times: dict[str, list[float]] = {who: [] for who in steps}
+    losses: dict[str, list[float]] = {who: [] for who in steps}
+    rows = torch.randint(len(images), (n_steps, batch), generator=torch.Generator().manual_seed(0))
+    for batch_rows in rows:
+        for who, step in steps.items():
+            started = time.perf_counter()
+            losses[who].append(step(images[batch_rows]) / NATS_PER_BIT_AND_IMAGE)
+            times[who].append(time.perf_counter() - started)
+    flops = operations(lambda: steps["ours"](images[:batch]))
+    half = n_steps // 2
+    apart = {who: statistics.mean(losses[who][half:]) - statistics.mean(losses["plain"][half:]) for who in losses}
+    result = []
+    for who, peak in (("plain", matrix_product_peak(torch.float32)), ("ours", matrix_product_peak(torch.bfloat16))):
+        best, median = min(times[who][N_WARMUP:]), statistics.median(times[who][N_WARMUP:])
+        plain_best, plain_median = min(times["plain"][N_WARMUP:]), statistics.median(times["plain"][N_WARMUP:])
+        result.append(
+            [
+                f"{n_blocks} x {n_filters}, batch {batch}: {who}",
+                f"{batch / median:.2f} ({batch / best:.2f})",
+                f"{plain_median / median:.2f} ({plain_best / best:.2f})",
+                f"{flops / median / 1e9:.0f} of {peak / 1e9:.0f} ({flops / median / peak:.0%})",
+                f"{statistics.mean(losses[who][half:]):.3f}",
+                "" if who == "plain" else f"{apart['ours']:+.3f} (two plain ones: {apart['plain again']:+.3f})",
+            ]
+        )
+    return result
+
+
+def main() -> None:
+    names = sys.argv[1:2] or list(SIZES)
+    heading("Training steps of pixelcnn_pp, 32x32 images in colour, 10 mixtures, dropout 0.5")
+    rows = [row for name in names for row in run(name, int(sys.argv[2]) if len(sys.argv) > 2 else SIZES[name][3])]
+    columns = (
+        "size",
+        "images/s, median (best)",
+        "ratio",
+        "GFLOP/s of the peak",
+        "bits/dim, last half",
+        "apart from plain",
+    )
+    table(columns, rows)
+
+
+if __name__ == "__main__":
+    main()
