@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+import cases
 from bitsperdim import evaluation
 from bitsperdim.data.preparation import Description, PreparedImages
 from bitsperdim.errors import InputError
@@ -20,6 +21,8 @@ from bitsperdim.estimation import (
     log_mean_exp,
     standard_error,
 )
+from bitsperdim.models import build
+from bitsperdim.models.pixelcnn import PixelCNN
 from bitsperdim.params import EvaluateSection
 from bitsperdim.pictures import evenly_spaced
 from bitsperdim.units import bits_per_dim
@@ -162,16 +165,84 @@ def test_an_impossible_image_makes_the_number_infinite_and_is_counted() -> None:
     assert not any(isinstance(value, float) and math.isnan(value) for value in twice.values())
 
 
-@pytest.mark.parametrize(("name", "expected"), [("vae-bernoulli", 2), ("pixelcnn-rgb", 1), ("gaussian-grey", 1)])
-def test_pictures(name: str, expected: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("vae-bernoulli", ["reconstructions"]),
+        ("pixelcnn-rgb", ["completions", "receptive_field"]),
+        ("plus-three-levels", ["completions", "receptive_field"]),
+        ("gaussian-grey", []),
+        ("histogram-grey", []),
+    ],
+)
+def test_pictures(name: str, more: list[str], tmp_path: Path) -> None:
     for folder in ("a", "b"):
         model = small_model(name)
         evaluation.draw_pictures(tmp_path / folder, model, prepared(name), SECTION, torch.device("cpu"))
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert files == ["reconstructions.png", "samples.png"][2 - expected :]
+    assert files == sorted(f"{each}.png" for each in ("samples", *more))
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
         assert np.asarray(Image.open(tmp_path / "a" / file)).std() > 10
+
+
+def test_completions_keep_the_upper_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below a row of test images three rows of others with the same upper half, not all of them alike."""
+    drawn: dict[str, tuple] = {}
+    monkeypatch.setattr(
+        evaluation, "write_grid", lambda path, images, *rest: drawn.update({path.stem: (images, *rest)})
+    )
+    data = prepared("gated-binary-3x3", 20)
+    evaluation.draw_pictures(tmp_path, small_model("gated-binary-3x3"), data, SECTION, torch.device("cpu"))
+    grid, n_levels, n_columns = drawn["completions"]
+    x = evenly_spaced(data.images["test"], 3)
+    assert (n_levels, n_columns, len(grid)) == (2, 3, 12)
+    assert np.array_equal(grid[:3], x)
+    for row in (3, 6, 9):
+        assert np.array_equal(grid[row : row + 3, :, :1], x[:, :, :1])
+    assert not np.array_equal(grid[3:6], grid[6:9])
+
+
+def test_a_model_that_is_given_the_class_draws_one_in_each_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Masses as sure as can be: class c draws level c everywhere."""
+    drawn: dict[str, tuple] = {}
+    monkeypatch.setattr(
+        evaluation, "write_grid", lambda path, images, *rest: drawn.update({path.stem: (images, *rest)})
+    )
+    params = {**cases.GATED, "n_classes": 3}
+    model = build("gated_pixelcnn", params, (1, 2, 2), 3).eval()
+    monkeypatch.setattr(
+        type(model),
+        "outputs",
+        lambda self, x, labels=None, **_: (
+            50 * torch.eye(3)[labels][:, :, None, None].expand(-1, -1, 2, 2).clone()
+            if _.get("memory") is None
+            else 50 * torch.eye(3)[labels][:, :, None, None]
+        ),
+    )
+    data = dataclasses.replace(prepared("vae-categorical", 6), labels={"test": np.array([0, 1, 2, 2, 1, 0])})
+    monkeypatch.setattr(evaluation, "draw_receptive_field", lambda *_: None)
+    evaluation.draw_pictures(tmp_path, model, data, SECTION, torch.device("cpu"))
+    grid, _, n_columns = drawn["samples"]
+    assert n_columns == 3
+    assert [set(image.flatten()) for image in grid] == [{index % 3} for index in range(SECTION.n_pictures)]
+    assert set(drawn["completions"][0][5].flatten()[2:]) == {1}  # the third test image shown has class 1
+    described = evaluation.summarise({0: fixed([-1, -2])}, model, data.description).metrics["protocol"]
+    assert described == "taggiven-label"
+
+
+def test_a_model_that_looks_ahead_has_no_number() -> None:
+    model = small_model("pixelcnn-rgb")
+    data = prepared("pixelcnn-rgb")
+    assert evaluation.largest_leak({0: model}, data, SECTION, torch.device("cpu")) == {"largest_leaked_gradient": 0.0}
+    assert evaluation.largest_leak({0: small_model("vae-rgb")}, data, SECTION, torch.device("cpu")) == {}
+    assert isinstance(model, PixelCNN)
+    assert model.first.mask is not None
+    model.first.mask[-1, -1, -1, -1] = 1
+    with pytest.raises(InputError, match=r"The model of seed 0 looks ahead: a log-mass changes by \S+ nats"):
+        evaluation.largest_leak({0: model}, data, SECTION, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("n_images", [1, 2, 5, 20])

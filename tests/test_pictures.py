@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bitsperdim.pictures import GREY, TARGET_WIDTH, evenly_spaced, write_grid
+from bitsperdim.pictures import (
+    GREY,
+    LATER,
+    NOT_SEEN,
+    OWN,
+    TARGET_WIDTH,
+    evenly_spaced,
+    write_grid,
+    write_receptive_field,
+)
 
 
 def test_pictures_are_spaced_over_the_whole_set() -> None:
@@ -35,3 +44,14 @@ def test_every_pixel_is_where_it_should_be(channels: int, tmp_path: Path) -> Non
         assert np.array_equal(cell, expected)
     assert (small[2] == GREY).all()
     assert (small[3:, 8:] == GREY).all()
+
+
+def test_a_receptive_field_has_its_colours(tmp_path: Path) -> None:
+    """Own place, later ones, those never seen, and brightness by the logarithm."""
+    seen = np.array([[0.0, 1e-6, 1.0], [1e-3, 0.0, 0.0]])
+    write_receptive_field(tmp_path / "field.png", seen, 1, 1)
+    picture = np.asarray(Image.open(tmp_path / "field.png"))
+    scale = picture.shape[0] // 2
+    colours = [[tuple(map(int, pixel)) for pixel in row] for row in picture[::scale, ::scale]]
+    assert colours == [[NOT_SEEN, (40,) * 3, (255,) * 3], [(148,) * 3, OWN, LATER]]
+    write_receptive_field(tmp_path / "none.png", np.zeros((2, 2)), 0, 0)

@@ -168,8 +168,8 @@ def summarise(estimates: Mapping[int, Estimate], model: ImageModel, description:
 
 def protocol_of(model: ImageModel, description: Description) -> str:
     """Return the tag under which a number may be compared: what the model was given is part of it."""
-    given = "given-none" if model.n_classes is None else "given-label"
-    return f"{description.protocol.removesuffix('given-none')}{given}"
+    of_none = description.protocol
+    return of_none if model.n_classes is None else f"{of_none.removesuffix('given-none')}given-label"
 
 
 def spread_over_images(log_p: torch.Tensor) -> float:
@@ -238,8 +238,8 @@ def draw_pictures(
 
     Models that are given the class draw one class in each column. Models with a latent code have
     ``reconstructions.png``: each test image above the mean of p(x given z) at the mean of its code. Autoregressive ones
-    have ``completions.png``: a row of test images, and below it rows of which the upper half is kept and the rest is
-    drawn; and ``receptive_field.png``: what one pixel depends on.
+    with weights have ``completions.png``: a row of test images, and below it rows of which the upper half is kept and
+    the rest is drawn; and ``receptive_field.png``: what one pixel depends on.
     """
     model = model.to(device).eval()
     generator = torch.Generator(device).manual_seed(section.seed)
@@ -252,7 +252,7 @@ def draw_pictures(
     write_grid(folder / "samples.png", np.concatenate(batches), model.n_levels, n_columns)
     if isinstance(model, LatentModel):
         draw_reconstructions(folder / "reconstructions.png", model, prepared, section, device)
-    if isinstance(model, AutoregressiveModel):
+    if isinstance(model, AutoregressiveModel) and any(True for _ in model.parameters()):  # a histogram looks at nothing
         draw_completions(folder / "completions.png", model, prepared, section, generator)
         draw_receptive_field(folder / "receptive_field.png", model, prepared, generator)
 

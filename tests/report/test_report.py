@@ -97,7 +97,7 @@ def write_results(results: Path, models: Mapping[str, Mapping[str, Any]], protoc
 
 
 def write_model(folder: Path, content: Mapping[str, Any], *, closed_form: bool) -> None:
-    """Write the results of one model; a bound gets reconstructions too."""
+    """Write the results of one model; a bound gets reconstructions too, and a checked one what is drawn of it."""
     write_json(folder / "metrics.json", content)
     seeds, n_samples, nll = range(content["n_seeds"]), content["n_samples"], content["nll_nats"]
     epochs = [0] if closed_form else [1, 2, 3]
@@ -124,6 +124,9 @@ def write_model(folder: Path, content: Mapping[str, Any], *, closed_form: bool) 
     write_picture(folder / "pictures" / "samples.png")
     if content["kind"] == "lower":
         write_picture(folder / "pictures" / "reconstructions.png")
+    if "largest_leaked_gradient" in content:
+        write_picture(folder / "pictures" / "completions.png")
+        write_picture(folder / "pictures" / "receptive_field.png")
 
 
 def write_picture(path: Path) -> None:
@@ -316,6 +319,25 @@ def test_another_protocol_is_named(tmp_path: Path) -> None:
     assert other in section_of(page, "told")
     assert "other protocol" not in row_of(page, "blind")
     assert "**Not comparable:**" in twin
+
+
+def test_what_an_autoregressive_model_sees_and_completes_is_shown(tmp_path: Path) -> None:
+    """With the words for its colours, and the causality check; of other models nothing of it is said."""
+    models = {"bound": metrics(), "sure": exact(), "causal": exact(largest_leaked_gradient=0.0)}
+    page, twin = report(tmp_path, models)
+    for words in ("<h3>Completions</h3>", "<h3>What a pixel sees</h3>", "but never seen", "must not know is 0."):
+        assert [name for name in models if words in section_of(page, name)] == ["causal"]
+    for words in ("completions of their upper halves by causal", "one pixel of the last row depends, for causal"):
+        assert len(re.findall(rf'(?:alt|aria-label)="[^"]*{words}"', section_of(page, "causal"))) == 1
+    assert twin.count("Causality check: the largest derivative") == 1
+
+
+def test_samples_by_class_are_named(tmp_path: Path) -> None:
+    given = exact(protocol=PROTOCOL.replace("given-none", "given-label"))
+    page, _ = report(tmp_path, {"sure": exact(), "by_class": given})
+    for name, is_given in (("sure", False), ("by_class", True)):
+        section = section_of(page, name)
+        assert ("Each column was given one class." in section, "given-label" in section) == (is_given, is_given)
 
 
 def test_other_test_images_are_refused(tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ class Metrics(Stored):
     ess_below_10_share: float
     n_impossible_images: int
     bpd_seed_spread: float | None = None
+    largest_leaked_gradient: float | None = None
 
 
 class ImagesMetrics(Stored):
@@ -134,6 +135,9 @@ class ModelReport:
         nll: (N,) nats per test image, the mean over seeds.
         samples: the model's own images.
         reconstructions: each test image above its reconstruction, of models with a latent code.
+        completions: test images, and below them what was drawn given their upper halves, of autoregressive models.
+        receptive_field: what one pixel depends on, of autoregressive models.
+        is_given_class: whether it was given the class, one of which is in each column of the samples.
     """
 
     name: str
@@ -147,6 +151,9 @@ class ModelReport:
     nll: np.ndarray
     samples: Picture
     reconstructions: Picture | None
+    completions: Picture | None
+    receptive_field: Picture | None
+    is_given_class: bool
 
     @property
     def is_bound(self) -> bool:
@@ -288,7 +295,6 @@ def _read_model(params: Params, folder: Path, name: str, images: ImagesMetrics) 
     bound = read_columns(folder / "bound_against_k.csv", ("n_samples", "bpd", "standard_error_nats"))
     bound["standard_error_bpd"] = nats_to_bits_per_dim(bound["standard_error_nats"], images.image_shape)
     per_image = read_columns(folder / "per_image.csv", ("seed", "image", "log_p"))
-    reconstructions = folder / "pictures" / "reconstructions.png"
     return ModelReport(
         name=name,
         family=section.family,
@@ -300,8 +306,15 @@ def _read_model(params: Params, folder: Path, name: str, images: ImagesMetrics) 
         bound=bound,
         nll=_mean_over_seeds(per_image, metrics, folder / "per_image.csv"),
         samples=read_picture(folder / "pictures" / "samples.png"),
-        reconstructions=read_picture(reconstructions) if reconstructions.exists() else None,
+        reconstructions=_picture_if_any(folder / "pictures" / "reconstructions.png"),
+        completions=_picture_if_any(folder / "pictures" / "completions.png"),
+        receptive_field=_picture_if_any(folder / "pictures" / "receptive_field.png"),
+        is_given_class=metrics.protocol.endswith("given-label"),
     )
+
+
+def _picture_if_any(path: Path) -> Picture | None:
+    return read_picture(path) if path.exists() else None
 
 
 def _mean_over_seeds(per_image: Columns, metrics: Metrics, path: Path) -> np.ndarray:
