@@ -6,7 +6,7 @@ export PATH := $(BIN):$(PATH)
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lint format check smoke readme hooks lock clean
+.PHONY: help setup repro test lint format check smoke benchmarks readme hooks lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -43,6 +43,9 @@ check: setup  ## rerun the last commit from nothing and compare with its metrics
 
 smoke: setup  ## run the pipeline of the last commit in a copy, on parameters of seconds
 	@.ci/rerun --small
+
+benchmarks: setup  ## measure training, sampling and evaluation of the PixelCNN family, about ten minutes
+	@for name in sampling training_pixelcnn_pp likelihoods; do PYTHONPATH=src python benchmarks/$$name.py; done
 
 readme: setup  ## write the README's tables from results/ and recipes/results/
 	@PYTHONPATH=src python -m bitsperdim.readme .
