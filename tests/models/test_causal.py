@@ -131,3 +131,29 @@ def test_what_rows_above_say_is_computed_once_a_row() -> None:
         assert memory.column == column
     assert calls == [None, None]  # for the whole row
     assert in_row(None, lambda: "all") == "all"
+
+
+@pytest.mark.parametrize("is_upsampling", [False, True])
+def test_the_start_is_normalised(is_upsampling: bool) -> None:
+    """Mean zero and the spread asked for, over the images of the start; what never varies is not blown up."""
+    layer: CausalConv2d | CausalUpsampling = (
+        CausalUpsampling(3, 4, is_wide=True)
+        if is_upsampling
+        else CausalConv2d(3, 4, rows=(-1, 0), columns=(-1, 1), normalised=True, start=0.3)
+    )
+    layer.double()
+
+    def output(x: Tensor) -> Tensor:
+        return layer(x, (12, 10)) if isinstance(layer, CausalUpsampling) else layer(x)
+
+    x = 5 + 2 * maps(7, 3, 6, 5)
+    layer.is_starting = True
+    output(x)
+    assert not layer.is_starting
+    found, start = output(x), layer.start
+    close(found.mean((0, 2, 3)), torch.zeros(4).double())
+    close(found.std((0, 2, 3), correction=0), torch.full((4,), start, dtype=torch.float64))
+    layer.is_starting = True
+    output(torch.zeros(2, 3, 6, 5).double())
+    assert layer.gain is not None
+    close(layer.gain.detach(), torch.full((4,), start, dtype=torch.float64))

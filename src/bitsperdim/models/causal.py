@@ -52,6 +52,8 @@ SMALLEST_SPREAD = 1e-3  # of an output at the start, below which it is not sprea
 class Memory:
     """What the layers of a network remember of earlier places, and the place that is next.
 
+    It is written in place, without gradients, and holds for one batch of images and one state of the weights.
+
     Attributes:
         height, width: of the map at this scale.
         row: of the place.
