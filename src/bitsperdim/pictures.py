@@ -18,7 +18,7 @@ from bitsperdim.files import Rows, write_bytes
 
 TARGET_WIDTH = 640
 GREY = 128
-OWN, NOT_SEEN, LATER = (230, 120, 20), (40, 90, 200), (150, 150, 150)
+OWN, NOT_SEEN, LATER = (230, 120, 20), (40, 90, 200), (245, 222, 196)
 
 
 def evenly_spaced(images: Rows, n_images: int) -> np.ndarray:
@@ -55,7 +55,7 @@ def write_grid(path: Path, images: np.ndarray, n_levels: int, n_columns: int | N
 
 
 def write_receptive_field(path: Path, seen: np.ndarray, row: int, column: int) -> None:
-    """Write what one pixel depends on as a PNG: its own place orange, later ones grey, those it never sees blue.
+    """Write what one pixel depends on as a PNG: its own place orange, later ones pale, those it never sees blue.
 
     Args:
         path: of the file.
