@@ -58,6 +58,24 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "likelihood": "categorical",
         "n_mixtures": 1,
     },
+    "gated_pixelcnn": {
+        "family": "gated_pixelcnn",
+        "n_filters": 8,
+        "n_layers": 1,
+        "kernel_size": 3,
+        "n_classes": None,
+        "likelihood": "categorical",
+        "n_mixtures": 1,
+    },
+    "pixelcnn_pp": {
+        "family": "pixelcnn_pp",
+        "n_filters": 6,
+        "n_blocks": 1,
+        "n_scales": 2,
+        "dropout": 0.3,
+        "likelihood": "categorical",
+        "n_mixtures": 1,
+    },
     "flow": {
         "family": "flow",
         "transform": "nsf",
@@ -123,7 +141,7 @@ def test_one_seed_gives_one_set_of_weights(model: str) -> None:
     assert torch.equal(weights(first), weights(other)) == closed_form
 
 
-@pytest.mark.parametrize("model", ["vae", "iwae", "pixelcnn", "flow"])
+@pytest.mark.parametrize("model", ["vae", "iwae", "pixelcnn", "gated_pixelcnn", "pixelcnn_pp", "flow"])
 def test_training_learns(model: str) -> None:
     """The start is 2 bits/dim; the entropy of this source, by enumeration, is 0.836."""
     trained = run(model, epochs=60)
@@ -363,7 +381,7 @@ class PowerCutError(Exception):
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 5, 8, 14])
-@pytest.mark.parametrize("model", ["vae", "pixelcnn", "flow", "realnvp"])
+@pytest.mark.parametrize("model", ["vae", "pixelcnn", "gated_pixelcnn", "pixelcnn_pp", "flow", "realnvp"])
 def test_an_interrupted_run_ends_with_the_same_bytes(
     model: str, stop_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

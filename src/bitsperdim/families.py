@@ -155,7 +155,7 @@ class PixelCNNppSection(HeadSection):
     n_filters: Size
     n_blocks: Annotated[int, Field(ge=1, le=1_000)]
     n_scales: Annotated[int, Field(ge=1, le=16)]
-    dropout: Annotated[float, Field(ge=0, lt=1)]
+    dropout: Annotated[float, Field(ge=0, le=0.99)]
 
 
 class VariationalSection(Section):
