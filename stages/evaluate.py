@@ -32,7 +32,7 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
                 raise InputError(f"Evaluating {name} (seed {seed}) stopped: {error}; train it again.") from error
     first = trained[params.seeds[0]]
     result = evaluation.summarise(estimates, first, description)
-    leak = evaluation.largest_leak(trained, prepared, params.evaluate, device)
+    leak = evaluation.largest_leak(trained, prepared, params.evaluate)
     evaluation.draw_pictures(out / "pictures", first, prepared, params.evaluate, device)
     write_csv(out / "per_image.csv", evaluation.PER_IMAGE_COLUMNS, result.per_image)
     write_csv(out / "bound_against_k.csv", evaluation.BOUND_COLUMNS, result.bound)

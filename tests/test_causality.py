@@ -42,6 +42,19 @@ def test_a_leak_is_found(place: str, monkeypatch: pytest.MonkeyPatch, generator:
     assert largest_leaked_gradient(model, images(model), generator=generator) > 1e-6
 
 
+def test_a_derivative_that_is_not_finite_is_no_zero(
+    monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    model = small_model("pixelcnn-three-levels")
+    assert isinstance(model, AutoregressiveModel)
+    outputs = type(model).outputs
+    monkeypatch.setattr(
+        type(model), "outputs", lambda self, x, *rest, **more: outputs(self, x, *rest, **more) + 0 * torch.sqrt(0 * x)
+    )
+    with pytest.raises(FloatingPointError, match="not finite"):
+        largest_leaked_gradient(model, images(model), generator=generator)
+
+
 def test_the_receptive_field_is_the_promised_one(generator: torch.Generator) -> None:
     """The plain PixelCNN's has a blind spot; a model that looks at nothing has none at all."""
     shape = (1, 5, 7)

@@ -236,13 +236,13 @@ def test_a_model_that_is_given_the_class_draws_one_in_each_column(
 def test_a_model_that_looks_ahead_has_no_number() -> None:
     model = small_model("pixelcnn-rgb")
     data = prepared("pixelcnn-rgb")
-    assert evaluation.largest_leak({0: model}, data, SECTION, torch.device("cpu")) == {"largest_leaked_gradient": 0.0}
-    assert evaluation.largest_leak({0: small_model("vae-rgb")}, data, SECTION, torch.device("cpu")) == {}
+    assert evaluation.largest_leak({0: model}, data, SECTION) == {"largest_leaked_gradient": 0.0}
+    assert evaluation.largest_leak({0: small_model("vae-rgb")}, data, SECTION) == {}
     assert isinstance(model, PixelCNN)
     assert model.first.mask is not None
     model.first.mask[-1, -1, -1, -1] = 1
     with pytest.raises(InputError, match=r"The model of seed 0 looks ahead: a log-mass changes by \S+ nats"):
-        evaluation.largest_leak({0: model}, data, SECTION, torch.device("cpu"))
+        evaluation.largest_leak({0: model}, data, SECTION)
 
 
 @pytest.mark.parametrize("n_images", [1, 2, 5, 20])

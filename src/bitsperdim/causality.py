@@ -7,11 +7,12 @@ the sub-pixels after the m-th; then, for random values v and weights r,
           \quad \text{for all } j \ge m
 
 exactly, since zeros of masks and of what is never computed are no rounding. One cut checks all pairs i <= m <= j at
-once; several cuts, one of them after the first sub-pixel and one after the last, find any leak that is not confined to
-few neighbours. What the masks promise for every pair is proved for small models by the tests (``tests/laws.py``); this
-is the same question, asked of the very weights and images whose likelihood is reported.
+once; several cuts, one of them after the first sub-pixel and one after the last, find any leak that has a derivative
+and is not confined to few neighbours. What the masks promise for every pair, by derivatives and by change, is proved
+for small models by the tests (``tests/laws.py``); this asks the very weights and images whose likelihood is reported.
 
-Not here: whether a model sees what it should. :func:`receptive_field` shows that for one place.
+Not here: leaks without a derivative, such as rounded inputs, which no model of the family has; whether a model sees
+what it should. :func:`receptive_field` shows that for one place.
 
 Invariants (``tests/test_causality.py``): no model of the family leaks (``test_nothing_leaks``); a mask that lets
 through one connection is caught (``test_a_leak_is_found``); the receptive field is what the laws promise
@@ -42,17 +43,27 @@ def largest_leaked_gradient(
 
     Returns:
         In nats per level.
+
+    Raises:
+        FloatingPointError: a derivative is NaN or infinite.
     """
     order = sub_pixel_order(images.shape[1:], images.device)
-    cuts = torch.randint(order.numel(), (N_CUTS - 2,), generator=generator, device=images.device).tolist()
     x, log_p = random_log_masses(model, images, labels, generator)
     if not log_p.requires_grad:  # a model that looks at nothing
         return 0.0
     largest = 0.0
-    for cut in {0, order.numel() - 1, *cuts}:
+    for cut in cuts_of(order, generator):
         (gradient,) = torch.autograd.grad(log_p[:, order <= cut].sum(), x, retain_graph=True)
+        if not gradient.isfinite().all():
+            raise FloatingPointError("a derivative of a log-mass is not finite")
         largest = max(largest, float(gradient[:, order >= cut].abs().max()))
     return largest
+
+
+def cuts_of(order: Tensor, generator: torch.Generator) -> list[int]:
+    """Return where to cut the order of the sub-pixels: after the first, after the last, and at random."""
+    cuts = torch.randint(order.numel(), (N_CUTS - 2,), generator=generator, device=order.device).tolist()
+    return sorted({0, order.numel() - 1, *cuts})
 
 
 @torch.enable_grad()

@@ -35,20 +35,23 @@ YARDSTICKS = {
 
 def table(results: Path) -> str:
     """Return the Markdown table of the models and yardsticks in a folder of results."""
-    rows = []
+    rows: list[str] = []
+    others: list[str] = []
+    images = read_json(results / "dequantize" / "metrics.json")
     for name in read_json(results / "models.json")["models"]:
         metrics = read_json(results / name / "metrics.json")
         relation, words = WORDS[metrics["kind"]]
         bpd, error = with_error(metrics["bpd"], metrics["bpd_standard_error"])
         nll, nll_error = with_error(metrics["nll_nats"], metrics["nll_nats_standard_error"])
         noise = f"{metrics['bpd_monte_carlo_error']:.1g}" if metrics["kind"] == "lower" else "none"
-        rows.append(f"| `{name}` | {relation} {bpd} ± {error} | {words} | {nll} ± {nll_error} | {noise} ")
-        rows[-1] += f"| {metrics['n_samples']} |\n"
-    images = read_json(results / "dequantize" / "metrics.json")
+        is_other = metrics["protocol"] != images["protocol"]
+        label = f"`{name}`" + (f", of another protocol, not comparable: `{metrics['protocol']}`" if is_other else "")
+        row = f"| {label} | {relation} {bpd} ± {error} | {words} | {nll} ± {nll_error} | {noise} "
+        (others if is_other else rows).append(f"{row}| {metrics['n_samples']} |\n")
     for key, words in YARDSTICKS.items():
         rows.append(f"| {words} | {plain(images[key])} | | | | |\n")
     caption = f"\nProtocol `{images['protocol']}`; ± is one standard error over the {images['n_test']} test images.\n"
-    return HEADER + "".join(rows) + caption
+    return HEADER + "".join(rows + others) + caption
 
 
 def update(text: str, root: Path) -> str:

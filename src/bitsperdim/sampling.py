@@ -73,11 +73,24 @@ def completed(
         (B, C, H, W) uint8.
 
     Raises:
-        ValueError: the model is in training mode.
+        ValueError: the model is in training mode or has more than 256 levels, or an argument does not fit it.
     """
     if model.training:
         raise ValueError("sampling needs a model in evaluation mode; call model.eval() first")
+    if model.n_levels > 256:
+        raise ValueError(f"images are uint8, which holds 256 levels, but the model has {model.n_levels}")
+    if images.shape[1:] != model.image_shape:
+        raise ValueError(
+            f"images must have shape (B, {', '.join(map(str, model.image_shape))}), not {tuple(images.shape)}"
+        )
     _, height, width = model.image_shape
+    if not 0 <= n_rows <= height:
+        raise ValueError(f"n_rows must be from 0 to {height}, not {n_rows}")
+    if model.n_classes is not None:
+        if labels is None or labels.shape != images.shape[:1]:
+            raise ValueError(f"a model that is given the class needs {len(images)} labels")
+        if int(labels.min()) < 0 or int(labels.max()) >= model.n_classes:
+            raise ValueError(f"labels must be from 0 to {model.n_classes - 1}")
     x, memory = images.clone(), Memory(height, width) if use_cache else None
     x[:, :, n_rows:] = 0
     if memory is not None:

@@ -332,12 +332,36 @@ def test_what_an_autoregressive_model_sees_and_completes_is_shown(tmp_path: Path
     assert twin.count("Causality check: the largest derivative") == 1
 
 
+def test_a_checked_model_without_pictures_shows_none(tmp_path: Path) -> None:
+    """A histogram looks at nothing, so nothing is drawn of it but samples; that it was checked is said all the same."""
+    write_results(tmp_path / "results", {"blind": exact(largest_leaked_gradient=0.0)})
+    for name in ("completions.png", "receptive_field.png"):
+        (tmp_path / "results" / "blind" / "pictures" / name).unlink()
+    write_report(params_of({"blind": None}), tmp_path / "results", tmp_path)
+    section = section_of((tmp_path / "index.html").read_text(encoding="utf-8"), "blind")
+    assert not re.search("Completions|completions|What a pixel sees|never seen", section)
+    assert "must not know is 0." in text_of(section)
+
+
+def test_a_leak_is_not_rounded_away(tmp_path: Path) -> None:
+    for text in report(tmp_path, {"leaky": exact(largest_leaked_gradient=1e-9)}):
+        assert "must not know is 1.0e\N{MINUS SIGN}09." in text
+
+
+def test_every_section_fills_its_rows(tmp_path: Path) -> None:
+    """Six figures, drawn or said to be missing, leave no gap in two or three columns."""
+    models = {"bound": metrics(), "sure": exact(), "causal": exact(largest_leaked_gradient=0.0)}
+    page, _ = report(tmp_path, models)
+    assert [len(re.findall('class="card', section_of(page, name))) for name in models] == [6, 6, 6]
+
+
 def test_samples_by_class_are_named(tmp_path: Path) -> None:
     given = exact(protocol=PROTOCOL.replace("given-none", "given-label"))
-    page, _ = report(tmp_path, {"sure": exact(), "by_class": given})
+    page, twin = report(tmp_path, {"sure": exact(), "by_class": given})
     for name, is_given in (("sure", False), ("by_class", True)):
-        section = section_of(page, name)
-        assert ("Each column was given one class." in section, "given-label" in section) == (is_given, is_given)
+        for words in ("given the class, one in each column", "by_class, one class in each column", "given-label"):
+            assert (words in section_of(page, name)) == is_given
+    assert twin.count("given the class of each image") == 1
 
 
 def test_other_test_images_are_refused(tmp_path: Path) -> None:

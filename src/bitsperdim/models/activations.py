@@ -70,4 +70,5 @@ def dropped_out(x: Tensor, share: float, generator: torch.Generator | None) -> T
     words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
     words.random_(-(2**63), None, generator=generator)
     numbers = words.view(torch.uint8)[: x.numel()].view(n_images, height, width, n_maps).permute(0, 3, 1, 2)
-    return x * (numbers >= n_dropped).to(x.dtype).mul_(BITS_8 / (BITS_8 - n_dropped))
+    # the scale is applied to the values: as a number of the mask it would be rounded to few digits, the same for all
+    return (x * (numbers >= n_dropped).to(x.dtype)).mul_(BITS_8 / (BITS_8 - n_dropped))

@@ -251,7 +251,7 @@ class CausalConv2d(nn.Module):
         if memory is None:
             return self(prepare(x))
         row, column = memory.row, memory.column
-        top, bottom = row + self.rows[0], row + self.rows[1] + 1
+        top, bottom = row + self.rows[0], max(row + self.rows[1] + 1, 0)
         first, last = (0, x.shape[3]) if column is None else (column, column + 1)
         left, right = first + self.columns[0], last + self.columns[1]
         window = prepare(x[..., max(top, 0) : bottom, max(left, 0) : right])
@@ -353,7 +353,7 @@ def normalised(direction: Tensor, gain: Tensor) -> Tensor:
 def start_normalised(layer: CausalConv2d | CausalUpsampling, x: Tensor) -> None:
     """Set gain and bias so that outputs for these inputs have mean zero and the layer's start as their spread.
 
-    An output that hardly varies keeps its gain: it would be all rounding.
+    An output that hardly varies gets that spread as its gain instead: divided by its own it would be all rounding.
     """
     assert layer.gain is not None
     layer.is_starting = False

@@ -55,16 +55,25 @@ def read_result(path: Path) -> dict[str, Any]:
     return content
 
 
-def _table_of(content: dict[str, Any]) -> tuple[str, str]:
-    """Return what must be the same for numbers to stand in one table: the protocol and the very test images."""
-    return content["data"]["protocol"], content["data"]["sha256"]["test"]
+def _by_table(content: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Split a result by what must be the same for numbers to stand in one table: the protocol and the test images.
+
+    The protocol is that of each model: one that was given the label has a table of its own.
+    """
+    parts: dict[tuple[str, str], dict[str, Any]] = {}
+    for model, entry in content["models"].items():
+        key = entry["metrics"].get("protocol", content["data"]["protocol"]), content["data"]["sha256"]["test"]
+        pairs = [] if parts else content.get("dequantizations", [])  # of flows, which are given no label
+        parts.setdefault(key, {**content, "models": {}, "dequantizations": pairs})["models"][model] = entry
+    return parts
 
 
 def markdown(root: Path) -> str:
     """Return all results as Markdown: a table for each protocol, and the published numbers with their sources."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for content in read_results(root):
-        groups.setdefault(_table_of(content), []).append(content)
+        for key, part in _by_table(content).items():
+            groups.setdefault(key, []).append(part)
     return "\n".join(_group(protocol, results) for (protocol, _), results in sorted(groups.items()))
 
 
@@ -108,7 +117,9 @@ def paired_table(content: dict[str, Any]) -> str:
         parts = []
         for name, pair in group["differences"].items():
             value, error = with_error(pair["bpd"], pair["bpd_standard_error"])
-            parts.append(f"`{name}` {value} ± {error}")
+            of_both = [content["models"].get(each, {}).get("metrics", {}) for each in (name, group["reference"])]
+            flag = FLAG if any(metrics.get("too_few_samples") for metrics in of_both) else ""
+            parts.append(f"`{name}` {value} ± {error}{flag}")
         text += (
             f"\n`{content['recipe']}`, bits/dim above those of `{group['reference']}` on the same test images "
             f"(± one standard error of the paired difference): {'; '.join(parts)}.\n"

@@ -226,8 +226,17 @@ class Report:
 
     @property
     def likelihoods(self) -> list[ModelReport]:
-        """The models that may be ranked."""
-        return [model for model in self.models if not model.is_density]
+        """The models that may be ranked: likelihoods under the protocol of the images."""
+        return [model for model in self.models if not (model.is_density or self.is_of_another_protocol(model))]
+
+    @property
+    def of_other_protocols(self) -> list[ModelReport]:
+        """Those that were given more, the label say: likelihoods of something else."""
+        return [model for model in self.models if not model.is_density and self.is_of_another_protocol(model)]
+
+    def is_of_another_protocol(self, model: ModelReport) -> bool:
+        """Return whether a model was scored under another protocol than the images have."""
+        return model.metrics.protocol != self.images.protocol
 
     @property
     def densities(self) -> list[ModelReport]:
