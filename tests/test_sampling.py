@@ -77,6 +77,35 @@ def test_cached_images_are_naive_images(name: str) -> None:
     assert not torch.equal(cached, ancestral_sample(model, 5, generator=torch.Generator().manual_seed(4)))
 
 
+def test_labels_reach_cached_images() -> None:
+    """Cached = naive with labels too, an image of each class at a time; another class draws another image."""
+    params = {**GATED[1], **HEAD, "n_classes": 3}
+    model = laws.scattered(build("gated_pixelcnn", params, (1, 5, 4), 4), spread=0.3)
+    assert isinstance(model, AutoregressiveModel)
+    labels = torch.tensor([0, 1, 2, 2, 1, 0])
+    drawn = [
+        ancestral_sample(model, 6, labels=each, generator=torch.Generator().manual_seed(3), use_cache=use_cache)
+        for each, use_cache in ((labels, True), (labels, False), (labels.flip(0).roll(1), True))
+    ]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    for wrong, words in ((None, "needs 6 labels"), (labels[:2], "needs 6 labels"), (labels + 1, "from 0 to 2")):
+        with pytest.raises(ValueError, match=words):
+            ancestral_sample(model, 6, labels=wrong)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    model = model_of(next(name for name in CASES if "1x7x9" in name))
+    with pytest.raises(ValueError, match="n_rows must be from 0 to 7, not 8"):
+        completed(model, torch.zeros(1, 1, 7, 9, dtype=torch.uint8), 8)
+    with pytest.raises(ValueError, match=r"must have shape \(B, 1, 7, 9\), not \(1, 1, 9, 7\)"):
+        completed(model, torch.zeros(1, 1, 9, 7, dtype=torch.uint8), 2)
+    wide = build("pixelcnn", {**PIXELCNN[1], "likelihood": "logistic", "n_mixtures": 1}, (1, 2, 2), 300).eval()
+    assert isinstance(wide, AutoregressiveModel)
+    with pytest.raises(ValueError, match="holds 256 levels, but the model has 300"):
+        ancestral_sample(wide, 1)
+
+
 def operations(model: AutoregressiveModel, *, use_cache: bool) -> int:
     with FlopCounterMode(display=False) as counter:
         ancestral_sample(model, 2, generator=torch.Generator().manual_seed(3), use_cache=use_cache)

@@ -98,3 +98,20 @@ def test_a_label_says_nothing_at_the_start() -> None:
     first = model.log_weights(x, labels=torch.zeros(5, dtype=torch.int64))
     second = model.log_weights(x, labels=torch.tensor([1, 2, 3, 0, 1]))
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("silenced", ["vertical_gate", "horizontal_gate"])
+def test_a_label_acts_in_both_stacks(silenced: str) -> None:
+    """With the labels of one kind of gate silenced, those of the other still matter; with both, none do."""
+    model = gated((1, 4, 4), n_classes=2)
+    x = laws.all_images((1, 4, 4), 2)[:40]
+
+    def differs() -> bool:
+        first, second = (model.log_weights(x, labels=torch.full((40,), label)) for label in (0, 1))
+        return bool((first - second).abs().max() > 1e-3)
+
+    other = {"vertical_gate": "horizontal_gate", "horizontal_gate": "vertical_gate"}[silenced]
+    for kind, expected in ((silenced, True), (other, False)):
+        for layer in model.both_stacks:
+            torch.nn.init.zeros_(getattr(layer, kind).of_label.weight)
+        assert differs() is expected
