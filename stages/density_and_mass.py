@@ -20,7 +20,9 @@ def main(params: Params, dequantized: str, results: str) -> dict[str, str]:
         metrics["dequantizing"], tables["dequantizing"] = dequantizing.compare_ways(
             section.dequantizing, params.train, Path(dequantized), section.seed, device
         )
-    except FloatingPointError as error:
+    except InputError:
+        raise
+    except (FloatingPointError, ValueError) as error:  # NaN, or a test image that a flow holds impossible
         raise InputError(f"Evaluating the flows stopped: {error}; try a smaller learning_rate.") from error
     density_and_mass.write(Path(results), metrics, tables)
     fits, code = metrics["collapse"], metrics["coding"]["codes"]["data"]

@@ -72,3 +72,12 @@ def test_models_that_differ_in_their_noise_alone_are_compared() -> None:
     sections.pop("plain")
     assert ways_of_dequantizing(sections) == [("fixed", ["fixed", "iw", "learned"])]
     assert ways_of_dequantizing({"alone": section()}) == []
+
+
+def test_flows_that_are_trained_otherwise_are_no_group() -> None:
+    """Null, written out, is another training than none; two flows of one way are no comparison of ways."""
+    learned = section(dequantization="variational")
+    other = section(train={"patience": None, "gradient_clip": None})
+    assert ways_of_dequantizing({"a": other, "b": learned}) == []
+    assert ways_of_dequantizing({"a": section(), "b": section()}) == []
+    assert ways_of_dequantizing({"a": section(), "b": learned}) == [("a", ["a", "b"])]

@@ -75,14 +75,15 @@ def ways_of_dequantizing(sections: Mapping[str, FamilySection]) -> list[tuple[st
         is the first else, and all names, in the order of ``sections``. Flows with one way only are left out.
     """
     groups: dict[str, list[str]] = {}
-    for name, section in sections.items():
-        if isinstance(section, DequantizedSection):
-            # the sizes of learned noise matter to nobody who has none
-            own = section.model_dump(exclude={"dequantization", "train_samples", "variational"})
-            groups.setdefault(repr(own), []).append(name)
+    flows = {name: section for name, section in sections.items() if isinstance(section, DequantizedSection)}
+    for name, section in flows.items():
+        # the sizes of learned noise matter to nobody who has none
+        own = section.model_dump(exclude={"dequantization", "train_samples", "variational", "train"})
+        own["train"] = section.train.model_dump(exclude_unset=True)  # a null that is written is a change
+        groups.setdefault(repr(own), []).append(name)
     found = []
     for names in groups.values():
-        if len(names) > 1:
+        if len({(flows[name].dequantization, flows[name].n_train_samples) for name in names}) > 1:
             plain = [name for name in names if is_plain(sections[name])]
             found.append(((plain or names)[0], names))
     return found
