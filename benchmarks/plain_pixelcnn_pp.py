@@ -162,8 +162,13 @@ class PlainPixelCNNpp(nn.Module):
         for theirs, layer in pairs:
             assert isinstance(layer, CausalConv2d | CausalUpsampling)
             assert layer.gain is not None
-            weight = layer.effective_weight()
-            if weight.shape[1] == 4 * self.to_outputs.convolve.weight.shape[1]:
-                weight = weight.unflatten(1, (2, 2, -1)).transpose(1, 2).flatten(1, 3)
-            theirs.convolve.weight = weight
+            direction = layer.weight
+            # what is told of two maps is e of each there, and here e of both
+            if direction.shape[1] == 4 * self.to_outputs.convolve.weight.shape[1]:
+                direction = direction.unflatten(1, (2, 2, -1)).transpose(1, 2).flatten(1, 3)
+            normalised = (
+                theirs.convolve.parametrizations.weight
+            )  # both have directions and gains, which steps move alike
+            normalised.original1.copy_(direction)
+            normalised.original0.copy_(layer.gain.reshape(normalised.original0.shape))
             theirs.convolve.bias.copy_(layer.bias)
