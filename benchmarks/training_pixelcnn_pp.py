@@ -2,9 +2,11 @@
 
 Plain: float32, contiguous maps, torch's own operations and AdamW as it comes. Ours: the model and the settings of the
 trainer with ``precision: bfloat16``: maps with their channels last, bfloat16 convolutions, a float64 likelihood, its
-own activations and dropout, a fused optimizer. Both start from the same weights and see the same batches in turn, so
-that what else the machine does hits both; a second plain training, whose dropout alone differs, says how far two loss
-curves are apart by chance. Best and median of the steps; the first ones, which warm up, do not count.
+own activations and dropout, a fused optimizer. In between stand the plain network in half precision, with its channels
+last and a fused optimizer (what one line each would give), and ours in float32. All start from the same weights and
+see the same batches in turn, so that what else the machine does hits all; a second plain training, whose dropout alone
+differs, says how far two loss curves are apart by chance. Best and median of the steps; the first ones, which warm up,
+do not count.
 
     python benchmarks/training_pixelcnn_pp.py            # both sizes, a few minutes on two cores
     python benchmarks/training_pixelcnn_pp.py small 60   # one of them, so many steps
@@ -12,6 +14,7 @@ curves are apart by chance. Best and median of the steps; the first ones, which 
 
 from __future__ import annotations
 
+import copy
 import statistics
 import sys
 import time
@@ -32,34 +35,37 @@ NATS_PER_BIT_AND_IMAGE = 3072 * 0.6931471805599453
 Step = Callable[[Tensor], float]
 
 
-def plain_step(model: PlainPixelCNNpp, seed: int) -> Step:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
+def plain_step(model: PlainPixelCNNpp, seed: int, *, is_half: bool = False) -> Step:
+    if is_half:
+        model = model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=is_half)
 
     def step(x: Tensor) -> float:
         torch.manual_seed(seed * 1_000_003 + step.count)  # type: ignore[attr-defined]
         step.count += 1  # type: ignore[attr-defined]
         optimizer.zero_grad(set_to_none=True)
-        loss = -model.log_likelihood(x).mean()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_half):
+            loss = -model.log_likelihood(x).mean()
         loss.backward()
         optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     step.count = 0  # type: ignore[attr-defined]
     return step
 
 
-def fast_step(model: PixelCNNpp) -> Step:
+def fast_step(model: PixelCNNpp, *, is_half: bool = True) -> Step:
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
     generator = torch.Generator().manual_seed(0)
 
     def step(x: Tensor) -> float:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_half):
             log_w = model.log_weights(x, generator=generator)
         loss = -log_w.mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     return step
 
@@ -71,12 +77,14 @@ def run(name: str, n_steps: int) -> list[list[str]]:
     assert isinstance(fast, PixelCNNpp)
     images = coloured_digits(4096)
     fast.initialise(images)
-    plains = [PlainPixelCNNpp(n_filters, n_blocks, N_MIXTURES, 256, 0.5) for _ in range(2)]
+    plains = [PlainPixelCNNpp(n_filters, n_blocks, N_MIXTURES, 256, 0.5) for _ in range(3)]
     for plain in plains:
         plain.take_weights(fast)
     steps = {
         "plain": plain_step(plains[0], 1),
         "plain again": plain_step(plains[1], 2),
+        "plain, bfloat16": plain_step(plains[2], 3, is_half=True),
+        "ours, float32": fast_step(copy.deepcopy(fast).train(), is_half=False),
         "ours": fast_step(fast.train()),
     }
     times: dict[str, list[float]] = {who: [] for who in steps}
@@ -91,7 +99,9 @@ def run(name: str, n_steps: int) -> list[list[str]]:
     half = n_steps // 2
     apart = {who: statistics.mean(losses[who][half:]) - statistics.mean(losses["plain"][half:]) for who in losses}
     result = []
-    for who, peak in (("plain", matrix_product_peak(torch.float32)), ("ours", matrix_product_peak(torch.bfloat16))):
+    full, half_precision = matrix_product_peak(torch.float32), matrix_product_peak(torch.bfloat16)
+    peaks = {"plain": full, "plain, bfloat16": half_precision, "ours, float32": full, "ours": half_precision}
+    for who, peak in peaks.items():
         best, median = min(times[who][N_WARMUP:]), statistics.median(times[who][N_WARMUP:])
         plain_best, plain_median = min(times["plain"][N_WARMUP:]), statistics.median(times["plain"][N_WARMUP:])
         result.append(
@@ -101,7 +111,7 @@ def run(name: str, n_steps: int) -> list[list[str]]:
                 f"{plain_median / median:.2f} ({plain_best / best:.2f})",
                 f"{flops / median / 1e9:.0f} of {peak / 1e9:.0f} ({flops / median / peak:.0%})",
                 f"{statistics.mean(losses[who][half:]):.3f}",
-                "" if who == "plain" else f"{apart['ours']:+.3f} (two plain ones: {apart['plain again']:+.3f})",
+                "" if who == "plain" else f"{apart[who]:+.3f} (two plain ones: {apart['plain again']:+.3f})",
             ]
         )
     return result

@@ -26,6 +26,12 @@ def all_images(image_shape: tuple[int, int, int], n_levels: int) -> Tensor:
     return torch.tensor(list(values), dtype=torch.uint8).reshape(-1, *image_shape)
 
 
+def some_images(model: ImageModel, n_images: int, seed: int = 0) -> Tensor:
+    """Return random images, (N, C, H, W) uint8."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(model.n_levels, (n_images, *model.image_shape), generator=generator).to(torch.uint8)
+
+
 def masses_sum_to_one(model: ImageModel) -> None:
     """The masses of all images of an exact model add up to one."""
     total = model.log_weights(all_images(model.image_shape, model.n_levels)).double().exp().sum()

@@ -23,11 +23,11 @@ LARGEST_NOISE = 1 - 2**-24  # the largest float32 below 1
 SIZES = {"n_couplings": 3, "n_filters": 6, "n_blocks": 1}
 
 
-def learned(image_shape: tuple[int, int, int], n_levels: int) -> VariationalDequantizer:
+def learned(image_shape: tuple[int, int, int], n_levels: int, n_couplings: int = 3) -> VariationalDequantizer:
     """Learned noise in float64, far from its start."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        noise = VariationalDequantizer(image_shape, n_levels, **SIZES).double()
+        noise = VariationalDequantizer(image_shape, n_levels, **{**SIZES, "n_couplings": n_couplings}).double()
         for parameter in noise.parameters():
             torch.nn.init.normal_(parameter, std=0.25)
     return noise
@@ -82,6 +82,22 @@ def test_given_noise_comes_first_and_the_rest_is_drawn(generator: torch.Generato
         assert torch.equal(u[n_given:], drawn)
     one, _ = UniformDequantizer()(x, 1, generator=None, noise=given)
     assert torch.equal(one, u[:1])
+    with pytest.raises(ValueError, match=r"images of shape \(4, 1, 2, 2\) cannot have the shape \(2, 2, 1, 2, 2\)"):
+        UniformDequantizer()(x, 3, generator=None, noise=given[:, :2])
+
+
+def test_learned_noise_moves_every_place_given_another() -> None:
+    """Two-sided: with two couplings each u depends on its own v and on the v of some other place."""
+    noise = learned((1, 2, 3), 4, n_couplings=2)
+    x = torch.tensor([[[[0, 3, 1], [2, 2, 0]]]], dtype=torch.uint8)
+    v = torch.linspace(0.1, 0.9, 6, dtype=torch.float64)
+
+    def moved(flat: torch.Tensor) -> torch.Tensor:
+        return noise.transformed(x, flat.reshape(1, 1, 1, 2, 3))[0].flatten()
+
+    jacobian = torch.autograd.functional.jacobian(moved, v)
+    assert ((jacobian != 0).sum(1) > 1).all()
+    assert not torch.isclose(moved(v), v, rtol=0, atol=1e-3).any()
 
 
 def test_variational_noise_starts_uniform(generator: torch.Generator) -> None:

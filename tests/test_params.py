@@ -96,6 +96,13 @@ MISTAKES: list[tuple[str, object, str]] = [
     ("dequantize.binarization", "static", "= 'static' is not allowed with dataset.name = 'digits'; it may be none,"),
     ("dataset.name", "binarized_mnist", "'none' is not allowed with dataset.name = 'binarized_mnist'; it must be 'st"),
     # what does not fit together
+    ("realnvp.n_scales", 4, "realnvp.n_scales = 4 is not allowed with images of 8x8 pixels, which are halved at each"),
+    (
+        "gated_pixelcnn.n_classes",
+        9,
+        "n_classes = 9 is not allowed with images whose labels have 10 classes; it must be",
+    ),
+    ("pixelcnn_pp.dropout", 0.001, "pixelcnn_pp.dropout = 0.001 is not allowed; it must be 0, or at least 0.00390625,"),
     ("vae.likelihood", "bernoulli", "vae.likelihood = 'bernoulli' needs images of 2 levels, but these have 17;"),
     (
         "vae.n_mixtures",

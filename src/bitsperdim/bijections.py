@@ -90,7 +90,7 @@ class ActNorm(Bijection):
     def initialise(self, y: Tensor) -> None:
         """Give the images (N, ...) mean 0 and standard deviation 1; what is constant keeps its scale."""
         over = [0, *(dim + 1 for dim, size in enumerate(self.shift.shape) if size == 1)]
-        mean, spread = y.double().mean(over), y.double().std(over)
+        mean, spread = y.double().mean(over), y.double().std(over, correction=0)
         with torch.no_grad():
             self.shift.copy_(mean.reshape(self.shift.shape))
             self.log_scale.copy_(-torch.where(spread > 0, spread, 1.0).log().reshape(self.shift.shape))

@@ -130,6 +130,8 @@ class VariationalDequantizer(Dequantizer):
         """Build the couplings."""
         super().__init__()
         channels, height, width = image_shape
+        if height * width < 2:
+            raise ValueError("variational noise needs images of at least 2 pixels, and these have 1")
         self.n_levels = n_levels
         self.couplings = nn.ModuleList(
             AffineCoupling(
@@ -175,7 +177,7 @@ def dequantizer(
         variational: the sizes of a learned one: ``n_couplings``, ``n_filters``, ``n_blocks``.
 
     Raises:
-        ValueError: there is no dequantization of that name.
+        ValueError: there is no dequantization of that name, or variational noise has only one pixel.
     """
     if name == "none":
         return NoDequantizer()
@@ -189,7 +191,13 @@ def dequantizer(
 
 
 def uniform(x: Tensor, n_samples: int, generator: torch.Generator | None, noise: Tensor | None) -> Tensor:
-    """Return uniform numbers (K, B, C, H, W) float64 in (0, 1), of which the first may be given."""
+    """Return uniform numbers (K, B, C, H, W) float64 in (0, 1), of which the first may be given.
+
+    Raises:
+        ValueError: the noise is not that of these images.
+    """
+    if noise is not None and noise.shape[-x.ndim :] != x.shape:
+        raise ValueError(f"noise for images of shape {tuple(x.shape)} cannot have the shape {tuple(noise.shape)}")
     like = torch.empty(x.shape, dtype=torch.float32, device=x.device)
     given = [] if noise is None else [noise.to(like).reshape(-1, *x.shape)[:n_samples]]
     n_drawn = n_samples - sum(len(part) for part in given)

@@ -41,18 +41,17 @@ import torch
 from bitsperdim.causality import largest_leaked_gradient, receptive_field
 from bitsperdim.data.preparation import Description, PreparedImages
 from bitsperdim.errors import InputError
-from bitsperdim.estimation import Estimate, estimate
+from bitsperdim.estimation import TOLERATED_SHARE, Estimate, estimate
 from bitsperdim.models import AutoregressiveModel, ImageModel, LatentModel, check_labels
 from bitsperdim.params import EvaluateSection
 from bitsperdim.pictures import as_grey, evenly_spaced, write_grid, write_receptive_field
+from bitsperdim.randomness import stream
 from bitsperdim.sampling import completed
 from bitsperdim.units import bits_per_dim, nats_to_bits_per_dim
 
 PER_IMAGE_COLUMNS = ("seed", "image", "log_p", "standard_error", "bias", "elbo", "ess")
-SMALL_ESS = 10
 N_CHECKED = 4  # test images that the causality check looks at
 N_COMPLETIONS = 3  # of each test image
-TOLERATED_SHARE = 0.05  # of images with a small ESS
 BOUND_COLUMNS = ("n_samples", "bpd", "nll_nats", "standard_error_nats")
 
 
@@ -100,7 +99,6 @@ def evaluate_seed(
             f"images have {description.image_shape} and {description.n_levels}; train it again."
         )
     check_labels(model, prepared.labels)
-    samples_seed = int(np.random.SeedSequence([section.seed, seed]).generate_state(1, np.uint64)[0] >> 1)
     labels = prepared.labels.get("test")
     return estimate(
         model.to(device).eval(),
@@ -108,7 +106,7 @@ def evaluate_seed(
         section.n_samples,
         chunk_size=section.chunk_size,
         batch_size=section.batch_size,
-        generator=torch.Generator(device).manual_seed(samples_seed),
+        generator=stream("evaluation", section.seed, seed, device=device),
         labels=None if labels is None else torch.from_numpy(labels),
         noise=torch.from_numpy(prepared.noise["test"]),
         progress=progress,
@@ -134,7 +132,7 @@ def summarise(estimates: Mapping[int, Estimate], model: ImageModel, description:
     monte_carlo_error = math.sqrt(float(variances.sum())) / (n_seeds * n_images)
     test_error = spread_over_images(over_seeds)
     ess = torch.stack([item.ess for item in estimates.values()])
-    small_ess = float((ess < SMALL_ESS).double().mean()) if first.kind == "lower" else 0.0
+    small_ess = sum(item.small_ess_share for item in estimates.values()) / n_seeds
     bias_exceeds = abs(bias) > test_error
     nll = -float(over_seeds.mean())
     metrics: dict[str, Any] = {
@@ -216,7 +214,7 @@ def largest_leak(
         if isinstance(model, AutoregressiveModel):
             x, labels = some_test_images(prepared, N_CHECKED, torch.device("cpu"))
             copied = copy.deepcopy(model).cpu().eval()
-            generator = torch.Generator().manual_seed(section.seed)
+            generator = stream("causality", section.seed)
             leaks.append(largest_leaked_gradient(copied, x, labels=labels, generator=generator))
             if leaks[-1] != 0:
                 raise InputError(
@@ -247,7 +245,7 @@ def draw_pictures(
     the rest is drawn; and ``receptive_field.png``: what one pixel depends on.
     """
     model = model.to(device).eval()
-    generator = torch.Generator(device).manual_seed(section.seed)
+    generator = stream("pictures", section.seed, device=device)
     n_columns = None if model.n_classes is None else min(model.n_classes, section.n_pictures)
     classes = None if n_columns is None else torch.arange(section.n_pictures, device=device) % n_columns
     batches = []

@@ -6,6 +6,7 @@ A section's own keys are the keyword arguments of the family's class (``tests/mo
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
@@ -16,6 +17,7 @@ PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Size = Annotated[int, Field(ge=1, le=65_536)]
 Precision = Literal["float32", "bfloat16"]
+SMALLEST_DROPOUT = 1 / 256  # as in models/activations.py, which imports torch
 Schedule = Literal["constant", "cosine"]
 LikelihoodName = Literal["bernoulli", "categorical", "logistic", "normal", "coupled_logistic"]  # as in heads.py
 
@@ -25,6 +27,21 @@ def odd(value: int) -> int:
     if value % 2 == 0:
         raise ValueError("odd")
     return value
+
+
+@dataclass(frozen=True)
+class Images:
+    """What is known of the images before they are there.
+
+    Attributes:
+        n_levels: L, as the models see them.
+        shape: (C, H, W); None where it is not known yet.
+        n_classes: of the labels, 0 where there are none; None where it is not known yet.
+    """
+
+    n_levels: int
+    shape: tuple[int, int, int] | None = None
+    n_classes: int | None = None
 
 
 class Section(BaseModel):
@@ -79,8 +96,8 @@ class FamilySection(Section):
         """The K of the training objective: 1 is the ELBO (or, for exact models, the likelihood)."""
         return int(getattr(self, "train_samples", 1))
 
-    def check_levels(self, name: str, n_levels: int) -> None:
-        """Raise InputError where this model cannot give mass to images of ``n_levels`` levels."""
+    def check_images(self, name: str, images: Images) -> None:
+        """Raise InputError where this model cannot be built for such images, as far as they are known."""
 
     def settings(self, train: TrainSection) -> TrainSection:
         """Return ``train`` with this model's own overrides."""
@@ -106,11 +123,16 @@ class HeadSection(FamilySection):
     likelihood: LikelihoodName
     n_mixtures: Annotated[int, Field(ge=1, le=1_000)]
 
-    def check_levels(self, name: str, n_levels: int) -> None:
+    def n_groups(self, shape: tuple[int, int, int]) -> int:
+        """Into how many groups the channels of a pixel fall that a causal network has to keep in order."""
+        return 1 if self.likelihood == "coupled_logistic" else shape[0]
+
+    def check_images(self, name: str, images: Images) -> None:
         """Refuse a Bernoulli likelihood for images of more than two levels, and mixtures that add nothing."""
-        if self.likelihood == "bernoulli" and n_levels != 2:
+        if self.likelihood == "bernoulli" and images.n_levels != 2:
             raise InputError(
-                f"params.yaml: {name}.likelihood = 'bernoulli' needs images of 2 levels, but these have {n_levels}; "
+                f"params.yaml: {name}.likelihood = 'bernoulli' needs images of 2 levels, but these have "
+                f"{images.n_levels}; "
                 f"choose 'categorical', or set dequantize.binarization to 'threshold' or 'dynamic'."
             )
         if self.likelihood in ("bernoulli", "categorical") and self.n_mixtures != 1:
@@ -129,23 +151,51 @@ class VAESection(HeadSection):
     train_samples: Annotated[int, Field(ge=1, le=10_000)]
 
 
-class PixelCNNSection(HeadSection):
+class MaskedSection(HeadSection):
+    """What both networks of masked convolutions have: every group of channels has maps of its own."""
+
+    n_filters: Annotated[int, Field(ge=2, le=65_536, multiple_of=2)]
+
+    def check_images(self, name: str, images: Images) -> None:
+        """Refuse fewer than two maps for each group of channels."""
+        super().check_images(name, images)
+        if images.shape is not None and self.n_filters < (least := 2 * self.n_groups(images.shape)):
+            raise InputError(
+                f"params.yaml: {name}.n_filters = {self.n_filters} is not allowed with likelihood = "
+                f"{self.likelihood!r} and images of {images.shape[0]} channels; it must be at least {least}."
+            )
+
+
+class PixelCNNSection(MaskedSection):
     """A PixelCNN of masked convolutions."""
 
     family: Literal["pixelcnn"]
-    n_filters: Annotated[int, Field(ge=2, le=65_536, multiple_of=2)]
     n_blocks: Annotated[int, Field(ge=1, le=1_000)]
     kernel_size: Annotated[int, Field(ge=3, le=101), AfterValidator(odd)]
 
 
-class GatedPixelCNNSection(HeadSection):
+class GatedPixelCNNSection(MaskedSection):
     """A gated PixelCNN of a vertical and a horizontal stack, given the class if ``n_classes`` is a number."""
 
     family: Literal["gated_pixelcnn"]
-    n_filters: Annotated[int, Field(ge=2, le=65_536, multiple_of=2)]
     n_layers: Annotated[int, Field(ge=1, le=1_000)]
     kernel_size: Annotated[int, Field(ge=3, le=101), AfterValidator(odd)]
     n_classes: Annotated[int, Field(ge=2, le=65_536)] | None
+
+    def check_images(self, name: str, images: Images) -> None:
+        """Refuse to be given classes of images that have no labels, or more of them."""
+        super().check_images(name, images)
+        if self.n_classes is None or images.n_classes is None or 0 < images.n_classes <= self.n_classes:
+            return
+        there, allowed = (
+            (f"whose labels have {images.n_classes} classes", f"at least {images.n_classes}, or null")
+            if images.n_classes
+            else ("that have no labels", "null")
+        )
+        raise InputError(
+            f"params.yaml: {name}.n_classes = {self.n_classes} is not allowed with images {there}; "
+            f"it must be {allowed}."
+        )
 
 
 class PixelCNNppSection(HeadSection):
@@ -156,6 +206,20 @@ class PixelCNNppSection(HeadSection):
     n_blocks: Annotated[int, Field(ge=1, le=1_000)]
     n_scales: Annotated[int, Field(ge=1, le=16)]
     dropout: Annotated[float, Field(ge=0, le=0.99)]
+
+    def check_images(self, name: str, images: Images) -> None:
+        """Refuse likelihoods of channels one by one, and dropout that would round to none."""
+        super().check_images(name, images)
+        if images.shape is not None and self.n_groups(images.shape) != 1:
+            raise InputError(
+                f"params.yaml: {name}.likelihood = {self.likelihood!r} is not allowed with images of "
+                f"{images.shape[0]} channels; it must be 'coupled_logistic'."
+            )
+        if 0 < self.dropout < SMALLEST_DROPOUT:
+            raise InputError(
+                f"params.yaml: {name}.dropout = {self.dropout} is not allowed; it must be 0, or at least "
+                f"{SMALLEST_DROPOUT}, of which it is rounded to a multiple."
+            )
 
 
 class VariationalSection(Section):
@@ -174,7 +238,7 @@ class DequantizedSection(FamilySection):
     variational: VariationalSection
     train_samples: Annotated[int, Field(ge=1, le=10_000)]
 
-    def check_levels(self, name: str, n_levels: int) -> None:
+    def check_images(self, name: str, images: Images) -> None:
         """Refuse several samples of no noise."""
         if self.dequantization == "none" and self.train_samples != 1:
             raise InputError(
@@ -200,6 +264,25 @@ class RealNVPSection(DequantizedSection):
     n_scales: Annotated[int, Field(ge=1, le=16)]
     n_filters: Size
     n_blocks: Annotated[int, Field(ge=0, le=1_000)]
+
+    def check_images(self, name: str, images: Images) -> None:
+        """Refuse more scales than the images can be halved to, with two pixels left."""
+        super().check_images(name, images)
+        if images.shape is None:
+            return
+        _, height, width = images.shape
+        possible = [
+            n_scales
+            for n_scales in range(1, 17)
+            if not height % (unit := 2 ** (n_scales - 1)) and not width % unit and height * width > unit * unit
+        ]
+        if self.n_scales not in possible:
+            allowed = f"at most {possible[-1]}" if possible else "left out of models"
+            raise InputError(
+                f"params.yaml: {name}.n_scales = {self.n_scales} is not allowed with images of {height}x{width} "
+                f"pixels, which are halved at each scale but the last and must keep two pixels there; "
+                f"it must be {allowed}."
+            )
 
 
 FAMILIES: dict[str, type[FamilySection]] = {

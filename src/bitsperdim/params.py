@@ -31,6 +31,7 @@ from bitsperdim.families import (
     FAMILIES,
     FamilySection,
     FlowSection,
+    Images,
     Section,
     Size,
     TrainOverrides,
@@ -260,7 +261,7 @@ def _check_levels(params: Params) -> None:
             f"the {levels} that the images have, so choose fewer bits or null."
         )
     for model in params.models:
-        params.sections[model].check_levels(model, model_levels(params))
+        params.sections[model].check_images(model, Images(model_levels(params), source.image_shape, source.n_classes))
 
 
 def _sentence(error: ValidationError, schema: type[Section], prefix: str = "") -> str:

@@ -45,6 +45,7 @@ from bitsperdim.errors import InputError
 from bitsperdim.estimation import log_mean_exp
 from bitsperdim.families import FamilySection, TrainSection
 from bitsperdim.models import ImageModel, build, check_labels
+from bitsperdim.randomness import stream
 from bitsperdim.units import bits_per_dim
 
 CHECK_EVERY = 100  # steps between two looks at the losses, each of which waits for the device
@@ -152,7 +153,7 @@ def train(
         device
     )
     check_labels(model, prepared.labels)
-    generator = torch.Generator(device).manual_seed(seed)
+    generator = stream("training", seed, device=device)
     labels = prepared.labels.get("train")
     presentation = Presentation(
         images=torch.from_numpy(prepared.images["train"]).to(device),
@@ -444,7 +445,7 @@ def mean_bound(
     """
     model.eval()
     device = images.device
-    generator = torch.Generator(device).manual_seed(0)
+    generator = stream("validation", device=device)
     precision = DTYPES[settings.precision]
     total = 0.0
     for start in range(0, len(images), settings.batch_size):

@@ -44,6 +44,15 @@ def test_derivatives(layout: torch.memory_format, generator: torch.Generator) ->
     assert torch.autograd.gradcheck(add_gated, (x, gated))
 
 
+def test_the_mean_stays_in_half_precision(generator: torch.Generator) -> None:
+    """Of kept values in bfloat16 to 1e-4: rounded one by one, not all by the same scale."""
+    x = (1 + torch.rand(10, 24, 20, 50, generator=generator)).bfloat16().contiguous(memory_format=torch.channels_last)
+    dropped = dropped_out(x, 0.1, generator)
+    kept = dropped != 0
+    ratio = dropped[kept].double().mean() / x[kept].double().mean()
+    assert ratio.item() == pytest.approx(256 / (256 - round(25.6)), rel=1e-4)
+
+
 @pytest.mark.parametrize("share", [0.5, 0.1])
 def test_a_share_is_dropped(share: float) -> None:
     """Of 240,000 values; beyond 4.9 standard errors once in a million seeds. Kept values keep the mean."""

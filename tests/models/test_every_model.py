@@ -17,6 +17,7 @@ from bitsperdim.models import MODELS, ImageModel, build
 from cases import SMALL, small_model
 
 EXACT = [name for name, (family, *_) in SMALL.items() if MODELS[family].is_exact]
+CLOSED_FORM = ("histogram", "gaussian")
 # a Gaussian has mass outside the unit cube, which its samples move inside; test_gaussian.py checks their moments
 SAMPLED = [name for name, (family, *_) in SMALL.items() if not issubclass(MODELS[family], models.DensityModel)]
 
@@ -47,12 +48,62 @@ def test_a_batch_is_a_loop(name: str, generator: torch.Generator) -> None:
 @pytest.mark.parametrize("name", [name for name in SMALL if name not in EXACT])
 def test_the_kth_weight_does_not_depend_on_how_many_there_are(name: str) -> None:
     model = small_model(name)
-    images = laws.all_images(model.image_shape, model.n_levels)[:7]
+    images = laws.some_images(model, 7)
     many = model.log_weights(images, 5, generator=torch.Generator().manual_seed(3))
     generator = torch.Generator().manual_seed(3)
     few = torch.cat([model.log_weights(images, k, generator=generator) for k in (2, 1, 2)])
     assert many.shape == (5, 7)
     torch.testing.assert_close(many, few, rtol=0, atol=laws.ROUNDING)
+
+
+def sensitivities(model: ImageModel, n_draws: int) -> list[torch.Tensor]:
+    """The size of the derivative of log w in each weight, summed over images, for several draws of all weights."""
+    parameters = list(model.parameters())
+    seen = [torch.zeros_like(parameter) for parameter in parameters]
+    labels = None if model.n_classes is None else torch.arange(300) % model.n_classes
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(n_draws):
+        with torch.no_grad():
+            for parameter in parameters:
+                parameter.copy_(0.4 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+        log_w = model.log_weights(laws.some_images(model, 300), labels=labels, generator=generator)[0]
+        for part in log_w.split(20):
+            gradients = torch.autograd.grad(part.sum(), parameters, retain_graph=True, materialize_grads=True)
+            for total, gradient in zip(seen, gradients, strict=True):
+                total += gradient.abs()
+    return seen
+
+
+@pytest.mark.parametrize("name", ["flow-maf", "flow-nsf", "flow-margin", "vae-rgb", "vae-logistics"])
+def test_the_weights_that_are_counted_are_those_that_matter(name: str) -> None:
+    """Masks let through as many weights as ``n_parameters`` says, found by their derivatives in fifteen networks."""
+    model = small_model(name)
+    assert sum(int((total > 0).sum()) for total in sensitivities(model, 15)) == model.n_parameters
+
+
+# in one row or one column of pixels, some stacks of a causal network see nothing
+WITH_WEIGHTS = [
+    name
+    for name, (family, _, shape, _) in SMALL.items()
+    if family not in CLOSED_FORM and not (MODELS[family].is_exact and 1 in shape[1:])
+]
+
+
+@pytest.mark.parametrize("name", WITH_WEIGHTS)
+def test_no_parameter_is_a_dead_end(name: str) -> None:
+    assert dead_ends(small_model(name)) == []
+
+
+def test_no_weight_of_a_label_is_a_dead_end() -> None:
+    model = build("gated_pixelcnn", {**cases.GATED, "n_classes": 3}, (1, 3, 3), 2).double()
+    assert dead_ends(model) == []
+    assert model.n_parameters == build("gated_pixelcnn", cases.GATED, (1, 3, 3), 2).n_parameters + 3 * 3 * 24
+
+
+def dead_ends(model: ImageModel) -> list[str]:
+    """The parameters of which no weight has a derivative in two networks."""
+    names = [name for name, _ in model.named_parameters()]
+    return [name for name, total in zip(names, sensitivities(model, 2), strict=True) if not total.any()]
 
 
 @pytest.mark.parametrize("name", SAMPLED)
@@ -81,7 +132,7 @@ def test_a_saved_model_comes_back(name: str, tmp_path: Path) -> None:
     model = small_model(name).float()
     models.save(model, family, params, tmp_path)
     loaded = models.load(tmp_path)
-    images = laws.all_images(model.image_shape, model.n_levels)[:9]
+    images = laws.some_images(model, 9)
     first = model.log_weights(images, 2, generator=torch.Generator().manual_seed(0))
     second = loaded.log_weights(images, 2, generator=torch.Generator().manual_seed(0))
     assert torch.equal(first, second)

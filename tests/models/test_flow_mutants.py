@@ -10,9 +10,11 @@ from torch import Tensor
 
 import laws
 import models.test_flows as flows
-from bitsperdim import dequantization, training
+import test_dequantization as noises
+from bitsperdim import bijections, dequantization, training
 from bitsperdim.bijections import ActNorm, AffineCoupling, Logit
 from bitsperdim.dequantization import VariationalDequantizer
+from bitsperdim.models import flow, realnvp
 from bitsperdim.models.realnvp import RealNVP
 from test_mutants import Mutant
 
@@ -23,7 +25,7 @@ def generator() -> torch.Generator:
 
 def flow_is_unbiased() -> None:
     with torch.no_grad():
-        flows.test_weights_average_to_the_mass_of_the_cell("flow-variational", generator())
+        flows.weights_average_to_the_mass_of_the_cell("flow-variational", generator(), n_samples=20_000)
 
 
 def flow_has_its_jacobian() -> None:
@@ -49,6 +51,22 @@ def flow_of_two_scales_keeps_everything() -> None:
 def images_do_not_touch() -> None:
     for name in ("realnvp-rgb", "realnvp-grey"):
         laws.images_are_independent(flows.small_flow(name), generator())
+
+
+def every_normalisation_starts_right() -> None:
+    flows.test_every_normalisation_starts_at_mean_0_and_spread_1(generator())
+
+
+def flow_moves_everything() -> None:
+    flows.test_every_stack_of_couplings_moves_everything(generator())
+
+
+def noise_moves_everything() -> None:
+    noises.test_learned_noise_moves_every_place_given_another()
+
+
+def no_mass_in_half_precision_is_lost() -> None:
+    flows.test_no_mass_is_lost_in_half_precision("maf")
 
 
 def noise_never_touches_zero() -> None:
@@ -107,7 +125,28 @@ def without_density(self: Any, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     return u, torch.zeros_like(log_r)
 
 
+def never_odd(height: int, width: int, *, odd: bool) -> Tensor:
+    return bijections.checkerboard(height, width, odd=False)
+
+
+def never_second(n_channels: int, *, second: bool) -> Tensor:
+    return bijections.half_of_the_channels(n_channels, second=False)
+
+
 MUTANTS = {
+    "couplings that never change the colour of the board": Mutant(
+        realnvp, "checkerboard", never_odd, flow_moves_everything
+    ),
+    "couplings that never change the half of the channels": Mutant(
+        realnvp, "half_of_the_channels", never_second, flow_moves_everything
+    ),
+    "noise of every other place alone": Mutant(dequantization, "checkerboard", never_odd, noise_moves_everything),
+    "normalisation that never starts": Mutant(
+        ActNorm, "initialise", lambda self, y: None, every_normalisation_starts_right
+    ),
+    "maps of half precision": Mutant(
+        flow, "at_least_float32", lambda outputs: outputs, no_mass_in_half_precision_is_lost
+    ),
     "noise density forgotten": Mutant(VariationalDequantizer, "transformed", without_density, flow_is_unbiased),
     "noise density of the wrong sign": Mutant(VariationalDequantizer, "transformed", with_sign, flow_is_unbiased),
     "logistic density for that of the noise": Mutant(

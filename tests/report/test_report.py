@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from bitsperdim import evaluation
+from bitsperdim import estimation
 from bitsperdim.errors import InputError
 from bitsperdim.families import FamilySection
 from bitsperdim.files import write_csv, write_json
@@ -282,8 +282,8 @@ def test_a_biased_number_is_flagged(tmp_path: Path) -> None:
     assert "**Biased:** the bias exceeds" in twin
 
 
-def test_the_tolerated_share_is_that_of_the_evaluation() -> None:
-    assert shown.TOLERATED_SHARE == evaluation.TOLERATED_SHARE
+def test_the_tolerated_share_is_that_of_the_estimation() -> None:
+    assert shown.TOLERATED_SHARE == estimation.TOLERATED_SHARE
 
 
 def test_a_small_effective_sample_size_is_flagged(tmp_path: Path) -> None:

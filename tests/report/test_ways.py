@@ -27,7 +27,7 @@ def section(**changes: object) -> FamilySection:
 
 
 def scored(log_p: np.ndarray) -> Scored:
-    return Scored(1.9, 2.2, 2.1, 0.03, log_p)
+    return Scored(77, 1.9, 2.2, 2.1, 0.03, 0.002, 12.3, False, log_p)
 
 
 def test_the_rows_of_the_study_are_those_written(tmp_path: Path) -> None:
@@ -36,7 +36,10 @@ def test_the_rows_of_the_study_are_those_written(tmp_path: Path) -> None:
     assert [way.name for way in ways] == ["uniform", "uniform fixed", "variational", "importance weighted"]
     for way, row in zip(ways, WAYS, strict=True):
         assert (way.bpd, way.elbo_bpd, way.train_samples) == (row["bpd"], row["elbo_bpd"], row["train_samples"])
+        assert (way.train_bpd, way.n_parameters) == (row["train_bpd"], row["n_parameters"])
+        assert (way.bias_bpd, way.ess_median) == (0.002, 12.3)
     assert [way.difference for way in ways] == [None, 0.05, -0.1, -0.01]
+    assert [way.too_few_samples for way in ways] == [False, False, False, True]
 
 
 @pytest.mark.parametrize("way", ["uniform", "variational"])

@@ -12,8 +12,10 @@ from bitsperdim.compare import paired_difference, ways_of_dequantizing
 from bitsperdim.data import preparation
 from bitsperdim.data.sources.base import RawImages
 from bitsperdim.errors import InputError
+from bitsperdim.estimation import estimate
 from bitsperdim.families import TrainSection
 from bitsperdim.params import DatasetSection, DequantizeSection
+from bitsperdim.randomness import stream
 from bitsperdim.studies.density_and_mass import dequantizing
 from bitsperdim.studies.density_and_mass.dequantizing import WAYS
 from bitsperdim.units import bits_per_dim
@@ -83,7 +85,18 @@ def test_the_rows_are_those_of_the_models(folder: Path) -> None:
     assert (metrics["n_train"], metrics["n_test"], metrics["n_test_of_all"]) == (40, 18, 18)
     images = dequantizing.some_images(folder, 40)
     trained = dequantizing.train_all(TINY_FLOW, TRAIN, images, 0, CPU)
-    estimates = dequantizing.evaluate_all(TINY_FLOW, trained, images, 0, CPU)
+    estimates = {
+        way: estimate(
+            item.model.eval(),
+            torch.from_numpy(images.images["test"]),
+            5,
+            chunk_size=5,
+            batch_size=18,
+            generator=stream("evaluation", 0),
+            noise=torch.from_numpy(images.noise["test"]),
+        )
+        for way, item in trained.items()
+    }
     for row, way in zip(rows, WAYS, strict=True):
         item = estimates[way]
         assert (item.kind, item.n_samples, len(item.log_p)) == ("lower", 5, 18)
@@ -91,9 +104,15 @@ def test_the_rows_are_those_of_the_models(folder: Path) -> None:
         assert row["elbo_bpd"] >= row["bpd"]
         pair = paired_difference(item.log_p.numpy(), estimates["uniform"].log_p.numpy())
         assert row["difference_bpd"] == pytest.approx(bits_per_dim(pair.nats, (1, 2, 2)))
-        assert row["train_bpd"] == trained[way].curve[-1]["train_bpd"]
         assert len(trained[way].curve) == 3
+        objectives = {epoch["epoch"]: epoch["train_bpd"] for epoch in trained[way].curve}
+        assert row["train_bpd"] == objectives[trained[way].best_epoch]
+        assert row["n_parameters"] == trained[way].model.n_parameters
+        assert row["bias_bpd"] == pytest.approx(float(item.bias.mean()) / 4 / np.log(2))
+        assert row["ess_median"] == pytest.approx(float(item.ess.median()))
+        assert row["too_few_samples"] == 1  # five samples cannot count for ten
     assert rows[0]["difference_bpd"] == 0
+    assert rows[2]["n_parameters"] > rows[0]["n_parameters"] == rows[1]["n_parameters"]
     assert len({row["bpd"] for row in rows}) == 4
     _, again = dequantizing.compare_ways(TINY_FLOW, TRAIN, folder, 0, CPU)
     assert list(again) == list(rows)

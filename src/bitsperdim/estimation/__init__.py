@@ -1,6 +1,6 @@
 """Estimation of log P(x) from log-weights: the estimate, its errors, its bias, its diagnostics."""
 
-from bitsperdim.estimation.estimate import Estimate, estimate
+from bitsperdim.estimation.estimate import TOLERATED_SHARE, Estimate, estimate
 from bitsperdim.estimation.log_weights import (
     bias,
     bound_against_k,
@@ -11,6 +11,7 @@ from bitsperdim.estimation.log_weights import (
 )
 
 __all__ = [
+    "TOLERATED_SHARE",
     "Estimate",
     "bias",
     "bound_against_k",

@@ -30,6 +30,8 @@ from bitsperdim.estimation.log_weights import (
 from bitsperdim.models.base import ImageModel, Kind
 
 WEIGHTS_AT_ONCE = 2**20  # of 8 bytes each, and a few temporary copies
+SMALL_ESS = 10  # below it an image's standard error and bias are not to be believed
+TOLERATED_SHARE = 0.05  # of images with a small ESS
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,11 @@ class Estimate:
     ess: Tensor
     block_sizes: list[int]
     bounds: Tensor
+
+    @property
+    def small_ess_share(self) -> float:
+        """The share of images whose effective sample size is small; 0 where nothing is sampled."""
+        return float((self.ess < SMALL_ESS).double().mean()) if self.kind == "lower" else 0.0
 
 
 @torch.no_grad()

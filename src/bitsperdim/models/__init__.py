@@ -19,6 +19,7 @@ from bitsperdim.models.pixelcnn import PixelCNN
 from bitsperdim.models.pixelcnn_pp import PixelCNNpp
 from bitsperdim.models.realnvp import RealNVP
 from bitsperdim.models.vae import VAE
+from bitsperdim.randomness import stream_seed
 
 MODELS: dict[str, type[ImageModel]] = {
     "histogram": Histogram,
@@ -62,7 +63,7 @@ def build(
     if family not in MODELS:
         raise InputError(f"There is no model family {family!r}; choose {', '.join(MODELS)}.")
     with torch.random.fork_rng(devices=[]):  # weights are drawn on the CPU, whatever they move to later
-        torch.manual_seed(seed)
+        torch.manual_seed(stream_seed("weights", seed))
         try:
             # convolutions run faster with their channels last; no value changes
             return MODELS[family](image_shape, n_levels, **params).to(memory_format=torch.channels_last)

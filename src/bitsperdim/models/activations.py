@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction, FunctionCtx
 
 BITS_8 = 2**8
+SMALLEST_DROPOUT = 1 / BITS_8  # of which each share is rounded to a multiple
 EXACT = (torch.float32, torch.float64)
 
 

@@ -18,9 +18,18 @@ from typing import cast
 from torch import Tensor, nn
 
 from bitsperdim.bijections import ActNorm
+from bitsperdim.likelihoods import at_least_float32
 from bitsperdim.models.normalizing_flow import NormalizingFlow
 
 TRANSFORMS = ("maf", "nsf")
+
+
+class AtLeastFloat32(nn.Module):
+    """Under autocast the networks are of half precision, but not the maps that they parameterize: else mass is lost."""
+
+    def forward(self, outputs: Tensor) -> Tensor:
+        """Return the outputs in float32 at least."""
+        return at_least_float32(outputs)
 
 
 class Flow(NormalizingFlow):
@@ -69,6 +78,8 @@ class Flow(NormalizingFlow):
         shared = {"features": self.n_dims, "transforms": n_transforms, "hidden_features": list(hidden_sizes)}
         flow = MAF(**shared) if transform == "maf" else NSF(**shared, bins=n_bins)
         self.transforms = cast(nn.ModuleList, flow.transform.transforms)
+        for part in self.transforms:
+            cast(nn.Sequential, part.hyper).append(AtLeastFloat32())
 
     @property
     def n_parameters(self) -> int:

@@ -79,10 +79,19 @@ class GatedLayer(nn.Module):
         n_groups: G, into which the channels of the image fall.
         n_classes: of labels; None: there are none.
         is_first: whether it sees the image itself: mask A, rows above alone, and no residual.
+        is_last: whether no layer comes after, so that the vertical stack ends before its gate.
     """
 
     def __init__(
-        self, n_inputs: int, n_maps: int, kernel_size: int, n_groups: int, n_classes: int | None, *, is_first: bool
+        self,
+        n_inputs: int,
+        n_maps: int,
+        kernel_size: int,
+        n_groups: int,
+        n_classes: int | None,
+        *,
+        is_first: bool,
+        is_last: bool,
     ) -> None:
         """Build the convolutions of both stacks."""
         super().__init__()
@@ -100,7 +109,8 @@ class GatedLayer(nn.Module):
         )
         self.down = CausalConv2d(2 * n_maps, 2 * n_maps)  # from the vertical to the horizontal stack
         self.out = masked(n_maps, n_maps, 1, n_groups, sees_own_group=True)
-        self.vertical_gate, self.horizontal_gate = Gate(n_maps, n_classes), Gate(n_maps, n_classes)
+        self.vertical_gate = Gate(n_maps, None if is_last else n_classes)  # nothing comes after the last
+        self.horizontal_gate = Gate(n_maps, n_classes)
 
     def add(self, seen: Tensor, above: Tensor, labels: Tensor | None, memory: Memory | None) -> Tensor:
         """Return what the layer adds to the horizontal stack.
@@ -153,7 +163,8 @@ class GatedPixelCNN(AutoregressiveModel):
                 KERNEL_SIZE if number else kernel_size,
                 groups,
                 n_classes,
-                is_first=not number,
+                is_first=number == 0,
+                is_last=number == n_layers,
             )
             for number in range(1 + n_layers)
         )

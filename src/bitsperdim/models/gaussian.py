@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from bitsperdim.dequantization import UniformDequantizer
+from bitsperdim.likelihoods.base import as_levels
 from bitsperdim.models.base import DensityModel
 
 CHUNK = 4096  # images at a time in the fit, so that its memory is that of the covariance
@@ -78,4 +79,4 @@ class Gaussian(DensityModel):
         white = torch.randn(self.n_dims, n_images, generator=generator, dtype=self.mean.dtype, device=self.mean.device)
         y = torch.linalg.solve_triangular(self.whitening, white, upper=False).T + self.mean
         levels = (y * self.n_levels).floor().clamp(0, self.n_levels - 1)
-        return levels.to(torch.uint8).reshape(n_images, *self.image_shape)
+        return as_levels(levels, self.n_levels).reshape(n_images, *self.image_shape)

@@ -21,7 +21,9 @@ from torch import Tensor
 
 from bitsperdim.bijections import Logit
 from bitsperdim.dequantization import dequantize, dequantizer
+from bitsperdim.likelihoods.base import as_levels
 from bitsperdim.models.base import DensityModel
+from bitsperdim.randomness import stream
 
 IMAGES_TO_START = 1024
 
@@ -73,7 +75,7 @@ class NormalizingFlow(DensityModel):
         """Normalise what flows, on dequantized training images (N, C, H, W) spread over all of them."""
         chosen = torch.linspace(0, len(images) - 1, min(len(images), IMAGES_TO_START)).round().long()
         x = images[chosen.to(images.device)]
-        u, _ = self.dequantizer(x, 1, generator=torch.Generator(x.device).manual_seed(0), noise=None)
+        u, _ = self.dequantizer(x, 1, generator=stream("start", device=x.device), noise=None)
         self.normalise(self.stretched(dequantize(x, u[0], self.n_levels))[0])
 
     def stretched(self, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,4 +109,4 @@ class NormalizingFlow(DensityModel):
         device = next(self.parameters()).device
         z = torch.randn(n_images, self.n_dims, generator=generator, dtype=self.dtype, device=device)
         levels = (self.from_latent(z) * self.n_levels).floor().clamp(0, self.n_levels - 1)
-        return levels.to(torch.uint8 if self.n_levels <= 256 else torch.int32)
+        return as_levels(levels, self.n_levels)

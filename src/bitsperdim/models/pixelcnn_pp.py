@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bitsperdim.likelihoods import build_head
-from bitsperdim.models.activations import add_gated, concatenated_elu, dropped_out
+from bitsperdim.models.activations import SMALLEST_DROPOUT, add_gated, concatenated_elu, dropped_out
 from bitsperdim.models.base import AutoregressiveModel
 from bitsperdim.models.causal import CausalConv2d, CausalUpsampling, Memory, at_place, in_row
 from bitsperdim.models.pixelcnn import start_at_marginals
@@ -224,6 +224,8 @@ class PixelCNNpp(AutoregressiveModel):
         self.head = build_head(likelihood, channels, n_levels, n_mixtures)
         if self.head.n_groups != 1:
             raise ValueError(f"likelihood must be coupled_logistic for {channels} channels, not {likelihood}")
+        if 0 < dropout < SMALLEST_DROPOUT:
+            raise ValueError(f"dropout must be 0, or at least {SMALLEST_DROPOUT}, not {dropout}")
         n_inputs = channels + 1
         self.above = convolution(n_inputs, n_filters, ((-2, -1), (-1, 1)))
         self.above_near = convolution(n_inputs, n_filters, ((-1, -1), (-1, 1)))

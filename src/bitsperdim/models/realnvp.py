@@ -30,7 +30,7 @@ class RealNVP(NormalizingFlow):
     """A multi-scale coupling flow.
 
     Args:
-        image_shape: (C, H, W), with H and W multiples of 2 ** (n_scales - 1).
+        image_shape: (C, H, W), with H and W multiples of 2 ** (n_scales - 1), and not both equal to it.
         n_levels: L.
         n_scales: 1 for four checkerboard couplings alone.
         n_filters: of each coupling's network.
@@ -64,6 +64,11 @@ class RealNVP(NormalizingFlow):
         unit = 2 ** (n_scales - 1)
         if height % unit or width % unit:
             raise ValueError(f"n_scales = {n_scales} needs a height and a width that are multiples of {unit}")
+        if (height // unit) * (width // unit) < 2:
+            raise ValueError(
+                f"n_scales = {n_scales} leaves one pixel at the last scale, where a checkerboard needs two; "
+                f"choose a smaller n_scales, or larger images"
+            )
         sizes = {"n_filters": n_filters, "n_blocks": n_blocks}
 
         def on_checkerboard(n_couplings: int) -> Iterator[Bijection]:

@@ -32,7 +32,7 @@ from bitsperdim.report.study_content import Study, read_study
 from bitsperdim.units import bits_per_dim, nats_to_bits_per_dim
 
 HASH_DIGITS = 12
-TOLERATED_SHARE = 0.05  # of images with a small ESS, as in bitsperdim.evaluation, which imports torch
+TOLERATED_SHARE = 0.05  # of images with a small ESS, as in bitsperdim.estimation, which imports torch
 
 # name, in words, the key in results/dequantize/metrics.json
 YARDSTICKS = (
@@ -272,10 +272,22 @@ def read_report(params: Params, results: Path) -> Report:
 
 
 def _scored(model: ModelReport, images: ImagesMetrics) -> Scored:
-    last = [model.curve["train_bpd"][model.curve["seed"] == seed][-1] for seed in np.unique(model.curve["seed"])]
-    metrics = model.metrics
-    elbo = bits_per_dim(metrics.elbo_nats, images.image_shape)
-    return Scored(float(np.mean(last)), elbo, metrics.bpd, metrics.bpd_standard_error, -model.nll)
+    metrics, curve = model.metrics, model.curve
+    objectives = [
+        float(curve["train_bpd"][(curve["seed"] == seed) & (curve["epoch"] == epoch)][0])
+        for seed, epoch, _ in model.best_epochs
+    ]
+    return Scored(
+        n_parameters=metrics.n_parameters,
+        train_bpd=float(np.mean(objectives)),
+        elbo_bpd=bits_per_dim(metrics.elbo_nats, images.image_shape),
+        bpd=metrics.bpd,
+        bpd_standard_error=metrics.bpd_standard_error,
+        bias_bpd=nats_to_bits_per_dim(-metrics.log_p_bias_nats, images.image_shape),
+        ess_median=metrics.ess_median,
+        too_few_samples=metrics.too_few_samples,
+        log_p=-model.nll,
+    )
 
 
 def parameters(params: Params) -> list[tuple[str, list[tuple[str, str]]]]:

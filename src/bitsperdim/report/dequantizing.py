@@ -37,23 +37,31 @@ class Way:
         name: of the way, or of the model.
         noise: in words.
         train_samples: K of the training objective.
-        train_bpd: the objective at the end of training; no bound where fixed noise was fitted.
+        n_parameters: of the flow, and of the noise where it is learned.
+        train_bpd: the objective in the epoch whose weights are scored; no bound where fixed noise was fitted.
         elbo_bpd: of the test images, one sample each.
         bpd: of the test images, all samples.
         bpd_standard_error: over test images.
         difference: bpd above the reference, paired; None for the reference itself.
         difference_error: its standard error.
+        bias_bpd: of the bound, estimated, never negative.
+        ess_median: over images.
+        too_few_samples: whether the bound says more about K than about the model.
     """
 
     name: str
     noise: str
     train_samples: int
+    n_parameters: int
     train_bpd: float
     elbo_bpd: float
     bpd: float
     bpd_standard_error: float
     difference: float | None
     difference_error: float | None
+    bias_bpd: float
+    ess_median: float
+    too_few_samples: bool
 
     @property
     def is_finite(self) -> bool:
@@ -73,12 +81,16 @@ def of_study(rows: Sequence[Mapping[str, str | float]], reference: str) -> list[
                 name=way.replace("_", " "),
                 noise=NOISE["uniform" if way == "importance_weighted" else way],
                 train_samples=int(row["train_samples"]),
+                n_parameters=int(row["n_parameters"]),
                 train_bpd=float(row["train_bpd"]),
                 elbo_bpd=float(row["elbo_bpd"]),
                 bpd=float(row["bpd"]),
                 bpd_standard_error=float(row["bpd_standard_error"]),
                 difference=None if is_reference else float(row["difference_bpd"]),
                 difference_error=None if is_reference else float(row["difference_bpd_standard_error"]),
+                bias_bpd=-float(row["bias_bpd"]),
+                ess_median=float(row["ess_median"]),
+                too_few_samples=bool(row["too_few_samples"]),
             )
         )
     return found
@@ -86,20 +98,28 @@ def of_study(rows: Sequence[Mapping[str, str | float]], reference: str) -> list[
 
 @dataclass(frozen=True)
 class Scored:
-    """What is needed of a model: its last training objective, bounds of the test images, and those of each image.
+    """What is needed of a model: its training objective, bounds of the test images, and those of each image.
 
     Attributes:
-        train_bpd: at the last epoch, the mean over seeds.
+        n_parameters: all that are free.
+        train_bpd: the objective in the epoch whose weights are scored, the mean over seeds.
         elbo_bpd: with one sample.
         bpd: with all.
         bpd_standard_error: over test images.
+        bias_bpd: of the bound, estimated, never negative.
+        ess_median: over images.
+        too_few_samples: whether the bound says more about K than about the model.
         log_p: (N,) nats.
     """
 
+    n_parameters: int
     train_bpd: float
     elbo_bpd: float
     bpd: float
     bpd_standard_error: float
+    bias_bpd: float
+    ess_median: float
+    too_few_samples: bool
     log_p: np.ndarray
 
 
@@ -127,12 +147,16 @@ def of_models(
                     name=name,
                     noise=NOISE[section.dequantization],
                     train_samples=section.train_samples,
+                    n_parameters=item.n_parameters,
                     train_bpd=item.train_bpd,
                     elbo_bpd=item.elbo_bpd,
                     bpd=item.bpd,
                     bpd_standard_error=item.bpd_standard_error,
                     difference=None if name == reference else bits_per_dim(pair.nats, shape),
                     difference_error=(None if name == reference else nats_to_bits_per_dim(pair.standard_error, shape)),
+                    bias_bpd=item.bias_bpd,
+                    ess_median=item.ess_median,
+                    too_few_samples=item.too_few_samples,
                 )
             )
         tables.append(rows)

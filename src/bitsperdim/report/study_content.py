@@ -28,12 +28,16 @@ TABLES = {
 }
 WAY_COLUMNS = (
     "train_samples",
+    "n_parameters",
     "train_bpd",
     "elbo_bpd",
     "bpd",
     "bpd_standard_error",
     "difference_bpd",
     "difference_bpd_standard_error",
+    "bias_bpd",
+    "ess_median",
+    "too_few_samples",
 )
 # as in bitsperdim.studies.density_and_mass.dequantizing; the first is the reference
 WAYS = ("uniform", "uniform_fixed", "variational", "importance_weighted")
@@ -132,7 +136,6 @@ class DequantizingMetrics(Stored):
     n_samples: int
     epochs: int
     transform: str
-    n_parameters: int
 
 
 class StudyMetrics(Stored):

@@ -36,11 +36,15 @@ class Source(ABC):
         n_levels: the number of levels L of the published images (values 0..L-1).
         fixed_levels: whether ``dataset.n_levels`` may not say otherwise.
         is_static: whether the images were binarized once and for all by those who publish them.
+        image_shape: (C, H, W); None where it is known only once the images are read.
+        n_classes: of the labels, 0 where there are none; None where that is known only once they are read.
     """
 
     n_levels: int
     fixed_levels: bool = True
     is_static: bool = False
+    image_shape: tuple[int, int, int] | None = None
+    n_classes: int | None = None
 
     def check(self, path: str) -> None:  # noqa: B027 - most sources take no path
         """Raise InputError where ``dataset.path`` cannot be used, before any work; most sources ignore it."""

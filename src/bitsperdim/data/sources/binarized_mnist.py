@@ -60,6 +60,8 @@ class BinarizedMnist(Source):
 
     n_levels = 2
     is_static = True
+    image_shape = (1, 28, 28)
+    n_classes = 0
 
     def download(self, folder: Path, path: str) -> None:
         """Fetch and verify the three files: gzipped from a mirror that has them so, else as published."""

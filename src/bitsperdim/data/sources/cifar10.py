@@ -53,6 +53,8 @@ class Cifar10(Source):
     """The published archive, or PNG columns of a mirror."""
 
     n_levels = 256
+    image_shape = (3, 32, 32)
+    n_classes = 10
 
     def download(self, folder: Path, path: str) -> None:
         """Fetch and verify the archive and unpack it; where a mirror has none, fetch its columns."""

@@ -21,6 +21,8 @@ class Digits(Source):
     """scikit-learn's digits."""
 
     n_levels = 17
+    image_shape = (1, 8, 8)
+    n_classes = 10
 
     def download(self, folder: Path, path: str) -> None:
         """Write ``digits.npz`` from the installed scikit-learn and verify the pixels."""

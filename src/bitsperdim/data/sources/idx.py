@@ -37,6 +37,8 @@ class Idx(Source):
     """
 
     n_levels = 256
+    image_shape = (1, 28, 28)
+    n_classes = 10
 
     def __init__(self, folder: str, torchvision_class: str) -> None:
         """Remember which data set it is."""

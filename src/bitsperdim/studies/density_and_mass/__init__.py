@@ -28,10 +28,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from bitsperdim.data import preparation
 from bitsperdim.files import StoredArray, in_chunks, reading, write_csv, write_json
+from bitsperdim.randomness import stream
 from bitsperdim.studies.density_and_mass import bound, coding, collapse, hypotheses
 from bitsperdim.units import nats_to_bits
 
@@ -92,7 +92,7 @@ def study(section: DensityAndMassSection, levels: Levels) -> tuple[dict[str, Any
     h = nats_to_bits(collapse.entropy(p))
     generators = {name: np.random.default_rng([section.seed, index]) for index, name in enumerate(STREAMS)}
     fits = collapse.fit_both(p, section.n_steps, section.step_size, generators["collapse"])
-    noise = torch.Generator().manual_seed(section.seed)
+    noise = stream("study", section.seed)
     of_bound = bound.estimate_again_and_again(section.n_replicates, section.n_samples, noise)
     metrics = {
         "levels": {

@@ -29,8 +29,9 @@ import torch
 from bitsperdim.compare import paired_difference
 from bitsperdim.data import preparation
 from bitsperdim.data.preparation import PreparedImages
-from bitsperdim.estimation import Estimate, estimate
+from bitsperdim.estimation import TOLERATED_SHARE, Estimate, estimate
 from bitsperdim.files import StoredArray, reading
+from bitsperdim.randomness import stream
 from bitsperdim.training import Trained, train
 from bitsperdim.units import bits_per_dim, nats_to_bits_per_dim
 
@@ -90,7 +91,7 @@ def evaluate_all(
             section.n_samples,
             chunk_size=CHUNK,
             batch_size=BATCH,
-            generator=torch.Generator(device).manual_seed(seed),
+            generator=stream("evaluation", seed, device=device),
             noise=torch.from_numpy(images.noise["test"]),
         )
         for way, item in trained.items()
@@ -105,9 +106,11 @@ def rows(
 ) -> Sequence[dict[str, Any]]:
     """Return one row for each way.
 
-    Every number is a bound, in bits per dimension. ``train_bpd`` is the objective of the last epoch, with the K of
-    training; ``elbo_bpd`` and ``bpd`` are of the test images, with one sample and with all; the paired difference is to
-    fresh uniform noise, and negative where this way is better.
+    All in bits per dimension. ``train_bpd`` is the objective in the epoch whose weights are scored, with the K of
+    training: where noise was fixed it bounds nothing. ``elbo_bpd`` and ``bpd`` are upper bounds of the test images,
+    with one sample and with all; the paired difference is to fresh uniform noise, and negative where this way is
+    better.
+    ``too_few_samples`` is 1 where the bias exceeds the standard error, or too many images rest on few samples.
     """
     reference = estimates[REFERENCE].log_p.numpy()
     found = []
@@ -115,11 +118,13 @@ def rows(
         log_p = item.log_p.numpy()
         pair = paired_difference(log_p, reference)
         spread = float(item.log_p.std()) / len(log_p) ** 0.5
+        bias = float(item.bias.mean())
         found.append(
             {
                 "way": way,
                 "train_samples": section.flow(way).n_train_samples,
-                "train_bpd": float(trained[way].curve[-1]["train_bpd"]),
+                "n_parameters": trained[way].model.n_parameters,
+                "train_bpd": float(trained[way].curve[trained[way].best_epoch - 1]["train_bpd"]),
                 "best_epoch": trained[way].best_epoch,
                 "validation_bpd": bits_per_dim(trained[way].validation_log_p, shape),
                 "elbo_bpd": bits_per_dim(float(item.elbo.mean()), shape),
@@ -127,8 +132,9 @@ def rows(
                 "bpd_standard_error": nats_to_bits_per_dim(spread, shape),
                 "difference_bpd": bits_per_dim(pair.nats, shape),
                 "difference_bpd_standard_error": nats_to_bits_per_dim(pair.standard_error, shape),
-                "bias_bpd": nats_to_bits_per_dim(float(item.bias.mean()), shape),
+                "bias_bpd": nats_to_bits_per_dim(bias, shape),
                 "ess_median": float(item.ess.median()),
+                "too_few_samples": int(abs(bias) > spread or item.small_ess_share > TOLERATED_SHARE),
             }
         )
     return found
@@ -156,6 +162,5 @@ def compare_ways(
         "n_train_samples": section.train_samples,
         "epochs": section.flow(REFERENCE).settings(shared).epochs,
         "transform": section.transform,
-        "n_parameters": trained[REFERENCE].model.n_parameters,
     }
     return metrics, rows(section, trained, estimates, shape)

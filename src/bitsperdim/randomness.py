@@ -1,0 +1,35 @@
+"""One seed, many independent streams of random numbers: what is drawn for one purpose is never drawn for another.
+
+Two generators that are started with the same small number give the same numbers, so that noise in training would be
+that of evaluation too. Each purpose has its own number here, and hashes it together with the seeds
+(:class:`numpy.random.SeedSequence`).
+
+Invariant (``tests/test_randomness.py``): no two purposes and no two seeds share a stream.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+PURPOSES = ("weights", "start", "training", "validation", "evaluation", "causality", "pictures", "study")
+
+
+def stream_seed(purpose: str, *seeds: int) -> int:
+    """Return a seed of 63 bits for one purpose.
+
+    Args:
+        purpose: one of :data:`PURPOSES`.
+        seeds: of the parameters, none negative.
+
+    Raises:
+        ValueError: there is no such purpose.
+    """
+    if purpose not in PURPOSES:
+        raise ValueError(f"a purpose must be one of {', '.join(PURPOSES)}, not {purpose!r}")
+    return int(np.random.SeedSequence([PURPOSES.index(purpose), *seeds]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def stream(purpose: str, *seeds: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return a generator on a device for one purpose; arguments as of :func:`stream_seed`."""
+    return torch.Generator(device).manual_seed(stream_seed(purpose, *seeds))
