@@ -34,7 +34,10 @@ PLUS = {
     "n_mixtures": 2,
 }
 PIXELCNN = {"n_filters": 12, "n_blocks": 1, "kernel_size": 3, "likelihood": "categorical", "n_mixtures": 1}
-VAE = {"latent_size": 2, "hidden_sizes": [6, 5], "likelihood": "categorical", "n_mixtures": 1}
+ONCE = {"likelihood": "categorical", "n_mixtures": 1, "doubly_reparameterized": False}
+VAE = {"latent_size": 2, "hidden_sizes": [6, 5], "deeper": [], **ONCE}
+TWO_LAYERS = {**VAE, "latent_size": 1, "deeper": [{"latent_size": 1, "hidden_sizes": [4, 3]}]}
+CONV_VAE = {"latent_maps": 2, "n_scales": 2, "n_filters": 6, "n_blocks": 1, **ONCE}
 COUPLED = {"likelihood": "coupled_logistic", "n_mixtures": 2}
 SMALL: dict[str, tuple[str, dict, tuple[int, int, int], int]] = {
     "histogram-grey": ("histogram", {"pseudocount": 0.5}, (1, 2, 3), 3),
@@ -62,6 +65,11 @@ SMALL: dict[str, tuple[str, dict, tuple[int, int, int], int]] = {
     "vae-normal": ("vae", {**VAE, "likelihood": "normal"}, (3, 1, 1), 4),
     "vae-logistics": ("vae", {**VAE, "likelihood": "logistic", "n_mixtures": 2}, (1, 2, 2), 3),
     "vae-coupled-rgb": ("vae", {**VAE, **COUPLED}, (3, 1, 1), 4),
+    "vae-two-layers": ("vae", {**TWO_LAYERS, "likelihood": "bernoulli"}, (1, 2, 2), 2),
+    "vae-two-layers-logistic": ("vae", {**TWO_LAYERS, "likelihood": "logistic"}, (1, 1, 2), 3),
+    "conv-vae-grey": ("conv_vae", {**CONV_VAE, "likelihood": "bernoulli"}, (1, 2, 2), 2),
+    "conv-vae-three-levels": ("conv_vae", {**CONV_VAE, "likelihood": "logistic"}, (1, 1, 2), 3),
+    "conv-vae-coupled-rgb": ("conv_vae", {**CONV_VAE, **COUPLED}, (3, 1, 2), 2),
     "vae-rgb": ("vae", VAE, (3, 1, 1), 4),
     "gaussian-grey": ("gaussian", {}, (1, 1, 2), 3),
     "gaussian-rgb": ("gaussian", {}, (3, 1, 1), 4),

@@ -47,7 +47,7 @@ def vae_is_unbiased() -> None:
     model = small_model("vae-bernoulli")
     images = laws.all_images(model.image_shape, model.n_levels)
     with torch.no_grad():
-        model.to_log_scale.bias.fill_(0.8)
+        model.encoders[0].to_log_scale.bias.fill_(0.8)
         masses = MASSES.setdefault("vae", laws.masses_by_quadrature(model, images))
         laws.weights_average_to(model, images, masses, generator())
 

@@ -89,15 +89,22 @@ class FamilySection(Section):
     @property
     def hyperparameters(self) -> dict[str, Any]:
         """The keyword arguments of the family's class."""
-        return self.model_dump(exclude={"family", "train", "train_samples"})
+        return self.model_dump(exclude={"family", "train", "train_samples", "finetune"})
 
     @property
     def n_train_samples(self) -> int:
         """The K of the training objective: 1 is the ELBO (or, for exact models, the likelihood)."""
         return int(getattr(self, "train_samples", 1))
 
+    def n_train_samples_in(self, epoch: int, n_epochs: int) -> int:
+        """The K of the training objective in one epoch, from 1 to ``n_epochs``."""
+        return self.n_train_samples
+
     def check_images(self, name: str, images: Images) -> None:
         """Raise InputError where this model cannot be built for such images, as far as they are known."""
+
+    def check_training(self, name: str, settings: TrainSection) -> None:
+        """Raise InputError where this model cannot be trained with these settings, which are its own already."""
 
     def settings(self, train: TrainSection) -> TrainSection:
         """Return ``train`` with this model's own overrides."""
@@ -142,13 +149,65 @@ class HeadSection(FamilySection):
             )
 
 
-class VAESection(HeadSection):
-    """A variational autoencoder of fully connected layers; ``train_samples`` above 1 makes it an IWAE."""
+class FinetuneSection(Section):
+    """The last epochs of a training, with another K."""
+
+    epochs: PositiveInt
+    train_samples: Annotated[int, Field(ge=1, le=10_000)]
+
+
+class LatentSection(HeadSection):
+    """What both variational autoencoders have; ``train_samples`` above 1 makes them importance-weighted."""
+
+    train_samples: Annotated[int, Field(ge=1, le=10_000)]
+    doubly_reparameterized: bool
+    finetune: FinetuneSection | None
+
+    def n_train_samples_in(self, epoch: int, n_epochs: int) -> int:
+        """The K of the training objective in one epoch, from 1 to ``n_epochs``."""
+        is_late = self.finetune is not None and epoch > n_epochs - self.finetune.epochs
+        return self.finetune.train_samples if self.finetune is not None and is_late else self.train_samples
+
+    def check_training(self, name: str, settings: TrainSection) -> None:
+        """Refuse a fine-tuning that is all of the training, or that it may never come to."""
+        if self.finetune is None:
+            return
+        if self.finetune.epochs >= settings.epochs:
+            raise InputError(
+                f"params.yaml: {name}.finetune.epochs = {self.finetune.epochs} is not allowed with {settings.epochs} "
+                f"epochs; it must be below, since these are the last of them."
+            )
+        if settings.patience is not None:
+            raise InputError(
+                f"params.yaml: {name}.train.patience = {settings.patience} is not allowed with {name}.finetune; it "
+                f"must be null, since training might stop before it comes to that."
+            )
+
+
+class StochasticLayer(Section):
+    """A further stochastic layer of a VAE, and the hidden layers of its encoder."""
+
+    latent_size: Size
+    hidden_sizes: Annotated[list[Size], Field(min_length=1, max_length=16)]
+
+
+class VAESection(LatentSection):
+    """A variational autoencoder of fully connected layers."""
 
     family: Literal["vae"]
     latent_size: Size
     hidden_sizes: Annotated[list[Size], Field(min_length=1, max_length=16)]
-    train_samples: Annotated[int, Field(ge=1, le=10_000)]
+    deeper: Annotated[list[StochasticLayer], Field(max_length=16)]
+
+
+class ConvVAESection(LatentSection):
+    """A variational autoencoder of convolutions."""
+
+    family: Literal["conv_vae"]
+    latent_maps: Size
+    n_scales: Annotated[int, Field(ge=1, le=16)]
+    n_filters: Size
+    n_blocks: Annotated[int, Field(ge=0, le=1_000)]
 
 
 class MaskedSection(HeadSection):
@@ -289,6 +348,7 @@ FAMILIES: dict[str, type[FamilySection]] = {
     "histogram": HistogramSection,
     "gaussian": GaussianSection,
     "vae": VAESection,
+    "conv_vae": ConvVAESection,
     "pixelcnn": PixelCNNSection,
     "gated_pixelcnn": GatedPixelCNNSection,
     "pixelcnn_pp": PixelCNNppSection,

@@ -261,7 +261,9 @@ def _check_levels(params: Params) -> None:
             f"the {levels} that the images have, so choose fewer bits or null."
         )
     for model in params.models:
-        params.sections[model].check_images(model, Images(model_levels(params), source.image_shape, source.n_classes))
+        section = params.sections[model]
+        section.check_images(model, Images(model_levels(params), source.image_shape, source.n_classes))
+        section.check_training(model, section.settings(params.train))
 
 
 def _sentence(error: ValidationError, schema: type[Section], prefix: str = "") -> str:

@@ -4,9 +4,9 @@ It maximizes the mean over images of
 
 .. math:: \log \frac1K \sum_{k=1}^{K} w_k(x)
 
-with K = ``train_samples``: maximum likelihood for exact models, the ELBO for K = 1, the
-importance-weighted bound of Burda et al. 2016 beyond. A model without trainable weights is fitted
-by its ``initialise`` alone.
+with K = ``train_samples``, and another K in the last epochs where there is a ``finetune``: maximum likelihood for
+exact models, the ELBO for K = 1, the importance-weighted bound of Burda et al. 2016 beyond. A model without trainable
+weights is fitted by its ``initialise`` alone.
 
 Images live on the device. Dynamic binarization draws them anew at each presentation; dequantization noise is
 fresh too, unless the model asks for noise that is fixed for ever. The
@@ -209,7 +209,7 @@ class _Trainer:
         checkpoint: Checkpoint | None,
     ) -> None:
         self.name, self.model, self.settings, self.seed = name, model, settings, seed
-        self.n_samples = section.n_train_samples
+        self.section = section
         self.presentation, self.generator, self.checkpoint = presentation, generator, checkpoint
         self.device = presentation.images.device
         self.validation = (
@@ -327,10 +327,11 @@ class _Trainer:
     def take_step(self, x: Tensor, labels: Tensor | None, noise: Tensor | None) -> Tensor:
         """Take one step of the optimizer; return the loss in nats per image, detached."""
         precision = DTYPES[self.settings.precision]
+        n_samples = self.section.n_train_samples_in(self.state.epoch, self.settings.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.state.step)
         with torch.autocast(self.device.type, dtype=precision, enabled=precision != torch.float32):
-            log_w = self.model.log_weights(x, self.n_samples, labels=labels, generator=self.generator, noise=noise)
+            log_w = self.model.log_weights(x, n_samples, labels=labels, generator=self.generator, noise=noise)
         loss = -log_mean_exp(log_w).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -156,7 +156,7 @@ def test_the_seed_decides_the_weights_and_leaves_the_global_generator_alone() ->
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_keys_of_a_section_are_the_arguments_of_the_class(family: str) -> None:
-    shared = {"family", "train", "train_samples"}
+    shared = {"family", "train", "train_samples", "finetune"}
     arguments = set(inspect.signature(MODELS[family].__init__).parameters) - {"self", "image_shape", "n_levels"}
     assert set(FAMILIES[family].model_fields) - shared == arguments
 

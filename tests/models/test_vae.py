@@ -7,6 +7,7 @@ import laws
 from bitsperdim.estimation import log_mean_exp
 from bitsperdim.models.vae import VAE
 
+SIZES = {"latent_size": 2, "hidden_sizes": [3], "deeper": [], "doubly_reparameterized": False}
 HEADS = [
     (2, "bernoulli", 1),
     (2, "categorical", 1),
@@ -19,18 +20,24 @@ HEADS = [
 ]
 
 
+def widen(model: VAE) -> None:
+    """A proposal wider than the prior bounds the weights, so that their spread tells their error."""
+    for layer in model.encoders:
+        layer.to_mean.weight.data.mul_(0.5)
+        layer.to_log_scale.weight.data.mul_(0.2)
+        layer.to_log_scale.bias.data.fill_(0.4)
+
+
 def small_vae(latent_size: int, n_levels: int = 2, likelihood: str = "bernoulli", n_mixtures: int = 1) -> VAE:
     with torch.random.fork_rng():
         torch.manual_seed(latent_size)
         head = {"likelihood": likelihood, "n_mixtures": n_mixtures}
         shape = (3, 1, 1) if likelihood == "coupled_logistic" else (1, 2, 2)
-        model = VAE(shape, n_levels, latent_size=latent_size, hidden_sizes=[5, 4], **head).double()
+        sizes = {"latent_size": latent_size, "hidden_sizes": [5, 4], "deeper": []}
+        model = VAE(shape, n_levels, **sizes, **head, doubly_reparameterized=False).double()
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.6)
-        # a proposal wider than the prior bounds the weights, so that their spread tells their error
-        model.to_mean.weight.data.mul_(0.5)
-        model.to_log_scale.weight.data.mul_(0.2)
-        model.to_log_scale.bias.data.fill_(0.4)
+        widen(model)
     return model.eval()
 
 
@@ -84,7 +91,7 @@ def test_the_gradient_is_that_of_the_bound(generator: torch.Generator) -> None:
 def test_the_start_is_the_marginal(generator: torch.Generator) -> None:
     """Before training, with the weights of the output at zero, each sub-pixel has its share of each level."""
     for n_levels, likelihood in ((2, "bernoulli"), (4, "categorical")):
-        model = VAE((1, 2, 2), n_levels, latent_size=2, hidden_sizes=[3], likelihood=likelihood, n_mixtures=1).double()
+        model = VAE((1, 2, 2), n_levels, **SIZES, likelihood=likelihood, n_mixtures=1).double()
         images = torch.randint(n_levels, (30, 1, 2, 2), generator=generator).to(torch.uint8)
         model.initialise(images)
         model.to_outputs.weight.data.zero_()
@@ -99,7 +106,7 @@ def test_the_start_is_the_marginal(generator: torch.Generator) -> None:
 def test_a_density_starts_at_mean_and_spread(likelihood: str, generator: torch.Generator) -> None:
     """Before training a sub-pixel has the mean and, up to the variance inside a cell, the spread of the images."""
     images = (100 + 20 * torch.randn(4000, 1, 2, 2, generator=generator)).round().clamp(0, 255).to(torch.uint8)
-    model = VAE((1, 2, 2), 256, latent_size=2, hidden_sizes=[3], likelihood=likelihood, n_mixtures=1).double()
+    model = VAE((1, 2, 2), 256, **SIZES, likelihood=likelihood, n_mixtures=1).double()
     model.initialise(images)
     model.to_outputs.weight.data.zero_()
     decoded = model.decode(torch.zeros(1, 1, 2, dtype=torch.float64))
@@ -123,7 +130,7 @@ def test_reconstructions_are_means_of_the_likelihood(generator: torch.Generator)
 def test_reconstructions_of_coupled_channels_are_their_middle(generator: torch.Generator) -> None:
     """Of 256 levels of three channels the mean would be a sum over 65,536 values for each pixel."""
     head = {"likelihood": "coupled_logistic", "n_mixtures": 2}
-    model = VAE((3, 2, 2), 256, latent_size=2, hidden_sizes=[5], **head)
+    model = VAE((3, 2, 2), 256, **SIZES, **head)
     x = torch.randint(256, (4, 3, 2, 2), generator=generator).to(torch.uint8)
     model.initialise(x)
     torch.testing.assert_close(model.reconstruct(x), model.decode(model.encode(x).mean[None]).central[0])
@@ -135,11 +142,11 @@ def test_the_encoder_sees_the_image_minus_the_mean_training_image() -> None:
     """At the mean of the training images itself the encoder gets zeros, whatever its weights."""
     images = torch.randint(5, (40, 1, 2, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     images[1::2] = 4 - images[::2]  # pairs that add up to 4: the mean is 2 everywhere
-    model = VAE((1, 2, 3), 5, latent_size=2, hidden_sizes=[7], likelihood="categorical", n_mixtures=1).double()
+    model = VAE((1, 2, 3), 5, **SIZES, likelihood="categorical", n_mixtures=1).double()
     model.initialise(images)
     code = model.encode(torch.full((1, 1, 2, 3), 2, dtype=torch.uint8))
-    hidden = model.encoder(torch.zeros(1, 6, dtype=torch.float64))
-    torch.testing.assert_close(code.mean, model.to_mean(hidden))
+    (encoder,) = model.encoders
+    torch.testing.assert_close(code.mean, encoder(torch.zeros(1, 6, dtype=torch.float64)).mean)
     other = model.encode(images[:1]).mean
     scaled = (images[:1].double() - 2) / 2  # (x - mean) / ((L-1)/2)
-    torch.testing.assert_close(other, model.to_mean(model.encoder(scaled.flatten(1))))
+    torch.testing.assert_close(other, encoder(scaled.flatten(1)).mean)

@@ -6,15 +6,17 @@ float32. No epsilon, clamp or switch: a mass is exact to rounding.
 """
 
 from bitsperdim.likelihoods.base import Likelihood, at_least_float32
+from bitsperdim.likelihoods.bernoulli_layer import bernoulli_log_prob_of_layer
 from bitsperdim.likelihoods.categorical import Bernoulli, Categorical
 from bitsperdim.likelihoods.coupled import CoupledLogisticMixture
 from bitsperdim.likelihoods.discretized import DiscretizedLogistic, DiscretizedNormal, Mixture
-from bitsperdim.likelihoods.heads import HEADS, Head, build_head
-from bitsperdim.likelihoods.normal import DiagonalNormal, draw_each
+from bitsperdim.likelihoods.heads import HEADS, BernoulliHead, Head, build_head
+from bitsperdim.likelihoods.normal import DiagonalNormal, NormalChain, draw_each
 
 __all__ = [
     "HEADS",
     "Bernoulli",
+    "BernoulliHead",
     "Categorical",
     "CoupledLogisticMixture",
     "DiagonalNormal",
@@ -23,7 +25,9 @@ __all__ = [
     "Head",
     "Likelihood",
     "Mixture",
+    "NormalChain",
     "at_least_float32",
+    "bernoulli_log_prob_of_layer",
     "build_head",
     "draw_each",
 ]

@@ -1,8 +1,9 @@
-"""The diagonal normal of latent spaces, and draws that do not depend on how they are cut into chunks."""
+"""The normals of latent spaces, and draws that do not depend on how they are cut into chunks."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -31,10 +32,74 @@ class DiagonalNormal:
         terms = -0.5 * (standardised.square() + math.log(math.tau)) - self.log_scale
         return terms.sum(-1)
 
+    def detach(self) -> DiagonalNormal:
+        """Return the same normal without derivatives in its parameters."""
+        return DiagonalNormal(self.mean.detach(), self.log_scale.detach())
+
     def rsample(self, n_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw (K, ..., Z), differentiable in the parameters; the k-th draw does not depend on K."""
         noise = draw_each(torch.randn, n_samples, self.mean, generator)
         return self.mean + torch.exp(self.log_scale) * noise
+
+
+class NormalChain:
+    r"""Normals of several stochastic layers, each given the one before; flat over all of them.
+
+    .. math:: \log p(z_1, \dots, z_n) = \log p(z_1) + \sum_{i > 1} \log p(z_i \mid z_{i-1})
+
+    Args:
+        first: of z_1, (..., Z_1).
+        rest: from z_{i-1} to the normal of z_i, for i > 1.
+        sizes: Z_1, ..., Z_n.
+        is_reversed: whether z_n comes first in flat vectors, and z_1 last.
+    """
+
+    def __init__(
+        self,
+        first: DiagonalNormal,
+        rest: Sequence[Callable[[Tensor], DiagonalNormal]],
+        sizes: Sequence[int],
+        *,
+        is_reversed: bool,
+    ) -> None:
+        """Take the links."""
+        self.first, self.rest, self.sizes, self.is_reversed = first, tuple(rest), list(sizes), is_reversed
+
+    def parts(self, z: Tensor) -> list[Tensor]:
+        """Return z_1, ..., z_n of flat vectors (..., Z)."""
+        sizes = self.sizes[::-1] if self.is_reversed else self.sizes
+        found = list(z.split(sizes, dim=-1))
+        return found[::-1] if self.is_reversed else found
+
+    def flat(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return (..., Z): what :meth:`parts` takes apart."""
+        return torch.cat(list(parts[::-1] if self.is_reversed else parts), dim=-1)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Return log p(z) in nats, summed over the last dimension."""
+        first, *others = parts = self.parts(z)
+        log_p = self.first.log_prob(first)
+        for link, given, part in zip(self.rest, parts, others, strict=False):
+            log_p = log_p + link(given).log_prob(part)
+        return log_p
+
+    def rsample(self, n_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw (K, ..., Z), differentiable in the parameters; the k-th draw does not depend on K."""
+        like = self.first.mean.new_empty(*self.first.mean.shape[:-1], sum(self.sizes))
+        noise = self.parts(draw_each(torch.randn, n_samples, like, generator))
+        drawn = [self.first.mean + torch.exp(self.first.log_scale) * noise[0]]
+        for link, each in zip(self.rest, noise[1:], strict=True):
+            normal = link(drawn[-1])
+            drawn.append(normal.mean + torch.exp(normal.log_scale) * each)
+        return self.flat(drawn)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of the first layer, and of each other one given that mean, (..., Z): not the mean of the others."""
+        means = [self.first.mean]
+        for link in self.rest:
+            means.append(link(means[-1]).mean)
+        return self.flat(means)
 
 
 def draw_each(

@@ -11,6 +11,7 @@ import torch
 from bitsperdim.errors import InputError
 from bitsperdim.files import atomic_path, read_json, reading, write_json
 from bitsperdim.models.base import AutoregressiveModel, DensityModel, ImageModel, LatentModel, check_labels
+from bitsperdim.models.conv_vae import ConvVAE
 from bitsperdim.models.flow import Flow
 from bitsperdim.models.gated_pixelcnn import GatedPixelCNN
 from bitsperdim.models.gaussian import Gaussian
@@ -25,6 +26,7 @@ MODELS: dict[str, type[ImageModel]] = {
     "histogram": Histogram,
     "gaussian": Gaussian,
     "vae": VAE,
+    "conv_vae": ConvVAE,
     "pixelcnn": PixelCNN,
     "gated_pixelcnn": GatedPixelCNN,
     "pixelcnn_pp": PixelCNNpp,

@@ -35,11 +35,12 @@ from torch import Tensor, nn
 
 from bitsperdim.dequantization import MAX_LEVELS, Dequantizer, dequantize
 from bitsperdim.errors import InputError
-from bitsperdim.likelihoods import DiagonalNormal, Head, Likelihood
+from bitsperdim.likelihoods import DiagonalNormal, Head, Likelihood, NormalChain
 from bitsperdim.models.causal import CausalConv2d, Memory
 from bitsperdim.units import n_dims
 
 Kind = Literal["exact", "lower", "density"]
+LatentNormal = DiagonalNormal | NormalChain
 COUNTED_AT_ONCE = 2**22  # sub-pixels, 8 bytes each
 
 
@@ -222,24 +223,47 @@ class LatentModel(ImageModel):
     .. math:: \log w_k = \log p(x \mid z_k) + \log p(z_k) - \log q(z_k \mid x), \qquad z_k \sim q(z \mid x)
 
     z is (K, B, Z), flat over all stochastic layers.
+
+    In training the derivative of the bound in the weights of the proposal may be taken in the doubly reparameterized
+    way (Tucker et al. 2019, "Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives"):
+
+    .. math:: \nabla_\phi \log \frac1K \sum_k w_k
+              \;\to\; \sum_k \tilde w_k^2 \, \frac{\partial \log w_k}{\partial z_k} \, \nabla_\phi z_k,
+              \qquad \tilde w_k = \frac{w_k}{\sum_j w_j}
+
+    It has the same mean, and its signal does not drown in its noise as K grows. The other derivatives are as they were.
+
+    Attributes:
+        doubly_reparameterized: whether it is.
     """
 
+    doubly_reparameterized: bool = False
+
     @abstractmethod
-    def prior(self) -> DiagonalNormal:
+    def prior(self) -> LatentNormal:
         """Return p(z), of shape (Z,)."""
 
     @abstractmethod
-    def encode(self, x: Tensor) -> DiagonalNormal:
+    def encode(self, x: Tensor) -> LatentNormal:
         """Return q(z given x), of shape (B, Z)."""
+
+    def fixed(self, q_z_given_x: LatentNormal) -> LatentNormal:
+        """Return the same proposal, differentiable in z but not in the weights that it came from."""
+        if isinstance(q_z_given_x, DiagonalNormal):
+            return q_z_given_x.detach()
+        raise NotImplementedError("a model with several stochastic layers has to say how they are fixed")
 
     @abstractmethod
     def decode(self, z: Tensor) -> Likelihood:
         """Return p(x given z) for z (K, B, Z), batch shape (K, B, C, H, W)."""
 
+    def log_p_x_given_z(self, x: Tensor, z: Tensor) -> Tensor:
+        """Return log p(x given z) for z (K, B, Z), (K, B) in nats."""
+        return self.decode(z).log_prob_of_images(x)
+
     def log_joint(self, x: Tensor, z: Tensor) -> Tensor:
         """Return log p(x given z) + log p(z), (K, B) in nats."""
-        log_p_x_given_z = self.decode(z).log_prob_of_images(x)  # (K, B)
-        return log_p_x_given_z + self.prior().log_prob(z)
+        return self.log_p_x_given_z(x, z) + self.prior().log_prob(z)
 
     def log_weights(
         self,
@@ -253,8 +277,13 @@ class LatentModel(ImageModel):
         """Return log w for z ~ q(z given x), (K, B) in nats, differentiable in all parameters."""
         q_z_given_x = self.encode(x)
         z = q_z_given_x.rsample(n_samples, generator=generator)  # (K, B, Z)
-        log_q_z_given_x = q_z_given_x.log_prob(z)
-        return self.log_joint(x, z) - log_q_z_given_x
+        if not (self.doubly_reparameterized and self.training and z.requires_grad):
+            return self.log_joint(x, z) - q_z_given_x.log_prob(z)
+        log_w = self.log_joint(x, z) - self.fixed(q_z_given_x).log_prob(z)
+        # the bound's own derivative brings one factor of these to z; the second is put on there
+        shares = torch.softmax(log_w.detach(), dim=0)[..., None]  # (K, B, 1)
+        z.register_hook(lambda gradient: gradient * shares)
+        return log_w
 
     def sample(
         self, n_images: int, *, labels: Tensor | None = None, generator: torch.Generator | None = None
