@@ -18,7 +18,10 @@ from bitsperdim.estimation import (
     bias,
     bound_against_k,
     effective_sample_size,
+    extrapolation,
+    jackknife,
     log_mean_exp,
+    pareto_k,
     standard_error,
 )
 from bitsperdim.models import build
@@ -80,6 +83,9 @@ def fixed(log_p: list[float], standard_error: float = 0.0, bias: float = 0.0) ->
         bias=torch.full_like(values, bias),
         elbo=values - 1,
         ess=torch.full_like(values, 1.5),
+        pareto_k=torch.full_like(values, torch.nan),
+        jackknife=values + 1,
+        extrapolation=values + 1,
         block_sizes=[1, 2],
         bounds=torch.stack([values - 1, values]),
     )
@@ -130,6 +136,9 @@ def test_heavy_tails_are_flagged_from_end_to_end() -> None:
         bias=bias(log_w),
         elbo=log_w.mean(0),
         ess=effective_sample_size(log_w),
+        pareto_k=pareto_k(log_w),
+        jackknife=jackknife(log_w),
+        extrapolation=extrapolation(log_w),
         block_sizes=sizes,
         bounds=bounds,
     )

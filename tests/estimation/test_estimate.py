@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import laws
-from bitsperdim.estimation import bias, estimate, log_mean_exp
+from bitsperdim.estimation import bias, estimate, extrapolation, jackknife, log_mean_exp, pareto_k
 from bitsperdim.models import ImageModel
 from cases import small_model
 
@@ -57,7 +57,7 @@ def test_chunks_change_nothing(name: str, chunk_size: int) -> None:
     def run(size: int) -> Tensor:
         generator = torch.Generator().manual_seed(2)
         result = estimate(model, x, 7, chunk_size=size, batch_size=4, generator=generator, noise=noise)
-        return torch.stack([result.log_p, result.elbo, result.standard_error, result.ess])
+        return torch.stack([result.log_p, result.elbo, result.standard_error, result.ess, result.jackknife])
 
     torch.testing.assert_close(run(chunk_size), run(7), rtol=1e-12, atol=1e-12)
 
@@ -99,6 +99,26 @@ def test_the_columns_are_those_of_the_weights() -> None:
     torch.testing.assert_close(result.standard_error, w.std(0) / w.mean(0) / 2)
     torch.testing.assert_close(result.bias, bias(log_w))
     assert (result.bias < 0).all()
+    torch.testing.assert_close(result.jackknife, jackknife(log_w))
+    torch.testing.assert_close(result.extrapolation, extrapolation(log_w))
+    assert (result.jackknife > result.log_p).all()
+
+
+@pytest.mark.parametrize(("n_samples", "judged"), [(1, False), (999, False), (1_000, True), (1_500, True)])
+def test_k_is_judged_from_a_thousand_samples_on(n_samples: int, judged: bool) -> None:
+    """Below it is NaN, as jackknife and extrapolation are of one sample; the batch changes nothing."""
+    log_w = 2 * torch.randn(n_samples, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    results = [
+        estimate(scripted(log_w.tolist()), images(0, 1, 2), n_samples, chunk_size=400, batch_size=size)
+        for size in (1, 3)
+    ]
+    for result in results:
+        if judged:
+            torch.testing.assert_close(result.pareto_k, pareto_k(log_w), rtol=1e-12, atol=0)
+        else:
+            assert result.pareto_k.isnan().all()
+        for name in ("jackknife", "extrapolation"):
+            assert getattr(result, name).isnan().all() == (n_samples == 1)
 
 
 def test_an_exact_model_needs_one_pass_and_has_no_monte_carlo_error() -> None:
@@ -110,7 +130,9 @@ def test_an_exact_model_needs_one_pass_and_has_no_monte_carlo_error() -> None:
     assert abs(result.log_p.exp().sum().item() - 1) < laws.ROUNDING
     assert not result.standard_error.any()
     assert not result.bias.any()
-    assert torch.equal(result.elbo, result.log_p)
+    for same in (result.elbo, result.jackknife, result.extrapolation):
+        assert torch.equal(same, result.log_p)
+    assert result.pareto_k.isnan().all()
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

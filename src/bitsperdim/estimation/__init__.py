@@ -1,14 +1,20 @@
-"""Estimation of log P(x) from log-weights: the estimate, its errors, its bias, its diagnostics."""
+"""Estimation of log P(x) from log-weights: the estimate, its errors, its bias, its diagnostics.
+
+Annealed importance sampling is in :mod:`bitsperdim.estimation.annealed`.
+"""
 
 from bitsperdim.estimation.estimate import TOLERATED_SHARE, Estimate, estimate
 from bitsperdim.estimation.log_weights import (
     bias,
     bound_against_k,
     effective_sample_size,
+    extrapolation,
+    jackknife,
     leading_bias,
     log_mean_exp,
     standard_error,
 )
+from bitsperdim.estimation.pareto import pareto_k, pareto_k_limit
 
 __all__ = [
     "TOLERATED_SHARE",
@@ -17,7 +23,11 @@ __all__ = [
     "bound_against_k",
     "effective_sample_size",
     "estimate",
+    "extrapolation",
+    "jackknife",
     "leading_bias",
     "log_mean_exp",
+    "pareto_k",
+    "pareto_k_limit",
     "standard_error",
 ]

@@ -10,12 +10,15 @@ Invariants (``tests/estimation/test_estimate.py``):
 3. Memory holds the network's activations of one chunk and at most ``WEIGHTS_AT_ONCE`` log-weights:
    a K so large that a batch would have more takes fewer images at a time
    (``test_memory_does_not_grow_with_k``).
+4. From the prior instead of the encoder the estimate is of the same P(x)
+   (``test_proposals.py::test_the_prior_is_a_proposal_of_the_same_mass``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,10 +27,13 @@ from bitsperdim.estimation.log_weights import (
     bias,
     bound_against_k,
     effective_sample_size,
+    extrapolation,
+    jackknife,
     log_mean_exp,
     standard_error,
 )
-from bitsperdim.models.base import ImageModel, Kind
+from bitsperdim.estimation.pareto import JUDGED_FROM, pareto_k
+from bitsperdim.models.base import ImageModel, Kind, LatentModel, Proposal
 
 WEIGHTS_AT_ONCE = 2**20  # of 8 bytes each, and a few temporary copies
 SMALL_ESS = 10  # below it an image's standard error and bias are not to be believed
@@ -47,6 +53,10 @@ class Estimate:
         bias: (N,) of ``log_p``, estimated, never positive; 0 where nothing is sampled, minus infinity for K = 1.
         elbo: (N,) the mean log-weight; equals ``log_p`` where nothing is sampled.
         ess: (N,) effective sample size, between 1 and K.
+        pareto_k: (N,) shape of the tail of the weights (:func:`bitsperdim.estimation.pareto_k`); NaN where nothing is
+            sampled, and for K < 1,000, where it is too noisy to judge by.
+        jackknife: (N,) an estimate that is no bound; equals ``log_p`` where nothing is sampled, NaN for K = 1.
+        extrapolation: (N,) another one; equals ``log_p`` where nothing is sampled, NaN for K = 1.
         block_sizes: the K of each row of ``bounds``.
         bounds: (len(block_sizes), N) the bound for each block size; nondecreasing along the first axis.
     """
@@ -58,6 +68,9 @@ class Estimate:
     bias: Tensor
     elbo: Tensor
     ess: Tensor
+    pareto_k: Tensor
+    jackknife: Tensor
+    extrapolation: Tensor
     block_sizes: list[int]
     bounds: Tensor
 
@@ -78,6 +91,7 @@ def estimate(
     generator: torch.Generator | None = None,
     labels: Tensor | None = None,
     noise: Tensor | None = None,
+    proposal: Proposal = "encoder",
     progress: Callable[[int, float], None] | None = None,
 ) -> Estimate:
     """Estimate log P(x) of every image by importance sampling.
@@ -91,14 +105,20 @@ def estimate(
         generator: on the device of the model.
         labels: (N,) int64, for models that are given the class.
         noise: (N, C, H, W), the dequantization noise of the first sample.
+        proposal: of a latent-variable model; ``prior`` is naive Monte Carlo.
         progress: called after each batch with the number of images done and their mean log P(x).
 
     Raises:
-        ValueError: the model is in training mode.
+        ValueError: the model is in training mode, or has no latent variable to draw from the prior.
         FloatingPointError: a log-weight is NaN or +inf.
     """
     if model.training:
         raise ValueError("estimate needs a model in evaluation mode; call model.eval() first")
+    options: dict[str, Any] = {}
+    if proposal != "encoder":
+        if not isinstance(model, LatentModel):
+            raise ValueError(f"proposal {proposal!r} needs a model with a latent variable, not {type(model).__name__}")
+        options["proposal"] = proposal
     device = next(iter(model.state_dict().values())).device
     is_sampled = model.kind == "lower"
     n_samples = n_samples if is_sampled else 1
@@ -109,6 +129,8 @@ def estimate(
         rows = slice(start, start + batch_size)
         x = images[rows].to(device)
         labels_x = None if labels is None else labels[rows].to(device)
+        if isinstance(model, LatentModel) and proposal == "encoder":
+            options["encoded"] = model.encode(x)  # once for all chunks
         chunks = []
         for first in range(0, n_samples, chunk_size):
             log_w = model.log_weights(
@@ -117,19 +139,25 @@ def estimate(
                 labels=labels_x,
                 generator=generator,
                 noise=None if noise is None or first > 0 else noise[rows].to(device),
+                **options,
             )
             chunks.append(log_w.double().cpu())
         log_w = torch.cat(chunks)  # (K, B)
         _refuse_nan(log_w, start)
         sizes, bounds = bound_against_k(log_w)
-        none = torch.zeros(log_w.shape[1], dtype=torch.float64)
+        log_p = log_mean_exp(log_w)
+        none, unknown = torch.zeros_like(log_p), torch.full_like(log_p, torch.nan)
+        without_bias = (jackknife(log_w), extrapolation(log_w)) if n_samples > 1 else (unknown, unknown)
         parts.append(
             {
-                "log_p": log_mean_exp(log_w),
+                "log_p": log_p,
                 "standard_error": standard_error(log_w) if is_sampled else none,
                 "bias": bias(log_w) if is_sampled else none,
                 "elbo": log_w.mean(0),
                 "ess": effective_sample_size(log_w),
+                "pareto_k": pareto_k(log_w) if n_samples >= JUDGED_FROM else unknown,
+                "jackknife": without_bias[0] if is_sampled else log_p,
+                "extrapolation": without_bias[1] if is_sampled else log_p,
                 "bounds": bounds,
             }
         )

@@ -13,11 +13,21 @@ A weight is never exponentiated as it is: everything is relative to the largest.
 -inf is a weight of zero; where all are, the estimate is -inf and its errors are 0. NaN and +inf
 are not looked for here (:func:`bitsperdim.estimation.estimate` refuses them).
 
-Not here yet: jackknife, extrapolation in 1/K, Pareto k-hat.
+:func:`jackknife` and :func:`extrapolation` take the leading bias out of the estimate. What they return is no bound,
+in expectation either: it may lie above log P(x). Neither helps where the tail of the weights is so heavy that the
+bias falls more slowly than 1 / K; :mod:`bitsperdim.estimation.pareto` looks for that.
 
-Invariants (``tests/estimation/test_log_weights.py``): shifting all log-weights by c shifts the
-estimate by c and changes nothing else; the order of the samples does not matter; ESS is K for
-equal weights and 1 for a spike; :func:`bound_against_k` is nondecreasing on every path.
+Invariants (``tests/estimation/test_log_weights.py``, and ``test_jackknife.py`` from the fifth on):
+
+1. Shifting all log-weights by c shifts the estimates by c and changes nothing else
+   (``test_a_shift_moves_the_estimate_alone``).
+2. The order of the samples does not matter, but for the bound against K and what comes from it
+   (``test_the_order_of_the_samples_does_not_matter``).
+3. ESS is K for equal weights and 1 for a spike (``test_equal_weights_and_a_spike``).
+4. :func:`bound_against_k` is nondecreasing on every path (``test_the_bound_never_falls``).
+5. The jackknife is its formula with every leave-one-out bound written out (``test_jackknife_is_its_formula``).
+6. For exponential weights, of which all expectations are known, estimate, jackknife and extrapolation have the
+   biases that the theory says: 1 / K, and 1 / K^2 of the two others (``test_biases_of_exponential_weights``).
 """
 
 from __future__ import annotations
@@ -26,6 +36,8 @@ import math
 
 import torch
 from torch import Tensor
+
+FITTED_SIZES = 4  # block sizes, the largest ones, through which the extrapolation goes
 
 
 def log_mean_exp(log_w: Tensor, dim: int = 0) -> Tensor:
@@ -115,3 +127,82 @@ def bound_against_k(log_w: Tensor) -> tuple[list[int], Tensor]:
         sizes.append(min(2 * sizes[-1], n_samples))
         bounds.append(((counts / n_samples)[:, None] * (sums - counts.log()[:, None])).sum(0))
     return sizes, torch.stack(bounds)
+
+
+def jackknife(log_w: Tensor) -> Tensor:
+    r"""Return the jackknifed estimate of log P(x), (B,) in nats: an estimate, and no bound.
+
+    .. math:: J = K L_K - (K - 1) \, \frac1K \sum_{k} L_{K-1}^{(-k)}
+
+    where :math:`L_{K-1}^{(-k)}` is log-mean-exp without the k-th weight. If :math:`L_K` has bias
+    :math:`-a_1/K - a_2/K^2 - \dots`, then J has :math:`a_2 / (K (K-1))` to leading order: the sign may be either.
+
+    All of it in O(K): with shares :math:`s_k = w_k / \sum_j w_j`, :math:`L_{K-1}^{(-k)} - L_K =
+    \log(1 - s_k) - \log(1 - 1/K)`. No share but the largest exceeds one half, and what is left without the
+    largest is summed for itself: nothing is lost where one weight carries all.
+
+    Args:
+        log_w: (K, B) in nats, K at least 2.
+
+    Returns:
+        (B,) nats; minus infinity where every weight is zero, and plus infinity where exactly one is not, since
+        what is left without that one is zero.
+
+    Raises:
+        ValueError: K is 1: nothing can be left out.
+
+    Reference: Nowozin 2018, "Debiasing Evidence Approximations" (there of order 1); Quenouille 1956.
+    """
+    n_samples = _at_least_two(log_w, "a jackknife")
+    largest, first = log_w.max(0, keepdim=True)
+    total = torch.logsumexp(log_w, 0, keepdim=True)
+    finite_total = total.where(largest > -torch.inf, 0.0)
+    shares = torch.exp(log_w - finite_total).scatter(0, first, 0.0)
+    rest = torch.logsumexp(log_w.scatter(0, first, -torch.inf), 0)  # the sum without the largest
+    rise = torch.log1p(-shares).sum(0) + (rest - finite_total[0]) - n_samples * math.log1p(-1 / n_samples)
+    estimate = log_mean_exp(log_w)
+    return torch.where(estimate > -torch.inf, estimate - (n_samples - 1) / n_samples * rise, -torch.inf)
+
+
+def extrapolation(log_w: Tensor) -> Tensor:
+    r"""Return the bound extrapolated to infinitely many samples, (B,) in nats: an estimate, and no bound.
+
+    With bias :math:`-a_1 / |b|` of each block b, the bound of :func:`bound_against_k` for n blocks is, whatever
+    the sizes of the blocks,
+
+    .. math:: \mathbb E[L] = \log P(x) - a_1 \sum_b \frac{|b|}{K} \frac{1}{|b|} = \log P(x) - a_1 \frac nK
+
+    to leading order. The estimate is the intercept of the least-squares line, all points alike, through the bounds of
+    the four largest block sizes (n = 1, 2, 4, 8; all where there are fewer) against n / K. Its bias falls as 1 / K^2,
+    with a larger constant than that of :func:`jackknife`, and it depends on the order of the samples: it is there to
+    be compared with the jackknife, which knows nothing of the bound against K.
+
+    Args:
+        log_w: (K, B) in nats, K at least 2.
+
+    Returns:
+        (B,) nats; minus infinity where every weight is zero, and plus infinity where all of some block are zero and
+        others are not.
+
+    Raises:
+        ValueError: K is 1: there is no line through one point.
+    """
+    n_samples = _at_least_two(log_w, "an extrapolation")
+    sizes, bounds = bound_against_k(log_w)
+    fitted = bounds[-FITTED_SIZES:]
+    x = torch.tensor([-(-n_samples // size) / n_samples for size in sizes[-FITTED_SIZES:]], dtype=torch.float64).to(
+        log_w
+    )
+    centred = x - x.mean()
+    coefficients = 1 / len(x) - x.mean() * centred / centred.square().sum()  # of the intercept; they add up to 1
+    rises = fitted - fitted[-1].where(fitted[-1] > -torch.inf, 0.0)  # small numbers, of which few digits are lost
+    intercept = fitted[-1] + (coefficients[:, None] * rises).sum(0)
+    finite = torch.where(fitted[0] > -torch.inf, intercept, torch.inf)
+    return torch.where(fitted[-1] > -torch.inf, finite, -torch.inf)
+
+
+def _at_least_two(log_w: Tensor, what: str) -> int:
+    n_samples = log_w.shape[0]
+    if n_samples < 2:
+        raise ValueError(f"{what} needs at least 2 samples, not {n_samples}")
+    return n_samples

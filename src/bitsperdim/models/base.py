@@ -27,7 +27,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ from bitsperdim.units import n_dims
 
 Kind = Literal["exact", "lower", "density"]
 LatentNormal = DiagonalNormal | NormalChain
+Proposal = Literal["encoder", "prior"]
 COUNTED_AT_ONCE = 2**22  # sub-pixels, 8 bytes each
 
 
@@ -222,6 +223,7 @@ class LatentModel(ImageModel):
 
     .. math:: \log w_k = \log p(x \mid z_k) + \log p(z_k) - \log q(z_k \mid x), \qquad z_k \sim q(z \mid x)
 
+    or, with the prior as the proposal, :math:`\log w_k = \log p(x \mid z_k)` with :math:`z_k \sim p(z)`.
     z is (K, B, Z), flat over all stochastic layers.
 
     In training the derivative of the bound in the weights of the proposal may be taken in the doubly reparameterized
@@ -273,9 +275,29 @@ class LatentModel(ImageModel):
         labels: Tensor | None = None,
         generator: torch.Generator | None = None,
         noise: Tensor | None = None,
+        proposal: Proposal = "encoder",
+        encoded: LatentNormal | None = None,
     ) -> Tensor:
-        """Return log w for z ~ q(z given x), (K, B) in nats, differentiable in all parameters."""
-        q_z_given_x = self.encode(x)
+        """Return log w, (K, B) in nats, differentiable in all parameters that it depends on.
+
+        Args:
+            x: (B, C, H, W) uint8, values 0..L-1.
+            n_samples: K.
+            labels: of no use here.
+            generator: of all randomness; the k-th row does not depend on K.
+            noise: of no use here.
+            proposal: ``encoder`` draws z from q(z given x), ``prior`` from p(z): naive Monte Carlo, each image with
+                draws of its own.
+            encoded: q(z given x) of these images, where it is known already.
+
+        Raises:
+            ValueError: a proposal of another name.
+        """
+        if proposal not in get_args(Proposal):
+            raise ValueError(f"proposal must be one of {', '.join(get_args(Proposal))}, not {proposal!r}")
+        if proposal == "prior":
+            return self.log_p_x_given_z(x, self.draw_latents(n_samples, len(x), generator=generator))
+        q_z_given_x = encoded or self.encode(x)
         z = q_z_given_x.rsample(n_samples, generator=generator)  # (K, B, Z)
         if not (self.doubly_reparameterized and self.training and z.requires_grad):
             return self.log_joint(x, z) - q_z_given_x.log_prob(z)
@@ -289,8 +311,20 @@ class LatentModel(ImageModel):
         self, n_images: int, *, labels: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
         """Draw z from the prior, then x from p(x given z)."""
-        z = self.prior().rsample(n_images, generator=generator)[None]  # (1, B, Z)
-        return self.decode(z).sample(generator=generator)[0]
+        return self.sample_joint(n_images, generator=generator)[1]
+
+    def sample_joint(self, n_images: int, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Draw z (B, Z) from the prior, then x (B, C, H, W) from p(x given z): z is then a draw from p(z given x)."""
+        z = self.prior().rsample(n_images, generator=generator)  # (B, Z)
+        return z, self.decode(z[None]).sample(generator=generator)[0]
+
+    def draw_latents(self, n_samples: int, n_images: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw z from the prior, (K, B, Z), independent for each image; the k-th draw does not depend on K."""
+        prior = self.prior()
+        shape = (n_images, *prior.mean.shape)
+        return DiagonalNormal(prior.mean.expand(shape), prior.log_scale.expand(shape)).rsample(
+            n_samples, generator=generator
+        )
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Return the middle of p(x given z) at the mean of q(z given x), (B, C, H, W) in level units, to be looked at.
