@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -140,19 +140,16 @@ def accumulated(shift: int, flips: bool = True) -> Callable[..., annealed.Anneal
     return anneal
 
 
+CHOOSE = hmc.choose
+
+
 def stays_where_it_accepts(accepted: Tensor, proposed: hmc.Position, position: hmc.Position) -> hmc.Position:
-    return hmc.Position(
-        torch.where(accepted[..., None], position.z, proposed.z),
-        torch.where(accepted, position.log_p_x_given_z, proposed.log_p_x_given_z),
-        torch.where(accepted[..., None], position.gradient, proposed.gradient),
-    )
+    return CHOOSE(~accepted, proposed, position)
 
 
 def old_weights_with_new_positions(accepted: Tensor, proposed: hmc.Position, position: hmc.Position) -> hmc.Position:
-    z = torch.where(accepted[..., None], proposed.z, position.z)
-    return hmc.Position(
-        z, position.log_p_x_given_z, torch.where(accepted[..., None], proposed.gradient, position.gradient)
-    )
+    chosen = CHOOSE(accepted, proposed, position)
+    return replace(chosen, log_p_x_given_z=position.log_p_x_given_z)
 
 
 def jackknife_with_k(log_w: Tensor) -> Tensor:

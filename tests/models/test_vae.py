@@ -150,3 +150,124 @@ def test_the_encoder_sees_the_image_minus_the_mean_training_image() -> None:
     other = model.encode(images[:1]).mean
     scaled = (images[:1].double() - 2) / 2  # (x - mean) / ((L-1)/2)
     torch.testing.assert_close(other, encoder(scaled.flatten(1)).mean)
+
+
+def layered_vae(**changes: object) -> VAE:
+    """Two stochastic layers of one unit each, far from their start."""
+    sizes = {"latent_size": 1, "hidden_sizes": [5, 4], "deeper": [{"latent_size": 1, "hidden_sizes": [3]}]}
+    options = {"likelihood": "bernoulli", "n_mixtures": 1, "doubly_reparameterized": False, **changes}
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = VAE((1, 2, 2), 2, **sizes, **options).double()  # type: ignore[arg-type]
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.5)
+        for layer in model.decoders:  # else quadrature would have to reach far
+            layer.to_log_scale.weight.data.mul_(0.2)
+            layer.to_log_scale.bias.data.mul_(0.2)
+        widen(model)
+    return model.eval()
+
+
+@torch.no_grad()
+def test_two_layers_average_to_the_mass(generator: torch.Generator) -> None:
+    """Against quadrature over both layers; the masses sum to one."""
+    model = layered_vae()
+    images = laws.all_images((1, 2, 2), 2)
+    masses = laws.masses_by_quadrature(model, images, half_width=12, n_nodes=241)
+    assert abs(masses.sum().item() - 1) < 1e-10
+    laws.weights_average_to(model, images, masses, generator)
+    flat = SIZES | {"likelihood": "bernoulli", "n_mixtures": 1}
+    assert model.n_parameters != VAE((1, 2, 2), 2, **flat).n_parameters
+
+
+@torch.no_grad()
+def test_layers_depend_on_the_one_before(generator: torch.Generator) -> None:
+    """Of the proposal: z_2 on the image through z_1 alone; of the prior: z_1 on z_2. Of the image: on z_1 alone."""
+    model = layered_vae()
+    x = laws.all_images((1, 2, 2), 2)[[0, 15]]
+    q, p = model.encode(x), model.prior()
+    z = torch.tensor([[0.3, -1.0], [0.3, -1.0]], dtype=torch.float64)
+    first = q.log_prob(z) - model.encoders[1](z[:, :1]).log_prob(z[:, 1:])
+    torch.testing.assert_close(first, model.encoders[0](model.scaled(x).flatten(1) - model.centre).log_prob(z[:, :1]))
+    expected = -0.5 * (z[:, 1].square() + torch.tensor(2 * torch.pi).log()) + model.decoders[0](z[:, 1:]).log_prob(
+        z[:, :1]
+    )
+    torch.testing.assert_close(p.log_prob(z), expected)
+    moved = z + torch.tensor([0.0, 1.0])
+    assert torch.equal(model.log_p_x_given_z(x, z[None]), model.log_p_x_given_z(x, moved[None]))
+    assert not torch.isclose(p.log_prob(z), p.log_prob(moved)).any()
+    draws = p.rsample(200_000, generator=generator)  # E[z_2] = 0, and E[z_1] is that of its mean over z_2
+    assert abs(draws[:, 1].mean()) < laws.FAR / 200_000**0.5
+    means = model.decoders[0](draws[:, 1:])
+    residual = (draws[:, :1] - means.mean) * torch.exp(-means.log_scale)
+    assert abs(residual.mean()) < laws.FAR / 200_000**0.5
+    assert abs(residual.square().mean() - 1) < laws.FAR * (2 / 200_000) ** 0.5
+
+
+def gradients(model: VAE, x: torch.Tensor, n_samples: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Derivatives of the bound in all weights of the encoders, and of the decoders."""
+    model.zero_grad()
+    log_mean_exp(model.log_weights(x, n_samples, generator=torch.Generator().manual_seed(seed))).mean().backward()
+    parts: dict[bool, list[torch.Tensor]] = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        parts[name.startswith("encoders")].append(parameter.grad.flatten())
+    return torch.cat(parts[True]), torch.cat(parts[False])
+
+
+@pytest.mark.parametrize("n_samples", [1, 3, 64])
+def test_the_doubly_reparameterized_gradient_has_the_same_mean(n_samples: int) -> None:
+    """In two stochastic layers; 400 draws, 4.9 standard errors of the paired difference for each of 87 weights.
+
+    The decoders' derivatives are the same number by number; with many samples the encoders' have a smaller variance.
+    """
+    plain, twice = layered_vae().train(), layered_vae(doubly_reparameterized=True).train()
+    x = laws.all_images((1, 2, 2), 2)[[1, 6, 11]]
+    pairs = [(gradients(plain, x, n_samples, seed), gradients(twice, x, n_samples, seed)) for seed in range(400)]
+    first = torch.stack([one[0] for one, _ in pairs])
+    second = torch.stack([other[0] for _, other in pairs])
+    difference = first - second
+    error = difference.std(0) / len(pairs) ** 0.5
+    assert (difference.mean(0).abs() <= laws.FAR * error + 1e-12).all()
+    assert (error > 0).sum() > 40
+    for (_, one), (_, other) in pairs[:5]:
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
+    if n_samples == 64:
+        assert second.var(0).sum() < 0.5 * first.var(0).sum()
+
+
+def test_the_doubly_reparameterized_gradient_is_its_formula() -> None:
+    """The sum over samples of squared shares times the derivative of log w in z times that of z, one layer."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        sizes = SIZES | {"doubly_reparameterized": True}
+        model = VAE((1, 2, 2), 2, **sizes, likelihood="bernoulli", n_mixtures=1).double().train()  # type: ignore[arg-type]
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.6)
+    x = laws.all_images((1, 2, 2), 2)[[5]]
+    found, _ = gradients(model, x, 4, seed=2)
+    q = model.encode(x)
+    z = q.rsample(4, generator=torch.Generator().manual_seed(2))
+    free = z.detach().requires_grad_()
+    fixed = type(q)(q.mean.detach(), q.log_scale.detach())
+    log_w = model.log_joint(x, free) - fixed.log_prob(free)
+    (by_z,) = torch.autograd.grad(log_w.sum(), free)
+    shares = torch.softmax(log_w.detach(), 0)[..., None]
+    weights = [weight for name, weight in model.named_parameters() if name.startswith("encoders")]
+    expected = torch.autograd.grad((z * (shares.square() * by_z)).sum(), weights)
+    torch.testing.assert_close(found, torch.cat([each.flatten() for each in expected]))
+
+
+def test_nothing_is_doubly_reparameterized_in_evaluation() -> None:
+    plain, twice = layered_vae().train(), layered_vae(doubly_reparameterized=True).eval()
+    x = laws.all_images((1, 2, 2), 2)[[1]]
+    torch.testing.assert_close(gradients(plain, x, 5, 0)[0], gradients(twice, x, 5, 0)[0], rtol=1e-12, atol=0)
+
+
+def test_the_fused_evaluation_is_that_of_the_head() -> None:
+    model = layered_vae()
+    x = laws.all_images((1, 2, 2), 2)
+    z = torch.randn(50, 16, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with torch.no_grad():
+        fused = model.log_p_x_given_z(x, z)
+    torch.testing.assert_close(fused, model.decode(z).log_prob_of_images(x).detach(), rtol=1e-12, atol=0)

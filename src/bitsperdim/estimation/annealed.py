@@ -26,7 +26,7 @@ model drew: they say nothing of real images, which may be harder, but by how muc
 Differences from Wu et al.: step sizes are adapted beforehand and per image, not during the run, and each
 transition draws one near it; chains start at the prior only.
 
-Not here: chains that start at the encoder's q(z given x); models whose prior is not normal; labels; a batch that is cut
+Not here: chains that start at the encoder's q(z given x); labels; a batch that is cut
 into chunks (an image's numbers depend on the batch that it is in, as the random numbers do).
 
 Invariants (``tests/estimation/test_annealed.py``; conjugate models, whose log P(x) is known):

@@ -46,19 +46,23 @@ class Position:
     Attributes:
         z: (K, B, Z).
         log_p_x_given_z: there, (K, B) float64, nats.
+        log_p_z: likewise of the prior.
         gradient: of log p(x given z) with respect to z, (K, B, Z).
+        prior_gradient: likewise of log p(z).
     """
 
     z: Tensor
     log_p_x_given_z: Tensor
+    log_p_z: Tensor
     gradient: Tensor
+    prior_gradient: Tensor
 
 
 class Path:
     """The densities between prior and posterior, not normalised, for a batch of images.
 
     Args:
-        model: its prior is normal.
+        model: of any prior.
         x: (B, C, H, W).
     """
 
@@ -69,21 +73,23 @@ class Path:
             self.prior = model.prior()
 
     def at(self, z: Tensor) -> Position:
-        """Evaluate log p(x given z) and its gradient at z (K, B, Z)."""
+        """Evaluate log p(x given z), log p(z) and their gradients at z (K, B, Z)."""
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             log_p_x_given_z = self.model.log_p_x_given_z(self.x, z)
             (gradient,) = torch.autograd.grad(log_p_x_given_z.sum(), z)
-        return Position(z.detach(), log_p_x_given_z.detach().double(), gradient)
+            log_p_z = self.prior.log_prob(z)
+            (prior_gradient,) = torch.autograd.grad(log_p_z.sum(), z)
+        densities = (log_p_x_given_z.detach().double(), log_p_z.detach().double())
+        return Position(z.detach(), *densities, gradient, prior_gradient)
 
     def log_density(self, position: Position, beta: float) -> Tensor:
         r"""Return :math:`\log \gamma_\beta`, (K, B) float64, nats."""
-        return self.prior.log_prob(position.z).double() + beta * position.log_p_x_given_z
+        return position.log_p_z + beta * position.log_p_x_given_z
 
     def force(self, position: Position, beta: float) -> Tensor:
         r"""Return the gradient of :math:`\log \gamma_\beta` with respect to z, (K, B, Z)."""
-        of_prior = (self.prior.mean - position.z) * torch.exp(-2 * self.prior.log_scale)
-        return of_prior + beta * position.gradient
+        return position.prior_gradient + beta * position.gradient
 
 
 def draw_momentum(like: Tensor, generator: torch.Generator) -> Tensor:
@@ -154,8 +160,11 @@ def transition(
 
 def choose(accepted: Tensor, proposed: Position, position: Position) -> Position:
     """Return the proposed position where ``accepted`` (K, B), else the other."""
+    vectors = accepted[..., None]
     return Position(
-        torch.where(accepted[..., None], proposed.z, position.z),
+        torch.where(vectors, proposed.z, position.z),
         torch.where(accepted, proposed.log_p_x_given_z, position.log_p_x_given_z),
-        torch.where(accepted[..., None], proposed.gradient, position.gradient),
+        torch.where(accepted, proposed.log_p_z, position.log_p_z),
+        torch.where(vectors, proposed.gradient, position.gradient),
+        torch.where(vectors, proposed.prior_gradient, position.prior_gradient),
     )

@@ -32,6 +32,10 @@ class DiagonalNormal:
         terms = -0.5 * (standardised.square() + math.log(math.tau)) - self.log_scale
         return terms.sum(-1)
 
+    def expand(self, n: int) -> DiagonalNormal:
+        """Return n of a normal of shape (Z,), as one of shape (n, Z)."""
+        return DiagonalNormal(self.mean.expand(n, -1), self.log_scale.expand(n, -1))
+
     def detach(self) -> DiagonalNormal:
         """Return the same normal without derivatives in its parameters."""
         return DiagonalNormal(self.mean.detach(), self.log_scale.detach())
@@ -64,6 +68,10 @@ class NormalChain:
     ) -> None:
         """Take the links."""
         self.first, self.rest, self.sizes, self.is_reversed = first, tuple(rest), list(sizes), is_reversed
+
+    def expand(self, n: int) -> NormalChain:
+        """Return n of a chain of shape (Z,), as one of shape (n, Z)."""
+        return NormalChain(self.first.expand(n), self.rest, self.sizes, is_reversed=self.is_reversed)
 
     def parts(self, z: Tensor) -> list[Tensor]:
         """Return z_1, ..., z_n of flat vectors (..., Z)."""

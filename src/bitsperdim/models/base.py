@@ -320,11 +320,7 @@ class LatentModel(ImageModel):
 
     def draw_latents(self, n_samples: int, n_images: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw z from the prior, (K, B, Z), independent for each image; the k-th draw does not depend on K."""
-        prior = self.prior()
-        shape = (n_images, *prior.mean.shape)
-        return DiagonalNormal(prior.mean.expand(shape), prior.log_scale.expand(shape)).rsample(
-            n_samples, generator=generator
-        )
+        return self.prior().expand(n_images).rsample(n_samples, generator=generator)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Return the middle of p(x given z) at the mean of q(z given x), (B, C, H, W) in level units, to be looked at.
