@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from bitsperdim import evaluation, models, stage
+from bitsperdim import evaluation, latent, models, stage
 from bitsperdim.data import preparation
 from bitsperdim.device import described, set_up_device
 from bitsperdim.errors import InputError
@@ -33,10 +33,11 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
     first = trained[params.seeds[0]]
     result = evaluation.summarise(estimates, first, description)
     leak = evaluation.largest_leak(trained, prepared, params.evaluate)
+    code = latent.of_the_code(first, prepared, estimates[params.seeds[0]], params.evaluate, device)
     evaluation.draw_pictures(out / "pictures", first, prepared, params.evaluate, device)
     write_csv(out / "per_image.csv", evaluation.PER_IMAGE_COLUMNS, result.per_image)
     write_csv(out / "bound_against_k.csv", evaluation.BOUND_COLUMNS, result.bound)
-    write_json(out / "metrics.json", result.metrics | leak)
+    write_json(out / "metrics.json", result.metrics | leak | code)
     sign = {"exact": "=", "lower": "<=", "density": "density, not a likelihood,"}[result.metrics["kind"]]
     print(
         f"{name}: test {sign} {result.metrics['bpd']:.4f} +- {result.metrics['bpd_standard_error']:.4f} bits/dim "

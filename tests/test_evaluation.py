@@ -31,7 +31,15 @@ from bitsperdim.pictures import evenly_spaced
 from bitsperdim.units import bits_per_dim
 from cases import SMALL, small_model
 
-SECTION = EvaluateSection(n_samples=12, chunk_size=5, batch_size=4, n_pictures=9, seed=0)
+SECTION = EvaluateSection(
+    n_samples=12,
+    chunk_size=5,
+    batch_size=4,
+    n_pictures=9,
+    seed=0,
+    proposal="encoder",
+    annealed={"n_images": 3, "n_simulated": 2, "n_chains": 4, "n_steps": 3, "n_leapfrog": 2},  # type: ignore[arg-type]
+)
 
 
 def prepared(name: str, n: int = 10) -> PreparedImages:

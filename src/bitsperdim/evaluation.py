@@ -12,8 +12,11 @@ Errors, which are not to be added up:
   test-set error: then the number says more about K than about the model.
 
 Both Monte Carlo error and bias can be believed only where the effective sample size is not small;
-``ess_below_10_share`` says for what share of the images it is, and ``too_few_samples`` flags a
-share above 5 % as well as a bias above the test-set error.
+``ess_below_10_share`` says for what share of the images it is. From K = 1,000 on, ``pareto_k_high_share`` says for what
+share the tail of the weights is so heavy that neither can be believed at any affordable K. ``too_few_samples`` flags
+either share above 5 %, as well as a bias above the test-set error.
+
+``nll_jackknife_nats`` and ``nll_extrapolated_nats`` take the leading bias out; they are estimates, and no bounds.
 
 With several seeds the number is the mean over seeds of the same images; ``bpd_seed_spread`` is
 their standard deviation. Each seed has importance samples of its own, but all share the dequantization
@@ -41,7 +44,8 @@ import torch
 from bitsperdim.causality import largest_leaked_gradient, receptive_field
 from bitsperdim.data.preparation import Description, PreparedImages
 from bitsperdim.errors import InputError
-from bitsperdim.estimation import TOLERATED_SHARE, Estimate, estimate
+from bitsperdim.estimation import TOLERATED_SHARE, Estimate, estimate, pareto_k_limit
+from bitsperdim.estimation.pareto import JUDGED_FROM
 from bitsperdim.models import AutoregressiveModel, ImageModel, LatentModel, check_labels
 from bitsperdim.params import EvaluateSection
 from bitsperdim.pictures import as_grey, evenly_spaced, write_grid, write_receptive_field
@@ -49,7 +53,7 @@ from bitsperdim.randomness import stream
 from bitsperdim.sampling import completed
 from bitsperdim.units import bits_per_dim, nats_to_bits_per_dim
 
-PER_IMAGE_COLUMNS = ("seed", "image", "log_p", "standard_error", "bias", "elbo", "ess")
+PER_IMAGE_COLUMNS = ("seed", "image", "log_p", "standard_error", "bias", "elbo", "ess", "pareto_k")
 N_CHECKED = 4  # test images that the causality check looks at
 N_COMPLETIONS = 3  # of each test image
 BOUND_COLUMNS = ("n_samples", "bpd", "nll_nats", "standard_error_nats")
@@ -108,6 +112,7 @@ def evaluate_seed(
         batch_size=section.batch_size,
         generator=stream("evaluation", section.seed, seed, device=device),
         labels=None if labels is None else torch.from_numpy(labels),
+        proposal=section.proposal if isinstance(model, LatentModel) else "encoder",
         noise=torch.from_numpy(prepared.noise["test"]),
         progress=progress,
     )
@@ -134,6 +139,8 @@ def summarise(estimates: Mapping[int, Estimate], model: ImageModel, description:
     ess = torch.stack([item.ess for item in estimates.values()])
     small_ess = sum(item.small_ess_share for item in estimates.values()) / n_seeds
     bias_exceeds = abs(bias) > test_error
+    k_hat = torch.stack([item.pareto_k for item in estimates.values()])
+    high_k = float((k_hat > pareto_k_limit(first.n_samples)).double().mean())
     nll = -float(over_seeds.mean())
     metrics: dict[str, Any] = {
         "kind": first.kind,
@@ -151,13 +158,23 @@ def summarise(estimates: Mapping[int, Estimate], model: ImageModel, description:
         "nll_nats_monte_carlo_error": monte_carlo_error,
         "log_p_bias_nats": bias,
         "bias_exceeds_standard_error": bias_exceeds,
-        "too_few_samples": bias_exceeds or small_ess > TOLERATED_SHARE,
+        "too_few_samples": bias_exceeds or small_ess > TOLERATED_SHARE or high_k > TOLERATED_SHARE,
         "elbo_nats": float(elbo),
         "ess_median": float(ess.median()),
         "ess_smallest": float(ess.min()),
         "ess_below_10_share": small_ess,
         "n_impossible_images": int(over_seeds.isneginf().sum()),
     }
+    if first.kind == "lower" and first.n_samples > 1:
+        for name, values in (("jackknife", "jackknife"), ("extrapolated", "extrapolation")):
+            found = torch.stack([getattr(item, values) for item in estimates.values()])
+            metrics[f"nll_{name}_nats"] = -float(found.mean())
+    if first.kind == "lower" and first.n_samples >= JUDGED_FROM:
+        metrics |= {
+            "pareto_k_median": float(k_hat.median()),
+            "pareto_k_limit": pareto_k_limit(first.n_samples),
+            "pareto_k_high_share": high_k,
+        }
     if n_seeds > 1:
         per_seed = bits_per_dim(log_p.mean(1), shape)
         metrics["bpd_seed_spread"] = float(per_seed.std()) if bool(per_seed.isfinite().all()) else math.inf

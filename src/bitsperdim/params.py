@@ -67,6 +67,16 @@ class DequantizeSection(Section):
     binarization: Literal["none", "threshold", "dynamic", "static"]
 
 
+class AnnealedSection(Section):
+    """Annealed importance sampling of some images, beside the importance sampling of all."""
+
+    n_images: Annotated[int, Field(ge=0, le=1_000_000)]
+    n_simulated: Annotated[int, Field(ge=0, le=1_000_000)]
+    n_chains: Annotated[int, Field(ge=2, le=10_000)]
+    n_steps: Annotated[int, Field(ge=1, le=100_000)]
+    n_leapfrog: Annotated[int, Field(ge=1, le=1_000)]
+
+
 class EvaluateSection(Section):
     """Importance sampling on the test set."""
 
@@ -75,6 +85,8 @@ class EvaluateSection(Section):
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)]
     n_pictures: Annotated[int, Field(ge=1, le=1_024)]
     seed: Seed
+    proposal: Literal["encoder", "prior"]
+    annealed: AnnealedSection
 
 
 class DequantizingSection(Section):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-PURPOSES = ("weights", "start", "training", "validation", "evaluation", "causality", "pictures", "study")
+PURPOSES = ("weights", "start", "training", "validation", "evaluation", "causality", "pictures", "study", "annealing")
 
 
 def stream_seed(purpose: str, *seeds: int) -> int:

@@ -36,6 +36,10 @@ class DiagonalNormal:
         """Return n of a normal of shape (Z,), as one of shape (n, Z)."""
         return DiagonalNormal(self.mean.expand(n, -1), self.log_scale.expand(n, -1))
 
+    def mean_of_each(self, n_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Return the mean: no draws are needed."""
+        return self.mean
+
     def detach(self) -> DiagonalNormal:
         """Return the same normal without derivatives in its parameters."""
         return DiagonalNormal(self.mean.detach(), self.log_scale.detach())
@@ -72,6 +76,12 @@ class NormalChain:
     def expand(self, n: int) -> NormalChain:
         """Return n of a chain of shape (Z,), as one of shape (n, Z)."""
         return NormalChain(self.first.expand(n), self.rest, self.sizes, is_reversed=self.is_reversed)
+
+    def mean_of_each(self, n_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Return the mean of every layer, (..., Z): that of the first, and averages over draws of the one before."""
+        drawn = self.parts(self.rsample(n_samples, generator=generator))
+        means = [link(given).mean.mean(0) for link, given in zip(self.rest, drawn, strict=False)]
+        return self.flat([self.first.mean, *means])
 
     def parts(self, z: Tensor) -> list[Tensor]:
         """Return z_1, ..., z_n of flat vectors (..., Z)."""

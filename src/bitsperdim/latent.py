@@ -1,0 +1,158 @@
+r"""What is reported of models with a latent code beside their importance-sampled likelihood.
+
+*Active units* (Burda et al. 2016, section 5.2): a unit of the code is active where the mean of its posterior moves with
+the image, :math:`A_u = \mathrm{Var}_x \, \mathbb E_{q(u \mid x)}[u] > 0.01`. In the first stochastic layer that mean is
+a parameter of q. Deeper it is an average over draws of the layer before: the variance is then the covariance of two
+independent averages, which has no share of their noise.
+
+*Annealed importance sampling* (:mod:`bitsperdim.estimation.annealed`) of some test images, and of images drawn from the
+model itself. It starts from the prior and owes nothing to the encoder: where it is above the importance-sampled
+number, that one is held back by its proposal. Both are lower bounds in expectation, on the same images, so that their
+difference is paired. For drawn images there is an upper bound too, and the gap says how far this much annealing can
+be off there.
+
+Invariants (``tests/test_latent.py``): a unit that the image moves is active and others are not, in every layer
+(``test_active_units``); the numbers are those of the annealing and of the estimate (``test_annealing_is_summarised``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from bitsperdim.data.preparation import PreparedImages
+from bitsperdim.estimation import Estimate
+from bitsperdim.estimation.annealed import ais, bdmc
+from bitsperdim.models import ImageModel, LatentModel
+from bitsperdim.params import AnnealedSection, EvaluateSection
+from bitsperdim.randomness import stream
+
+ACTIVE = 0.01  # variance of the posterior mean over images
+DRAWS = 16  # of the layers before, for each of two averages
+IMAGES_AT_ONCE = 500
+ANNEALED_AT_ONCE = 20
+
+
+def of_the_code(
+    model: ImageModel, prepared: PreparedImages, estimated: Estimate, section: EvaluateSection, device: torch.device
+) -> dict[str, Any]:
+    """Return active units and what annealing says, of a model with a latent code; of others, nothing.
+
+    Args:
+        model: of the first seed, in evaluation mode on its device.
+        prepared: with the test split.
+        estimated: of this model and all test images.
+        section: of the evaluation.
+        device: of the model.
+    """
+    if not isinstance(model, LatentModel):
+        return {}
+    images = torch.from_numpy(prepared.images["test"]).to(device)
+    found: dict[str, Any] = active_units(model, images, stream("annealing", section.seed, 0, device=device))
+    n_images = section.annealed.n_images and min(section.annealed.n_images, len(images))
+    total = n_images + section.annealed.n_simulated
+    with tqdm(total=total, desc="anneal", unit="image", disable=None) as bar:
+        annealed = annealing(model, prepared, estimated, section.annealed, section.seed, device, bar.update)
+    return found | ({"annealed": annealed} if annealed else {})
+
+
+@torch.no_grad()
+def active_units(model: LatentModel, images: Tensor, generator: torch.Generator) -> dict[str, int]:
+    """Return how many units of the code there are, and how many are active.
+
+    Args:
+        model: in evaluation mode.
+        images: (N, C, H, W) uint8, at least 2, on the device of the model.
+        generator: of the draws of deeper layers.
+    """
+    averages: list[list[Tensor]] = [[], []]
+    for x in images.split(IMAGES_AT_ONCE):
+        encoded = model.encode(x)
+        for found in averages:
+            found.append(encoded.mean_of_each(DRAWS, generator=generator))  # (B, Z)
+    first, second = (torch.cat(found).double() for found in averages)
+    covariance = ((first - first.mean(0)) * (second - second.mean(0))).sum(0) / (len(images) - 1)
+    return {"n_units": len(covariance), "n_active_units": int((covariance > ACTIVE).sum())}
+
+
+def annealing(
+    model: LatentModel,
+    prepared: PreparedImages,
+    estimated: Estimate,
+    section: AnnealedSection,
+    seed: int,
+    device: torch.device,
+    progress: Callable[[int], object] = lambda _: None,
+) -> dict[str, Any]:
+    """Anneal some test images and some drawn images; return metrics in nats per image, {} where none is asked for.
+
+    Args:
+        model: in evaluation mode.
+        prepared: with the test split.
+        estimated: of the same model and all test images.
+        section: how many images, chains and steps.
+        seed: of the evaluation.
+        device: of the model.
+        progress: called with the number of images done.
+    """
+    metrics: dict[str, Any] = {}
+    settings = {"n_chains": section.n_chains, "n_steps": section.n_steps}
+    test = prepared.images["test"]
+    if section.n_images:
+        chosen = torch.randperm(len(test), generator=stream("annealing", seed))[: section.n_images].sort().values
+        generator = stream("annealing", seed, 1, device=device)
+        parts = []
+        for rows in chosen.split(ANNEALED_AT_ONCE):
+            x = torch.from_numpy(test[rows.numpy()]).to(device)
+            parts.append(
+                ais(model, x, section.n_chains, section.n_steps, generator=generator, n_leapfrog=section.n_leapfrog)
+            )
+            progress(len(rows))
+        log_p = torch.cat([part.log_p for part in parts])
+        difference = log_p - estimated.log_p[chosen]
+        metrics |= {
+            "n_images": len(chosen),
+            **settings,
+            "acceptance": float(torch.cat([part.acceptance.mean(0) for part in parts]).mean()),
+            "log_p_nats": float(log_p.mean()),
+            "log_p_nats_standard_error": mean_error(log_p),
+            "monte_carlo_error_nats": float(
+                torch.cat([part.standard_error for part in parts]).square().sum().sqrt() / len(chosen)
+            ),
+            "importance_sampled_nats": float(estimated.log_p[chosen].mean()),
+            "above_importance_sampled_nats": float(difference.mean()),
+            "above_importance_sampled_nats_standard_error": mean_error(difference),
+        }
+    if section.n_simulated:
+        generator = stream("annealing", seed, 2, device=device)
+        gaps, lower, upper = [], [], []
+        for start in range(0, section.n_simulated, ANNEALED_AT_ONCE):
+            n_images = min(ANNEALED_AT_ONCE, section.n_simulated - start)
+            bracket = bdmc(
+                model, n_images, section.n_chains, section.n_steps, generator=generator, n_leapfrog=section.n_leapfrog
+            )
+            gaps.append(bracket.upper - bracket.lower)
+            lower.append(bracket.lower)
+            upper.append(bracket.upper)
+            progress(n_images)
+        metrics["simulated"] = {
+            "n_images": section.n_simulated,
+            **settings,
+            "lower_nats": float(torch.cat(lower).mean()),
+            "upper_nats": float(torch.cat(upper).mean()),
+            "gap_nats": float(torch.cat(gaps).mean()),
+            "gap_nats_standard_error": mean_error(torch.cat(gaps)),
+        }
+    return metrics
+
+
+def mean_error(values: Tensor) -> float:
+    """Return the standard error of the mean of values (N,); infinite for one, or where one is infinite."""
+    if len(values) < 2 or not bool(values.isfinite().all()):
+        return math.inf
+    return float(values.std()) / math.sqrt(len(values))
