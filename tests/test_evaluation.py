@@ -132,6 +132,23 @@ def test_few_effective_samples_are_flagged() -> None:
     assert summarise({0: exact}).metrics["too_few_samples"] is False
 
 
+def test_a_high_k_hat_is_flagged_where_it_is_judged() -> None:
+    """At K = 1,000 the limit is 2/3: one image in twenty may lie above it, two may not."""
+    k_hat = torch.tensor([0.66] * 38 + [0.68, torch.nan])
+    base = dataclasses.replace(fixed([-1.0] * 40), ess=torch.full((40,), 500.0), n_samples=1_000, pareto_k=k_hat)
+    metrics = summarise({0: base}).metrics
+    assert metrics["pareto_k_high_share"] == pytest.approx(1 / 40)
+    assert metrics["pareto_k_limit"] == pytest.approx(2 / 3)
+    assert metrics["too_few_samples"] is False
+    heavier = dataclasses.replace(base, pareto_k=torch.tensor([0.66] * 37 + [0.68, torch.inf, 2.0]))
+    assert summarise({0: heavier}).metrics["too_few_samples"] is True
+    fewer = dataclasses.replace(heavier, n_samples=999)
+    assert summarise({0: fewer}).metrics["too_few_samples"] is False
+    assert "pareto_k_limit" not in summarise({0: fewer}).metrics
+    assert metrics["nll_jackknife_nats"] == pytest.approx(0)
+    assert metrics["nll_extrapolated_nats"] == pytest.approx(0)
+
+
 def test_heavy_tails_are_flagged_from_end_to_end() -> None:
     """Log-normal weights of spread 10: 24 nats of bias at K = 1,024, of which the leading order sees 1/2."""
     log_w = 10 * torch.randn(1024, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -96,6 +96,17 @@ MISTAKES: list[tuple[str, object, str]] = [
     ("dequantize.binarization", "static", "= 'static' is not allowed with dataset.name = 'digits'; it may be none,"),
     ("dataset.name", "binarized_mnist", "'none' is not allowed with dataset.name = 'binarized_mnist'; it must be 'st"),
     # what does not fit together
+    (
+        "vae.finetune",
+        {"epochs": 100, "train_samples": 8},
+        "vae.finetune.epochs = 100 is not allowed with 100 epochs; it must be below, since these are the last of them.",
+    ),
+    (
+        "vae.finetune",
+        {"epochs": 9, "train_samples": 8},
+        "vae.train.patience = 20 is not allowed with vae.finetune; it must be null, since training might stop before",
+    ),
+    ("vae.deeper", [{"latent_size": 3}], "vae.deeper.0.hidden_sizes is missing"),
     ("realnvp.n_scales", 4, "realnvp.n_scales = 4 is not allowed with images of 8x8 pixels, which are halved at each"),
     (
         "gated_pixelcnn.n_classes",

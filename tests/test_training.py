@@ -14,6 +14,7 @@ from bitsperdim.data.preparation import Description, PreparedImages
 from bitsperdim.errors import InputError
 from bitsperdim.families import FAMILIES, TrainSection
 from bitsperdim.models import ImageModel
+from bitsperdim.models.vae import VAE
 from bitsperdim.training import Presentation, Trained, train
 from bitsperdim.units import bits_per_dim
 
@@ -31,6 +32,7 @@ SETTINGS: dict[str, Any] = {
     "validation_samples": 4,
     "precision": "float32",
 }
+LATENT: dict[str, Any] = {"deeper": [], "doubly_reparameterized": False, "finetune": None}
 SECTIONS: dict[str, dict[str, Any]] = {
     "histogram": {"family": "histogram", "pseudocount": 1.0},
     "gaussian": {"family": "gaussian"},
@@ -41,6 +43,19 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "likelihood": "categorical",
         "n_mixtures": 1,
         "train_samples": 1,
+        **LATENT,
+    },
+    "conv_vae": {
+        "family": "conv_vae",
+        "latent_maps": 2,
+        "n_scales": 2,
+        "n_filters": 6,
+        "n_blocks": 1,
+        "likelihood": "categorical",
+        "n_mixtures": 1,
+        "train_samples": 2,
+        "doubly_reparameterized": True,
+        "finetune": None,
     },
     "iwae": {
         "family": "vae",
@@ -49,6 +64,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "likelihood": "categorical",
         "n_mixtures": 1,
         "train_samples": 5,
+        **LATENT,
     },
     "pixelcnn": {
         "family": "pixelcnn",
@@ -147,6 +163,26 @@ def test_training_learns(model: str) -> None:
     trained = run(model, epochs=60)
     assert 1.5 < trained.curve[0]["validation_bpd"] < 2.2
     assert 0.6 < trained.curve[-1]["validation_bpd"] < 1.3
+
+
+def test_the_last_epochs_have_another_k(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of four epochs of five batches the last has K = 7; before, the training is that without fine-tuning."""
+    asked: list[int] = []
+    log_weights = VAE.log_weights
+
+    def listening(self: VAE, x: Tensor, n_samples: int = 1, **options: Any) -> Tensor:
+        if self.training:
+            asked.append(n_samples)
+        return log_weights(self, x, n_samples, **options)
+
+    monkeypatch.setattr(VAE, "log_weights", listening)
+    plain = run("vae")
+    monkeypatch.setitem(SECTIONS, "vae", {**SECTIONS["vae"], "finetune": {"epochs": 1, "train_samples": 7}})
+    asked.clear()
+    tuned = run("vae")
+    assert asked == [1] * 15 + [7] * 5
+    assert tuned.curve[:3] == plain.curve[:3]
+    assert tuned.curve[3] != plain.curve[3]
 
 
 def test_the_best_weights_by_validation_come_back() -> None:

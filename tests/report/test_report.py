@@ -23,6 +23,7 @@ from bitsperdim.files import write_csv, write_json
 from bitsperdim.params import Params, read_params
 from bitsperdim.report import content as shown
 from bitsperdim.report import formatting, write_report
+from bitsperdim.report.formatting import MINUS
 from cases import write_study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,11 +117,16 @@ def write_model(folder: Path, content: Mapping[str, Any], *, closed_form: bool) 
     write_csv(folder / "bound_against_k.csv", ("n_samples", "bpd", "nll_nats", "standard_error_nats"), bounds)
     impossible = content["n_impossible_images"]
     images = [
-        {"seed": seed, "image": image, "log_p": -math.inf if image < impossible else -3.0 - image}
+        {
+            "seed": seed,
+            "image": image,
+            "log_p": -math.inf if image < impossible else -3.0 - image,
+            "pareto_k": image / 4 - 0.25 if "pareto_k_limit" in content else math.nan,
+        }
         for seed in seeds
         for image in range(N_IMAGES)
     ]
-    write_csv(folder / "per_image.csv", ("seed", "image", "log_p"), images)
+    write_csv(folder / "per_image.csv", ("seed", "image", "log_p", "pareto_k"), images)
     write_picture(folder / "pictures" / "samples.png")
     if content["kind"] == "lower":
         write_picture(folder / "pictures" / "reconstructions.png")
@@ -296,6 +302,46 @@ def test_a_small_effective_sample_size_is_flagged(tmp_path: Path) -> None:
     assert "(12 % below 10)" in twin
 
 
+ANNEALED = {
+    "n_images": 3,
+    "n_chains": 4,
+    "n_steps": 60,
+    "log_p_nats": -3.5,
+    "importance_sampled_nats": -3.625,
+    "above_importance_sampled_nats": 0.125,
+    "above_importance_sampled_nats_standard_error": 0.031,
+    "simulated": {"n_images": 7, "gap_nats": 0.222, "gap_nats_standard_error": 0.041},
+}
+JUDGED = {"pareto_k_median": 0.4, "pareto_k_limit": 0.66780, "pareto_k_high_share": 0.2, "n_samples": 1024}
+
+
+def test_other_estimates_stand_beside_the_bound(tmp_path: Path) -> None:
+    doubted = metrics(
+        nll_jackknife_nats=3.4, nll_extrapolated_nats=3.41, n_units=16, n_active_units=9, annealed=ANNEALED, **JUDGED
+    )
+    page, twin = report(tmp_path, {"doubted": doubted, "plain": metrics()})
+    section = text_of(section_of(page, "doubted"))
+    for words in (
+        "jackknife: an estimate, no bound",
+        f"{MINUS}0.023",  # 3.4 - 3.42295174
+        "annealed: an upper bound, of 3 test images by 4 chains of 60 steps; the bound above gives them 3.625",
+        f"{MINUS}0.125 ± 0.031",
+        "On 7 images drawn from the model",
+        "a gap of 0.222 ± 0.041 nats",
+        "9 of 16",
+        "Heavy tails. For 20 % of the test images k-hat is above 0.67",
+        "Right of it: 20",
+    ):
+        assert words in section, words
+    assert 'aria-label="Histogram of k-hat of doubted: 20.0 % above the limit of 0.67."' in page
+    other = text_of(section_of(page, "plain"))
+    assert "Not judged: k-hat needs K of at least 1,000." in other
+    assert "Heavy tails" not in other
+    assert "Annealing" not in other
+    assert f"against the bound on the same images: {MINUS}0.125 ± 0.031" in twin
+    assert "Active units: 9 of 16." in twin
+
+
 def test_one_sample_has_no_known_error(tmp_path: Path) -> None:
     unknown = {"bpd_monte_carlo_error": math.inf, "log_p_bias_nats": -math.inf, "bias_exceeds_standard_error": True}
     page, twin = report(tmp_path, {"elbo": metrics(n_samples=1, **unknown)})
@@ -349,10 +395,11 @@ def test_a_leak_is_not_rounded_away(tmp_path: Path) -> None:
 
 
 def test_every_section_fills_its_rows(tmp_path: Path) -> None:
-    """Six figures, drawn or said to be missing, leave no gap in two or three columns."""
+    """Six figures, drawn or said to be missing, leave no gap in two or three columns; sampled numbers have a row more."""
     models = {"bound": metrics(), "sure": exact(), "causal": exact(largest_leaked_gradient=0.0)}
     page, _ = report(tmp_path, models)
-    assert [len(re.findall('class="card', section_of(page, name))) for name in models] == [6, 6, 6]
+    cards = [re.findall('class="card( whole)?', section_of(page, name)) for name in models]
+    assert [(found.count(""), found.count(" whole")) for found in cards] == [(6, 1), (6, 0), (6, 0)]
 
 
 def test_samples_by_class_are_named(tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ def render_page(report: Report) -> str:
         forest=charts.forest(report.likelihoods, report.images.yardsticks) if report.likelihoods else None,
         training=[charts.training(model) for model in report.models],
         bound=[charts.bound(model) for model in report.models],
+        tails=[charts.tails(model) for model in report.models],
         histogram=[charts.histogram(model) for model in report.models],
         study=study_charts.all_charts(report.study),
         model_ways=[differences(f"ways-{number}", ways) for number, ways in enumerate(report.ways)],

@@ -214,6 +214,37 @@ def histogram(model: ModelReport) -> Markup | None:
         return to_svg(axes, label)
 
 
+def tails(model: ModelReport) -> Markup | None:
+    """Return k-hat of all test images with the limit of trust; None where it is not judged, or nowhere finite."""
+    from matplotlib.ticker import MaxNLocator
+
+    limit, finite = model.metrics.pareto_k_limit, model.pareto_k[np.isfinite(model.pareto_k)]
+    if limit is None or not len(finite):
+        return None
+    low, high = min(-0.25, float(finite.min())), max(1.0, float(finite.max()))
+    counts, edges = np.histogram(finite, max(MIN_BINS, min(MAX_BINS, math.isqrt(len(finite)))), range=(low, high))
+    with chart(f"tails-{model.name}", *SIZE, MARGINS) as axes:
+        gap = 0.08 * (edges[1] - edges[0])
+        axes.bar(edges[:-1] + gap / 2, counts, np.diff(edges) - gap, align="edge", color=BOUND, alpha=0.55)
+        axes.axvline(limit, color=INK, linewidth=1.6)
+        axes.annotate(
+            f"limit {plain(limit, 2)}",
+            (limit, 1),
+            (0, 4),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+        )
+        axes.set_ylim(0, 1.06 * counts.max())
+        axes.set_xlabel("k-hat")
+        _name_y(axes, "images")
+        axes.yaxis.set_major_locator(MaxNLocator(MAX_TICKS, integer=True))
+        above = float((model.pareto_k > limit).mean())
+        label = f"Histogram of k-hat of {model.name}: {plain(100 * above, 1)} % above the limit of {plain(limit, 2)}."
+        return to_svg(axes, label)
+
+
 def _n_bins(values: np.ndarray) -> int:
     """Return how many bins show the middle half of the values well, however far the others lie (Freedman, Diaconis)."""
     quarter, three_quarters = np.quantile(values, (0.25, 0.75))

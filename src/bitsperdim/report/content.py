@@ -44,6 +44,27 @@ YARDSTICKS = (
 )
 
 
+class SimulatedMetrics(Stored):
+    """What annealing in both directions says of images drawn from the model."""
+
+    n_images: int
+    gap_nats: float
+    gap_nats_standard_error: float
+
+
+class AnnealedMetrics(Stored):
+    """What annealed importance sampling says of some test images."""
+
+    n_images: int = 0
+    n_chains: int = 0
+    n_steps: int = 0
+    log_p_nats: float = math.nan
+    importance_sampled_nats: float = math.nan
+    above_importance_sampled_nats: float = math.nan
+    above_importance_sampled_nats_standard_error: float = math.nan
+    simulated: SimulatedMetrics | None = None
+
+
 class Metrics(Stored):
     """``results/<model>/metrics.json``; :func:`bitsperdim.evaluation.summarise` says what each number is."""
 
@@ -69,6 +90,14 @@ class Metrics(Stored):
     n_impossible_images: int
     bpd_seed_spread: float | None = None
     largest_leaked_gradient: float | None = None
+    nll_jackknife_nats: float | None = None
+    nll_extrapolated_nats: float | None = None
+    pareto_k_median: float | None = None
+    pareto_k_limit: float | None = None
+    pareto_k_high_share: float | None = None
+    n_units: int | None = None
+    n_active_units: int | None = None
+    annealed: AnnealedMetrics | None = None
 
 
 class ImagesMetrics(Stored):
@@ -133,6 +162,7 @@ class ModelReport:
         curve: columns of ``training_curve.csv``.
         bound: columns of ``bound_against_k.csv``, and ``standard_error_bpd``.
         nll: (N,) nats per test image, the mean over seeds.
+        pareto_k: of each seed and test image; empty where it is not judged.
         samples: the model's own images.
         reconstructions: each test image above its reconstruction, of models with a latent code.
         completions: test images, and below them what was drawn given their upper halves, of autoregressive models.
@@ -149,6 +179,7 @@ class ModelReport:
     curve: Columns
     bound: Columns
     nll: np.ndarray
+    pareto_k: np.ndarray
     samples: Picture
     reconstructions: Picture | None
     completions: Picture | None
@@ -180,6 +211,11 @@ class ModelReport:
         """Whether so many images rest on few samples that the number is flagged for it."""
         too_few = self.metrics.too_few_samples and self.metrics.ess_below_10_share > TOLERATED_SHARE
         return self.is_sampled and too_few
+
+    @property
+    def has_heavy_tails(self) -> bool:
+        """Whether the tails of so many images are so heavy that the number is flagged for it."""
+        return (self.metrics.pareto_k_high_share or 0.0) > TOLERATED_SHARE
 
     @property
     def is_closed_form(self) -> bool:
@@ -326,6 +362,7 @@ def _read_model(params: Params, folder: Path, name: str, images: ImagesMetrics) 
         curve=read_columns(folder / "training_curve.csv", ("epoch", "train_bpd", "validation_bpd", "seed")),
         bound=bound,
         nll=_mean_over_seeds(per_image, metrics, folder / "per_image.csv"),
+        pareto_k=_pareto_k(folder / "per_image.csv", metrics),
         samples=read_picture(folder / "pictures" / "samples.png"),
         reconstructions=_picture_if_any(folder / "pictures" / "reconstructions.png"),
         completions=_picture_if_any(folder / "pictures" / "completions.png"),
@@ -346,6 +383,12 @@ def _mean_over_seeds(per_image: Columns, metrics: Metrics, path: Path) -> np.nda
     by_seed: np.ndarray = -per_image["log_p"][order].reshape(metrics.n_seeds, metrics.n_images)
     mean: np.ndarray = by_seed.mean(0)
     return mean
+
+
+def _pareto_k(path: Path, metrics: Metrics) -> np.ndarray:
+    if metrics.pareto_k_limit is None:
+        return np.zeros(0)
+    return read_columns(path, ("pareto_k",), may_be_nan=("pareto_k",))["pareto_k"]
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -62,8 +62,8 @@ def read_stored(path: Path, schema: type[Schema]) -> Schema:
     return content
 
 
-def read_columns(path: Path, names: tuple[str, ...]) -> Columns:
-    """Read the named columns of a CSV file as float64."""
+def read_columns(path: Path, names: tuple[str, ...], may_be_nan: tuple[str, ...] = ()) -> Columns:
+    """Read the named columns of a CSV file as float64, of which some may hold a NaN."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -74,7 +74,7 @@ def read_columns(path: Path, names: tuple[str, ...]) -> Columns:
         raise InputError(f"{path} is not a table of numbers with the columns {', '.join(names)}.") from error
     if not rows:
         raise InputError(f"{path} has no rows.")
-    if any(np.isnan(column).any() for column in columns.values()):
+    if any(np.isnan(column).any() for name, column in columns.items() if name not in may_be_nan):
         raise InputError(f"{path} holds a NaN in one of the columns {', '.join(names)}.")
     return columns
 

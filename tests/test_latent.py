@@ -1,0 +1,131 @@
+"""Active units by construction, in one layer and in two; the summary of annealing is its numbers."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bitsperdim import latent
+from bitsperdim.data.preparation import Description, PreparedImages
+from bitsperdim.estimation import estimate
+from bitsperdim.estimation.annealed import ais, bdmc
+from bitsperdim.models import LatentModel
+from bitsperdim.models.vae import VAE
+from bitsperdim.params import AnnealedSection, EvaluateSection
+from bitsperdim.randomness import stream
+from cases import small_model
+
+CPU = torch.device("cpu")
+
+
+def section(**annealed: int) -> EvaluateSection:
+    content = {"n_images": 5, "n_simulated": 3, "n_chains": 4, "n_steps": 3, "n_leapfrog": 2, **annealed}
+    return EvaluateSection(
+        n_samples=12,
+        chunk_size=5,
+        batch_size=4,
+        n_pictures=9,
+        seed=3,
+        proposal="encoder",
+        annealed=AnnealedSection(**content),
+    )
+
+
+def prepared(n_images: int = 50) -> PreparedImages:
+    images = np.random.default_rng(0).integers(2, size=(n_images, 1, 2, 2), dtype=np.uint8)
+    return PreparedImages(
+        Description((1, 2, 2), 2, 2, "none", {"test": n_images}, "hash", "tag"), {"test": images}, noise={}
+    )
+
+
+def vae(deeper: list[dict[str, Any]]) -> VAE:
+    options = {"likelihood": "bernoulli", "n_mixtures": 1, "doubly_reparameterized": False}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = VAE((1, 2, 2), 2, latent_size=3, hidden_sizes=[4], deeper=deeper, **options)  # type: ignore[arg-type]
+        return model.double().eval()
+
+
+def test_active_units() -> None:
+    """Two units of three follow the image, one barely; deeper, noise of the layer before counts for nothing."""
+    model = vae([{"latent_size": 2, "hidden_sizes": [6]}])
+    first, second = model.encoders
+    with torch.no_grad():
+        for layer in (first.to_mean, second.to_mean):
+            layer.weight.copy_(torch.randn_like(layer.weight))
+        first.to_mean.weight[1] *= 1e-3
+        first.to_log_scale.bias.fill_(1.5)  # the draws that the second layer sees differ far more than images do
+        second.to_mean.weight[0] = 0
+    images = torch.from_numpy(prepared(400).images["test"])
+    with torch.no_grad():
+        means = model.encode(images).first.mean.var(0)
+    assert ((means > latent.ACTIVE) == torch.tensor([True, False, True])).all()
+    found = latent.active_units(model, images, torch.Generator().manual_seed(0))
+    assert found["n_units"] == 5
+    with torch.no_grad():
+        averages = torch.stack(
+            [
+                second(
+                    model.encode(images).first.rsample(4_000, generator=torch.Generator().manual_seed(seed))
+                ).mean.mean(0)
+                for seed in (1, 2)
+            ]
+        )
+    expected = int((averages.mean(0).var(0) > latent.ACTIVE).sum())
+    assert averages[..., 0].var() == 0
+    assert found["n_active_units"] == 2 + expected
+    one_layer = latent.active_units(vae([]), images, torch.Generator())
+    assert one_layer["n_units"] == 3
+
+
+def test_noise_of_draws_is_no_activity() -> None:
+    """A second layer that follows the noise of the first, not the image: one average alone would call it active."""
+    model = vae([{"latent_size": 2, "hidden_sizes": [6]}])
+    with torch.no_grad():
+        model.encoders[0].to_mean.weight.zero_()
+        model.encoders[0].to_log_scale.weight.zero_()
+        model.encoders[0].to_log_scale.bias.fill_(1.0)
+        model.encoders[1].to_mean.weight.mul_(4)
+        images = torch.from_numpy(prepared(2_000).images["test"])
+        one = model.encode(images).mean_of_each(latent.DRAWS, generator=torch.Generator().manual_seed(0))
+    assert (one[:, 3:].var(0) > latent.ACTIVE).any()
+    assert latent.active_units(model, images, torch.Generator().manual_seed(0))["n_active_units"] == 0
+
+
+def test_annealing_is_summarised() -> None:
+    model, data, chosen_section = small_model("vae-bernoulli"), prepared(), section()
+    assert isinstance(model, LatentModel)
+    images = torch.from_numpy(data.images["test"])
+    estimated = estimate(model, images, 12, chunk_size=12, batch_size=50, generator=torch.Generator().manual_seed(1))
+    done: list[int] = []
+    found = latent.annealing(model, data, estimated, chosen_section.annealed, 3, CPU, done.append)
+    chosen = torch.randperm(50, generator=stream("annealing", 3))[:5].sort().values
+    expected = ais(model, images[chosen], 4, 3, generator=stream("annealing", 3, 1), n_leapfrog=2)
+    difference = expected.log_p - estimated.log_p[chosen]
+    assert found["log_p_nats"] == pytest.approx(float(expected.log_p.mean()))
+    assert found["importance_sampled_nats"] == pytest.approx(float(estimated.log_p[chosen].mean()))
+    assert found["above_importance_sampled_nats"] == pytest.approx(float(difference.mean()))
+    error = float(difference.std()) / math.sqrt(5)
+    assert found["above_importance_sampled_nats_standard_error"] == pytest.approx(error)
+    assert found["acceptance"] == pytest.approx(float(expected.acceptance.mean()))
+    error = float(expected.standard_error.square().sum().sqrt()) / 5
+    assert found["monte_carlo_error_nats"] == pytest.approx(error)
+    bracket = bdmc(model, 3, 4, 3, generator=stream("annealing", 3, 2), n_leapfrog=2)
+    assert found["simulated"]["gap_nats"] == pytest.approx(bracket.gap)
+    assert found["simulated"]["gap_nats_standard_error"] == pytest.approx(bracket.gap_standard_error)
+    assert done == [5, 3]
+    assert (found["n_images"], found["n_chains"], found["n_steps"]) == (5, 4, 3)
+
+
+def test_no_more_images_than_there_are_and_none_where_none_are_asked_for() -> None:
+    model, data = small_model("vae-bernoulli"), prepared(30)
+    images = torch.from_numpy(data.images["test"])
+    estimated = estimate(model, images, 12, chunk_size=12, batch_size=50, generator=torch.Generator())
+    many = latent.of_the_code(model, data, estimated, section(n_images=45, n_simulated=0), CPU)
+    assert many["annealed"]["n_images"] == 30
+    assert "simulated" not in many["annealed"]
+    none = latent.of_the_code(model, data, estimated, section(n_images=0, n_simulated=0), CPU)
+    assert none.keys() == {"n_units", "n_active_units"}
+    assert latent.of_the_code(small_model("pixelcnn-binary-3x3"), data, estimated, section(), CPU) == {}
