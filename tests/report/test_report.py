@@ -23,7 +23,7 @@ from bitsperdim.files import write_csv, write_json
 from bitsperdim.params import Params, read_params
 from bitsperdim.report import content as shown
 from bitsperdim.report import formatting, write_report
-from cases import write_study
+from cases import write_studies
 
 ROOT = Path(__file__).resolve().parents[2]
 PROTOCOL = "tiny/none/2x2x1/L4/test5/given-none"
@@ -90,7 +90,7 @@ def write_results(results: Path, models: Mapping[str, Mapping[str, Any]], protoc
     described = {"protocol": protocol, "test_sha256": HASH, **yardsticks, **sizes}
     write_json(results / "dequantize" / "metrics.json", described)
     write_picture(results / "dequantize" / "pictures" / "test_images.png")
-    write_study(results / "density_and_mass")
+    write_studies(results)
     write_json(results / "models.json", {"models": list(models)})
     for index, (name, content) in enumerate(models.items()):
         write_model(results / name, content, closed_form=index % 2 == 1)
@@ -201,7 +201,7 @@ def test_every_model_has_a_row_and_a_section(tmp_path: Path) -> None:
     assert re.findall(r'<tr data-model="([^"]*)"', page) == list(MODELS)
     assert re.findall(r'<section class="model" id="model-([^"]*)"', page) == list(MODELS)
     assert re.findall(r"^## (.*)$", twin, re.MULTILINE) == [
-        *("Models", *MODELS, "Density and mass", "Parameters", "Where this comes from")
+        *("Models", *MODELS, "Density and mass", "A rare delay", "Parameters", "Where this comes from")
     ]
     for text in (page, twin):
         assert "fitted to the test set itself; too small by about 0.25" in text
@@ -397,7 +397,7 @@ def test_ids_are_unique(tmp_path: Path) -> None:
         "bound/training_curve.csv",
         "bound/pictures/samples.png",
         "density_and_mass/metrics.json",
-        "density_and_mass/collapse.csv",
+        "project_delay/metrics.json",
     ],
 )
 @pytest.mark.parametrize("content", [None, b"", b'{"kind": "guess"}', b"seed,image\n0,0\n", b"\xff\xfe", b"[]"])
@@ -454,7 +454,7 @@ def test_two_digits(value: float, expected: str) -> None:
 def test_every_parameter_is_listed(tmp_path: Path) -> None:
     page, twin = report(tmp_path, MODELS)
     params = params_of(MODELS)
-    for name in ("dataset", "dequantize", "train", "evaluate", "density_and_mass"):
+    for name in ("dataset", "dequantize", "train", "evaluate", "density_and_mass", "project_delay"):
         for key, value in getattr(params, name).model_dump().items():
             if isinstance(value, dict):
                 assert f'<th scope="row">{key}.{next(iter(value))}</th>' in page
