@@ -1,16 +1,17 @@
-"""The table of small models to which the laws apply, and a small study of densities and masses."""
+"""The table of small models to which the laws apply, and small runs of the studies."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from bitsperdim.models import ImageModel, build
-from bitsperdim.params import DensityAndMassSection, DequantizingSection
-from bitsperdim.studies import density_and_mass
+from bitsperdim.params import DensityAndMassSection, DequantizingSection, ProjectDelaySection
+from bitsperdim.studies import density_and_mass, project_delay
 
 NOISE = {"n_couplings": 2, "n_filters": 4, "n_blocks": 1}
 UNIFORM = {"logit_margin": 0.0, "dequantization": "uniform", "variational": NOISE}
@@ -160,3 +161,32 @@ def write_study(folder: Path, counts: Sequence[int] = (40, 3, 0, 7, 50)) -> None
     metrics, tables = density_and_mass.study(TINY_STUDY, levels)
     rows = [{**row, "bpd_standard_error": 0.03} for row in WAYS]
     density_and_mass.write(folder, {**metrics, "dequantizing": DEQUANTIZING}, {**tables, "dequantizing": rows})
+
+
+TINY_DELAY = ProjectDelaySection.model_validate(
+    {
+        "seed": 0,
+        "deadline": 70.0,
+        "n_samples": [100, 2_000],
+        "scale_all": 4.0,
+        "scale_critical": [2.0, 3.5],
+        "mistake": {"scale_critical": 3.0, "scale_others": 0.4},
+        "n_replicates": 5,
+        "replicate_samples": [10, 100],
+        "cross_entropy": {"n_samples": 1_000, "elite_share": 0.1, "n_final": 1, "max_rounds": 20},
+    }
+)
+DELAYS: dict[str, tuple[dict[str, Any], dict[str, project_delay.Rows]]] = {}  # the study takes half a second
+
+
+def write_delay(folder: Path) -> None:
+    """Write the results of the study of a delay, small."""
+    if not DELAYS:
+        DELAYS["tiny"] = project_delay.study(TINY_DELAY)
+    project_delay.write(folder, *DELAYS["tiny"])
+
+
+def write_studies(results: Path) -> None:
+    """Write the results of every study into their folders."""
+    write_study(results / "density_and_mass")
+    write_delay(results / "project_delay")

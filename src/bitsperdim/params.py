@@ -14,6 +14,7 @@ mistake gives one sentence; a float may be written as an integer, an integer not
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 import re
 import sys
@@ -21,7 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -41,11 +42,20 @@ from bitsperdim.families import (
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Scale = Annotated[float, Field(ge=0.1, le=100)]
+
+
+def rising(values: list[Any]) -> list[Any]:
+    """Refuse a list in which a value is not above the one before."""
+    if any(later <= earlier for earlier, later in itertools.pairwise(values)):
+        raise ValueError("a list of rising numbers")
+    return values
+
 
 # Names of sections, stages and folders under results/ that a model may not take.
 RESERVED = (
     *("dataset", "dequantize", "train", "evaluate", "models", "seeds", "preflight", "download", "report"),
-    *("density_and_mass",),
+    *("density_and_mass", "project_delay"),
 )
 
 
@@ -126,6 +136,40 @@ class DensityAndMassSection(Section):
     dequantizing: DequantizingSection
 
 
+class MistakeSection(Section):
+    """A proposal of infinite variance: tasks off the critical path at half their mean or less."""
+
+    scale_critical: Scale
+    scale_others: Annotated[float, Field(ge=0.1, le=0.5)]
+
+
+class CrossEntropySection(Section):
+    """The optimization of a proposal, level by level."""
+
+    n_samples: Annotated[int, Field(ge=100, le=1_000_000)]
+    elite_share: Annotated[float, Field(ge=0.01, le=0.5)]
+    n_final: Annotated[int, Field(ge=1, le=100)]
+    max_rounds: Annotated[int, Field(ge=1, le=1_000)]
+
+
+class ProjectDelaySection(Section):
+    """The study of a rare delay: the deadline, the proposals, how often each is drawn from."""
+
+    seed: Seed
+    deadline: Annotated[float, Field(ge=20, le=200)]  # the mean is 18; at 200 the probability is 2e-16
+    n_samples: Annotated[
+        list[Annotated[int, Field(ge=2, le=10_000_000)]], Field(min_length=1, max_length=20), AfterValidator(rising)
+    ]
+    scale_all: Scale
+    scale_critical: Annotated[list[Scale], Field(min_length=1, max_length=10), AfterValidator(rising)]
+    mistake: MistakeSection
+    n_replicates: Annotated[int, Field(ge=2, le=1_000)]
+    replicate_samples: Annotated[
+        list[Annotated[int, Field(ge=2, le=10_000)]], Field(min_length=1, max_length=10), AfterValidator(rising)
+    ]
+    cross_entropy: CrossEntropySection
+
+
 class Params(Section):
     """The whole of ``params.yaml``; ``sections`` holds every model section by name."""
 
@@ -136,6 +180,7 @@ class Params(Section):
     train: TrainSection
     evaluate: EvaluateSection
     density_and_mass: DensityAndMassSection
+    project_delay: ProjectDelaySection
     sections: dict[str, FamilySection]
 
     def section(self, model: str) -> FamilySection:

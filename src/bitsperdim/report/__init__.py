@@ -25,7 +25,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from bitsperdim.files import write_text
 from bitsperdim.params import Params
-from bitsperdim.report import charts, formatting, study_charts
+from bitsperdim.report import charts, delay_charts, formatting, study_charts
 from bitsperdim.report.content import Report, read_report
 from bitsperdim.report.dequantizing import differences
 
@@ -71,6 +71,7 @@ def render_page(report: Report) -> str:
         tails=[charts.tails(model) for model in report.models],
         histogram=[charts.histogram(model) for model in report.models],
         study=study_charts.all_charts(report.study),
+        delay=delay_charts.all_charts(report.delay),
         model_ways=[differences(f"ways-{number}", ways) for number, ways in enumerate(report.ways)],
     )
 

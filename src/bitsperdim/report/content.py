@@ -25,6 +25,7 @@ from pydantic import BaseModel
 
 from bitsperdim.errors import InputError
 from bitsperdim.params import Params
+from bitsperdim.report.delay_content import Delay, read_delay
 from bitsperdim.report.dequantizing import Scored, Way, of_models
 from bitsperdim.report.formatting import two_digits
 from bitsperdim.report.reading import Columns, Picture, Stored, read_columns, read_picture, read_stored
@@ -246,6 +247,7 @@ class Report:
         test_images: a picture of some.
         models: in the order of ``models``.
         study: of densities and masses.
+        delay: the study of a rare delay.
         ways: a table for each flow that is among the models with several ways of dequantizing.
         n_samples: K of the evaluation.
         parameters: (section, [(key, value)]) in the order of ``params.yaml``.
@@ -256,6 +258,7 @@ class Report:
     test_images: Picture
     models: list[ModelReport]
     study: Study
+    delay: Delay
     ways: list[list[Way]]
     n_samples: int
     parameters: list[tuple[str, list[tuple[str, str]]]]
@@ -300,11 +303,11 @@ def read_report(params: Params, results: Path) -> Report:
     test_images = read_picture(results / "dequantize" / "pictures" / "test_images.png")
     names = read_stored(results / "models.json", _ModelList).models
     models = [_read_model(params, results / name, name, images) for name in names]
-    study = read_study(results / "density_and_mass")
+    study, delay = read_study(results / "density_and_mass"), read_delay(results / "project_delay")
     scored = {model.name: _scored(model, images) for model in models if not model.is_density}
     ways = of_models({name: params.section(name) for name in scored}, scored, images.image_shape)
     n_samples = params.evaluate.n_samples
-    return Report(params.dataset.name, images, test_images, models, study, ways, n_samples, parameters(params))
+    return Report(params.dataset.name, images, test_images, models, study, delay, ways, n_samples, parameters(params))
 
 
 def _scored(model: ModelReport, images: ImagesMetrics) -> Scored:

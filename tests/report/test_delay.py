@@ -1,0 +1,150 @@
+"""What the report says of the study of a delay is what it wrote, and no unknown error is shown as a small one."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from bitsperdim.errors import InputError
+from bitsperdim.report import _environment, delay_charts, formatting
+from bitsperdim.report.delay_content import OF_PROPOSALS, TABLES, Delay, read_delay
+from bitsperdim.studies import project_delay
+from cases import TINY_DELAY, write_delay
+
+
+class Page:
+    """What the study's templates ask of a report."""
+
+    def __init__(self, delay: Delay) -> None:
+        self.delay = delay
+
+
+def rendered(delay: Delay) -> tuple[str, str]:
+    charts = delay_charts.all_charts(delay)
+    page = _environment().get_template("project_delay.html").render(report=Page(delay), delay=charts)
+    twin = _environment(formatting.markdown).get_template("project_delay.md").render(report=Page(delay))
+    return page, twin
+
+
+def text_of(page: str) -> str:
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", page)).split())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("delay")
+    write_delay(path)
+    return path
+
+
+def test_every_chart_says_what_it_shows(folder: Path) -> None:
+    page, _ = rendered(read_delay(folder))
+    charts = delay_charts.all_charts(read_delay(folder))
+    assert len(charts) == 6 + 7
+    for name, chart in charts.items():
+        assert str(chart) in page, f"{name} is drawn but not placed"
+        assert re.search(r'aria-label="[A-Z][^"]{30,}\."', str(chart)), name
+        assert "mathdefault" not in chart
+    ids = re.findall(r'\bid="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
+
+
+def test_every_number_is_one_that_was_written_and_says_what_it_is(folder: Path) -> None:
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    page, twin = rendered(read_delay(folder))
+    for text in (text_of(page), twin):
+        assert "3.2115 · 10⁻⁵" in text
+        assert "18.2101" in text
+        assert "1, 2, 4, 10" in text
+        for item in metrics["proposals"].values():
+            assert item["label"] in text
+            if item["n_late"]:
+                value, error = formatting.with_error(item["probability"] * 1e5, item["standard_error"] * 1e5)
+                assert f"{value} ± {error}" in text
+                assert formatting.two_digits(item["variance_reduction"]) in text
+            if not item["variance_is_infinite"]:
+                assert formatting.two_digits(item["variance_reduction_exact"]) in text
+    for figure in re.findall(r"<figure.*?</figure>", page, re.DOTALL)[1:10]:
+        assert re.search(r'class="badge (exact|chance)"', figure)
+    rows = [line.count("|") for line in twin.splitlines() if line.startswith("|")]
+    assert len(set(rows[:12])) == len(set(rows[12:16])) == len(set(rows[16:])) == 1  # three whole tables
+
+
+def test_what_is_unknown_is_said_to_be_unknown(folder: Path) -> None:
+    """2,000 naive draws, none late: no 0 ± 0, but what they do say. The mistake is named, its variance infinite."""
+    delay = read_delay(folder)
+    flags = {key: item.flag for key, item in delay.proposals}
+    assert flags["naive"] == "no draw is late: nothing is known"
+    assert flags["mistake"] == "infinite variance: no error bar holds"
+    assert flags["least_variance"] == ""
+    page, twin = rendered(delay)
+    for text in (text_of(page), twin):
+        assert "P is below 0.0015" in text
+        for flag in flags.values():
+            assert flag in text
+        assert not re.search(r"\b0 ± (0|unknown)\b", text.replace("“0 ± 0”", "").replace("estimate of 0 ± 0", ""))
+    row = re.search(r"<tr><th scope=\"row\">naive.*?</tr>", page, re.DOTALL)
+    assert row is not None
+    assert row.group(0).count("unknown") == 3
+    chart = str(delay_charts.all_charts(delay)["estimates_naive"])
+    assert "not even the last has a late draw" in chart
+    assert "no draw is late" in chart
+
+
+def test_a_short_error_bar_is_flagged(folder: Path, tmp_path: Path) -> None:
+    write_delay(tmp_path)
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    metrics["proposals"]["all_x4"].update(ess=50.0, error_factor=2.34)
+    metrics["proposals"]["least_variance"].update(ess=50.0, error_factor=1.4)
+    metrics["proposals"]["critical_x2"].update(ess=4.0, error_factor=9.0)
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    delay = read_delay(tmp_path)
+    flags = {key: item.flag for key, item in delay.proposals}
+    assert flags["all_x4"] == "error bar 2.3 times too short"
+    assert flags["critical_x2"] == "fewer than 10 weights count"
+    assert flags["least_variance"] == ""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"deadline": 20.0, "n_samples": [500]},
+        {"deadline": 200.0, "n_samples": [2, 3]},
+        {"scale_all": 0.3, "scale_critical": [0.2, 100.0], "n_samples": [10]},
+    ],
+)
+def test_what_is_unknown_breaks_no_chart(changes: dict[str, object], tmp_path: Path) -> None:
+    """Nothing rare, nothing seen, infinite variances of the proposals themselves."""
+    section = type(TINY_DELAY).model_validate({**TINY_DELAY.model_dump(), **changes})
+    project_delay.write(tmp_path, *project_delay.study(section))
+    page, twin = rendered(read_delay(tmp_path))
+    assert not re.search(r"\bnan\b", page + twin, re.IGNORECASE)
+    assert not re.search(r"\binf\b", page + twin, re.IGNORECASE)
+
+
+@pytest.mark.parametrize("name", [*(f"{table}.csv" for table in (*TABLES, *OF_PROPOSALS)), "metrics.json"])
+@pytest.mark.parametrize("content", [None, b"", b"{}", b"\xff", b"x,y\n0,0\n"])
+def test_a_missing_file_of_the_study_is_one_sentence(name: str, content: bytes | None, tmp_path: Path) -> None:
+    write_delay(tmp_path)
+    (tmp_path / name).unlink()
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_delay(tmp_path)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", OF_PROPOSALS)
+def test_a_table_of_other_proposals_is_one_sentence(name: str, tmp_path: Path) -> None:
+    write_delay(tmp_path)
+    path = tmp_path / f"{name}.csv"
+    whole = path.read_text(encoding="utf-8").splitlines()
+    for rows in (whole[:-2], whole[:-1], [*whole[:-1], whole[-1].replace("least", "most")]):
+        path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+        with pytest.raises(InputError, match=r"does not hold the proposals of metrics\.json"):
+            read_delay(tmp_path)

@@ -1,0 +1,166 @@
+"""A folder of results as the stages write it, with numbers that the tests choose, and its report."""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from bitsperdim.families import FamilySection
+from bitsperdim.files import write_csv, write_json
+from bitsperdim.params import Params, read_params
+from bitsperdim.report import write_report
+from cases import write_studies
+
+ROOT = Path(__file__).resolve().parents[1]
+PROTOCOL = "tiny/none/2x2x1/L4/test5/given-none"
+HASH = "0123456789abcdef" * 4
+HOSTILE = "<script>alert('1')&`|*$x^2$]("
+N_IMAGES = 5
+
+
+def metrics(**changes: Any) -> dict[str, Any]:
+    """The metrics of a bound, with changes."""
+    return {
+        "kind": "lower",
+        "protocol": PROTOCOL,
+        "test_sha256": HASH,
+        "n_images": N_IMAGES,
+        "n_seeds": 1,
+        "n_samples": 8,
+        "n_parameters": 12345,
+        "bpd": 1.23456789,
+        "bpd_standard_error": 0.0343,
+        "bpd_monte_carlo_error": 0.00067,
+        "nll_nats": 3.42295174,
+        "nll_nats_standard_error": 0.0956,
+        "nll_nats_monte_carlo_error": 0.00186,
+        "log_p_bias_nats": -0.0123,
+        "bias_exceeds_standard_error": False,
+        "too_few_samples": False,
+        "ess_below_10_share": 0.04,
+        "elbo_nats": -3.6,
+        "ess_median": 6.25,
+        "ess_smallest": 1.5,
+        "n_impossible_images": 0,
+        **changes,
+    }
+
+
+def exact(**changes: Any) -> dict[str, Any]:
+    """The metrics of an exact model, with changes."""
+    nothing = {"bpd_monte_carlo_error": 0.0, "nll_nats_monte_carlo_error": 0.0, "log_p_bias_nats": 0.0}
+    return metrics(kind="exact", n_samples=1, ess_median=1.0, ess_smallest=1.0, **{**nothing, **changes})
+
+
+IMPOSSIBLE = {
+    "bpd": math.inf,
+    "bpd_standard_error": math.inf,
+    "nll_nats": math.inf,
+    "nll_nats_standard_error": math.inf,
+    "n_impossible_images": 2,
+}
+MODELS = {"bound": metrics(), "sure": exact(bpd=1.5, nll_nats=4.15888308), "broken": exact(**IMPOSSIBLE)}
+
+
+def write_results(results: Path, models: Mapping[str, Mapping[str, Any]], protocol: str = PROTOCOL) -> None:
+    """Write a folder of results as the stages do."""
+    yardsticks = {
+        "entropy_bpd": 1.6,
+        "entropy_bias_bpd": -0.25,
+        "png_bpd": 30.0,
+        "png_single_bpd": 140.0,
+        "webp_bpd": 9.0,
+        "uniform_bpd": 2.0,
+    }
+    sizes = {"n_train": 20, "n_validation": 4, "n_test": N_IMAGES}
+    described = {"protocol": protocol, "test_sha256": HASH, **yardsticks, **sizes}
+    write_json(results / "dequantize" / "metrics.json", described)
+    write_picture(results / "dequantize" / "pictures" / "test_images.png")
+    write_studies(results)
+    write_json(results / "models.json", {"models": list(models)})
+    for index, (name, content) in enumerate(models.items()):
+        write_model(results / name, content, closed_form=index % 2 == 1)
+
+
+def write_model(folder: Path, content: Mapping[str, Any], *, closed_form: bool) -> None:
+    """Write the results of one model; a bound gets reconstructions too, and a checked one what is drawn of it."""
+    write_json(folder / "metrics.json", content)
+    seeds, n_samples, nll = range(content["n_seeds"]), content["n_samples"], content["nll_nats"]
+    epochs = [0] if closed_form else [1, 2, 3]
+    curve = [
+        {"epoch": epoch, "step": epoch, "learning_rate": 0.1, "train_bpd": 2 - epoch / 4, "validation_bpd": bpd}
+        for epoch, bpd in zip(epochs, (2.0, 1.25, 1.5), strict=False)
+    ]
+    rows = [{**row, "seed": seed} for seed in seeds for row in curve]
+    write_csv(
+        folder / "training_curve.csv", ("epoch", "step", "learning_rate", "train_bpd", "validation_bpd", "seed"), rows
+    )
+    bounds = [
+        {"n_samples": 2**k, "bpd": content["bpd"] + 0.3 / 2**k, "nll_nats": nll, "standard_error_nats": 0.09}
+        for k in range(n_samples.bit_length())
+    ]
+    write_csv(folder / "bound_against_k.csv", ("n_samples", "bpd", "nll_nats", "standard_error_nats"), bounds)
+    impossible = content["n_impossible_images"]
+    images = [
+        {
+            "seed": seed,
+            "image": image,
+            "log_p": -math.inf if image < impossible else -3.0 - image,
+            "pareto_k": image / 4 - 0.25 if "pareto_k_limit" in content else math.nan,
+        }
+        for seed in seeds
+        for image in range(N_IMAGES)
+    ]
+    write_csv(folder / "per_image.csv", ("seed", "image", "log_p", "pareto_k"), images)
+    write_picture(folder / "pictures" / "samples.png")
+    if content["kind"] == "lower":
+        write_picture(folder / "pictures" / "reconstructions.png")
+    if "largest_leaked_gradient" in content:
+        write_picture(folder / "pictures" / "completions.png")
+        write_picture(folder / "pictures" / "receptive_field.png")
+
+
+def write_picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (12, 8), 128).save(path)
+
+
+def params_of(models: Mapping[str, object], family: str = "a family") -> Params:
+    """The committed parameters with other models."""
+    sections = {name: FamilySection(family=family) for name in models}
+    return read_params(ROOT / "params.yaml").model_copy(update={"models": list(models), "sections": sections})
+
+
+def report(
+    folder: Path, models: Mapping[str, Mapping[str, Any]], family: str = "a family", protocol: str = PROTOCOL
+) -> tuple[str, str]:
+    """Write results and their report; return the page and its twin."""
+    write_results(folder / "results", models, protocol)
+    write_report(params_of(models, family), folder / "results", folder / "out")
+    page, twin = (folder / "out" / name for name in ("index.html", "report.md"))
+    return page.read_text(encoding="utf-8"), twin.read_text(encoding="utf-8")
+
+
+def row_of(page: str, model: str) -> str:
+    """The row of a model in the table."""
+    match = re.search(rf'<tr data-model="{re.escape(html.escape(model))}">(.*?)</tr>', page, re.DOTALL)
+    assert match is not None
+    return match.group(1)
+
+
+def section_of(page: str, model: str) -> str:
+    """The section of a model."""
+    match = re.search(rf'<section class="model" id="model-{model}".*?</section>', page, re.DOTALL)
+    assert match is not None
+    return match.group(0)
+
+
+def text_of(fragment: str) -> str:
+    """What a reader sees of a fragment."""
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", fragment)).split())
