@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from bitsperdim.likelihoods import Bernoulli, bernoulli_log_prob_of_layer
-from bitsperdim.likelihoods import bernoulli_layer as fused
 
 
 def layer(
@@ -22,12 +21,11 @@ def layer(
 # one factor, odd and even numbers of them, a power of two above the largest product, those of MNIST and of CIFAR-10
 @pytest.mark.parametrize("n_dims", [1, 2, 15, 64, 512, 784, 3072])
 @pytest.mark.parametrize("scale", [0.01, 1.0, 300.0])
-def test_it_is_the_bernoulli(n_dims: int, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_the_bernoulli(n_dims: int, scale: float) -> None:
     """To 1e-12 in float64, 1e-6 in float32, of the larger of 1 and |log p|; the float32 terms are those of its logits.
 
     Logits of 300 have masses whose product is far below the smallest float.
     """
-    monkeypatch.setattr(fused, "ROWS_AT_ONCE", 6)  # two samples at a time: the last step is smaller
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
         x, hidden, weight, bias = layer(n_dims, scale, dtype)
         found = bernoulli_log_prob_of_layer(x, hidden, weight, bias)
@@ -36,10 +34,3 @@ def test_it_is_the_bernoulli(n_dims: int, scale: float, monkeypatch: pytest.Monk
         assert found.dtype == dtype
         assert ((found - expected).abs() <= tolerance * expected.abs().clamp(min=1)).all()
         assert not found.requires_grad
-
-
-def test_small_steps_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, hidden, weight, bias = layer(784, 1.0, torch.float64)
-    whole = bernoulli_log_prob_of_layer(x, hidden, weight, bias)
-    monkeypatch.setattr(fused, "ROWS_AT_ONCE", 1)
-    torch.testing.assert_close(bernoulli_log_prob_of_layer(x, hidden, weight, bias), whole, rtol=1e-13, atol=0)

@@ -5,6 +5,7 @@ import torch
 
 import laws
 from bitsperdim.estimation import log_mean_exp
+from bitsperdim.models import vae
 from bitsperdim.models.vae import VAE
 
 SIZES = {"latent_size": 2, "hidden_sizes": [3], "deeper": [], "doubly_reparameterized": False}
@@ -264,7 +265,10 @@ def test_nothing_is_doubly_reparameterized_in_evaluation() -> None:
     torch.testing.assert_close(gradients(plain, x, 5, 0)[0], gradients(twice, x, 5, 0)[0], rtol=1e-12, atol=0)
 
 
-def test_the_fused_evaluation_is_that_of_the_head() -> None:
+@pytest.mark.parametrize("n_rows", [1, 48, 10_000])
+def test_the_fused_evaluation_is_that_of_the_head(n_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many samples are taken at a time: one, three of 50, all."""
+    monkeypatch.setattr(vae, "ROWS_AT_ONCE", n_rows)
     model = layered_vae()
     x = laws.all_images((1, 2, 2), 2)
     z = torch.randn(50, 16, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 LARGEST_PRODUCT = 64  # factors of at least 1/2: their product is above the smallest float32
-ROWS_AT_ONCE = 1024  # samples times images, so that what is worked on stays in the processor's cache
 
 
 @torch.no_grad()
 def bernoulli_log_prob_of_layer(x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return log p(x given h), (K, B) in nats.
+
+    It is fastest where K times B rows of logits fit into the processor's cache.
 
     Args:
         x: (B, C, H, W), 0 or 1.
@@ -32,21 +33,12 @@ def bernoulli_log_prob_of_layer(x: Tensor, hidden: Tensor, weight: Tensor, bias:
         weight: w, (D, n).
         bias: b, (D,).
     """
-    n_samples, n_images, n_dims = *hidden.shape[:2], len(bias)
     signs = x.flatten(1).to(hidden.dtype).mul_(2).sub_(1)  # (B, D)
-    result = hidden.new_empty(n_samples, n_images)
-    step = max(1, ROWS_AT_ONCE // n_images)
-    # two buffers for all steps; sub-pixels are the last dimension of both
-    logits, below = (hidden.new_empty(min(step, n_samples) * n_images, n_dims) for _ in range(2))
-    for start in range(0, n_samples, step):
-        part = hidden[start : start + step]
-        n_rows = part.shape[0] * n_images
-        t = torch.addmm(bias, part.reshape(n_rows, -1), weight.t(), out=logits[:n_rows])
-        t.view(-1, n_images, n_dims).mul_(signs)
-        total = torch.clamp(t, max=0, out=below[:n_rows]).sum(1)
-        total += log_of_product(t.abs_().sigmoid_())
-        result[start : start + step] = total.view(-1, n_images)
-    return result
+    t = torch.addmm(bias, hidden.flatten(0, 1), weight.t())  # (KB, D)
+    t.view(*hidden.shape[:2], -1).mul_(signs)
+    total = t.clamp(max=0).sum(1)
+    total += log_of_product(t.abs_().sigmoid_())
+    return total.view(hidden.shape[:2])
 
 
 def log_of_product(factors: Tensor) -> Tensor:

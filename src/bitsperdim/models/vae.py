@@ -41,6 +41,8 @@ from bitsperdim.likelihoods import (
 )
 from bitsperdim.models.base import LatentModel, LatentNormal, level_counts
 
+ROWS_AT_ONCE = 512  # samples times images, of a Bernoulli that is only evaluated
+
 
 def mlp(sizes: Sequence[int]) -> nn.Sequential:
     """Return linear layers of the given sizes with a tanh after each."""
@@ -162,9 +164,14 @@ class VAE(LatentModel):
         return self.head(outputs.unflatten(-1, (self.head.n_groups, *self.image_shape[1:], self.head.n_outputs)))
 
     def log_p_x_given_z(self, x: Tensor, z: Tensor) -> Tensor:
-        """Return log p(x given z), (K, B) in nats; for a Bernoulli that is only evaluated, in few passes."""
+        """Return log p(x given z), (K, B) in nats; for a Bernoulli that is only evaluated, in few passes.
+
+        These are of a few samples at a time, from z to the result, so that hidden values stay in the processor's cache.
+        """
         is_evaluated = not torch.is_grad_enabled() and not torch.is_autocast_enabled(z.device.type)
         if not (is_evaluated and isinstance(self.head, BernoulliHead)):
             return super().log_p_x_given_z(x, z)
-        hidden = self.decoder(z[..., : self.latent_sizes[0]])
-        return bernoulli_log_prob_of_layer(x, hidden, self.to_outputs.weight, self.to_outputs.bias)
+        n_at_once = max(1, ROWS_AT_ONCE // len(x))
+        layer = (self.to_outputs.weight, self.to_outputs.bias)
+        parts = z[..., : self.latent_sizes[0]].split(n_at_once)
+        return torch.cat([bernoulli_log_prob_of_layer(x, self.decoder(part), *layer) for part in parts])

@@ -1,0 +1,136 @@
+"""How fast log P(x) of a VAE is estimated, against pythae's ``get_nll`` on the same weights: 784-200-200-50, Bernoulli.
+
+A unit of work is a decoder evaluation: one image, one sample. Both estimate the same few images with the same K; ours
+with one encoder pass for each image and all statistics (errors, bias, jackknife, k-hat), pythae's with its best batch
+size, found first. The two take turns, so that what else the machine does hits both; medians of 20 turns. The peak of
+float32 matrix products is measured in the same process: the last column is the share of it that the decoder's own
+multiplications are. Memory is that of a process of its own for each K.
+
+pythae is no dependency of this project; without it, ours alone is measured.
+
+    pip install --no-deps pythae
+    python benchmarks/importance_sampling.py
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import statistics
+import subprocess
+import sys
+from typing import Any
+
+import torch
+from measuring import heading, matrix_product_peak, seconds, table
+from torch import Tensor
+
+from bitsperdim.estimation import Estimate, estimate
+from bitsperdim.models import build
+from bitsperdim.models.vae import VAE
+from bitsperdim.stage import peak_memory
+
+SIZES = {"latent_size": 50, "hidden_sizes": [200, 200], "deeper": []}
+N_TURNS, N_SAMPLES, N_IMAGES = 20, 5_000, 10
+CHUNK = 250
+FLOPS = 2 * (50 * 200 + 200 * 200 + 200 * 784)  # of the decoder's products, for one evaluation
+BATCH_SIZES = (100, 250, 500, 1_000, 2_500, 5_000)
+
+
+def model_and_images(n_images: int) -> tuple[VAE, Tensor]:
+    """A VAE whose weights are those of the start, sharpened, so that its code matters, and binary images."""
+    model = build("vae", {**SIZES, "likelihood": "bernoulli", "n_mixtures": 1, "doubly_reparameterized": False},
+                  (1, 28, 28), 2)  # fmt: skip
+    assert isinstance(model, VAE)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        model.to_outputs.weight.mul_(3)
+        model.encoders[0].to_log_scale.bias.fill_(-0.5)
+        images = model.sample(n_images, generator=generator)
+    return model.eval(), images
+
+
+def ours(model: VAE, images: Tensor, n_samples: int = N_SAMPLES) -> Estimate:
+    return estimate(
+        model, images, n_samples, chunk_size=CHUNK, batch_size=100, generator=torch.Generator().manual_seed(1)
+    )
+
+
+def as_pythae(model: VAE) -> Any:  # noqa: ANN401
+    """The same weights in pythae's VAE."""
+    from pythae import models
+    from pythae.models.base.base_utils import ModelOutput
+    from pythae.models.nn import BaseDecoder, BaseEncoder
+
+    class Encoder(BaseEncoder):
+        def forward(self, x: Tensor) -> ModelOutput:
+            normal = model.encoders[0](2 * x.flatten(1) - 1 - model.centre)
+            return ModelOutput(embedding=normal.mean, log_covariance=2 * normal.log_scale)
+
+    class Decoder(BaseDecoder):
+        def forward(self, z: Tensor) -> ModelOutput:
+            logits = model.to_outputs(model.decoder(z))
+            return ModelOutput(reconstruction=torch.sigmoid(logits).reshape(-1, 1, 28, 28))
+
+    config = models.VAEConfig(input_dim=(1, 28, 28), latent_dim=50, reconstruction_loss="bce")
+    return models.VAE(config, Encoder(), Decoder()).eval()
+
+
+@torch.no_grad()
+def compare() -> None:
+    model, images = model_and_images(N_IMAGES)
+    n_evaluations = N_IMAGES * N_SAMPLES
+    theirs = as_pythae(model) if importlib.util.find_spec("pythae") else None
+    x = images.float()
+    works: dict[str, Any] = {"ours": lambda: ours(model, images)}
+    if theirs is not None:
+        speeds = {
+            size: min(seconds(lambda size=size: theirs.get_nll(x, N_SAMPLES, size)) for _ in range(3))
+            for size in BATCH_SIZES
+        }
+        best = min(speeds, key=speeds.__getitem__)
+        works[f"pythae, batches of {best:,}"] = lambda: theirs.get_nll(x, N_SAMPLES, best)
+    times: dict[str, list[float]] = {name: [] for name in works}
+    peaks = []
+    for _ in range(N_TURNS):
+        for name, work in works.items():
+            times[name].append(seconds(work))
+        peaks.append(matrix_product_peak(torch.float32, 1024, 1))
+    peak = statistics.median(peaks)
+    rows = []
+    for name, found in times.items():
+        speed = n_evaluations / statistics.median(found)
+        ratio = statistics.median(b / a for a, b in zip(times["ours"], found, strict=True))
+        rows.append(
+            [name, f"{speed:,.0f}", f"{1 / ratio:.2f}", f"{speed * FLOPS / peak:.0%} of {peak / 1e9:.0f} GFLOP/s"]
+        )
+    heading(f"Importance sampling of a VAE, 784-200-200-50, K = {N_SAMPLES:,}")
+    table(("what", "decoder evaluations/s", "speed, ours = 1", "decoder's products of the peak"), rows)
+    if theirs is not None:
+        result = ours(model, images)
+        nll = float(theirs.get_nll(x, N_SAMPLES, best))
+        error = math.sqrt(2 * float(result.standard_error.square().sum())) / N_IMAGES
+        print(f"\nThe same number: ours {float(result.log_p.mean()):.4f}, pythae's {nll:.4f} nats, "
+              f"apart by {abs(float(result.log_p.mean()) - nll) / error:.1f} of their standard errors.")  # fmt: skip
+
+
+def memory(n_samples: int) -> None:
+    model, images = model_and_images(20)
+    before = peak_memory()
+    ours(model, images, n_samples)
+    print(f"| {n_samples:,} | {peak_memory() / 2**20:.0f} | {before / 2**20:.0f} |")
+
+
+def main() -> None:
+    if len(sys.argv) > 1:
+        memory(int(sys.argv[1]))
+        return
+    compare()
+    heading("Memory of an evaluation of 20 images")
+    table(("K", "peak, MiB", "before, MiB"), [])
+    for n_samples in (100, 1_000, 5_000):
+        subprocess.run([sys.executable, __file__, str(n_samples)], check=True)
+
+
+if __name__ == "__main__":
+    main()
