@@ -127,5 +127,5 @@ def test_no_more_images_than_there_are_and_none_where_none_are_asked_for() -> No
     assert many["annealed"]["n_images"] == 30
     assert "simulated" not in many["annealed"]
     none = latent.of_the_code(model, data, estimated, section(n_images=0, n_simulated=0), CPU)
-    assert none.keys() == {"n_units", "n_active_units"}
+    assert none.keys() == {"proposal", "n_units", "n_active_units"}
     assert latent.of_the_code(small_model("pixelcnn-binary-3x3"), data, estimated, section(), CPU) == {}

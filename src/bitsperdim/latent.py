@@ -53,7 +53,8 @@ def of_the_code(
     if not isinstance(model, LatentModel):
         return {}
     images = torch.from_numpy(prepared.images["test"]).to(device)
-    found: dict[str, Any] = active_units(model, images, stream("annealing", section.seed, 0, device=device))
+    found: dict[str, Any] = {"proposal": section.proposal}
+    found |= active_units(model, images, stream("annealing", section.seed, 0, device=device))
     n_images = section.annealed.n_images and min(section.annealed.n_images, len(images))
     total = n_images + section.annealed.n_simulated
     with tqdm(total=total, desc="anneal", unit="image", disable=None) as bar:

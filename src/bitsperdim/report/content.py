@@ -96,6 +96,7 @@ class Metrics(Stored):
     pareto_k_median: float | None = None
     pareto_k_limit: float | None = None
     pareto_k_high_share: float | None = None
+    proposal: Literal["encoder", "prior"] | None = None
     n_units: int | None = None
     n_active_units: int | None = None
     annealed: AnnealedMetrics | None = None
