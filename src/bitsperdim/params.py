@@ -40,11 +40,12 @@ from bitsperdim.families import (
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Rate = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
 
 # Names of sections, stages and folders under results/ that a model may not take.
 RESERVED = (
     *("dataset", "dequantize", "train", "evaluate", "models", "seeds", "preflight", "download", "report"),
-    *("density_and_mass",),
+    *("density_and_mass", "universal_resnet"),
 )
 
 
@@ -113,6 +114,28 @@ class DensityAndMassSection(Section):
     dequantizing: DequantizingSection
 
 
+class LearningRatesSection(Section):
+    """The largest learning rate of each kind of network in the study of the one-neuron ResNet."""
+
+    resnet: Rate
+    dense: Rate
+    single: Rate
+    approximation: Rate
+
+
+class UniversalResnetSection(Section):
+    """The study of the one-neuron ResNet: what is trained and for how long, what is constructed."""
+
+    seed: Seed
+    n_steps: Annotated[int, Field(ge=1, le=1_000_000)]
+    n_seeds: Annotated[int, Field(ge=2, le=1_000)]
+    n_points: Annotated[int, Field(ge=10, le=100_000)]
+    learning_rates: LearningRatesSection
+    depths: Annotated[list[Annotated[int, Field(ge=1, le=1_000)]], Field(min_length=1, max_length=16)]
+    cells_line: Annotated[list[Annotated[int, Field(ge=2, le=1_000)]], Field(min_length=1, max_length=16)]
+    cells_plane: Annotated[list[Annotated[int, Field(ge=2, le=128)]], Field(min_length=1, max_length=16)]
+
+
 class Params(Section):
     """The whole of ``params.yaml``; ``sections`` holds every model section by name."""
 
@@ -123,6 +146,7 @@ class Params(Section):
     train: TrainSection
     evaluate: EvaluateSection
     density_and_mass: DensityAndMassSection
+    universal_resnet: UniversalResnetSection
     sections: dict[str, FamilySection]
 
     def section(self, model: str) -> FamilySection:
