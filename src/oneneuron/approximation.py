@@ -30,8 +30,8 @@ from oneneuron.jobs import Architecture, side_by_side, streams, torch_generator
 from oneneuron.nets import OneNeuronResNet
 from oneneuron.training import fit, squared_error
 
-FINE = {1: 8_192, 2: 240}  # nodes along each dimension where the error is measured
-COARSE = {1: 512, 2: 24}  # and where networks are trained
+FINE = {1: 8_192, 2: 256}  # nodes along each dimension where the error is measured; powers of two meet no ramp's middle
+COARSE = {1: 256, 2: 24}  # and where networks are trained
 RAMP_NODES = 9  # on each ramp
 CHUNK = 65_536  # points at a time
 

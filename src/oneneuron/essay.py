@@ -29,7 +29,8 @@ from oneneuron.training import cross_entropy, fit
 Percent = tuple[float, float | None]
 
 N_FRESH = 4_000
-N_PIXELS = 64  # of a decision region, along each side
+N_PIXELS = 80  # of a decision region, along each side
+SOFT = 1 / 8  # of the log-odds, whose border is drawn between pixels
 DEPTHS, WIDTHS, SINGLE = (5, 10, 40), (2, 6), (5, 10, 40, 100, 300)
 
 # mean and spread of five by predicate; None where the essay gives no spread
@@ -67,7 +68,7 @@ class Outcome:
         train: (nets, 3, seeds) accuracy on the points.
         fresh: (nets, 3, seeds) accuracy on fresh points.
         n_parameters: of each network.
-        regions: (drawn nets, 3, pixels, pixels) tanh of the log-odds on the square, of the seed that fits best.
+        regions: (drawn nets, 3, pixels, pixels) tanh of an eighth of the log-odds on the square, of the seed that fits best.
     """
 
     x: np.ndarray
@@ -170,7 +171,7 @@ def rows(outcome: Outcome) -> Sequence[Mapping[str, object]]:
 def _regions(nets: OneNeuronResNet | DenseNet, pixels: Tensor, train: np.ndarray) -> np.ndarray:
     """Return (predicates, pixels, pixels) of the seed that fits best, the first of equals."""
     with torch.no_grad():
-        y = torch.tanh(nets(pixels)).cpu().numpy().reshape(*train.shape, N_PIXELS, N_PIXELS)
+        y = torch.tanh(SOFT * nets(pixels)).cpu().numpy().reshape(*train.shape, N_PIXELS, N_PIXELS)
     return y[np.arange(len(train)), train.argmax(-1)]
 
 

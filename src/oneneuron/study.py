@@ -37,8 +37,8 @@ __all__ = ["PREDICATES", "Results", "study", "write"]
 
 Rows = Sequence[Mapping[str, Any]]
 
-DERIVED_CELLS, DERIVED_ERROR = 6, 0.6  # of the figures: few cells, and ramps so wide that they can be seen
-DERIVED_POINTS = 721
+DERIVED_CELLS, DERIVED_ERROR = 9, 0.9  # of the figures: few cells, and ramps so wide that they can be seen
+DERIVED_POINTS = 369
 PLANE_CELLS = 8  # of the figure of levels
 DISC_PIXELS = 96
 
@@ -50,7 +50,8 @@ class Results:
     Attributes:
         metrics: of ``metrics.json``.
         tables: rows by the name of each CSV.
-        regions: arrays of ``regions.npz``: points, labels, and decisions as 127 tanh of the log-odds, int8.
+        regions: arrays of ``regions.npz``: points, labels, and decisions as 127 tanh of an eighth of the log-odds,
+            int8.
     """
 
     metrics: dict[str, Any]

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 WARMUP = 20  # steps, at most
+BETAS = (0.9, 0.99)  # a shorter memory than usual: the trainings are short
 
 
 def cross_entropy(y: Tensor, labels: Tensor) -> Tensor:
@@ -58,7 +59,7 @@ def fit(nets: nn.Module, x: Tensor, targets: Tensor, loss: Loss, n_steps: int, l
     Raises:
         FloatingPointError: a loss is not finite.
     """
-    optimizer = torch.optim.Adam(nets.parameters(), lr=learning_rate, foreach=True)
+    optimizer = torch.optim.Adam(nets.parameters(), lr=learning_rate, betas=BETAS, foreach=True)
     for step in range(n_steps):
         for group in optimizer.param_groups:
             group["lr"] = rate(step, n_steps, learning_rate)
