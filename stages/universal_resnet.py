@@ -22,7 +22,8 @@ def main(params: Params, results: str) -> dict[str, str]:
     study.write(Path(results), found)
     for name, row in found.metrics["accuracy"].items():
         parts = ", ".join(
-            f"{predicate} {row[predicate]['mean']:.1f} +- {row[predicate]['spread']:.1f}" for predicate in study.PREDICATES
+            f"{predicate} {row[predicate]['mean']:.1f} +- {row[predicate]['spread']:.1f}"
+            for predicate in study.PREDICATES
         )
         print(f"universal_resnet: {name}: {parts} % of the training points")
     for name, row in found.metrics["constructed"].items():

@@ -1,7 +1,8 @@
-"""The table of small models to which the laws apply, and a small study of densities and masses."""
+"""The table of small models to which the laws apply, and small runs of the studies."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import numpy as np
 import torch
 
 from bitsperdim.models import ImageModel, build
-from bitsperdim.params import DensityAndMassSection, DequantizingSection
+from bitsperdim.params import DensityAndMassSection, DequantizingSection, UniversalResnetSection
 from bitsperdim.studies import density_and_mass
+from oneneuron import study as oneneuron_study
 
 NOISE = {"n_couplings": 2, "n_filters": 4, "n_blocks": 1}
 UNIFORM = {"logit_margin": 0.0, "dequantization": "uniform", "variational": NOISE}
@@ -147,3 +149,25 @@ def write_study(folder: Path, counts: Sequence[int] = (40, 3, 0, 7, 50)) -> None
     metrics, tables = density_and_mass.study(TINY_STUDY, levels)
     rows = [{**row, "bpd_standard_error": 0.03} for row in WAYS]
     density_and_mass.write(folder, {**metrics, "dequantizing": DEQUANTIZING}, {**tables, "dequantizing": rows})
+
+
+TINY_RESNET = UniversalResnetSection(
+    seed=0,
+    n_steps=2,
+    n_seeds=2,
+    n_points=20,
+    learning_rates={"resnet": 0.1, "dense": 0.03, "single": 0.1, "approximation": 0.05},  # type: ignore[arg-type]
+    depths=[1, 3],
+    cells_line=[2, 5],
+    cells_plane=[2, 3],
+)
+
+
+@functools.cache
+def _tiny_resnet() -> oneneuron_study.Results:
+    return oneneuron_study.study(TINY_RESNET, torch.device("cpu"))
+
+
+def write_resnet(folder: Path) -> None:
+    """Write the results of the study of the one-neuron ResNet at its smallest, computed once."""
+    oneneuron_study.write(folder, _tiny_resnet())

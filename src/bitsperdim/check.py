@@ -40,8 +40,20 @@ STUDY = {
     "coding.codes.data.message_bits": 1e-3,
     "coding.codes.logistic.cross_entropy_bits": 1e-3,
 }
+# Constructed weights are arithmetic; of trained networks, only those that fit whatever the machine.
+NEURONS = {
+    "majority.hard": 1e-8,
+    "constructed.step.l1": 1e-5,
+    "constructed.smooth.l1": 1e-5,
+    "constructed.disc.l1": 1e-5,
+    "constructed.disc.close_share": 1e-4,
+    "accuracy.single_300.easy.mean": 1.0,
+    "accuracy.single_300.medium.mean": 2.0,
+    "accuracy.resnet_40.easy.mean": 5.0,
+}
 SAME = ("kind", "protocol", "test_sha256", "n_images", "n_samples", "n_seeds", "n_parameters", "n_impossible_images")
 SAME_STUDY = ("levels.n_levels", "levels.n_images", "levels.n_pixels", "collapse.raw_kind", "coding.n_symbols")
+SAME_NEURONS = ("n_steps", "n_seeds", "n_points", "constructed.disc.n_blocks", "constructed.disc_joined.n_blocks")
 SAME_DATA = ("protocol", "test_sha256", "n_train", "n_validation", "n_test")
 
 
@@ -53,6 +65,9 @@ def disagreements(reference: dict[str, Any], rerun: dict[str, Any], name: str) -
         same, tolerances = SAME_DATA, DATA
     elif name == "density_and_mass":
         same, tolerances = SAME_STUDY, STUDY
+        reference, rerun = _flat(reference), _flat(rerun)
+    elif name == "universal_resnet":
+        same, tolerances = SAME_NEURONS, NEURONS
         reference, rerun = _flat(reference), _flat(rerun)
     found = []
     for key in same:

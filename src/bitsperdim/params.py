@@ -18,10 +18,11 @@ import math
 import re
 import sys
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -41,6 +42,16 @@ from bitsperdim.families import (
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Rate = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
+
+
+def _rising(values: list[int]) -> list[int]:
+    if any(first >= second for first, second in pairwise(values)):
+        raise ValueError("a list in which each entry is larger than the one before")
+    return values
+
+
+Number = TypeVar("Number", bound=int)
+Rising = Annotated[list[Number], Field(min_length=1, max_length=16), AfterValidator(_rising)]
 
 # Names of sections, stages and folders under results/ that a model may not take.
 RESERVED = (
@@ -131,9 +142,9 @@ class UniversalResnetSection(Section):
     n_seeds: Annotated[int, Field(ge=2, le=1_000)]
     n_points: Annotated[int, Field(ge=10, le=100_000)]
     learning_rates: LearningRatesSection
-    depths: Annotated[list[Annotated[int, Field(ge=1, le=1_000)]], Field(min_length=1, max_length=16)]
-    cells_line: Annotated[list[Annotated[int, Field(ge=2, le=1_000)]], Field(min_length=1, max_length=16)]
-    cells_plane: Annotated[list[Annotated[int, Field(ge=2, le=128)]], Field(min_length=1, max_length=16)]
+    depths: Rising[Annotated[int, Field(ge=1, le=1_000)]]
+    cells_line: Rising[Annotated[int, Field(ge=2, le=1_000)]]
+    cells_plane: Rising[Annotated[int, Field(ge=2, le=128)]]
 
 
 class Params(Section):

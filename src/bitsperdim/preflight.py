@@ -15,7 +15,11 @@ from bitsperdim.params import Params
 
 MARKER = "The parameters of this pipeline have been validated.\n"
 OF_A_MODEL = ("metrics.json", "per_image.csv", "bound_against_k.csv", "training_curve.csv", "pictures")
-KEPT = ("dequantize", "density_and_mass")  # folders of results/ that belong to stages, not to models
+KEPT = (
+    "dequantize",
+    "density_and_mass",
+    "universal_resnet",
+)  # folders of results/ that belong to stages, not to models
 
 
 def preflight(params: Params, results: Path, marker: Path) -> None:

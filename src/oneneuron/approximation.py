@@ -1,7 +1,7 @@
-r"""Error against the number of blocks: networks that are constructed and networks that are trained, for three functions.
+r"""Error against the number of blocks, of constructed and of trained networks, for three functions.
 
-The distance is that of the theorem, :math:`\int |R - f|` over a box, by the midpoint rule on a fine grid, the same for all
-networks. The largest error is looked for on that grid and, for constructed networks, on their ramps.
+The distance is that of the theorem, :math:`\int |R - f|` over a box, by the midpoint rule on a fine grid, the same for
+all networks. The largest error is looked for on that grid and, for constructed networks, on their ramps.
 
 - ``step``: five steps on [-1, 1], at places that no grid of cells meets.
 - ``smooth``: :math:`(1 - x^2) \cos(5 \pi x / 2)` on [-1, 1].
@@ -11,7 +11,7 @@ networks. The largest error is looked for on that grid and, for constructed netw
 Trained networks minimise the mean squared error on a coarser grid: with the absolute error itself they end at the
 median, 0, for the disc.
 
-Invariant (``tests/oneneuron/test_study.py``): the midpoint rule gives known integrals
+Invariant (``tests/oneneuron/test_universal_resnet.py``): the midpoint rule gives known integrals
 (``test_the_distance_of_known_functions``).
 """
 
@@ -96,9 +96,9 @@ def values(net: OneNeuronResNet, x: np.ndarray) -> np.ndarray:
 
 
 def distance(y: np.ndarray, target: Target, x: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the L1 and the largest error of y (..., N) at the midpoints x, and the share off by less than half the height.
+    """Return the L1 and the largest error of y (..., N) at the midpoints x, and the share that is close.
 
-    For an indicator that share is the accuracy of the decision at one half.
+    Close is off by less than half the height; for an indicator that share is the accuracy of the decision at one half.
     """
     error = np.abs(y - target.f(x))
     close = (error < target.height / 2).mean(-1)
@@ -154,7 +154,12 @@ def trained(
         with torch.no_grad():
             found = distance(values(nets, fine), target, fine)  # type: ignore[arg-type]  # a ResNet
         return [
-            {"function": name, "n_blocks": depth, "seed": index, **{key: float(each[index]) for key, each in found.items()}}
+            {
+                "function": name,
+                "n_blocks": depth,
+                "seed": index,
+                **{key: float(each[index]) for key, each in found.items()},
+            }
             for index in range(n_seeds)
         ]
 

@@ -1,18 +1,18 @@
 """The paper's experiment: can a network close a region around the unit ball?
 
 Lin and Jegelka (2018) show that a fully connected network of width d has decision regions that go to infinity (or
-degenerate ones), whatever its depth, while one-neuron residual blocks close them. Here both are trained on the ball against a
-shell, at depths 1 to 5, and each region is asked whether it goes to infinity: whether a circle of radius
-:data:`FAR` around the origin has a point that the network takes for the ball. A network has *closed* the ball where no such
-point exists and most of the ball is inside.
+degenerate ones), whatever its depth, while one-neuron residual blocks close them. Here both are trained on the ball
+against a shell, at depths 1 to 5, and each region is asked whether it goes to infinity: whether a circle of radius
+:data:`FAR` around the origin has a point that the network takes for the ball. A network has *closed* the ball where no
+such point exists and most of the ball is inside.
 
 What one block cannot do: its decision is bounded by one bent line. Two blocks can bound a triangle.
 
 Not here: a proof. A circle is asked at :data:`N_DIRECTIONS` places, and a strip thinner than their distance would slip
 through; so would a bounded region that reaches farther.
 
-Invariants (``tests/oneneuron/test_study.py``): a half-plane, a strip and a wedge are unbounded, a triangle is not
-(``test_regions_that_go_to_infinity_are_told_from_closed_ones``).
+Invariants (``tests/oneneuron/test_universal_resnet.py``): a half-plane, a strip and a wedge are unbounded, a
+triangle is not (``test_regions_that_go_to_infinity_are_told_from_closed_ones``).
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class Outcome:
         inside: (N,) bool, in the ball.
         rows: of each training: kind, depth, seed, accuracy, share of the ball that is covered, share of the far circle
             that is taken for the ball, whether the ball is closed.
-        regions: (nets, pixels, pixels) tanh of an eighth of the log-odds on the square, of the seed that fits best among
+        regions: (nets, pixels, pixels) tanh of an eighth of the log-odds on the square, of the seed that fits best
+        among
             those that are closed, or among all.
     """
 
@@ -105,12 +106,10 @@ def run(
 
 
 def summary(outcome: Outcome) -> dict[str, dict[str, object]]:
-    """Return by kind and depth how many networks closed the ball, of how many, and the best and mean accuracy in percent."""
+    """Return by kind and depth how many of the networks closed the ball, and accuracies in percent."""
     found: dict[str, dict[str, object]] = {}
     for architecture in ARCHITECTURES:
-        chosen = [
-            row for row in outcome.rows if (row["kind"], row["depth"]) == (architecture.kind, architecture.depth)
-        ]
+        chosen = [row for row in outcome.rows if (row["kind"], row["depth"]) == (architecture.kind, architecture.depth)]
         right = np.array([row["accuracy"] for row in chosen], dtype=np.float64)
         found[architecture.name] = {
             "n_nets": len(chosen),

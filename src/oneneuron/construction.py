@@ -2,14 +2,14 @@ r"""A one-neuron ResNet whose weights are computed: any integrable function, as 
 
 After Lin and Jegelka (2018), who prove that it can be done; the details are worked out here. Let f be given on the box
 :math:`[a, b]^d`, cut into :math:`M^d` cells with sides :math:`h = (b - a) / M`, and let S be the step function that has
-on each cell the value of f at its centre, and 0 outside the box. The network R agrees with S but on thin slabs along the
-faces of cells, the *ramps*, of width :math:`\delta`. A block x <- x + V relu(Ux + u) bends the map x -> x along one
+on each cell the value of f at its centre, and 0 outside the box. The network R agrees with S but on thin slabs along
+the faces of cells, the *ramps*, of width :math:`\delta`. A block x <- x + V relu(Ux + u) bends the map x -> x along one
 plane: beyond it the slope along V changes from 1 to 1 + VU. This is all there is to build with.
 
-**1. Staircases.** Each coordinate by itself becomes almost a staircase: level k on cell k, with slope :math:`q = \eta / h`
-inside cells, where :math:`\eta` is tiny. Both ends are dropped first, then ramps are made from the lowest up; each raises
-all that is above it, so every threshold is known in advance. (From the top down would do too, but then what is already
-high is blown up by every later ramp before it is flattened, and float64 loses a dozen digits.)
+**1. Staircases.** Each coordinate by itself becomes almost a staircase: level k on cell k, with slope :math:`q = \eta /
+h` inside cells, where :math:`\eta` is tiny. Both ends are dropped first, then ramps are made from the lowest up; each
+raises all that is above it, so every threshold is known in advance. (From the top down would do too, but then what is
+already high is blown up by every later ramp before it is flattened, and float64 loses a dozen digits.)
 
 =====================  =============================================  ==========================================
 block                  U, u, V                                        what it does
@@ -27,13 +27,13 @@ with rise = 1 - q(h - delta), so that the centres of neighbouring cells are exac
 r = q(kh - 3 delta / 2) + (k - 1)(rise - q delta), where the face between cells k - 1 and k is by then.
 
 **2. Distinct levels.** One neuron that is always on adds :math:`\sum_{i>1} M^{i-1} x_i` to coordinate 1: cell
-:math:`(k_1, ..., k_d)` gets the level :math:`n = 1 + \sum_i k_i M^{i-1}`, between 1 and :math:`M^d`. D was chosen so that one
-coordinate outside the box brings the sum below 0 whatever the others are. One more block, max(x, 0), gives all of the
-outside the one level 0.
+:math:`(k_1, ..., k_d)` gets the level :math:`n = 1 + \sum_i k_i M^{i-1}`, between 1 and :math:`M^d`. With
+:math:`D_i = (W (M - 1 + \eta) + 2) / M^{i-1}`, where :math:`W = \sum_i M^{i-1}`, one coordinate outside the box brings
+the sum below 0 whatever the others are. One more block, max(x, 0), gives all of the outside the one level 0.
 
-**3. Moving the levels.** The value v of a cell has its place :math:`\tau(v) = -1 - T (v_{max} - v) / (v_{max} - v_{min})`
-below all levels, where :math:`T = M^d + 1` and the extremes include 0. From the top down, level by level, one neuron with
-the threshold t = n - 1/2 takes all that is above it, which is level n alone, to its place:
+**3. Moving the levels.** The value v of a cell has its place :math:`\tau(v) = -1 - T (v_{max} - v) / (v_{max} -
+v_{min})` below all levels, where :math:`T = M^d + 1` and the extremes include 0. From the top down, level by level, one
+neuron with the threshold t = n - 1/2 takes all that is above it, which is level n alone, to its place:
 
 .. math:: x \leftarrow x - c \, \mathrm{relu}(x - t), \qquad c = \frac{n - \tau}{n - t}.
 
@@ -42,26 +42,27 @@ What has been moved lies under every later threshold and is not touched again.
 **4. Clamps.** Between two levels a ramp passes through every height, and moving throws it far out. Two blocks,
 :math:`\max(x, \tau(v_{min}))` and :math:`\min(x, \tau(v_{max}))`, bring it back. The read-out undoes :math:`\tau`.
 
-**The error.** Where no ramp is, a move multiplies the rest of slope in a cell, at most :math:`\eta W / 2` to each side with
-:math:`W = \sum_i M^{i-1}`, by less than 4T + 8 (and the read-out divides by T). Ramps cover at most
-:math:`d (M + 1) \delta (b - a)^{d-1}` of the box and nothing outside, and no value there is off by more than
-:math:`\Delta = v_{max} - v_{min}`. Hence, with ``error`` divided between the two,
+**The error.** Where no ramp is, a level may differ from its whole number by :math:`\eta W / 2`, the rest of slope in
+its cell. A move multiplies that by c - 1 < 4T, since :math:`n < T` and :math:`-\tau \le T + 1`, and the read-out by
+:math:`\Delta / T`, where :math:`\Delta = v_{max} - v_{min}`. Ramps cover at most :math:`d (M + 1) \delta (b - a)^{d-1}`
+of the box and nothing outside, and no value there is off by more than :math:`\Delta`. Hence, with ``error`` divided
+between the two,
 
-.. math:: \|R - S\|_1 \le \Delta \left[ d (M + 1) \delta (b - a)^{d-1} + 6 \eta W (b - a)^d \right] \le \text{error}.
+.. math:: \|R - S\|_1 \le \Delta \left[ d (M + 1) \delta (b - a)^{d-1} + 2 \eta W (b - a)^d \right] \le \text{error}.
 
 The distance of S to f is another matter: it falls with h as f allows, and :func:`construct` does not know it.
 
 **What does not fall** is the largest error. On a ramp the network passes through every value on its way, often through
-:math:`v_{min}`, so :math:`\sup |R - f|` stays about as large as f, however many cells there are. The theorem is one about L1,
-and no network of this kind that is continuous can do otherwise for a step.
+:math:`v_{min}`, so :math:`\sup |R - f|` stays about as large as f, however many cells there are. The theorem is one
+about L1; for a step, no continuous function at all comes nearer than half of it everywhere.
 
 **Number of blocks**: d(2M + 3) for the staircases, 1 for the sum if d > 1, 1 for the floor, :math:`M^d + 1` moves and 2
-clamps; O(dM + M^d). Lin and Jegelka have the same order. With ``join``, neighbouring levels that want the same value are
-first pressed into one, min(x, n - 1/4), and moved together: two blocks for each run in place of one for each level,
-which for the indicator of a set of the plane leaves O(M) moves.
+clamps; O(dM + M^d). With ``join``, neighbouring levels that want the same value are first pressed into one, min(x, n -
+1/4), and moved together: two blocks for each run in place of one for each level. For the indicator of a disc, where
+each row of cells has at most three runs, O(M) moves are left.
 
-**Differences from the paper**: the outside of the box is folded onto one level, so that the network is zero there and not
-only on a larger box; levels are moved to places below all of them, and no block is needed to lift them.
+**Differences from the paper's outline**: the outside of the box is dropped onto one level, which takes one move in
+place of many; levels are moved to places below all of them, so that no block is needed to lift them.
 
 Invariants (``tests/oneneuron/test_construction.py``):
 
@@ -166,7 +167,7 @@ def construct(
         InputError: an argument is not allowed, or ``error`` is too small for float64.
 
     Reference:
-        Lin and Jegelka (2018), theorem 3.1; the module has the derivation.
+        Lin and Jegelka (2018), the universal approximation theorem; the module has the derivation.
     """
     return plan(f, d, lower, upper, cells, error=error, join=join).network()
 
@@ -186,7 +187,7 @@ def plan(
         raise InputError(f"error = {error} is not allowed; it must be a number above 0.")
     weights = float(cells) ** np.arange(d)  # (d,), M^(i-1)
     delta = min(h / 4, 0.75 * error / (height * d * (cells + 1) * side ** (d - 1)))
-    eta = min(MAX_SLOPE_LEFT, error / (24 * height * side**d)) / weights.sum()
+    eta = min(MAX_SLOPE_LEFT, error / (8 * height * side**d)) / weights.sum()
     if delta < RESOLUTION * max(abs(lower), abs(upper)) or eta / h * delta < RESOLUTION * cells:
         raise InputError(f"error = {error} is too small for float64 with {cells} cells along each of {d} dimensions.")
     made = Plan(d, ramp_width=delta, error=error)
@@ -239,9 +240,7 @@ def steps(f: Function, d: int, lower: float, upper: float, cells: int, x: np.nda
     return np.where(inside, _values(f, where), 0.0)
 
 
-def _staircase(
-    made: Plan, i: int, lower: float, upper: float, cells: int, q: float, delta: float, drop: float
-) -> None:
+def _staircase(made: Plan, i: int, lower: float, upper: float, cells: int, q: float, delta: float, drop: float) -> None:
     """Add the blocks of step 1 for one coordinate."""
     h, last = (upper - lower) / cells, q * (upper - lower - 2 * delta)
     made.along(i, 0.0, 1.0, -(lower + delta))
@@ -275,6 +274,8 @@ def _check(d: int, lower: float, upper: float, cells: int) -> None:
     if d not in (1, 2, 3):
         raise InputError(f"d = {d} is not allowed; it must be 1, 2 or 3.")
     if not (math.isfinite(lower) and math.isfinite(upper) and lower < upper):
-        raise InputError(f"lower = {lower} and upper = {upper} are not allowed; they must be finite, lower below upper.")
+        raise InputError(
+            f"lower = {lower} and upper = {upper} are not allowed; they must be finite, lower below upper."
+        )
     if cells < 1 or cells**d > MAX_CELLS:
         raise InputError(f"cells = {cells} is not allowed; cells**d must be at least 1 and at most {MAX_CELLS}.")

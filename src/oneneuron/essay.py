@@ -1,15 +1,15 @@
 """The essay's experiment: which networks fit three predicates on 300 points of the plane.
 
-The numbers in :data:`PUBLISHED` are those of Keng's essay "Universal ResNet: The One-Neuron Approximator": accuracy on the
-training points, mean and spread of five trainings, in percent. Ours are of other points drawn by the same rule.
+The numbers in :data:`PUBLISHED` are those of Keng's essay "Universal ResNet: The One-Neuron Approximator": accuracy on
+the training points, mean and spread of five trainings, in percent. Ours are of other points drawn by the same rule.
 
-**Differences from the essay**: kinks start among the data and the one-neuron columns small, all points are in each step,
-and the rate follows half a cosine. Besides the training points, fresh ones drawn alike are scored: the essay asks only
-how well a network fits.
+**Differences from the essay**: kinks start among the data and the one-neuron columns small, all points are in each
+step, and the rate follows half a cosine. Besides the training points, fresh ones drawn alike are scored: the essay asks
+only how well a network fits.
 
-Invariants (``tests/oneneuron/test_study.py``): a network that says the same of all points gets the share of the larger
-class (``test_a_constant_scores_the_larger_class``); every network of the essay is there with its published number
-(``test_every_network_of_the_essay_is_there``).
+Invariants (``tests/oneneuron/test_universal_resnet.py``): a network that says the same of all points gets the share
+of the larger class (``test_a_constant_scores_the_larger_class``); every network of the essay is there with its
+published number (``test_every_network_of_the_essay_is_there``).
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ class Outcome:
         train: (nets, 3, seeds) accuracy on the points.
         fresh: (nets, 3, seeds) accuracy on fresh points.
         n_parameters: of each network.
-        regions: (drawn nets, 3, pixels, pixels) tanh of an eighth of the log-odds on the square, of the seed that fits best.
+        regions: (drawn nets, 3, pixels, pixels) tanh of an eighth of the log-odds on the square, of the seed that fits
+            best.
     """
 
     x: np.ndarray
@@ -133,7 +134,7 @@ def run(
 
 
 def summary(outcome: Outcome) -> dict[str, dict[str, object]]:
-    """Return accuracies in percent by network and predicate, the essay's beside them; the spread is a standard deviation."""
+    """Return accuracies in percent by network and predicate, the essay's beside them; spreads are deviations."""
     found: dict[str, dict[str, object]] = {}
     for index, architecture in enumerate(ARCHITECTURES):
         row: dict[str, object] = {"n_parameters": outcome.n_parameters[index]}

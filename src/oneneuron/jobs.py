@@ -3,7 +3,7 @@
 Small networks leave most of a core idle between operations. Two trainings side by side, each in its own thread with
 its own generator, take about two thirds of the time of one after the other, and give the same bytes.
 
-Invariant (``tests/oneneuron/test_training.py``): the order and the number of threads change nothing
+Invariant (``tests/oneneuron/test_many_trainings.py``): the order and the number of threads change nothing
 (``test_threads_change_nothing``).
 """
 

@@ -8,8 +8,8 @@ with a row U, a number u and a column V: 2d + 1 parameters. After the last block
 number. Lin and Jegelka (2018) show that such networks come as near as one likes to any integrable function, in the mean
 of the absolute error, while fully connected networks of width d do not, whatever their depth.
 
-Both classes hold many networks of one architecture at once, along a leading axis B of every parameter, so that all seeds
-of an experiment train together. Without a generator every weight is zero: something to be filled by hand.
+Both classes hold many networks of one architecture at once, along a leading axis B of every parameter, so that all
+seeds of an experiment train together. Without a generator every weight is zero: something to be filled by hand.
 
 **Difference from the paper.** None in the block. The paper has no rule for where training starts; see
 :class:`OneNeuronResNet`.

@@ -1,9 +1,9 @@
 """Points of the plane and what is to be learnt of them: the essay's predicates, the paper's ball.
 
-The predicates are those of Keng's essay "Universal ResNet: The One-Neuron Approximator": sets of rings around the origin,
-the last one with a tenth of the points inside by chance. Points are uniform on the square; the essay draws 300.
+The predicates are those of Keng's essay "Universal ResNet: The One-Neuron Approximator": sets of rings around the
+origin, the last one with a tenth of the points inside by chance. Points are uniform on the square; the essay draws 300.
 
-The ball is the experiment of Lin and Jegelka (2018, section 2): points of the unit ball against points of a shell around
+The ball is the experiment of Lin and Jegelka (2018): points of the unit ball against points of a shell around
 it. The shell lies between 2 and 3 here, with as many points as the ball.
 
 Invariants (``tests/oneneuron/test_predicates.py``): the shares are the areas of the rings

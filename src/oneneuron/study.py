@@ -10,7 +10,7 @@ Four parts:
 Trained accuracies depend on the number of steps, which is a parameter: small by default, so that the whole study takes
 seconds. Errors of constructed networks are deterministic.
 
-Invariants (``tests/oneneuron/test_study.py``): the same parameters give the same bytes
+Invariants (``tests/oneneuron/test_universal_resnet.py``): the same parameters give the same bytes
 (``test_a_rerun_is_byte_identical``); the derivation's figures show the network that is measured
 (``test_the_last_step_is_the_network``).
 """
@@ -93,7 +93,7 @@ def study(section: UniversalResnetSection, device: torch.device) -> Results:
         "derivation": derivation(),
         "levels": levels,
     }
-    regions = {
+    regions: dict[str, np.ndarray] = {
         "points": of_essay.x.astype(np.float32),
         "labels": of_essay.labels.astype(np.uint8),
         "essay": _as_int8(of_essay.regions),

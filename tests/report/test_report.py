@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,31 @@ from bitsperdim.families import FamilySection
 from bitsperdim.files import write_csv, write_json
 from bitsperdim.params import Params, read_params
 from bitsperdim.report import content as shown
-from bitsperdim.report import formatting, write_report
-from cases import write_study
+from bitsperdim.report import formatting, resnet_charts, write_report
+from cases import write_resnet, write_study
 
 ROOT = Path(__file__).resolve().parents[2]
 PROTOCOL = "tiny/none/2x2x1/L4/test5/given-none"
 HASH = "0123456789abcdef" * 4
 HOSTILE = "<script>alert('1')&`|*$x^2$]("
 N_IMAGES = 5
+
+
+@pytest.fixture(autouse=True)
+def _charts_of_the_resnet_are_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are the same in every report of these tests, take a second, and have tests of their own."""
+    for name in ("all_charts", "predicate_panels", "ball_panels"):
+        draw = getattr(resnet_charts, name)
+        monkeypatch.setattr(resnet_charts, name, lambda study, name=name, draw=draw: drawn_once(name, draw, study))
+
+
+DRAWN: dict[str, Any] = {}
+
+
+def drawn_once(name: str, draw: Callable[[Any], Any], study: object) -> Any:
+    if name not in DRAWN:
+        DRAWN[name] = draw(study)
+    return DRAWN[name]
 
 
 def metrics(**changes: Any) -> dict[str, Any]:
@@ -91,6 +108,7 @@ def write_results(results: Path, models: Mapping[str, Mapping[str, Any]], protoc
     write_json(results / "dequantize" / "metrics.json", described)
     write_picture(results / "dequantize" / "pictures" / "test_images.png")
     write_study(results / "density_and_mass")
+    write_resnet(results / "universal_resnet")
     write_json(results / "models.json", {"models": list(models)})
     for index, (name, content) in enumerate(models.items()):
         write_model(results / name, content, closed_form=index % 2 == 1)
@@ -201,7 +219,8 @@ def test_every_model_has_a_row_and_a_section(tmp_path: Path) -> None:
     assert re.findall(r'<tr data-model="([^"]*)"', page) == list(MODELS)
     assert re.findall(r'<section class="model" id="model-([^"]*)"', page) == list(MODELS)
     assert re.findall(r"^## (.*)$", twin, re.MULTILINE) == [
-        *("Models", *MODELS, "Density and mass", "Parameters", "Where this comes from")
+        *("Models", *MODELS, "Density and mass", "The one-neuron ResNet"),
+        *("Parameters", "Where this comes from"),
     ]
     for text in (page, twin):
         assert "fitted to the test set itself; too small by about 0.25" in text
@@ -398,6 +417,8 @@ def test_ids_are_unique(tmp_path: Path) -> None:
         "bound/pictures/samples.png",
         "density_and_mass/metrics.json",
         "density_and_mass/collapse.csv",
+        "universal_resnet/metrics.json",
+        "universal_resnet/regions.npz",
     ],
 )
 @pytest.mark.parametrize("content", [None, b"", b'{"kind": "guess"}', b"seed,image\n0,0\n", b"\xff\xfe", b"[]"])
@@ -454,7 +475,7 @@ def test_two_digits(value: float, expected: str) -> None:
 def test_every_parameter_is_listed(tmp_path: Path) -> None:
     page, twin = report(tmp_path, MODELS)
     params = params_of(MODELS)
-    for name in ("dataset", "dequantize", "train", "evaluate", "density_and_mass"):
+    for name in ("dataset", "dequantize", "train", "evaluate", "density_and_mass", "universal_resnet"):
         for key, value in getattr(params, name).model_dump().items():
             if isinstance(value, dict):
                 assert f'<th scope="row">{key}.{next(iter(value))}</th>' in page

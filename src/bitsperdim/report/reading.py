@@ -97,11 +97,11 @@ def read_rows(path: Path, text: str, numbers: tuple[str, ...]) -> list[dict[str,
 def read_arrays(path: Path, shapes: Mapping[str, tuple[int | None, ...]]) -> dict[str, np.ndarray]:
     """Read the named arrays of a .npz file and check their shapes; None stands for any length."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in shapes}
     except OSError as error:
         raise _unreadable(path, error) from error
-    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} does not hold the arrays {', '.join(shapes)}.") from error
     for name, shape in shapes.items():
         found = arrays[name].shape

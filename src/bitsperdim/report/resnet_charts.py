@@ -4,7 +4,8 @@ Blue is what a network takes for inside, or what is constructed; orange what is 
 tables and arrays of ``results/universal_resnet``; nothing is computed here.
 
 Invariants (``tests/report/test_resnet.py``): a chart names what it shows for those who cannot see it
-(``test_every_chart_says_what_it_shows``); a network that says the same everywhere breaks no chart
+(``test_every_chart_says_what_it_shows``); the same results give the same drawing
+(``test_a_rerun_is_byte_identical``); a network that says the same everywhere breaks no chart
 (``test_regions_of_one_side_break_no_chart``).
 """
 
@@ -66,7 +67,9 @@ def predicate_panels(study: ResnetStudy) -> list[tuple[str, str, list[tuple[str,
                 _region(axes, region, 1.0)
                 _rings(axes, RINGS[predicate])
                 said = f"{NETS[name]}: {plain(score.best, 1)}{PERCENT}"
-                panels.append((said, _panel(axes, f"What the best of the networks takes for inside, {predicate}; {said}.")))
+                panels.append(
+                    (said, _panel(axes, f"What the best of the networks takes for inside, {predicate}; {said}."))
+                )
         found.append((predicate, rule, panels))
     return found
 
@@ -167,7 +170,9 @@ def _network(study: ResnetStudy) -> Markup:
         axes.set_ylim(float(min(table["steps"].min(), table["f"].min())) - 0.4, 1.15)
         _x_axis(axes, table["x"])
         name_y(axes, "f, and the network")
-        return to_svg(axes, "The finished network beside the function: equal at the centres of cells, far off on ramps.")
+        return to_svg(
+            axes, "The finished network beside the function: equal at the centres of cells, far off on ramps."
+        )
 
 
 def _levels(study: ResnetStudy) -> Markup:
@@ -188,7 +193,9 @@ def _levels(study: ResnetStudy) -> Markup:
             )
             axes.text(x1, x2, count(int(level)), ha="center", va="center", fontsize=9.5)
         _rings(axes, (1.0,))
-        return to_svg(axes, f"{count(int(highest))} cells of a square, each with a level of its own; cells of the disc blue.")
+        return to_svg(
+            axes, f"A square of {count(int(highest))} cells, each with a level of its own; cells of the disc blue."
+        )
 
 
 def _disc(study: ResnetStudy) -> Markup:
@@ -205,12 +212,15 @@ def _disc(study: ResnetStudy) -> Markup:
 
 
 def _errors(study: ResnetStudy, name: str) -> Markup:
-    """Return L1 error against blocks: constructed, joined where that differs, each trained seed and the best of them."""
+    """Return L1 error against blocks: constructed, joined where that differs, each trained seed and the best."""
     with chart(f"resnet-errors-{name}", *SIZE, MARGINS) as axes:
         axes.set(xscale="log", yscale="log")
+        axes.minorticks_off()  # less than a decade would get labels at minor ticks too
         rows, joined = study.errors(name, join=False), study.errors(name, join=True)
         if [row["n_blocks"] for row in joined] != [row["n_blocks"] for row in rows]:
-            axes.plot(*_xy(joined), "o-", color=EXACT, markersize=5, markerfacecolor=PAPER, dashes=DASHES, linewidth=1.6)
+            axes.plot(
+                *_xy(joined), "o-", color=EXACT, markersize=5, markerfacecolor=PAPER, dashes=DASHES, linewidth=1.6
+            )
         axes.plot(*_xy(rows), "o-", color=EXACT, markersize=5)
         trained, best = study.errors_trained(name), study.best_trained(name)
         axes.plot(*_xy(trained), "o", color=BOUND, markersize=4, markerfacecolor="none", markeredgewidth=1)
@@ -230,7 +240,8 @@ def _errors(study: ResnetStudy, name: str) -> Markup:
         return to_svg(
             axes,
             f"L1 error against blocks for {FUNCTIONS[name]}: constructed {plain(float(last['l1']), 4)} with "
-            f"{count(int(last['n_blocks']))}, the best trained {plain(float(few['l1']), 4)} with {count(int(few['n_blocks']))}.",
+            f"{count(int(last['n_blocks']))}, the best trained {plain(float(few['l1']), 4)} with "
+            f"{count(int(few['n_blocks']))}.",
         )
 
 
