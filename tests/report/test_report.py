@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from bitsperdim.families import FamilySection
 from bitsperdim.files import write_csv, write_json
 from bitsperdim.params import Params, read_params
 from bitsperdim.report import content as shown
-from bitsperdim.report import formatting, resnet_charts, write_report
+from bitsperdim.report import formatting, write_report
 from cases import write_resnet, write_study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,22 +31,7 @@ HASH = "0123456789abcdef" * 4
 HOSTILE = "<script>alert('1')&`|*$x^2$]("
 N_IMAGES = 5
 
-
-@pytest.fixture(autouse=True)
-def _charts_of_the_resnet_are_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are the same in every report of these tests, take a second, and have tests of their own."""
-    for name in ("all_charts", "predicate_panels", "ball_panels"):
-        draw = getattr(resnet_charts, name)
-        monkeypatch.setattr(resnet_charts, name, lambda study, name=name, draw=draw: drawn_once(name, draw, study))
-
-
-DRAWN: dict[str, Any] = {}
-
-
-def drawn_once(name: str, draw: Callable[[Any], Any], study: object) -> Any:
-    if name not in DRAWN:
-        DRAWN[name] = draw(study)
-    return DRAWN[name]
+pytestmark = pytest.mark.usefixtures("resnet_charts_drawn_once")
 
 
 def metrics(**changes: Any) -> dict[str, Any]:
