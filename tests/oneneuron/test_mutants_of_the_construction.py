@@ -1,4 +1,4 @@
-"""Have the laws of the construction teeth? One wrong sign, threshold or order at a time, and the law that must catch it."""
+"""Have the laws of the construction teeth? One wrong sign, threshold or order at a time, and the law to catch it."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bitsperdim.params import UniversalResnetSection
+from bitsperdim.report.resnet_content import NETS
 from cases import TINY_RESNET, write_resnet
 from oneneuron import OneNeuronResNet, approximation, ball, construct, essay, study
 from oneneuron.approximation import COARSE, FINE, TARGETS
@@ -158,3 +159,22 @@ def test_the_last_step_is_the_network() -> None:
 def test_fewer_than_two_seeds_have_no_spread() -> None:
     with pytest.raises(ValueError, match="n_seeds"):
         UniversalResnetSection.model_validate({**TINY_RESNET.model_dump(), "n_seeds": 1})
+
+
+def test_the_readme_has_the_numbers_of_the_full_budget(repository: Path) -> None:
+    text = (repository / "README.md").read_text(encoding="utf-8")
+    metrics = json.loads((repository / "docs" / "universal_resnet.json").read_text(encoding="utf-8"))
+    for name, words in NETS.items():
+        cells = []
+        for predicate in PREDICATES:
+            score = metrics["accuracy"][name][predicate]
+            published = dict(zip(PREDICATES, essay.PUBLISHED[name], strict=True))[predicate]
+            spread = "" if published[1] is None else f" ± {published[1]}"
+            cells += [f"{score['mean']:.1f} ± {score['spread']:.1f}", f"{published[0]}{spread}"]
+        assert f"| {words} | {' | '.join(cells)} |" in text
+    best = max(metrics["accuracy"][name]["hard"]["fresh_mean"] for name in NETS)
+    assert f"more often than {best:.1f} %" in " ".join(text.split())
+    rows = [approximation.constructed("disc", 8, join=False), approximation.constructed("disc", 33, join=True)]
+    for row in [*rows, metrics["constructed"]["disc"], metrics["constructed"]["disc_joined"]]:
+        shown = f"| {row['n_blocks']:,d} | {row['l1']:.4f} | {100 * row['close_share']:.2f} % |"
+        assert shown in text, shown
