@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import numpy as np
 import torch
 
 from bitsperdim.models import ImageModel, build
-from bitsperdim.params import DensityAndMassSection, DequantizingSection, ProjectDelaySection
+from bitsperdim.params import DensityAndMassSection, DequantizingSection, ProjectDelaySection, UniversalResnetSection
 from bitsperdim.studies import density_and_mass, project_delay
+from oneneuron import study as oneneuron_study
 
 NOISE = {"n_couplings": 2, "n_filters": 4, "n_blocks": 1}
 UNIFORM = {"logit_margin": 0.0, "dequantization": "uniform", "variational": NOISE}
@@ -186,7 +188,30 @@ def write_delay(folder: Path) -> None:
     project_delay.write(folder, *DELAYS["tiny"])
 
 
+TINY_RESNET = UniversalResnetSection(
+    seed=0,
+    n_steps=2,
+    n_seeds=2,
+    n_points=20,
+    learning_rates={"resnet": 0.1, "dense": 0.03, "single": 0.1, "approximation": 0.05},  # type: ignore[arg-type]
+    depths=[1, 3],
+    cells_line=[2, 5],
+    cells_plane=[2, 3],
+)
+
+
+@functools.cache
+def _tiny_resnet() -> oneneuron_study.Results:
+    return oneneuron_study.study(TINY_RESNET, torch.device("cpu"))
+
+
+def write_resnet(folder: Path) -> None:
+    """Write the results of the study of the one-neuron ResNet at its smallest, computed once."""
+    oneneuron_study.write(folder, _tiny_resnet())
+
+
 def write_studies(results: Path) -> None:
     """Write the results of every study into their folders."""
     write_study(results / "density_and_mass")
     write_delay(results / "project_delay")
+    write_resnet(results / "universal_resnet")

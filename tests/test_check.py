@@ -5,26 +5,33 @@ from typing import Any
 
 import pytest
 
-from bitsperdim.check import DATA, DELAY, SAME, SAME_DELAY, SAME_STUDY, STUDY, TRAINED, compare
+from bitsperdim.check import DATA, DELAY, NEURONS, SAME, SAME_DELAY, SAME_NEURONS, SAME_STUDY, STUDY, TRAINED, compare
 from bitsperdim.files import write_json
 
 MODEL = {**dict.fromkeys(SAME, "x"), "bpd": 2.0, "bpd_standard_error": 0.02, "bpd_monte_carlo_error": 0.0}
 IMAGES = {**dict.fromkeys(DATA, 3.0), "protocol": "p", "test_sha256": "h", "n_train": 5, "n_validation": 1, "n_test": 2}
-STUDIED: dict[str, Any] = {}
-DELAYED: dict[str, Any] = {}
-for content, paths in ((STUDIED, (*STUDY, *SAME_STUDY)), (DELAYED, (*DELAY, *SAME_DELAY))):
+
+
+def nested(*paths: str) -> dict[str, Any]:
+    """Metrics with the number 3 at each of these keys."""
+    found: dict[str, Any] = {}
     for path in paths:
         *parents, last = path.split(".")
-        section = content
+        section = found
         for parent in parents:
             section = section.setdefault(parent, {})
         section[last] = 3.0
-RESULTS = {"vae": MODEL, "dequantize": IMAGES, "density_and_mass": STUDIED, "project_delay": DELAYED}
+    return found
+
+
+STUDIED, DELAYED, BUILT = nested(*STUDY, *SAME_STUDY), nested(*DELAY, *SAME_DELAY), nested(*NEURONS, *SAME_NEURONS)
+STUDIES = {"density_and_mass": STUDIED, "project_delay": DELAYED, "universal_resnet": BUILT}
+KINDS = {"vae": MODEL, "dequantize": IMAGES, **STUDIES}
 
 
 def folders(tmp_path: Path, name: str, change: dict[str, Any]) -> tuple[Path, Path]:
     for folder in ("reference", "rerun"):
-        for model, metrics in RESULTS.items():
+        for model, metrics in KINDS.items():
             changed = {**metrics, **change} if (folder, model) == ("rerun", name) else metrics
             changed = {key: value for key, value in changed.items() if value != "gone"}
             write_json(tmp_path / folder / model / "metrics.json", changed)
@@ -52,6 +59,8 @@ def test_equal_and_close_numbers_agree(tmp_path: Path) -> None:
         ("density_and_mass", {"hypotheses": "gone"}, "hypotheses.posterior_b is nan"),
         ("project_delay", {"exact": {**DELAYED["exact"], "mean": 3.1}}, "exact.mean is 3.10000"),
         ("project_delay", {"deadline": 70.0}, "deadline is 70.0"),
+        ("universal_resnet", {"n_steps": 4.0}, "n_steps is 4.0"),
+        ("universal_resnet", {"majority": {"hard": 3.1}}, "majority.hard is 3.10000"),
     ],
 )
 def test_each_kind_of_disagreement_is_reported(name: str, change: dict, key: str, tmp_path: Path) -> None:
@@ -64,7 +73,7 @@ def test_a_missing_result_is_reported(tmp_path: Path) -> None:
     reference, rerun = folders(tmp_path, "vae", {})
     (rerun / "vae" / "metrics.json").unlink()
     assert compare(reference, rerun) == [
-        "The rerun has results of density_and_mass, dequantize, project_delay, "
-        "but density_and_mass, dequantize, project_delay, vae are committed."
+        "The rerun has results of density_and_mass, dequantize, project_delay, universal_resnet, "
+        "but density_and_mass, dequantize, project_delay, universal_resnet, vae are committed."
     ]
     assert compare(tmp_path / "empty", tmp_path / "empty")

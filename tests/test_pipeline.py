@@ -199,6 +199,7 @@ def test_the_stages_run_one_after_the_other_without_dvc(
     text = re.sub(r"epochs: \d+", "epochs: 1", text)
     text = re.sub(r"n_samples: 1024", "n_samples: 6", text)
     text = re.sub(r"n_samples: \[.*\]", "n_samples: [1000]", text)
+    text = re.sub(r"n_steps: 150 ", "n_steps: 2 ", text).replace("cells_plane: [4, 8, 16, 33]", "cells_plane: [2, 3]")
     text = text.replace("n_pictures: 64", "n_pictures: 4").replace("seeds: [0]", "seeds: [0, 1]")
     (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
     commands = [
@@ -212,7 +213,7 @@ def test_the_stages_run_one_after_the_other_without_dvc(
             ("evaluate", model, f"models/{model}", "images", f"results/{model}"),
         ]
     commands += [("density_and_mass", "images", "results/density_and_mass")]
-    commands += [("project_delay", "results/project_delay")]
+    commands += [("project_delay", "results/project_delay"), ("universal_resnet", "results/universal_resnet")]
     for name, *arguments in [*commands, ("report", "results", "report")]:
         result = run_stage(name, tmp_path, repository, *arguments)
         assert result.returncode == 0, result.stderr

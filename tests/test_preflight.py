@@ -29,13 +29,11 @@ def test_results_of_unlisted_models_go_and_others_stay(params: Params, tmp_path:
     results = tmp_path / "results"
     fill(results, "vae/metrics.json", "dequantize/metrics.json", "old/metrics.json", "old/pictures/samples.png")
     fill(results, "mine/metrics.json", "mine/notes.txt", "README.md")
-    fill(results, "density_and_mass/metrics.json", "project_delay/metrics.json")
+    fill(results, *(f"{study}/metrics.json" for study in ("density_and_mass", "project_delay", "universal_resnet")))
     preflight(params, results, tmp_path / "marker.txt")
     left = sorted(str(path.relative_to(results)) for path in results.rglob("*") if path.is_file())
-    of_stages = ["density_and_mass/metrics.json", "dequantize/metrics.json"]
-    assert left == [
-        *("README.md", *of_stages, "mine/notes.txt", "models.json", "project_delay/metrics.json", "vae/metrics.json")
-    ]
+    first = ["README.md", "density_and_mass/metrics.json", "dequantize/metrics.json", "mine/notes.txt", "models.json"]
+    assert left == [*first, "project_delay/metrics.json", "universal_resnet/metrics.json", "vae/metrics.json"]
     assert not (results / "old").exists()
     assert read_json(results / "models.json") == {"models": ["vae"]}
 

@@ -49,13 +49,29 @@ DELAY = {
     "proposals.cross_entropy.variance_reduction_exact": 1e-2,
     "proposals.least_variance.variance_reduction_exact": 1e-3,
 }
+# Constructed weights are arithmetic; of trained networks, only those that fit whatever the machine.
+NEURONS = {
+    "majority.hard": 1e-8,
+    "constructed.step.l1": 1e-5,
+    "constructed.smooth.l1": 1e-5,
+    "constructed.disc.l1": 1e-5,
+    "constructed.disc.close_share": 1e-4,
+    "accuracy.single_300.easy.mean": 1.0,
+    "accuracy.single_300.medium.mean": 2.0,
+    "accuracy.resnet_40.easy.mean": 5.0,
+}
 SAME = ("kind", "protocol", "test_sha256", "n_images", "n_samples", "n_seeds", "n_parameters", "n_impossible_images")
 SAME_STUDY = ("levels.n_levels", "levels.n_images", "levels.n_pixels", "collapse.raw_kind", "coding.n_symbols")
 SAME_DELAY = (
     *("deadline", "n_samples", "n_replicates", "exact.n_states"),
     *("proposals.naive.n_late", "proposals.mistake.variance_is_infinite"),
 )
-STUDIES = {"density_and_mass": (SAME_STUDY, STUDY), "project_delay": (SAME_DELAY, DELAY)}
+SAME_NEURONS = ("n_steps", "n_seeds", "n_points", "constructed.disc.n_blocks", "constructed.disc_joined.n_blocks")
+STUDIES = {
+    "density_and_mass": (SAME_STUDY, STUDY),
+    "project_delay": (SAME_DELAY, DELAY),
+    "universal_resnet": (SAME_NEURONS, NEURONS),
+}
 SAME_DATA = ("protocol", "test_sha256", "n_train", "n_validation", "n_test")
 
 
@@ -67,6 +83,9 @@ def disagreements(reference: dict[str, Any], rerun: dict[str, Any], name: str) -
         same, tolerances = SAME_DATA, DATA
     elif name in STUDIES:
         same, tolerances = STUDIES[name]
+        reference, rerun = _flat(reference), _flat(rerun)
+    elif name == "universal_resnet":
+        same, tolerances = SAME_NEURONS, NEURONS
         reference, rerun = _flat(reference), _flat(rerun)
     found = []
     for key in same:

@@ -20,7 +20,7 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError
 from ruamel.yaml import YAML
@@ -43,6 +43,8 @@ from bitsperdim.families import (
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Scale = Annotated[float, Field(ge=0.1, le=100)]
+Rate = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
+Number = TypeVar("Number", bound=float)
 
 
 def rising(values: list[Any]) -> list[Any]:
@@ -52,10 +54,12 @@ def rising(values: list[Any]) -> list[Any]:
     return values
 
 
+Rising = Annotated[list[Number], Field(min_length=1, max_length=20), AfterValidator(rising)]
+
 # Names of sections, stages and folders under results/ that a model may not take.
 RESERVED = (
     *("dataset", "dequantize", "train", "evaluate", "models", "seeds", "preflight", "download", "report"),
-    *("density_and_mass", "project_delay"),
+    *("density_and_mass", "project_delay", "universal_resnet"),
 )
 
 
@@ -170,6 +174,28 @@ class ProjectDelaySection(Section):
     cross_entropy: CrossEntropySection
 
 
+class LearningRatesSection(Section):
+    """The largest learning rate of each kind of network in the study of the one-neuron ResNet."""
+
+    resnet: Rate
+    dense: Rate
+    single: Rate
+    approximation: Rate
+
+
+class UniversalResnetSection(Section):
+    """The study of the one-neuron ResNet: what is trained and for how long, what is constructed."""
+
+    seed: Seed
+    n_steps: Annotated[int, Field(ge=1, le=1_000_000)]
+    n_seeds: Annotated[int, Field(ge=2, le=1_000)]
+    n_points: Annotated[int, Field(ge=10, le=100_000)]
+    learning_rates: LearningRatesSection
+    depths: Rising[Annotated[int, Field(ge=1, le=1_000)]]
+    cells_line: Rising[Annotated[int, Field(ge=2, le=1_000)]]
+    cells_plane: Rising[Annotated[int, Field(ge=2, le=128)]]
+
+
 class Params(Section):
     """The whole of ``params.yaml``; ``sections`` holds every model section by name."""
 
@@ -181,6 +207,7 @@ class Params(Section):
     evaluate: EvaluateSection
     density_and_mass: DensityAndMassSection
     project_delay: ProjectDelaySection
+    universal_resnet: UniversalResnetSection
     sections: dict[str, FamilySection]
 
     def section(self, model: str) -> FamilySection:

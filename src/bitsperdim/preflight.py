@@ -15,7 +15,8 @@ from bitsperdim.params import Params
 
 MARKER = "The parameters of this pipeline have been validated.\n"
 OF_A_MODEL = ("metrics.json", "per_image.csv", "bound_against_k.csv", "training_curve.csv", "pictures")
-KEPT = ("dequantize", "density_and_mass", "project_delay")  # folders of results/ that belong to stages, not to models
+# folders of results/ that belong to stages, not to models
+KEPT = ("dequantize", "density_and_mass", "project_delay", "universal_resnet")
 
 
 def preflight(params: Params, results: Path, marker: Path) -> None:

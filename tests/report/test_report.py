@@ -36,6 +36,8 @@ from results import (
     write_results,
 )
 
+pytestmark = pytest.mark.usefixtures("resnet_charts_drawn_once")
+
 
 def test_a_rerun_is_byte_identical(tmp_path: Path) -> None:
     first = report(tmp_path / "first", MODELS)
@@ -69,7 +71,8 @@ def test_every_model_has_a_row_and_a_section(tmp_path: Path) -> None:
     assert re.findall(r'<tr data-model="([^"]*)"', page) == list(MODELS)
     assert re.findall(r'<section class="model" id="model-([^"]*)"', page) == list(MODELS)
     assert re.findall(r"^## (.*)$", twin, re.MULTILINE) == [
-        *("Models", *MODELS, "Density and mass", "A rare delay", "Parameters", "Where this comes from")
+        *("Models", *MODELS, "Density and mass", "A rare delay", "The one-neuron ResNet"),
+        *("Parameters", "Where this comes from"),
     ]
     for text in (page, twin):
         assert "fitted to the test set itself; too small by about 0.25" in text
@@ -306,7 +309,10 @@ def test_ids_are_unique(tmp_path: Path) -> None:
         "bound/training_curve.csv",
         "bound/pictures/samples.png",
         "density_and_mass/metrics.json",
+        "density_and_mass/collapse.csv",
         "project_delay/metrics.json",
+        "universal_resnet/metrics.json",
+        "universal_resnet/regions.npz",
     ],
 )
 @pytest.mark.parametrize("content", [None, b"", b'{"kind": "guess"}', b"seed,image\n0,0\n", b"\xff\xfe", b"[]"])
@@ -363,7 +369,7 @@ def test_two_digits(value: float, expected: str) -> None:
 def test_every_parameter_is_listed(tmp_path: Path) -> None:
     page, twin = report(tmp_path, MODELS)
     params = params_of(MODELS)
-    for name in ("dataset", "dequantize", "train", "evaluate", "density_and_mass", "project_delay"):
+    for name in ("dataset", "dequantize", "train", "evaluate", "density_and_mass", "project_delay", "universal_resnet"):
         for key, value in getattr(params, name).model_dump().items():
             if isinstance(value, dict):
                 assert f'<th scope="row">{key}.{next(iter(value))}</th>' in page

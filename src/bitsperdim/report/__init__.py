@@ -25,9 +25,10 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from bitsperdim.files import write_text
 from bitsperdim.params import Params
-from bitsperdim.report import charts, delay_charts, formatting, study_charts
+from bitsperdim.report import charts, delay_charts, formatting, resnet_charts, study_charts
 from bitsperdim.report.content import Report, read_report
 from bitsperdim.report.dequantizing import differences
+from bitsperdim.report.resnet_content import FUNCTIONS
 
 __all__ = ["write_report"]
 
@@ -72,6 +73,10 @@ def render_page(report: Report) -> str:
         histogram=[charts.histogram(model) for model in report.models],
         study=study_charts.all_charts(report.study),
         delay=delay_charts.all_charts(report.delay),
+        resnet=resnet_charts.all_charts(report.resnet),
+        predicate_panels=resnet_charts.predicate_panels(report.resnet),
+        ball_panels=resnet_charts.ball_panels(report.resnet),
+        functions=FUNCTIONS,
         model_ways=[differences(f"ways-{number}", ways) for number, ways in enumerate(report.ways)],
     )
 
@@ -79,7 +84,7 @@ def render_page(report: Report) -> str:
 def render_markdown(report: Report) -> str:
     """Return the Markdown twin."""
     environment = _environment(formatting.markdown)  # a name must not break out of its table cell
-    return environment.get_template("template.md").render(report=report)
+    return environment.get_template("template.md").render(report=report, functions=FUNCTIONS)
 
 
 def _environment(finalize: Callable[[object], object] | None = None) -> Environment:

@@ -29,6 +29,7 @@ from bitsperdim.report.delay_content import Delay, read_delay
 from bitsperdim.report.dequantizing import Scored, Way, of_models
 from bitsperdim.report.formatting import two_digits
 from bitsperdim.report.reading import Columns, Picture, Stored, read_columns, read_picture, read_stored
+from bitsperdim.report.resnet_content import ResnetStudy, read_resnet
 from bitsperdim.report.study_content import Study, read_study
 from bitsperdim.units import bits_per_dim, nats_to_bits_per_dim
 
@@ -249,6 +250,7 @@ class Report:
         models: in the order of ``models``.
         study: of densities and masses.
         delay: the study of a rare delay.
+        resnet: of the one-neuron ResNet.
         ways: a table for each flow that is among the models with several ways of dequantizing.
         n_samples: K of the evaluation.
         parameters: (section, [(key, value)]) in the order of ``params.yaml``.
@@ -260,6 +262,7 @@ class Report:
     models: list[ModelReport]
     study: Study
     delay: Delay
+    resnet: ResnetStudy
     ways: list[list[Way]]
     n_samples: int
     parameters: list[tuple[str, list[tuple[str, str]]]]
@@ -305,10 +308,11 @@ def read_report(params: Params, results: Path) -> Report:
     names = read_stored(results / "models.json", _ModelList).models
     models = [_read_model(params, results / name, name, images) for name in names]
     study, delay = read_study(results / "density_and_mass"), read_delay(results / "project_delay")
+    resnet = read_resnet(results / "universal_resnet")
     scored = {model.name: _scored(model, images) for model in models if not model.is_density}
     ways = of_models({name: params.section(name) for name in scored}, scored, images.image_shape)
-    n_samples = params.evaluate.n_samples
-    return Report(params.dataset.name, images, test_images, models, study, delay, ways, n_samples, parameters(params))
+    n_samples, rows = params.evaluate.n_samples, parameters(params)
+    return Report(params.dataset.name, images, test_images, models, study, delay, resnet, ways, n_samples, rows)
 
 
 def _scored(model: ModelReport, images: ImagesMetrics) -> Scored:

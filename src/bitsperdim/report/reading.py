@@ -12,6 +12,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -90,6 +92,22 @@ def read_rows(path: Path, text: str, numbers: tuple[str, ...]) -> list[dict[str,
             raise InputError(f"{path} has no {text} in row {index + 1}.")
         found.append({text: name, **{key: float(column[index]) for key, column in columns.items()}})
     return found
+
+
+def read_arrays(path: Path, shapes: Mapping[str, tuple[int | None, ...]]) -> dict[str, np.ndarray]:
+    """Read the named arrays of a .npz file and check their shapes; None stands for any length."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in shapes}
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} does not hold the arrays {', '.join(shapes)}.") from error
+    for name, shape in shapes.items():
+        found = arrays[name].shape
+        if len(found) != len(shape) or any(b not in (None, a) for a, b in zip(found, shape, strict=True)):
+            raise InputError(f"{path}: {name} has the shape {found}, which is not what a stage writes there.")
+    return arrays
 
 
 def read_picture(path: Path) -> Picture:

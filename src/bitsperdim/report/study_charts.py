@@ -20,6 +20,8 @@ from bitsperdim.report.dequantizing import differences
 from bitsperdim.report.formatting import MINUS, count, plain, two_digits
 from bitsperdim.report.study_content import Study
 from bitsperdim.report.svg import BOUND, EXACT, INK, MUTED, PAPER, chart, to_svg
+from bitsperdim.report.svg import label as _label
+from bitsperdim.report.svg import name_y as _name_y
 
 if TYPE_CHECKING:  # matplotlib is imported once something is drawn
     from matplotlib.axes import Axes
@@ -287,14 +289,6 @@ def price(study: Study) -> Markup:
         return to_svg(axes, f"Bits per symbol of codes made for: {parts}; the entropy is {plain(entropy)}.")
 
 
-def _label(
-    axes: Axes, text: str, at: tuple[float, float], shift: tuple[float, float], colour: str = INK, ha: str = "left"
-) -> None:
-    """Write beside a point."""
-    style: Any = {"textcoords": "offset points", "color": colour, "ha": ha, "va": "baseline"}
-    axes.annotate(text, at, shift, **style)
-
-
 def _step_axis(axes: Axes, last: float) -> None:
     from matplotlib.ticker import MaxNLocator
 
@@ -309,8 +303,3 @@ def _k_axis(axes: Axes, sizes: np.ndarray) -> None:
     ticks = [2**power for power in range(0, largest + 1, math.ceil((largest + 1) / MAX_TICKS))]
     axes.set_xticks(ticks, [count(tick) for tick in ticks])
     axes.set_xlabel("K, samples of the noise")
-
-
-def _name_y(axes: Axes, name: str) -> None:
-    """Write the unit above the y axis, where it can be read without turning the head."""
-    axes.annotate(name, (0, 1), (-38, 10), xycoords="axes fraction", textcoords="offset points", color=MUTED)

@@ -108,6 +108,19 @@ def to_svg(axes: Axes, label: str, css_class: str = "chart") -> Markup:
     )
 
 
+def label(
+    axes: Axes, text: str, at: tuple[float, float], shift: tuple[float, float], colour: str = INK, ha: str = "left"
+) -> None:
+    """Write beside a point."""
+    style: Any = {"textcoords": "offset points", "color": colour, "ha": ha, "va": "baseline"}
+    axes.annotate(text, at, shift, **style)
+
+
+def name_y(axes: Axes, name: str) -> None:
+    """Write the unit above the y axis, where it can be read without turning the head."""
+    axes.annotate(name, (0, 1), (-38, 10), xycoords="axes fraction", textcoords="offset points", color=MUTED)
+
+
 def text_width(text: str) -> float:
     """Return about how many pixels a label takes."""
     return len(text) * CHARACTER_WIDTH

@@ -1,0 +1,37 @@
+"""Train networks of one-neuron blocks, construct others, and say how near they come."""
+
+from pathlib import Path
+
+import torch
+
+from bitsperdim import stage
+from bitsperdim.device import described, set_up_device
+from bitsperdim.errors import InputError
+from bitsperdim.params import Params
+from oneneuron import study
+
+
+def main(params: Params, results: str) -> dict[str, str]:
+    """Write tables, decision regions and metrics into the folder ``results``."""
+    device = set_up_device()
+    torch.set_num_threads(1)  # networks this small gain nothing within one; two are trained at a time instead
+    try:
+        found = study.study(params.universal_resnet, device)
+    except FloatingPointError as error:
+        raise InputError(f"Training stopped: {error}; try smaller universal_resnet.learning_rates.") from error
+    study.write(Path(results), found)
+    for name, row in found.metrics["accuracy"].items():
+        parts = ", ".join(
+            f"{predicate} {row[predicate]['mean']:.1f} +- {row[predicate]['spread']:.1f}"
+            for predicate in study.PREDICATES
+        )
+        print(f"universal_resnet: {name}: {parts} % of the training points")
+    for name, row in found.metrics["constructed"].items():
+        print(
+            f"universal_resnet: constructed {name}: L1 error {row['l1']:.4f} with {row['n_blocks']} blocks, "
+            f"{100 * row['close_share']:.2f} % off by less than half the height"
+        )
+    return described(device)
+
+
+stage.run("universal_resnet", main, "results")

@@ -1,0 +1,168 @@
+"""What the report says of the one-neuron ResNet is what the study wrote."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bitsperdim.errors import InputError
+from bitsperdim.report import _environment, formatting, resnet_charts
+from bitsperdim.report import resnet_content as content
+from bitsperdim.report.resnet_content import ResnetStudy, read_resnet
+from cases import write_resnet
+from oneneuron import approximation, ball, essay
+
+
+class Page:
+    """What the study's templates ask of a report."""
+
+    def __init__(self, resnet: ResnetStudy) -> None:
+        self.resnet = resnet
+
+
+def rendered(resnet: ResnetStudy) -> tuple[str, str]:
+    page = (
+        _environment()
+        .get_template("universal_resnet.html")
+        .render(
+            report=Page(resnet),
+            resnet=resnet_charts.all_charts(resnet),
+            predicate_panels=resnet_charts.predicate_panels(resnet),
+            ball_panels=resnet_charts.ball_panels(resnet),
+            functions=content.FUNCTIONS,
+        )
+    )
+    twin = _environment(formatting.markdown).get_template("universal_resnet.md")
+    return page, twin.render(report=Page(resnet), functions=content.FUNCTIONS)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("resnet")
+    write_resnet(path)
+    return path
+
+
+def test_the_names_are_those_of_the_study() -> None:
+    """The report imports no torch, and so not the study; what both name must agree."""
+    assert [architecture.name for architecture in essay.ARCHITECTURES] == list(content.NETS)
+    assert content.DRAWN == essay.DRAWN
+    assert [architecture.name for architecture in ball.ARCHITECTURES] == [
+        f"{kind}_{depth}" for kind in content.BALL_KINDS for depth in content.DEPTHS
+    ]
+    assert list(content.PREDICATES) == list(content.RINGS) == list(essay.PREDICATES)
+    assert list(content.FUNCTIONS) == list(approximation.TARGETS)
+
+
+def test_every_chart_says_what_it_shows(folder: Path) -> None:
+    study = read_resnet(folder)
+    page, _ = rendered(study)
+    charts = list(resnet_charts.all_charts(study).values())
+    charts += [drawing for *_, panels in resnet_charts.predicate_panels(study) for _, drawing in panels]
+    charts += [drawing for _, panels in resnet_charts.ball_panels(study) for _, drawing in panels]
+    assert len(charts) == 10 + 3 * 6 + 2 * 5
+    for chart in charts:
+        assert str(chart) in page
+        assert re.search(r'aria-label="[A-Z][^"]{30,}\."', str(chart))
+        assert "mathdefault" not in chart
+    ids = re.findall(r'\bid="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
+
+
+def test_a_rerun_is_byte_identical(folder: Path) -> None:
+    assert rendered(read_resnet(folder)) == rendered(read_resnet(folder))
+
+
+def test_every_number_stands_in_its_own_column(folder: Path) -> None:
+    """JSON sorts its keys: the order of the predicates must come from elsewhere."""
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    page, twin = rendered(read_resnet(folder))
+    for name, words in content.NETS.items():
+        [row] = re.findall(rf'<tr><th scope="row">{words}</th>(.*?)</tr>', page)
+        scores = [metrics["accuracy"][name][predicate] for predicate in essay.PREDICATES]
+        titles = [float(value) for value in re.findall(r'title="([^"]*)"', row)]
+        assert titles == [score["mean"] for score in scores]
+        cells = [" ".join(html.unescape(re.sub("<[^>]*>", " ", cell)).split()) for cell in row.split("</td>")]
+        for score, cell in zip(scores, (cells[2], cells[5], cells[8]), strict=True):
+            spread = f" ± {score['essay_spread']:.0f}" if score.get("essay_spread") else ""
+            spread = " ± 0" if score.get("essay_spread") == 0 else spread
+            assert cell == f"{score['essay_mean']:.0f}{spread}"
+        assert f"| {words} | {metrics['accuracy'][name]['n_parameters']:,d} | {scores[0]['mean']:.1f} ± " in twin
+    heads = re.findall(r'<th scope="colgroup" colspan="3">(\w+)</th>', page)
+    assert heads == list(essay.PREDICATES)
+    assert "| network | parameters | easy | medium | hard |" in twin
+    larger = [metrics["majority"][name] for name in essay.PREDICATES]
+    assert "| always the larger class | 0 | " + " | ".join(f"{share:.1f}" for share in larger) + " |" in twin
+
+
+def test_constructed_and_trained_errors_are_those_of_the_tables(folder: Path) -> None:
+    study = read_resnet(folder)
+    page, twin = rendered(study)
+    for row in [*study.errors("disc", join=False), *study.best_trained("disc")]:
+        assert f'title="{row["l1"]!r}"' in page
+        assert f"{row['l1']:.4f}" in twin
+    for name in content.FUNCTIONS:
+        assert len(study.errors_trained(name)) == 2 * 2  # seeds and depths
+        for best in study.best_trained(name):
+            same = [row["l1"] for row in study.errors_trained(name) if row["n_blocks"] == best["n_blocks"]]
+            assert best["l1"] == min(same)
+    assert "largest error does not fall" in page
+    assert "largest error does not fall" in twin
+
+
+@pytest.mark.parametrize("value", [-127, 0, 127])
+def test_regions_of_one_side_break_no_chart(value: int, tmp_path: Path) -> None:
+    write_resnet(tmp_path)
+    with np.load(tmp_path / "regions.npz") as stored:
+        arrays = {name: stored[name] for name in stored}
+    for name in ("essay", "ball", "disc"):
+        arrays[name] = np.full_like(arrays[name], value)
+    arrays["labels"][:] = arrays["ball_labels"][:] = value > 0
+    np.savez(tmp_path / "regions.npz", **arrays)
+    study = read_resnet(tmp_path)
+    page, _ = rendered(study)
+    assert not re.search(r"\bnan\b", page, re.IGNORECASE)
+    panels = [drawing for _, drawings in resnet_charts.ball_panels(study) for _, drawing in drawings]
+    assert [bool(re.search(r"opacity: 0\.30?\b", panel)) for panel in panels] == [value > 0] * 10
+
+
+NAMES = ["metrics.json", "constructed.csv", "trained.csv", "regions.npz", *(f"{name}.csv" for name in content.TABLES)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("bytes_", [None, b"", b"{}", b"\xff", b"x,y\n0,0\n", b"PK\x03\x04"])
+def test_a_missing_file_is_one_sentence(name: str, bytes_: bytes | None, tmp_path: Path) -> None:
+    write_resnet(tmp_path)
+    (tmp_path / name).unlink()
+    if bytes_ is not None:
+        (tmp_path / name).write_bytes(bytes_)
+    with pytest.raises(InputError) as caught:
+        read_resnet(tmp_path)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_missing_or_misshapen_is_named(tmp_path: Path) -> None:
+    write_resnet(tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    del metrics["accuracy"]["single_40"]
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    with pytest.raises(InputError, match=r"metrics.json: accuracy has no 'single_40'"):
+        read_resnet(tmp_path)
+    write_resnet(tmp_path)
+    lines = (tmp_path / "trained.csv").read_text().replace("smooth", "smoother")
+    (tmp_path / "trained.csv").write_text(lines)
+    with pytest.raises(InputError, match=r"trained.csv does not hold the functions step, smooth, disc\."):
+        read_resnet(tmp_path)
+    write_resnet(tmp_path)
+    with np.load(tmp_path / "regions.npz") as stored:
+        arrays = {name: stored[name] for name in stored}
+    arrays["labels"] = arrays["labels"][:, :-1]
+    np.savez(tmp_path / "regions.npz", **arrays)
+    with pytest.raises(InputError, match=r"regions.npz: labels has the shape \(3, 19\)"):
+        read_resnet(tmp_path)
