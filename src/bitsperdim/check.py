@@ -84,9 +84,6 @@ def disagreements(reference: dict[str, Any], rerun: dict[str, Any], name: str) -
     elif name in STUDIES:
         same, tolerances = STUDIES[name]
         reference, rerun = _flat(reference), _flat(rerun)
-    elif name == "universal_resnet":
-        same, tolerances = SAME_NEURONS, NEURONS
-        reference, rerun = _flat(reference), _flat(rerun)
     found = []
     for key in same:
         if reference.get(key) != rerun.get(key) or key not in reference:
