@@ -23,8 +23,8 @@ from bitsperdim.report.svg import BOUND, EXACT, INK, MUTED, PAPER, chart, shorte
 from bitsperdim.units import bits_per_dim, nats_to_bits_per_dim
 
 NOISE = {
-    "uniform": "uniform, fresh at every presentation",
-    "uniform_fixed": "uniform, drawn once for each training image",
+    "uniform": "uniform, always fresh",
+    "uniform_fixed": "uniform, drawn once per image",
     "variational": "learned",
 }
 
