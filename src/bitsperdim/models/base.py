@@ -297,7 +297,7 @@ class LatentModel(ImageModel):
             raise ValueError(f"proposal must be one of {', '.join(get_args(Proposal))}, not {proposal!r}")
         if proposal == "prior":
             return self.log_p_x_given_z(x, self.draw_latents(n_samples, len(x), generator=generator))
-        q_z_given_x = encoded or self.encode(x)
+        q_z_given_x = self.encode(x) if encoded is None else encoded
         z = q_z_given_x.rsample(n_samples, generator=generator)  # (K, B, Z)
         if not (self.doubly_reparameterized and self.training and z.requires_grad):
             return self.log_joint(x, z) - q_z_given_x.log_prob(z)
