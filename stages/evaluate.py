@@ -31,7 +31,7 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
             except FloatingPointError as error:
                 raise InputError(f"Evaluating {name} (seed {seed}) stopped: {error}; train it again.") from error
     first = trained[params.seeds[0]]
-    result = evaluation.summarise(estimates, first, description)
+    result = evaluation.summarise(estimates, first, description, params.evaluate.proposal)
     leak = evaluation.largest_leak(trained, prepared, params.evaluate)
     code = latent.of_the_code(first, prepared, estimates[params.seeds[0]], params.evaluate, device)
     evaluation.draw_pictures(out / "pictures", first, prepared, params.evaluate, device)

@@ -24,6 +24,7 @@ from bitsperdim.estimation import (
     pareto_k,
     standard_error,
 )
+from bitsperdim.files import write_json
 from bitsperdim.models import build
 from bitsperdim.models.pixelcnn import PixelCNN
 from bitsperdim.params import EvaluateSection
@@ -130,6 +131,44 @@ def test_few_effective_samples_are_flagged() -> None:
     assert summarise({0: enough}).metrics["too_few_samples"] is False
     exact = dataclasses.replace(few, kind="exact")
     assert summarise({0: exact}).metrics["too_few_samples"] is False
+
+
+def test_the_proposal_is_that_of_the_parameters_and_is_named() -> None:
+    """Drawn from the prior the numbers are others, for a model with a code; others have no proposal."""
+    data, model = prepared("vae-bernoulli"), small_model("vae-bernoulli").float()
+    naive = SECTION.model_copy(update={"proposal": "prior"})
+    found = {}
+    for section in (SECTION, naive):
+        item = evaluation.evaluate_seed(model, data, section, 7, torch.device("cpu"))
+        metrics = evaluation.summarise({7: item}, model, data.description, section.proposal).metrics
+        found[metrics["proposal"]] = metrics["nll_nats"]
+    assert set(found) == {"encoder", "prior"}
+    assert found["encoder"] != found["prior"]
+    flow = small_model("flow-maf").float()
+    item = evaluation.evaluate_seed(flow, prepared("flow-maf"), naive, 7, torch.device("cpu"))
+    assert "proposal" not in evaluation.summarise({7: item}, flow, data.description, "prior").metrics
+
+
+def test_debiased_numbers_are_means_over_seeds_and_go_where_an_image_is_impossible(tmp_path: Path) -> None:
+    one = dataclasses.replace(fixed([-1, -2, -6]), jackknife=torch.ones(3), extrapolation=torch.full((3,), 5.0))
+    other = dataclasses.replace(fixed([-1, -2, -6]), jackknife=torch.full((3,), 2.0), extrapolation=torch.ones(3))
+    metrics = summarise({0: one, 1: other}).metrics
+    assert (metrics["nll_jackknife_nats"], metrics["nll_extrapolated_nats"]) == (-1.5, -3.0)
+    infinite = torch.tensor([-torch.inf, torch.inf, 0.0])
+    impossible = dataclasses.replace(
+        fixed([-math.inf, -2, -6]),
+        n_samples=1_000,
+        jackknife=infinite,
+        extrapolation=infinite,
+        pareto_k=torch.tensor([torch.nan, 0.2, 0.4]),
+    )
+    metrics = summarise({0: impossible}).metrics
+    assert "nll_jackknife_nats" not in metrics
+    assert "nll_extrapolated_nats" not in metrics
+    assert metrics["pareto_k_median"] == pytest.approx(0.2)
+    write_json(tmp_path / "metrics.json", metrics)  # which refuses NaN
+    unknown = dataclasses.replace(impossible, pareto_k=torch.full((3,), torch.nan))
+    assert "pareto_k_median" not in summarise({0: unknown}).metrics
 
 
 def test_a_high_k_hat_is_flagged_where_it_is_judged() -> None:

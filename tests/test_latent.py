@@ -1,6 +1,8 @@
 """Active units by construction, in one layer and in two; the summary of annealing is its numbers."""
 
+import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from bitsperdim import latent
 from bitsperdim.data.preparation import Description, PreparedImages
 from bitsperdim.estimation import estimate
 from bitsperdim.estimation.annealed import ais, bdmc
+from bitsperdim.files import write_json
 from bitsperdim.models import LatentModel
 from bitsperdim.models.vae import VAE
 from bitsperdim.params import AnnealedSection, EvaluateSection
@@ -52,9 +55,10 @@ def test_active_units() -> None:
     """Two units of three follow the image, one barely; deeper, noise of the layer before counts for nothing."""
     model = vae([{"latent_size": 2, "hidden_sizes": [6]}])
     first, second = model.encoders
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for layer in (first.to_mean, second.to_mean):
-            layer.weight.copy_(torch.randn_like(layer.weight))
+            layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator, dtype=torch.float64))
         first.to_mean.weight[1] *= 1e-3
         first.to_log_scale.bias.fill_(1.5)  # the draws that the second layer sees differ far more than images do
         second.to_mean.weight[0] = 0
@@ -62,7 +66,7 @@ def test_active_units() -> None:
     with torch.no_grad():
         means = model.encode(images).first.mean.var(0)
     assert ((means > latent.ACTIVE) == torch.tensor([True, False, True])).all()
-    found = latent.active_units(model, images, torch.Generator().manual_seed(0))
+    found = latent.active_units(model, images, torch.Generator().manual_seed(0), 77)
     assert found["n_units"] == 5
     with torch.no_grad():
         averages = torch.stack(
@@ -76,8 +80,20 @@ def test_active_units() -> None:
     expected = int((averages.mean(0).var(0) > latent.ACTIVE).sum())
     assert averages[..., 0].var() == 0
     assert found["n_active_units"] == 2 + expected
-    one_layer = latent.active_units(vae([]), images, torch.Generator())
+    one_layer = latent.active_units(vae([]), images, torch.Generator(), 77)
     assert one_layer["n_units"] == 3
+    assert latent.active_units(model, images[:1], torch.Generator(), 77) == {}
+
+
+@pytest.mark.parametrize(("variance", "active"), [(0.0097, 0), (0.0103, 3)])
+def test_a_unit_is_active_from_a_variance_of_a_hundredth_on(variance: float, active: int) -> None:
+    """One layer, whose means are scaled to just below and just above."""
+    model = vae([])
+    images = torch.from_numpy(prepared(300).images["test"])
+    with torch.no_grad():
+        spread = model.encode(images).mean.std(0)
+        model.encoders[0].to_mean.weight.mul_((variance**0.5 / spread)[:, None])
+    assert latent.active_units(model, images, torch.Generator(), 50)["n_active_units"] == active
 
 
 def test_noise_of_draws_is_no_activity() -> None:
@@ -91,7 +107,7 @@ def test_noise_of_draws_is_no_activity() -> None:
         images = torch.from_numpy(prepared(2_000).images["test"])
         one = model.encode(images).mean_of_each(latent.DRAWS, generator=torch.Generator().manual_seed(0))
     assert (one[:, 3:].var(0) > latent.ACTIVE).any()
-    assert latent.active_units(model, images, torch.Generator().manual_seed(0))["n_active_units"] == 0
+    assert latent.active_units(model, images, torch.Generator().manual_seed(0), 77)["n_active_units"] == 0
 
 
 def test_annealing_is_summarised() -> None:
@@ -101,8 +117,8 @@ def test_annealing_is_summarised() -> None:
     estimated = estimate(model, images, 12, chunk_size=12, batch_size=50, generator=torch.Generator().manual_seed(1))
     done: list[int] = []
     found = latent.annealing(model, data, estimated, chosen_section.annealed, 3, CPU, done.append)
-    chosen = torch.randperm(50, generator=stream("annealing", 3))[:5].sort().values
-    expected = ais(model, images[chosen], 4, 3, generator=stream("annealing", 3, 1), n_leapfrog=2)
+    chosen = torch.randperm(50, generator=stream("annealed_images", 3))[:5].sort().values
+    expected = ais(model, images[chosen], 4, 3, generator=stream("annealing", 3), n_leapfrog=2)
     difference = expected.log_p - estimated.log_p[chosen]
     assert found["log_p_nats"] == pytest.approx(float(expected.log_p.mean()))
     assert found["importance_sampled_nats"] == pytest.approx(float(estimated.log_p[chosen].mean()))
@@ -112,8 +128,10 @@ def test_annealing_is_summarised() -> None:
     assert found["acceptance"] == pytest.approx(float(expected.acceptance.mean()))
     error = float(expected.standard_error.square().sum().sqrt()) / 5
     assert found["monte_carlo_error_nats"] == pytest.approx(error)
-    bracket = bdmc(model, 3, 4, 3, generator=stream("annealing", 3, 2), n_leapfrog=2)
+    bracket = bdmc(model, 3, 4, 3, generator=stream("simulation", 3), n_leapfrog=2)
     assert found["simulated"]["gap_nats"] == pytest.approx(bracket.gap)
+    assert found["simulated"]["lower_nats"] == pytest.approx(float(bracket.lower.mean()))
+    assert found["simulated"]["upper_nats"] == pytest.approx(float(bracket.upper.mean()))
     assert found["simulated"]["gap_nats_standard_error"] == pytest.approx(bracket.gap_standard_error)
     assert done == [5, 3]
     assert (found["n_images"], found["n_chains"], found["n_steps"]) == (5, 4, 3)
@@ -127,5 +145,35 @@ def test_no_more_images_than_there_are_and_none_where_none_are_asked_for() -> No
     assert many["annealed"]["n_images"] == 30
     assert "simulated" not in many["annealed"]
     none = latent.of_the_code(model, data, estimated, section(n_images=0, n_simulated=0), CPU)
-    assert none.keys() == {"proposal", "n_units", "n_active_units"}
+    assert none.keys() == {"n_units", "n_active_units"}
     assert latent.of_the_code(small_model("pixelcnn-binary-3x3"), data, estimated, section(), CPU) == {}
+
+
+def test_as_many_images_are_drawn_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three parts of at most two images each: the numbers are of all five."""
+    monkeypatch.setattr(latent, "CHAINS_AT_ONCE", 8)
+    model, data = small_model("vae-bernoulli"), prepared()
+    assert isinstance(model, LatentModel)
+    images = torch.from_numpy(data.images["test"])
+    estimated = estimate(model, images, 12, chunk_size=12, batch_size=50, generator=torch.Generator().manual_seed(1))
+    asked, done = section(n_images=5, n_simulated=5).annealed, []
+    found = latent.annealing(model, data, estimated, asked, 3, CPU, done.append)
+    assert done == [2, 2, 1, 2, 2, 1]
+    generator = stream("simulation", 3)
+    brackets = [bdmc(model, n, 4, 3, generator=generator, n_leapfrog=2) for n in (2, 2, 1)]
+    gaps = torch.cat([bracket.upper - bracket.lower for bracket in brackets])
+    assert found["simulated"]["gap_nats"] == pytest.approx(float(gaps.mean()))
+    assert found["simulated"]["gap_nats_standard_error"] == pytest.approx(float(gaps.std()) / math.sqrt(5))
+
+
+def test_an_impossible_image_has_no_difference(tmp_path: Path) -> None:
+    model, data = small_model("vae-bernoulli"), prepared(5)
+    assert isinstance(model, LatentModel)
+    images = torch.from_numpy(data.images["test"])
+    estimated = estimate(model, images, 12, chunk_size=12, batch_size=50, generator=torch.Generator())
+    log_p = estimated.log_p.clone()
+    log_p[2] = -torch.inf
+    found = latent.annealing(model, data, dataclasses.replace(estimated, log_p=log_p), section().annealed, 3, CPU)
+    assert math.isfinite(found["above_importance_sampled_nats"])
+    assert found["importance_sampled_nats"] == -math.inf
+    write_json(tmp_path / "metrics.json", found)

@@ -122,7 +122,24 @@ MISTAKES: list[tuple[str, object, str]] = [
         {"epochs": 9, "train_samples": 8},
         "vae.train.patience = 20 is not allowed with vae.finetune; it must be null, since training might stop before",
     ),
-    ("vae.deeper", [{"latent_size": 3}], "vae.deeper.0.hidden_sizes is missing"),
+    (
+        "vae.deeper",
+        [{"latent_size": 3}],
+        "deeper.0.hidden_sizes is missing; the keys there are latent_size, hidden_sizes",
+    ),
+    (
+        "vae.deeper",
+        [{"latent_size": 3, "hidden_sizes": [4], "n": 1}],
+        "vae.deeper.0.n is not a known key (its value is 1); allowed are latent_size, hidden_sizes.",
+    ),
+    ("vae.finetune", {"epoch": 3}, "vae.finetune.epochs is missing; the keys there are epochs, train_samples."),
+    ("vae.doubly_reparameterized", 1, "vae.doubly_reparameterized = 1 is not allowed; it must be true or false."),
+    ("evaluate.annealed", {"n_steps": 1}, "evaluate.annealed"),
+    (
+        "vae.finetune",
+        {"epochs": 9, "train_samples": 1},
+        "vae.finetune.train_samples = 1 is not allowed; it must differ from vae.train_samples.",
+    ),
     ("realnvp.n_scales", 4, "realnvp.n_scales = 4 is not allowed with images of 8x8 pixels, which are halved at each"),
     (
         "gated_pixelcnn.n_classes",

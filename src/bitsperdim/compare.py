@@ -8,7 +8,7 @@ therefore that of the differences, not of two separate means: with d_n = log p_a
 It contains the Monte Carlo noise of both models, but not the spread over training seeds; where both numbers are bounds,
 it is the difference of bounds.
 
-Not here yet: comparison across commits.
+Across commits, experiments and recipes: :mod:`bitsperdim.comparing`.
 
 Invariants (``tests/test_compare.py``): against the textbook formula and the spread of many drawn test sets
 (``test_the_error_covers``); swapping the models changes the sign alone.

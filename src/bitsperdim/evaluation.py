@@ -118,13 +118,16 @@ def evaluate_seed(
     )
 
 
-def summarise(estimates: Mapping[int, Estimate], model: ImageModel, description: Description) -> Evaluation:
+def summarise(
+    estimates: Mapping[int, Estimate], model: ImageModel, description: Description, proposal: str = "encoder"
+) -> Evaluation:
     """Turn the estimates of all seeds into metrics and rows.
 
     Args:
         estimates: seed -> estimate, at least one, of the same images.
         model: any of the seeds' models, for what does not depend on weights.
         description: of the images.
+        proposal: that the samples of a latent code came from.
     """
     shape = description.image_shape
     first = next(iter(estimates.values()))
@@ -165,16 +168,19 @@ def summarise(estimates: Mapping[int, Estimate], model: ImageModel, description:
         "ess_below_10_share": small_ess,
         "n_impossible_images": int(over_seeds.isneginf().sum()),
     }
-    if first.kind == "lower" and first.n_samples > 1:
+    if first.kind == "lower" and first.n_samples > 1 and math.isfinite(nll):  # an infinite number has no bias
         for name, values in (("jackknife", "jackknife"), ("extrapolated", "extrapolation")):
             found = torch.stack([getattr(item, values) for item in estimates.values()])
             metrics[f"nll_{name}_nats"] = -float(found.mean())
     if first.kind == "lower" and first.n_samples >= JUDGED_FROM:
         metrics |= {
-            "pareto_k_median": float(k_hat.median()),
             "pareto_k_limit": pareto_k_limit(first.n_samples),
             "pareto_k_high_share": high_k,
         }
+        if bool((~k_hat.isnan()).any()):
+            metrics["pareto_k_median"] = float(k_hat[~k_hat.isnan()].median())
+    if isinstance(model, LatentModel):
+        metrics["proposal"] = proposal
     if n_seeds > 1:
         per_seed = bits_per_dim(log_p.mean(1), shape)
         metrics["bpd_seed_spread"] = float(per_seed.std()) if bool(per_seed.isfinite().all()) else math.inf

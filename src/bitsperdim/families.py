@@ -100,6 +100,10 @@ class FamilySection(Section):
         """The K of the training objective in one epoch, from 1 to ``n_epochs``."""
         return self.n_train_samples
 
+    def first_finetuned_epoch(self, n_epochs: int) -> int | None:
+        """The first epoch of the fine-tuning; None where there is none."""
+        return None
+
     def check_images(self, name: str, images: Images) -> None:
         """Raise InputError where this model cannot be built for such images, as far as they are known."""
 
@@ -165,13 +169,23 @@ class LatentSection(HeadSection):
 
     def n_train_samples_in(self, epoch: int, n_epochs: int) -> int:
         """The K of the training objective in one epoch, from 1 to ``n_epochs``."""
-        is_late = self.finetune is not None and epoch > n_epochs - self.finetune.epochs
+        first = self.first_finetuned_epoch(n_epochs)
+        is_late = first is not None and epoch >= first
         return self.finetune.train_samples if self.finetune is not None and is_late else self.train_samples
+
+    def first_finetuned_epoch(self, n_epochs: int) -> int | None:
+        """The first epoch of the fine-tuning; None where there is none."""
+        return None if self.finetune is None else n_epochs - self.finetune.epochs + 1
 
     def check_training(self, name: str, settings: TrainSection) -> None:
         """Refuse a fine-tuning that is all of the training, or that it may never come to."""
         if self.finetune is None:
             return
+        if self.finetune.train_samples == self.train_samples:
+            raise InputError(
+                f"params.yaml: {name}.finetune.train_samples = {self.finetune.train_samples} is not allowed; it must "
+                f"differ from {name}.train_samples."
+            )
         if self.finetune.epochs >= settings.epochs:
             raise InputError(
                 f"params.yaml: {name}.finetune.epochs = {self.finetune.epochs} is not allowed with {settings.epochs} "

@@ -8,8 +8,8 @@ independent averages, which has no share of their noise.
 *Annealed importance sampling* (:mod:`bitsperdim.estimation.annealed`) of some test images, and of images drawn from the
 model itself. It starts from the prior and owes nothing to the encoder: where it is above the importance-sampled
 number, that one is held back by its proposal. Both are lower bounds in expectation, on the same images, so that their
-difference is paired. For drawn images there is an upper bound too, and the gap says how far this much annealing can
-be off there.
+difference is paired (over the images that the estimate gives any mass). For drawn images there is an upper bound too,
+and the gap says how far this much annealing can be off there.
 
 Invariants (``tests/test_latent.py``): a unit that the image moves is active and others are not, in every layer
 (``test_active_units``); the numbers are those of the annealing and of the estimate (``test_annealing_is_summarised``).
@@ -34,8 +34,7 @@ from bitsperdim.randomness import stream
 
 ACTIVE = 0.01  # variance of the posterior mean over images
 DRAWS = 16  # of the layers before, for each of two averages
-IMAGES_AT_ONCE = 500
-ANNEALED_AT_ONCE = 20
+CHAINS_AT_ONCE = 400  # of all images that are annealed together: they are in memory at once
 
 
 def of_the_code(
@@ -53,8 +52,8 @@ def of_the_code(
     if not isinstance(model, LatentModel):
         return {}
     images = torch.from_numpy(prepared.images["test"]).to(device)
-    found: dict[str, Any] = {"proposal": section.proposal}
-    found |= active_units(model, images, stream("annealing", section.seed, 0, device=device))
+    generator = stream("active_units", section.seed, device=device)
+    found: dict[str, Any] = active_units(model, images, generator, section.batch_size)
     n_images = section.annealed.n_images and min(section.annealed.n_images, len(images))
     total = n_images + section.annealed.n_simulated
     with tqdm(total=total, desc="anneal", unit="image", disable=None) as bar:
@@ -63,16 +62,19 @@ def of_the_code(
 
 
 @torch.no_grad()
-def active_units(model: LatentModel, images: Tensor, generator: torch.Generator) -> dict[str, int]:
-    """Return how many units of the code there are, and how many are active.
+def active_units(model: LatentModel, images: Tensor, generator: torch.Generator, batch_size: int) -> dict[str, int]:
+    """Return how many units of the code there are, and how many are active; of one image, which has no variance, {}.
 
     Args:
         model: in evaluation mode.
-        images: (N, C, H, W) uint8, at least 2, on the device of the model.
+        images: (N, C, H, W) uint8, on the device of the model.
         generator: of the draws of deeper layers.
+        batch_size: images at a time.
     """
+    if len(images) < 2:
+        return {}
     averages: list[list[Tensor]] = [[], []]
-    for x in images.split(IMAGES_AT_ONCE):
+    for x in images.split(batch_size):
         encoded = model.encode(x)
         for found in averages:
             found.append(encoded.mean_of_each(DRAWS, generator=generator))  # (B, Z)
@@ -103,19 +105,20 @@ def annealing(
     """
     metrics: dict[str, Any] = {}
     settings = {"n_chains": section.n_chains, "n_steps": section.n_steps}
-    test = prepared.images["test"]
+    test, at_once = prepared.images["test"], max(1, CHAINS_AT_ONCE // section.n_chains)
     if section.n_images:
-        chosen = torch.randperm(len(test), generator=stream("annealing", seed))[: section.n_images].sort().values
-        generator = stream("annealing", seed, 1, device=device)
+        chosen = torch.randperm(len(test), generator=stream("annealed_images", seed))[: section.n_images].sort().values
+        generator = stream("annealing", seed, device=device)
         parts = []
-        for rows in chosen.split(ANNEALED_AT_ONCE):
+        for rows in chosen.split(at_once):
             x = torch.from_numpy(test[rows.numpy()]).to(device)
             parts.append(
                 ais(model, x, section.n_chains, section.n_steps, generator=generator, n_leapfrog=section.n_leapfrog)
             )
             progress(len(rows))
         log_p = torch.cat([part.log_p for part in parts])
-        difference = log_p - estimated.log_p[chosen]
+        possible = estimated.log_p[chosen].isfinite()  # an image that has no mass has no difference
+        difference = log_p[possible] - estimated.log_p[chosen][possible]
         metrics |= {
             "n_images": len(chosen),
             **settings,
@@ -126,14 +129,14 @@ def annealing(
                 torch.cat([part.standard_error for part in parts]).square().sum().sqrt() / len(chosen)
             ),
             "importance_sampled_nats": float(estimated.log_p[chosen].mean()),
-            "above_importance_sampled_nats": float(difference.mean()),
+            "above_importance_sampled_nats": float(difference.mean()) if len(difference) else math.inf,
             "above_importance_sampled_nats_standard_error": mean_error(difference),
         }
     if section.n_simulated:
-        generator = stream("annealing", seed, 2, device=device)
+        generator = stream("simulation", seed, device=device)
         gaps, lower, upper = [], [], []
-        for start in range(0, section.n_simulated, ANNEALED_AT_ONCE):
-            n_images = min(ANNEALED_AT_ONCE, section.n_simulated - start)
+        for start in range(0, section.n_simulated, at_once):
+            n_images = min(at_once, section.n_simulated - start)
             bracket = bdmc(
                 model, n_images, section.n_chains, section.n_steps, generator=generator, n_leapfrog=section.n_leapfrog
             )

@@ -20,7 +20,7 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, Field, ValidationError
 from ruamel.yaml import YAML
@@ -87,7 +87,7 @@ class AnnealedSection(Section):
     n_images: Annotated[int, Field(ge=0, le=1_000_000)]
     n_simulated: Annotated[int, Field(ge=0, le=1_000_000)]
     n_chains: Annotated[int, Field(ge=2, le=10_000)]
-    n_steps: Annotated[int, Field(ge=1, le=100_000)]
+    n_steps: Annotated[int, Field(ge=2, le=100_000)]
     n_leapfrog: Annotated[int, Field(ge=1, le=1_000)]
 
 
@@ -396,6 +396,7 @@ def _allowed(kind: str, context: Mapping[str, Any], message: str) -> str:
         "float_type": "a number",
         "string_type": "text",
         "list_type": "a list",
+        "bool_type": "true or false",
         "model_type": "a mapping of keys to values",
         "model_attributes_type": "a mapping of keys to values",
         "dict_type": "a mapping of keys to values",
@@ -407,10 +408,14 @@ def _allowed(kind: str, context: Mapping[str, Any], message: str) -> str:
 def _fields(schema: type[Section], keys: list[str]) -> Mapping[str, Any]:
     """Return the fields of the (nested) section that ``keys`` leads to."""
     for key in keys:
+        if key.isdigit():  # an entry of a list, whose schema is known already
+            continue
         annotation = schema.model_fields[key].annotation if key in schema.model_fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, Section)):
+        inner = [annotation, *get_args(annotation)]  # a section by itself, in a list, or one that may be null
+        sections = [each for each in inner if isinstance(each, type) and issubclass(each, Section)]
+        if not sections:
             return {}
-        schema = annotation
+        schema = sections[0]
     fields = dict(schema.model_fields)
     fields.pop("sections", None)
     return fields

@@ -12,7 +12,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-PURPOSES = ("weights", "start", "training", "validation", "evaluation", "causality", "pictures", "study", "annealing")
+PURPOSES = (
+    *("weights", "start", "training", "validation", "evaluation", "causality", "pictures"),
+    *("active_units", "annealed_images", "annealing", "simulation"),
+    *("study_evaluation", "study_bound"),
+)
 
 
 def stream_seed(purpose: str, *seeds: int) -> int:
@@ -20,14 +24,17 @@ def stream_seed(purpose: str, *seeds: int) -> int:
 
     Args:
         purpose: one of :data:`PURPOSES`.
-        seeds: of the parameters, none negative.
+        seeds: of the parameters, each from 0 to 2^32 - 1.
 
     Raises:
         ValueError: there is no such purpose.
     """
     if purpose not in PURPOSES:
         raise ValueError(f"a purpose must be one of {', '.join(PURPOSES)}, not {purpose!r}")
-    return int(np.random.SeedSequence([PURPOSES.index(purpose), *seeds]).generate_state(1, np.uint64)[0] >> 1)
+    # with their number, since a sequence that ends in zeros is that without them
+    return int(
+        np.random.SeedSequence([PURPOSES.index(purpose), len(seeds), *seeds]).generate_state(1, np.uint64)[0] >> 1
+    )
 
 
 def stream(purpose: str, *seeds: int, device: torch.device | str = "cpu") -> torch.Generator:

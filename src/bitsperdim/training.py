@@ -11,8 +11,8 @@ weights is fitted by its ``initialise`` alone.
 Images live on the device. Dynamic binarization draws them anew at each presentation; dequantization noise is
 fresh too, unless the model asks for noise that is fixed for ever. The
 validation bound is taken after every epoch with the same ``validation_samples`` and the same
-random numbers for every model, and decides which weights are kept and when to stop; the test set
-is never seen.
+random numbers for every model, and decides which weights are kept (of the fine-tuned epochs, where there are any) and
+when to stop; the test set is never seen.
 
 With a :class:`~bitsperdim.checkpoints.Checkpoint` the whole state is kept from time to time, also in the
 middle of an epoch, and the next training of the same fingerprint goes on from there.
@@ -317,6 +317,8 @@ class _Trainer:
         row = self.row(state.epoch, self.learning_rate(state.step - len(batches)), train_log_p, log_p)
         state.curve.append(row)
         state.last_log_p = log_p
+        if state.epoch == self.section.first_finetuned_epoch(self.settings.epochs):
+            state.best_log_p = -math.inf  # the weights that are kept are fine-tuned ones
         if log_p > state.best_log_p:
             state.best_log_p, state.best_epoch = log_p, state.epoch
             self.best_weights = copy.deepcopy(candidate.state_dict())

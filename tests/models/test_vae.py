@@ -205,6 +205,32 @@ def test_layers_depend_on_the_one_before(generator: torch.Generator) -> None:
     assert abs(residual.square().mean() - 1) < laws.FAR * (2 / 200_000) ** 0.5
 
 
+@torch.no_grad()
+def test_three_layers_are_a_chain() -> None:
+    """Densities written out, the flat order of the layers, and the widths of the networks between them."""
+    deeper = [{"latent_size": 2, "hidden_sizes": [5, 7]}, {"latent_size": 1, "hidden_sizes": [6]}]
+    options = {"likelihood": "bernoulli", "n_mixtures": 1, "doubly_reparameterized": False}
+    model = VAE((1, 2, 2), 2, latent_size=3, hidden_sizes=[4], deeper=deeper, **options).double().eval()  # type: ignore[arg-type]
+    widths = [[len(layer.bias) for layer in part.hidden[::2]] for part in (*model.encoders, *model.decoders)]
+    assert widths == [[4], [5, 7], [6], [7, 5], [6]]  # decoders to z_1 and to z_2, each from above, mirrored
+    x = laws.all_images((1, 2, 2), 2)[[3, 9]]
+    z = torch.randn(5, 2, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    first, second, third = z.split([3, 2, 1], dim=-1)
+    to_first, to_second = model.decoders
+    standard = torch.distributions.Normal(torch.zeros(1).double(), 1.0).log_prob(third).sum(-1)
+    expected = standard + to_second(third).log_prob(second) + to_first(second).log_prob(first)
+    torch.testing.assert_close(model.prior().log_prob(z), expected, rtol=1e-12, atol=0)
+    of_image, of_first, of_second = model.encoders
+    expected = of_image(model.scaled(x).flatten(1) - model.centre).log_prob(first)
+    expected = expected + of_first(first).log_prob(second) + of_second(second).log_prob(third)
+    torch.testing.assert_close(model.encode(x).log_prob(z), expected, rtol=1e-12, atol=0)
+    generator = torch.Generator().manual_seed(1)
+    averages = model.encode(x).mean_of_each(20_000, generator=generator)
+    drawn = model.encode(x).rsample(20_000, generator=torch.Generator().manual_seed(2))
+    error = drawn.std(0) / 20_000**0.5
+    assert ((averages - drawn.mean(0)).abs() < laws.FAR * 1.5 * error + 1e-12).all()
+
+
 def gradients(model: VAE, x: torch.Tensor, n_samples: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Derivatives of the bound in all weights of the encoders, and of the decoders."""
     model.zero_grad()

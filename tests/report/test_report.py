@@ -189,7 +189,7 @@ def test_other_estimates_stand_beside_the_bound(tmp_path: Path) -> None:
     for words in (
         "jackknife: an estimate, no bound",
         f"{MINUS}0.023",  # 3.4 - 3.42295174
-        "annealed: an upper bound, of 3 test images by 4 chains of 60 steps; the bound above gives them 3.625",
+        "annealed: an upper bound, of 3 test images by 4 chains of 60 steps; the bound gives them 3.625",
         f"{MINUS}0.125 ± 0.031",
         "On 7 images drawn from the model",
         "a gap of 0.222 ± 0.041 nats",

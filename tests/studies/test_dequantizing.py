@@ -92,7 +92,7 @@ def test_the_rows_are_those_of_the_models(folder: Path) -> None:
             5,
             chunk_size=5,
             batch_size=18,
-            generator=stream("evaluation", 0),
+            generator=stream("study_evaluation", 0),
             noise=torch.from_numpy(images.noise["test"]),
         )
         for way, item in trained.items()

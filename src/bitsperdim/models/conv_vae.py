@@ -5,7 +5,7 @@ r"""A variational autoencoder of convolutions, for grey images and in colour.
 
 (with coupled channels a product over pixels). z is a small map of ``latent_maps`` channels at the coarsest of
 ``n_scales`` scales. Encoder and decoder are residual networks without normalisation, as in the ResNet VAE of
-Kingma et al. 2016 ("Improving Variational Inference with Inverse Autoregressive Flow", section 5), but with one
+Kingma et al. 2016 ("Improved Variational Inference with Inverse Autoregressive Flow", section 5), but with one
 stochastic layer.
 
 Differences from that paper: one stochastic layer in place of a ladder, no inverse autoregressive flow, and no weight

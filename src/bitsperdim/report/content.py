@@ -171,6 +171,7 @@ class ModelReport:
         completions: test images, and below them what was drawn given their upper halves, of autoregressive models.
         receptive_field: what one pixel depends on, of autoregressive models.
         is_given_class: whether it was given the class, one of which is in each column of the samples.
+        first_kept_epoch: the first whose weights may be kept: the first of a fine-tuning, where there is one.
     """
 
     name: str
@@ -188,6 +189,7 @@ class ModelReport:
     completions: Picture | None
     receptive_field: Picture | None
     is_given_class: bool
+    first_kept_epoch: int
 
     @property
     def is_bound(self) -> bool:
@@ -232,7 +234,7 @@ class ModelReport:
         """
         rows = []
         for seed in np.unique(self.curve["seed"]):
-            mine = self.curve["seed"] == seed
+            mine = (self.curve["seed"] == seed) & (self.curve["epoch"] >= self.first_kept_epoch)
             best = int(np.argmin(self.curve["validation_bpd"][mine]))
             epoch, bpd = (float(self.curve[name][mine][best]) for name in ("epoch", "validation_bpd"))
             rows.append((int(seed), int(epoch), bpd))
@@ -376,6 +378,7 @@ def _read_model(params: Params, folder: Path, name: str, images: ImagesMetrics) 
         completions=_picture_if_any(folder / "pictures" / "completions.png"),
         receptive_field=_picture_if_any(folder / "pictures" / "receptive_field.png"),
         is_given_class=metrics.protocol.endswith("given-label"),
+        first_kept_epoch=section.first_finetuned_epoch(section.settings(params.train).epochs) or 0,
     )
 
 

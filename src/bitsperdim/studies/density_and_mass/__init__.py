@@ -92,7 +92,7 @@ def study(section: DensityAndMassSection, levels: Levels) -> tuple[dict[str, Any
     h = nats_to_bits(collapse.entropy(p))
     generators = {name: np.random.default_rng([section.seed, index]) for index, name in enumerate(STREAMS)}
     fits = collapse.fit_both(p, section.n_steps, section.step_size, generators["collapse"])
-    noise = stream("study", section.seed)
+    noise = stream("study_bound", section.seed)
     of_bound = bound.estimate_again_and_again(section.n_replicates, section.n_samples, noise)
     metrics = {
         "levels": {

@@ -91,7 +91,7 @@ def evaluate_all(
             section.n_samples,
             chunk_size=CHUNK,
             batch_size=BATCH,
-            generator=stream("evaluation", seed, device=device),
+            generator=stream("study_evaluation", seed, device=device),
             noise=torch.from_numpy(images.noise["test"]),
         )
         for way, item in trained.items()
