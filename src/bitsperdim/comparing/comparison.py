@@ -148,8 +148,8 @@ def row(a: Scored, b: Scored) -> Row:
     flagged = [side for side, scored in (("A", a), ("B", b)) if scored.numbers.is_flagged]
     if flagged:
         notes.append(
-            f"{' and '.join(flagged)} {'have' if len(flagged) > 1 else 'has'} too few samples (†): bias and Monte Carlo "
-            f"error of the bound cannot be believed; raise evaluate.n_samples."
+            f"{' and '.join(flagged)} {'have' if len(flagged) > 1 else 'has'} too few samples (†): bias and "
+            f"Monte Carlo error of the bound cannot be believed; raise evaluate.n_samples."
         )
     return Row(a, b, verdict, bpd, error, z, None, notes, parameters)
 

@@ -4,9 +4,9 @@ The same metrics in many commits are one row, under the first commit that has th
 model whose metrics it changed. Densities stand below, without a rank.
 
 **Ties.** A row is tied with the best of its protocol where the 95 % interval of their difference holds zero. The error
-is that of paired differences where both have their log-likelihoods in DVC's cache, else the root of the summed squares of
-the two test-set errors, which is too large as a rule, and the row says ``unpaired``. Where the difference exceeds 1.96
-times the *sum* of the two errors no data are needed: a paired error cannot be larger than that (``clear``).
+is that of paired differences where both have their log-likelihoods in DVC's cache, else the root of the summed squares
+of the two test-set errors, which is too large as a rule, and the row says ``unpaired``. Where the difference exceeds
+1.96 times the *sum* of the two errors no data are needed: a paired error cannot be larger than that (``clear``).
 
 A rank by number is no verdict on models: a bound may be loose, and the table carries its sign.
 

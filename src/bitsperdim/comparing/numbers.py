@@ -125,7 +125,9 @@ def fitting(log_p: np.ndarray, numbers: Numbers, place: str) -> np.ndarray:
         raise InputError(f"{place} is damaged: it does not hold a log-likelihood of each test image.")
     mean: np.ndarray = log_p.astype(np.float64).mean(0)
     if not np.isclose(-mean.mean(), numbers.nll_nats, rtol=1e-6):
-        raise InputError(f"{place} does not fit its metrics: another mean log-likelihood; run the evaluation again.")
+        raise InputError(
+            f"{place} does not fit its metrics (another mean): restore it (`dvc checkout`), or evaluate again."
+        )
     return mean
 
 

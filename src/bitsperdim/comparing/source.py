@@ -147,13 +147,10 @@ def of_files(
             if content is None and commit is not None:
                 content = cache.fetch(path, commit)
             if content is None:
-                raise InputError(
-                    f"per_image.csv, the log-likelihood of each image, is neither {place} nor in DVC's cache: `dvc pull` "
-                    f"it, or run it again."
-                    if commit is None
-                    else f"per_image.csv, the log-likelihood of each image, {place} is neither in DVC's cache nor on a remote "
-                    f"of DVC: check that commit out and run `dvc repro`, or push it from where it was run."
-                )
+                what, remedy = "per_image.csv, the log-likelihood of each image,", "`dvc pull` it, or run `dvc repro`"
+                if commit is None:
+                    raise InputError(f"{what} is neither {place} nor in DVC's cache: {remedy}.")
+                raise InputError(f"{what} {place} is neither in DVC's cache nor on a remote: {remedy} on that commit.")
             return read_log_p(content, numbers, f"{path} {place}")
 
         return Scored(model, numbers, params, log_p, notes)
