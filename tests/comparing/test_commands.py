@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -90,8 +91,17 @@ stages:
     assert row["parameters"] == [{"key": "vae.latent_size", "a": 16, "b": 64}]
     expected = -(0.48 + np.mean(np.subtract(*(np.random.default_rng(n).normal(0, 0.1, 40) for n in (64, 16)))))
     assert row["difference_bpd"] == pytest.approx(expected / (4 * np.log(2)))
-    done = call(root, repository, "leaderboard", "--csv")
-    assert [line.split(",")[2:4] for line in done.stdout.splitlines()[1:]] == [["1", "False"], ["2", "False"]]
+    board = call(root, repository, "leaderboard", "--csv").stdout.splitlines()
+    assert [line.split(",")[2:4] for line in board[1:]] == [["1", "False"], ["2", "False"]]
+    assert ",paired,experiment" not in board[1]
+    assert ",paired,commit" in board[2]
+
+    shutil.copytree(root / ".dvc" / "cache", root.parent / "remote")  # a remote has the layout of a cache
+    laboratory.empty_the_cache()
+    assert "nor on a remote" in call(root, repository, "compare", "HEAD", "wide").stderr
+    dvc("remote", "add", "--quiet", "--local", "--default", "copy", str(root.parent / "remote"))
+    fetched = call(root, repository, "compare", "HEAD", "wide", "--json")
+    assert (fetched.stdout, fetched.stderr) == (done.stdout, "")
 
 
 def test_mistakes_are_one_sentence_and_status_1(laboratory: Laboratory, repository: Path, drawn: Drawn) -> None:

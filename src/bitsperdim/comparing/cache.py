@@ -3,7 +3,7 @@
 ``dvc.lock`` names every output by the MD5 of its content, under which it lies in the cache. Of a lock of a thousand
 lines only the few that are asked for are parsed.
 
-Invariants (``tests/comparing/test_cache.py``): a file is given as a whole, with the MD5 that was asked for, or not at
+Invariants (``tests/comparing/test_source.py``): a file is given as a whole, with the MD5 that was asked for, or not at
 all (``test_a_damaged_file_of_the_cache_is_noticed``).
 """
 

@@ -3,8 +3,9 @@
 DVC keeps an experiment as a commit under ``refs/exps/<baseline>/<name>``; metrics are committed, so that git alone is
 enough to read them. What DVC keeps in its cache is the business of :mod:`bitsperdim.comparing.cache`.
 
-Invariants (``tests/comparing/test_history.py``): an experiment is found by its name
-(``test_an_experiment_is_found_by_its_name``); every mistake is one sentence.
+Invariants: an experiment is found by its name (``tests/comparing/test_source.py``,
+``test_an_experiment_is_found_by_its_name``); every metrics file that a commit wrote is a change, also one that a merge
+has of no parent (``tests/comparing/test_leaderboard.py``).
 """
 
 from __future__ import annotations

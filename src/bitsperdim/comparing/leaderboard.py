@@ -8,8 +8,8 @@ is that of paired differences where both have their log-likelihoods in DVC's cac
 of the two test-set errors, which is too large as a rule, and the row says ``unpaired``. Where the difference exceeds
 1.96 times the *sum* of the two errors no data are needed: a paired error cannot be larger than that (``clear``).
 
-A rank by number is no verdict on models: a bound may be loose, and the table carries its sign. Nor is it a way to choose
-one: the best of many on a test set is in part the luckiest.
+A rank by number is no verdict on models: a bound may be loose, and the table carries its sign. Nor is it a way to
+choose one: the best of many on a test set is in part the luckiest.
 
 Invariants (``tests/comparing/test_leaderboard.py``): ranks and ties against those by hand; nothing is left out without
 being named.
