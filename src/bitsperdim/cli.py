@@ -6,6 +6,7 @@ What a command needs is imported when it runs: only ``recipe`` imports torch.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -89,8 +90,11 @@ def main() -> None:
     arguments = parser().parse_args()
     try:
         arguments.run(arguments)
+        sys.stdout.flush()
     except InputError as error:
         sys.exit(str(error))
+    except BrokenPipeError:  # who reads has seen enough: `bitsperdim leaderboard | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         sys.exit(f"{error.filename or 'A file'} cannot be read or written: {error.strerror or error}.")
     except KeyboardInterrupt:
