@@ -1,14 +1,18 @@
-"""The command ``bitsperdim``: for now, ``bitsperdim recipe`` lists and runs recipes."""
+"""The command ``bitsperdim``: ``recipe`` lists and runs recipes, ``compare`` and ``leaderboard`` read results.
+
+What a command needs is imported when it runs: only ``recipe`` imports torch.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
+from bitsperdim.comparing import commands
 from bitsperdim.errors import InputError
 from bitsperdim.recipes import recipe as recipes
-from bitsperdim.recipes import result, running, table
 
 
 def repository() -> Path:
@@ -26,6 +30,8 @@ def repository() -> Path:
 
 def recipe(arguments: argparse.Namespace) -> None:
     """List the recipes, or run one and keep its result."""
+    from bitsperdim.recipes import result, running, table
+
     root = repository()
     if arguments.name is None:
         print(table.listing(root))
@@ -39,17 +45,44 @@ def recipe(arguments: argparse.Namespace) -> None:
     print(table.summary(path))
 
 
+def compare(arguments: argparse.Namespace) -> None:
+    """Compare two sets of results."""
+    print(commands.compare(repository(), arguments.a, arguments.b, arguments.models, arguments.form))
+
+
+def leaderboard(arguments: argparse.Namespace) -> None:
+    """Rank all results of commits and experiments."""
+    print(commands.leaderboard(repository(), arguments.form))
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     main_parser = argparse.ArgumentParser(prog="bitsperdim", description="Likelihoods of discrete images.")
-    commands = main_parser.add_subparsers(required=True, metavar="COMMAND")
-    command = commands.add_parser("recipe", help="list the recipes, or run one by name")
+    subparsers = main_parser.add_subparsers(required=True, metavar="COMMAND")
+    command = subparsers.add_parser("recipe", help="list the recipes, or run one by name")
     command.add_argument("name", nargs="?", metavar="NAME", help="which recipe; without it, all are listed")
     command.add_argument("--size", choices=recipes.SIZES, default="cpu", help="for two CPU cores (default) or a GPU")
     command.add_argument("--without-dvc", action="store_true", help="run the stages one by one, without DVC")
     command.add_argument("--collect", action="store_true", help="only write the result of a run that has finished")
     command.set_defaults(run=recipe)
+    command = subparsers.add_parser("compare", help="compare two results image by image", description=commands.NAMES)
+    command.add_argument("a", metavar="A", help="a revision, an experiment or a recipe's result, or NAME:MODEL")
+    command.add_argument("b", metavar="B", nargs="?", default="workspace", help="the other; by default the workspace")
+    command.add_argument("--models", metavar="NAMES", help="only these, separated by commas; by default all in both")
+    _forms(command, markdown="for a pull request", json="for a program")
+    command.set_defaults(run=compare)
+    command = subparsers.add_parser("leaderboard", help="rank the results of all commits and experiments")
+    _forms(command, markdown="for a page", csv="every column")
+    command.set_defaults(run=leaderboard)
     return main_parser
+
+
+def _forms(command: argparse.ArgumentParser, **forms: str) -> None:
+    """Add a flag for each form of the output; without one it is text."""
+    group = command.add_mutually_exclusive_group()
+    for form, words in forms.items():
+        group.add_argument(f"--{form}", dest="form", action="store_const", const=form, help=words)
+    command.set_defaults(form="text")
 
 
 def main() -> None:
@@ -57,8 +90,11 @@ def main() -> None:
     arguments = parser().parse_args()
     try:
         arguments.run(arguments)
+        sys.stdout.flush()
     except InputError as error:
         sys.exit(str(error))
+    except BrokenPipeError:  # who reads has seen enough: `bitsperdim leaderboard | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         sys.exit(f"{error.filename or 'A file'} cannot be read or written: {error.strerror or error}.")
     except KeyboardInterrupt:

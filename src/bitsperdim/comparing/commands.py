@@ -1,0 +1,63 @@
+"""``bitsperdim compare`` and ``bitsperdim leaderboard``: arguments in, text out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bitsperdim.errors import InputError
+
+NAMES = (
+    "A and B are git revisions, names of DVC experiments, or names in recipes/results; 'workspace' is what lies there "
+    "now. A name that is several of these is taken for a revision, then for a recipe. NAME:MODEL picks a model, so "
+    "that two different ones can be compared."
+)
+
+
+def compare(root: Path, a: str, b: str, models: str | None, form: str) -> str:
+    """Return a comparison as ``text``, ``markdown`` or ``json``.
+
+    Args:
+        root: of the repository.
+        a: the first name, with or without a model.
+        b: the second.
+        models: names separated by commas, or None for all.
+        form: how it is written.
+
+    Raises:
+        InputError: a name is none, or nothing can be compared.
+    """
+    from bitsperdim.comparing import comparison, output
+    from bitsperdim.comparing.cache import Cache
+    from bitsperdim.comparing.source import find
+
+    (name_a, model_a), (name_b, model_b) = split(a), split(b)
+    if models is not None and (model_a or model_b):
+        raise InputError("Name the models either by --models or as A:MODEL B:MODEL, not both.")
+    chosen = None if models is None else [name for name in models.split(",") if name]
+    if chosen == []:
+        raise InputError("--models names no model; write --models vae,iwae.")
+    cache = Cache(root)
+    found = comparison.compare(find(root, name_a, cache), find(root, name_b, cache), (model_a, model_b), chosen)
+    return {"text": output.as_text, "markdown": output.as_markdown, "json": output.as_json}[form](found)
+
+
+def split(argument: str) -> tuple[str, str | None]:
+    """Return the name and the model of ``NAME:MODEL``; no git revision that names a commit ends in ``:MODEL``."""
+    name, colon, model = argument.rpartition(":")
+    return (name, model or None) if colon else (argument, None)
+
+
+def leaderboard(root: Path, form: str) -> str:
+    """Return the leaderboard as ``text``, ``markdown`` or ``csv``.
+
+    Raises:
+        InputError: this is no repository, or it has no results.
+    """
+    from bitsperdim.comparing import leaderboard as board
+    from bitsperdim.comparing.cache import Cache
+
+    found = board.leaderboard(root, Cache(root))
+    if form == "csv":
+        text: str = found.table().to_csv(index=False).rstrip("\n")
+        return text
+    return {"text": board.as_text, "markdown": board.as_markdown}[form](found)

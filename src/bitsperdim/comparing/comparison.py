@@ -1,0 +1,262 @@
+r"""Two results on the same test images: the difference, its paired error, and what may be concluded of it.
+
+With d_n = log P_b(x_n) - log P_a(x_n), each the mean over seeds, the difference B - A in bits/dim is -mean(d) /
+(D ln 2), negative where B is better; its standard error is that of the paired differences (:mod:`bitsperdim.compare`),
+and z their ratio. \|z\| < 1.96 cannot tell.
+
+**A bound beside an exact number.** The number of a ``lower`` result is an upper bound of its model's negative
+log-likelihood. If it is clearly below an exact number, its model is better, for the model's own number is lower still.
+If it is clearly above, nothing follows: the bound may be loose. Of two bounds only the bounds are compared.
+
+Not here: the spread over training seeds is not in the error; comparing many models at 95 % finds one difference in
+twenty where there is none.
+
+Invariants (``tests/comparing/test_comparison.py``): the formula, by hand (``test_it_is_the_formula_by_hand``); verdicts
+at z = 1.95 and 1.97; every refusal has its reason; a bound never loses to an exact number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from bitsperdim.compare import INTERVAL, paired_difference
+from bitsperdim.comparing.numbers import Numbers, Scored
+from bitsperdim.comparing.source import Source
+from bitsperdim.errors import InputError
+from bitsperdim.units import bits_per_dim, nats_to_bits_per_dim
+
+Verdict = Literal["better", "worse", "cannot tell", "same", "refused"]
+PARTS = ("data set", "binarization", "shape", "levels", "test size", "what is given")  # of a protocol tag
+HASH_DIGITS = 12
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A parameter that differs; a side that does not have it has ``False`` in ``is_set``."""
+
+    key: str
+    values: tuple[Any, Any]
+    is_set: tuple[bool, bool]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model against another, or against itself elsewhere.
+
+    Attributes:
+        a: the first.
+        b: the second.
+        verdict: of B.
+        bpd: B - A in bits/dim, infinite where one number is; None where it was refused or is undefined.
+        standard_error: of that; None where there is none.
+        z: their ratio; None where there is none.
+        reason: why it was refused.
+        notes: sentences.
+        parameters: that differ.
+    """
+
+    a: Scored
+    b: Scored
+    verdict: Verdict
+    bpd: float | None
+    standard_error: float | None
+    z: float | None
+    reason: str | None
+    notes: list[str]
+    parameters: list[Difference]
+
+    @property
+    def name(self) -> str:
+        """Of the model, or of both."""
+        return self.a.model if self.a.model == self.b.model else f"{self.a.model} -> {self.b.model}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two sources, row by row; models that only one of them has are named."""
+
+    a: Source
+    b: Source
+    rows: list[Row]
+    only_in_a: list[str]
+    only_in_b: list[str]
+
+
+def compare(
+    a: Source, b: Source, pair: tuple[str | None, str | None] = (None, None), models: list[str] | None = None
+) -> Comparison:
+    """Compare two sources.
+
+    Args:
+        a: the first.
+        b: the second.
+        pair: two models, of A and of B; one of them alone is meant on both sides; without, all of the same name.
+        models: of those, only these.
+
+    Raises:
+        InputError: a model is not there, or nothing can be compared.
+    """
+    shared = [model for model in a.models if model in b.models]
+    names = [(model, model) for model in shared]
+    only_in_a = [model for model in a.models if model not in shared]
+    only_in_b = [model for model in b.models if model not in shared]
+    first, second = pair[0] or pair[1], pair[1] or pair[0]
+    if first is not None and second is not None:
+        names, only_in_a, only_in_b = [(first, second)], [], []
+    elif models is not None:
+        names, only_in_a, only_in_b = [(model, model) for model in models], [], []
+    for index, source in enumerate((a, b)):
+        for name in names:
+            if name[index] not in source.models:
+                there = ", ".join(source.models) or "none"
+                raise InputError(f"There is no model {name[index]!r} in {source.words}; models are {there}.")
+    if not names:
+        raise InputError(
+            f"No model is in both: {a.words} has {', '.join(a.models) or 'none'}, {b.words} has "
+            f"{', '.join(b.models) or 'none'}; name two as A:MODEL B:MODEL."
+        )
+    rows = [row(a.read(first), b.read(second)) for first, second in names]
+    if all(item.verdict == "refused" for item in rows):
+        reasons: dict[str, list[str]] = {}
+        for item in rows:
+            reasons.setdefault(item.reason or "", []).append(item.name)
+        raise InputError(" ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items()))
+    return Comparison(a, b, rows, only_in_a, only_in_b)
+
+
+def row(a: Scored, b: Scored) -> Row:
+    """Compare two results on the same test images, or say why they are not compared."""
+    parameters = differing(a, b)
+    reason = refusal(a.numbers, b.numbers)
+    log_p = None
+    if reason is None:
+        try:
+            log_p = a.log_p(), b.log_p()
+        except InputError as missing:
+            reason = str(missing)
+    if log_p is None:
+        return Row(a, b, "refused", None, None, None, reason, [], parameters)
+    verdict, bpd, error, z, notes = judged(*log_p, a.numbers, b.numbers)
+    if not parameters and verdict != "same":
+        notes.append("No parameter differs: what moved the number is the code, the data or the machine.")
+    notes += [f"{side}: {note}" for side, scored in (("A", a), ("B", b)) for note in scored.notes]
+    flagged = [side for side, scored in (("A", a), ("B", b)) if scored.numbers.is_flagged]
+    if flagged:
+        notes.append(
+            f"{' and '.join(flagged)} {'have' if len(flagged) > 1 else 'has'} too few samples (†): bias and "
+            f"Monte Carlo error of the bound cannot be believed; raise evaluate.n_samples."
+        )
+    return Row(a, b, verdict, bpd, error, z, None, notes, parameters)
+
+
+def refusal(a: Numbers, b: Numbers) -> str | None:
+    """Return why two numbers are not comparable, in one sentence, or None if they are."""
+    for side, numbers in (("A", a), ("B", b)):
+        if numbers.kind == "density":
+            return f"{side} is a density at whole numbers, not a likelihood: it is compared with nothing."
+    if a.protocol != b.protocol:
+        first, second = a.protocol.split("/"), b.protocol.split("/")
+        if len(first) == len(second) == len(PARTS):
+            what = [
+                f"{name} ({one} and {other})"
+                for name, one, other in zip(PARTS, first, second, strict=True)
+                if one != other
+            ]
+            return f"the protocols differ in {', '.join(what)}: {a.protocol} and {b.protocol}."
+        return f"the protocols differ: {a.protocol} and {b.protocol}."
+    if a.test_sha256 != b.test_sha256:
+        return (
+            f"the protocol is the same, but the test images differ (SHA-256 {a.test_sha256[:HASH_DIGITS]} and "
+            f"{b.test_sha256[:HASH_DIGITS]}): another split, another draw of the binarization, or other files."
+        )
+    return None
+
+
+def judged(
+    log_p_a: np.ndarray, log_p_b: np.ndarray, a: Numbers, b: Numbers
+) -> tuple[Verdict, float | None, float | None, float | None, list[str]]:
+    """Return the verdict on B, B - A in bits/dim, its standard error, z, and notes.
+
+    Args:
+        log_p_a: (N,) nats.
+        log_p_b: (N,) nats, of the same images.
+        a: what A's number is.
+        b: what B's number is.
+    """
+    impossible = [int(np.isneginf(log_p).sum()) for log_p in (log_p_a, log_p_b)]
+    verdict: Verdict
+    bpd: float | None
+    error: float | None = None
+    z: float | None = None
+    notes = []
+    if any(impossible):
+        who = [f"{side} gives {n} test images no mass" for side, n in zip("AB", impossible, strict=True) if n]
+        both = all(impossible)
+        notes.append(
+            f"{' and '.join(who)}: {'both numbers are' if both else 'its number is'} infinite, and the difference has "
+            f"no error."
+        )
+        bpd = None if both else math.inf if impossible[1] else -math.inf
+        verdict = "cannot tell" if bpd is None else "worse" if bpd > 0 else "better"
+    else:
+        pair = paired_difference(log_p_b, log_p_a)
+        bpd = bits_per_dim(pair.nats, a.image_shape)
+        error = nats_to_bits_per_dim(pair.standard_error, a.image_shape)
+        verdict = "same" if pair.nats == pair.standard_error == 0 else "cannot tell"
+        if verdict != "same":
+            z = bpd / error if error > 0 else math.copysign(math.inf, bpd)
+        if z is not None and abs(z) >= INTERVAL:
+            verdict = "worse" if z > 0 else "better"
+    verdict, limits = limited(verdict, a, b)
+    return verdict, bpd, error, z, notes + limits
+
+
+def limited(verdict: Verdict, a: Numbers, b: Numbers) -> tuple[Verdict, list[str]]:
+    """Return what is left of a verdict on B where a number is a bound, and sentences that say so."""
+    if verdict == "same" or (a.kind, b.kind) == ("exact", "exact"):
+        return verdict, []
+    if a.kind == b.kind == "lower":
+        notes = ["Both numbers are upper bounds: the verdict is on the bounds, of which either may be loose."]
+        if a.n_samples != b.n_samples:
+            notes.append(
+                f"The bounds have K = {a.n_samples} and {b.n_samples}: more samples alone make a bound better."
+            )
+        return verdict, notes
+    exact, bound = ("A", "B") if a.kind == "exact" else ("B", "A")
+    rule = (
+        f"{exact} is exact and {bound} an upper bound of its negative log-likelihood: only that {bound} is better can "
+        f"be concluded, where its bound is clearly below {exact}'s number"
+    )
+    if verdict == "cannot tell":
+        return verdict, [f"{rule}, and here it is not."]
+    bound_is_lower = (verdict == "better") == (bound == "B")
+    if bound_is_lower:
+        return verdict, [f"{rule}, as it is here."]
+    return "cannot tell", [f"{rule}; here it is above, and the bound may be loose."]
+
+
+def differing(a: Scored, b: Scored) -> list[Difference]:
+    """Return the parameters that differ; those of two models' own sections are held against each other."""
+    first, second = _renamed(a, b.model), _renamed(b, a.model)
+    found = []
+    for key in sorted({*first, *second}):
+        values, is_set = (first.get(key), second.get(key)), (key in first, key in second)
+        if values[0] != values[1] or is_set[0] != is_set[1]:
+            found.append(Difference(key, values, is_set))
+    return found
+
+
+def _renamed(scored: Scored, other: str) -> Mapping[str, Any]:
+    """Return the parameters with the same name for the own section of both models."""
+    if scored.model == other:
+        return scored.params
+    common, own = "|".join(sorted((scored.model, other))), f"{scored.model}."
+    return {
+        f"{common}.{key.removeprefix(own)}" if key.startswith(own) else key: value
+        for key, value in scored.params.items()
+    }

@@ -1,0 +1,257 @@
+"""Every result that git has, of commits and of experiments, ranked within a protocol and its test images.
+
+The same metrics in many commits are one row, under the first commit that has them; an experiment has a row for each
+model whose metrics it changed. Densities stand below, without a rank.
+
+**Ties.** A row is tied with the best of its protocol where the 95 % interval of their difference holds zero. The error
+is that of paired differences where both have their log-likelihoods in DVC's cache, else the root of the summed squares
+of the two test-set errors, which is too large as a rule, and the row says ``unpaired``. Where the difference exceeds
+1.96 times the *sum* of the two errors no data are needed: a paired error cannot be larger than that (``clear``).
+
+A rank by number is no verdict on models: a bound may be loose, and the table carries its sign. Nor is it a way to
+choose one: the best of many on a test set is in part the luckiest.
+
+Invariants (``tests/comparing/test_leaderboard.py``): ranks and ties against those by hand; nothing is left out without
+being named.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bitsperdim.compare import INTERVAL, paired_difference
+from bitsperdim.comparing import history
+from bitsperdim.comparing.cache import Cache, md5_of
+from bitsperdim.comparing.numbers import Numbers, read_log_p, read_numbers
+from bitsperdim.comparing.output import WIDTH, aligned, markdown_table, number, printable
+from bitsperdim.errors import InputError
+from bitsperdim.params import RESERVED
+from bitsperdim.report.formatting import markdown as cell
+from bitsperdim.report.formatting import with_error
+from bitsperdim.units import bits_per_dim, nats_to_bits_per_dim
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = (
+    *("protocol", "test_sha256", "rank", "tied", "model", "bpd", "bpd_standard_error", "kind", "n_samples", "n_seeds"),
+    *("too_few_samples", "n_impossible_images", "above_best_bpd", "above_best_standard_error", "error_is", "where"),
+    *("commit", "date", "subject", "also"),
+)
+HEADER = ("rank", "model", "bits/dim", "above the best", "error", "where", "date", "subject")
+LEGEND = (
+    "Smaller is better; = exact, ≤ an upper bound, which its model may be better than; † too few samples. A rank with "
+    "~ is tied with the best: the 95 % interval of their difference holds zero. The error of the difference is paired, "
+    "image by image; unpaired where DVC's cache lacks the log-likelihoods of the images, then as a rule too large; "
+    "clear where it needs none. It does not hold the spread over training seeds. These are test results: choose models "
+    "by their validation."
+)
+
+
+@dataclass
+class Entry:
+    """A result and where it came from; what is filled in when it is ranked."""
+
+    change: history.Change
+    numbers: Numbers
+    also: list[str]
+    rank: int | None = None
+    tied: bool = False
+    above: float | None = None
+    error: float | None = None
+    error_is: str = ""
+
+
+@dataclass(frozen=True)
+class Board:
+    """The ranked entries, and sentences on what was left out."""
+
+    entries: list[Entry]
+    left_out: list[str]
+
+    def table(self) -> pd.DataFrame:
+        """Return all as one table."""
+        import pandas as pd
+
+        return pd.DataFrame([_record(entry) for entry in self.entries], columns=list(COLUMNS))
+
+
+def leaderboard(root: Path, cache: Cache) -> Board:
+    """Gather and rank all results.
+
+    Raises:
+        InputError: this is no repository, or it has no results.
+    """
+    rows: dict[tuple[str, str], list[history.Change]] = {}
+    for change in history.changes(root):
+        if change.model not in RESERVED:
+            rows.setdefault((change.model, change.blob), []).append(change)
+    contents = history.read_objects(root, [blob for _, blob in rows])
+    entries, left_out = [], []
+    for (model, blob), found in rows.items():
+        place = f"results/{model}/metrics.json of {found[0].where}"
+        try:
+            numbers = read_numbers(contents[blob] or b"", place)
+            _ = numbers.image_shape
+        except InputError as error:
+            left_out.append(str(error))
+            continue
+        also = [change.where for change in found[1:] if change.where != found[0].where]
+        entries.append(Entry(found[0], numbers, list(dict.fromkeys(also))))
+    if not entries:
+        raise InputError("There are no results yet: no commit and no experiment has results/<model>/metrics.json.")
+    groups: dict[tuple[str, str], list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault((entry.numbers.protocol, entry.numbers.test_sha256), []).append(entry)
+    reader = _Reader(root, cache)
+    ranked = [entry for _, group in sorted(groups.items()) for entry in rank(group, reader)]
+    return Board(ranked, left_out + reader.damaged)
+
+
+def rank(group: list[Entry], reader: _Reader) -> list[Entry]:
+    """Rank the results of one protocol; equal numbers have the same rank; densities come last, without one."""
+    likelihoods = sorted((item for item in group if item.numbers.kind != "density"), key=lambda item: item.numbers.bpd)
+    for index, entry in enumerate(likelihoods):
+        before = likelihoods[index - 1]
+        entry.rank = before.rank if index and before.numbers.bpd == entry.numbers.bpd else index + 1
+        if index:
+            _hold_against(entry, likelihoods[0], reader)
+    return likelihoods + [item for item in group if item.numbers.kind == "density"]
+
+
+def _hold_against(entry: Entry, best: Entry, reader: _Reader) -> None:
+    mine, other = entry.numbers, best.numbers
+    if not (math.isfinite(mine.bpd) and math.isfinite(other.bpd)):
+        entry.above, entry.error_is = (math.inf, "none") if math.isfinite(other.bpd) else (None, "none")
+        return
+    errors = mine.bpd_standard_error, other.bpd_standard_error
+    entry.above = mine.bpd - other.bpd
+    if entry.above > INTERVAL * sum(errors):
+        entry.error_is = "clear"
+        return
+    log_p = reader.log_p(entry), reader.log_p(best)
+    if log_p[0] is None or log_p[1] is None:
+        entry.error, entry.error_is = math.hypot(*errors), "unpaired"
+    else:
+        pair = paired_difference(log_p[0], log_p[1])
+        entry.above, entry.error_is = bits_per_dim(pair.nats, mine.image_shape), "paired"
+        entry.error = nats_to_bits_per_dim(pair.standard_error, mine.image_shape)
+    entry.tied = entry.above < INTERVAL * entry.error or entry.above == 0
+
+
+class _Reader:
+    """Log-likelihoods from DVC's cache, each read once."""
+
+    def __init__(self, root: Path, cache: Cache) -> None:
+        self.root, self.cache = root, cache
+        self.locks: dict[str, str] = {}
+        self.known: dict[tuple[str, str], np.ndarray | None] = {}
+        self.damaged: list[str] = []
+
+    def log_p(self, entry: Entry) -> np.ndarray | None:
+        """Return log P(x) of every test image, (N,) nats, or None where the cache has none."""
+        change = entry.change
+        key = change.model, change.blob
+        if key not in self.known:
+            try:
+                self.known[key] = self._read(change, entry.numbers)
+            except InputError as error:
+                self.damaged.append(f"{change.model}, {change.where}: {error}")
+                self.known[key] = None
+        return self.known[key]
+
+    def _read(self, change: history.Change, numbers: Numbers) -> np.ndarray | None:
+        if change.commit not in self.locks:
+            name = f"{change.commit}:dvc.lock"
+            self.locks[change.commit] = (history.read_objects(self.root, [name])[name] or b"").decode(
+                "utf-8", "replace"
+            )
+        path = f"results/{change.model}/per_image.csv"
+        md5 = md5_of(self.locks[change.commit], path)
+        content = self.cache.read(md5) if md5 else None
+        return None if content is None else read_log_p(content, numbers, path)
+
+
+def _record(entry: Entry) -> dict[str, Any]:
+    change, numbers = entry.change, entry.numbers
+    return {
+        "protocol": numbers.protocol,
+        "test_sha256": numbers.test_sha256,
+        "rank": entry.rank,
+        "tied": entry.tied,
+        "model": change.model,
+        "bpd": numbers.bpd,
+        "bpd_standard_error": numbers.bpd_standard_error,
+        "kind": numbers.kind,
+        "n_samples": numbers.n_samples,
+        "n_seeds": numbers.n_seeds,
+        "too_few_samples": numbers.is_flagged,
+        "n_impossible_images": numbers.n_impossible_images,
+        "above_best_bpd": entry.above,
+        "above_best_standard_error": entry.error,
+        "error_is": entry.error_is,
+        "where": change.where,
+        "commit": change.commit,
+        "date": _date(change),
+        "subject": change.subject,
+        "also": ", ".join(entry.also),
+    }
+
+
+def _date(change: history.Change) -> str:
+    return datetime.fromtimestamp(change.seconds, UTC).strftime("%Y-%m-%d")
+
+
+def _cells(entry: Entry) -> list[str]:
+    above = ""
+    if entry.above is not None:
+        value, error = with_error(
+            entry.above, entry.error if entry.error is not None else entry.numbers.bpd_standard_error
+        )
+        above = value + (f" ± {error}" if entry.error is not None else "")
+    where = entry.change.where + (f" and {len(entry.also)} more" if entry.also else "")
+    rank_text = "" if entry.rank is None else f"{entry.rank}{' ~' if entry.tied else ''}"
+    subject = entry.change.subject
+    subject = subject if len(subject) <= 40 else f"{subject[:39]}…"
+    return [
+        rank_text,
+        entry.change.model,
+        number(entry.numbers),
+        above,
+        entry.error_is,
+        where,
+        _date(entry.change),
+        subject,
+    ]
+
+
+def _groups(board: Board) -> list[tuple[str, list[list[str]]]]:
+    groups: dict[tuple[str, str], list[list[str]]] = {}
+    for entry in board.entries:
+        groups.setdefault((entry.numbers.protocol, entry.numbers.test_sha256), []).append(_cells(entry))
+    return [(f"{protocol}, test images {digest[:12]}", rows) for (protocol, digest), rows in groups.items()]
+
+
+def as_text(board: Board) -> str:
+    """Return a leaderboard for a terminal: one table for each protocol."""
+    lines = []
+    for title, rows in _groups(board):
+        lines += [title, *aligned([list(HEADER), *rows]), ""]
+    lines += [f"Left out: {sentence}" for sentence in board.left_out]
+    return printable("\n".join([*lines, *textwrap.wrap(LEGEND, WIDTH)]))
+
+
+def as_markdown(board: Board) -> str:
+    """Return a leaderboard as Markdown."""
+    lines: list[str] = []
+    for title, rows in _groups(board):
+        lines += [f"**{cell(title)}**", "", *markdown_table(HEADER, rows), ""]
+    lines += [f"- Left out: {cell(sentence)}" for sentence in board.left_out]
+    return printable("\n".join([*lines, *([""] if board.left_out else []), str(cell(LEGEND))]))

@@ -1,0 +1,152 @@
+"""One model's result: the numbers of ``metrics.json``, log P(x) of every test image, the parameters that made them.
+
+Invariants (``tests/comparing/test_source.py``): log-likelihoods that do not fit the number are refused
+(``test_log_likelihoods_that_do_not_fit_are_refused``); a damaged file is one sentence.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import ValidationError
+
+from bitsperdim.errors import InputError
+from bitsperdim.recipes.recipe import merged
+from bitsperdim.report.reading import Stored
+
+SHARED = ("dataset", "dequantize", "evaluate", "seeds")  # sections that matter to every model, as `train` does
+
+
+class Numbers(Stored):
+    """What is needed of ``results/<model>/metrics.json``."""
+
+    kind: Literal["exact", "lower", "density"]
+    protocol: str
+    test_sha256: str
+    n_images: int
+    n_seeds: int
+    n_samples: int
+    bpd: float
+    bpd_standard_error: float
+    nll_nats: float
+    bias_exceeds_standard_error: bool = False
+    too_few_samples: bool | None = None  # the first commits have the flag above alone
+    n_impossible_images: int = 0
+
+    @property
+    def is_flagged(self) -> bool:
+        """Whether there were too few samples to believe the number."""
+        return self.bias_exceeds_standard_error if self.too_few_samples is None else self.too_few_samples
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W), as the protocol tag has it.
+
+        Raises:
+            InputError: it has none.
+        """
+        sizes = [part.split("x") for part in self.protocol.split("/")[2:3]]
+        if not sizes or len(sizes[0]) != 3 or not all(size.isdecimal() for size in sizes[0]):
+            raise InputError(f"The protocol {self.protocol!r} names no shape of images (data/binarization/HxWxC/...).")
+        height, width, channels = (int(size) for size in sizes[0])
+        return channels, height, width
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One model's result.
+
+    Attributes:
+        model: its name.
+        numbers: of its metrics.
+        params: those that matter to it, flat: ``vae.latent_size`` -> 16.
+        log_p: returns log P(x) of every test image, (N,) nats, the mean over seeds; raises InputError where it cannot.
+        notes: sentences on what does not fit.
+    """
+
+    model: str
+    numbers: Numbers
+    params: Mapping[str, Any]
+    log_p: Callable[[], np.ndarray]
+    notes: list[str] = field(default_factory=list)
+
+
+def read_numbers(content: bytes, place: str) -> Numbers:
+    """Read a ``metrics.json``.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        numbers = Numbers.model_validate(json.loads(content))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise InputError(f"{place}: {key} is not what a stage writes there ({first['msg']}).") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{place} is damaged: it is not JSON.") from error
+    if any(math.isnan(value) for value in (numbers.bpd, numbers.nll_nats, numbers.bpd_standard_error)):
+        raise InputError(f"{place} is damaged: a number is NaN.")
+    return numbers
+
+
+def read_log_p(content: bytes, numbers: Numbers, place: str) -> np.ndarray:
+    """Read log P(x) of every test image from a ``per_image.csv``: (N,) nats, the mean over seeds.
+
+    Raises:
+        InputError: it is damaged, or not that of the metrics.
+    """
+    try:
+        rows = list(csv.DictReader(io.StringIO(content.decode("utf-8"))))
+        table = np.array([[float(row[name]) for name in ("seed", "image", "log_p")] for row in rows]).reshape(-1, 3)
+    except (UnicodeDecodeError, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise InputError(f"{place} is damaged: it is no table with the columns seed, image and log_p.") from error
+    table = table[np.lexsort((table[:, 1], table[:, 0]))]
+    images = np.tile(np.arange(numbers.n_images), numbers.n_seeds)
+    if len(table) != len(images) or not np.array_equal(table[:, 1], images):
+        raise InputError(f"{place} does not hold the {numbers.n_images} test images once for each seed.")
+    return fitting(table[:, 2].reshape(numbers.n_seeds, numbers.n_images), numbers, place)
+
+
+def fitting(log_p: np.ndarray, numbers: Numbers, place: str) -> np.ndarray:
+    """Return the mean over seeds of log P(x), (seeds, N) nats, if it is what the metrics say.
+
+    Raises:
+        InputError: it is not.
+    """
+    if log_p.shape != (numbers.n_seeds, numbers.n_images) or np.isnan(log_p).any() or np.isposinf(log_p).any():
+        raise InputError(f"{place} is damaged: it does not hold a log-likelihood of each test image.")
+    mean: np.ndarray = log_p.astype(np.float64).mean(0)
+    if not np.isclose(-mean.mean(), numbers.nll_nats, rtol=1e-6):
+        raise InputError(
+            f"{place} does not fit its metrics (another mean): restore it (`dvc checkout`), or evaluate again."
+        )
+    return mean
+
+
+def relevant(params: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """Return the parameters that matter to a model, flat; its own changes of ``train`` are part of ``train``."""
+    own = params.get(model)
+    own = dict(own) if isinstance(own, Mapping) else {}
+    train, changes = params.get("train"), own.pop("train", None)
+    used = {name: params[name] for name in SHARED if name in params}
+    used["train"] = merged(train if isinstance(train, Mapping) else {}, changes if isinstance(changes, Mapping) else {})
+    return flat({**used, model: own})
+
+
+def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested parameters with keys joined by dots."""
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found

@@ -1,0 +1,181 @@
+"""A comparison and a leaderboard as text, Markdown and JSON.
+
+Names come from git and may hold anything: Markdown is escaped, and text for a terminal has no control characters.
+
+Invariants (``tests/comparing/test_output.py``): hostile names break out of nothing (``test_hostile_names``); the JSON
+always has the same keys (``test_the_json_always_has_the_same_keys``).
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from bitsperdim.compare import INTERVAL
+from bitsperdim.comparing.comparison import Comparison, Difference, Row
+from bitsperdim.comparing.numbers import Numbers, Scored
+from bitsperdim.comparing.source import Source
+from bitsperdim.files import rounded
+from bitsperdim.report.formatting import markdown as cell
+from bitsperdim.report.formatting import plain, with_error
+
+SCHEMA = 1
+SIGNS = {"exact": "=", "lower": "≤", "density": "density"}
+WIDTH = 110  # of a line of text
+FLAG = "†"
+COLUMNS = ("model", "A, bits/dim", "B, bits/dim", "B - A, bits/dim", "z", "B is")
+WORDS = {
+    "better": "better",
+    "worse": "worse",
+    "cannot tell": "cannot tell",
+    "same": "the same",
+    "refused": "not compared",
+}
+LEGEND = (
+    f"B - A is negative where B is better; ± is one standard error over the same test images, of paired differences: "
+    f"it holds the Monte Carlo noise, but not the spread over training seeds. Cannot tell: |z| < {INTERVAL}. = exact, "
+    f"≤ an upper bound."
+)
+ALONE = "{side} alone has {models}."
+
+
+def number(numbers: Numbers) -> str:
+    """Return a number with its sign, its test-set error and its flag."""
+    value, error = with_error(numbers.bpd, numbers.bpd_standard_error)
+    return f"{SIGNS[numbers.kind]} {value}" + (f" ± {error}" if error else "") + (FLAG if numbers.is_flagged else "")
+
+
+def cells(row: Row) -> list[str]:
+    """Return a row of the table."""
+    difference = "" if row.bpd is None else "0" if row.verdict == "same" else plain(row.bpd)
+    if row.bpd is not None and row.standard_error:
+        value, error = with_error(row.bpd, row.standard_error)
+        difference = f"{value} ± {error}"
+    z = "" if row.z is None else plain(row.z, 2)
+    return [row.name, number(row.a.numbers), number(row.b.numbers), difference, z, WORDS[row.verdict]]
+
+
+def as_text(found: Comparison) -> str:
+    """Return a comparison for a terminal."""
+    lines = [f"A: {found.a.words}", f"B: {found.b.words}", "", *aligned([list(COLUMNS), *map(cells, found.rows)])]
+    for title, entries in _sections(found):
+        lines += ["", f"{title}:", *(f"  {who}: {what}" if who else f"  {what}" for who, what in entries)]
+    return printable("\n".join([*lines, "", *textwrap.wrap(LEGEND, WIDTH)]))
+
+
+def as_markdown(found: Comparison) -> str:
+    """Return a comparison for a pull request."""
+    lines = [f"**A**: {cell(found.a.words)}; **B**: {cell(found.b.words)}", ""]
+    lines += markdown_table(list(COLUMNS), [cells(row) for row in found.rows])
+    for title, entries in _sections(found):
+        lines += ["", f"{title}:", ""]
+        lines += [f"- {cell(who)}: {cell(what)}" if who else f"- {cell(what)}" for who, what in entries]
+    return printable("\n".join([*lines, "", str(cell(LEGEND))]))
+
+
+def as_json(found: Comparison) -> str:
+    """Return a comparison as JSON, always with the same keys; an infinite number is ``Infinity``, an undefined null."""
+    content = {
+        "schema": SCHEMA,
+        "a": _source(found.a),
+        "b": _source(found.b),
+        "interval": INTERVAL,
+        "models": [
+            {
+                "a": _scored(row.a),
+                "b": _scored(row.b),
+                "verdict": row.verdict,
+                "difference_bpd": row.bpd,
+                "standard_error_bpd": row.standard_error,
+                "z": row.z,
+                "reason": row.reason,
+                "notes": row.notes,
+                "parameters": [_parameter(item) for item in row.parameters],
+            }
+            for row in found.rows
+        ],
+        "only_in_a": found.only_in_a,
+        "only_in_b": found.only_in_b,
+    }
+    return json.dumps(rounded(content), indent=2, sort_keys=True, ensure_ascii=False, default=str)
+
+
+def _source(source: Source) -> dict[str, Any]:
+    return {"name": source.name, "kind": source.kind, "commit": source.commit}
+
+
+def _scored(scored: Scored) -> dict[str, Any]:
+    numbers = scored.numbers
+    return {
+        "model": scored.model,
+        "kind": numbers.kind,
+        "protocol": numbers.protocol,
+        "test_sha256": numbers.test_sha256,
+        "n_images": numbers.n_images,
+        "n_seeds": numbers.n_seeds,
+        "n_samples": numbers.n_samples,
+        "bpd": numbers.bpd,
+        "bpd_standard_error": numbers.bpd_standard_error,
+        "too_few_samples": numbers.is_flagged,
+        "n_impossible_images": numbers.n_impossible_images,
+    }
+
+
+def _parameter(item: Difference) -> dict[str, Any]:
+    """Return a parameter that differs; a side that does not have it has no key."""
+    sides = {side: value for side, value, there in zip("ab", item.values, item.is_set, strict=True) if there}
+    return {"key": item.key, **sides}
+
+
+def _sections(found: Comparison) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return what stands below the table: title -> (models, sentence), equal sentences once."""
+    reasons = [(row.name, row.reason) for row in found.rows if row.reason is not None]
+    parameters = [(row.name, difference(item)) for row in found.rows for item in row.parameters]
+    notes = [(row.name, note) for row in found.rows for note in row.notes]
+    alone = [
+        ("", ALONE.format(side=side, models=", ".join(models)))
+        for side, models in (("A", found.only_in_a), ("B", found.only_in_b))
+        if models
+    ]
+    everyone = [row.name for row in found.rows]
+    sections = [
+        ("Not compared", _grouped(reasons, [])),
+        ("Parameters that differ", _grouped(parameters, everyone)),
+        ("Notes", _grouped(notes, everyone) + alone),
+    ]
+    return [(title, entries) for title, entries in sections if entries]
+
+
+def _grouped(entries: Sequence[tuple[str, str]], everyone: Sequence[str]) -> list[tuple[str, str]]:
+    groups: dict[str, list[str]] = {}
+    for who, what in entries:
+        groups.setdefault(what, []).append(who)
+    return [("" if who == everyone else ", ".join(who), what) for what, who in groups.items()]
+
+
+def difference(item: Difference) -> str:
+    """Return a parameter that differs in words."""
+    before, after = (
+        json.dumps(value, ensure_ascii=False, default=str) if there else "not set"
+        for value, there in zip(item.values, item.is_set, strict=True)
+    )
+    return f"{item.key}: {before} -> {after}"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows of cells as lines with aligned columns, the first of them a header."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a Markdown table, its cells escaped."""
+    lines = [f"| {' | '.join(header)} |", f"|{' --- |' * len(header)}"]
+    return [*lines, *(f"| {' | '.join(str(cell(text)) for text in row)} |" for row in rows)]
+
+
+def printable(text: str) -> str:
+    """Return text without control characters, but for line ends."""
+    return "".join(c if c == "\n" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

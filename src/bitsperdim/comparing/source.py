@@ -1,0 +1,200 @@
+"""Where results come from: the workspace, a git revision, an experiment of DVC, or a committed result of a recipe.
+
+Parameters are those that ``dvc.lock`` has for the numbers; ``params.yaml`` may have been edited since, and then a note
+says so.
+
+Invariants (``tests/comparing/test_source.py``): a name is looked up as a revision, then as a recipe's result, then as
+an experiment (``test_names_are_looked_up_in_order``); an unknown one lists the choices.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from bitsperdim.comparing import history
+from bitsperdim.comparing.cache import Cache, locked_params, md5_of, parse
+from bitsperdim.comparing.numbers import Scored, fitting, read_log_p, read_numbers, relevant
+from bitsperdim.errors import InputError
+from bitsperdim.params import RESERVED
+from bitsperdim.recipes.recipe import FOLDER
+
+WORKSPACE = "workspace"
+RESULTS = FOLDER / "results"
+Kind = Literal["workspace", "revision", "experiment", "recipe result"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A set of results.
+
+    Attributes:
+        name: as it was given.
+        kind: what it was taken for.
+        commit: of a revision or experiment.
+        models: with results, in the order of its report.
+        read: returns a model's result; raises InputError where it is damaged.
+    """
+
+    name: str
+    kind: Kind
+    commit: str | None
+    models: list[str]
+    read: Callable[[str], Scored]
+
+    @property
+    def words(self) -> str:
+        """What it is, in a few words."""
+        if self.kind == "workspace":
+            return "the workspace"
+        return f"{self.kind} {self.name}" + (f" ({self.commit[: history.SHORT]})" if self.commit else "")
+
+
+def find(root: Path, name: str, cache: Cache) -> Source:
+    """Return the source of a name.
+
+    Raises:
+        InputError: there is none; the sentence lists the choices.
+    """
+    if name in ("", WORKSPACE):
+        return of_files(root, name or WORKSPACE, "workspace", None, _reader(root), cache)
+    is_repository = (root / ".git").exists()
+    if is_repository and (commit := history.commit_of(root, name)):
+        return of_files(root, name, "revision", commit, _at(root, commit), cache)
+    results = sorted(path.stem for path in (root / RESULTS).glob("*.json"))
+    if name in results:
+        return of_recipe(root, name)
+    found = history.experiment(root, name) if is_repository else None
+    if found is not None:
+        return of_files(root, name, "experiment", found.commit, _at(root, found.commit), cache)
+    names = [item.name for item in history.experiments(root)] if is_repository else []
+    close = difflib.get_close_matches(name, [*results, *names], 1)
+    choices = f"experiments are {', '.join(names) or 'none'}; recipe results are {', '.join(results) or 'none'}"
+    raise InputError(
+        f"There is no revision, recipe result or experiment {name!r}"
+        + (f" (did you mean {close[0]!r}?)" if close else "")
+        + (f"; {choices}." if is_repository else f", and {root} is not a git repository; {choices}.")
+    )
+
+
+def _reader(root: Path) -> Callable[[str], bytes | None]:
+    def read(path: str) -> bytes | None:
+        file = root / path
+        return file.read_bytes() if file.is_file() else None
+
+    return read
+
+
+def _at(root: Path, commit: str) -> Callable[[str], bytes | None]:
+    return lambda path: history.read_objects(root, [f"{commit}:{path}"])[f"{commit}:{path}"]
+
+
+def of_files(
+    root: Path, name: str, kind: Kind, commit: str | None, file: Callable[[str], bytes | None], cache: Cache
+) -> Source:
+    """Return the source of a workspace or a commit.
+
+    Args:
+        root: of the repository.
+        name: as it was given.
+        kind: what it is.
+        commit: None for the workspace.
+        file: returns the content of a file by its path, or None.
+        cache: where the files of DVC are.
+    """
+    place = "in the workspace" if commit is None else f"at {commit[: history.SHORT]}"
+    if commit is None:
+        folders = [path.parent.name for path in sorted((root / "results").glob("*/metrics.json"))]
+    else:
+        folders = history.models_at(root, commit)
+    models = _in_order([folder for folder in folders if folder not in RESERVED], file("results/models.json"))
+    lock = (file("dvc.lock") or b"").decode("utf-8", "replace")
+    written = parse((file("params.yaml") or b"").decode("utf-8", "replace"))
+    written = written if isinstance(written, Mapping) else {}
+
+    def read(model: str) -> Scored:
+        metrics = file(f"results/{model}/metrics.json")
+        if metrics is None:
+            raise InputError(f"results/{model}/metrics.json is not there {place}.")
+        numbers = read_numbers(metrics, f"results/{model}/metrics.json {place}")
+        params, now = relevant({**written, **locked_params(lock, model)}, model), relevant(written, model)
+        notes = []
+        edited = sorted(
+            key for key in {*params, *now} if params.get(key) != now.get(key) or (key in params) != (key in now)
+        )
+        if edited and written:
+            notes.append(
+                f"params.yaml {place} has been edited since these numbers were made ({', '.join(edited[:3])})."
+            )
+        named = md5_of(lock, f"results/{model}/metrics.json")
+        if named and hashlib.md5(metrics, usedforsecurity=False).hexdigest() != named:
+            notes.append(f"results/{model}/metrics.json {place} is not the one that dvc.lock names; run `dvc repro`.")
+
+        def log_p() -> np.ndarray:
+            path = f"results/{model}/per_image.csv"
+            content = file(path)
+            md5 = md5_of(lock, path)
+            if content is None and md5:
+                content = cache.read(md5)
+            if content is None and commit is not None:
+                content = cache.fetch(path, commit)
+            if content is None:
+                what, remedy = "per_image.csv, the log-likelihood of each image,", "`dvc pull` it, or run `dvc repro`"
+                if commit is None:
+                    raise InputError(f"{what} is neither {place} nor in DVC's cache: {remedy}.")
+                raise InputError(f"{what} {place} is neither in DVC's cache nor on a remote: {remedy} on that commit.")
+            return read_log_p(content, numbers, f"{path} {place}")
+
+        return Scored(model, numbers, params, log_p, notes)
+
+    return Source(name, kind, commit, models, read)
+
+
+def of_recipe(root: Path, name: str) -> Source:
+    """Return the source of a recipe's result: a JSON with the log-likelihoods in an .npz beside it.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    path = RESULTS / f"{name}.json"
+    try:
+        content = json.loads((root / path).read_text(encoding="utf-8"))
+        entries = {model: json.dumps(entry["metrics"]).encode() for model, entry in content["models"].items()}
+        params = dict(content["params"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path} is damaged: it is not what `bitsperdim recipe` writes.") from error
+
+    def read(model: str) -> Scored:
+        numbers = read_numbers(entries[model], f"{path}, {model}")
+
+        def log_p() -> np.ndarray:
+            file = path.with_suffix(".npz")
+            try:
+                with np.load(root / file, allow_pickle=False) as arrays:
+                    stored = arrays[model]
+            except FileNotFoundError as error:
+                raise InputError(f"{file}, with the log-likelihood of each image, is not there; restore it.") from error
+            except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+                raise InputError(f"{file} is damaged: it does not hold the log-likelihoods of {model}.") from error
+            return fitting(stored, numbers, str(file))
+
+        return Scored(model, numbers, relevant(params, model), log_p)
+
+    return Source(name, "recipe result", None, list(entries), read)
+
+
+def _in_order(models: list[str], listed: bytes | None) -> list[str]:
+    """Return the models in the order of ``results/models.json``, others after them."""
+    try:
+        order = list(json.loads(listed or b"{}")["models"])
+    except (ValueError, KeyError, TypeError):
+        order = []
+    return sorted(models, key=lambda model: (order.index(model) if model in order else len(order), model))

@@ -1,0 +1,205 @@
+"""The difference against the formula by hand, verdicts, refusals, and what a bound beside an exact number allows."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_rel
+
+from bitsperdim.comparing.comparison import Row, judged, limited, refusal, row
+from bitsperdim.comparing.numbers import Numbers, Scored
+from bitsperdim.errors import InputError
+from laboratory import Laboratory, metrics_of
+
+Drawn = Callable[..., np.ndarray]
+
+
+def scored(log_p: np.ndarray, model: str = "vae", **changes: Any) -> Scored:
+    numbers = Numbers.model_validate(metrics_of(np.atleast_2d(log_p), **changes))
+    return Scored(model, numbers, {}, lambda: np.atleast_2d(log_p).mean(0))
+
+
+def with_z(z: float, kinds: tuple[str, str] = ("exact", "exact")) -> Row:
+    """Two results whose difference B - A in bits/dim has exactly this z."""
+    noise = np.array([-1.0, 1.0] * 50)
+    error = noise.std(ddof=1) / 10
+    a = np.linspace(-20, -10, 100)
+    return row(scored(a, kind=kinds[0]), scored(a + noise - z * error, kind=kinds[1]))
+
+
+def test_it_is_the_formula_by_hand(drawn: Drawn) -> None:
+    a, b = drawn(1), drawn(2, 0.3)
+    found = row(scored(a), scored(b))
+    differences = -(b - a) / (4 * math.log(2))
+    assert found.bpd == pytest.approx(differences.mean())
+    assert found.standard_error == pytest.approx(differences.std(ddof=1) / math.sqrt(40))
+    assert found.z == pytest.approx(-ttest_rel(b, a).statistic)
+    assert found.verdict == "better"
+    back = row(scored(b), scored(a))
+    assert (back.bpd, back.z, back.verdict) == (pytest.approx(-found.bpd), pytest.approx(-found.z), "worse")
+    unpaired = math.hypot(found.a.numbers.bpd_standard_error, found.b.numbers.bpd_standard_error)
+    assert found.standard_error < unpaired / 10
+
+
+@pytest.mark.parametrize(
+    ("z", "verdict"), [(-1.97, "better"), (-1.95, "cannot tell"), (1.95, "cannot tell"), (1.97, "worse")]
+)
+def test_verdicts_at_the_edge_of_the_interval(z: float, verdict: str) -> None:
+    found = with_z(z)
+    assert found.z == pytest.approx(z)
+    assert found.verdict == verdict
+
+
+def test_a_model_beside_itself_is_the_same(drawn: Drawn) -> None:
+    found = row(scored(drawn(1)), scored(drawn(1)))
+    assert (found.verdict, found.bpd, found.standard_error, found.z) == ("same", 0, 0, None)
+    assert found.notes == []
+    constant = row(scored(np.arange(5.0)), scored(np.arange(5.0) - 1))
+    assert (constant.verdict, constant.z) == ("worse", math.inf)
+    one = row(scored(np.array([-3.0]), bpd_standard_error=math.inf), scored(np.array([-2.0])))
+    assert (one.verdict, one.z) == ("cannot tell", 0)
+
+
+def test_seeds_are_averaged_image_by_image(drawn: Drawn) -> None:
+    three = np.stack([drawn(3), drawn(4), drawn(5)])
+    assert row(scored(drawn(1)), scored(three)).bpd == row(scored(drawn(1)), scored(three.mean(0))).bpd
+
+
+@pytest.mark.parametrize(
+    ("kinds", "z", "verdict", "words"),
+    [
+        (("exact", "lower"), -5, "better", "only that B is better can be concluded, where its bound is clearly below"),
+        (("exact", "lower"), 5, "cannot tell", "here it is above, and the bound may be loose."),
+        (("exact", "lower"), 1, "cannot tell", "and here it is not."),
+        (("lower", "exact"), 5, "worse", "only that A is better can be concluded, where its bound is clearly below"),
+        (("lower", "exact"), -5, "cannot tell", "here it is above, and the bound may be loose."),
+        (("lower", "lower"), 5, "worse", "Both numbers are upper bounds: the verdict is on the bounds"),
+        (("exact", "exact"), 5, "worse", "No parameter differs"),
+    ],
+)
+def test_a_bound_beside_an_exact_number_allows_one_conclusion(
+    kinds: tuple[str, str], z: float, verdict: str, words: str
+) -> None:
+    """A bound that is below an exact number wins, for its model's own number is lower still; above, nothing follows."""
+    found = with_z(z, kinds)
+    assert found.verdict == verdict
+    assert words in " ".join(found.notes)
+    if "exact" in kinds and "lower" in kinds:
+        exact, bound = ("A", "B") if kinds[0] == "exact" else ("B", "A")
+        assert f"{exact} is exact and {bound} an upper bound of its negative log-likelihood" in found.notes[0]
+
+
+def test_bounds_with_different_numbers_of_samples_say_so(drawn: Drawn) -> None:
+    found = row(scored(drawn(1), n_samples=8), scored(drawn(2), n_samples=64))
+    assert "The bounds have K = 8 and 64: more samples alone make a bound better." in found.notes
+
+
+def test_flagged_numbers_are_marked(drawn: Drawn) -> None:
+    both = row(scored(drawn(1), too_few_samples=True), scored(drawn(2), too_few_samples=True))
+    assert any(note.startswith("A and B have too few samples (†)") for note in both.notes)
+    old = {"too_few_samples": None, "bias_exceeds_standard_error": True}  # of the first commits
+    assert any(note.startswith("B has too few") for note in row(scored(drawn(1)), scored(drawn(2), **old)).notes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"kind": "density"}, "B is a density at whole numbers, not a likelihood: it is compared with nothing."),
+        (
+            {"protocol": "other/none/2x2x1/L4/test40/given-none"},
+            "the protocols differ in data set (tiny and other): tiny/none/2x2x1/L4/test40/given-none and "
+            "other/none/2x2x1/L4/test40/given-none.",
+        ),
+        (
+            {"protocol": "tiny/dynamic/2x2x1/L2/test40/given-none"},
+            "binarization (none and dynamic), levels (L4 and L2)",
+        ),
+        ({"protocol": "tiny/none/2x2x1/L4/test39/given-none"}, "differ in test size (test40 and test39)"),
+        ({"protocol": "tiny/none/2x2x1/L4/test40/given-label"}, "what is given (given-none and given-label)"),
+        ({"protocol": "an old tag"}, "the protocols differ: tiny/none/2x2x1/L4/test40/given-none and an old tag."),
+        ({"test_sha256": "f" * 64}, "the test images differ (SHA-256 0123456789ab and ffffffffffff): another split"),
+    ],
+)
+def test_what_is_not_comparable_is_refused_with_the_reason(changes: dict[str, Any], reason: str, drawn: Drawn) -> None:
+    found = row(scored(drawn(1)), scored(drawn(2), **changes))
+    assert (found.verdict, found.bpd, found.z) == ("refused", None, None)
+    assert found.reason is not None
+    assert reason in found.reason
+    assert refusal(scored(drawn(1), kind="density").numbers, scored(drawn(1)).numbers) is not None
+
+
+def test_infinite_numbers_are_a_sentence(drawn: Drawn) -> None:
+    impossible = drawn(1)
+    impossible[:3] = -np.inf
+    found = row(scored(drawn(2), kind="exact"), scored(impossible, kind="exact"))
+    assert (found.verdict, found.bpd, found.standard_error, found.z) == ("worse", math.inf, None, None)
+    assert found.notes[0] == ("B gives 3 test images no mass: its number is infinite, and the difference has no error.")
+    both = row(scored(impossible), scored(impossible))
+    assert (both.verdict, both.bpd) == ("cannot tell", None)
+    assert "both numbers are infinite" in both.notes[0]
+    # a bound of infinity says nothing of its model
+    assert row(scored(drawn(2), kind="exact"), scored(impossible)).verdict == "cannot tell"
+    assert limited("worse", found.a.numbers, found.b.numbers) == ("worse", [])
+    assert judged(impossible, drawn(2), found.b.numbers, found.a.numbers)[0] == "better"
+
+
+def test_models_are_paired_by_name_or_as_asked(laboratory: Laboratory, drawn: Drawn) -> None:
+    laboratory.write("vae", drawn(1))
+    laboratory.write("old", drawn(2))
+    laboratory.commit()
+    laboratory.git("rm", "-r", "--quiet", "results/old")
+    laboratory.write("vae", drawn(3, 0.5))
+    laboratory.write("iwae", drawn(4))
+    found = laboratory.compare("HEAD")
+    assert [item.name for item in found.rows] == ["vae"]
+    assert (found.only_in_a, found.only_in_b) == (["old"], ["iwae"])
+    two = laboratory.compare("HEAD", pair=("vae", "iwae"))
+    assert [item.name for item in two.rows] == ["vae -> iwae"]
+    assert laboratory.compare("HEAD", pair=(None, "vae")).rows[0].bpd == found.rows[0].bpd
+    with pytest.raises(InputError, match=r"There is no model 'iwae' in revision HEAD \(.*\); models are old, vae\."):
+        laboratory.compare("HEAD", models=["iwae"])
+    laboratory.git("rm", "-r", "--quiet", "--cached", "results")
+    (laboratory.root / "results" / "vae" / "metrics.json").unlink()
+    with pytest.raises(InputError, match=r"No model is in both: revision HEAD .* name two as A:MODEL B:MODEL"):
+        laboratory.compare("HEAD")
+
+
+def test_parameters_that_matter_to_a_model_are_listed(laboratory: Laboratory, drawn: Drawn) -> None:
+    """Those of data, evaluation, training and its own section; a training change that the model overrides is none."""
+    for model in ("vae", "iwae"):
+        laboratory.write(model, drawn(1))
+    laboratory.commit()
+    laboratory.params["train"]["epochs"] = 20
+    laboratory.params["vae"]["latent_size"] = 8
+    laboratory.params["iwae"]["finetune"] = None
+    laboratory.params["evaluate"]["annealed"] = {"n_steps": 60}
+    for model in ("vae", "iwae"):
+        laboratory.write(model, drawn(2))
+    laboratory.commit()
+    vae, iwae = sorted(laboratory.compare("HEAD^", "HEAD").rows, key=lambda item: item.name, reverse=True)
+    shared = ("evaluate.annealed.n_steps", (None, 60), (False, True))
+    assert [(item.key, item.values, item.is_set) for item in vae.parameters] == [
+        shared,
+        ("train.epochs", (10, 20), (True, True)),
+        ("vae.latent_size", (16, 8), (True, True)),
+    ]
+    assert [(item.key, item.values, item.is_set) for item in iwae.parameters] == [
+        shared,
+        ("iwae.finetune", (None, None), (False, True)),
+    ]
+    two = laboratory.compare("HEAD", "HEAD", pair=("vae", "iwae")).rows[0]
+    assert [item.key for item in two.parameters] == [
+        *("iwae|vae.finetune", "iwae|vae.latent_size", "iwae|vae.train_samples", "train.epochs")
+    ]
+
+
+def test_where_nothing_can_be_compared_the_reasons_are_the_error(laboratory: Laboratory, drawn: Drawn) -> None:
+    for model in ("vae", "iwae"):
+        laboratory.write(model, drawn(1))
+    laboratory.commit()
+    for model in ("vae", "iwae"):
+        laboratory.write(model, drawn(1), test_sha256="f" * 64)
+    with pytest.raises(InputError, match=r"^iwae, vae: the protocol is the same, but the test images differ"):
+        laboratory.compare("HEAD")

@@ -1,0 +1,184 @@
+"""What git has, ranked: ties against those by hand, and nothing is left out unnamed."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bitsperdim.comparing import history
+from bitsperdim.comparing.cache import Cache
+from bitsperdim.comparing.leaderboard import COLUMNS, Board, as_markdown, as_text, leaderboard
+from bitsperdim.errors import InputError
+from laboratory import Laboratory
+
+Drawn = Callable[..., np.ndarray]
+
+
+def board(laboratory: Laboratory) -> Board:
+    return leaderboard(laboratory.root, Cache(laboratory.root))
+
+
+def by_place(laboratory: Laboratory) -> dict[str, Any]:
+    return {f"{row['where'].split()[-1]} {row['model']}": row for row in board(laboratory).table().to_dict("records")}
+
+
+def test_ranks_and_ties(laboratory: Laboratory, drawn: Drawn) -> None:
+    """Paired where the cache has the images, else unpaired; far numbers need neither."""
+    laboratory.write("vae", drawn(1))
+    laboratory.commit("Far" + " away" * 20)
+    for name, shift in (("best", 2.0), ("near", 1.98), ("clear", 1.7)):
+        laboratory.write("vae", drawn(0, shift) + (name == "near") * np.tile([0.1, -0.1], 20))
+        laboratory.experiment(name)
+    laboratory.write("vae", drawn(1) - 60)
+    laboratory.experiment("far")
+    rows = by_place(laboratory)
+    best, near, clear, far = (rows[f"{name} vae"] for name in ("best", "near", "clear", "far"))
+    assert [row["rank"] for row in (best, near, clear, far)] == [1, 2, 3, 5]
+    assert (near["tied"], near["error_is"]) == (True, "paired")
+    differences = (0.02 - np.tile([0.1, -0.1], 20)) / (4 * math.log(2))
+    assert near["above_best_bpd"] == pytest.approx(differences.mean())
+    assert near["above_best_standard_error"] == pytest.approx(differences.std(ddof=1) / math.sqrt(40))
+    assert (clear["tied"], clear["error_is"]) == (False, "paired")
+    assert (far["tied"], far["error_is"]) == (False, "clear")
+    assert np.isnan(far["above_best_standard_error"])
+    assert (best["tied"], best["error_is"]) == (False, "")
+
+    laboratory.empty_the_cache()
+    rows = by_place(laboratory)
+    near, clear, far = (rows[f"{name} vae"] for name in ("near", "clear", "far"))
+    assert (near["tied"], near["error_is"]) == (True, "unpaired")
+    assert (clear["tied"], clear["error_is"]) == (True, "unpaired")  # what pairs can tell, this cannot
+    assert clear["above_best_standard_error"] == pytest.approx(
+        math.hypot(clear["bpd_standard_error"], best["bpd_standard_error"])
+    )
+    assert far["error_is"] == "clear"
+    text = as_text(board(laboratory))
+    assert "2 ~" in text
+    assert "unpaired" in text
+
+
+def test_a_paired_error_is_never_above_the_sum_of_the_two(drawn: Drawn) -> None:
+    """Why a difference of more than 1.96 such sums needs no data."""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        a, b = rng.normal(0, rng.exponential(), 20), rng.normal(0, rng.exponential(), 20)
+        b = rng.uniform(-3, 3) * a + b
+        assert (a - b).std(ddof=1) <= a.std(ddof=1) + b.std(ddof=1) + 1e-12
+
+
+def test_numbers_of_different_protocols_or_images_are_ranked_apart(laboratory: Laboratory, drawn: Drawn) -> None:
+    laboratory.write("vae", drawn(1))
+    laboratory.write("iwae", drawn(2), test_sha256="f" * 64)
+    laboratory.write("given", drawn(3), protocol="tiny/none/2x2x1/L4/test40/given-label")
+    laboratory.write("density", drawn(4, 100), kind="density")
+    laboratory.commit()
+    found = board(laboratory).table().set_index("model")
+    assert found["rank"].to_dict() == pytest.approx({"given": 1, "vae": 1, "density": math.nan, "iwae": 1}, nan_ok=True)
+    assert as_text(board(laboratory)).count("rank  model") == 3
+
+
+def test_results_that_did_not_change_are_one_row(laboratory: Laboratory, drawn: Drawn) -> None:
+    """The first commit with these metrics; studies are no models; a merge adds nothing that a parent has."""
+    laboratory.write("vae", drawn(1))
+    laboratory.write("density_and_mass", drawn(1))
+    first = laboratory.commit("First")
+    laboratory.git("checkout", "--quiet", "-b", "side")
+    laboratory.write("iwae", drawn(2))
+    side = laboratory.commit("Side")
+    laboratory.git("checkout", "--quiet", "main")
+    laboratory.commit("Nothing new")
+    laboratory.git("merge", "--quiet", "--no-edit", "-X", "theirs", "side")
+    laboratory.write("iwae", drawn(3))
+    laboratory.experiment("only-iwae")
+    laboratory.write("vae", drawn(9))
+    other = laboratory.commit("Other")
+    laboratory.git("rm", "-r", "--quiet", "results/iwae")
+    laboratory.git("commit", "--quiet", "-m", "Gone")
+    laboratory.write("vae", drawn(1))
+    again = laboratory.commit("Back")
+    found = board(laboratory).table()
+    assert sorted(zip(found["model"], found["where"], strict=True)) == [
+        ("iwae", f"commit {side[:7]}"),
+        ("iwae", "experiment only-iwae"),
+        *sorted([("vae", f"commit {first[:7]}"), ("vae", f"commit {other[:7]}")]),
+    ]
+    assert f"commit {again[:7]}" in found.set_index("where").loc[f"commit {first[:7]}", "also"]
+
+
+def test_a_merge_with_numbers_of_its_own_is_a_row(laboratory: Laboratory, drawn: Drawn) -> None:
+    laboratory.write("vae", drawn(1))
+    laboratory.commit()
+    laboratory.git("checkout", "--quiet", "-b", "side")
+    laboratory.git("commit", "--quiet", "--allow-empty", "-m", "Side")
+    laboratory.git("checkout", "--quiet", "main")
+    laboratory.git("commit", "--quiet", "--allow-empty", "-m", "Main")
+    laboratory.git("merge", "--quiet", "--no-ff", "--no-commit", "side")
+    laboratory.write("vae", drawn(2))
+    merge = laboratory.commit("Merge and run")
+    assert [change.commit for change in history.changes(laboratory.root)][-1] == merge
+
+
+def test_infinite_numbers_are_last_and_untied(laboratory: Laboratory, drawn: Drawn) -> None:
+    impossible = drawn(1)
+    impossible[0] = -np.inf
+    laboratory.write("vae", impossible)
+    laboratory.write("iwae", drawn(2))
+    laboratory.commit()
+    rows = by_place(laboratory)
+    vae = next(row for key, row in rows.items() if key.endswith(" vae"))
+    assert (vae["rank"], vae["tied"], vae["above_best_bpd"]) == (2, False, math.inf)
+    assert "∞" in as_text(board(laboratory))
+
+
+def test_damaged_results_are_named(laboratory: Laboratory, drawn: Drawn) -> None:
+    with pytest.raises(InputError, match="has no commits"):
+        board(laboratory)
+    laboratory.git("commit", "--quiet", "--allow-empty", "-m", "Empty")
+    with pytest.raises(InputError, match="There are no results yet"):
+        board(laboratory)
+    laboratory.write("vae", drawn(1))
+    laboratory.write("iwae", drawn(2))
+    (laboratory.root / "results" / "iwae" / "metrics.json").write_text("{")
+    commit = laboratory.commit()
+    found = board(laboratory)
+    assert len(found.entries) == 1
+    assert found.left_out == [f"results/iwae/metrics.json of commit {commit[:7]} is damaged: it is not JSON."]
+    assert f"Left out: {found.left_out[0]}" in as_text(found)
+
+
+def test_hostile_subjects_and_names_break_out_of_nothing(laboratory: Laboratory, drawn: Drawn) -> None:
+    laboratory.write("vae", drawn(1))
+    laboratory.commit("a|b<script> \x1b[31m`x` [l](http://x)")
+    laboratory.write("vae", drawn(2))
+    laboratory.experiment("a|b<i>`c`")
+    text = as_markdown(board(laboratory))
+    assert "<script>" not in text
+    assert "<i>" not in text
+    assert "\x1b" not in text + as_text(board(laboratory))
+    assert "](http" not in text
+    for line in text.splitlines():
+        if line.startswith(("| 1", "| 2")):
+            assert line.replace("\\|", "").count("|") == 9
+
+
+def test_the_table_has_every_column_and_twenty_experiments_take_seconds(laboratory: Laboratory, drawn: Drawn) -> None:
+    """It must take ten seconds at most; the bound here leaves room for a busy machine."""
+    for n, model in enumerate(("vae", "iwae")):
+        laboratory.write(model, drawn(n))
+    laboratory.commit()
+    for n in range(20):
+        laboratory.write("vae", drawn(n + 2))
+        laboratory.experiment(f"exp-{n}")
+    start = time.monotonic()
+    table = board(laboratory).table()
+    assert time.monotonic() - start < 10
+    assert isinstance(table, pd.DataFrame)
+    assert tuple(table.columns) == COLUMNS
+    assert len(table) == 22
+    assert sorted(table["rank"]) == list(range(1, 23))
+    assert json.loads(table.to_json(orient="records"))[0]["rank"] == 1

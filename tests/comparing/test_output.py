@@ -1,0 +1,102 @@
+"""Text, Markdown and JSON of a comparison."""
+
+import json
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from bitsperdim.comparing.output import SCHEMA, as_json, as_markdown, as_text
+from laboratory import HASH, Laboratory
+
+Drawn = Callable[..., np.ndarray]
+
+
+@pytest.fixture
+def filled(laboratory: Laboratory, drawn: Drawn) -> Laboratory:
+    """Two models, of which the second is scored on other images in the workspace, and a third there alone."""
+    laboratory.write("vae", drawn(1))
+    laboratory.write("iwae", drawn(2), kind="exact", n_samples=1)
+    laboratory.commit()
+    laboratory.params["vae"]["latent_size"] = 8
+    laboratory.write("vae", drawn(3, 0.5), too_few_samples=True)
+    laboratory.write("iwae", drawn(2), kind="exact", n_samples=1, test_sha256="f" * 64)
+    laboratory.write("new", drawn(2))
+    laboratory.experiment("changed")
+    return laboratory
+
+
+def test_the_text_says_it_all(filled: Laboratory) -> None:
+    commit = filled.git("rev-parse", "--short=7", "HEAD")
+    text = as_text(filled.compare("HEAD", "changed"))
+    lines = text.splitlines()
+    assert lines[0] == f"A: revision HEAD ({commit})"
+    assert lines[1].startswith("B: experiment changed (")
+    vae = next(line for line in lines if line.startswith("vae "))
+    assert vae.split()[-1] == "better"
+    assert vae.count("≤") == 2
+    assert "†" in vae
+    assert next(line for line in lines if line.startswith("iwae ")).endswith("not compared")
+    assert "  iwae: the protocol is the same, but the test images differ (SHA-256 0123456789ab and ffffff" in text
+    assert "  vae: vae.latent_size: 16 -> 8" in lines
+    assert "  B alone has new." in lines
+    assert "not the spread over training seeds" in text.replace("\n", " ")
+
+
+def test_the_markdown_is_a_table(filled: Laboratory) -> None:
+    text = as_markdown(filled.compare("HEAD", "changed"))
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert rows[0] == "| model | A, bits/dim | B, bits/dim | B - A, bits/dim | z | B is |"
+    assert len(rows) == 4
+    assert {row.count("|") for row in rows} == {7}
+    assert "- vae: vae.latent_size: 16 -&gt; 8" in text.splitlines()
+
+
+def test_the_json_always_has_the_same_keys(filled: Laboratory) -> None:
+    found = json.loads(as_json(filled.compare("HEAD", "changed")))
+    assert set(found) == {"schema", "a", "b", "interval", "models", "only_in_a", "only_in_b"}
+    assert found["schema"] == SCHEMA == 1
+    assert found["a"] == {"name": "HEAD", "kind": "revision", "commit": filled.git("rev-parse", "HEAD")}
+    assert found["only_in_b"] == ["new"]
+    for model in found["models"]:
+        assert set(model) == {
+            *("a", "b", "verdict", "difference_bpd", "standard_error_bpd", "z", "reason", "notes", "parameters")
+        }
+        assert set(model["a"]) == {
+            *("model", "kind", "protocol", "test_sha256", "n_images", "n_seeds", "n_samples", "bpd"),
+            *("bpd_standard_error", "too_few_samples", "n_impossible_images"),
+        }
+    iwae, vae = sorted(found["models"], key=lambda model: model["a"]["model"])
+    assert (iwae["verdict"], iwae["difference_bpd"], iwae["z"]) == ("refused", None, None)
+    assert vae["z"] == pytest.approx(vae["difference_bpd"] / vae["standard_error_bpd"])
+    assert vae["parameters"] == [{"key": "vae.latent_size", "a": 16, "b": 8}]
+    assert (vae["reason"], vae["a"]["test_sha256"]) == (None, HASH)
+
+
+def test_hostile_names(laboratory: Laboratory, drawn: Drawn) -> None:
+    """Folders and experiments may be called anything that git takes."""
+    name = "a|b<script>`x`[l](http:x)"
+    laboratory.write(name, drawn(1), protocol="tiny/<b>|/2x2x1/L4/test40/given-none")
+    laboratory.params[name] = {"key": "|<i>\x1b[31m"}
+    laboratory.commit()
+    laboratory.write(name, drawn(2), protocol="tiny/<b>|/2x2x1/L4/test40/given-none")
+    laboratory.params[name] = {"key": "other"}
+    laboratory.experiment("x|y<u>`z`")
+    found = laboratory.compare("HEAD", "x|y<u>`z`")
+    text = as_markdown(found)
+    assert not any(tag in text for tag in ("<script>", "<i>", "<u>", "<b>", "](http"))
+    assert {line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("|")} == {7}
+    assert "\x1b" not in as_text(found)
+    assert json.loads(as_json(found))["b"]["name"] == "x|y<u>`z`"
+
+
+def test_infinite_numbers_are_written(laboratory: Laboratory, drawn: Drawn) -> None:
+    impossible = drawn(1)
+    impossible[0] = -np.inf
+    laboratory.write("vae", drawn(1), kind="exact")
+    laboratory.commit()
+    laboratory.write("vae", impossible, kind="exact")
+    found = laboratory.compare("HEAD")
+    row = next(line for line in as_text(found).splitlines() if line.startswith("vae "))
+    assert row.split()[-2:] == ["∞", "worse"]
+    assert json.loads(as_json(found))["models"][0]["difference_bpd"] == float("inf")

@@ -1,0 +1,202 @@
+"""Revisions, experiments, recipes and the workspace; every mistake is one sentence."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bitsperdim.comparing import history
+from bitsperdim.comparing.cache import Cache, locked_params, md5_of
+from bitsperdim.comparing.numbers import Numbers, fitting, read_log_p, read_numbers
+from bitsperdim.comparing.source import find
+from bitsperdim.errors import InputError
+from laboratory import PARAMS, Laboratory, metrics_of
+
+Drawn = Callable[..., np.ndarray]
+
+
+def recipe_result(laboratory: Laboratory, name: str, log_p: np.ndarray) -> Path:
+    path = laboratory.root / "recipes" / "results" / f"{name}.json"
+    content = {"models": {"vae": {"metrics": metrics_of(log_p)}}, "params": PARAMS}
+    path.write_text(json.dumps(content))
+    np.savez(path.with_suffix(".npz"), vae=log_p.astype(np.float32))
+    return path
+
+
+def test_an_experiment_is_found_by_its_name(laboratory: Laboratory, drawn: Drawn) -> None:
+    laboratory.write("vae", drawn(1))
+    laboratory.commit()
+    laboratory.write("vae", drawn(2, 0.5))
+    commit = laboratory.experiment("tall-owl")
+    laboratory.git("update-ref", "refs/exps/stash", commit)  # DVC has other references too
+    source = find(laboratory.root, "tall-owl", Cache(laboratory.root))
+    assert (source.kind, source.commit, source.models) == ("experiment", commit, ["vae"])
+    assert [item.name for item in history.experiments(laboratory.root)] == ["tall-owl"]
+    found = laboratory.compare("HEAD", "tall-owl").rows[0]
+    assert found.verdict == "better"
+    expected = -(drawn(2, 0.5) - drawn(1)).mean() / (4 * np.log(2))
+    assert found.bpd == pytest.approx(expected)
+
+
+def test_of_two_experiments_of_one_name_the_one_on_this_commit_is_meant(laboratory: Laboratory, drawn: Drawn) -> None:
+    commits = []
+    for seed in (1, 2):
+        laboratory.write("vae", drawn(seed))
+        laboratory.commit()
+        laboratory.write("vae", drawn(seed + 10))
+        commits.append(laboratory.experiment("twin"))
+    found = history.experiment(laboratory.root, "twin")
+    assert found is not None
+    assert found.commit == commits[1]
+    laboratory.commit("Another")
+    with pytest.raises(InputError, match="There are 2 experiments 'twin'; name one by its commit"):
+        history.experiment(laboratory.root, "twin")
+
+
+def test_names_are_looked_up_in_order(laboratory: Laboratory, drawn: Drawn) -> None:
+    """A revision, then a recipe's result, then an experiment; the words say what it was taken for."""
+    laboratory.write("vae", drawn(1))
+    laboratory.commit()
+    laboratory.write("vae", drawn(2))
+    laboratory.experiment("name")
+    cache = Cache(laboratory.root)
+    assert find(laboratory.root, "name", cache).words.startswith("experiment name (")
+    recipe_result(laboratory, "name", np.stack([drawn(3)]))
+    assert find(laboratory.root, "name", cache).words == "recipe result name"
+    laboratory.git("branch", "name")
+    assert find(laboratory.root, "name", cache).words.startswith("revision name (")
+    assert find(laboratory.root, "", cache).words == "the workspace"
+
+
+def test_a_recipe_beside_a_commit(laboratory: Laboratory, drawn: Drawn) -> None:
+    path = recipe_result(laboratory, "big", np.stack([drawn(3), drawn(4)]))
+    laboratory.write("vae", drawn(1))
+    laboratory.commit()
+    found = laboratory.compare("HEAD", "big").rows[0]
+    expected = -((drawn(3) + drawn(4)) / 2 - drawn(1)).mean() / (4 * np.log(2))
+    assert found.bpd == pytest.approx(expected, rel=1e-4)  # kept in float32
+    assert found.parameters == []
+    path.with_suffix(".npz").write_bytes(b"PK")
+    with pytest.raises(InputError, match=r"^vae: recipes/results/big\.npz is damaged"):
+        laboratory.compare("HEAD", "big")
+    path.with_suffix(".npz").unlink()
+    with pytest.raises(InputError, match=r"big\.npz, with the log-likelihood of each image, is not there"):
+        laboratory.compare("HEAD", "big")
+    path.write_text('{"models": []}')
+    with pytest.raises(InputError, match=r"recipes/results/big\.json is damaged"):
+        laboratory.compare("HEAD", "big")
+
+
+def test_an_unknown_name_lists_the_choices(laboratory: Laboratory, drawn: Drawn) -> None:
+    laboratory.write("vae", drawn(1))
+    laboratory.commit()
+    laboratory.experiment("tall-owl")
+    recipe_result(laboratory, "big", np.stack([drawn(3)]))
+    with pytest.raises(InputError) as caught:
+        laboratory.compare("tal-owl")
+    assert str(caught.value) == (
+        "There is no revision, recipe result or experiment 'tal-owl' (did you mean 'tall-owl'?); "
+        "experiments are tall-owl; recipe results are big."
+    )
+    for name in ("--help", "HEAD~99", "a\nb", "HEAD:params.yaml"):
+        with pytest.raises(InputError, match="There is no revision"):
+            laboratory.compare(name)
+
+
+def test_a_folder_that_is_no_repository_has_a_workspace_and_recipes(laboratory: Laboratory, drawn: Drawn) -> None:
+    laboratory.write("vae", drawn(1))
+    recipe_result(laboratory, "big", np.stack([drawn(3)]))
+    (laboratory.root / ".git").rename(laboratory.root / "git")
+    assert laboratory.compare("big").rows[0].verdict in {"better", "worse", "cannot tell"}
+    with pytest.raises(InputError, match=r"'HEAD', and .* is not a git repository"):
+        laboratory.compare("HEAD")
+    with pytest.raises(InputError, match="is not a git repository"):
+        list(history.changes(laboratory.root))
+
+
+def test_a_revision_whose_cache_is_gone(laboratory: Laboratory, drawn: Drawn) -> None:
+    """One sentence for all models, in any of the two places; the workspace has files of its own."""
+    for model in ("vae", "iwae"):
+        laboratory.write(model, drawn(1))
+    first = laboratory.commit()
+    laboratory.write("vae", drawn(2))
+    laboratory.empty_the_cache()
+    with pytest.raises(InputError) as caught:
+        laboratory.compare("HEAD")
+    assert str(caught.value) == (
+        f"iwae, vae: per_image.csv, the log-likelihood of each image, at {first[:7]} is neither in DVC's cache nor on "
+        f"a remote: `dvc pull` it, or run `dvc repro` on that commit."
+    )
+    (laboratory.root / "results" / "vae" / "per_image.csv").unlink()
+    with pytest.raises(InputError, match="is neither in the workspace nor in DVC's cache"):
+        laboratory.compare("workspace", models=["vae"])
+
+
+def test_a_workspace_without_files_of_dvc_has_its_cache(laboratory: Laboratory, drawn: Drawn) -> None:
+    laboratory.write("vae", drawn(1))
+    laboratory.commit()
+    (laboratory.root / "results" / "vae" / "per_image.csv").unlink()
+    assert laboratory.compare("HEAD").rows[0].verdict == "same"
+
+
+def test_a_damaged_file_of_the_cache_is_noticed(laboratory: Laboratory, drawn: Drawn) -> None:
+    laboratory.write("vae", drawn(1))
+    laboratory.commit()
+    md5 = md5_of((laboratory.root / "dvc.lock").read_text(), "results/vae/per_image.csv")
+    assert md5 is not None
+    laboratory.cached(md5).write_text("seed,image,log_p\n0,0,-1\n")
+    with pytest.raises(InputError, match=f"DVC's cache holds a damaged file under {md5}"):
+        laboratory.compare("HEAD")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"kind": "exact"}', "\udcff", "[" * 100_000, '{"kind": "guess"}'])
+def test_damaged_metrics_are_one_sentence(content: str, laboratory: Laboratory, drawn: Drawn) -> None:
+    laboratory.write("vae", drawn(1))
+    laboratory.commit()
+    (laboratory.root / "results" / "vae" / "metrics.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(InputError, match=r"results/vae/metrics\.json in the workspace") as caught:
+        laboratory.compare("HEAD")
+    assert "\n" not in str(caught.value)
+    nan = json.dumps({**metrics_of(np.stack([drawn(1)])), "bpd": float("nan")}).encode()
+    with pytest.raises(InputError, match="a number is NaN"):
+        read_numbers(nan, "metrics.json")
+
+
+def test_log_likelihoods_that_do_not_fit_are_refused(drawn: Drawn) -> None:
+    numbers = Numbers.model_validate(metrics_of(np.stack([drawn(1)])))
+    rows = [f"0,{n},{value}" for n, value in enumerate(drawn(1))]
+    read = ["seed,image,log_p", *reversed(rows)]  # the order of rows plays no part
+    assert read_log_p("\n".join(read).encode(), numbers, "x") == pytest.approx(drawn(1))
+    for content, words in (
+        (b"\xff", "is damaged"),
+        (b"seed,image\n0,0\n", "is damaged"),
+        ("\n".join(read[:-1]).encode(), "does not hold the 40 test images once for each seed"),
+        ("\n".join([*read[:-1], read[1]]).encode(), "does not hold the 40 test images once"),
+        ("\n".join([*read[:-1], "0,0,nan"]).encode(), "is damaged"),
+        ("\n".join([*read[:-1], "0,0,-1000"]).encode(), "does not fit its metrics"),
+    ):
+        with pytest.raises(InputError, match=words):
+            read_log_p(content, numbers, "x")
+    with pytest.raises(InputError, match="is damaged"):
+        fitting(np.zeros((1, 3)), numbers, "x")
+    with pytest.raises(InputError, match="names no shape"):
+        _ = Numbers.model_validate({**metrics_of(np.stack([drawn(1)])), "protocol": "x/y"}).image_shape
+
+
+def test_parameters_are_those_of_the_lock_and_an_edit_since_is_said(laboratory: Laboratory, drawn: Drawn) -> None:
+    laboratory.write("vae", drawn(1))
+    laboratory.commit()
+    path = laboratory.root / "params.yaml"
+    path.write_text(path.read_text().replace("latent_size: 16", "latent_size: 99"))
+    found = laboratory.compare("HEAD").rows[0]
+    assert found.parameters == []
+    assert found.notes == [
+        "B: params.yaml in the workspace has been edited since these numbers were made (vae.latent_size)."
+    ]
+    laboratory.write("vae", drawn(2))
+    notes = laboratory.compare("HEAD").rows[0].notes
+    assert any("is not the one that dvc.lock names; run `dvc repro`." in note for note in notes)
+    assert locked_params("stages: [", "vae") == {}
+    assert locked_params("  evaluate@vae:\n    params: 3\n", "vae") == {}
