@@ -199,6 +199,8 @@ def test_other_estimates_stand_beside_the_bound(tmp_path: Path) -> None:
     ):
         assert words in section, words
     assert 'aria-label="Histogram of k-hat of doubted: 20.0 % above the limit of 0.67."' in page
+    assert "20 % heavy tails" in text_of(row_of(page, "doubted"))
+    assert "(20 % heavy tails)" in twin
     other = text_of(section_of(page, "plain"))
     assert "Not judged: k-hat needs K of at least 1,000." in other
     assert "Heavy tails" not in other
