@@ -30,8 +30,8 @@ YARDSTICKS = {
 FLAG = "†"
 FLAG_MEANS = (
     f"\n{FLAG} Too few samples: the bias of the bound may exceed its error, or more than 5 % of the images have an "
-    f"effective sample size below 10 or weights with a heavy tail (from K = 1,000 on; older results were not asked). With "
-    f"more samples, or a better proposal, the bound gets better.\n"
+    f"effective sample size below 10 or (judged from K = 1,000 on) weights with a heavy tail. With more samples, or a "
+    f"better proposal, the bound gets better.\n"
 )
 
 
