@@ -120,7 +120,12 @@ def test_activation_normalisation_gives_mean_0_and_spread_1(generator: torch.Gen
         part.initialise(y)
         z, _ = part(y)
         torch.testing.assert_close(z.mean(over), torch.zeros_like(z.mean(over)), rtol=0, atol=1e-12)
-        torch.testing.assert_close(z.std(over), torch.ones_like(z.std(over)), rtol=0, atol=1e-12)
+        spread = z.std(over, correction=0)
+        torch.testing.assert_close(spread, torch.ones_like(spread), rtol=0, atol=1e-12)
+    alone = ActNorm(SHAPE).double()
+    alone.initialise(y[:1])  # one image has no spread: its scale stays, and nothing warns
+    assert not alone(y[:1])[0].any()
+    assert not alone.log_scale.any()
     constant = ActNorm((2, 1, 1)).double()
     constant.initialise(torch.full((4, *SHAPE), 0.3, dtype=torch.float64))
     assert not constant(torch.full((4, *SHAPE), 0.3, dtype=torch.float64))[0].any()

@@ -179,7 +179,9 @@ def test_parameters_are_counted_that_are_free() -> None:
 
 
 def test_an_unknown_family_lists_the_choices() -> None:
-    with pytest.raises(InputError, match="no model family 'pixelrnn'; choose histogram, gaussian, vae, pixelcnn"):
+    with pytest.raises(
+        InputError, match="no model family 'pixelrnn'; choose histogram, gaussian, vae, conv_vae, pixelcnn"
+    ):
         build("pixelrnn", {}, (1, 2, 2), 2)
 
 

@@ -178,6 +178,9 @@ def test_samples_follow_the_masses(name: str) -> None:
 @pytest.mark.parametrize("name", FLOWS)
 def test_ladj_is_the_jacobian(name: str, generator: torch.Generator) -> None:
     model = small_flow(name)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.5)  # the Jacobian of many couplings at full strength has hardly a digit left
     y = 0.02 + 0.96 * torch.rand(4, *model.image_shape, generator=generator, dtype=torch.float64)
     z, ladj = model.to_latent(y)
     for image in range(len(y)):
