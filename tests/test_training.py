@@ -160,9 +160,9 @@ def test_one_seed_gives_one_set_of_weights(model: str) -> None:
 @pytest.mark.parametrize("model", ["vae", "iwae", "pixelcnn", "gated_pixelcnn", "pixelcnn_pp", "flow"])
 def test_training_learns(model: str) -> None:
     """The start is 2 bits/dim; the entropy of this source, by enumeration, is 0.836."""
-    trained = run(model, epochs=60)
+    trained = run(model, epochs=90)
     assert 1.5 < trained.curve[0]["validation_bpd"] < 2.2
-    assert 0.6 < trained.curve[-1]["validation_bpd"] < 1.4
+    assert 0.6 < trained.curve[-1]["validation_bpd"] < 1.3
 
 
 def test_the_last_epochs_have_another_k(monkeypatch: pytest.MonkeyPatch) -> None:
