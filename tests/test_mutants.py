@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,6 +33,7 @@ from bitsperdim.models import LatentModel, base
 from bitsperdim.models.causal import CausalConv2d
 from bitsperdim.models.gaussian import Gaussian
 from cases import SMALL, small_model
+from mutants import Mutant, must_die
 
 
 def generator() -> torch.Generator:
@@ -272,16 +272,6 @@ def mean_with_nan_removed(log_w: Tensor, first_image: int) -> None:
     log_w[log_w.isnan()] = 0
 
 
-@dataclass(frozen=True)
-class Mutant:
-    """One mistake: ``owner.name`` becomes ``twin``, and ``law`` must fail."""
-
-    owner: Any
-    name: str
-    twin: Any
-    law: Callable[[], None]
-
-
 MUTANTS = {
     "proposal added instead of subtracted": Mutant(base.LatentModel, "log_weights", added_proposal, vae_is_unbiased),
     "prior forgotten": Mutant(base.LatentModel, "log_joint", forgotten_prior, vae_is_unbiased),
@@ -420,8 +410,4 @@ MUTANTS = {
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_law_kills_the_mutant(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    mutant = MUTANTS[name]
-    mutant.law()
-    monkeypatch.setattr(mutant.owner, mutant.name, mutant.twin)
-    with pytest.raises((AssertionError, pytest.fail.Exception)):
-        mutant.law()
+    must_die(MUTANTS[name], monkeypatch)

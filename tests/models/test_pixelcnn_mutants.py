@@ -19,7 +19,7 @@ from bitsperdim.models.causal import CausalConv2d, CausalUpsampling
 from bitsperdim.models.gated_pixelcnn import GatedPixelCNN
 from bitsperdim.models.pixelcnn_pp import PixelCNNpp
 from cases import small_model
-from test_mutants import Mutant
+from mutants import Mutant, must_die
 
 SOFTMAX = {"likelihood": "categorical", "n_mixtures": 1}
 
@@ -210,8 +210,4 @@ MUTANTS = {
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_law_kills_the_mutant(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    mutant = MUTANTS[name]
-    mutant.law()
-    monkeypatch.setattr(mutant.owner, mutant.name, mutant.twin)
-    with pytest.raises((AssertionError, RuntimeError)):
-        mutant.law()
+    must_die(MUTANTS[name], monkeypatch, (AssertionError, RuntimeError))

@@ -6,8 +6,6 @@ Every mutant replaces one function by its broken twin; the test passes before an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bitsperdim.studies.density_and_mass import bound, coding, collapse, hypotheses
+from mutants import Mutant, must_die
 from studies import test_density_and_mass as laws
 
 
@@ -62,16 +61,6 @@ def uncentred_variance() -> tuple[Tensor, Tensor, Tensor]:
 
 
 QUADRATURE = bound.by_quadrature
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """One mistake: ``owner.name`` becomes ``twin``, and ``law`` must fail."""
-
-    owner: Any
-    name: str
-    twin: Any
-    law: Callable[[], None]
 
 
 MUTANTS = {
@@ -132,8 +121,4 @@ MUTANTS = {
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_law_kills_the_mutant(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    mutant = MUTANTS[name]
-    mutant.law()
-    monkeypatch.setattr(mutant.owner, mutant.name, mutant.twin)
-    with pytest.raises((AssertionError, pytest.fail.Exception)):
-        mutant.law()
+    must_die(MUTANTS[name], monkeypatch)
