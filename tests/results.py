@@ -164,3 +164,13 @@ def section_of(page: str, model: str) -> str:
 def text_of(fragment: str) -> str:
     """What a reader sees of a fragment."""
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", fragment)).split())
+
+
+def every_chart_says_what_it_shows(charts: Mapping[str, object], page: str) -> None:
+    """Each chart is placed, has a sentence for those who cannot see it, and no name twice."""
+    for name, chart in charts.items():
+        assert str(chart) in page, f"{name} is drawn but not placed"
+        assert re.search(r'aria-label="[A-Z][^"]{30,}\."', str(chart)), name
+        assert "mathdefault" not in str(chart)
+    ids = re.findall(r'\bid="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
