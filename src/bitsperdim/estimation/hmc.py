@@ -154,6 +154,7 @@ def transition(
     proposed, final_momentum = leapfrog(path, position, momentum, beta, steps, n_leapfrog)
     before = kinetic_energy(momentum) - path.log_density(position, beta)
     after = kinetic_energy(final_momentum) - path.log_density(proposed, beta)
+    # an end whose Hamiltonian is not a number is never accepted; a log-weight that is none is refused by the caller
     probability = torch.exp(before - after).clamp(max=1).nan_to_num(0)
     return choose(u < probability, proposed, position), probability
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -50,6 +51,16 @@ class DiagonalNormal:
         return self.mean + torch.exp(self.log_scale) * noise
 
 
+class NormalLink(Protocol):
+    """From a stochastic layer to the normal of the next."""
+
+    def __call__(self, inputs: Tensor) -> DiagonalNormal:
+        """Return the normal given values of the layer before."""
+
+    def fixed(self, inputs: Tensor) -> DiagonalNormal:
+        """Return the same normal, differentiable in its inputs but not in the weights of the link."""
+
+
 class NormalChain:
     r"""Normals of several stochastic layers, each given the one before; flat over all of them.
 
@@ -60,27 +71,36 @@ class NormalChain:
         rest: from z_{i-1} to the normal of z_i, for i > 1.
         sizes: Z_1, ..., Z_n.
         is_reversed: whether z_n comes first in flat vectors, and z_1 last.
+        is_fixed: whether the weights of the links have no derivatives.
     """
 
     def __init__(
         self,
         first: DiagonalNormal,
-        rest: Sequence[Callable[[Tensor], DiagonalNormal]],
+        rest: Sequence[NormalLink],
         sizes: Sequence[int],
         *,
         is_reversed: bool,
+        is_fixed: bool = False,
     ) -> None:
         """Take the links."""
         self.first, self.rest, self.sizes, self.is_reversed = first, tuple(rest), list(sizes), is_reversed
+        self.is_fixed = is_fixed
+        self.links = [link.fixed if is_fixed else link for link in self.rest]
 
     def expand(self, n: int) -> NormalChain:
         """Return n of a chain of shape (Z,), as one of shape (n, Z)."""
-        return NormalChain(self.first.expand(n), self.rest, self.sizes, is_reversed=self.is_reversed)
+        first, how = self.first.expand(n), {"is_reversed": self.is_reversed, "is_fixed": self.is_fixed}
+        return NormalChain(first, self.rest, self.sizes, **how)
+
+    def detach(self) -> NormalChain:
+        """Return the same chain without derivatives in its parameters; those in z stay."""
+        return NormalChain(self.first.detach(), self.rest, self.sizes, is_reversed=self.is_reversed, is_fixed=True)
 
     def mean_of_each(self, n_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Return the mean of every layer, (..., Z): that of the first, and averages over draws of the one before."""
         drawn = self.parts(self.rsample(n_samples, generator=generator))
-        means = [link(given).mean.mean(0) for link, given in zip(self.rest, drawn, strict=False)]
+        means = [link(given).mean.mean(0) for link, given in zip(self.links, drawn, strict=False)]
         return self.flat([self.first.mean, *means])
 
     def parts(self, z: Tensor) -> list[Tensor]:
@@ -97,7 +117,7 @@ class NormalChain:
         """Return log p(z) in nats, summed over the last dimension."""
         first, *others = parts = self.parts(z)
         log_p = self.first.log_prob(first)
-        for link, given, part in zip(self.rest, parts, others, strict=False):
+        for link, given, part in zip(self.links, parts, others, strict=False):
             log_p = log_p + link(given).log_prob(part)
         return log_p
 
@@ -106,7 +126,7 @@ class NormalChain:
         like = self.first.mean.new_empty(*self.first.mean.shape[:-1], sum(self.sizes))
         noise = self.parts(draw_each(torch.randn, n_samples, like, generator))
         drawn = [self.first.mean + torch.exp(self.first.log_scale) * noise[0]]
-        for link, each in zip(self.rest, noise[1:], strict=True):
+        for link, each in zip(self.links, noise[1:], strict=True):
             normal = link(drawn[-1])
             drawn.append(normal.mean + torch.exp(normal.log_scale) * each)
         return self.flat(drawn)
@@ -115,7 +135,7 @@ class NormalChain:
     def mean(self) -> Tensor:
         """The mean of the first layer, and of each other one given that mean, (..., Z): not the mean of the others."""
         means = [self.first.mean]
-        for link in self.rest:
+        for link in self.links:
             means.append(link(means[-1]).mean)
         return self.flat(means)
 

@@ -249,12 +249,6 @@ class LatentModel(ImageModel):
     def encode(self, x: Tensor) -> LatentNormal:
         """Return q(z given x), of shape (B, Z)."""
 
-    def fixed(self, q_z_given_x: LatentNormal) -> LatentNormal:
-        """Return the same proposal, differentiable in z but not in the weights that it came from."""
-        if isinstance(q_z_given_x, DiagonalNormal):
-            return q_z_given_x.detach()
-        raise NotImplementedError("a model with several stochastic layers has to say how they are fixed")
-
     @abstractmethod
     def decode(self, z: Tensor) -> Likelihood:
         """Return p(x given z) for z (K, B, Z), batch shape (K, B, C, H, W)."""
@@ -301,7 +295,7 @@ class LatentModel(ImageModel):
         z = q_z_given_x.rsample(n_samples, generator=generator)  # (K, B, Z)
         if not (self.doubly_reparameterized and self.training and z.requires_grad):
             return self.log_joint(x, z) - q_z_given_x.log_prob(z)
-        log_w = self.log_joint(x, z) - self.fixed(q_z_given_x).log_prob(z)
+        log_w = self.log_joint(x, z) - q_z_given_x.detach().log_prob(z)
         # the bound's own derivative brings one factor of these to z; the second is put on there
         shares = torch.softmax(log_w.detach(), dim=0)[..., None]  # (K, B, 1)
         z.register_hook(lambda gradient: gradient * shares)

@@ -152,13 +152,6 @@ class VAE(LatentModel):
         normal = first(self.scaled(x).flatten(1) - self.centre)
         return NormalChain(normal, rest, self.latent_sizes, is_reversed=False) if rest else normal
 
-    def fixed(self, q_z_given_x: LatentNormal) -> LatentNormal:
-        """Return the same proposal, differentiable in z but not in the weights of the encoders."""
-        if isinstance(q_z_given_x, DiagonalNormal):
-            return q_z_given_x.detach()
-        links = [cast(NormalLayer, layer).fixed for layer in list(self.encoders)[1:]]
-        return NormalChain(q_z_given_x.first.detach(), links, self.latent_sizes, is_reversed=False)
-
     def decode(self, z: Tensor) -> Likelihood:
         """Return p(x given z), batch shape (K, B, C, H, W)."""
         outputs = self.to_outputs(self.decoder(z[..., : self.latent_sizes[0]]))  # (K, B, G * H * W * outputs)
