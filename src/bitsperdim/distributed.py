@@ -1,4 +1,4 @@
-"""Several processes that do one stage's work together, on one machine or several: torch.distributed, started by torchrun.
+"""Several processes that share one stage's work, on one machine or several: torch.distributed, started by torchrun.
 
 Nothing in the parameters says how many there are, since it must not change a number: the launcher stands in the
 environment (``BITSPERDIM_LAUNCHER="torchrun --standalone --nproc-per-node 4"``), and a stage that was started
