@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bitsperdim.likelihoods import Bernoulli, bernoulli_log_prob_of_layer
+from bitsperdim.likelihoods import Bernoulli, bernoulli_log_prob_of_layer, tanh_
 
 
 def layer(
@@ -45,3 +45,21 @@ def test_the_error_of_images_that_are_almost_certain(t: float, sign: int) -> Non
     found = bernoulli_log_prob_of_layer(x, torch.zeros(1, 1, 3), torch.zeros(784, 3), bias).double().item()
     expected = Bernoulli(bias.double().reshape(1, 28, 28)).log_prob_of_images(x).item()
     assert abs(found - expected) <= 784 * 6e-8 + 1e-6 * abs(expected)
+
+
+def test_a_workspace_serves_calls_of_any_smaller_size() -> None:
+    """What an earlier, larger call left there does not matter."""
+    workspace = torch.full((2, 30, 64), torch.nan, dtype=torch.float64)
+    for n_samples in (10, 4, 7):
+        given = layer(64, 1.0, torch.float64, n_samples)
+        assert torch.equal(bernoulli_log_prob_of_layer(*given, workspace), bernoulli_log_prob_of_layer(*given))
+
+
+def test_the_hyperbolic_tangent() -> None:
+    """Within 1.5 roundings of one, that is 2e-7 in float32, and in place; far out it is 1, as in torch."""
+    for dtype in (torch.float32, torch.float64):
+        values = torch.cat([torch.linspace(-30, 30, 10_001), torch.tensor([0.0, 1e-8, -1e30, 1e30])]).to(dtype)
+        expected = torch.tanh(values.double())
+        found = tanh_(values)
+        assert found is values
+        assert (found.double() - expected).abs().max() <= 1.5 * torch.finfo(dtype).eps
