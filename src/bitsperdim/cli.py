@@ -51,8 +51,8 @@ def compare(arguments: argparse.Namespace) -> None:
 
 
 def leaderboard(arguments: argparse.Namespace) -> None:
-    """Rank all results of commits and experiments."""
-    print(commands.leaderboard(repository(), arguments.form))
+    """Rank all results of commits, experiments and the workspace, and those of recipes where asked."""
+    print(commands.leaderboard(repository(), arguments.form, with_recipes=arguments.recipes))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -71,7 +71,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--models", metavar="NAMES", help="only these, separated by commas; by default all in both")
     _forms(command, markdown="for a pull request", json="for a program")
     command.set_defaults(run=compare)
-    command = subparsers.add_parser("leaderboard", help="rank the results of all commits and experiments")
+    command = subparsers.add_parser("leaderboard", help="rank the results of commits, experiments and the workspace")
+    command.add_argument("--recipes", action="store_true", help="and those of recipes/results")
     _forms(command, markdown="for a page", csv="every column")
     command.set_defaults(run=leaderboard)
     return main_parser
