@@ -16,6 +16,7 @@ from bitsperdim.comparing import commands
 from bitsperdim.errors import InputError
 from bitsperdim.models import MODELS
 from bitsperdim.readme import SECTIONS, markers, update
+from bitsperdim.readme_studies import TIMES
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_another_number_is_another_readme(text: str, release: Path, tmp_path: Pa
         ("results/universal_resnet/constructed.csv", "disc,0,8,107", "disc,0,8,108", {"disc"}),
         ("docs/universal_resnet.json", '"mean": 99.9', '"mean": 98.9', {"networks"}),
     ):
-        copy = tmp_path / Path(file).stem
+        copy = tmp_path / file.replace("/", "-")
         shutil.copytree(release, copy)
         content = (copy / file).read_text(encoding="utf-8")
         assert old in content, file
@@ -77,7 +78,7 @@ def test_another_number_is_another_readme(text: str, release: Path, tmp_path: Pa
 def test_the_delay_says_what_its_files_say(text: str, release: Path) -> None:
     metrics = json.loads((release / "results" / "project_delay" / "metrics.json").read_text(encoding="utf-8"))
     shown = section(text, "delay")
-    mantissa, exponent = re.findall(r"probability ([\d.]+) × 10([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)", shown)[0]
+    mantissa, exponent = re.findall(r"probability ([\d.]+) . 10([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)", shown)[0]
     exponent = int(exponent.translate(str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")))
     assert float(mantissa) * 10.0**exponent == pytest.approx(metrics["exact"]["probability"], rel=1e-4)
     assert shown.count("\n| ") == 2 + len(metrics["proposals"])
@@ -107,7 +108,9 @@ def test_the_networks_are_those_of_their_files(text: str, release: Path, reposit
         rows = [row for row in csv.DictReader(file) if row["function"] == "disc"]
     shown = section(text, "disc")
     for row in rows:
-        name = f"| {row['cells']} × {row['cells']} cells" + (", equal levels joined |" if row["join"] == "1" else " |")
+        name = f"| {row['cells']} {TIMES} {row['cells']} cells" + (
+            ", equal levels joined |" if row["join"] == "1" else " |"
+        )
         cells = f" {int(row['n_blocks']):,d} | {float(row['l1']):.4f} | {100 * float(row['close_share']):.2f} % |"
         assert f"{name}{cells}" in shown
     example = next(row for row in rows if (row["cells"], row["join"]) == ("33", "0"))

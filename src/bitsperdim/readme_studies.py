@@ -22,6 +22,7 @@ from bitsperdim.report.resnet_content import ERRORS, NETS, PREDICATES, ResnetMet
 
 COMPARED = ("mnist-8bit-dequantization:flow_uniform", "mnist-8bit-dequantization:flow_iw")
 ROLES = {"mistake": ": a mistake", "yardstick": " (a yardstick: it needs the answer)", "method": ""}
+TIMES = "\N{MULTIPLICATION SIGN}"
 FULL_BUDGET = Path("docs") / "universal_resnet.json"
 
 
@@ -43,8 +44,8 @@ def delay(root: Path) -> str:
     exact = metrics.exact
     mantissa, exponent = f"{exact.probability:.4e}".split("e")
     text = (
-        f"A Markov chain of {exact.n_states} states says that they take {metrics.deadline:g} or longer with probability "
-        f"{mantissa} × 10{str(int(exponent)).translate(SUPERSCRIPTS)}, and what the variance of every proposal is.\n\n"
+        f"A Markov chain of {exact.n_states} states says that they take {metrics.deadline:g} or longer with "
+        f"probability {mantissa} {TIMES} 10{str(int(exponent)).translate(SUPERSCRIPTS)}, and what the variance of every proposal is.\n\n"
         f"| durations drawn with | variance reduction, measured on {count(metrics.n_samples)} draws | exact | "
         f"error bar too short by |\n| --- | --- | --- | --- |\n"
     )
@@ -82,7 +83,7 @@ def disc(root: Path) -> str:
         errors[largest[name].cells, join] = dict(largest[name])
     text = "| the unit disc on [-2, 2]² | blocks | L1 error | decided right |\n| --- | --- | --- | --- |\n"
     for (cells, join), row in sorted(errors.items()):
-        words = f"{cells} × {cells} cells" + (", equal levels joined" if join else "")
+        words = f"{cells} {TIMES} {cells} cells" + (", equal levels joined" if join else "")
         share = f"{100 * float(row['close_share']):.2f} %"
         text += f"| {words} | {count(int(row['n_blocks']))} | {float(row['l1']):.4f} | {share} |\n"
     return text

@@ -2,7 +2,7 @@
 
 One table for each protocol and test set: other numbers are not comparable, and never share one.
 A bound is written with its relation sign. No number is typed by hand: all come from
-``recipes/results/``; the published ones stand in the recipes with their sources, which follow below each table by number.
+``recipes/results/``; the published ones stand in the recipes with their sources, which follow below each table.
 """
 
 from __future__ import annotations
