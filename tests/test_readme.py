@@ -51,28 +51,21 @@ def test_the_numbers_are_those_of_the_committed_results(text: str, release: Path
 
 def test_another_number_is_another_readme(text: str, release: Path, tmp_path: Path) -> None:
     """Each section follows its files: a change in one of them changes it, and no other."""
-    for file, old, new, names in (
-        ("results/vae/metrics.json", '"bpd": 2', '"bpd": 3', {"results"}),
-        ("recipes/results/mnist-static-vae.json", '"n_samples": 5000', '"n_samples": 4999', {"recipes"}),
-        (
-            "recipes/results/mnist-8bit-dequantization.json",
-            '"bpd_standard_error": 0.0',
-            '"bpd_standard_error": 0.1',
-            None,
-        ),
-        ("results/project_delay/metrics.json", '"variance_reduction": 2', '"variance_reduction": 3', {"delay"}),
-        ("results/universal_resnet/constructed.csv", "disc,0,8,107", "disc,0,8,108", {"disc"}),
-        ("docs/universal_resnet.json", '"mean": 99.9', '"mean": 98.9', {"networks"}),
+    for file, key, names in (
+        ("results/vae/metrics.json", '"bpd": ', {"results"}),
+        ("recipes/results/mnist-static-vae.json", '"n_samples": ', {"recipes"}),
+        ("recipes/results/mnist-8bit-dequantization.json", '"bpd_standard_error": 0.0', {"recipes", "compare"}),
+        ("results/project_delay/metrics.json", '"variance_reduction": ', {"delay"}),
+        ("results/universal_resnet/constructed.csv", "disc,0,8,", {"disc"}),
+        ("docs/universal_resnet.json", '"mean": ', {"networks"}),
     ):
         copy = tmp_path / file.replace("/", "-")
         shutil.copytree(release, copy)
         content = (copy / file).read_text(encoding="utf-8")
-        assert old in content, file
-        (copy / file).write_text(content.replace(old, new), encoding="utf-8")
+        digit = 1 + int(re.findall(rf"{key}(\d)", content)[0]) % 9
+        (copy / file).write_text(re.sub(rf"{key}\d", f"{key}{digit}", content), encoding="utf-8")
         changed = update(text, copy)
-        assert {name for name in SECTIONS if section(changed, name) != section(text, name)} == (
-            names or {"recipes", "compare"}
-        )
+        assert {name for name in SECTIONS if section(changed, name) != section(text, name)} == names, file
 
 
 def test_the_delay_says_what_its_files_say(text: str, release: Path) -> None:

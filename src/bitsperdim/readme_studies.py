@@ -45,7 +45,8 @@ def delay(root: Path) -> str:
     mantissa, exponent = f"{exact.probability:.4e}".split("e")
     text = (
         f"A Markov chain of {exact.n_states} states says that they take {metrics.deadline:g} or longer with "
-        f"probability {mantissa} {TIMES} 10{str(int(exponent)).translate(SUPERSCRIPTS)}, and what the variance of every proposal is.\n\n"
+        f"probability {mantissa} {TIMES} 10{str(int(exponent)).translate(SUPERSCRIPTS)}, and what the variance of "
+        f"every proposal is.\n\n"
         f"| durations drawn with | variance reduction, measured on {count(metrics.n_samples)} draws | exact | "
         f"error bar too short by |\n| --- | --- | --- | --- |\n"
     )
