@@ -48,7 +48,7 @@ def delay(root: Path) -> str:
         f"probability {mantissa} {TIMES} 10{str(int(exponent)).translate(SUPERSCRIPTS)}, and what the variance of "
         f"every proposal is.\n\n"
         f"| durations drawn with | variance reduction, measured on {count(metrics.n_samples)} draws | exact | "
-        f"error bar too short by |\n| --- | --- | --- | --- |\n"
+        f"error bar too short by a factor of |\n| --- | --- | --- | --- |\n"
     )
     for item in sorted(metrics.proposals.values(), key=_order):
         true = "none: infinite variance" if item.variance_is_infinite else _ratio(item.variance_reduction_exact)
