@@ -30,10 +30,10 @@ def repository() -> Path:
 
 def recipe(arguments: argparse.Namespace) -> None:
     """List the recipes, or run one and keep its result."""
-    from bitsperdim.recipes import result, running, table
-
     root = repository()
     _consistent(arguments)
+    from bitsperdim.recipes import result, running, table
+
     if arguments.name is None:
         print(table.listing(root))
         return

@@ -11,7 +11,7 @@ import pytest
 from bitsperdim.compare import paired_difference
 from bitsperdim.files import write_json
 from bitsperdim.recipes.result import dequantizations
-from bitsperdim.recipes.table import markdown
+from bitsperdim.recipes.table import listing, markdown
 from bitsperdim.report.formatting import MINUS
 
 METRICS = {
@@ -133,6 +133,13 @@ def test_sources_are_numbered_in_the_order_of_the_table_and_named_once(root: Pat
     assert (held["`two`: vae"], held["`one`: vae"]) == ("≤ 90.00 nats [1]", "≤ 88.71 nats [2]")
     assert "\n1. another: K = 5000; B, table 1\n2. VAE: K = 5000; B, table 1\n3. flow: p; C\n" in text
     assert text.count("≤ 1.06 bits/dim [3]") == 1
+
+
+def test_the_list_fits_into_100_columns(repository: Path) -> None:
+    lines = listing(repository).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert sum(line.startswith("    published: ") for line in lines) > 10
+    assert any(line.startswith("    ours, cpu: ") for line in lines)
 
 
 def test_no_results_are_no_table(tmp_path: Path) -> None:
