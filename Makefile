@@ -6,7 +6,7 @@ export PATH := $(BIN):$(PATH)
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lint format check smoke benchmarks readme hooks lock clean
+.PHONY: help setup repro test lint format check smoke benchmarks readme leaderboard hooks lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -47,8 +47,11 @@ smoke: setup  ## run the pipeline of the last commit in a copy, on parameters of
 benchmarks: setup  ## measure training, sampling, likelihoods and importance sampling, about twenty minutes
 	@for name in sampling training_pixelcnn_pp likelihoods importance_sampling; do PYTHONPATH=src python benchmarks/$$name.py; done
 
-readme: setup  ## write the README's tables from results/ and recipes/results/
+readme: setup  ## write the README's numbers from results/, recipes/results/ and docs/
 	@PYTHONPATH=src python -m bitsperdim.readme .
+
+leaderboard: readme  ## the same, and print what is published beside what we have
+	@PYTHONPATH=src python -m bitsperdim.cli recipe
 
 hooks: setup  ## install the pre-commit hooks, which run what `make lint` runs
 	@pre-commit install

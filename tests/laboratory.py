@@ -46,7 +46,13 @@ def metrics_of(log_p: np.ndarray, **changes: Any) -> dict[str, Any]:
         "nll_nats": -float(mean.mean()),
         "bias_exceeds_standard_error": False,
         "too_few_samples": False,
+        "bpd_monte_carlo_error": 0.0003,
         "n_impossible_images": int(np.isneginf(mean).sum()),
+        **(
+            {"bpd_by_seed": {str(s): bits_per_dim(float(x), SHAPE) for s, x in enumerate(log_p.mean(1))}}
+            if len(log_p) > 1
+            else {}
+        ),
         **changes,
     }
 

@@ -1,16 +1,22 @@
-"""The README tells the truth: its table is that of the results, its targets and files exist."""
+"""The README tells the truth: its numbers are those of the results, its targets and files exist."""
 
+import csv
+import io
 import json
 import re
+import shutil
 import subprocess
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from bitsperdim.comparing import commands
 from bitsperdim.errors import InputError
 from bitsperdim.models import MODELS
-from bitsperdim.readme import BEGIN, END, RECIPES_BEGIN, update
+from bitsperdim.readme import SECTIONS, markers, update
+from bitsperdim.readme_studies import TIMES
 
 
 @pytest.fixture
@@ -18,29 +24,111 @@ def text(committed: Callable[[str], str]) -> str:
     return committed("README.md")
 
 
-def test_the_tables_are_those_of_the_committed_results(
-    text: str, repository: Path, committed: Callable[[str], str], tmp_path: Path
-) -> None:
-    models = json.loads(committed("results/models.json"))["models"]
-    paths = ["models.json", "dequantize/metrics.json", *(f"{model}/metrics.json" for model in models)]
-    paths = [f"results/{path}" for path in paths]
-    listing = subprocess.run(
-        ["git", "-C", str(repository), "ls-tree", "-r", "--name-only", "HEAD", "recipes/results/"],
-        capture_output=True,
-        text=True,
-        check=False,  # without git the files are those of the release
+@pytest.fixture(scope="module")
+def release(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the README is written from, as the last commit has it; without git as it lies there."""
+    folder = tmp_path_factory.mktemp("release")
+    parts = ("results", "recipes", "docs")
+    if (repository / ".git").exists():
+        command = ["git", "-C", str(repository), "archive", "HEAD", *parts]
+        archive = subprocess.run(command, capture_output=True, check=True).stdout
+        with tarfile.open(fileobj=io.BytesIO(archive)) as file:
+            file.extractall(folder, filter="data")
+    else:
+        for part in parts:
+            shutil.copytree(repository / part, folder / part)
+    return folder
+
+
+def section(text: str, name: str) -> str:
+    begin, end = markers(name)
+    return text.split(begin)[1].split(end)[0]
+
+
+def test_the_numbers_are_those_of_the_committed_results(text: str, release: Path) -> None:
+    assert update(text, release) == text, "run `make readme`"
+
+
+def test_another_number_is_another_readme(text: str, release: Path, tmp_path: Path) -> None:
+    """Each section follows its files: a change in one of them changes it, and no other."""
+    for file, key, names in (
+        ("results/vae/metrics.json", '"bpd": ', {"results"}),
+        ("recipes/results/mnist-static-vae.json", '"n_samples": ', {"recipes"}),
+        ("recipes/results/mnist-8bit-dequantization.json", '"bpd_standard_error": 0.0', {"recipes", "compare"}),
+        ("results/project_delay/metrics.json", '"variance_reduction": ', {"delay"}),
+        ("results/universal_resnet/constructed.csv", "disc,0,8,", {"disc"}),
+        ("docs/universal_resnet.json", '"mean": ', {"networks"}),
+    ):
+        copy = tmp_path / file.replace("/", "-")
+        shutil.copytree(release, copy)
+        content = (copy / file).read_text(encoding="utf-8")
+        digit = 1 + int(re.findall(rf"{key}(\d)", content)[0]) % 9
+        (copy / file).write_text(re.sub(rf"{key}\d", f"{key}{digit}", content), encoding="utf-8")
+        changed = update(text, copy)
+        assert {name for name in SECTIONS if section(changed, name) != section(text, name)} == names, file
+
+
+def test_the_delay_says_what_its_files_say(text: str, release: Path) -> None:
+    metrics = json.loads((release / "results" / "project_delay" / "metrics.json").read_text(encoding="utf-8"))
+    shown = section(text, "delay")
+    mantissa, exponent = re.findall(r"probability ([\d.]+) . 10([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)", shown)[0]
+    exponent = int(exponent.translate(str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")))
+    assert float(mantissa) * 10.0**exponent == pytest.approx(metrics["exact"]["probability"], rel=1e-4)
+    assert shown.count("\n| ") == 2 + len(metrics["proposals"])
+    for item in metrics["proposals"].values():
+        row = next(
+            line
+            for line in shown.splitlines()
+            if line.startswith(f"| {item['label']}") and line.count("|") == 5 and (line[2 + len(item["label"])] in " :")
+        )
+        cells = [cell.strip().replace(",", "") for cell in row.split("|")[2:5]]
+        assert float(cells[0]) == pytest.approx(item["variance_reduction"], rel=0.05)
+        if item["variance_is_infinite"]:
+            assert cells[1:] == ["none: infinite variance", "no bar holds"]
+        else:
+            assert float(cells[1]) == pytest.approx(item["variance_reduction_exact"], rel=0.05)
+            assert float(cells[2]) == pytest.approx(item["error_factor"], abs=0.051)
+    methods = [item for item in metrics["proposals"].values() if item["role"] == "method"]
+    looks, best = (
+        max(methods, key=lambda item: item[key])["label"] for key in ("variance_reduction", "variance_reduction_exact")
     )
-    recipes = listing.stdout.split() or [
-        path.relative_to(repository).as_posix() for path in (repository / "recipes" / "results").glob("*")
-    ]
-    for path in [*paths, *(path for path in recipes if path.endswith(".json"))]:
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_text(committed(path), encoding="utf-8")
-    assert update(text, tmp_path) == text, "run `make readme`"
+    assert (f"looks best ({looks}) is not the best ({best})" in shown) == (looks != best)
+
+
+def test_the_networks_are_those_of_their_files(text: str, release: Path, repository: Path) -> None:
+    """Constructed ones of a size that the README shows are built again, and the example's depth is right."""
+    with (release / "results" / "universal_resnet" / "constructed.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["function"] == "disc"]
+    shown = section(text, "disc")
+    for row in rows:
+        name = f"| {row['cells']} {TIMES} {row['cells']} cells" + (
+            ", equal levels joined |" if row["join"] == "1" else " |"
+        )
+        cells = f" {int(row['n_blocks']):,d} | {float(row['l1']):.4f} | {100 * float(row['close_share']):.2f} % |"
+        assert f"{name}{cells}" in shown
+    example = next(row for row in rows if (row["cells"], row["join"]) == ("33", "0"))
+    assert f"net.depth  # {example['n_blocks']} blocks of one neuron" in text
+    metrics = json.loads((release / "docs" / "universal_resnet.json").read_text(encoding="utf-8"))
+    best = max(net["hard"]["fresh_mean"] for net in metrics["accuracy"].values())
+    assert f"more often than {best:.1f} %" in section(text, "networks")
+
+
+def test_the_comparison_is_what_the_command_prints(text: str, release: Path) -> None:
+    shown = section(text, "compare")
+    command = re.findall(r"\$ bitsperdim compare (\S+) (\S+)\n", shown)[0]
+    assert commands.compare(release, *command, None, "text") in shown
+
+
+def test_no_number_of_a_result_is_typed(text: str) -> None:
+    """Outside of the sections no row of a table and no console output holds a number with three digits of fraction."""
+    for name in SECTIONS:
+        text = text.replace(section(text, name), "")
+    assert not re.findall(r"\d\.\d{3,}|± ?\d|\d\.\d+ ?%", text)
 
 
 def test_a_readme_without_markers_is_refused(repository: Path) -> None:
-    for broken in ("", BEGIN, f"{BEGIN}{BEGIN}{END}", f"{BEGIN}{END}", f"{BEGIN}{END}{RECIPES_BEGIN}"):
+    begin, end = markers("results")
+    for broken in ("", begin, f"{begin}{begin}{end}", f"{begin}{end}", f"{begin}{end}{markers('compare')[0]}"):
         with pytest.raises(InputError, match="must hold the markers"):
             update(broken, repository)
 

@@ -30,19 +30,57 @@ def repository() -> Path:
 
 def recipe(arguments: argparse.Namespace) -> None:
     """List the recipes, or run one and keep its result."""
+    root = repository()
+    _consistent(arguments)
     from bitsperdim.recipes import result, running, table
 
-    root = repository()
     if arguments.name is None:
         print(table.listing(root))
         return
     chosen, size = recipes.read(root, arguments.name), arguments.size
     with_dvc = not arguments.without_dvc and running.dvc_is_there(root)
+    if arguments.temp and not with_dvc:
+        raise InputError("--temp makes a DVC experiment: it needs DVC, and a git repository.")
     if not arguments.collect:
-        running.run(root, chosen, size, with_dvc=with_dvc)
+        running.run(root, chosen, size, with_dvc=with_dvc, settings=arguments.set_param, queue=arguments.queue)
+    if arguments.queue or arguments.set_param:
+        print(_next(chosen.name, size, running.run_name(chosen.name, size, arguments.set_param), arguments))
+        return
     path = result.collect(root, chosen, size, running.finished(root, chosen, size, with_dvc=with_dvc))
     print(f"{path.relative_to(root)} and {path.with_suffix('.npz').relative_to(root)} are written; commit them.")
     print(table.summary(path))
+
+
+def _consistent(arguments: argparse.Namespace) -> None:
+    """Refuse flags that say nothing together.
+
+    Raises:
+        InputError: some do.
+    """
+    flags = {"--queue": arguments.queue, "--temp": arguments.temp, "-S": arguments.set_param}
+    given = [flag for flag, value in flags.items() if value]
+    if given and arguments.name is None:
+        raise InputError(f"{given[0]} needs the name of a recipe; `bitsperdim recipe` lists them.")
+    for other, value in (("--collect", arguments.collect), ("--without-dvc", arguments.without_dvc)):
+        if given and value:
+            raise InputError(f"{given[0]} and {other} exclude each other.")
+
+
+def _next(recipe: str, size: recipes.SizeName, name: str, arguments: argparse.Namespace) -> str:
+    """Return what can be done after a run that has no result file, or none yet."""
+    text = f"The experiment is {name}"
+    text += (
+        "; it is queued: `dvc queue start` runs it, `dvc queue status` says how it stands.\n"
+        if arguments.queue
+        else ".\n"
+    )
+    if arguments.set_param:
+        kept = recipe if size == "cpu" else f"{recipe}-{size}"
+        return (
+            f"{text}Its parameters are not the recipe's: recipes/results/{kept}.json stays as it is. "
+            f"`bitsperdim compare {kept} {name}` holds it against that."
+        )
+    return f"{text}Then `bitsperdim recipe {recipe} --size {size} --collect` writes its result."
 
 
 def compare(arguments: argparse.Namespace) -> None:
@@ -51,8 +89,8 @@ def compare(arguments: argparse.Namespace) -> None:
 
 
 def leaderboard(arguments: argparse.Namespace) -> None:
-    """Rank all results of commits and experiments."""
-    print(commands.leaderboard(repository(), arguments.form))
+    """Rank all results of commits, experiments and the workspace, and those of recipes where asked."""
+    print(commands.leaderboard(repository(), arguments.form, with_recipes=arguments.recipes))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -63,7 +101,22 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("name", nargs="?", metavar="NAME", help="which recipe; without it, all are listed")
     command.add_argument("--size", choices=recipes.SIZES, default="cpu", help="for two CPU cores (default) or a GPU")
     command.add_argument("--without-dvc", action="store_true", help="run the stages one by one, without DVC")
-    command.add_argument("--collect", action="store_true", help="only write the result of a run that has finished")
+    command.add_argument(
+        "--collect", action="store_true", help="only write the result of a run that has finished, queued or not"
+    )
+    place = command.add_mutually_exclusive_group()
+    place.add_argument("--temp", action="store_true", help="run in a copy of the workspace, as it does anyway with DVC")
+    place.add_argument(
+        "--queue", action="store_true", help="put it into DVC's queue, for `dvc queue start`; --collect it afterwards"
+    )
+    command.add_argument(
+        *("-S", "--set-param"),
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a parameter, as in `dvc exp run`: the outcome is a DVC experiment of a name of its own, and no "
+        "file in recipes/results",
+    )
     command.set_defaults(run=recipe)
     command = subparsers.add_parser("compare", help="compare two results image by image", description=commands.NAMES)
     command.add_argument("a", metavar="A", help="a revision, an experiment or a recipe's result, or NAME:MODEL")
@@ -71,7 +124,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--models", metavar="NAMES", help="only these, separated by commas; by default all in both")
     _forms(command, markdown="for a pull request", json="for a program")
     command.set_defaults(run=compare)
-    command = subparsers.add_parser("leaderboard", help="rank the results of all commits and experiments")
+    command = subparsers.add_parser("leaderboard", help="rank the results of commits, experiments and the workspace")
+    command.add_argument("--recipes", action="store_true", help="and those of recipes/results")
     _forms(command, markdown="for a page", csv="every column")
     command.set_defaults(run=leaderboard)
     return main_parser

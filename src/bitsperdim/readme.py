@@ -1,23 +1,21 @@
-"""The tables of results in README.md, written from ``results/`` and ``recipes/results/``: none is typed by hand.
+"""The numbers of results in README.md, written from ``results/``, ``recipes/results/`` and ``docs/``: none is typed.
 
-``make readme`` rewrites what stands between the two markers of each; ``tests/test_readme.py`` fails where a
-table and the committed results differ.
+``make readme`` rewrites what stands between the two markers of each section; ``tests/test_readme.py`` fails where a
+section and the committed files differ.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+from bitsperdim import readme_studies
 from bitsperdim.errors import InputError
 from bitsperdim.files import read_json, write_text
 from bitsperdim.recipes.table import markdown
 from bitsperdim.report.formatting import plain, with_error
 
-BEGIN = "<!-- results: begin (make readme) -->"
-END = "<!-- results: end -->"
-RECIPES_BEGIN = "<!-- recipes: begin (make readme) -->"
-RECIPES_END = "<!-- recipes: end -->"
 HEADER = """| model | bits/dim | the number is | nats per image | Monte Carlo error, bits/dim | K |
 | --- | --- | --- | --- | --- | --- |
 """
@@ -54,18 +52,35 @@ def table(results: Path) -> str:
     return HEADER + "".join(rows + others) + caption
 
 
+SECTIONS: dict[str, Callable[[Path], str]] = {
+    "results": lambda root: table(root / "results"),
+    "compare": readme_studies.comparison,
+    "recipes": markdown,
+    "delay": readme_studies.delay,
+    "disc": readme_studies.disc,
+    "networks": readme_studies.networks,
+}
+
+
 def update(text: str, root: Path) -> str:
-    """Return the text of a README with the tables between its markers written anew."""
-    text = between(text, BEGIN, END, table(root / "results"))
-    return between(text, RECIPES_BEGIN, RECIPES_END, markdown(root))
+    """Return the text of a README with what stands between its markers written anew."""
+    for name, section in SECTIONS.items():
+        text = between(text, name, section(root))
+    return text
 
 
-def between(text: str, begin: str, end: str, content: str) -> str:
-    """Return ``text`` with ``content`` between two markers.
+def markers(name: str) -> tuple[str, str]:
+    """Return the lines before and after a section."""
+    return f"<!-- {name}: begin (make readme) -->", f"<!-- {name}: end -->"
+
+
+def between(text: str, name: str, content: str) -> str:
+    """Return ``text`` with ``content`` between the markers of a section.
 
     Raises:
         InputError: a marker is not there exactly once.
     """
+    begin, end = markers(name)
     if text.count(begin) != 1 or text.count(end) != 1:
         raise InputError(f"README.md must hold the markers {begin!r} and {end!r} once each.")
     before, rest = text.split(begin)
@@ -73,7 +88,7 @@ def between(text: str, begin: str, end: str, content: str) -> str:
 
 
 def main() -> None:
-    """Rewrite the tables of the README in the repository of the command line: ``python -m bitsperdim.readme ROOT``."""
+    """Rewrite the numbers of the README in the repository of the command line: ``python -m bitsperdim.readme ROOT``."""
     if len(sys.argv) != 2:
         sys.exit("usage: python -m bitsperdim.readme ROOT")
     root = Path(sys.argv[1])

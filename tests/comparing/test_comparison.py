@@ -18,7 +18,7 @@ Drawn = Callable[..., np.ndarray]
 
 def scored(log_p: np.ndarray, model: str = "vae", **changes: Any) -> Scored:
     numbers = Numbers.model_validate(metrics_of(np.atleast_2d(log_p), **changes))
-    return Scored(model, numbers, {}, lambda: np.atleast_2d(log_p).mean(0))
+    return Scored(model, numbers, {}, lambda: np.atleast_2d(log_p))
 
 
 def with_z(z: float, kinds: tuple[str, str] = ("exact", "exact")) -> Row:
@@ -60,6 +60,44 @@ def test_a_model_beside_itself_is_the_same(drawn: Drawn) -> None:
     assert (constant.verdict, constant.z) == ("worse", math.inf)
     one = row(scored(np.array([-3.0]), bpd_standard_error=math.inf), scored(np.array([-2.0])))
     assert (one.verdict, one.z) == ("cannot tell", 0)
+
+
+def test_the_verdict_is_held_against_seeds_too(drawn: Drawn) -> None:
+    """Three seeds far apart: a difference that is clear on these images is none beyond the noise of the seeds."""
+    a = drawn(1) + np.array([[-0.5], [0.0], [0.5]])
+    small = np.tile([0.1, -0.1], 20)
+    near, far = row(scored(a), scored(a + 0.4 + small)), row(scored(a), scored(a + 9 + small))
+    for found, verdict in ((near, "cannot tell"), (far, "better")):
+        assert found.noise is not None
+        assert found.bpd is not None
+        by_seed = np.std([-0.5, 0.0, 0.5], ddof=1) / math.sqrt(3) / (4 * math.log(2))
+        assert found.noise.seeds == (pytest.approx(by_seed), pytest.approx(by_seed))
+        assert found.z == pytest.approx(found.bpd / found.noise.combined)
+        assert abs(found.bpd) > 1.96 * found.noise.images
+        assert found.verdict == verdict
+        words = [
+            note for note in found.notes if note.startswith("The difference is clear beyond the noise of the test")
+        ]
+        assert len(words) == (verdict == "cannot tell")
+    between = row(scored(a), scored(a + 0.95 + small))
+    assert between.noise is not None
+    assert between.z is not None
+    assert 1.96 < abs(between.z) < between.noise.limit  # clear only if the seeds' spread were well known
+    assert between.verdict == "cannot tell"
+
+
+def test_a_side_with_one_seed_has_an_unknown_noise(drawn: Drawn) -> None:
+    several, one = drawn(1) + np.array([[-0.5], [0.5]]), drawn(2)
+    for a, b, side in ((several, one, "B"), (one, several, "A")):
+        notes = row(scored(a), scored(b)).notes
+        assert f"{side} has one seed: its seed noise is unknown, and the verdict is without it." in notes
+    assert not any("seed" in note for note in row(scored(one), scored(drawn(3))).notes)
+
+
+def test_the_monte_carlo_noise_is_that_of_both(drawn: Drawn) -> None:
+    found = row(scored(drawn(1), bpd_monte_carlo_error=0.003), scored(drawn(2), bpd_monte_carlo_error=0.004))
+    assert found.monte_carlo_error == pytest.approx(0.005)
+    assert row(scored(drawn(1), bpd_monte_carlo_error=None), scored(drawn(2))).monte_carlo_error is None
 
 
 def test_seeds_are_averaged_image_by_image(drawn: Drawn) -> None:
@@ -142,7 +180,7 @@ def test_infinite_numbers_are_a_sentence(drawn: Drawn) -> None:
     # a bound of infinity says nothing of its model
     assert row(scored(drawn(2), kind="exact"), scored(impossible)).verdict == "cannot tell"
     assert limited("worse", found.a.numbers, found.b.numbers) == ("worse", [])
-    assert judged(impossible, drawn(2), found.b.numbers, found.a.numbers)[0] == "better"
+    assert judged(impossible[None], drawn(2)[None], found.b.numbers, found.a.numbers)[0] == "better"
 
 
 def test_models_are_paired_by_name_or_as_asked(laboratory: Laboratory, drawn: Drawn) -> None:

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bitsperdim.comparing import history
+from bitsperdim.comparing import commands, history
 from bitsperdim.comparing.cache import Cache
 from bitsperdim.comparing.leaderboard import COLUMNS, Board, as_markdown, as_text, leaderboard
 from bitsperdim.errors import InputError
-from laboratory import Laboratory
+from laboratory import Laboratory, metrics_of
 
 Drawn = Callable[..., np.ndarray]
 
@@ -60,6 +60,60 @@ def test_ranks_and_ties(laboratory: Laboratory, drawn: Drawn) -> None:
     text = as_text(board(laboratory))
     assert "2 ~" in text
     assert "unpaired" in text
+
+
+def test_seeds_are_part_of_ties(laboratory: Laboratory, drawn: Drawn) -> None:
+    """What is clear on these images is a tie where seeds differ more, with and without the cache."""
+    spread = np.array([[-1.0], [0.0], [1.0]])
+    laboratory.write("vae", drawn(1, 0.5) + spread)
+    laboratory.commit()
+    laboratory.write("vae", drawn(2, 0.0) + spread)
+    laboratory.experiment("near")
+    laboratory.write("vae", drawn(3, -90.0) + spread)
+    laboratory.experiment("far")
+    for error_is in ("paired", "unpaired"):
+        rows = by_place(laboratory)
+        near, far = rows["near vae"], rows["far vae"]
+        assert (near["error_is"], near["tied"]) == (error_is, True)
+        assert (far["error_is"], far["tied"]) == (error_is, False)
+        seeds = math.sqrt(2 / 3) / (4 * math.log(2))
+        images = near["bpd_standard_error"] * math.sqrt(2) if error_is == "unpaired" else 0.0
+        assert near["above_best_standard_error"] == pytest.approx(math.hypot(seeds, images), rel=0.02)
+        laboratory.empty_the_cache()
+
+
+def test_the_workspace_is_ranked_where_git_does_not_have_it(laboratory: Laboratory, drawn: Drawn) -> None:
+    laboratory.write("vae", drawn(1))
+    laboratory.write("iwae", drawn(2))
+    laboratory.commit()
+    assert "workspace" not in set(board(laboratory).table()["where"])
+    laboratory.write("vae", drawn(1) + 0.01)
+    rows = by_place(laboratory)
+    assert len(rows) == 3
+    assert (rows["workspace vae"]["error_is"], rows["workspace vae"]["rank"]) != ("", 3)
+    assert rows["workspace vae"]["commit"] == rows["workspace vae"]["date"] == ""
+    (laboratory.root / "results" / "vae" / "metrics.json").write_text("{")
+    assert board(laboratory).left_out == ["results/vae/metrics.json in the workspace is damaged: it is not JSON."]
+
+
+def test_recipes_are_ranked_where_asked(laboratory: Laboratory, drawn: Drawn) -> None:
+    """Paired with a commit's result by the log-likelihoods beside them."""
+    laboratory.write("vae", drawn(1))
+    laboratory.commit()
+    folder = laboratory.root / "recipes" / "results"
+    metrics = metrics_of(drawn(1)[None] - 0.01)
+    (folder / "mine.json").write_text(json.dumps({"models": {"vae": {"metrics": metrics}}, "params": {}}))
+    np.savez(folder / "mine.npz", vae=drawn(1)[None] - 0.01)
+    assert len(board(laboratory).entries) == 1
+    found = leaderboard(laboratory.root, Cache(laboratory.root), with_recipes=True).table()
+    mine = found.set_index("where").loc["recipe mine"]
+    assert (mine["rank"], mine["error_is"]) == (2, "paired")
+    assert mine["above_best_standard_error"] == pytest.approx(0, abs=1e-9)
+    (folder / "broken.json").write_text("{")
+    assert leaderboard(laboratory.root, Cache(laboratory.root), with_recipes=True).left_out == [
+        "recipes/results/broken.json is damaged: it is not what `bitsperdim recipe` writes."
+    ]
+    assert "recipe mine" in commands.leaderboard(laboratory.root, "text", with_recipes=True)
 
 
 def test_a_paired_error_is_never_above_the_sum_of_the_two(drawn: Drawn) -> None:

@@ -60,7 +60,8 @@ def test_the_json_always_has_the_same_keys(filled: Laboratory) -> None:
     assert found["only_in_b"] == ["new"]
     for model in found["models"]:
         assert set(model) == {
-            *("a", "b", "verdict", "difference_bpd", "standard_error_bpd", "z", "reason", "notes", "parameters")
+            *("a", "b", "verdict", "difference_bpd", "standard_error_bpd", "z", "reason", "notes", "parameters"),
+            *("monte_carlo_error_bpd", "standard_error_of_images_bpd", "standard_error_of_seeds_bpd", "limit"),
         }
         assert set(model["a"]) == {
             *("model", "kind", "protocol", "test_sha256", "n_images", "n_seeds", "n_samples", "bpd"),
@@ -68,9 +69,56 @@ def test_the_json_always_has_the_same_keys(filled: Laboratory) -> None:
         }
     iwae, vae = sorted(found["models"], key=lambda model: model["a"]["model"])
     assert (iwae["verdict"], iwae["difference_bpd"], iwae["z"]) == ("refused", None, None)
+    assert (iwae["limit"], iwae["standard_error_of_seeds_bpd"]) == (None, None)
+    assert (vae["limit"], vae["standard_error_of_seeds_bpd"]) == (1.96, {"a": None, "b": None})
+    assert vae["standard_error_of_images_bpd"] == vae["standard_error_bpd"]
+    assert vae["monte_carlo_error_bpd"] == pytest.approx(0.0003 * 2**0.5)
     assert vae["z"] == pytest.approx(vae["difference_bpd"] / vae["standard_error_bpd"])
     assert vae["parameters"] == [{"key": "vae.latent_size", "a": 16, "b": 8}]
     assert (vae["reason"], vae["a"]["test_sha256"]) == (None, HASH)
+
+
+@pytest.fixture
+def of_seeds(laboratory: Laboratory, drawn: Drawn) -> Laboratory:
+    """A model with three seeds, and in the workspace with one; another with three in both."""
+    three = np.stack([drawn(n, shift) for n, shift in enumerate((0.0, 0.3, 0.6))])
+    laboratory.write("vae", three)
+    laboratory.write("iwae", three)
+    laboratory.commit()
+    laboratory.write("vae", three[0] + 1)
+    laboratory.write("iwae", three[::-1] + 0.4 + 0.1 * three[:, ::-1])
+    return laboratory
+
+
+def test_the_noises_are_told_apart(of_seeds: Laboratory) -> None:
+    """Text, Markdown and JSON have the noise of images, of samples and of seeds, and what is unknown of it."""
+    found = of_seeds.compare("HEAD")
+    iwae, vae = sorted(found.rows, key=lambda row: row.name)
+    assert vae.noise is not None
+    assert iwae.noise is not None
+    for text in (as_text(found), as_markdown(found)):
+        flat = " ".join(text.split())
+        assert "Noise of B - A, in bits/dim:" in flat
+        words = f"vae: test images {vae.noise.images:.4f} (Monte Carlo 0.00042 of it), training seeds "
+        assert words + f"{vae.noise.of_seeds:.3f} (A {vae.noise.of_seeds:.3f}, 3 seeds; B unknown, one seed), " in flat
+        assert f"together {vae.noise.combined:.3f}; clear from |z| = {vae.noise.limit:.2f} on" in flat.replace("\\", "")
+        assert f"; B {iwae.noise.seeds[1]:.3f}, 3 seeds)" in flat
+        assert "B has one seed: its seed noise is unknown, and the verdict is without it." in flat
+        assert "over the training seeds of a side with several" in flat
+        assert "not the spread over training seeds" not in flat
+    models = {model["a"]["model"]: model for model in json.loads(as_json(found))["models"]}
+    one = models["vae"]
+    assert one["standard_error_of_seeds_bpd"] == {"a": pytest.approx(vae.noise.seeds[0], rel=1e-6), "b": None}
+    assert one["standard_error_of_images_bpd"] == pytest.approx(vae.noise.images, rel=1e-6)
+    assert one["standard_error_bpd"] == pytest.approx(vae.noise.combined, rel=1e-6)
+    assert one["limit"] == pytest.approx(vae.noise.limit, rel=1e-6)
+    assert one["limit"] > 4  # two degrees of freedom
+
+
+def test_one_seed_is_written_as_ever(filled: Laboratory) -> None:
+    text = as_text(filled.compare("HEAD", "changed"))
+    assert "Noise of" not in text
+    assert "seed noise" not in text
 
 
 def test_hostile_names(laboratory: Laboratory, drawn: Drawn) -> None:

@@ -11,7 +11,7 @@ import pytest
 from bitsperdim.compare import paired_difference
 from bitsperdim.files import write_json
 from bitsperdim.recipes.result import dequantizations
-from bitsperdim.recipes.table import markdown
+from bitsperdim.recipes.table import listing, markdown
 from bitsperdim.report.formatting import MINUS
 
 METRICS = {
@@ -70,8 +70,9 @@ def test_a_result_is_a_row_with_its_reference(root: Path) -> None:
     assert {len(row) for row in (header, rule, *body)} == {6}
     ours = next(row for row in body if row[0] == "`one`: vae")
     assert ours[1:5] == ["≤ 0.1600 ± 0.0020", "≤ 87.25 ± 0.31", "an upper bound", "5000"]
-    assert ours[5] == "≤ 88.71 nats (VAE; K = 5000; B, table 1)"
-    assert "Published for these images in general: ≤ 1.06 bits/dim (flow; p; C)." in text
+    assert ours[5] == "≤ 88.71 nats [1]"
+    assert "Published for these images in general: ≤ 1.06 bits/dim [2]." in text
+    assert text.endswith("\n1. VAE: K = 5000; B, table 1\n2. flow: p; C\n")
     assert "†" not in text
 
 
@@ -119,6 +120,26 @@ def test_hostile_text_and_infinite_numbers_keep_the_table_whole(root: Path) -> N
     assert ours[1:3] == ["≤ ∞", "≤ ∞"]
     assert "81.30 nats" in markdown(root)
     assert all(line.count("|") - line.count("\\|") == 7 for line in markdown(root).splitlines() if line[:1] == "|")
+
+
+def test_sources_are_numbered_in_the_order_of_the_table_and_named_once(root: Path) -> None:
+    """The number beside a model is that of its own source, also where recipes are sorted by their results."""
+    worse = copy.deepcopy(RESULT) | {"recipe": "two"}
+    worse["models"]["vae"]["metrics"] |= {"bpd": 0.19}
+    worse["published"][0] |= {"what": "another", "value": 90.0}
+    write_json(root / "recipes" / "results" / "two.json", worse)
+    text = markdown(root)
+    held = {row[0]: row[5] for row in rows(text)}
+    assert (held["`two`: vae"], held["`one`: vae"]) == ("≤ 90.00 nats [1]", "≤ 88.71 nats [2]")
+    assert "\n1. another: K = 5000; B, table 1\n2. VAE: K = 5000; B, table 1\n3. flow: p; C\n" in text
+    assert text.count("≤ 1.06 bits/dim [3]") == 1
+
+
+def test_the_list_fits_into_100_columns(repository: Path) -> None:
+    lines = listing(repository).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert sum(line.startswith("    published: ") for line in lines) > 10
+    assert any(line.startswith("    ours, cpu: ") for line in lines)
 
 
 def test_no_results_are_no_table(tmp_path: Path) -> None:

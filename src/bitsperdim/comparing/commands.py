@@ -47,8 +47,8 @@ def split(argument: str) -> tuple[str, str | None]:
     return (name, model or None) if colon else (argument, None)
 
 
-def leaderboard(root: Path, form: str) -> str:
-    """Return the leaderboard as ``text``, ``markdown`` or ``csv``.
+def leaderboard(root: Path, form: str, *, with_recipes: bool = False) -> str:
+    """Return the leaderboard as ``text``, ``markdown`` or ``csv``, with or without the results of recipes.
 
     Raises:
         InputError: this is no repository, or it has no results.
@@ -56,7 +56,7 @@ def leaderboard(root: Path, form: str) -> str:
     from bitsperdim.comparing import leaderboard as board
     from bitsperdim.comparing.cache import Cache
 
-    found = board.leaderboard(root, Cache(root))
+    found = board.leaderboard(root, Cache(root), with_recipes=with_recipes)
     if form == "csv":
         text: str = found.table().to_csv(index=False).rstrip("\n")
         return text

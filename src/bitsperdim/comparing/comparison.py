@@ -2,14 +2,15 @@ r"""Two results on the same test images: the difference, its paired error, and w
 
 With d_n = log P_b(x_n) - log P_a(x_n), each the mean over seeds, the difference B - A in bits/dim is -mean(d) /
 (D ln 2), negative where B is better; its standard error is that of the paired differences (:mod:`bitsperdim.compare`),
-and z their ratio. \|z\| < 1.96 cannot tell.
+where a side has several seeds together with theirs (:mod:`.noise`), and z their ratio. \|z\| < 1.96 cannot tell; with
+several seeds the limit is that of a t distribution.
 
 **A bound beside an exact number.** The number of a ``lower`` result is an upper bound of its model's negative
 log-likelihood. If it is clearly below an exact number, its model is better, for the model's own number is lower still.
 If it is clearly above, nothing follows: the bound may be loose. Of two bounds only the bounds are compared.
 
-Not here: the spread over training seeds is not in the error; comparing many models at 95 % finds one difference in
-twenty where there is none.
+Not here: of a side with one seed the spread over training seeds is not in the error; comparing many models at 95 %
+finds one difference in twenty where there is none.
 
 Invariants (``tests/comparing/test_comparison.py``): the formula, by hand (``test_it_is_the_formula_by_hand``); verdicts
 at z = 1.95 and 1.97; every refusal has its reason; a bound never loses to an exact number.
@@ -25,10 +26,11 @@ from typing import Any, Literal
 import numpy as np
 
 from bitsperdim.compare import INTERVAL, paired_difference
+from bitsperdim.comparing.noise import Noise, in_bits_per_dim, of_tables
 from bitsperdim.comparing.numbers import Numbers, Scored
 from bitsperdim.comparing.source import Source
 from bitsperdim.errors import InputError
-from bitsperdim.units import bits_per_dim, nats_to_bits_per_dim
+from bitsperdim.units import bits_per_dim
 
 Verdict = Literal["better", "worse", "cannot tell", "same", "refused"]
 PARTS = ("data set", "binarization", "shape", "levels", "test size", "what is given")  # of a protocol tag
@@ -53,8 +55,8 @@ class Row:
         b: the second.
         verdict: of B.
         bpd: B - A in bits/dim, infinite where one number is; None where it was refused or is undefined.
-        standard_error: of that; None where there is none.
-        z: their ratio; None where there is none.
+        noise: of that, in bits/dim; None where there is none.
+        z: its ratio to the standard error; None where there is none.
         reason: why it was refused.
         notes: sentences.
         parameters: that differ.
@@ -64,7 +66,7 @@ class Row:
     b: Scored
     verdict: Verdict
     bpd: float | None
-    standard_error: float | None
+    noise: Noise | None
     z: float | None
     reason: str | None
     notes: list[str]
@@ -74,6 +76,18 @@ class Row:
     def name(self) -> str:
         """Of the model, or of both."""
         return self.a.model if self.a.model == self.b.model else f"{self.a.model} -> {self.b.model}"
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of the difference, in bits/dim: all of its noise that is known."""
+        return None if self.noise is None else self.noise.combined
+
+    @property
+    def monte_carlo_error(self) -> float | None:
+        """What other samples would change, in bits/dim; part of the noise of the images. None: a side does not say."""
+        errors = [scored.numbers.bpd_monte_carlo_error for scored in (self.a, self.b)]
+        known = [error for error in errors if error is not None]
+        return math.hypot(*known) if len(known) == 2 else None
 
 
 @dataclass(frozen=True)
@@ -141,7 +155,7 @@ def row(a: Scored, b: Scored) -> Row:
             reason = str(missing)
     if log_p is None:
         return Row(a, b, "refused", None, None, None, reason, [], parameters)
-    verdict, bpd, error, z, notes = judged(*log_p, a.numbers, b.numbers)
+    verdict, bpd, noise, z, notes = judged(*log_p, a.numbers, b.numbers)
     if not parameters and verdict != "same":
         notes.append("No parameter differs: what moved the number is the code, the data or the machine.")
     notes += [f"{side}: {note}" for side, scored in (("A", a), ("B", b)) for note in scored.notes]
@@ -151,7 +165,7 @@ def row(a: Scored, b: Scored) -> Row:
             f"{' and '.join(flagged)} {'have' if len(flagged) > 1 else 'has'} too few samples (†): bias and "
             f"Monte Carlo error of the bound cannot be believed; raise evaluate.n_samples."
         )
-    return Row(a, b, verdict, bpd, error, z, None, notes, parameters)
+    return Row(a, b, verdict, bpd, noise, z, None, notes, parameters)
 
 
 def refusal(a: Numbers, b: Numbers) -> str | None:
@@ -179,19 +193,19 @@ def refusal(a: Numbers, b: Numbers) -> str | None:
 
 def judged(
     log_p_a: np.ndarray, log_p_b: np.ndarray, a: Numbers, b: Numbers
-) -> tuple[Verdict, float | None, float | None, float | None, list[str]]:
-    """Return the verdict on B, B - A in bits/dim, its standard error, z, and notes.
+) -> tuple[Verdict, float | None, Noise | None, float | None, list[str]]:
+    """Return the verdict on B, B - A in bits/dim, its noise, z, and notes.
 
     Args:
-        log_p_a: (N,) nats.
-        log_p_b: (N,) nats, of the same images.
+        log_p_a: (seeds, N) nats.
+        log_p_b: (seeds, N) nats, of the same images.
         a: what A's number is.
         b: what B's number is.
     """
-    impossible = [int(np.isneginf(log_p).sum()) for log_p in (log_p_a, log_p_b)]
+    impossible = [int(np.isneginf(log_p).any(0).sum()) for log_p in (log_p_a, log_p_b)]
     verdict: Verdict
     bpd: float | None
-    error: float | None = None
+    noise: Noise | None = None
     z: float | None = None
     notes = []
     if any(impossible):
@@ -204,16 +218,32 @@ def judged(
         bpd = None if both else math.inf if impossible[1] else -math.inf
         verdict = "cannot tell" if bpd is None else "worse" if bpd > 0 else "better"
     else:
-        pair = paired_difference(log_p_b, log_p_a)
-        bpd = bits_per_dim(pair.nats, a.image_shape)
-        error = nats_to_bits_per_dim(pair.standard_error, a.image_shape)
-        verdict = "same" if pair.nats == pair.standard_error == 0 else "cannot tell"
+        nats = paired_difference(log_p_b.mean(0), log_p_a.mean(0)).nats
+        bpd = bits_per_dim(nats, a.image_shape)
+        noise = in_bits_per_dim(of_tables(log_p_a, log_p_b), a.image_shape)
+        verdict = "same" if nats == noise.images == 0 else "cannot tell"
         if verdict != "same":
-            z = bpd / error if error > 0 else math.copysign(math.inf, bpd)
-        if z is not None and abs(z) >= INTERVAL:
+            z = bpd / noise.combined if noise.combined > 0 else math.copysign(math.inf, bpd)
+            notes += of_seeds(bpd, noise)
+        if z is not None and abs(z) >= noise.limit:
             verdict = "worse" if z > 0 else "better"
     verdict, limits = limited(verdict, a, b)
-    return verdict, bpd, error, z, notes + limits
+    return verdict, bpd, noise, z, notes + limits
+
+
+def of_seeds(bpd: float, noise: Noise) -> list[str]:
+    """Return sentences on what the seeds, where a side has several, mean for a verdict."""
+    if not noise.has_seeds:
+        return []
+    notes = []
+    if abs(bpd) >= INTERVAL * noise.images and abs(bpd) < noise.limit * noise.combined:
+        notes.append(
+            "The difference is clear beyond the noise of the test images, but not beyond that of the training seeds: "
+            "other seeds may turn it round."
+        )
+    for side in noise.unknown:
+        notes.append(f"{side} has one seed: its seed noise is unknown, and the verdict is without it.")
+    return notes
 
 
 def limited(verdict: Verdict, a: Numbers, b: Numbers) -> tuple[Verdict, list[str]]:

@@ -39,9 +39,9 @@ class Change:
     Attributes:
         model: the folder under ``results``.
         blob: the object of git with its content.
-        commit: which wrote it.
+        commit: which wrote it; empty where none has.
         where: the commit or the experiment in words.
-        seconds: when the commit was made, since 1970.
+        seconds: when the commit was made, since 1970; None where there is none.
         subject: the first line of its message.
     """
 
@@ -49,7 +49,7 @@ class Change:
     blob: str
     commit: str
     where: str
-    seconds: int
+    seconds: int | None
     subject: str
 
 
@@ -131,6 +131,13 @@ def read_objects(root: Path, names: Iterable[str]) -> dict[str, bytes | None]:
             if len(header) == 3 and header[1] in (b"tree", b"commit", b"tag"):
                 position += int(header[2]) + 1
     return found
+
+
+def objects_of(root: Path, paths: list[str]) -> dict[str, str]:
+    """Return path -> the object that git has, or would have, for these files of the workspace."""
+    listing = "".join(f"{path}\n" for path in paths).encode()
+    found = (git(root, "hash-object", "--stdin-paths", content=listing) or b"").decode().split()
+    return dict(zip(paths, found, strict=True)) if len(found) == len(paths) else {}
 
 
 def changes(root: Path) -> Iterator[Change]:

@@ -1,12 +1,14 @@
-"""Every result that git has, of commits and of experiments, ranked within a protocol and its test images.
+"""Every result of commits, experiments and the workspace, ranked within a protocol and its test images.
 
 The same metrics in many commits are one row, under the first commit that has them; an experiment has a row for each
-model whose metrics it changed. Densities stand below, without a rank.
+model whose metrics it changed, and the workspace for each whose metrics no commit or experiment has. The results of
+recipes come in where they are asked for. Densities stand below, without a rank.
 
 **Ties.** A row is tied with the best of its protocol where the 95 % interval of their difference holds zero. The error
 is that of paired differences where both have their log-likelihoods in DVC's cache, else the root of the summed squares
-of the two test-set errors, which is too large as a rule, and the row says ``unpaired``. Where the difference exceeds
-1.96 times the *sum* of the two errors no data are needed: a paired error cannot be larger than that (``clear``).
+of the two test-set errors, which is too large as a rule, and the row says ``unpaired``. Several seeds of a side add
+their noise (:mod:`.noise`). Where both have one and the difference exceeds 1.96 times the *sum* of the two errors no
+data are needed: a paired error cannot be larger than that (``clear``).
 
 A rank by number is no verdict on models: a bound may be loose, and the table carries its sign. Nor is it a way to
 choose one: the best of many on a test set is in part the luckiest.
@@ -29,13 +31,15 @@ import numpy as np
 from bitsperdim.compare import INTERVAL, paired_difference
 from bitsperdim.comparing import history
 from bitsperdim.comparing.cache import Cache, md5_of
-from bitsperdim.comparing.numbers import Numbers, read_log_p, read_numbers
+from bitsperdim.comparing.noise import in_bits_per_dim, of_means, of_tables
+from bitsperdim.comparing.numbers import Numbers, Scored, read_log_p, read_numbers
 from bitsperdim.comparing.output import WIDTH, aligned, markdown_table, number, printable
+from bitsperdim.comparing.source import RESULTS, WORKSPACE, Source, find, of_recipe
 from bitsperdim.errors import InputError
 from bitsperdim.params import RESERVED
 from bitsperdim.report.formatting import markdown as cell
 from bitsperdim.report.formatting import with_error
-from bitsperdim.units import bits_per_dim, nats_to_bits_per_dim
+from bitsperdim.units import bits_per_dim
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,18 +54,24 @@ LEGEND = (
     "Smaller is better; = exact, ≤ an upper bound, which its model may be better than; † too few samples. A rank with "
     "~ is tied with the best: the 95 % interval of their difference holds zero. The error of the difference is paired, "
     "image by image; unpaired where DVC's cache lacks the log-likelihoods of the images, then as a rule too large; "
-    "clear where it needs none. It does not hold the spread over training seeds. These are test results: choose models "
+    "clear where it needs none. It holds the spread over training seeds of results with several, and of one seed "
+    "nobody knows it. These are test results: choose models "
     "by their validation."
 )
 
 
 @dataclass
 class Entry:
-    """A result and where it came from; what is filled in when it is ranked."""
+    """A result and where it came from; what is filled in when it is ranked.
+
+    Attributes:
+        scored: of a result that is no commit's or experiment's.
+    """
 
     change: history.Change
     numbers: Numbers
     also: list[str]
+    scored: Scored | None = None
     rank: int | None = None
     tied: bool = False
     above: float | None = None
@@ -83,8 +93,13 @@ class Board:
         return pd.DataFrame([_record(entry) for entry in self.entries], columns=list(COLUMNS))
 
 
-def leaderboard(root: Path, cache: Cache) -> Board:
+def leaderboard(root: Path, cache: Cache, *, with_recipes: bool = False) -> Board:
     """Gather and rank all results.
+
+    Args:
+        root: of the repository.
+        cache: of DVC.
+        with_recipes: whether the results of recipes are among them.
 
     Raises:
         InputError: this is no repository, or it has no results.
@@ -105,14 +120,44 @@ def leaderboard(root: Path, cache: Cache) -> Board:
             continue
         also = [change.where for change in found[1:] if change.where != found[0].where]
         entries.append(Entry(found[0], numbers, list(dict.fromkeys(also))))
+    sources = [find(root, WORKSPACE, cache)]
+    for path in sorted((root / RESULTS).glob("*.json")) if with_recipes else []:
+        try:
+            sources.append(of_recipe(root, path.stem))
+        except InputError as error:
+            left_out.append(str(error))
+    for source in sources:
+        where = "workspace" if source.kind == "workspace" else f"recipe {source.name}"
+        for change in _changes(root, source, where):
+            if (change.model, change.blob) in rows:
+                continue
+            try:
+                scored = source.read(change.model)
+                _ = scored.numbers.image_shape
+            except InputError as error:
+                left_out.append(str(error))
+                continue
+            entries.append(Entry(change, scored.numbers, [], scored))
     if not entries:
-        raise InputError("There are no results yet: no commit and no experiment has results/<model>/metrics.json.")
+        raise InputError(
+            "There are no results yet: no commit, no experiment and not the workspace has results/<model>/metrics.json."
+        )
     groups: dict[tuple[str, str], list[Entry]] = {}
     for entry in entries:
         groups.setdefault((entry.numbers.protocol, entry.numbers.test_sha256), []).append(entry)
     reader = _Reader(root, cache)
     ranked = [entry for _, group in sorted(groups.items()) for entry in rank(group, reader)]
     return Board(ranked, left_out + reader.damaged)
+
+
+def _changes(root: Path, source: Source, where: str) -> list[history.Change]:
+    """Return the results of the workspace or a recipe as if they had been written by a commit."""
+    paths = [f"results/{model}/metrics.json" for model in source.models] if source.kind == "workspace" else []
+    blobs = history.objects_of(root, paths)
+    return [
+        history.Change(model, blobs.get(f"results/{model}/metrics.json", ""), "", where, None, "")
+        for model in source.models
+    ]
 
 
 def rank(group: list[Entry], reader: _Reader) -> list[Entry]:
@@ -133,17 +178,20 @@ def _hold_against(entry: Entry, best: Entry, reader: _Reader) -> None:
         return
     errors = mine.bpd_standard_error, other.bpd_standard_error
     entry.above = mine.bpd - other.bpd
-    if entry.above > INTERVAL * sum(errors):
+    if mine.n_seeds == other.n_seeds == 1 and entry.above > INTERVAL * sum(errors):
         entry.error_is = "clear"
         return
     log_p = reader.log_p(entry), reader.log_p(best)
     if log_p[0] is None or log_p[1] is None:
-        entry.error, entry.error_is = math.hypot(*errors), "unpaired"
+        means = [np.array(list((numbers.bpd_by_seed or {}).values())) for numbers in (mine, other)]
+        noise = of_means(math.hypot(*errors), mine.n_images, means[0], means[1])
+        entry.error_is = "unpaired"
     else:
-        pair = paired_difference(log_p[0], log_p[1])
-        entry.above, entry.error_is = bits_per_dim(pair.nats, mine.image_shape), "paired"
-        entry.error = nats_to_bits_per_dim(pair.standard_error, mine.image_shape)
-    entry.tied = entry.above < INTERVAL * entry.error or entry.above == 0
+        noise = in_bits_per_dim(of_tables(log_p[0], log_p[1]), mine.image_shape)
+        nats = paired_difference(log_p[0].mean(0), log_p[1].mean(0)).nats
+        entry.above, entry.error_is = bits_per_dim(nats, mine.image_shape), "paired"
+    entry.error = noise.combined
+    entry.tied = entry.above < noise.limit * noise.combined or entry.above == 0
 
 
 class _Reader:
@@ -152,16 +200,16 @@ class _Reader:
     def __init__(self, root: Path, cache: Cache) -> None:
         self.root, self.cache = root, cache
         self.locks: dict[str, str] = {}
-        self.known: dict[tuple[str, str], np.ndarray | None] = {}
+        self.known: dict[tuple[str, str, str], np.ndarray | None] = {}
         self.damaged: list[str] = []
 
     def log_p(self, entry: Entry) -> np.ndarray | None:
-        """Return log P(x) of every test image, (N,) nats, or None where the cache has none."""
+        """Return log P(x) of every test image, (seeds, N) nats, or None where the cache has none."""
         change = entry.change
-        key = change.model, change.blob
+        key = change.model, change.blob, change.where
         if key not in self.known:
             try:
-                self.known[key] = self._read(change, entry.numbers)
+                self.known[key] = entry.scored.log_p() if entry.scored else self._read(change, entry.numbers)
             except InputError as error:
                 self.damaged.append(f"{change.model}, {change.where}: {error}")
                 self.known[key] = None
@@ -206,7 +254,7 @@ def _record(entry: Entry) -> dict[str, Any]:
 
 
 def _date(change: history.Change) -> str:
-    return datetime.fromtimestamp(change.seconds, UTC).strftime("%Y-%m-%d")
+    return "" if change.seconds is None else datetime.fromtimestamp(change.seconds, UTC).strftime("%Y-%m-%d")
 
 
 def _cells(entry: Entry) -> list[str]:

@@ -35,6 +35,8 @@ class Numbers(Stored):
     n_samples: int
     bpd: float
     bpd_standard_error: float
+    bpd_monte_carlo_error: float | None = None
+    bpd_by_seed: dict[str, float] | None = None  # of several seeds
     nll_nats: float
     bias_exceeds_standard_error: bool = False
     too_few_samples: bool | None = None  # the first commits have the flag above alone
@@ -67,7 +69,7 @@ class Scored:
         model: its name.
         numbers: of its metrics.
         params: those that matter to it, flat: ``vae.latent_size`` -> 16.
-        log_p: returns log P(x) of every test image, (N,) nats, the mean over seeds; raises InputError where it cannot.
+        log_p: returns log P(x) of every test image, (seeds, N) nats; raises InputError where it cannot.
         notes: sentences on what does not fit.
     """
 
@@ -98,7 +100,7 @@ def read_numbers(content: bytes, place: str) -> Numbers:
 
 
 def read_log_p(content: bytes, numbers: Numbers, place: str) -> np.ndarray:
-    """Read log P(x) of every test image from a ``per_image.csv``: (N,) nats, the mean over seeds.
+    """Read log P(x) of every test image from a ``per_image.csv``: (seeds, N) nats.
 
     Raises:
         InputError: it is damaged, or not that of the metrics.
@@ -116,19 +118,19 @@ def read_log_p(content: bytes, numbers: Numbers, place: str) -> np.ndarray:
 
 
 def fitting(log_p: np.ndarray, numbers: Numbers, place: str) -> np.ndarray:
-    """Return the mean over seeds of log P(x), (seeds, N) nats, if it is what the metrics say.
+    """Return log P(x), (seeds, N) nats, in double precision, if its mean is what the metrics say.
 
     Raises:
         InputError: it is not.
     """
     if log_p.shape != (numbers.n_seeds, numbers.n_images) or np.isnan(log_p).any() or np.isposinf(log_p).any():
         raise InputError(f"{place} is damaged: it does not hold a log-likelihood of each test image.")
-    mean: np.ndarray = log_p.astype(np.float64).mean(0)
-    if not np.isclose(-mean.mean(), numbers.nll_nats, rtol=1e-6):
+    log_p = log_p.astype(np.float64)
+    if not np.isclose(-log_p.mean(), numbers.nll_nats, rtol=1e-6):
         raise InputError(
             f"{place} does not fit its metrics (another mean): restore it (`dvc checkout`), or evaluate again."
         )
-    return mean
+    return log_p
 
 
 def relevant(params: Mapping[str, Any], model: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from bitsperdim.comparing.numbers import Numbers, Scored
 from bitsperdim.comparing.source import Source
 from bitsperdim.files import rounded
 from bitsperdim.report.formatting import markdown as cell
-from bitsperdim.report.formatting import plain, with_error
+from bitsperdim.report.formatting import plain, two_digits, with_error
 
 SCHEMA = 1
 SIGNS = {"exact": "=", "lower": "≤", "density": "density"}
@@ -37,6 +37,11 @@ LEGEND = (
     f"B - A is negative where B is better; ± is one standard error over the same test images, of paired differences: "
     f"it holds the Monte Carlo noise, but not the spread over training seeds. Cannot tell: |z| < {INTERVAL}. = exact, "
     f"≤ an upper bound."
+)
+LEGEND_OF_SEEDS = (
+    f"B - A is negative where B is better; ± is one standard error: over the same test images, of paired differences, "
+    f"which holds the Monte Carlo noise, and over the training seeds of a side with several. Cannot tell: |z| < "
+    f"{INTERVAL}, or below the limit that is named. = exact, ≤ an upper bound."
 )
 ALONE = "{side} alone has {models}."
 
@@ -57,12 +62,34 @@ def cells(row: Row) -> list[str]:
     return [row.name, number(row.a.numbers), number(row.b.numbers), difference, z, WORDS[row.verdict]]
 
 
+def legend(found: Comparison) -> str:
+    """Return what the signs mean; with one seed on all sides nothing is said of seeds but that they are missing."""
+    return LEGEND_OF_SEEDS if any(row.noise and row.noise.has_seeds for row in found.rows) else LEGEND
+
+
+def noise_in_words(row: Row) -> str | None:
+    """Return where the error of a row comes from, or None where there is one seed on both sides, or no error."""
+    noise = row.noise
+    if noise is None or not noise.has_seeds or row.verdict == "same":
+        return None
+    sides = [
+        f"{side} {'unknown, one seed' if error is None else f'{two_digits(error)}, {scored.numbers.n_seeds} seeds'}"
+        for side, error, scored in zip("AB", noise.seeds, (row.a, row.b), strict=True)
+    ]
+    monte_carlo = "unknown" if row.monte_carlo_error is None else two_digits(row.monte_carlo_error)
+    return (
+        f"test images {two_digits(noise.images)} (Monte Carlo {monte_carlo} of it), training seeds "
+        f"{two_digits(noise.of_seeds)} ({'; '.join(sides)}), together {two_digits(noise.combined)}; "
+        f"clear from |z| = {noise.limit:.2f} on"
+    )
+
+
 def as_text(found: Comparison) -> str:
     """Return a comparison for a terminal."""
     lines = [f"A: {found.a.words}", f"B: {found.b.words}", "", *aligned([list(COLUMNS), *map(cells, found.rows)])]
     for title, entries in _sections(found):
         lines += ["", f"{title}:", *(f"  {who}: {what}" if who else f"  {what}" for who, what in entries)]
-    return printable("\n".join([*lines, "", *textwrap.wrap(LEGEND, WIDTH)]))
+    return printable("\n".join([*lines, "", *textwrap.wrap(legend(found), WIDTH)]))
 
 
 def as_markdown(found: Comparison) -> str:
@@ -72,7 +99,7 @@ def as_markdown(found: Comparison) -> str:
     for title, entries in _sections(found):
         lines += ["", f"{title}:", ""]
         lines += [f"- {cell(who)}: {cell(what)}" if who else f"- {cell(what)}" for who, what in entries]
-    return printable("\n".join([*lines, "", str(cell(LEGEND))]))
+    return printable("\n".join([*lines, "", str(cell(legend(found)))]))
 
 
 def as_json(found: Comparison) -> str:
@@ -89,6 +116,7 @@ def as_json(found: Comparison) -> str:
                 "verdict": row.verdict,
                 "difference_bpd": row.bpd,
                 "standard_error_bpd": row.standard_error,
+                **_noise(row),
                 "z": row.z,
                 "reason": row.reason,
                 "notes": row.notes,
@@ -100,6 +128,16 @@ def as_json(found: Comparison) -> str:
         "only_in_b": found.only_in_b,
     }
     return json.dumps(rounded(content), indent=2, sort_keys=True, ensure_ascii=False, default=str)
+
+
+def _noise(row: Row) -> dict[str, Any]:
+    noise = row.noise
+    return {
+        "monte_carlo_error_bpd": row.monte_carlo_error,
+        "standard_error_of_images_bpd": None if noise is None else noise.images,
+        "standard_error_of_seeds_bpd": None if noise is None else dict(zip("ab", noise.seeds, strict=True)),
+        "limit": None if noise is None else noise.limit,
+    }
 
 
 def _source(source: Source) -> dict[str, Any]:
@@ -132,6 +170,7 @@ def _parameter(item: Difference) -> dict[str, Any]:
 def _sections(found: Comparison) -> list[tuple[str, list[tuple[str, str]]]]:
     """Return what stands below the table: title -> (models, sentence), equal sentences once."""
     reasons = [(row.name, row.reason) for row in found.rows if row.reason is not None]
+    noise = [(row.name, words) for row in found.rows if (words := noise_in_words(row)) is not None]
     parameters = [(row.name, difference(item)) for row in found.rows for item in row.parameters]
     notes = [(row.name, note) for row in found.rows for note in row.notes]
     alone = [
@@ -142,6 +181,7 @@ def _sections(found: Comparison) -> list[tuple[str, list[tuple[str, str]]]]:
     everyone = [row.name for row in found.rows]
     sections = [
         ("Not compared", _grouped(reasons, [])),
+        ("Noise of B - A, in bits/dim", _grouped(noise, everyone)),
         ("Parameters that differ", _grouped(parameters, everyone)),
         ("Notes", _grouped(notes, everyone) + alone),
     ]

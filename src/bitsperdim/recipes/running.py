@@ -1,7 +1,12 @@
-"""Running a recipe: as a named DVC experiment in a copy of the workspace, or stage by stage without DVC.
+"""Running a recipe: as a named DVC experiment in a copy of the workspace, queued as one, or stage by stage without DVC.
 
-Either way the workspace stays as it is, an interrupted run goes on where it stopped (stages that are done
-are not run again, a training goes on from its checkpoint), and what was made can be read by path.
+A run with parameters changed (``-S``) has a name of its own, made of the recipe's and the changes, so that it never
+passes for the recipe's. A queued one is run later by ``dvc queue start``; an earlier experiment of its name is removed
+when it is queued, for only one can have the name, and ``dvc queue start`` knows nothing of the folder of logs, so that
+the times of a queued run are not in its result.
+
+Either way the workspace stays as it is, an interrupted run goes on where it stopped (stages that are done are not run
+again, a training goes on from its checkpoint), and what was made can be read by path.
 
 Not here: what is kept of a run (:mod:`bitsperdim.recipes.result`).
 
@@ -20,7 +25,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,20 +63,32 @@ class Finished:
     has_local_changes: bool
 
 
-def run(root: Path, recipe: Recipe, size: SizeName, *, with_dvc: bool) -> None:
-    """Run a recipe to its end.
+def run_name(recipe: str, size: SizeName, settings: Sequence[str] = ()) -> str:
+    """Return the name of a run: the recipe, the size, and six digits that stand for the changed parameters if any."""
+    digest = hashlib.sha256("\n".join(settings).encode()).hexdigest()[:6]
+    return f"{recipe}-{size}-{digest}" if settings else f"{recipe}-{size}"
+
+
+def run(
+    root: Path, recipe: Recipe, size: SizeName, *, with_dvc: bool, settings: Sequence[str] = (), queue: bool = False
+) -> None:
+    """Run a recipe to its end, or queue it.
 
     Args:
         root: of the repository.
         recipe: what to run.
         size: ``cpu`` or ``gpu``.
         with_dvc: as an experiment; otherwise stage by stage.
+        settings: changed parameters as ``dvc exp run -S`` takes them; only with DVC.
+        queue: whether it is put into DVC's queue instead; only with DVC.
 
     Raises:
-        InputError: the recipe or a parameter is not allowed, or a stage failed (it has said why).
+        InputError: it needs DVC, the recipe or a parameter is not allowed, or a stage failed (it has said why).
     """
     params = recipe.parameters(read_yaml(root / "params.yaml"), size)
-    name = f"{recipe.name}-{size}"
+    if (settings or queue) and not with_dvc:
+        raise InputError("--queue and -S make DVC experiments: they need DVC, and a git repository.")
+    name = run_name(recipe.name, size, settings)
     environment = {
         **os.environ,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
@@ -80,7 +97,7 @@ def run(root: Path, recipe: Recipe, size: SizeName, *, with_dvc: bool) -> None:
     }
     with _only_one(root / LOGS / name):
         if with_dvc:
-            _with_dvc(root, name, overrides(recipe.changes(size)), environment)
+            _with_dvc(root, name, [*overrides(recipe.changes(size)), *settings], environment, queue=queue)
         else:
             _without_dvc(root, name, params, environment)
 
@@ -109,7 +126,7 @@ def finished(root: Path, recipe: Recipe, size: SizeName, *, with_dvc: bool) -> F
     Raises:
         InputError: there is none.
     """
-    name = f"{recipe.name}-{size}"
+    name = run_name(recipe.name, size)
     logs = root / LOGS / name
     missing = InputError(f"There is no finished run {name!r}; run `bitsperdim recipe {recipe.name} --size {size}`.")
     if not with_dvc:
@@ -161,16 +178,18 @@ def git(root: Path, *arguments: str) -> str | None:
         return None
 
 
-def _with_dvc(root: Path, name: str, changes: list[str], environment: Mapping[str, str]) -> None:
+def _with_dvc(root: Path, name: str, changes: list[str], environment: Mapping[str, str], *, queue: bool) -> None:
     dvc = [sys.executable, "-m", "dvc"]
     earlier = experiment_references(root).get(name)
     if earlier:  # what it computed stays in DVC's cache
         _call([*dvc, "exp", "remove", "--quiet", name], root, environment)
     settings = [part for change in changes for part in ("-S", change)]
+    is_queued = False
     try:
-        _call([*dvc, "exp", "run", "--temp", "--name", name, *settings], root, environment)
+        _call([*dvc, "exp", "run", "--queue" if queue else "--temp", "--name", name, *settings], root, environment)
+        is_queued = queue
     finally:
-        if earlier and name not in experiment_references(root):
+        if earlier and not is_queued and name not in experiment_references(root):
             git(root, "update-ref", *earlier)
 
 

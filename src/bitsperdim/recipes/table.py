@@ -2,11 +2,12 @@
 
 One table for each protocol and test set: other numbers are not comparable, and never share one.
 A bound is written with its relation sign. No number is typed by hand: all come from
-``recipes/results/``; the published ones stand in the recipes with their sources.
+``recipes/results/``; the published ones stand in the recipes with their sources, which follow below each table.
 """
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ YARDSTICKS = {
     "png_bpd": "*PNG*",
 }
 FLAG = "†"
+WIDTH = 100  # of the terminal
 FLAG_MEANS = (
-    f"\n{FLAG} Too few samples: the bias of the bound may exceed its error, or more than 5 % of the images have an "
+    f"{FLAG} Too few samples: the bias of the bound may exceed its error, or more than 5 % of the images have an "
     f"effective sample size below 10 or (judged from K = 1,000 on) weights with a heavy tail. With more samples, or a "
     f"better proposal, the bound gets better.\n"
 )
@@ -75,40 +77,45 @@ def markdown(root: Path) -> str:
     for content in read_results(root):
         for key, part in _by_table(content).items():
             groups.setdefault(key, []).append(part)
-    return "\n".join(_group(protocol, results) for (protocol, _), results in sorted(groups.items()))
+    text = "\n".join(_group(protocol, results) for (protocol, _), results in sorted(groups.items()))
+    return f"{text}\n{FLAG_MEANS}" if FLAG in text else text
 
 
 def _group(protocol: str, results: list[dict[str, Any]]) -> str:
-    rows: list[tuple[float, str]] = []
-    densities: list[tuple[float, str]] = []  # stand below the others, whatever their number
-    flagged = False
+    rows: list[tuple[tuple[bool, float], list[str], list[dict[str, Any]]]] = []  # place, cells, what is published
+    sources: dict[tuple[str, str, str], str] = {}  # the published number, model and source -> in what way
     for content in results:
         name = content["recipe"] if content["size"] == "cpu" else f"{content['recipe']} --size {content['size']}"
         for model, entry in content["models"].items():
             metrics = entry["metrics"]
             flag = FLAG if metrics["too_few_samples"] else ""
-            flagged = flagged or bool(flag)
-            held = [_reference(item) for item in content["published"] if item["model"] == model]
-            cells = (
+            cells = [
                 f"`{name}`: {model}",
                 number(metrics, "bits/dim") + flag,
                 number(metrics, "nats") + flag,
                 WORDS[metrics["kind"]],
                 str(metrics["n_samples"]),
-                markdown_cell("; ".join(held)),
-            )
-            (rows if metrics["kind"] != "density" else densities).append((metrics["bpd"], f"| {' | '.join(cells)} |\n"))
+            ]
+            place = metrics["kind"] == "density", -metrics["bpd"]  # densities stand below, whatever their number
+            rows.append((place, cells, [item for item in content["published"] if item["model"] == model]))
     yardsticks = results[0]["yardsticks"]
-    rows += [
-        (yardsticks[key], f"| {words} | {plain(yardsticks[key])} | | | | |\n") for key, words in YARDSTICKS.items()
-    ]
-    in_general = {_reference(item): None for content in results for item in content["published"] if not item["model"]}
+    for key, words in YARDSTICKS.items():
+        rows.append(((False, -yardsticks[key]), [words, plain(yardsticks[key]), "", "", ""], []))
     text = f"**`{protocol}`**, {results[0]['data']['n_images']['test']:,} test images\n\n{HEADER}"
-    text += "".join(row for _, row in [*sorted(rows, key=lambda row: -row[0]), *densities])
+    for _, cells, items in sorted(rows, key=lambda row: row[0]):
+        held = "; ".join(_cited(item, sources) for item in items)
+        text += f"| {' | '.join([*cells, held])} |\n"
+    items = [item for content in results for item in content["published"] if not item["model"]]
+    in_general = list(dict.fromkeys(_cited(item, sources) for item in items))
     text += "".join(paired_table(content) for content in results)
     if in_general:
-        text += f"\nPublished for these images in general: {markdown_cell('; '.join(in_general))}.\n"
-    return text + (FLAG_MEANS if flagged else "")
+        text += f"\nPublished for these images in general: {'; '.join(in_general)}.\n"
+    if sources:
+        text += "\n" + "".join(
+            f"{number}. {markdown_cell(f'{what}: {protocol}; {source}')}\n"
+            for number, ((_, what, source), protocol) in enumerate(sources.items(), 1)
+        )
+    return text
 
 
 def paired_table(content: dict[str, Any]) -> str:
@@ -128,10 +135,20 @@ def paired_table(content: dict[str, Any]) -> str:
     return text
 
 
-def _reference(item: dict[str, Any]) -> str:
+def _cited(item: dict[str, Any], sources: dict[tuple[str, str, str], str]) -> str:
+    """Return a published number with the number of its source, which is added to ``sources``."""
+    key = _published(item), item["what"], item["source"]
+    sources.setdefault(key, item["protocol"])
+    return f"{markdown_cell(key[0])} [{list(sources).index(key) + 1}]"
+
+
+def _published(item: dict[str, Any]) -> str:
     decimals = max(2, len(f"{item['value']:g}".partition(".")[2]))
-    value = f"{SIGNS[item['kind']]} {item['value']:.{decimals}f} {item['unit']}"
-    return f"{value} ({item['what']}; {item['protocol']}; {item['source']})"
+    return f"{SIGNS[item['kind']]} {item['value']:.{decimals}f} {item['unit']}"
+
+
+def _reference(item: dict[str, Any]) -> str:
+    return f"{_published(item)} ({item['what']}; {item['protocol']}; {item['source']})"
 
 
 def number(metrics: dict[str, Any], unit: str) -> str:
@@ -156,13 +173,17 @@ def summary(path: Path) -> str:
 
 
 def listing(root: Path) -> str:
-    """Return every recipe with its title, its sizes, the published reference and our result."""
+    """Return every recipe with its title, its sizes, the published reference and our result, 100 columns wide."""
     lines = []
     for name in recipes.names(root):
         found = recipes.read(root, name)
         sizes = found.content.sizes
-        lines.append(f"{name}: {found.content.title} (cpu {sizes.cpu.minutes} min, gpu {sizes.gpu.minutes} min)")
-        lines += [f"    published: {_reference(item.model_dump())}" for item in found.content.published]
+        title = f"{name}: {found.content.title} (cpu {sizes.cpu.minutes} min, gpu {sizes.gpu.minutes} min)"
+        lines += textwrap.wrap(title, WIDTH, subsequent_indent=" " * 4)
+        for item in found.content.published:
+            lines += textwrap.wrap(
+                f"published: {_reference(item.model_dump())}", WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 15
+            )
         for size in recipes.SIZES:
             path = root / RESULTS / f"{result_name(name, size)}.json"
             if path.exists():

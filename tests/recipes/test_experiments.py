@@ -1,0 +1,195 @@
+"""A recipe as an experiment of DVC: run at once, queued, or with other parameters; DVC itself runs a small pipeline."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ruamel.yaml import YAML
+
+from bitsperdim.errors import InputError
+from bitsperdim.recipes.recipe import read
+from bitsperdim.recipes.running import experiment_references, run, run_name
+from laboratory import Laboratory
+
+RECIPE: dict[str, Any] = {
+    "title": "Tiny",
+    "params": {"models": ["vae"], "vae": {"latent_size": 5}},
+    "sizes": {"cpu": {"minutes": 1, "params": {}}, "gpu": {"minutes": 1, "params": {"vae": {"latent_size": 7}}}},
+    "published": [],
+}
+# writes all that a result is made of; the numbers tell which parameters were used
+SCRIPT = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from ruamel.yaml import YAML
+sys.path[:0] = [{src!r}, {tests!r}]
+from laboratory import HASH, PROTOCOL, SHAPE, metrics_of
+params = YAML(typ="safe").load(Path("params.yaml").read_text())
+log_p = np.linspace(-9, -1, 40)[None] - params["vae"]["latent_size"]
+files = {{
+    "results/dequantize/metrics.json": {{"png_bpd": 1.0, "webp_bpd": 1.0, "entropy_bpd": 1.0}},
+    "data/dequantized/description.json": {{
+        "protocol": PROTOCOL.format(n=40), "image_shape": SHAPE, "n_images": {{"test": 40}},
+        **{{f"{{split}}_sha256": HASH for split in ("train", "validation", "test")}},
+    }},
+    "results/vae/metrics.json": {{**metrics_of(log_p), "nll_nats_standard_error": 0.4}},
+}}
+for path, content in files.items():
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(json.dumps(content))
+Path("models/vae/0").mkdir(parents=True, exist_ok=True)
+Path("models/vae/0/weights.safetensors").write_bytes(b"weights")
+rows = [f"0,{{n}},{{value!r}}" for n, value in enumerate(log_p[0].tolist())]
+Path("results/vae/per_image.csv").write_text("\\n".join(["seed,image,log_p", *rows]) + "\\n")
+Path("results/vae/bound_against_k.csv").write_text(f"n_samples,nll_nats\\n8,{{-log_p.mean()}}\\n")
+"""
+PIPELINE = """
+stages:
+  evaluate:
+    cmd: {python} stage.py
+    deps: [stage.py]
+    params: [models, vae]
+    outs: [data/dequantized, models, results/vae/per_image.csv, results/vae/bound_against_k.csv]
+    metrics:
+      - results/vae/metrics.json: {{cache: false}}
+      - results/dequantize/metrics.json: {{cache: false}}
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path, repository: Path) -> Path:
+    """A repository whose one stage takes no time."""
+    laboratory = Laboratory(tmp_path / "laboratory")
+    root = laboratory.root
+    shutil.copy(repository / "params.yaml", root / "params.yaml")
+    script = SCRIPT.format(src=str(repository / "src"), tests=str(repository / "tests"))
+    (root / "stage.py").write_text(script)
+    (root / "dvc.yaml").write_text(PIPELINE.format(python=sys.executable))
+    (root / ".gitignore").write_text("/data\n/models\n/logs\n/results/*/*.csv\n/recipes/results\n")
+    with (root / "recipes" / "tiny.yaml").open("w", encoding="utf-8") as file:
+        YAML(typ="safe").dump(RECIPE, file)
+    laboratory.git("add", "--all")
+    laboratory.git("commit", "--quiet", "-m", "Code")
+    return root
+
+
+@pytest.fixture
+def command(repository: Path, root: Path) -> Any:
+    environment = {**os.environ, "PYTHONPATH": str(repository / "src"), "PYTHONIOENCODING": "utf-8"}
+
+    def call(*arguments: str, module: str = "bitsperdim.cli") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", module, *arguments],
+            cwd=root,
+            env=environment,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            check=False,
+        )
+
+    return call
+
+
+def result(root: Path, name: str = "tiny") -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((root / "recipes" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    return content
+
+
+def nll(latent_size: int) -> float:
+    return float(5 + latent_size)
+
+
+def test_a_queued_recipe_is_collected_when_it_has_run(root: Path, command: Any) -> None:
+    """Until then there is nothing to collect, and an earlier experiment of the name does not pass for it."""
+    before = (root / "params.yaml").read_bytes()
+    queued = command("recipe", "tiny", "--queue")
+    assert queued.returncode == 0, queued.stderr
+    assert "The experiment is tiny-cpu; it is queued: `dvc queue start` runs it" in queued.stdout
+    assert "`bitsperdim recipe tiny --size cpu --collect` writes its result." in queued.stdout
+    assert not list((root / "recipes" / "results").iterdir())
+    early = command("recipe", "tiny", "--collect")
+    assert (early.returncode, early.stderr.count("\n")) == (1, 1)
+    assert early.stderr.startswith("There is no finished run 'tiny-cpu'")
+    done = command("exp", "run", "--run-all", module="dvc")
+    assert done.returncode == 0, done.stderr
+    collected = command("recipe", "tiny", "--collect")
+    assert collected.returncode == 0, collected.stderr
+    written = result(root)
+    assert (written["experiment"], written["has_local_changes"]) == ("tiny-cpu", False)
+    assert written["models"]["vae"]["metrics"]["nll_nats"] == pytest.approx(nll(5))
+    assert written["params"]["vae"]["latent_size"] == 5
+    assert np.load(root / "recipes" / "results" / "tiny.npz")["vae"].mean() == pytest.approx(-nll(5))
+    assert (root / "params.yaml").read_bytes() == before
+
+    again = command("recipe", "tiny", "--queue")
+    assert again.returncode == 0, again.stderr
+    assert "tiny-cpu" not in experiment_references(root)
+    assert command("recipe", "tiny", "--collect").returncode == 1
+
+
+def test_changed_parameters_never_pass_for_the_recipe(root: Path, command: Any) -> None:
+    own = command("recipe", "tiny", "--temp")
+    assert own.returncode == 0, own.stderr
+    files = {path.name: path.read_bytes() for path in (root / "recipes" / "results").iterdir()}
+    assert set(files) == {"tiny.json", "tiny.npz"}
+    changed = command("recipe", "tiny", "-S", "vae.latent_size=9", "-S", "vae.hidden_sizes=[3]")
+    assert changed.returncode == 0, changed.stderr
+    name = run_name("tiny", "cpu", ["vae.latent_size=9", "vae.hidden_sizes=[3]"])
+    assert f"The experiment is {name}." in changed.stdout
+    assert "recipes/results/tiny.json stays as it is" in changed.stdout
+    assert f"`bitsperdim compare tiny {name}` holds it against that." in changed.stdout
+    assert {path.name: path.read_bytes() for path in (root / "recipes" / "results").iterdir()} == files
+    assert set(experiment_references(root)) >= {"tiny-cpu", name}
+    compared = command("compare", "tiny", name, "--json")
+    assert compared.returncode == 0, compared.stderr
+    (row,) = json.loads(compared.stdout)["models"]
+    assert row["difference_bpd"] == pytest.approx(4 / 4 / np.log(2))
+
+
+def test_a_run_that_fails_leaves_the_earlier_experiment(root: Path, command: Any) -> None:
+    assert command("recipe", "tiny").returncode == 0
+    before = experiment_references(root)["tiny-cpu"]
+    with (root / "stage.py").open("a") as file:
+        file.write("sys.exit(3)\n")
+    failed = command("recipe", "tiny")
+    assert failed.returncode == 1
+    assert failed.stderr.endswith("what is done is kept, and the same command goes on from there.\n")
+    assert experiment_references(root)["tiny-cpu"] == before
+    unknown = command("recipe", "tiny", "--queue", "-S", "vae.laten_size=9")  # a key that is not there
+    assert unknown.returncode == 1
+    assert experiment_references(root)["tiny-cpu"] == before  # nothing was queued
+
+
+def test_names_of_changed_runs() -> None:
+    plain, one = run_name("tiny", "gpu"), run_name("tiny", "gpu", ["a=1"])
+    assert plain == "tiny-gpu"
+    assert one.startswith("tiny-gpu-")
+    assert len({plain, one, run_name("tiny", "gpu", ["a=2"]), run_name("tiny", "gpu", ["a=1", "a=2"])}) == 4
+
+
+def test_flags_that_say_nothing_together_are_refused(root: Path, command: Any) -> None:
+    for arguments, words in (
+        (("--queue",), "--queue needs the name of a recipe"),
+        (("tiny", "--queue", "--collect"), "--queue and --collect exclude each other."),
+        (("tiny", "-S", "a=1", "--without-dvc"), "-S and --without-dvc exclude each other."),
+        (("tiny", "--temp", "--without-dvc"), "--temp and --without-dvc exclude each other."),
+        (("tiny", "-S", "a=1", "--collect"), "-S and --collect exclude each other."),
+    ):
+        done = command("recipe", *arguments)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+        assert done.stderr.startswith(words)
+    assert command("recipe", "tiny", "--queue", "--temp").returncode == 2
+    shutil.rmtree(root / ".git")
+    done = command("recipe", "tiny", "--temp")
+    assert (done.returncode, done.stderr) == (1, "--temp makes a DVC experiment: it needs DVC, and a git repository.\n")
+    for options in ({"queue": True}, {"settings": ["vae.latent_size=9"]}):
+        with pytest.raises(InputError, match="they need DVC"):
+            run(root, read(root, "tiny"), "cpu", with_dvc=False, **options)
