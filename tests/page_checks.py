@@ -118,4 +118,4 @@ def faults(browser: Browser, address: str) -> list[str]:
         found.append("dark looks like light")
     found += [f"console: {message}" for message in browser.messages]
     remote = [one for one in browser.requests if not one.startswith("data:") and one.split("#")[0] != address]
-    return found + [f"asked for {one[:80]}" for one in remote]
+    return found + [f"asked for {one}" for one in remote]

@@ -232,7 +232,7 @@ def test_three_kinds_of_noise_are_told_apart(tmp_path: Path) -> None:
     models = {"bound": metrics(**errors, **seeds), "sure": exact(**errors, **seeds), "once": metrics(**errors)}
     page, twin = report(tmp_path, models)
     for name, monte_carlo in (("bound", "0.0020"), ("sure", "none: nothing is sampled")):
-        cards = re.findall('<div class="card whole noise">.*?</table>.*?</p>', section_of(page, name), re.DOTALL)
+        cards = re.findall('<div class="card whole trust noise">.*?</table>.*?</p>', section_of(page, name), re.DOTALL)
         assert len(cards) == 1
         assert re.findall("<td[^>]*>(.*?)</td>", re.sub("</?span[^>]*>", "", cards[0])) == [
             *("0.030", monte_carlo, "0.040", "0.050")
