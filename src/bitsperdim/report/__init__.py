@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML page and its Markdown twin, made of the results alone.
+"""The report: one self-contained HTML page and its Markdown twin, made of the results, and of numbers in ``recipes/``.
 
 The page needs no network: style, script, charts and pictures are in it. Nothing is computed here
 that would be a result; what is shown is what ``metrics.json`` and its neighbours say, rounded to
@@ -12,6 +12,8 @@ Invariants (``tests/report/test_report.py``):
 3. Text from data and parameters is escaped (``test_hostile_text_is_escaped``).
 4. Every number says what it is: = or ≤, and is the one of ``metrics.json``
    (``test_the_numbers_are_those_of_the_metrics``, ``test_bounds_and_exact_numbers_carry_their_sign``).
+5. A browser finds no fault with it: no message, request, broken picture, overflow or faint text, wide and narrow,
+   light and dark (``test_browser.py``, ``test_nothing_is_wrong_with_the_page``).
 """
 
 from __future__ import annotations
@@ -41,18 +43,19 @@ FILTERS: dict[str, Callable[..., Any]] = {
 }
 
 
-def write_report(params: Params, results: Path, folder: Path) -> None:
+def write_report(params: Params, results: Path, folder: Path, root: Path = Path()) -> None:
     """Write ``index.html`` and ``report.md`` into ``folder``.
 
     Args:
         params: the validated parameters.
         results: the folder that ``dequantize``, ``train`` and ``evaluate`` wrote into.
         folder: of the report; made if need be.
+        root: of the repository, whose ``recipes/`` holds the published numbers.
 
     Raises:
-        InputError: a result is missing, unreadable, or was scored on other test images.
+        InputError: a result is missing, unreadable, or was scored on other test images; a recipe is broken.
     """
-    report = read_report(params, results)
+    report = read_report(params, results, root)
     page, twin = render_page(report), render_markdown(report)  # both, before either is written
     write_text(folder / "index.html", page)
     write_text(folder / "report.md", twin)

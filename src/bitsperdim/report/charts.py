@@ -38,6 +38,7 @@ Yardstick = tuple[str, str, float]
 SIZE = (350.0, 240.0)  # of a model's chart
 MARGINS = (46.0, 14.0, 28.0, 34.0)
 INTERVAL = 1.96  # standard errors to each side: 95 % of a normal distribution
+SEEDS_BELOW = 0.3  # rows below the mean
 MAX_TICKS = 6
 MIN_BINS, MAX_BINS = 8, 60
 
@@ -45,7 +46,7 @@ MIN_BINS, MAX_BINS = 8, 60
 def forest(models: Sequence[ModelReport], yardsticks: Sequence[Yardstick]) -> tuple[Markup, Markup, list[Yardstick]]:
     """Return bits per dimension with error bars, for wide and for narrow screens, and the yardsticks off the scale."""
     low, high = _extent(models)
-    reach = 0.6 * max(high - low, 0.2 * high)
+    reach = 0.8 * max(high - low, 0.2 * high)
     shown = [yardstick for yardstick in yardsticks if low - reach <= yardstick[2] <= high + reach]
     values = [low, high, *(value for _, _, value in shown)]
     pad = 0.06 * max(max(values) - min(values), 0.02 * high) or 0.1  # a single value of 0
@@ -57,7 +58,7 @@ def forest(models: Sequence[ModelReport], yardsticks: Sequence[Yardstick]) -> tu
 
 def _extent(models: Sequence[ModelReport]) -> tuple[float, float]:
     """Return the ends of the error bars of all finite models."""
-    ends = [end for model in models if math.isfinite(model.metrics.bpd) for end in _interval(model)]
+    ends = [end for model in models if math.isfinite(model.metrics.bpd) for end in (*_interval(model), *_seeds(model))]
     return (min(ends), max(ends)) if ends else (0.0, 1.0)
 
 
@@ -66,16 +67,21 @@ def _interval(model: ModelReport) -> tuple[float, float]:
     return model.metrics.bpd - half, model.metrics.bpd + half
 
 
+def _seeds(model: ModelReport) -> list[float]:
+    """Return the finite numbers of each seed on its own, where there are several."""
+    return [bpd for bpd in model.metrics.bpd_by_seed.values() if math.isfinite(bpd)]
+
+
 def _forest(
     name: str, models: Sequence[ModelReport], shown: Sequence[Yardstick], limits: tuple[float, float], *, narrow: bool
 ) -> Markup:
-    width, row = (350.0, 46.0) if narrow else (920.0, 36.0)
+    width, row = (350.0, 46.0) if narrow else (1060.0, 24.0)
     labels = [shortened(model.name, 24) for model in models]
     left = 8.0 if narrow else 24.0 + max(text_width(label) for label in labels)
     right = 8.0 if narrow else 132.0
     places = _places(shown, limits, width - left - right)
     top = 12.0 + 17.0 * (1 + max((level for _, level in places), default=-1))
-    bottom = 44.0
+    bottom = 40.0
     height = top + row * len(models) + bottom
     with chart(name, width, height, (left, right, top, bottom)) as axes:
         axes.set(xlim=limits, ylim=(len(models) - 0.5, -0.5), yticks=[])
@@ -111,6 +117,8 @@ def _mark(axes: Axes, model: ModelReport, y: float, pixel: float) -> None:
         arrow = {"arrowstyle": "-|>,head_length=0.4,head_width=0.22", "color": colour, "shrinkA": 0, "shrinkB": 0}
         tip = _interval(model)[0] - 20 * pixel
         axes.annotate("", (tip, y), (_interval(model)[0], y), arrowprops={**arrow, "linewidth": 1.2})
+    seeds = _seeds(model)
+    axes.plot(seeds, [y + SEEDS_BELOW] * len(seeds), "o", markersize=3.5, color=colour)
     fill = PAPER if model.is_bound else colour
     axes.plot(value, y, "o", markersize=9, color=colour, markerfacecolor=fill, markeredgewidth=2)
 

@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from bitsperdim.errors import InputError
 from bitsperdim.params import Params
 from bitsperdim.report.delay_content import Delay, read_delay
 from bitsperdim.report.dequantizing import Scored, Way, of_models
 from bitsperdim.report.formatting import two_digits
+from bitsperdim.report.published import PublishedNumber, read_published
 from bitsperdim.report.reading import Columns, Picture, Stored, read_columns, read_picture, read_stored
 from bitsperdim.report.resnet_content import ResnetStudy, read_resnet
 from bitsperdim.report.study_content import Study, read_study
@@ -91,6 +92,7 @@ class Metrics(Stored):
     ess_below_10_share: float
     n_impossible_images: int
     bpd_seed_spread: float | None = None
+    bpd_by_seed: dict[str, float] = Field(default_factory=dict)
     largest_leaked_gradient: float | None = None
     nll_jackknife_nats: float | None = None
     nll_extrapolated_nats: float | None = None
@@ -212,6 +214,20 @@ class ModelReport:
         return self.metrics.n_samples > 1
 
     @property
+    def bpd_seed_error(self) -> float | None:
+        """The standard error of the mean over seeds that comes from training; None: one seed cannot tell."""
+        spread = self.metrics.bpd_seed_spread
+        return None if spread is None else spread / math.sqrt(self.metrics.n_seeds)
+
+    @property
+    def bpd_error_of_both(self) -> float | None:
+        """The standard error with another test set and other trainings. Both parts hold what is special to an image
+        and a seed at once, so it is too large rather than too small.
+        """
+        of_seeds = self.bpd_seed_error
+        return None if of_seeds is None else math.hypot(self.metrics.bpd_standard_error, of_seeds)
+
+    @property
     def has_small_ess(self) -> bool:
         """Whether so many images rest on few samples that the number is flagged for it."""
         too_few = self.metrics.too_few_samples and self.metrics.ess_below_10_share > TOLERATED_SHARE
@@ -254,6 +270,7 @@ class Report:
         delay: the study of a rare delay.
         resnet: of the one-neuron ResNet.
         ways: a table for each flow that is among the models with several ways of dequantizing.
+        published: numbers of others under the protocol of the images.
         n_samples: K of the evaluation.
         parameters: (section, [(key, value)]) in the order of ``params.yaml``.
     """
@@ -266,6 +283,7 @@ class Report:
     delay: Delay
     resnet: ResnetStudy
     ways: list[list[Way]]
+    published: list[PublishedNumber]
     n_samples: int
     parameters: list[tuple[str, list[tuple[str, str]]]]
 
@@ -294,13 +312,18 @@ class Report:
         return any(model.metrics.n_impossible_images for model in self.models)
 
     @property
+    def any_seeds(self) -> bool:
+        """Whether a seed on its own can be shown of a model that is ranked."""
+        return any(model.metrics.bpd_by_seed for model in self.likelihoods)
+
+    @property
     def any_seed_spread(self) -> bool:
         """Whether some model was trained with several seeds."""
         return any(model.metrics.bpd_seed_spread is not None for model in self.models)
 
 
-def read_report(params: Params, results: Path) -> Report:
-    """Read everything under ``results``.
+def read_report(params: Params, results: Path, root: Path) -> Report:
+    """Read everything under ``results``, and the published numbers of ``root / "recipes"``.
 
     Raises:
         InputError: a file is missing or not what a stage writes, or a model saw other test images.
@@ -314,7 +337,10 @@ def read_report(params: Params, results: Path) -> Report:
     scored = {model.name: _scored(model, images) for model in models if not model.is_density}
     ways = of_models({name: params.section(name) for name in scored}, scored, images.image_shape)
     n_samples, rows = params.evaluate.n_samples, parameters(params)
-    return Report(params.dataset.name, images, test_images, models, study, delay, resnet, ways, n_samples, rows)
+    published = read_published(root, images.protocol, images.image_shape)
+    return Report(
+        params.dataset.name, images, test_images, models, study, delay, resnet, ways, published, n_samples, rows
+    )
 
 
 def _scored(model: ModelReport, images: ImagesMetrics) -> Scored:

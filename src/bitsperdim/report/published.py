@@ -1,0 +1,87 @@
+"""Published numbers for the protocol of a report, from ``recipes/*.yaml``, where they stand with their sources.
+
+A number belongs here if a recipe holds it against images of the same data set, treatment and number of levels. That it
+was scored on the very same test images cannot be checked: papers publish no hash. What else differs, the recipe says.
+
+Invariants (``tests/report/test_published.py``): numbers of another protocol are never shown
+(``test_only_numbers_of_the_same_protocol_are_shown``); a number of several recipes is shown once
+(``test_a_number_of_several_recipes_is_shown_once``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bitsperdim.data.sources import SOURCES
+from bitsperdim.recipes.recipe import Published, RecipeFile, names, read
+from bitsperdim.units import nats_to_bits_per_dim
+
+RELATIONS = {"exact": "=", "bound": "≤", "estimate": "≈"}
+OWN_IMAGES = ("folder", "npz")  # whose name says nothing of what they are
+
+
+@dataclass(frozen=True)
+class PublishedNumber:
+    """A number of others, smaller is better, in both units.
+
+    Attributes:
+        what: the model as its authors call it.
+        relation: = for an exact one, ≤ for a bound, ≈ for an estimate.
+        bpd: bits per dimension.
+        nats: per image.
+        shown: the value as published, with its unit.
+        protocol: in the words of the recipe: K and whatever else differs.
+        source: authors, year, table.
+    """
+
+    what: str
+    relation: str
+    bpd: float
+    nats: float
+    shown: str
+    protocol: str
+    source: str
+
+
+def read_published(root: Path, protocol: str, image_shape: tuple[int, int, int]) -> list[PublishedNumber]:
+    """Return the published numbers that belong to a protocol, the smallest first.
+
+    Args:
+        root: of the repository; without ``recipes/`` there are none.
+        protocol: tag of the images.
+        image_shape: (C, H, W).
+
+    Raises:
+        InputError: a recipe is not what a recipe has to be.
+    """
+    parts = protocol.split("/")
+    found: dict[Published, None] = {}
+    for recipe in (read(root, name).content for name in names(root)):
+        if parts[0] not in OWN_IMAGES and _images(recipe) == (*parts[:2], *parts[3:4]):
+            found |= dict.fromkeys(item.model_copy(update={"model": None}) for item in recipe.published)
+    return sorted((_in_both_units(item, image_shape) for item in found), key=lambda item: (item.bpd, item.what))
+
+
+def _images(recipe: RecipeFile) -> tuple[str, str, str]:
+    """Return what a recipe says of its images, in the words of a protocol tag: data set, treatment, levels."""
+    dataset, dequantize = (_mapping(recipe.params.get(key)) for key in ("dataset", "dequantize"))
+    name, treatment, bits = str(dataset.get("name")), dequantize.get("binarization", "none"), dequantize.get("bits")
+    if name not in SOURCES:
+        return "", "", ""  # of whatever params.yaml has
+    n_levels = 2 if treatment != "none" else 2**bits if isinstance(bits, int) else SOURCES[name].n_levels
+    return name, str(treatment), f"L{n_levels}"
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _in_both_units(item: Published, image_shape: tuple[int, int, int]) -> PublishedNumber:
+    per_nat = nats_to_bits_per_dim(1.0, image_shape)
+    bpd, nats = (item.value * per_nat, item.value) if item.unit == "nats" else (item.value, item.value / per_nat)
+    decimals = max(2, len(f"{item.value:g}".partition(".")[2]))
+    shown = f"{item.value:,.{decimals}f} {item.unit}"
+    return PublishedNumber(item.what, RELATIONS[item.kind], bpd, nats, shown, item.protocol, item.source)
