@@ -117,8 +117,10 @@ class Checkpoint:
         return tensors, json.loads(metadata["values"])
 
     def remove(self) -> None:
-        """Forget it."""
+        """Forget it, and the folder of all checkpoints where it was the last."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.folder.parent.rmdir()
 
 
 def _interval() -> float:
