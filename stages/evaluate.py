@@ -2,42 +2,46 @@
 
 from pathlib import Path
 
-from tqdm import tqdm
-
 from bitsperdim import evaluation, latent, models, stage
 from bitsperdim.data import preparation
 from bitsperdim.device import described, set_up_device
+from bitsperdim.distributed import is_first, joined
 from bitsperdim.errors import InputError
-from bitsperdim.files import write_csv, write_json
+from bitsperdim.files import remove_leftovers, write_csv, write_json
 from bitsperdim.params import Params
-from bitsperdim.units import bits_per_dim
 
 
 def main(params: Params, name: str, folder: str, dequantized: str, results: str) -> dict[str, str]:
     """Read ``folder``/<seed> and the test images; write metrics, per-image values, bounds and pictures."""
+    section, out, device = params.evaluate, Path(results), set_up_device()
     prepared = preparation.load(Path(dequantized), ("test",))
-    description, out = prepared.description, Path(results)
-    trained = {seed: models.load(Path(folder) / str(seed)) for seed in params.seeds}
-    estimates, device = {}, set_up_device()
-    for seed, model in trained.items():
-        with tqdm(total=description.n_images["test"], desc=f"evaluate {name} seed {seed}", disable=None) as bar:
-
-            def show(n_done: int, log_p: float, bar: tqdm = bar) -> None:
-                bar.set_postfix_str(f"{bits_per_dim(log_p, description.image_shape):.4f} bits/dim ({-log_p:.2f} nats)")
-                bar.update(n_done - bar.n)
-
-            try:
-                estimates[seed] = evaluation.evaluate_seed(model, prepared, params.evaluate, seed, device, show)
-            except FloatingPointError as error:
-                raise InputError(f"Evaluating {name} (seed {seed}) stopped: {error}; train it again.") from error
-    first = trained[params.seeds[0]]
-    result = evaluation.summarise(estimates, first, description, params.evaluate.proposal)
-    leak = evaluation.largest_leak(trained, prepared, params.evaluate)
-    code = latent.of_the_code(first, prepared, estimates[params.seeds[0]], params.evaluate, device)
-    evaluation.draw_pictures(out / "pictures", first, prepared, params.evaluate, device)
+    folders = {seed: Path(folder) / str(seed) for seed in params.seeds}
+    trained = {seed: models.load(path) for seed, path in folders.items()}
+    places = {seed: evaluation.checkpoint_of(path, prepared, section, seed, device) for seed, path in folders.items()}
+    first, first_place = trained[params.seeds[0]], places[params.seeds[0]]
+    try:
+        with joined(device):
+            writes, estimates = is_first(), {}
+            for seed, model in trained.items():
+                estimates[seed] = evaluation.evaluate_seed(
+                    *(model, prepared, section, seed, device),
+                    title=f"evaluate {name} seed {seed}",
+                    checkpoint=places[seed],
+                )
+            code = latent.of_the_code(first, prepared, estimates[params.seeds[0]], section, device, first_place)
+        if not writes:
+            return described(device)
+        remove_leftovers(out)
+        leak = evaluation.largest_leak(trained, prepared, section)
+    except FloatingPointError as error:
+        raise InputError(f"Evaluating {name} stopped: {error}; train it again.") from error
+    result = evaluation.summarise(estimates, first, prepared.description, section.proposal)
+    evaluation.draw_pictures(out / "pictures", first, prepared, section, device)
     write_csv(out / "per_image.csv", evaluation.PER_IMAGE_COLUMNS, result.per_image)
     write_csv(out / "bound_against_k.csv", evaluation.BOUND_COLUMNS, result.bound)
     write_json(out / "metrics.json", result.metrics | leak | code)
+    for place in places.values():
+        place.remove()
     sign = {"exact": "=", "lower": "<=", "density": "density, not a likelihood,"}[result.metrics["kind"]]
     print(
         f"{name}: test {sign} {result.metrics['bpd']:.4f} +- {result.metrics['bpd_standard_error']:.4f} bits/dim "

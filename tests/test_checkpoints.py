@@ -7,6 +7,7 @@ import torch
 
 from bitsperdim import checkpoints
 from bitsperdim.checkpoints import NEWER, OLDER, Checkpoint
+from bitsperdim.errors import InputError
 
 VALUES = {"step": 3, "best_log_p": float("-inf"), "curve": [{"epoch": 1, "train_bpd": 0.1 + 0.2}]}
 
@@ -73,7 +74,7 @@ def test_a_bad_file_is_named_and_the_older_one_used(
     message = capsys.readouterr().err
     assert message.startswith(f"{path} cannot be used (")
     assert message.count("\n") == 1
-    assert ("it belongs to another training" in message) == (damage == "foreign")
+    assert ("it belongs to another run" in message) == (damage == "foreign")
 
 
 def test_no_changed_byte_is_used(checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,9 +116,51 @@ def test_an_edit_of_the_code_changes_its_hash(tmp_path: Path, monkeypatch: pytes
     assert before != checkpoints.code_hash()
 
 
-def test_a_removed_checkpoint_is_gone(checkpoint: Checkpoint) -> None:
-    checkpoint.save(tensors(1), {"step": 1})
-    checkpoint.remove()
-    assert not checkpoint.folder.exists()
-    checkpoint.remove()
+def test_a_removed_checkpoint_is_gone(tmp_path: Path) -> None:
+    """With its parts, and without a trace where there is no other."""
+    one, other = (Checkpoint(tmp_path / "all" / name, name) for name in ("one", "other"))
+    for place in (one, one.part("a"), other):
+        place.save(tensors(1), {"step": 1})
+    one.remove()
+    assert not one.folder.exists()
+    assert one.load() is one.part("a").load() is None
+    assert other.load() is not None
+    other.remove()
+    other.remove()
+    assert not list(tmp_path.iterdir())
+
+
+def test_parts_are_apart(checkpoint: Checkpoint) -> None:
+    """Each has files of its own, and takes none of another."""
+    one, other = checkpoint.part("one"), checkpoint.part("other")
+    one.save(tensors(1), {"step": 1})
+    other.save(tensors(2), {"step": 2})
+    found = one.load()
+    assert found is not None
+    assert found[1] == {"step": 1}
     assert checkpoint.load() is None
+    (other.folder / NEWER).replace(one.folder / NEWER)
+    assert one.load() is None
+
+
+def test_what_a_killed_process_left_is_removed(checkpoint: Checkpoint) -> None:
+    checkpoint.save(tensors(1), VALUES)
+    left = checkpoint.folder / f".{NEWER}.abcd_123.safetensors"
+    left.write_bytes(b"half")
+    assert checkpoint.load() is not None
+    assert {path.name for path in checkpoint.folder.iterdir()} == {NEWER}
+
+
+@pytest.mark.parametrize("seconds", ["0", "2.5", "1e3"])
+def test_the_interval_comes_from_the_environment(seconds: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Checkpoint.of({}).interval == 60
+    monkeypatch.setenv(checkpoints.SECONDS, seconds)
+    assert Checkpoint.of({}).interval == float(seconds)
+    assert Checkpoint.of({}).fingerprint == Checkpoint.of({}).part("a").fingerprint.removesuffix("-a")
+
+
+@pytest.mark.parametrize("seconds", ["", "soon", "-1", "nan", "inf"])
+def test_an_interval_that_is_no_number_is_refused(seconds: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(checkpoints.SECONDS, seconds)
+    with pytest.raises(InputError, match=f"BITSPERDIM_CHECKPOINT_SECONDS = '{seconds}' is not allowed; it must be"):
+        Checkpoint.of({})

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import torch
 from PIL import Image
 
 import cases
-from bitsperdim import evaluation
+from bitsperdim import evaluation, models
+from bitsperdim.checkpoints import Checkpoint
 from bitsperdim.data.preparation import Description, PreparedImages
 from bitsperdim.errors import InputError
 from bitsperdim.estimation import (
@@ -218,6 +220,76 @@ def test_each_seed_has_importance_samples_of_its_own() -> None:
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_each_block_has_importance_samples_of_its_own_and_owes_nothing_to_the_others() -> None:
+    """The same image in every place: another number in each block; and that of a block alone is the same bits."""
+    data, model = prepared("vae-categorical"), small_model("vae-categorical").float()
+    image = np.repeat(data.images["test"][:1], 10, axis=0)
+    alike = dataclasses.replace(data, images={"test": image}, noise={"test": np.zeros_like(image, dtype=np.float32)})
+    log_p = evaluation.evaluate_seed(model, alike, SECTION, 0, torch.device("cpu")).log_p
+    assert len(set(log_p.tolist())) == 10
+    fewer = dataclasses.replace(alike, images={"test": image[:6]})
+    assert torch.equal(evaluation.evaluate_seed(model, fewer, SECTION, 0, torch.device("cpu")).log_p[:4], log_p[:4])
+    assert torch.equal(evaluation.evaluate_seed(model, data, SECTION, 0, torch.device("cpu")).log_p[:1], log_p[:1])
+
+
+def test_an_evaluation_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the same bits as without; each block is scored once."""
+    data, model = prepared("flow-maf"), small_model("flow-maf").float()
+    whole = evaluation.evaluate_seed(model, data, SECTION, 7, torch.device("cpu"))
+    place, rows_of, scored = Checkpoint(tmp_path / "one", "one"), evaluation.estimated_rows, []
+
+    def stopping(*args: Any, first_image: int, **options: Any) -> torch.Tensor:
+        scored.append(first_image)
+        if len(scored) == 2:
+            raise KeyboardInterrupt
+        return rows_of(*args, first_image=first_image, **options)
+
+    monkeypatch.setattr(evaluation, "estimated_rows", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        evaluation.evaluate_seed(model, data, SECTION, 7, torch.device("cpu"), title="this", checkpoint=place)
+    again = evaluation.evaluate_seed(model, data, SECTION, 7, torch.device("cpu"), title="this", checkpoint=place)
+    assert scored == [0, 4, 4, 8]
+    assert capsys.readouterr().out == "this: goes on from a checkpoint, 4 of 10 images are done.\n"
+    for name in ("log_p", "standard_error", "elbo", "ess", "jackknife", "bounds"):
+        assert torch.equal(getattr(again, name), getattr(whole, name))
+
+
+def test_no_evaluation_takes_over_what_another_one_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other weights, images, noise, labels, parameters, seed or device: another place."""
+    data = prepared("vae-categorical")
+    models.save(small_model("vae-categorical").float(), "vae", {}, tmp_path / "model")
+    models.save(small_model("vae-categorical", seed=1).float(), "vae", {}, tmp_path / "other")
+    cpu, description = torch.device("cpu"), dataclasses.replace(data.description, test_sha256="other")
+
+    def place(folder: str = "model", **changes: Any) -> Checkpoint:
+        given = {"prepared": data, "section": SECTION, "seed": 0, "device": cpu, **changes}
+        return evaluation.checkpoint_of(tmp_path / folder, **given)
+
+    places = [
+        place(),
+        place("other"),
+        place(seed=1),
+        place(device=torch.device("cuda")),
+        place(section=SECTION.model_copy(update={"n_samples": 13})),
+        place(section=SECTION.model_copy(update={"batch_size": 5})),
+        place(prepared=dataclasses.replace(data, description=description)),
+        place(prepared=dataclasses.replace(data, labels={"test": np.zeros(10, dtype=np.int64)})),
+        place(prepared=dataclasses.replace(data, noise={"test": data.noise["test"] / 2})),
+    ]
+    assert len({each.folder for each in places}) == len(places)
+    assert place() == places[0]
+
+
+def test_a_log_weight_that_is_not_finite_names_image_and_seed() -> None:
+    data, model = prepared("vae-categorical"), small_model("vae-categorical").float()
+    with torch.no_grad():
+        next(iter(model.parameters())).fill_(math.nan)
+    with pytest.raises(FloatingPointError, match=r"a log-weight of image 0 is NaN or \+inf \(seed 7\)"):
+        evaluation.evaluate_seed(model, data, SECTION, 7, torch.device("cpu"))
 
 
 def test_a_model_of_other_images_is_refused() -> None:

@@ -12,7 +12,7 @@ from bitsperdim import models
 from bitsperdim.data import preparation
 from bitsperdim.data.sources import SOURCES, RawImages
 from bitsperdim.errors import InputError
-from bitsperdim.files import atomic_path, read_json, sha256, write_csv, write_json, write_npz
+from bitsperdim.files import atomic_path, read_json, remove_leftovers, sha256, write_csv, write_json, write_npz
 from bitsperdim.params import DatasetSection, DequantizeSection
 
 
@@ -129,3 +129,23 @@ def test_the_hash_sees_shape_type_and_values() -> None:
     assert len(different) == 4
     assert sha256(array) == sha256(array.copy())
     assert sha256(np.arange(12, dtype=np.uint8)[::2]) == sha256(np.arange(0, 12, 2, dtype=np.uint8))
+
+
+def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    kept = [".gitignore", "a.json", ".a.json", "inner/.hidden.abcdefgh.txt", ".name.abcdefgh_.json", "a.abcdefgh.json"]
+    (tmp_path / "inner").mkdir()
+    for name in (*kept, ".a.json.ab_d3fgh.json", "inner/.done.abcdefgh", "inner/.a.b.csv.abcdefgh.csv"):
+        (tmp_path / name).write_text("x")
+    remove_leftovers(tmp_path)
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == set(kept)
+    remove_leftovers(tmp_path / "nowhere")
+
+
+def test_the_names_of_temporary_files_are_known(tmp_path: Path) -> None:
+    for name in ("a.json", "state.safetensors", "plain"):
+        with atomic_path(tmp_path / name) as temporary:
+            assert temporary.exists()
+            remove_leftovers(tmp_path)
+            assert not temporary.exists()
+            temporary.write_text("whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.json", "state.safetensors", "plain"}

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from bitsperdim import latent
+from bitsperdim.checkpoints import Checkpoint
 from bitsperdim.data.preparation import Description, PreparedImages
 from bitsperdim.estimation import estimate
 from bitsperdim.estimation.annealed import ais, bdmc
@@ -118,7 +119,7 @@ def test_annealing_is_summarised() -> None:
     done: list[int] = []
     found = latent.annealing(model, data, estimated, chosen_section.annealed, 3, CPU, done.append)
     chosen = torch.randperm(50, generator=stream("annealed_images", 3))[:5].sort().values
-    expected = ais(model, images[chosen], 4, 3, generator=stream("annealing", 3), n_leapfrog=2)
+    expected = ais(model, images[chosen], 4, 3, generator=stream("annealing", 3, 0), n_leapfrog=2)
     difference = expected.log_p - estimated.log_p[chosen]
     assert found["log_p_nats"] == pytest.approx(float(expected.log_p.mean()))
     assert found["importance_sampled_nats"] == pytest.approx(float(estimated.log_p[chosen].mean()))
@@ -128,7 +129,7 @@ def test_annealing_is_summarised() -> None:
     assert found["acceptance"] == pytest.approx(float(expected.acceptance.mean()))
     error = float(expected.standard_error.square().sum().sqrt()) / 5
     assert found["monte_carlo_error_nats"] == pytest.approx(error)
-    bracket = bdmc(model, 3, 4, 3, generator=stream("simulation", 3), n_leapfrog=2)
+    bracket = bdmc(model, 3, 4, 3, generator=stream("simulation", 3, 0), n_leapfrog=2)
     assert found["simulated"]["gap_nats"] == pytest.approx(bracket.gap)
     assert found["simulated"]["lower_nats"] == pytest.approx(float(bracket.lower.mean()))
     assert found["simulated"]["upper_nats"] == pytest.approx(float(bracket.upper.mean()))
@@ -159,11 +160,48 @@ def test_as_many_images_are_drawn_as_asked_for(monkeypatch: pytest.MonkeyPatch) 
     asked, done = section(n_images=5, n_simulated=5).annealed, []
     found = latent.annealing(model, data, estimated, asked, 3, CPU, done.append)
     assert done == [2, 2, 1, 2, 2, 1]
-    generator = stream("simulation", 3)
-    brackets = [bdmc(model, n, 4, 3, generator=generator, n_leapfrog=2) for n in (2, 2, 1)]
+    chosen = torch.randperm(50, generator=stream("annealed_images", 3))[:5].sort().values
+    blocks = [(first, images[chosen[first : first + 2]]) for first in (0, 2, 4)]
+    annealed = [ais(model, x, 4, 3, generator=stream("annealing", 3, first), n_leapfrog=2) for first, x in blocks]
+    assert found["log_p_nats"] == pytest.approx(float(torch.cat([part.log_p for part in annealed]).mean()))
+    sizes = {0: 2, 2: 2, 4: 1}
+    brackets = [
+        bdmc(model, n, 4, 3, generator=stream("simulation", 3, first), n_leapfrog=2) for first, n in sizes.items()
+    ]
     gaps = torch.cat([bracket.upper - bracket.lower for bracket in brackets])
     assert found["simulated"]["gap_nats"] == pytest.approx(float(gaps.mean()))
     assert found["simulated"]["gap_nats_standard_error"] == pytest.approx(float(gaps.std()) / math.sqrt(5))
+
+
+def test_annealing_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Interrupted among test images and again among drawn ones: the same numbers, and no block twice."""
+    monkeypatch.setattr(latent, "CHAINS_AT_ONCE", 8)
+    model, data = small_model("vae-bernoulli"), prepared()
+    assert isinstance(model, LatentModel)
+    images = torch.from_numpy(data.images["test"])
+    estimated = estimate(model, images, 12, chunk_size=12, batch_size=50, generator=torch.Generator().manual_seed(1))
+    asked, place = section(n_images=5, n_simulated=5).annealed, Checkpoint(tmp_path / "one", "one", interval=0.0)
+    expected = latent.annealing(model, data, estimated, asked, 3, CPU)
+    done: list[int] = []
+
+    def stop_at(n: int) -> None:
+        def progress(n_images: int) -> None:
+            done.append(n_images)
+            if len(done) == n:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            latent.annealing(model, data, estimated, asked, 3, CPU, progress, place)
+
+    stop_at(2)
+    stop_at(5)
+    assert latent.annealing(model, data, estimated, asked, 3, CPU, done.append, place) == expected
+    assert done == [2, 2, 4, 1, 2, 5, 2, 2, 1]
+    said = capsys.readouterr().out
+    assert "annealing: goes on from a checkpoint, 4 of 5 images are done." in said
+    assert "simulation: goes on from a checkpoint, 2 of 5 images are done." in said
 
 
 def test_an_impossible_image_has_no_difference(tmp_path: Path) -> None:

@@ -1,42 +1,49 @@
-"""Checkpoints: the whole state of an unfinished training, so that the next run goes on where this one stopped.
+"""Checkpoints: the whole state of unfinished work, so that the next run goes on where this one stopped.
 
 They live under ``checkpoints/`` (or ``BITSPERDIM_CHECKPOINTS``), which no stage declares: DVC deletes
-declared outputs before a stage runs. Each training has a folder of its own, named by a fingerprint
+declared outputs before a stage runs. Each training and each evaluation has a folder of its own, named by a fingerprint
 of everything that decides its result, and two generations in it: should the newer be damaged, the
-older one serves. The stage removes the folder once its own outputs are written.
+older one serves. The stage removes the folder once its own outputs are written. It is written about once a minute, or
+every ``BITSPERDIM_CHECKPOINT_SECONDS``.
 
 A checkpoint is one safetensors file, tensors with a JSON text and a checksum of both: nothing is unpickled.
-A failure to write one is told on stderr and does not stop the training.
+A failure to write one is told on stderr and stops nothing; the generations before it stay as they are.
 
 Invariants (``tests/test_checkpoints.py``): what is saved comes back bit for bit; a truncated file, a foreign
-one and one with any byte changed are refused with a sentence.
+one and one with any byte changed are refused with a sentence. A full disk leaves the last good one intact
+(``tests/test_full_disk.py``), and a process that is killed at any moment leaves one that can be used
+(``tests/test_killed.py``).
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bitsperdim.files import atomic_path
+from bitsperdim.errors import InputError
+from bitsperdim.files import atomic_path, remove_leftovers
 
 VARIABLE = "BITSPERDIM_CHECKPOINTS"
+SECONDS = "BITSPERDIM_CHECKPOINT_SECONDS"
 NEWER, OLDER = "state.safetensors", "previous.safetensors"
 PACKAGE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The place of one training's state.
+    """The place of the state of one training or evaluation.
 
     Attributes:
         folder: its own; made when something is saved.
@@ -50,15 +57,22 @@ class Checkpoint:
 
     @staticmethod
     def of(decides: Mapping[str, Any]) -> Checkpoint:
-        """Return the place for a training that is decided by these values, by the code and by torch's version."""
+        """Return the place for work that is decided by these values, by the code and by torch's version.
+
+        Raises:
+            InputError: BITSPERDIM_CHECKPOINT_SECONDS is no number of seconds.
+        """
         content = {**decides, "code": code_hash(), "torch": torch.__version__}
         fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-        return Checkpoint(Path(os.environ.get(VARIABLE, "checkpoints")) / fingerprint, fingerprint)
+        return Checkpoint(Path(os.environ.get(VARIABLE, "checkpoints")) / fingerprint, fingerprint, _interval())
+
+    def part(self, name: str) -> Checkpoint:
+        """Return a place of its own for one part of the work; :meth:`remove` of the whole removes it too."""
+        return replace(self, folder=self.folder / name, fingerprint=f"{self.fingerprint}-{name}")
 
     def save(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Write a new generation; what was the newer becomes the older."""
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         path = self.folder / NEWER
         content = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -66,17 +80,20 @@ class Checkpoint:
         metadata = {"fingerprint": self.fingerprint, "values": text, "sha256": _checksum(content, text)}
         try:
             with atomic_path(path) as temporary:
-                save_file(content, temporary, metadata=metadata)
+                temporary.write_bytes(save(content, metadata=metadata))
                 if path.exists():
                     path.replace(self.folder / OLDER)
-        except (OSError, SafetensorError) as error:  # a full disk is the latter
-            sys.stderr.write(f"{path} cannot be written ({error}); the training goes on without it.\n")
+        except OSError as error:
+            sys.stderr.write(f"{path} cannot be written ({error.strerror or error}); the run goes on without it.\n")
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Return the newest good generation, tensors on the CPU; None where there is none.
 
-        A file that cannot be used is named on stderr, with the reason.
+        A file that cannot be used is named on stderr, with the reason. What a killed process left of one that it was
+        writing is removed.
         """
+        with contextlib.suppress(OSError):
+            remove_leftovers(self.folder)
         for name in (NEWER, OLDER):
             path = self.folder / name
             if not path.exists():
@@ -96,12 +113,25 @@ class Checkpoint:
         if metadata.get("sha256") != _checksum(tensors, metadata.get("values", "")):
             raise ValueError("it is damaged")
         if metadata["fingerprint"] != self.fingerprint:
-            raise ValueError("it belongs to another training")
+            raise ValueError("it belongs to another run")
         return tensors, json.loads(metadata["values"])
 
     def remove(self) -> None:
-        """Forget it."""
+        """Forget it, and the folder of all checkpoints where it was the last."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.folder.parent.rmdir()
+
+
+def _interval() -> float:
+    text = os.environ.get(SECONDS, "60")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise InputError(f"{SECONDS} = {text!r} is not allowed; it must be a number of seconds, 0 or more.")
+    return seconds
 
 
 def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:

@@ -22,6 +22,9 @@ With several seeds the number is the mean over seeds of the same images; ``bpd_s
 their standard deviation. Each seed has importance samples of its own, but all share the dequantization
 noise of the first sample. Pictures are those of the first seed.
 
+Images are scored in blocks, each with random numbers of its own, so that several processes can share them out and an
+interrupted evaluation goes on with those that are left: see :mod:`bitsperdim.blocks`.
+
 A flow without dequantization noise has the kind ``density``: its number is a density at integers, not a
 likelihood, and is compared with nothing.
 
@@ -32,21 +35,28 @@ Invariants (``tests/test_evaluation.py``): the mean of ``per_image.csv`` is the 
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
+from bitsperdim.blocks import in_blocks
 from bitsperdim.causality import largest_leaked_gradient, receptive_field
+from bitsperdim.checkpoints import Checkpoint
 from bitsperdim.data.preparation import Description, PreparedImages
+from bitsperdim.distributed import is_first
 from bitsperdim.errors import InputError
-from bitsperdim.estimation import TOLERATED_SHARE, Estimate, estimate, pareto_k_limit
+from bitsperdim.estimation import TOLERATED_SHARE, Estimate, pareto_k_limit
+from bitsperdim.estimation.estimate import estimated_rows, images_at_once, n_columns
 from bitsperdim.estimation.pareto import JUDGED_FROM
-from bitsperdim.models import AutoregressiveModel, ImageModel, LatentModel, check_labels
+from bitsperdim.files import sha256
+from bitsperdim.models import MODEL_FILES, AutoregressiveModel, ImageModel, LatentModel, check_labels
 from bitsperdim.params import EvaluateSection
 from bitsperdim.pictures import as_grey, evenly_spaced, write_grid, write_receptive_field
 from bitsperdim.randomness import stream
@@ -80,7 +90,9 @@ def evaluate_seed(
     section: EvaluateSection,
     seed: int,
     device: torch.device,
-    progress: Callable[[int, float], None] | None = None,
+    *,
+    title: str = "evaluate",
+    checkpoint: Checkpoint | None = None,
 ) -> Estimate:
     """Estimate the whole test set under one seed's weights.
 
@@ -90,10 +102,11 @@ def evaluate_seed(
         section: K, sizes and the seed of the samples.
         seed: of the training; each has importance samples of its own.
         device: where the work is done.
-        progress: see :func:`bitsperdim.estimation.estimate`.
+        title: of the progress bar.
+        checkpoint: where finished images are kept; None: nowhere.
 
     Raises:
-        InputError: the model was made for other images.
+        InputError: the model was made for other images, or another process stopped.
         FloatingPointError: a log-weight is NaN or +inf.
     """
     description = prepared.description
@@ -103,19 +116,73 @@ def evaluate_seed(
             f"images have {description.image_shape} and {description.n_levels}; train it again."
         )
     check_labels(model, prepared.labels)
-    labels = prepared.labels.get("test")
-    return estimate(
-        model.to(device).eval(),
-        torch.from_numpy(prepared.images["test"]),
-        section.n_samples,
-        chunk_size=section.chunk_size,
-        batch_size=section.batch_size,
-        generator=stream("evaluation", section.seed, seed, device=device),
-        labels=None if labels is None else torch.from_numpy(labels),
-        proposal=section.proposal if isinstance(model, LatentModel) else "encoder",
-        noise=torch.from_numpy(prepared.noise["test"]),
-        progress=progress,
-    )
+    model = model.to(device).eval()
+    images, noise = torch.from_numpy(prepared.images["test"]), torch.from_numpy(prepared.noise["test"])
+    labels = torch.from_numpy(prepared.labels["test"]) if prepared.labels else None
+    proposal = section.proposal if isinstance(model, LatentModel) else "encoder"
+
+    def scored(block: range) -> torch.Tensor:
+        at = slice(block.start, block.stop)
+        return estimated_rows(
+            model,
+            images[at],
+            section.n_samples,
+            chunk_size=section.chunk_size,
+            generator=stream("evaluation", section.seed, seed, block.start, device=device),
+            labels=None if labels is None else labels[at],
+            noise=noise[at],
+            proposal=proposal,
+            first_image=block.start,
+        )
+
+    with tqdm(total=len(images), desc=title, unit="image", disable=None if is_first() else True) as bar:
+        total = 0.0
+
+        def show(rows: torch.Tensor) -> None:
+            nonlocal total
+            total += float(rows[:, 0].sum())
+            bar.update(len(rows))
+            log_p = total / bar.n if bar.n else -math.inf
+            bar.set_postfix_str(f"{bits_per_dim(log_p, model.image_shape):.4f} bits/dim ({-log_p:.2f} nats)")
+
+        try:
+            rows = in_blocks(
+                title,
+                len(images),
+                images_at_once(model, section.n_samples, section.batch_size),
+                n_columns(model, section.n_samples),
+                scored,
+                device=device,
+                checkpoint=None if checkpoint is None else checkpoint.part("estimate"),
+                progress=show,
+            )
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{error} (seed {seed})") from error
+    return Estimate.of_rows(model, section.n_samples, rows)
+
+
+def checkpoint_of(
+    folder: Path, prepared: PreparedImages, section: EvaluateSection, seed: int, device: torch.device
+) -> Checkpoint:
+    """Return the place for the finished images of one seed's evaluation, which no other may take over.
+
+    Args:
+        folder: of the trained model.
+        prepared: with the test split.
+        section: of the evaluation.
+        seed: of the training.
+        device: where the work is done.
+    """
+    decides = {
+        "model": [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in MODEL_FILES],
+        "evaluate": section.model_dump(mode="json"),
+        "data": asdict(prepared.description),
+        "noise": sha256(prepared.noise["test"]),
+        "labels": {split: sha256(labels) for split, labels in prepared.labels.items()},
+        "seed": seed,
+        "device": device.type,
+    }
+    return Checkpoint.of(decides)
 
 
 def summarise(

@@ -12,6 +12,7 @@ import io
 import json
 import math
 import os
+import re
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from bitsperdim.errors import InputError
 
 FLOAT_FORMAT = "%.9g"
 CHUNK_VALUES = 2**22  # values of an array that are held at a time
+LEFTOVER = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}(?P<suffix>(\.[^.]+)?)")  # as atomic_path names temporary files
 
 
 @contextlib.contextmanager
@@ -37,8 +39,20 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o644)
         temporary.replace(path)
+    except OSError as error:
+        if error.filename in (None, name):  # a full disk names no file, and the temporary one means nothing to anybody
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in a folder into which no other process writes now."""
+    for path in list(folder.rglob(".*")):
+        found = LEFTOVER.fullmatch(path.name)
+        if found and Path(found["name"]).suffix == found["suffix"]:
+            path.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -11,6 +11,8 @@ number, that one is held back by its proposal. Both are lower bounds in expectat
 difference is paired (over the images that the estimate gives any mass). For drawn images there is an upper bound too,
 and the gap says how far this much annealing can be off there.
 
+Images are annealed in blocks, each with random numbers of its own: see :mod:`bitsperdim.blocks`.
+
 Invariants (``tests/test_latent.py``): a unit that the image moves is active and others are not, in every layer
 (``test_active_units``); the numbers are those of the annealing and of the estimate (``test_annealing_is_summarised``).
 """
@@ -18,14 +20,17 @@ Invariants (``tests/test_latent.py``): a unit that the image moves is active and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from bitsperdim.blocks import in_blocks
+from bitsperdim.checkpoints import Checkpoint
 from bitsperdim.data.preparation import PreparedImages
+from bitsperdim.distributed import is_first
 from bitsperdim.estimation import Estimate
 from bitsperdim.estimation.annealed import ais, bdmc
 from bitsperdim.models import ImageModel, LatentModel
@@ -38,7 +43,12 @@ CHAINS_AT_ONCE = 400  # of all images that are annealed together: they are in me
 
 
 def of_the_code(
-    model: ImageModel, prepared: PreparedImages, estimated: Estimate, section: EvaluateSection, device: torch.device
+    model: ImageModel,
+    prepared: PreparedImages,
+    estimated: Estimate,
+    section: EvaluateSection,
+    device: torch.device,
+    checkpoint: Checkpoint | None = None,
 ) -> dict[str, Any]:
     """Return active units and what annealing says, of a model with a latent code; of others, nothing.
 
@@ -48,6 +58,10 @@ def of_the_code(
         estimated: of this model and all test images.
         section: of the evaluation.
         device: of the model.
+        checkpoint: where annealing keeps its finished images; None: nowhere.
+
+    Raises:
+        FloatingPointError: a log-weight of annealing is NaN or +inf.
     """
     if not isinstance(model, LatentModel):
         return {}
@@ -56,8 +70,8 @@ def of_the_code(
     found: dict[str, Any] = active_units(model, images, generator, section.batch_size)
     n_images = section.annealed.n_images and min(section.annealed.n_images, len(images))
     total = n_images + section.annealed.n_simulated
-    with tqdm(total=total, desc="anneal", unit="image", disable=None) as bar:
-        annealed = annealing(model, prepared, estimated, section.annealed, section.seed, device, bar.update)
+    with tqdm(total=total, desc="anneal", unit="image", disable=None if is_first() else True) as bar:
+        annealed = annealing(model, prepared, estimated, section.annealed, section.seed, device, bar.update, checkpoint)
     return found | ({"annealed": annealed} if annealed else {})
 
 
@@ -91,6 +105,7 @@ def annealing(
     seed: int,
     device: torch.device,
     progress: Callable[[int], object] = lambda _: None,
+    checkpoint: Checkpoint | None = None,
 ) -> dict[str, Any]:
     """Anneal some test images and some drawn images; return metrics in nats per image, {} where none is asked for.
 
@@ -102,55 +117,60 @@ def annealing(
         seed: of the evaluation.
         device: of the model.
         progress: called with the number of images done.
+        checkpoint: where finished images are kept; None: nowhere.
+
+    Raises:
+        FloatingPointError: a log-weight is NaN or +inf.
     """
     metrics: dict[str, Any] = {}
     settings = {"n_chains": section.n_chains, "n_steps": section.n_steps}
+    chains: dict[str, Any] = {**settings, "n_leapfrog": section.n_leapfrog}
     test, at_once = prepared.images["test"], max(1, CHAINS_AT_ONCE // section.n_chains)
+
+    def rows_of(name: str, n_images: int, n_columns: int, work: Callable[[range], Tensor]) -> Iterator[Tensor]:
+        place = None if checkpoint is None else checkpoint.part(name)
+        options: dict[str, Any] = {"device": device, "checkpoint": place}
+        rows = in_blocks(name, n_images, at_once, n_columns, work, progress=lambda new: progress(len(new)), **options)
+        return iter(rows.T.contiguous())
+
     if section.n_images:
         chosen = torch.randperm(len(test), generator=stream("annealed_images", seed))[: section.n_images].sort().values
-        generator = stream("annealing", seed, device=device)
-        parts = []
-        for rows in chosen.split(at_once):
-            x = torch.from_numpy(test[rows.numpy()]).to(device)
-            parts.append(
-                ais(model, x, section.n_chains, section.n_steps, generator=generator, n_leapfrog=section.n_leapfrog)
-            )
-            progress(len(rows))
-        log_p = torch.cat([part.log_p for part in parts])
+
+        def annealed(block: range) -> Tensor:
+            x = torch.from_numpy(test[chosen[block.start : block.stop].numpy()]).to(device)
+            generator = stream("annealing", seed, block.start, device=device)
+            found = ais(model, x, generator=generator, **chains)
+            return torch.stack([found.log_p, found.standard_error, found.acceptance.mean(0)], dim=1)
+
+        log_p, error, acceptance = rows_of("annealing", len(chosen), 3, annealed)
         possible = estimated.log_p[chosen].isfinite()  # an image that has no mass has no difference
         difference = log_p[possible] - estimated.log_p[chosen][possible]
         metrics |= {
             "n_images": len(chosen),
             **settings,
-            "acceptance": float(torch.cat([part.acceptance.mean(0) for part in parts]).mean()),
+            "acceptance": float(acceptance.mean()),
             "log_p_nats": float(log_p.mean()),
             "log_p_nats_standard_error": mean_error(log_p),
-            "monte_carlo_error_nats": float(
-                torch.cat([part.standard_error for part in parts]).square().sum().sqrt() / len(chosen)
-            ),
+            "monte_carlo_error_nats": float(error.square().sum().sqrt() / len(chosen)),
             "importance_sampled_nats": float(estimated.log_p[chosen].mean()),
             "above_importance_sampled_nats": float(difference.mean()) if len(difference) else math.inf,
             "above_importance_sampled_nats_standard_error": mean_error(difference),
         }
     if section.n_simulated:
-        generator = stream("simulation", seed, device=device)
-        gaps, lower, upper = [], [], []
-        for start in range(0, section.n_simulated, at_once):
-            n_images = min(at_once, section.n_simulated - start)
-            bracket = bdmc(
-                model, n_images, section.n_chains, section.n_steps, generator=generator, n_leapfrog=section.n_leapfrog
-            )
-            gaps.append(bracket.upper - bracket.lower)
-            lower.append(bracket.lower)
-            upper.append(bracket.upper)
-            progress(n_images)
+
+        def bracketed(block: range) -> Tensor:
+            generator = stream("simulation", seed, block.start, device=device)
+            bracket = bdmc(model, len(block), generator=generator, **chains)
+            return torch.stack([bracket.lower, bracket.upper], dim=1)
+
+        lower, upper = rows_of("simulation", section.n_simulated, 2, bracketed)
         metrics["simulated"] = {
             "n_images": section.n_simulated,
             **settings,
-            "lower_nats": float(torch.cat(lower).mean()),
-            "upper_nats": float(torch.cat(upper).mean()),
-            "gap_nats": float(torch.cat(gaps).mean()),
-            "gap_nats_standard_error": mean_error(torch.cat(gaps)),
+            "lower_nats": float(lower.mean()),
+            "upper_nats": float(upper.mean()),
+            "gap_nats": float((upper - lower).mean()),
+            "gap_nats_standard_error": mean_error(upper - lower),
         }
     return metrics
 

@@ -1,5 +1,6 @@
 """The evaluator: every image once, chunks that change nothing, and numbers that are refused."""
 
+import dataclasses
 import sys
 
 import pytest
@@ -7,7 +8,17 @@ import torch
 from torch import Tensor
 
 import laws
-from bitsperdim.estimation import bias, estimate, extrapolation, jackknife, log_mean_exp, pareto_k
+from bitsperdim.estimation import (
+    Estimate,
+    bias,
+    bound_against_k,
+    estimate,
+    extrapolation,
+    jackknife,
+    log_mean_exp,
+    pareto_k,
+)
+from bitsperdim.estimation.estimate import estimated_rows, n_columns
 from bitsperdim.models import ImageModel
 from cases import small_model
 
@@ -162,3 +173,32 @@ def test_progress_tells_images_done_and_their_mean() -> None:
         progress=lambda n, mean: seen.append((n, mean)),
     )
     assert seen == [(2, -1.5), (3, pytest.approx(-5 / 3))]
+
+
+@pytest.mark.parametrize("name", ["vae-categorical", "flow-maf", "pixelcnn-three-levels"])
+def test_parts_are_joined_to_the_whole(name: str) -> None:
+    """Each column and each bound, of parts that share a generator; in another order they are something else."""
+    model, k = small_model(name), 6
+    x = laws.all_images(model.image_shape, model.n_levels)[:7]
+    noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(1))
+    whole = estimate(model, x, k, chunk_size=4, batch_size=3, generator=torch.Generator().manual_seed(2), noise=noise)
+    generator = torch.Generator().manual_seed(2)
+    parts = [
+        estimated_rows(model, x[i : i + 3], k, chunk_size=4, generator=generator, noise=noise[i : i + 3])
+        for i in (0, 3, 6)
+    ]
+    assert {part.shape[1] for part in parts} == {n_columns(model, k)}
+    joined = Estimate.of_rows(model, k, torch.cat(parts))
+    for field in dataclasses.fields(Estimate):
+        one, other = (getattr(each, field.name) for each in (joined, whole))
+        assert torch.equal(one.nan_to_num(7), other.nan_to_num(7)) if isinstance(one, Tensor) else one == other
+    assert joined.bounds.shape == (len(joined.block_sizes), 7)
+    assert not torch.equal(Estimate.of_rows(model, k, torch.cat(parts[::-1])).log_p, whole.log_p)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 5, 12, 1023, 1024, 1025])
+def test_there_is_a_bound_for_each_size(k: int) -> None:
+    """Powers of two, and then K, as the bounds that are computed."""
+    sizes, bounds = bound_against_k(torch.zeros(k, 1))
+    assert len(sizes) == len(bounds)
+    assert sizes == [2**i for i in range(20) if 2**i < k] + [k]

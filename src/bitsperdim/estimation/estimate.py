@@ -12,6 +12,8 @@ Invariants (``tests/estimation/test_estimate.py``):
    (``test_memory_does_not_grow_with_k``).
 4. From the prior instead of the encoder the estimate is of the same P(x)
    (``test_proposals.py::test_the_prior_is_a_proposal_of_the_same_mass``).
+5. An image's numbers depend on its batch and the generator, on nothing before: parts that are scored apart and joined
+   are the whole (``test_parts_are_joined_to_the_whole``).
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from torch import Tensor
 from bitsperdim.estimation.log_weights import (
     bias,
     bound_against_k,
+    bound_sizes,
     effective_sample_size,
     extrapolation,
     jackknife,
@@ -35,6 +38,7 @@ from bitsperdim.estimation.log_weights import (
 from bitsperdim.estimation.pareto import JUDGED_FROM, pareto_k
 from bitsperdim.models.base import ImageModel, Kind, LatentModel, Proposal
 
+PER_IMAGE = ("log_p", "standard_error", "bias", "elbo", "ess", "pareto_k", "jackknife", "extrapolation")
 WEIGHTS_AT_ONCE = 2**20  # of 8 bytes each, and a few temporary copies
 SMALL_ESS = 10  # below it an image's standard error and bias are not to be believed
 TOLERATED_SHARE = 0.05  # of images with a small ESS
@@ -79,6 +83,20 @@ class Estimate:
         """The share of images whose effective sample size is small; 0 where nothing is sampled."""
         return float((self.ess < SMALL_ESS).double().mean()) if self.kind == "lower" else 0.0
 
+    @staticmethod
+    def of_rows(model: ImageModel, n_samples: int, rows: Tensor) -> Estimate:
+        """Join what :func:`estimated_rows` returned for parts of the images.
+
+        Args:
+            model: that the rows are of.
+            n_samples: K that was asked for.
+            rows: (N, n_columns(model, n_samples)), those of all parts, in order.
+        """
+        k, n = samples_of(model, n_samples), len(PER_IMAGE)
+        columns = dict(zip(PER_IMAGE, rows[:, :n].T.contiguous(), strict=True))
+        sizes = bound_sizes(k)
+        return Estimate(model.kind, k, **columns, block_sizes=sizes, bounds=rows[:, n:].T.contiguous())
+
 
 @torch.no_grad()
 def estimate(
@@ -102,7 +120,7 @@ def estimate(
         n_samples: K, importance samples per image; models without variance use 1.
         chunk_size: samples at a time.
         batch_size: images at a time.
-        generator: on the device of the model.
+        generator: on the device of the model; it runs through all images.
         labels: (N,) int64, for models that are given the class.
         noise: (N, C, H, W), the dequantization noise of the first sample.
         proposal: of a latent-variable model; ``prior`` is naive Monte Carlo.
@@ -112,60 +130,109 @@ def estimate(
         ValueError: the model is in training mode, or has no latent variable to draw from the prior.
         FloatingPointError: a log-weight is NaN or +inf.
     """
+    size, parts, total = images_at_once(model, n_samples, batch_size), [], 0.0
+    for start in range(0, len(images), size):
+        at = slice(start, start + size)
+        part = estimated_rows(
+            model,
+            images[at],
+            n_samples,
+            chunk_size=chunk_size,
+            generator=generator,
+            labels=None if labels is None else labels[at],
+            noise=None if noise is None else noise[at],
+            proposal=proposal,
+            first_image=start,
+        )
+        parts.append(part)
+        if progress:
+            total += float(part[:, 0].sum())
+            progress(start + len(part), total / (start + len(part)))
+    return Estimate.of_rows(model, n_samples, torch.cat(parts))
+
+
+@torch.no_grad()
+def estimated_rows(
+    model: ImageModel,
+    images: Tensor,
+    n_samples: int,
+    *,
+    chunk_size: int,
+    generator: torch.Generator | None = None,
+    labels: Tensor | None = None,
+    noise: Tensor | None = None,
+    proposal: Proposal = "encoder",
+    first_image: int = 0,
+) -> Tensor:
+    """Estimate log P(x) of images that fit into memory together: part of what :meth:`Estimate.of_rows` joins.
+
+    Args:
+        model: as of :func:`estimate`, and so are all others.
+        images: (B, C, H, W) uint8, B at most :func:`images_at_once`.
+        n_samples: K.
+        chunk_size: samples at a time.
+        generator: on the device of the model.
+        labels: (B,) int64.
+        noise: (B, C, H, W).
+        proposal: of a latent-variable model.
+        first_image: the number of the first of them, for messages.
+
+    Returns:
+        (B, n_columns(model, n_samples)) float64, on the CPU: of each image the columns :data:`PER_IMAGE` of an
+        estimate, and then its bounds.
+
+    Raises:
+        ValueError: the model is in training mode, or has no latent variable to draw from the prior.
+        FloatingPointError: a log-weight is NaN or +inf.
+    """
     if model.training:
         raise ValueError("estimate needs a model in evaluation mode; call model.eval() first")
-    options: dict[str, Any] = {}
+    device = next(iter(model.state_dict().values())).device
+    x = images.to(device)
+    options: dict[str, Any] = {"labels": None if labels is None else labels.to(device), "generator": generator}
     if proposal != "encoder":
         if not isinstance(model, LatentModel):
             raise ValueError(f"proposal {proposal!r} needs a model with a latent variable, not {type(model).__name__}")
         options["proposal"] = proposal
-    device = next(iter(model.state_dict().values())).device
-    is_sampled = model.kind == "lower"
-    n_samples = n_samples if is_sampled else 1
-    batch_size = max(1, min(batch_size, WEIGHTS_AT_ONCE // n_samples))
-    parts: list[dict[str, Tensor]] = []
-    sizes: list[int] = []
-    for start in range(0, len(images), batch_size):
-        rows = slice(start, start + batch_size)
-        x = images[rows].to(device)
-        labels_x = None if labels is None else labels[rows].to(device)
-        if isinstance(model, LatentModel) and proposal == "encoder":
-            options["encoded"] = model.encode(x)  # once for all chunks
-        chunks = []
-        for first in range(0, n_samples, chunk_size):
-            log_w = model.log_weights(
-                x,
-                min(chunk_size, n_samples - first),
-                labels=labels_x,
-                generator=generator,
-                noise=None if noise is None or first > 0 else noise[rows].to(device),
-                **options,
-            )
-            chunks.append(log_w.double().cpu())
-        log_w = torch.cat(chunks)  # (K, B)
-        _refuse_nan(log_w, start)
-        sizes, bounds = bound_against_k(log_w)
-        log_p = log_mean_exp(log_w)
-        none, unknown = torch.zeros_like(log_p), torch.full_like(log_p, torch.nan)
-        without_bias = (jackknife(log_w), extrapolation(log_w)) if n_samples > 1 else (unknown, unknown)
-        parts.append(
-            {
-                "log_p": log_p,
-                "standard_error": standard_error(log_w) if is_sampled else none,
-                "bias": bias(log_w) if is_sampled else none,
-                "elbo": log_w.mean(0),
-                "ess": effective_sample_size(log_w),
-                "pareto_k": pareto_k(log_w) if n_samples >= JUDGED_FROM else unknown,
-                "jackknife": without_bias[0] if is_sampled else log_p,
-                "extrapolation": without_bias[1] if is_sampled else log_p,
-                "bounds": bounds,
-            }
-        )
-        if progress:
-            done = torch.cat([part["log_p"] for part in parts])
-            progress(len(done), float(done.mean()))
-    columns = {name: torch.cat([part[name] for part in parts], dim=-1) for name in parts[0]}
-    return Estimate(kind=model.kind, n_samples=n_samples, block_sizes=sizes, **columns)
+    elif isinstance(model, LatentModel):
+        options["encoded"] = model.encode(x)  # once for all chunks
+    n_samples = samples_of(model, n_samples)
+    chunks = []
+    for first in range(0, n_samples, chunk_size):
+        given = None if noise is None or first > 0 else noise.to(device)
+        log_w = model.log_weights(x, min(chunk_size, n_samples - first), noise=given, **options)
+        chunks.append(log_w.double().cpu())
+    log_w = torch.cat(chunks)  # (K, B)
+    _refuse_nan(log_w, first_image)
+    log_p, is_sampled = log_mean_exp(log_w), model.kind == "lower"
+    none, unknown = torch.zeros_like(log_p), torch.full_like(log_p, torch.nan)
+    without_bias = (jackknife(log_w), extrapolation(log_w)) if n_samples > 1 else (unknown, unknown)
+    columns = {
+        "log_p": log_p,
+        "standard_error": standard_error(log_w) if is_sampled else none,
+        "bias": bias(log_w) if is_sampled else none,
+        "elbo": log_w.mean(0),
+        "ess": effective_sample_size(log_w),
+        "pareto_k": pareto_k(log_w) if n_samples >= JUDGED_FROM else unknown,
+        "jackknife": without_bias[0] if is_sampled else log_p,
+        "extrapolation": without_bias[1] if is_sampled else log_p,
+    }
+    return torch.stack([*(columns[name] for name in PER_IMAGE), *bound_against_k(log_w)[1]], dim=1)
+
+
+def images_at_once(model: ImageModel, n_samples: int, batch_size: int) -> int:
+    """Return how many images are scored at a time: ``batch_size``, or as many as memory has room for their weights."""
+    return max(1, min(batch_size, WEIGHTS_AT_ONCE // samples_of(model, n_samples)))
+
+
+def n_columns(model: ImageModel, n_samples: int) -> int:
+    """Return how many numbers :func:`estimated_rows` gives of an image."""
+    return len(PER_IMAGE) + len(bound_sizes(samples_of(model, n_samples)))
+
+
+def samples_of(model: ImageModel, n_samples: int) -> int:
+    """Return K, or 1 for a model from which nothing is sampled."""
+    return n_samples if model.kind == "lower" else 1
 
 
 def _refuse_nan(log_w: Tensor, first_image: int) -> None:

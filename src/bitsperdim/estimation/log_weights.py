@@ -115,7 +115,7 @@ def bound_against_k(log_w: Tensor) -> tuple[list[int], Tensor]:
     """
     n_samples = log_w.shape[0]
     sums, counts = log_w, torch.ones(n_samples, dtype=log_w.dtype, device=log_w.device)
-    sizes, bounds = [1], [log_w.mean(0)]
+    bounds = [log_w.mean(0)]
     while len(sums) > 1:
         if len(sums) % 2:  # a lone last block waits for the next round as it is
             tail, tail_count = sums[-1:], counts[-1:]
@@ -124,9 +124,13 @@ def bound_against_k(log_w: Tensor) -> tuple[list[int], Tensor]:
             tail, tail_count = sums[:0], counts[:0]
         sums = torch.cat([torch.logaddexp(sums[0::2], sums[1::2]), tail])
         counts = torch.cat([counts[0::2] + counts[1::2], tail_count])
-        sizes.append(min(2 * sizes[-1], n_samples))
         bounds.append(((counts / n_samples)[:, None] * (sums - counts.log()[:, None])).sum(0))
-    return sizes, torch.stack(bounds)
+    return bound_sizes(n_samples), torch.stack(bounds)
+
+
+def bound_sizes(n_samples: int) -> list[int]:
+    """Return the block sizes 1, 2, 4, ..., K of :func:`bound_against_k`."""
+    return [min(2**power, n_samples) for power in range((n_samples - 1).bit_length() + 1)]
 
 
 def jackknife(log_w: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from bitsperdim.errors import InputError
-from bitsperdim.files import atomic_path, read_json, reading, write_json
+from bitsperdim.files import read_json, reading, remove_leftovers, write_bytes, write_json
 from bitsperdim.models.base import AutoregressiveModel, DensityModel, ImageModel, LatentModel, check_labels
 from bitsperdim.models.conv_vae import ConvVAE
 from bitsperdim.models.flow import Flow
@@ -34,8 +34,11 @@ MODELS: dict[str, type[ImageModel]] = {
     "realnvp": RealNVP,
 }
 
+MODEL_FILES = ("model.json", "weights.safetensors")  # of a saved model
+
 __all__ = [
     "MODELS",
+    "MODEL_FILES",
     "AutoregressiveModel",
     "DensityModel",
     "ImageModel",
@@ -76,12 +79,12 @@ def build(
 
 
 def save(model: ImageModel, family: str, params: Mapping[str, Any], folder: Path) -> None:
-    """Write ``weights.safetensors`` and ``model.json``, which :func:`load` reads."""
-    from safetensors.torch import save_file
+    """Write ``weights.safetensors`` and ``model.json``, which :func:`load` reads; no other process writes there now."""
+    from safetensors.torch import save as serialized
 
+    remove_leftovers(folder)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with atomic_path(folder / "weights.safetensors") as temporary:
-        save_file(weights, temporary)
+    write_bytes(folder / "weights.safetensors", serialized(weights))
     description = {
         "family": family,
         "hyperparameters": dict(params),

@@ -1,0 +1,184 @@
+"""What several processes say of the same small models as one: ``torch.distributed.run ... sharded.py FOLDER``.
+
+Each process first computes everything alone, then all share it out. The first writes ``outcome.json``: for each case,
+and for each mistake in sharing, what came of it.
+"""
+
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bitsperdim import blocks, evaluation, latent
+from bitsperdim.blocks import in_blocks
+from bitsperdim.checkpoints import Checkpoint
+from bitsperdim.data.preparation import Description, PreparedImages
+from bitsperdim.distributed import is_first, joined, rank, world_size
+from bitsperdim.estimation import Estimate
+from bitsperdim.models import LatentModel
+from bitsperdim.params import EvaluateSection
+from bitsperdim.randomness import stream
+from cases import SMALL, small_model
+
+CPU = torch.device("cpu")
+CASES = ("vae-categorical", "pixelcnn-three-levels", "flow-maf")
+N_IMAGES, STOPS_AT = (
+    10,
+    4,
+)  # images of three blocks, the last of them smaller; how many are done when a run is interrupted
+SECTION = EvaluateSection(
+    n_samples=12,
+    chunk_size=5,
+    batch_size=4,
+    n_pictures=1,
+    seed=0,
+    proposal="encoder",
+    annealed={"n_images": 7, "n_simulated": 5, "n_chains": 4, "n_steps": 3, "n_leapfrog": 2},  # type: ignore[arg-type]
+)
+
+
+def prepared(name: str) -> PreparedImages:
+    """Ten test images, at random."""
+    _, _, shape, n_levels = SMALL[name]
+    rng = np.random.default_rng(0)
+    images = rng.integers(n_levels, size=(N_IMAGES, *shape), dtype=np.uint8)
+    noise = rng.random((N_IMAGES, *shape), dtype=np.float32)
+    description = Description(shape, n_levels, n_levels, "none", {"test": N_IMAGES}, "hash", "tag")
+    return PreparedImages(description, {"test": images}, noise={"test": noise})
+
+
+def evaluated(name: str, seed: int) -> Estimate:
+    """One model under one seed, by as many processes as there are."""
+    return evaluation.evaluate_seed(small_model(name, seed).float(), prepared(name), SECTION, seed, CPU)
+
+
+def annealed(estimated: Estimate) -> dict:
+    """Three blocks of chains, both of test images and of drawn ones."""
+    model = small_model(CASES[0]).float()
+    assert isinstance(model, LatentModel)
+    with mock.patch.object(latent, "CHAINS_AT_ONCE", 12):
+        return latent.annealing(model, prepared(CASES[0]), estimated, SECTION.annealed, 0, CPU)
+
+
+def same(one: Estimate, other: Estimate) -> bool:
+    """Whether two estimates are the same bits."""
+    return all(
+        torch.equal(value.nan_to_num(7), getattr(other, name).nan_to_num(7)) if isinstance(value, Tensor) else True
+        for name, value in ((field.name, getattr(one, field.name)) for field in dataclasses.fields(one))
+    )
+
+
+def counted(calls: list[int]) -> Callable[[range], Tensor]:
+    """Work that says which blocks it did."""
+
+    def work(block: range) -> Tensor:
+        calls.append(block.start)
+        generator = stream("evaluation", block.start)
+        return torch.rand(len(block), 2, generator=generator, dtype=torch.float64)
+
+    return work
+
+
+def interrupted(place: Checkpoint) -> list[int]:
+    """Stop in the middle, as by Ctrl-C; return which blocks this process did."""
+    calls: list[int] = []
+    done: list[int] = []
+
+    def stop(rows: Tensor) -> None:
+        done.append(len(rows))
+        if sum(done) >= STOPS_AT:
+            raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt):
+        in_blocks("work", N_IMAGES, 2, 2, counted(calls), device=CPU, checkpoint=place, progress=stop)
+        raise AssertionError("it was not interrupted")
+    return calls
+
+
+def kept(folder: Path) -> Checkpoint:
+    """Where interrupted work is kept."""
+    return Checkpoint(folder, "one", interval=0.0)
+
+
+def fails(process: int, error: Exception) -> str:
+    """What each process gets where one of them fails."""
+
+    def work(block: range) -> Tensor:
+        if rank() == process:
+            raise error
+        return torch.zeros(len(block), 2, dtype=torch.float64)
+
+    try:
+        in_blocks("work", N_IMAGES, 1, 2, work, device=CPU)
+    except Exception as caught:
+        return f"{type(caught).__name__}: {caught}"
+    return "nothing"
+
+
+@contextlib.contextmanager
+def mistake(name: str) -> Iterator[None]:
+    """Make one mistake in all processes."""
+    one_generator = stream("evaluation", 0, 0)
+    share = blocks.share
+    twins = {
+        "an image twice": (blocks, "share", lambda waiting: share(waiting[:1]) or waiting[:1] + share(waiting)),
+        "a block dropped": (blocks, "share", lambda waiting: share(waiting[1:])),
+        "every block by everyone": (blocks, "share", lambda waiting: waiting),
+        "wrong order": (blocks, "in_place", lambda rows, _: rows.flip(0)[:, 1:]),
+        "a generator of each process": (evaluation, "stream", lambda *_, **__: one_generator),
+    }
+    with mock.patch.object(*twins[name]):
+        yield
+
+
+MISTAKES = (
+    "an image twice",
+    "a block dropped",
+    "every block by everyone",
+    "wrong order",
+    "a generator of each process",
+)
+
+
+def made(name: str, alone: Estimate) -> str:
+    """What comes of a mistake."""
+    with mistake(name):
+        try:
+            return "nothing" if same(alone, evaluated(CASES[0], 0)) else "other numbers"
+        except RuntimeError as error:
+            return str(error)
+
+
+def main(folder: Path) -> None:
+    """Compute alone, then together; compare."""
+    torch.set_num_threads(1)
+    alone = {(name, seed): evaluated(name, seed) for name in CASES for seed in (0, 1)}
+    alone_annealed = annealed(alone[CASES[0], 0])
+    calls: list[int] = []
+    with joined(CPU):
+        outcome = {
+            "world": world_size(),
+            "same": {f"{name} {seed}": same(one, evaluated(name, seed)) for (name, seed), one in alone.items()},
+            "annealed": annealed(alone[CASES[0], 0]) == alone_annealed,
+            "mistakes": {name: made(name, alone[CASES[0], 0]) for name in MISTAKES},
+            "one is not finite": fails(world_size() - 1, FloatingPointError("image 3")),
+            "another stops": fails(1, MemoryError("no more")),
+            "all stop": fails(0, ValueError("mine")),
+        }
+        rows = in_blocks("work", N_IMAGES, 2, 2, counted(calls), device=CPU, checkpoint=kept(folder / "of one"))
+        interrupted(kept(folder / "of many"))
+        first = is_first()
+    outcome |= {"rows": rows.tolist(), "calls": calls}
+    if first:
+        (folder / "outcome.json").write_text(json.dumps(outcome))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
