@@ -5,19 +5,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bitsperdim import models, stage
+from bitsperdim import distributed, models, stage
 from bitsperdim.checkpoints import Checkpoint
 from bitsperdim.data import preparation
-from bitsperdim.device import described, set_up_device
+from bitsperdim.device import described, peak_memory, set_up_device
 from bitsperdim.files import sha256, write_csv
 from bitsperdim.params import Params
 from bitsperdim.training import CURVE_COLUMNS, train
 from bitsperdim.units import bits_per_dim
 
 
-def main(params: Params, name: str, dequantized: str, folder: str, curve: str) -> dict[str, str | float]:
+def main(params: Params, name: str, dequantized: str, folder: str, curve: str) -> dict[str, Any]:
     """Read the folder ``dequantized``; write ``folder``/<seed> and the training curve of all seeds."""
-    section, device = params.section(name), set_up_device()
+    section, device, started = params.section(name), set_up_device(), time.monotonic()
     prepared = preparation.load(Path(dequantized), ("train", "validation"))
     decides: dict[str, Any] = {
         "section": section.model_dump(mode="json"),
@@ -28,20 +28,26 @@ def main(params: Params, name: str, dequantized: str, folder: str, curve: str) -
         "device": device.type,
     }
     checkpoints = {seed: Checkpoint.of({**decides, "seed": seed}) for seed in params.seeds}
-    rows, seconds, started = [], 0.0, time.monotonic()
-    for seed, checkpoint in checkpoints.items():
-        trained = train(name, section, params.train, prepared, seed=seed, device=device, checkpoint=checkpoint)
-        models.save(trained.model, section.family, section.hyperparameters, Path(folder) / str(seed))
-        rows += trained.curve
-        seconds += trained.seconds
-        fitted = f"epoch {trained.best_epoch} of {len(trained.curve)}" if trained.best_epoch else "closed form"
-        bpd = bits_per_dim(trained.validation_log_p, prepared.description.image_shape)
-        print(f"{name} seed {seed}: {fitted}, validation {bpd:.4f} bits/dim ({-trained.validation_log_p:.2f} nats)")
-    write_csv(Path(curve), CURVE_COLUMNS, rows)
-    for checkpoint in checkpoints.values():
-        checkpoint.remove()
-    earlier = max(0.0, seconds - (time.monotonic() - started))
-    return {**described(device), "earlier_seconds": round(earlier, 2)}
+    rows, done = [], []
+    with distributed.joined(device):
+        for seed, checkpoint in checkpoints.items():
+            trained = train(name, section, params.train, prepared, seed=seed, device=device, checkpoint=checkpoint)
+            done.append(trained)
+            rows += trained.curve
+            if not distributed.is_first():
+                continue
+            models.save(trained.model, section.family, section.hyperparameters, Path(folder) / str(seed))
+            fitted = f"epoch {trained.best_epoch} of {len(trained.curve)}" if trained.best_epoch else "closed form"
+            bpd, nats = bits_per_dim(log_p := trained.validation_log_p, prepared.description.image_shape), -log_p
+            print(f"{name} seed {seed}: {fitted}, validation {bpd:.4f} bits/dim ({nats:.2f} nats)")
+        if distributed.is_first():
+            write_csv(Path(curve), CURVE_COLUMNS, rows)
+            for checkpoint in checkpoints.values():
+                checkpoint.remove()
+        earlier = max(0.0, sum(trained.seconds for trained in done) - (time.monotonic() - started))
+        speed = sum(trained.n_presented for trained in done) / max(1e-9, sum(trained.step_seconds for trained in done))
+        log = {**described(device), **peak_memory(device), "n_processes": distributed.world_size()}
+        return {**log, "earlier_seconds": round(earlier, 2), "images_per_second": round(speed, 1)}
 
 
 stage.run("train", main, "model", "dequantized", "folder", "curve")

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,8 +20,10 @@ from bitsperdim.data.preparation import SPLITS
 from bitsperdim.device import set_up_device
 from bitsperdim.errors import InputError
 from bitsperdim.params import RESERVED, Params
+from bitsperdim.recipes.running import commands
 
 PREFIX = "PYTHONPATH=src python stages/"
+BY_A_LAUNCHER = r"PYTHONPATH=src sh -c 'exec \${BITSPERDIM_LAUNCHER:-python} stages/"
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +41,35 @@ def content(committed: Callable[[str], str]) -> dict[str, Any]:
 def test_a_stage_is_a_script_of_the_same_name(pipeline: dict[str, Any], repository: Path) -> None:
     assert set(pipeline) == {path.stem for path in (repository / "stages").glob("*.py")}
     for name, stage in pipeline.items():
-        assert stage["cmd"].startswith(f"{PREFIX}{name}.py ")
+        prefix = BY_A_LAUNCHER if name in ("train", "evaluate") else PREFIX
+        assert stage["cmd"].startswith(f"{prefix}{name}.py ")
         assert f"stages/{name}.py" in stage["deps"]
         script = (repository / "stages" / f"{name}.py").read_text(encoding="utf-8")
         assert f'stage.run("{name}", ' in script
         assert len(script.splitlines()) <= 60
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash", "zsh", "fish"])
+@pytest.mark.parametrize("launcher", [None, "", "echo several words"])
+def test_a_launcher_of_several_words_starts_a_stage(
+    pipeline: dict[str, Any], repository: Path, tmp_path: Path, launcher: str | None, shell: str
+) -> None:
+    """The command as DVC hands it to the user's shell; without a launcher it is Python."""
+    if shutil.which(shell) is None:
+        pytest.skip(f"there is no {shell} here")
+    params = {"models": ["vae"], "dataset": {"name": "digits", "path": "own"}}
+    found = dict(commands({"stages": {"train": pipeline["train"]}}, params))["train@vae"]
+    arguments = ["stages/train.py", "vae", "data/dequantized", "models/vae", "results/vae/training_curve.csv"]
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages" / "train.py").write_text("import sys; print('python', *sys.argv)")
+    environment = {name: value for name, value in os.environ.items() if name != "BITSPERDIM_LAUNCHER"}
+    if launcher is not None:
+        environment["BITSPERDIM_LAUNCHER"] = launcher
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
+    done = subprocess.run(
+        [shell, "-c", found], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [*(launcher or "python").split()[launcher not in (None, "") :], *arguments]
 
 
 def test_a_section_is_a_stage_or_a_model_or_shared(pipeline: dict[str, Any], content: dict[str, Any]) -> None:

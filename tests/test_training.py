@@ -15,7 +15,9 @@ from bitsperdim.errors import InputError
 from bitsperdim.families import FAMILIES, TrainSection
 from bitsperdim.models import ImageModel
 from bitsperdim.models.vae import VAE
-from bitsperdim.training import Presentation, Trained, train
+from bitsperdim.optimization import average_weight
+from bitsperdim.presentation import Presentation
+from bitsperdim.training import Trained, train
 from bitsperdim.units import bits_per_dim
 
 CPU = torch.device("cpu")
@@ -31,6 +33,7 @@ SETTINGS: dict[str, Any] = {
     "patience": None,
     "validation_samples": 4,
     "precision": "float32",
+    "compile": False,
 }
 LATENT: dict[str, Any] = {"deeper": [], "doubly_reparameterized": False, "finetune": None}
 SECTIONS: dict[str, dict[str, Any]] = {
@@ -260,9 +263,9 @@ def test_the_noise_of_a_training_is_fixed_where_the_model_asks_for_it(monkeypatc
     given: list[Tensor | None] = []
     take_step = training._Trainer.take_step
 
-    def spy(self: Any, x: Tensor, labels: Tensor | None, noise: Tensor | None) -> Tensor:
+    def spy(self: Any, x: Tensor, labels: Tensor | None, noise: Tensor | None, *rest: Any) -> Tensor:
         given.append(noise)
-        return take_step(self, x, labels, noise)
+        return take_step(self, x, labels, noise, *rest)
 
     monkeypatch.setattr(training._Trainer, "take_step", spy)
     run("realnvp", epochs=2, batch_size=75)
@@ -340,7 +343,7 @@ def test_the_average_is_validated_and_kept() -> None:
 
 
 def test_the_average_forgets_the_start() -> None:
-    weights = [training.average_weight(0.99, n) for n in (0, 8, 10_000)]
+    weights = [average_weight(0.99, n) for n in (0, 8, 10_000)]
     assert weights == pytest.approx([0.1, 0.5, 0.99])
 
 
@@ -359,7 +362,7 @@ def test_the_average_is_that_of_the_formula() -> None:
         trained = run("vae", epochs=1, average_decay=0.3)
     expected = seen[0]
     for n, current in enumerate(seen[1:], start=1):
-        weight = training.average_weight(0.3, n)
+        weight = average_weight(0.3, n)
         expected = weight * expected + (1 - weight) * current
     kept = torch.cat([p.detach().flatten() for p in trained.model.parameters()])
     torch.testing.assert_close(kept, expected, rtol=1e-5, atol=1e-6)

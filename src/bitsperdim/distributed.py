@@ -4,18 +4,42 @@ Nothing in the parameters says how many there are, since it must not change a nu
 environment (``BITSPERDIM_LAUNCHER="torchrun --standalone --nproc-per-node 4"``), and a stage that was started
 otherwise is one process of one.
 
-Only tensors travel between processes: nothing is pickled.
+Tensors of GPUs travel by NCCL, those of CPUs by Gloo, also on a machine with GPUs: what processes agree on besides
+numbers (when to save, when to stop) is on the CPU and makes no GPU wait. Nothing but tensors travels between them, and
+nothing is pickled.
+
+Invariants (``tests/test_distributed.py``): shares are all of a batch, once (``test_shares_are_the_whole``); two
+processes train and validate as one does (``test_two_processes_are_one``).
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from bitsperdim.errors import InputError
+from bitsperdim.stopping import let_the_first_speak, local_rank
+
+LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused", "remote process")
+
+__all__ = [
+    "Share",
+    "all_summed",
+    "broadcast",
+    "gathered",
+    "is_first",
+    "joined",
+    "largest",
+    "local_rank",
+    "rank",
+    "share",
+    "world_size",
+]
 
 
 def rank() -> int:
@@ -35,23 +59,83 @@ def is_first() -> bool:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[None]:
-    """Join the other processes while the work is done: by NCCL between GPUs, by Gloo between CPUs.
+    """Join the other processes while the work is done; a process that was not started by torchrun stays alone.
 
-    A process that was not started by torchrun stays alone.
+    Raises:
+        InputError: another process has stopped.
     """
     if not dist.is_torchelastic_launched():
         yield
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", device_id=device if device.index else None)
+    on_gpu = device.type == "cuda"
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", device_id=device if on_gpu else None)
     try:
         yield
+    except BaseException as error:
+        let_the_first_speak()  # before the others notice that this one has gone
+        if isinstance(error, RuntimeError) and is_of_a_lost_process(error):
+            raise InputError("Another process of this stage has stopped, and has said why.") from error
+        raise
     finally:
         dist.destroy_process_group()
 
 
-def local_rank() -> int:
-    """Return the number of this process on its machine: that of its GPU."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+def is_of_a_lost_process(error: RuntimeError) -> bool:
+    """Return whether it was raised because another process is no longer there."""
+    return isinstance(error, dist.DistError) or any(words in str(error) for words in LOST)
+
+
+@dataclass(frozen=True)
+class Share:
+    """This process's part of a batch, never empty: with fewer rows than processes some take the first for show.
+
+    Attributes:
+        rows: of the batch.
+        n_own: how many of them count, 0 where they are for show.
+        n_whole: rows of the batch.
+    """
+
+    rows: slice
+    n_own: int
+    n_whole: int
+
+    @property
+    def fraction(self) -> float:
+        """Of the batch."""
+        return self.n_own / self.n_whole
+
+
+def share(n_whole: int) -> Share:
+    """Return this process's part of a batch of ``n_whole`` rows, at least 1: contiguous, as even as they can be."""
+    first, end = (n_whole * number // world_size() for number in (rank(), rank() + 1))
+    return Share(slice(first, end) if end > first else slice(0, 1), end - first, n_whole)
+
+
+def all_summed(values: Tensor) -> Tensor:
+    """Return the sum over all processes; every one has the same bits."""
+    if world_size() == 1:
+        return values
+    total = values.clone()
+    dist.all_reduce(total)
+    return total
+
+
+def largest(*numbers: int) -> list[int]:
+    """Return the largest of each of these whole numbers over all processes, by way of the CPU."""
+    if world_size() == 1:
+        return list(numbers)
+    values = torch.tensor(numbers)
+    dist.all_reduce(values, dist.ReduceOp.MAX)
+    return [int(value) for value in values]
+
+
+def broadcast(tensors: Iterable[Tensor]) -> None:
+    """Overwrite tensors with those of the first process."""
+    if world_size() > 1:
+        for tensor in tensors:
+            sent = tensor.detach().contiguous()  # a copy where channels come last
+            dist.broadcast(sent, 0)
+            tensor.detach().copy_(sent)
 
 
 def gathered(rows: Tensor) -> list[Tensor]:

@@ -64,6 +64,7 @@ class TrainSection(Section):
     patience: PositiveInt | None
     validation_samples: Annotated[int, Field(ge=1, le=100_000)]
     precision: Precision
+    compile: bool
 
 
 if TYPE_CHECKING:

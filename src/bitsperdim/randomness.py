@@ -4,13 +4,21 @@ Two generators that are started with the same small number give the same numbers
 that of evaluation too. Each purpose has its own number here, and hashes it together with the seeds
 (:class:`numpy.random.SeedSequence`).
 
-Invariant (``tests/test_randomness.py``): no two purposes and no two seeds share a stream.
+Several processes that share a batch of images hold a generator in the same state each, draw for the whole batch, and
+take their rows (:func:`draw`): so the numbers do not depend on how many processes there are. Drawing is cheap beside
+what is done with the numbers.
+
+Invariants (``tests/test_randomness.py``): no two purposes and no two seeds share a stream; rows of a batch are drawn as
+those of the whole (``test_shares_are_rows_of_the_whole``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import torch
+from torch import Tensor
 
 PURPOSES = (
     *("weights", "start", "training", "validation", "evaluation", "causality", "pictures"),
@@ -37,6 +45,42 @@ def stream_seed(purpose: str, *seeds: int) -> int:
     )
 
 
-def stream(purpose: str, *seeds: int, device: torch.device | str = "cpu") -> torch.Generator:
+class Stream(torch.Generator):
+    """A generator that may stand for one that others hold as well.
+
+    Attributes:
+        share: the first row of this process and the number of rows of the whole batch; None: there is no other process.
+    """
+
+    share: tuple[int, int] | None = None
+
+
+def stream(purpose: str, *seeds: int, device: torch.device | str = "cpu") -> Stream:
     """Return a generator on a device for one purpose; arguments as of :func:`stream_seed`."""
-    return torch.Generator(device).manual_seed(stream_seed(purpose, *seeds))
+    generator = Stream(device)
+    generator.manual_seed(stream_seed(purpose, *seeds))
+    return generator
+
+
+def draw(
+    how: Callable[..., Tensor],
+    shape: Sequence[int],
+    generator: torch.Generator | None,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Draw numbers for the images of a batch, or for the rows that are this process's share of it.
+
+    Args:
+        how: ``torch.rand``, ``torch.randn`` or another function of a shape, ``generator``, ``dtype`` and ``device``.
+        shape: (B, ...), of the share.
+        generator: of the numbers; a :class:`Stream` says what the share is.
+        dtype: of the numbers.
+        device: of the generator.
+    """
+    first, n_rows = 0, shape[0]
+    if isinstance(generator, Stream) and generator.share is not None:
+        first, n_rows = generator.share
+    drawn = how((n_rows, *shape[1:]), generator=generator, dtype=dtype, device=device)
+    return drawn[first : first + shape[0]]

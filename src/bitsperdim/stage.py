@@ -10,15 +10,17 @@ import hashlib
 import os
 import platform
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from bitsperdim.errors import InputError
 from bitsperdim.files import write_json
 from bitsperdim.params import Params, read_params
+from bitsperdim.stopping import Interrupted, let_the_first_speak, raised
 
 PARAMS = Path("params.yaml")
 LOGS = "BITSPERDIM_LOGS"
@@ -29,7 +31,8 @@ def run(stage: str, main: Callable[..., Mapping[str, Any] | None], *arguments: s
     """Run a stage: ``main(params, *command_line_arguments)``.
 
     A mistake of the user, a file that cannot be read or written and too little memory end it with one
-    sentence and status 1, Ctrl-C with status 130.
+    sentence and status 1, Ctrl-C with status 130, SIGTERM with status 143. Of several processes that were started by
+    torchrun the first of each machine says so, and the first of all writes the log.
 
     Args:
         stage: its name, for messages and the log.
@@ -42,22 +45,31 @@ def run(stage: str, main: Callable[..., Mapping[str, Any] | None], *arguments: s
         sys.exit(f"usage: python stages/{stage}.py {' '.join(name.upper() for name in arguments)}")
     started = time.perf_counter()
     try:
-        more = main(read_params(PARAMS), *values)
+        with raised():
+            more = main(read_params(PARAMS), *values)
     except InputError as error:
-        sys.exit(f"{stage}: {error}")
+        _end(f"{stage}: {error}")
     except OSError as error:
-        sys.exit(f"{stage}: {error.filename or 'a file'} cannot be read or written: {error.strerror or error}.")
+        _end(f"{stage}: {error.filename or 'a file'} cannot be read or written: {error.strerror or error}.")
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):
             raise
-        sys.exit(f"{stage}: the memory is not enough ({_first_line(error)}); try smaller batch or chunk sizes.")
-    except KeyboardInterrupt:
-        sys.stderr.write(f"\n{stage}: interrupted.\n")
-        sys.exit(130)
+        _end(f"{stage}: the memory is not enough ({_first_line(error)}); try smaller batch or chunk sizes.")
+    except KeyboardInterrupt as error:
+        let_the_first_speak()
+        sys.stderr.write(f"\n{stage}: {error or 'interrupted'}.\n")
+        sys.exit(128 + (error.number if isinstance(error, Interrupted) else signal.SIGINT))
+    if os.environ.get("RANK", "0") != "0":
+        return
     try:
         _log(stage, values, time.perf_counter() - started, more or {})
     except OSError as error:  # the work is done: a log that cannot be written does not undo it
         sys.stderr.write(f"{stage}: its log cannot be written ({error}).\n")
+
+
+def _end(sentence: str) -> NoReturn:
+    let_the_first_speak()
+    sys.exit(sentence)
 
 
 def _first_line(error: Exception) -> str:

@@ -15,13 +15,18 @@ random numbers for every model, and decides which weights are kept (of the fine-
 when to stop; the test set is never seen.
 
 With a :class:`~bitsperdim.checkpoints.Checkpoint` the whole state is kept from time to time, also in the
-middle of an epoch, and the next training of the same fingerprint goes on from there.
+middle of an epoch, and the next training of the same fingerprint goes on from there. SIGTERM and SIGINT let the step
+be finished, and the state be kept, before the training stops.
 
-Not here yet: several GPUs.
+Several processes (:mod:`bitsperdim.distributed`) share every batch, and every one holds the whole state: each draws the
+noise of the whole batch, takes the same steps, and comes to the same decisions. The first writes and speaks. Any number
+of them can go on from a checkpoint of any other.
+
+Not here: one step (:mod:`bitsperdim.optimization`), how images are shown (:mod:`bitsperdim.presentation`).
 
 Invariants (``tests/test_training.py``): one seed gives one set of bytes, interrupted or not; the best
 weights by validation come back, not the last; every image is presented once an epoch; a loss that is
-not finite stops with one sentence.
+not finite stops with one sentence. ``tests/test_distributed.py``: two processes train as one does, to rounding.
 """
 
 from __future__ import annotations
@@ -29,27 +34,27 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
+from bitsperdim import distributed
 from bitsperdim.checkpoints import Checkpoint
 from bitsperdim.data.preparation import PreparedImages
 from bitsperdim.errors import InputError
 from bitsperdim.estimation import log_mean_exp
 from bitsperdim.families import FamilySection, TrainSection
 from bitsperdim.models import ImageModel, build, check_labels
-from bitsperdim.randomness import stream
+from bitsperdim.optimization import DTYPES, Optimization, part_of
+from bitsperdim.presentation import Presentation
+from bitsperdim.randomness import Stream, stream
+from bitsperdim.stopping import Interrupted, Request, deferred
 from bitsperdim.units import bits_per_dim
 
 CHECK_EVERY = 100  # steps between two looks at the losses, each of which waits for the device
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CURVE_COLUMNS = ("epoch", "step", "learning_rate", "train_bpd", "validation_bpd", "seed")
 
 
@@ -63,6 +68,8 @@ class Trained:
         best_epoch: the epoch of the weights; 0 for a closed-form model.
         validation_log_p: the mean validation bound at that epoch, nats per image.
         seconds: of all the runs that it took, without what an interruption threw away.
+        n_presented: images, in the steps of this run, by all processes.
+        step_seconds: that these steps took.
     """
 
     model: ImageModel
@@ -70,57 +77,8 @@ class Trained:
     best_epoch: int
     validation_log_p: float
     seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Presentation:
-    """The training images on the device, drawn anew at each presentation where binarization is dynamic.
-
-    Attributes:
-        images: (N, C, H, W) uint8.
-        labels: (N,) int64.
-        train_levels: of the images before binarization.
-        dynamic: whether they are binarized at each presentation.
-        noise_seed: of dequantization noise that each image keeps for ever; None where the model draws its own.
-        n_samples: K of the objective.
-    """
-
-    images: Tensor
-    labels: Tensor | None
-    train_levels: int
-    dynamic: bool
-    noise_seed: int | None = None
-    n_samples: int = 1
-
-    def order(self, generator: torch.Generator) -> Tensor:
-        """Return the rows of all images in random order, (N,): one epoch."""
-        return torch.randperm(len(self.images), generator=generator, device=self.images.device)
-
-    def batches(self, order: Tensor, batch_size: int) -> tuple[Tensor, ...]:
-        """Split an epoch into batches of rows; the last may be smaller."""
-        return order.split(batch_size)
-
-    def batch(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Return the images of some rows as the model sees them, their labels, and their noise if it is fixed."""
-        labels = None if self.labels is None else self.labels[index]
-        return self.drawn(self.images[index], generator), labels, self.fixed_noise(index)
-
-    def fixed_noise(self, index: Tensor) -> Tensor | None:
-        """Return the dequantization noise of some rows, (K, B, C, H, W) in [0, 1), the same whenever they come."""
-        if self.noise_seed is None:
-            return None
-        shape = (self.n_samples, *self.images.shape[1:])
-        # each image has a generator of its own, so that none is stored; torch's would ignore all but 32 bits of a seed
-        keys = [np.array([self.noise_seed, row], dtype=np.uint64) for row in index.tolist()]
-        draws = [np.random.Generator(np.random.Philox(key=key)).random(shape, dtype=np.float32) for key in keys]
-        return torch.from_numpy(np.stack(draws, axis=1)).to(self.images.device)
-
-    def drawn(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Binarize with probability x / (L-1) where binarization is dynamic; else return the images."""
-        if not self.dynamic:
-            return images
-        uniform = torch.rand(images.shape, generator=generator, device=images.device)
-        return (uniform * (self.train_levels - 1) < images).to(torch.uint8)
+    n_presented: int = 0
+    step_seconds: float = 0.0
 
 
 def train(
@@ -145,7 +103,8 @@ def train(
         checkpoint: where the state of an unfinished training is kept; None: nowhere.
 
     Raises:
-        InputError: a loss is not finite, or no epoch had a finite validation bound.
+        InputError: a loss is not finite, no epoch had a finite validation bound, or checkpoints are not shared.
+        Interrupted: a signal asked for the end; the state is kept.
     """
     description = prepared.description
     settings = section.settings(shared)
@@ -166,6 +125,7 @@ def train(
     trainer = _Trainer(name, model, section, settings, presentation, prepared, seed, generator, checkpoint)
     images = presentation.drawn(presentation.images, generator)
     model.initialise(images)
+    distributed.broadcast([*model.parameters(), *model.buffers()])  # machines may differ in their last digits
     if not any(parameter.requires_grad for parameter in model.parameters()):
         return trainer.run_closed_form(images)
     return trainer.run()
@@ -205,7 +165,7 @@ class _Trainer:
         presentation: Presentation,
         prepared: PreparedImages,
         seed: int,
-        generator: torch.Generator,
+        generator: Stream,
         checkpoint: Checkpoint | None,
     ) -> None:
         self.name, self.model, self.settings, self.seed = name, model, settings, seed
@@ -221,18 +181,11 @@ class _Trainer:
         self.state = _State()
         self.order: Tensor | None = None  # of the images in this epoch; None between two epochs
         self.losses: list[Tensor] = []  # of this epoch, on the device, looked at from time to time
+        self.n_settled = 0  # of these, that are of all processes and have been looked at
         self.best_weights: dict[str, Tensor] | None = None
+        self.request = Request()
+        self.n_presented, self.step_seconds = 0, 0.0
         self.started = self.saved = time.monotonic()
-
-    def learning_rate(self, step: int) -> float:
-        """Rise linearly over ``warmup_steps`` (at most half of the run), then stay, or fall along a half cosine."""
-        highest, warmup = self.settings.learning_rate, min(self.settings.warmup_steps, self.n_steps // 2)
-        if step < warmup:
-            return highest * (step + 1) / warmup
-        if self.settings.schedule == "constant":
-            return highest
-        progress = (step - warmup) / max(1, self.n_steps - warmup)
-        return highest * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
     def run_closed_form(self, images: Tensor) -> Trained:
         """Score the model as ``initialise`` left it: one row, epoch 0."""
@@ -257,15 +210,12 @@ class _Trainer:
     def run(self) -> Trained:
         """Train until the last epoch, or until patience runs out; go on from a checkpoint where there is one."""
         settings, state = self.settings, self.state
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-        )
-        self.average = AveragedModel(self.model, multi_avg_fn=self.update_average) if settings.average_decay else None
+        self.optimization = Optimization(self.model, settings, self.n_steps, self.generator)
         self.resume()
-        title = f"train {self.name} seed {self.seed}"
-        with tqdm(
-            total=settings.epochs, initial=state.epoch - 1, desc=title, unit="epoch", disable=None, mininterval=0.5
-        ) as bar:
+        title, silent = f"train {self.name} seed {self.seed}", None if distributed.is_first() else True
+        n_done = state.epoch - 1
+        bar = tqdm(total=settings.epochs, initial=n_done, desc=title, unit="epoch", disable=silent, mininterval=0.5)
+        with deferred() as self.request, bar:
             while not self.finished:
                 row = self.run_epoch()
                 bar.set_postfix_str(
@@ -273,7 +223,7 @@ class _Trainer:
                     f"({-state.last_log_p:.2f} nats)"
                 )
                 bar.update()
-                self.save_if_due()
+                self.pause()
         if self.best_weights is None:
             raise InputError(
                 f"Training {self.name} (seed {self.seed}) gave the validation images no mass in any epoch; "
@@ -282,7 +232,8 @@ class _Trainer:
         if self.checkpoint is not None and self.seconds > self.checkpoint.interval:
             self.save()  # should a later seed of the same stage be interrupted
         self.model.load_state_dict(self.best_weights)
-        return Trained(self.model.eval(), state.curve, state.best_epoch, state.best_log_p, self.seconds)
+        numbers = (state.best_epoch, state.best_log_p, self.seconds, self.n_presented, self.step_seconds)
+        return Trained(self.model.eval(), state.curve, *numbers)
 
     @property
     def finished(self) -> bool:
@@ -302,19 +253,25 @@ class _Trainer:
         if self.order is None:
             self.order = self.presentation.order(self.generator)
         batches = self.presentation.batches(self.order, self.settings.batch_size)
+        started = time.monotonic()
         for index in batches[len(self.losses) :]:
-            self.losses.append(self.take_step(*self.presentation.batch(index, self.generator)))
+            mine = distributed.share(len(index))
+            self.generator.share = (mine.rows.start, mine.n_whole)
+            self.losses.append(self.take_step(*self.presentation.batch(index[mine.rows], self.generator), mine))
+            self.n_presented += len(index)
             if len(self.losses) % CHECK_EVERY == 0:
-                self.check_losses(CHECK_EVERY)
-            self.save_if_due()
-        self.check_losses(len(self.losses))
-        candidate = self.model if self.average is None else cast(ImageModel, self.average.module)
-        log_p = mean_bound(candidate, *self.validation, self.settings)
+                self.settle()
+            self.pause()
+        self.settle()
+        self.step_seconds += time.monotonic() - started
+        candidate = self.optimization.candidate
+        log_p = mean_bound(candidate, *self.validation, self.settings, self.pause)
         if math.isnan(log_p):
             raise InputError(self.not_finite(state.step))
         n_images = torch.tensor([len(batch) for batch in batches], dtype=torch.float64)
         train_log_p = -float((torch.stack(self.losses).double().cpu() * n_images).sum() / n_images.sum())
-        row = self.row(state.epoch, self.learning_rate(state.step - len(batches)), train_log_p, log_p)
+        learning_rate = self.optimization.learning_rate(state.step - len(batches))
+        row = self.row(state.epoch, learning_rate, train_log_p, log_p)
         state.curve.append(row)
         state.last_log_p = log_p
         if state.epoch == self.section.first_finetuned_epoch(self.settings.epochs):
@@ -323,59 +280,54 @@ class _Trainer:
             state.best_log_p, state.best_epoch = log_p, state.epoch
             self.best_weights = copy.deepcopy(candidate.state_dict())
         state.epoch += 1
-        self.order, self.losses = None, []
+        self.order, self.losses, self.n_settled = None, [], 0
         return row
 
-    def take_step(self, x: Tensor, labels: Tensor | None, noise: Tensor | None) -> Tensor:
-        """Take one step of the optimizer; return the loss in nats per image, detached."""
-        precision = DTYPES[self.settings.precision]
+    def take_step(self, x: Tensor, labels: Tensor | None, noise: Tensor | None, mine: distributed.Share) -> Tensor:
+        """Take one step of the optimizer; return what these images add to the loss, nats per image, detached."""
         n_samples = self.section.n_train_samples_in(self.state.epoch, self.settings.epochs)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(self.state.step)
-        with torch.autocast(self.device.type, dtype=precision, enabled=precision != torch.float32):
-            log_w = self.model.log_weights(x, n_samples, labels=labels, generator=self.generator, noise=noise)
-        loss = -log_mean_exp(log_w).mean()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if self.settings.gradient_clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
-        self.optimizer.step()
+        loss = self.optimization.take_step(self.state.step, x, labels, noise, n_samples, mine)
         self.state.step += 1
-        if self.average is not None:
-            self.average.update_parameters(self.model)
-        return loss.detach()
+        return loss
 
-    @torch.no_grad()
-    def update_average(self, average: Iterable[Tensor], current: Iterable[Tensor], _: object) -> None:
-        """Move the averaged weights towards the current ones."""
-        weight = average_weight(self.settings.average_decay, self.state.step - 1)
-        for kept, new in zip(average, current, strict=True):
-            kept.lerp_(new, 1 - weight)
-
-    def check_losses(self, n_last: int) -> None:
-        """Raise InputError where one of the last losses is not finite."""
-        bad = ~torch.stack(self.losses[-n_last:]).isfinite()
+    def settle(self) -> None:
+        """Add up the losses of all processes since the last time; raise InputError where one is not finite."""
+        new = self.losses[self.n_settled :]
+        if not new:
+            return
+        whole = distributed.all_summed(torch.stack(new))
+        bad = ~whole.isfinite()
         if bad.any():
-            raise InputError(self.not_finite(self.state.step - n_last + int(bad.nonzero()[0]) + 1))
+            raise InputError(self.not_finite(self.state.step - len(new) + int(bad.nonzero()[0]) + 1))
+        self.losses[self.n_settled :] = whole.unbind()
+        self.n_settled = len(self.losses)
 
-    def save_if_due(self) -> None:
-        """Save the state where the last one is older than the checkpoint's interval."""
-        if self.checkpoint is not None and time.monotonic() - self.saved >= self.checkpoint.interval:
+    def pause(self) -> None:
+        """Save where it is due, and stop where a signal asked for it: all processes at the same point.
+
+        Raises:
+            Interrupted: they stop.
+        """
+        interval = math.inf if self.checkpoint is None else self.checkpoint.interval
+        due = distributed.is_first() and time.monotonic() - self.saved >= interval
+        number, is_due = distributed.largest(self.request.number, int(due))
+        if number or is_due:
             self.save()
+        if number:
+            distributed.largest()  # until the first has saved
+            where = "" if self.checkpoint is None else "; the same command goes on from there"
+            raise Interrupted(number, f"{self.name} (seed {self.seed}) stopped after {self.state.step} steps{where}")
 
     def save(self) -> None:
         """Write the whole state: what :meth:`resume` reads."""
+        self.saved = time.monotonic()
         if self.checkpoint is None:
             return
-        if self.losses:
-            self.check_losses(len(self.losses))
-        tensors: dict[str, Tensor] = {"generator": self.generator.get_state()}
-        parts: dict[str, dict[str, Tensor]] = {"model": self.model.state_dict(), "best": self.best_weights or {}}
-        parts["average"] = {} if self.average is None else self.average.state_dict()
-        for number, values in self.optimizer.state_dict()["state"].items():
-            parts[f"optimizer.{number}"] = values
-        for part, values in parts.items():
-            tensors |= {f"{part}.{name}": value for name, value in values.items()}
+        self.settle()
+        if not distributed.is_first():
+            return
+        tensors = self.optimization.tensors() | {"generator": self.generator.get_state()}
+        tensors |= {f"best.{name}": value for name, value in (self.best_weights or {}).items()}
         if self.order is not None:
             tensors["order"] = self.order
         if self.losses:
@@ -386,31 +338,30 @@ class _Trainer:
     def resume(self) -> None:
         """Go on from the checkpoint, if there is one."""
         found = None if self.checkpoint is None else self.checkpoint.load()
+        step = -1 if found is None else found[1]["step"]
+        highest, lowest = distributed.largest(step, -step)
+        if highest != -lowest:
+            raise InputError(
+                f"Training {self.name} (seed {self.seed}) cannot go on, since its processes found different "
+                f"checkpoints; the folder must be the same for all (BITSPERDIM_CHECKPOINTS), or be removed."
+            )
         if found is None:
             return
         tensors, values = found
         for name, value in values.items():
             setattr(self.state, name, value)
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-        self.model.load_state_dict(part("model."))
-        if self.average is not None:
-            self.average.load_state_dict(part("average."))
-        self.best_weights = {name: tensor.to(self.device) for name, tensor in part("best.").items()} or None
-        content: dict[str, Any] = self.optimizer.state_dict()
-        for number, parameter in enumerate(self.model.parameters()):
-            if moments := part(f"optimizer.{number}."):
-                content["state"][number] = {name: laid_out(value, parameter) for name, value in moments.items()}
-        self.optimizer.load_state_dict(content)
+        self.optimization.load(tensors)
+        best = part_of(tensors, "best")
+        self.best_weights = {name: tensor.to(self.device) for name, tensor in best.items()} or None
         self.generator.set_state(tensors["generator"])
         self.order = tensors["order"].to(self.device) if "order" in tensors else None
         self.losses = list(tensors["losses"].to(self.device).unbind()) if "losses" in tensors else []
-        print(
-            f"{self.name} seed {self.seed}: goes on from a checkpoint in epoch {self.state.epoch}, "
-            f"after {self.state.step} steps and {self.state.seconds:.0f} s."
-        )
+        self.n_settled = len(self.losses)
+        if distributed.is_first():
+            print(
+                f"{self.name} seed {self.seed}: goes on from a checkpoint in epoch {self.state.epoch}, "
+                f"after {self.state.step} steps and {self.state.seconds:.0f} s."
+            )
 
     def not_finite(self, step: int) -> str:
         settings = self.settings
@@ -423,21 +374,18 @@ class _Trainer:
         )
 
 
-def laid_out(tensor: Tensor, like: Tensor) -> Tensor:
-    """Return ``tensor`` with the strides of a parameter: a fused optimizer walks both through memory as they lie."""
-    return torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor
-
-
-def average_weight(decay: float, n_averaged: int) -> float:
-    """Return the weight of the past in a moving average: it rises to ``decay``, so that the start is forgotten."""
-    return min(decay, (1 + n_averaged) / (10 + n_averaged))
-
-
 @torch.no_grad()
 def mean_bound(
-    model: ImageModel, images: Tensor, labels: Tensor | None, noise: Tensor | None, settings: TrainSection
+    model: ImageModel,
+    images: Tensor,
+    labels: Tensor | None,
+    noise: Tensor | None,
+    settings: TrainSection,
+    after_batch: Callable[[], None] = lambda: None,
 ) -> float:
     """Return the mean over images of the bound with ``validation_samples``, nats, always on the same random numbers.
+
+    Several processes share each batch, and all get the same number.
 
     Args:
         model: on the device of the images; left in evaluation mode.
@@ -445,14 +393,17 @@ def mean_bound(
         labels: (N,) int64.
         noise: (N, C, H, W), the dequantization noise of the first sample.
         settings: batch size, samples and precision.
+        after_batch: called after each batch.
     """
     model.eval()
     device = images.device
     generator = stream("validation", device=device)
     precision = DTYPES[settings.precision]
-    total = 0.0
+    total = torch.zeros((), dtype=torch.float64, device=device)
     for start in range(0, len(images), settings.batch_size):
-        rows = slice(start, start + settings.batch_size)
+        mine = distributed.share(min(settings.batch_size, len(images) - start))
+        rows = slice(start + mine.rows.start, start + mine.rows.stop)
+        generator.share = (mine.rows.start, mine.n_whole)
         with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
             log_w = model.log_weights(
                 images[rows],
@@ -461,5 +412,6 @@ def mean_bound(
                 generator=generator,
                 noise=None if noise is None else noise[rows],
             )
-        total += float(log_mean_exp(log_w.double()).sum())
-    return total / len(images)
+        total += log_mean_exp(log_w.double())[: mine.n_own].sum()
+        after_batch()
+    return float(distributed.all_summed(total)) / len(images)

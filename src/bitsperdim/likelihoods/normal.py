@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from bitsperdim.likelihoods.base import at_least_float32
+from bitsperdim.randomness import draw
 
 
 class DiagonalNormal:
@@ -141,15 +142,13 @@ class NormalChain:
 
 
 def draw_each(
-    draw: object, n_samples: int, like: Tensor, generator: torch.Generator | None
+    how: Callable[..., Tensor], n_samples: int, like: Tensor, generator: torch.Generator | None
 ) -> Tensor:  # (K, *like.shape)
-    """Draw ``n_samples`` times with the shape, dtype and device of ``like``, one after the other.
+    """Draw ``n_samples`` times with the shape (B, ...), dtype and device of ``like``, one after the other.
 
     One call for all would be a little faster, but its numbers would depend on how K is cut into
     chunks, and with them every estimate.
     """
-    draws = [
-        draw(like.shape, generator=generator, dtype=like.dtype, device=like.device)  # type: ignore[operator]
-        for _ in range(n_samples)
-    ]
-    return torch.stack(draws)
+    return torch.stack(
+        [draw(how, like.shape, generator, dtype=like.dtype, device=like.device) for _ in range(n_samples)]
+    )

@@ -15,9 +15,14 @@ Invariants (``tests/models/test_activations.py``): values and derivatives are th
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction, FunctionCtx
+
+from bitsperdim.randomness import draw
 
 BITS_8 = 2**8
 SMALLEST_DROPOUT = 1 / BITS_8  # of which each share is rounded to a multiple
@@ -68,8 +73,16 @@ def dropped_out(x: Tensor, share: float, generator: torch.Generator | None) -> T
     """
     n_images, n_maps, height, width = x.shape
     n_dropped = round(share * BITS_8)
-    words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
-    words.random_(-(2**63), None, generator=generator)
-    numbers = words.view(torch.uint8)[: x.numel()].view(n_images, height, width, n_maps).permute(0, 3, 1, 2)
+    numbers = draw(random_bytes, (n_images, height, width, n_maps), generator, device=x.device).permute(0, 3, 1, 2)
     # the scale is applied to the values: as a number of the mask it would be rounded to few digits, the same for all
     return (x * (numbers >= n_dropped).to(x.dtype)).mul_(BITS_8 / (BITS_8 - n_dropped))
+
+
+def random_bytes(
+    shape: Sequence[int], *, generator: torch.Generator | None, dtype: None, device: torch.device | None
+) -> Tensor:
+    """Return whole numbers from 0 to 255, uint8."""
+    n_bytes = math.prod(shape)
+    words = torch.empty(-(-n_bytes // 8), dtype=torch.int64, device=device)
+    words.random_(-(2**63), None, generator=generator)
+    return words.view(torch.uint8)[:n_bytes].view(*shape)

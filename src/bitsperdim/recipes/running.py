@@ -231,6 +231,7 @@ def commands(pipeline: Mapping[str, Any], params: Mapping[str, Any]) -> list[tup
             command: str = definition["cmd"]
             for key in re.findall(r"\$\{([\w.]+)\}", command):
                 command = command.replace(f"${{{key}}}", _value(key, params, model))
+            command = command.replace(r"\${", "${")  # what is left to the shell
             found.append((label if model is None else f"{label}@{model}", command))
     return found
 
