@@ -86,3 +86,42 @@ def test_sources_know_their_images() -> None:
         "npz": (None, None),
         "folder": (None, None),
     }
+
+
+BIGGER: dict[str, list[dict[str, object]]] = {
+    "vae": [{"hidden_sizes": [300, 30]}, {"deeper": [{"latent_size": 8, "hidden_sizes": [90, 80]}] * 2}],
+    "conv_vae": [{"latent_maps": 100}, {"n_blocks": 3, "n_filters": 20}, {"n_scales": 1, "n_blocks": 0}],
+    "pixelcnn": [{"kernel_size": 31}, {"n_blocks": 9}, {"likelihood": "logistic", "n_mixtures": 40}],
+    "gated_pixelcnn": [{"kernel_size": 31}, {"n_layers": 1, "n_filters": 90}, {"n_classes": 500}],
+    "pixelcnn_pp": [
+        {"n_blocks": 4},
+        {"n_scales": 1, "n_filters": 50},
+        {"likelihood": "coupled_logistic", "n_mixtures": 20},
+    ],
+    "flow": [{"transform": "maf", "n_transforms": 3, "hidden_sizes": [50, 60]}, {"n_bins": 30}],
+    "realnvp": [{"n_blocks": 3}, {"n_scales": 1}, {"n_scales": 3, "n_filters": 9}],
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_are_foreseen(family: str) -> None:
+    """Never more than there are, nor less than a third: small networks have many biases and other small things."""
+    noise: list[dict[str, object]] = []
+    if "dequantization" in FAMILIES[family].model_fields:
+        sizes = {"n_couplings": 3, "n_filters": 30, "n_blocks": 2}
+        noise = [{"dequantization": "variational", "variational": sizes}]
+    for changes in [{}, *BIGGER.get(family, []), *noise]:
+        what = section(family, **changes)
+        for shape in ((1, 8, 8), (3, 16, 12)):
+            if is_refused(what, Images(5, shape)):
+                continue
+            model = build(what.family, what.hyperparameters, shape, 5)
+            n_weights = sum(tensor.numel() for tensor in model.state_dict().values())
+            assert n_weights / 3 <= what.least_weights(shape, 5) <= n_weights, (changes, shape)
+
+
+def test_what_no_device_holds_is_refused() -> None:
+    section("vae", hidden_sizes=[65_536]).check_size("vae", Images(2, (1, 28, 28)))
+    for hidden_sizes in ([65_536] * 4, [65_536] * 16):
+        with pytest.raises(InputError, match="the sizes in vae make a network of .* weights or more; at most"):
+            section("vae", hidden_sizes=hidden_sizes).check_size("vae", Images(2))

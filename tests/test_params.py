@@ -159,7 +159,11 @@ MISTAKES: list[tuple[str, object, str]] = [
         "pixelcnn.likelihood = 'bernoulli' needs images of 2 levels, but these have 17",
     ),
     # names
-    ("../vae", {"family": "histogram", "pseudocount": 1.0}, "'../vae' cannot name a model; a name has lower-case"),
+    (
+        "../vae",
+        {"family": "histogram", "pseudocount": 1.0},
+        "'../vae' cannot name a model; a name has at most 64 lower-case",
+    ),
     ("report", {"family": "histogram", "pseudocount": 1.0}, "'report' cannot name a model"),
     ("density_and_mass.family", "gaussian", "density_and_mass.family is not a known key"),
     (3, {}, "3 is not a section name; section names are text."),
@@ -244,25 +248,3 @@ def test_unreadable_files_get_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_bytes(b"a: \xff")
     with pytest.raises(InputError, match="is not UTF-8 text"):
         read_params(tmp_path / "params.yaml")
-
-
-def test_bad_input_never_gives_a_traceback(content: dict[str, Any]) -> None:
-    """Each leaf replaced by each of these values either validates or raises InputError."""
-    values: list[object] = [None, -1, 0, 1e300, NAN, "", "é" * 200, [], [[]], {}, {"a": {}}, True, 10**30, [None], "\n"]
-
-    def leaves(section: dict[str, Any], path: str = "") -> list[str]:
-        found = []
-        for key, value in section.items():
-            found += [f"{path}{key}", *(leaves(value, f"{path}{key}.") if isinstance(value, dict) else [])]
-        return found
-
-    sentences = []
-    action: Callable[[dict[str, Any]], object] = validate
-    for path in leaves(content):
-        for value in values:
-            try:
-                action(changed(content, path, value))
-            except InputError as error:
-                sentences.append(str(error))
-    assert len(sentences) > 500
-    assert not any("\n" in sentence for sentence in sentences)

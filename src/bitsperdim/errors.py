@@ -1,9 +1,41 @@
-"""The one exception that a user is meant to see.
+"""The one exception that a user is meant to see, and how a value stands in its sentence.
 
 A stage prints an :class:`InputError` as one sentence and exits with status 1; any other exception
 is a bug and keeps its traceback.
+
+Invariant (``tests/test_fuzz.py``): however large or strange a value, what is shown of it is short, printable and found
+in no time (``test_a_value_is_shown_in_a_few_printable_characters``).
 """
+
+from __future__ import annotations
+
+import reprlib
+
+SHOWN = 60  # characters
 
 
 class InputError(ValueError):
     """What the user gave cannot be used: one sentence with the key, the value and what is allowed."""
+
+
+class _Short(reprlib.Repr):
+    """Looks at the first entries alone: a few lines of YAML can stand for a list of billions."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Return the number; of one that Python will not write out, how long it is."""
+        return repr(x) if x.bit_length() <= 4 * SHOWN else f"a whole number of {x.bit_length():,} bits"
+
+    def repr_str(self, x: str, level: int) -> str:
+        """Return the text in quotes, what cannot be printed as its code."""
+        return repr(x[:SHOWN])
+
+
+_SHORT = _Short()
+_SHORT.maxlevel = 3
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxset = _SHORT.maxdict = _SHORT.maxother = SHOWN // 2
+
+
+def shown(value: object) -> str:
+    """Return a value as a message shows it: at most :data:`SHOWN` printable characters."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."

@@ -1,12 +1,17 @@
 """The typed parameter section of every model family; the keys are those of :data:`bitsperdim.models.MODELS`.
 
 Kept apart from the models so that ``preflight`` can check the parameters without importing torch.
+:meth:`FamilySection.least_weights` knows the sizes of their networks as well, so that some zeros too many are a
+sentence at once and not an exhausted memory later (``tests/test_families.py::test_weights_are_foreseen``).
 A section's own keys are the keyword arguments of the family's class (``tests/models/test_every_model.py``).
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
@@ -18,6 +23,7 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Size = Annotated[int, Field(ge=1, le=65_536)]
 Precision = Literal["float32", "bfloat16"]
 SMALLEST_DROPOUT = 1 / 256  # as in models/activations.py, which imports torch
+MAX_WEIGHTS = 10**10  # with gradients and the two moments of AdamW 160 GB
 Schedule = Literal["constant", "cosine"]
 LikelihoodName = Literal["bernoulli", "categorical", "logistic", "normal", "coupled_logistic"]  # as in heads.py
 
@@ -42,6 +48,11 @@ class Images:
     n_levels: int
     shape: tuple[int, int, int] | None = None
     n_classes: int | None = None
+
+
+def dense(sizes: Sequence[int]) -> int:
+    """Return the number of weights of fully connected layers, without biases."""
+    return sum(n_inputs * n_outputs for n_inputs, n_outputs in pairwise(sizes))
 
 
 class Section(BaseModel):
@@ -111,6 +122,19 @@ class FamilySection(Section):
     def check_training(self, name: str, settings: TrainSection) -> None:
         """Raise InputError where this model cannot be trained with these settings, which are its own already."""
 
+    def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
+        """Return a number of weights that this model exceeds for images (C, H, W) of L levels, but not by far."""
+        return 0
+
+    def check_size(self, name: str, images: Images) -> None:
+        """Refuse sizes that no device holds; of images that are not known yet, for the smallest ones."""
+        n_weights = self.least_weights(images.shape or (1, 1, 1), images.n_levels)
+        if n_weights > MAX_WEIGHTS:
+            raise InputError(
+                f"params.yaml: the sizes in {name} make a network of {n_weights:.1e} weights or more; at most "
+                f"{MAX_WEIGHTS:.0e} are allowed, so choose smaller ones."
+            )
+
     def settings(self, train: TrainSection) -> TrainSection:
         """Return ``train`` with this model's own overrides."""
         return train.model_copy(update=self.train.model_dump(exclude_unset=True))
@@ -122,11 +146,19 @@ class HistogramSection(FamilySection):
     family: Literal["histogram"]
     pseudocount: PositiveFloat
 
+    def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
+        """Return the number of its counts."""
+        return math.prod(shape) * n_levels
+
 
 class GaussianSection(FamilySection):
     """A multivariate normal density of dequantized images, in closed form."""
 
     family: Literal["gaussian"]
+
+    def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
+        """Return the number of covariances."""
+        return math.prod(shape) ** 2
 
 
 class HeadSection(FamilySection):
@@ -138,6 +170,11 @@ class HeadSection(FamilySection):
     def n_groups(self, shape: tuple[int, int, int]) -> int:
         """Into how many groups the channels of a pixel fall that a causal network has to keep in order."""
         return 1 if self.likelihood == "coupled_logistic" else shape[0]
+
+    def n_outputs(self, shape: tuple[int, int, int], n_levels: int) -> int:
+        """How many outputs a network has for each pixel, or a few less."""
+        of_a_channel = {"bernoulli": 1, "categorical": n_levels}.get(self.likelihood, 2 * self.n_mixtures)
+        return shape[0] * of_a_channel
 
     def check_images(self, name: str, images: Images) -> None:
         """Refuse a Bernoulli likelihood for images of more than two levels, and mixtures that add nothing."""
@@ -214,6 +251,16 @@ class VAESection(LatentSection):
     hidden_sizes: Annotated[list[Size], Field(min_length=1, max_length=16)]
     deeper: Annotated[list[StochasticLayer], Field(max_length=16)]
 
+    def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
+        """Return the number of weights of all encoders and decoders."""
+        n_outputs = shape[1] * shape[2] * self.n_outputs(shape, n_levels)
+        first = [*self.hidden_sizes, self.latent_size]
+        total, below = dense([math.prod(shape), *first]) + dense([n_outputs, *first]), self.latent_size
+        for layer in self.deeper:
+            total += 2 * dense([below, *layer.hidden_sizes, layer.latent_size])
+            below = layer.latent_size
+        return total
+
 
 class ConvVAESection(LatentSection):
     """A variational autoencoder of convolutions."""
@@ -223,6 +270,12 @@ class ConvVAESection(LatentSection):
     n_scales: Annotated[int, Field(ge=1, le=16)]
     n_filters: Size
     n_blocks: Annotated[int, Field(ge=0, le=1_000)]
+
+    def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
+        """Return the number of weights of its 3x3 convolutions between hidden maps, and of the last."""
+        n_convolutions = 2 * (2 * self.n_scales * self.n_blocks + self.n_scales - 1)
+        ends = 3 * self.latent_maps + self.n_outputs(shape, n_levels)
+        return 9 * n_convolutions * self.n_filters**2 + ends * self.n_filters
 
 
 class MaskedSection(HeadSection):
@@ -247,6 +300,11 @@ class PixelCNNSection(MaskedSection):
     n_blocks: Annotated[int, Field(ge=1, le=1_000)]
     kernel_size: Annotated[int, Field(ge=3, le=101), AfterValidator(odd)]
 
+    def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
+        """Return the number of weights of the first convolution, the blocks and the outputs."""
+        ends = shape[0] * self.kernel_size * (self.kernel_size // 2 + 1) + self.n_outputs(shape, n_levels)
+        return self.n_filters * ends + (5 * self.n_blocks + 2) * self.n_filters**2 // 2
+
 
 class GatedPixelCNNSection(MaskedSection):
     """A gated PixelCNN of a vertical and a horizontal stack, given the class if ``n_classes`` is a number."""
@@ -255,6 +313,12 @@ class GatedPixelCNNSection(MaskedSection):
     n_layers: Annotated[int, Field(ge=1, le=1_000)]
     kernel_size: Annotated[int, Field(ge=3, le=101), AfterValidator(odd)]
     n_classes: Annotated[int, Field(ge=2, le=65_536)] | None
+
+    def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
+        """Return the number of weights of the first convolution, the other layers, the classes and the outputs."""
+        ends = shape[0] * self.kernel_size * (self.kernel_size - 1) + self.n_outputs(shape, n_levels)
+        of_classes = 4 * self.n_layers * (self.n_classes or 0)
+        return self.n_filters * (ends + of_classes) + (21 * self.n_layers + 6) * self.n_filters**2
 
     def check_images(self, name: str, images: Images) -> None:
         """Refuse to be given classes of images that have no labels, or more of them."""
@@ -281,6 +345,11 @@ class PixelCNNppSection(HeadSection):
     n_scales: Annotated[int, Field(ge=1, le=16)]
     dropout: Annotated[float, Field(ge=0, le=0.99)]
 
+    def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
+        """Return the number of weights of the blocks of both streams, there and back, and of the outputs."""
+        n_blocks = self.n_scales * (2 * self.n_blocks + 1) - 1
+        return 60 * n_blocks * self.n_filters**2 + self.n_filters * self.n_outputs(shape, n_levels)
+
     def check_images(self, name: str, images: Images) -> None:
         """Refuse likelihoods of channels one by one, and dropout that would round to none."""
         super().check_images(name, images)
@@ -296,12 +365,21 @@ class PixelCNNppSection(HeadSection):
             )
 
 
+def of_coupling(n_inputs: int, n_filters: int, n_blocks: int, n_outputs: int) -> int:
+    """Return the number of weights of the network of one coupling, without biases."""
+    return 9 * n_filters * (n_inputs + n_outputs) + 10 * n_blocks * n_filters**2
+
+
 class VariationalSection(Section):
     """The sizes of learned dequantization noise; other noise has none."""
 
     n_couplings: Annotated[int, Field(ge=1, le=100)]
     n_filters: Size
     n_blocks: Annotated[int, Field(ge=0, le=100)]
+
+    def least_weights(self, shape: tuple[int, int, int]) -> int:
+        """Return the number of weights of all couplings."""
+        return self.n_couplings * of_coupling(2 * shape[0], self.n_filters, self.n_blocks, 2 * shape[0])
 
 
 class DequantizedSection(FamilySection):
@@ -320,6 +398,10 @@ class DequantizedSection(FamilySection):
                 f"{name}.dequantization = 'none'; it must be 1, since there is no noise to sample."
             )
 
+    def weights_of_noise(self, shape: tuple[int, int, int]) -> int:
+        """Return the number of weights of learned noise."""
+        return self.variational.least_weights(shape) if self.dequantization == "variational" else 0
+
 
 class FlowSection(DequantizedSection):
     """An autoregressive flow of dequantized images: affine (maf) or monotonic splines (nsf)."""
@@ -330,6 +412,12 @@ class FlowSection(DequantizedSection):
     hidden_sizes: Annotated[list[Size], Field(min_length=1, max_length=16)]
     n_bins: Annotated[int, Field(ge=2, le=1_000)]
 
+    def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
+        """Return the number of weights, masked ones too, and those of learned noise."""
+        n_dims = math.prod(shape)
+        n_outputs = n_dims * (2 if self.transform == "maf" else 3 * self.n_bins - 1)
+        return self.n_transforms * dense([n_dims, *self.hidden_sizes, n_outputs]) + self.weights_of_noise(shape)
+
 
 class RealNVPSection(DequantizedSection):
     """A multi-scale flow of affine couplings of convolutions, on dequantized images."""
@@ -338,6 +426,15 @@ class RealNVPSection(DequantizedSection):
     n_scales: Annotated[int, Field(ge=1, le=16)]
     n_filters: Size
     n_blocks: Annotated[int, Field(ge=0, le=1_000)]
+
+    def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
+        """Return the number of weights of all couplings: six at each scale but the last, four there, and of noise."""
+        total, channels = self.weights_of_noise(shape), shape[0]
+        for _ in range(self.n_scales - 1):
+            for n_channels in (channels, 4 * channels):
+                total += 3 * of_coupling(n_channels, self.n_filters, self.n_blocks, 2 * n_channels)
+            channels *= 2
+        return total + 4 * of_coupling(channels, self.n_filters, self.n_blocks, 2 * channels)
 
     def check_images(self, name: str, images: Images) -> None:
         """Refuse more scales than the images can be halved to, with two pixels left."""

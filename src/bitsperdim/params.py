@@ -8,26 +8,29 @@ but a model's own changes to ``train``, which may be left out.
 It does not check what only the data can tell (``dequantize`` does) and it imports no torch.
 
 Invariants (``tests/test_params.py``): the committed ``params.yaml`` validates; every kind of
-mistake gives one sentence; a float may be written as an integer, an integer not as a float.
+mistake gives one sentence; a float may be written as an integer, an integer not as a float. Whatever bytes the
+file holds, it validates or gives one sentence, soon (``tests/test_fuzz.py``).
 """
 
 from __future__ import annotations
 
 import difflib
 import itertools
-import math
 import re
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, Field, ValidationError
 from ruamel.yaml import YAML
+from ruamel.yaml.constructor import ConstructorError, SafeConstructor
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.nodes import MappingNode
 
 from bitsperdim.data.sources import SOURCES
-from bitsperdim.errors import InputError
+from bitsperdim.errors import InputError, shown
 from bitsperdim.families import (
     FAMILIES,
     FamilySection,
@@ -45,6 +48,8 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Scale = Annotated[float, Field(ge=0.1, le=100)]
 Rate = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
 Number = TypeVar("Number", bound=float)
+MAX_LISTED = 14  # names in a message
+MAX_ENTRIES = 1_000  # models, seeds; pairs that merge keys of YAML bring into one mapping
 
 
 def rising(values: list[Any]) -> list[Any]:
@@ -52,6 +57,13 @@ def rising(values: list[Any]) -> list[Any]:
     if any(later <= earlier for earlier, later in itertools.pairwise(values)):
         raise ValueError("a list of rising numbers")
     return values
+
+
+def without_control_characters(text: str) -> str:
+    """Refuse what no path of a file can be, or no terminal should show."""
+    if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", text):
+        raise ValueError("text without control characters")
+    return text
 
 
 Rising = Annotated[list[Number], Field(min_length=1, max_length=20), AfterValidator(rising)]
@@ -67,7 +79,7 @@ class DatasetSection(Section):
     """Which images, and the seed of everything drawn once about them: splits, binarization, noise."""
 
     name: str
-    path: Annotated[str, Field(min_length=1)]
+    path: Annotated[str, Field(min_length=1, max_length=4_096), AfterValidator(without_control_characters)]
     n_levels: Annotated[int, Field(ge=2, le=256)] | None
     validation_fraction: Fraction
     test_fraction: Fraction
@@ -201,8 +213,8 @@ class Params(Section):
 
     dataset: DatasetSection
     dequantize: DequantizeSection
-    models: Annotated[list[str], Field(min_length=1)]
-    seeds: Annotated[list[Seed], Field(min_length=1)]
+    models: Annotated[list[str], Field(min_length=1, max_length=MAX_ENTRIES)]
+    seeds: Annotated[list[Seed], Field(min_length=1, max_length=MAX_ENTRIES)]
     train: TrainSection
     evaluate: EvaluateSection
     density_and_mass: DensityAndMassSection
@@ -213,7 +225,9 @@ class Params(Section):
     def section(self, model: str) -> FamilySection:
         """Return the section of one model."""
         if model not in self.sections:
-            raise InputError(f"There is no model section {model!r} in params.yaml; there are {_listed(self.sections)}.")
+            raise InputError(
+                f"There is no model section {shown(model)} in params.yaml; there are {_listed(self.sections)}."
+            )
         return self.sections[model]
 
 
@@ -233,7 +247,9 @@ def load_yaml(path: Path) -> object:
         InputError: one sentence with the place where it is not YAML.
     """
     try:
-        return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+        reader = YAML(typ="safe")
+        reader.Constructor = _Constructor
+        return reader.load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
     except RecursionError as error:
@@ -248,13 +264,23 @@ def load_yaml(path: Path) -> object:
         raise InputError(f"{path} is not valid YAML{place}: {problem}.") from error
 
 
+class _Constructor(SafeConstructor):
+    """Refuses mappings that merge others, which merge others, until no memory holds them."""
+
+    def flatten_mapping(self, node: MappingNode) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > MAX_ENTRIES:
+            problem = f"merge keys make a mapping of more than {MAX_ENTRIES} pairs"
+            raise ConstructorError(None, None, problem, node.start_mark)
+
+
 def validate(content: object) -> Params:
     """Validate the content of ``params.yaml``; see :func:`read_params`."""
     if not isinstance(content, Mapping):
-        raise InputError(f"params.yaml must be a mapping of sections, but it holds {_shown(content)}.")
+        raise InputError(f"params.yaml must be a mapping of sections, but it holds {shown(content)}.")
     for key in content:
         if not isinstance(key, str):
-            raise InputError(f"params.yaml: {_shown(key)} is not a section name; section names are text.")
+            raise InputError(f"params.yaml: {shown(key)} is not a section name; section names are text.")
     own = {name: content[name] for name in Params.model_fields if name in content and name != "sections"}
     rest = {name: value for name, value in content.items() if name not in own}
     sections: dict[str, FamilySection] = {}
@@ -292,17 +318,17 @@ def model_section(name: str, value: object) -> FamilySection:
     known = [*(field for field in Params.model_fields if field != "sections")]
     if not isinstance(value, Mapping) or "family" not in value:
         raise InputError(
-            f"params.yaml: {name} is not a known section{_suggestion(name, known)}; known are {_listed(known)}, "
+            f"params.yaml: {_key(name)} is not a known section{_suggestion(name, known)}; known are {_listed(known)}, "
             f"and model sections, which have a key 'family'."
         )
     if name in RESERVED or not re.fullmatch(r"[a-z][a-z0-9_-]{0,63}", name):
         raise InputError(
-            f"params.yaml: {name!r} cannot name a model; a name has lower-case letters, digits, '_' and '-', "
-            f"begins with a letter, and is none of {_listed(RESERVED)}."
+            f"params.yaml: {shown(name)} cannot name a model; a name has at most 64 lower-case letters, digits, "
+            f"'_' and '-', begins with a letter, and is not that of a stage or of another section."
         )
     family = value["family"]
     if not isinstance(family, str) or family not in FAMILIES:
-        raise InputError(f"params.yaml: {name}.family = {_shown(family)} is not a family; choose {_listed(FAMILIES)}.")
+        raise InputError(f"params.yaml: {name}.family = {shown(family)} is not a family; choose {_listed(FAMILIES)}.")
     try:
         return FAMILIES[family].model_validate(dict(value))
     except ValidationError as error:
@@ -313,18 +339,19 @@ def _check_lists(params: Params) -> None:
     for model in params.models:
         if model not in params.sections:
             raise InputError(
-                f"params.yaml: models names {model!r}, which has no section; sections are {_listed(params.sections)}."
+                f"params.yaml: models names {shown(model)}, which has no section; sections are "
+                f"{_listed(params.sections)}."
             )
     for key, values in (("models", params.models), ("seeds", params.seeds)):
-        for value in values:
-            if list(values).count(value) > 1:
-                raise InputError(f"params.yaml: {key} names {value!r} twice; each may stand there once.")
+        value, n_times = Counter[object](values).most_common(1)[0]
+        if n_times > 1:
+            raise InputError(f"params.yaml: {key} names {value!r} twice; each may stand there once.")
 
 
 def _check_levels(params: Params) -> None:
     name = params.dataset.name
     if name not in SOURCES:
-        raise InputError(f"params.yaml: dataset.name = {name!r} is not a data set; choose {_listed(SOURCES)}.")
+        raise InputError(f"params.yaml: dataset.name = {shown(name)} is not a data set; choose {_listed(SOURCES)}.")
     source = SOURCES[name]
     if params.dataset.n_levels is not None and source.fixed_levels and params.dataset.n_levels != source.n_levels:
         raise InputError(
@@ -344,20 +371,21 @@ def _check_levels(params: Params) -> None:
             f"params.yaml: dequantize.bits = {bits} is not allowed; {2**bits} levels are not fewer than "
             f"the {levels} that the images have, so choose fewer bits or null."
         )
+    images = Images(model_levels(params), source.image_shape, source.n_classes)
     for model in params.models:
         section = params.sections[model]
-        section.check_images(model, Images(model_levels(params), source.image_shape, source.n_classes))
+        section.check_images(model, images)
+        section.check_size(model, images)
         section.check_training(model, section.settings(params.train))
+    params.density_and_mass.dequantizing.flow("variational").check_size("density_and_mass.dequantizing", images)
 
 
 def _sentence(error: ValidationError, schema: type[Section], prefix: str = "") -> str:
     """Turn the first of pydantic's errors into one sentence."""
     first = error.errors()[0]
-    location = [str(part) for part in first["loc"]]
-    # a union of types adds the names of its members to the location: keep the keys and indices only
-    keys = [part for part in location if re.fullmatch(r"[\w-]+", part)]
-    path = ".".join([*([prefix] if prefix else []), *keys])
-    value = _shown(first["input"])
+    keys = [str(part) for part in first["loc"]]
+    path = ".".join(_key(key) for key in ([prefix, *keys] if prefix else keys))
+    value = shown(first["input"])
     context = first.get("ctx", {})
     kind = first["type"]
     if kind == "missing":
@@ -430,20 +458,20 @@ def _of_what(schema: type[Section], keys: list[str]) -> str:
     return f"; the keys there are {_listed(known)}" if known else ""
 
 
+def _key(name: str) -> str:
+    """Return a key as a message shows it: in quotes where it is strange."""
+    return name if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) else shown(name)
+
+
 def _suggestion(word: str, known: list[str]) -> str:
+    word = word[:64]
     close = difflib.get_close_matches(word, known, n=1)
     return f", did you mean {close[0]!r}?" if close else ""
 
 
-def _listed(names: object) -> str:
-    return ", ".join(str(name) for name in names)  # type: ignore[attr-defined]  # any iterable of names
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def _listed(names: Iterable[str]) -> str:
+    every = list(names)
+    return ", ".join(every[:MAX_LISTED]) + (f" and {len(every) - MAX_LISTED} more" if len(every) > MAX_LISTED else "")
 
 
 def main() -> None:

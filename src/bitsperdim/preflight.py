@@ -29,7 +29,7 @@ def preflight(params: Params, results: Path, marker: Path) -> None:
     """
     SOURCES[params.dataset.name].check(params.dataset.path)
     for folder in sorted(results.iterdir()) if results.is_dir() else []:
-        if folder.is_dir() and folder.name not in (*params.models, *KEPT):
+        if folder.is_dir() and not folder.is_symlink() and folder.name not in (*params.models, *KEPT):
             forget(folder)
     write_json(results / "models.json", {"models": list(params.models)})
     write_text(marker, MARKER)
