@@ -201,7 +201,7 @@ def estimated_rows(
     for first in range(0, n_samples, chunk_size):
         given = None if noise is None or first > 0 else noise.to(device)
         log_w = model.log_weights(x, min(chunk_size, n_samples - first), noise=given, **options)
-        chunks.append(log_w.double().cpu())
+        chunks.append(log_w.double())  # what is said of them is computed where they are, too
     log_w = torch.cat(chunks)  # (K, B)
     _refuse_nan(log_w, first_image)
     log_p, is_sampled = log_mean_exp(log_w), model.kind == "lower"
@@ -217,7 +217,7 @@ def estimated_rows(
         "jackknife": without_bias[0] if is_sampled else log_p,
         "extrapolation": without_bias[1] if is_sampled else log_p,
     }
-    return torch.stack([*(columns[name] for name in PER_IMAGE), *bound_against_k(log_w)[1]], dim=1)
+    return torch.stack([*(columns[name] for name in PER_IMAGE), *bound_against_k(log_w)[1]], dim=1).cpu()
 
 
 def images_at_once(model: ImageModel, n_samples: int, batch_size: int) -> int:
