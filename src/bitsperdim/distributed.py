@@ -14,6 +14,7 @@ processes train and validate as one does (``test_two_processes_are_one``).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,10 @@ from bitsperdim.errors import InputError
 from bitsperdim.stopping import let_the_first_speak, local_rank
 
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused", "remote process")
+NEEDLESS_WARNINGS = (  # of DistributedDataParallel
+    "`broadcast_buffers` is deprecated",  # older versions of torch know no other word for it
+    "Grad strides do not match bucket view strides",  # of 1x1 convolutions, which have two names for the same strides
+)
 
 __all__ = [
     "Share",
@@ -70,7 +75,10 @@ def joined(device: torch.device) -> Iterator[None]:
     on_gpu = device.type == "cuda"
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", device_id=device if on_gpu else None)
     try:
-        yield
+        with warnings.catch_warnings():
+            for text in NEEDLESS_WARNINGS:
+                warnings.filterwarnings("ignore", text)
+            yield
     except BaseException as error:
         let_the_first_speak()  # before the others notice that this one has gone
         if isinstance(error, RuntimeError) and is_of_a_lost_process(error):
