@@ -120,7 +120,7 @@ def test_shares_are_the_whole(n_rows: int, n_processes: int, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("name", "n_gpus", "expected"), [("auto", 2, "cuda:1"), ("cuda", 4, "cuda:1"), ("cuda:1", 2, ""), ("auto", 1, "")]
+    ("name", "n_gpus", "expected"), [("auto", 2, "cuda:1"), ("cuda", 4, "cuda:1"), ("cuda:1", 2, ""), ("cuda", 1, "")]
 )
 def test_each_process_has_its_gpu(name: str, n_gpus: int, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable, value in {"TORCHELASTIC_RUN_ID": "x", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
@@ -136,17 +136,50 @@ def test_each_process_has_its_gpu(name: str, n_gpus: int, expected: str, monkeyp
             device.set_up_device()
 
 
-def test_a_lost_process_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed.dist, "is_torchelastic_launched", lambda: True)
-    monkeypatch.setattr(distributed.dist, "init_process_group", lambda *_, **__: None)
-    monkeypatch.setattr(distributed.dist, "destroy_process_group", lambda: None)
-    with (
-        pytest.raises(InputError, match="Another process of this stage has stopped"),
-        distributed.joined(device.torch.device("cpu")),
-    ):
-        raise RuntimeError("[../gloo/transport/tcp/pair.cc:525] Connection closed by peer [127.0.0.1]:1")
-    with pytest.raises(RuntimeError, match="a bug"), distributed.joined(cpu):
-        raise RuntimeError("a bug")
+CPU = device.torch.device("cpu")
+LOST = RuntimeError("[../gloo/transport/tcp/pair.cc:525] Connection closed by peer [127.0.0.1]:1")
+
+
+@pytest.mark.parametrize(
+    ("rank", "error", "of_the_first", "told"),
+    [
+        (0, InputError("no"), None, True),
+        (1, InputError("no"), "InputError: no", False),
+        (1, InputError("no"), "OSError: full", True),
+        (1, InputError("no"), None, True),
+        (1, LOST, "OSError: full", False),
+        (1, LOST, None, True),
+        (1, stopping.Interrupted(15), "OSError: full", False),
+        (3, InputError("no"), "InputError: no", False),
+        (2, InputError("no"), "InputError: no", True),  # the first of the second machine
+    ],
+)
+def test_what_fails_everywhere_is_told_once(
+    rank: int, error: BaseException, of_the_first: str | None, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes on each machine, which share a store; the launcher's signals end a process that has failed."""
+    store = distributed.dist.HashStore()
+    if of_the_first is not None:
+        store.set(f"failed/{rank // 2 * 2}", of_the_first)
+    for name, value in {
+        "is_torchelastic_launched": lambda: True,
+        "init_process_group": lambda *_, **__: None,
+        "destroy_process_group": lambda: None,
+    }.items():
+        monkeypatch.setattr(distributed.dist, name, value)
+    monkeypatch.setattr(distributed.dist.distributed_c10d, "_get_default_store", lambda: store)
+    monkeypatch.setattr(distributed, "rank", lambda: rank)
+    monkeypatch.setattr(distributed, "PATIENCE", 0.01)
+    monkeypatch.setattr(stopping, "_HAS_SOMETHING_TO_SAY", threading.Event())
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("LOCAL_RANK", str(rank % 2))
+    before = signal.getsignal(signal.SIGTERM)
+    expected = InputError if error is LOST else type(error)
+    with pytest.raises(expected) as caught, distributed.joined(CPU):
+        raise error
+    assert signal.signal(signal.SIGTERM, before) is signal.SIG_DFL
+    assert ("Another process of this stage has stopped" in str(caught.value)) == (error is LOST)
+    assert stopping.speaks() == told
 
 
 def test_a_stage_of_two_processes_is_stopped_and_goes_on_alone(laboratory: Laboratory) -> None:
@@ -178,19 +211,3 @@ def test_a_mistake_of_all_is_told_once(laboratory: Laboratory) -> None:
     assert failed.stderr.count("train: Training vae (seed 0) met a loss that is not finite") == 1
     assert failed.stderr.count("Traceback") == 1, failed.stderr  # that of torchrun itself
     assert list((laboratory.folder / "logs").glob("*")) == []
-
-
-def test_the_first_of_a_machine_speaks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    waited: list[float] = []
-    monkeypatch.setattr(stopping.time, "sleep", waited.append)
-    monkeypatch.setattr(stopping.signal, "signal", lambda *_: None)
-    stopping.let_the_first_speak()
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    stopping.let_the_first_speak()
-    assert waited == []
-    monkeypatch.setattr(stopping, "_HAS_WAITED", stopping.threading.Event())
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    stopping.let_the_first_speak()
-    stopping.let_the_first_speak()
-    assert waited == [stopping.PATIENCE]
