@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from stage_runs import Laboratory
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 
@@ -38,3 +40,9 @@ def committed(repository: Path) -> Callable[[str], str]:
         return subprocess.run(command, capture_output=True, check=True).stdout.decode("utf-8")
 
     return read
+
+
+@pytest.fixture
+def laboratory(tmp_path: Path, repository: Path, committed: Callable[[str], str]) -> Laboratory:
+    """A folder in which training stages run."""
+    return Laboratory(tmp_path, repository, committed("params.yaml"))

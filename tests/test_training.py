@@ -10,145 +10,14 @@ from torch import Tensor
 
 from bitsperdim import training
 from bitsperdim.checkpoints import Checkpoint
-from bitsperdim.data.preparation import Description, PreparedImages
 from bitsperdim.errors import InputError
-from bitsperdim.families import FAMILIES, TrainSection
+from bitsperdim.families import TrainSection
 from bitsperdim.models import ImageModel
 from bitsperdim.models.vae import VAE
 from bitsperdim.optimization import average_weight
 from bitsperdim.presentation import Presentation
-from bitsperdim.training import Trained, train
 from bitsperdim.units import bits_per_dim
-
-CPU = torch.device("cpu")
-SETTINGS: dict[str, Any] = {
-    "epochs": 4,
-    "batch_size": 16,
-    "learning_rate": 0.01,
-    "schedule": "cosine",
-    "warmup_steps": 2,
-    "weight_decay": 0.0,
-    "gradient_clip": 5.0,
-    "average_decay": 0.0,
-    "patience": None,
-    "validation_samples": 4,
-    "precision": "float32",
-    "compile": False,
-}
-LATENT: dict[str, Any] = {"deeper": [], "doubly_reparameterized": False, "finetune": None}
-SECTIONS: dict[str, dict[str, Any]] = {
-    "histogram": {"family": "histogram", "pseudocount": 1.0},
-    "gaussian": {"family": "gaussian"},
-    "vae": {
-        "family": "vae",
-        "latent_size": 2,
-        "hidden_sizes": [8],
-        "likelihood": "categorical",
-        "n_mixtures": 1,
-        "train_samples": 1,
-        **LATENT,
-    },
-    "conv_vae": {
-        "family": "conv_vae",
-        "latent_maps": 2,
-        "n_scales": 2,
-        "n_filters": 6,
-        "n_blocks": 1,
-        "likelihood": "categorical",
-        "n_mixtures": 1,
-        "train_samples": 2,
-        "doubly_reparameterized": True,
-        "finetune": None,
-    },
-    "iwae": {
-        "family": "vae",
-        "latent_size": 2,
-        "hidden_sizes": [8],
-        "likelihood": "categorical",
-        "n_mixtures": 1,
-        "train_samples": 5,
-        **LATENT,
-    },
-    "pixelcnn": {
-        "family": "pixelcnn",
-        "n_filters": 8,
-        "n_blocks": 1,
-        "kernel_size": 3,
-        "likelihood": "categorical",
-        "n_mixtures": 1,
-    },
-    "gated_pixelcnn": {
-        "family": "gated_pixelcnn",
-        "n_filters": 8,
-        "n_layers": 1,
-        "kernel_size": 3,
-        "n_classes": None,
-        "likelihood": "categorical",
-        "n_mixtures": 1,
-    },
-    "pixelcnn_pp": {
-        "family": "pixelcnn_pp",
-        "n_filters": 6,
-        "n_blocks": 1,
-        "n_scales": 2,
-        "dropout": 0.3,
-        "likelihood": "categorical",
-        "n_mixtures": 1,
-    },
-    "flow": {
-        "family": "flow",
-        "transform": "nsf",
-        "n_transforms": 1,
-        "hidden_sizes": [16],
-        "n_bins": 4,
-        "logit_margin": 0.0,
-        "dequantization": "variational",
-        "variational": {"n_couplings": 1, "n_filters": 4, "n_blocks": 0},
-        "train_samples": 2,
-    },
-    "realnvp": {
-        "family": "realnvp",
-        "n_scales": 1,
-        "n_filters": 8,
-        "n_blocks": 1,
-        "logit_margin": 0.0,
-        "dequantization": "uniform_fixed",
-        "variational": {"n_couplings": 1, "n_filters": 4, "n_blocks": 0},
-        "train_samples": 2,
-    },
-}
-
-
-def images(n: int, seed: int) -> np.ndarray:
-    """One of four levels everywhere, but for one sub-pixel in ten that is drawn on its own."""
-    rng = np.random.default_rng(seed)
-    level = rng.integers(4, size=(n, 1, 1, 1), dtype=np.uint8)
-    stray = rng.integers(4, size=(n, 1, 2, 3), dtype=np.uint8)
-    return np.where(rng.random(stray.shape) < 0.1, stray, level)
-
-
-def prepared(binarization: str = "none", n_levels: int = 4) -> PreparedImages:
-    splits = {"train": images(75, 0), "validation": images(20, 1)}
-    noise = {"validation": np.random.default_rng(2).random((20, 1, 2, 3), dtype=np.float32)}
-    counts = {name: len(array) for name, array in splits.items()}
-    description = Description((1, 2, 3), n_levels, 4, binarization, counts, "-", "-")
-    return PreparedImages(description, splits, noise=noise)
-
-
-def run(
-    model: str = "vae",
-    data: PreparedImages | None = None,
-    seed: int = 0,
-    checkpoint: Checkpoint | None = None,
-    **changes: Any,
-) -> Trained:
-    section = FAMILIES[SECTIONS[model]["family"]].model_validate(SECTIONS[model])
-    shared = TrainSection.model_validate({**SETTINGS, **changes})
-    return train(model, section, shared, data or prepared(), seed=seed, device=CPU, checkpoint=checkpoint)
-
-
-def weights(trained: Trained) -> Tensor:
-    return torch.cat([tensor.flatten().float() for tensor in trained.model.state_dict().values()])
+from training_cases import SECTIONS, SETTINGS, images, prepared, run, weights
 
 
 @pytest.mark.parametrize("model", SECTIONS)

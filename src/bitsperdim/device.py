@@ -43,13 +43,19 @@ def set_up_device() -> torch.device:
             )
         device = torch.device("cuda", local_rank())
     if device.type == "cuda":
-        torch.cuda.set_device(device)
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
-        torch.backends.cuda.matmul.fp32_precision = "ieee"
-        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]  # made at run time
-        torch.backends.cudnn.benchmark = False
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        prepare_gpu(device)
     return device
+
+
+def prepare_gpu(device: torch.device) -> None:
+    """Make a GPU the current one, and float32 mean float32."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    if device.index is not None:
+        torch.cuda.set_device(device)
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]  # made at run time
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def described(device: torch.device) -> dict[str, str]:

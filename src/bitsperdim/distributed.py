@@ -14,18 +14,26 @@ processes train and validate as one does (``test_two_processes_are_one``).
 
 from __future__ import annotations
 
+import signal
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from bitsperdim.errors import InputError
-from bitsperdim.stopping import let_the_first_speak, local_rank
+from bitsperdim.stopping import local_rank, must_speak
 
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused", "remote process")
+PATIENCE = 5.0  # seconds in which what fails everywhere has failed in the first process too
+NEEDLESS_WARNINGS = (  # of DistributedDataParallel
+    "`broadcast_buffers` is deprecated",  # older versions of torch know no other word for it
+    "Grad strides do not match bucket view strides",  # of 1x1 convolutions, which have two names for the same strides
+)
 
 __all__ = [
     "Share",
@@ -61,6 +69,8 @@ def is_first() -> bool:
 def joined(device: torch.device) -> Iterator[None]:
     """Join the other processes while the work is done; a process that was not started by torchrun stays alone.
 
+    What fails in all processes alike is told by the first of each machine.
+
     Raises:
         InputError: another process has stopped.
     """
@@ -70,14 +80,41 @@ def joined(device: torch.device) -> Iterator[None]:
     on_gpu = device.type == "cuda"
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", device_id=device if on_gpu else None)
     try:
-        yield
+        with warnings.catch_warnings():
+            for text in NEEDLESS_WARNINGS:
+                warnings.filterwarnings("ignore", text)
+            yield
     except BaseException as error:
-        let_the_first_speak()  # before the others notice that this one has gone
-        if isinstance(error, RuntimeError) and is_of_a_lost_process(error):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the launcher ends the others, perhaps this one
+        is_lost = isinstance(error, RuntimeError) and is_of_a_lost_process(error)
+        if not is_told_by_the_first(error, of_another=is_lost or isinstance(error, KeyboardInterrupt)):
+            must_speak()
+        if is_lost:
             raise InputError("Another process of this stage has stopped, and has said why.") from error
         raise
     finally:
         dist.destroy_process_group()
+
+
+def is_told_by_the_first(error: BaseException, *, of_another: bool) -> bool:
+    """Return whether the first process of this machine has the same to tell.
+
+    The others wait for it a moment, before anyone notices that they are gone.
+
+    Args:
+        error: of this process.
+        of_another: whether it is only the consequence of what has happened elsewhere.
+    """
+    store, first = dist.distributed_c10d._get_default_store(), rank() - local_rank()
+    sentence = f"{type(error).__name__}: {error}"
+    store.set(f"failed/{rank()}", sentence)
+    if local_rank() == 0:
+        return False
+    try:
+        store.wait([f"failed/{first}"], timedelta(seconds=PATIENCE))
+        return of_another or store.get(f"failed/{first}").decode() == sentence
+    except RuntimeError:  # it has not failed
+        return False
 
 
 def is_of_a_lost_process(error: RuntimeError) -> bool:

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from bitsperdim.errors import InputError
 from bitsperdim.files import write_json
 from bitsperdim.params import Params, read_params
-from bitsperdim.stopping import Interrupted, let_the_first_speak, raised
+from bitsperdim.stopping import Interrupted, raised, speaks
 
 PARAMS = Path("params.yaml")
 LOGS = "BITSPERDIM_LOGS"
@@ -56,8 +56,8 @@ def run(stage: str, main: Callable[..., Mapping[str, Any] | None], *arguments: s
             raise
         _end(f"{stage}: the memory is not enough ({_first_line(error)}); try smaller batch or chunk sizes.")
     except KeyboardInterrupt as error:
-        let_the_first_speak()
-        sys.stderr.write(f"\n{stage}: {error or 'interrupted'}.\n")
+        if speaks():
+            sys.stderr.write(f"\n{stage}: {error or 'interrupted'}.\n")
         sys.exit(128 + (error.number if isinstance(error, Interrupted) else signal.SIGINT))
     if os.environ.get("RANK", "0") != "0":
         return
@@ -68,8 +68,7 @@ def run(stage: str, main: Callable[..., Mapping[str, Any] | None], *arguments: s
 
 
 def _end(sentence: str) -> NoReturn:
-    let_the_first_speak()
-    sys.exit(sentence)
+    sys.exit(sentence if speaks() else 1)
 
 
 def _first_line(error: Exception) -> str:

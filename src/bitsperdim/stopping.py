@@ -4,8 +4,8 @@ SIGINT (Ctrl-C) and SIGTERM end a stage in an orderly way: they raise :class:`In
 about to be saved, wait until it is (:func:`deferred`). A second signal does not wait. A signal that was ignored when
 the process started stays ignored.
 
-What goes wrong often goes wrong in every process alike. Then the first of a machine says so, and the launcher ends the
-others before they repeat it (:func:`let_the_first_speak`).
+What goes wrong often goes wrong in every process alike: only the first of a machine says so, unless another has
+something else to say (:func:`speaks`, :mod:`bitsperdim.distributed`).
 
 Nothing here needs torch. Invariants (``tests/test_stopping.py``): handlers are put back as they were
 (``test_handlers_are_put_back``); the first signal waits and the second does not
@@ -17,14 +17,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-PATIENCE = 2.0  # seconds in which the launcher ends a process after another has failed
-_HAS_WAITED = threading.Event()
+_HAS_SOMETHING_TO_SAY = threading.Event()
 
 
 class Interrupted(KeyboardInterrupt):
@@ -103,13 +101,11 @@ def local_world_size() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
 
 
-def let_the_first_speak() -> None:
-    """Wait, unless this is the first process of its machine, until the launcher ends this one; return if it does not.
+def speaks() -> bool:
+    """Return whether an error of this process is to be told."""
+    return local_rank() == 0 or _HAS_SOMETHING_TO_SAY.is_set()
 
-    It does so once.
-    """
-    if local_rank() == 0 or _HAS_WAITED.is_set():
-        return
-    _HAS_WAITED.set()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    time.sleep(PATIENCE)
+
+def must_speak() -> None:
+    """Let an error of this process be told, since the first of this machine does not tell it."""
+    _HAS_SOMETHING_TO_SAY.set()

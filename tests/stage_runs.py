@@ -1,0 +1,57 @@
+"""A folder in which training stages run as real processes, on few and small images."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from bitsperdim.data import preparation
+from bitsperdim.data.sources.base import RawImages
+from bitsperdim.params import read_params
+
+
+class Laboratory:
+    """Parameters and images; five steps an epoch, four epochs.
+
+    Attributes:
+        folder: where stages run.
+        tests: where the scripts of the tests are.
+    """
+
+    def __init__(self, folder: Path, repository: Path, params: str) -> None:
+        self.folder, self.repository, self.tests = folder, repository, repository / "tests"
+        text = re.sub(r"epochs: \d+", "epochs: 4", params).replace("batch_size: 64", "batch_size: 16")
+        (folder / "params.yaml").write_text(text, encoding="utf-8")
+        (folder / "logs").mkdir()
+        given = read_params(folder / "params.yaml")
+        images = np.random.default_rng(0).integers(17, size=(110, 1, 8, 8), dtype=np.uint8)
+        preparation.prepare(RawImages({"train": images}, {}), given.dataset, given.dequantize, 17, folder / "images")
+
+    def change(self, *changes: tuple[str, str]) -> None:
+        """Replace text in the parameters."""
+        path = self.folder / "params.yaml"
+        text = path.read_text(encoding="utf-8")
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        path.write_text(text, encoding="utf-8")
+
+    def run(self, *launcher: str, stage: str, model: str) -> subprocess.CompletedProcess[str]:
+        """Run a stage by itself, or by Python with other arguments in front."""
+        paths = os.pathsep.join([str(self.repository / "src"), str(self.tests)])
+        environment = {**os.environ, "PYTHONPATH": paths, "BITSPERDIM_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
+        script = str(self.repository / "stages" / f"{stage}.py")
+        arguments = [model, "images", f"models/{model}", "curve.csv"]
+        command = [sys.executable, *launcher, script, *arguments]
+        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
+
+    def curve(self) -> list[float]:
+        """All numbers of the training curve."""
+        with (self.folder / "curve.csv").open() as file:
+            return [float(value) for row in csv.DictReader(file) for value in row.values()]
