@@ -1,4 +1,4 @@
-"""A remote of DVC, for real: a run is pushed to a folder; clones pull it, have nothing to run, and compare its commits."""
+"""A remote of DVC, for real: a run is pushed to a folder; clones pull it, need run nothing, and compare its commits."""
 
 from __future__ import annotations
 
