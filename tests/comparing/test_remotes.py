@@ -1,0 +1,155 @@
+"""A remote of DVC, for real: a run is pushed to a folder; clones pull it, need run nothing, and compare its commits."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from cases import write_studies
+
+STUDIES = ("density_and_mass", "project_delay", "universal_resnet")
+SECONDS = 240
+
+
+class Copy:
+    """A repository with the code and the pipeline of this one; what is run in it sees no configuration of the user."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.environment = {
+            **os.environ,
+            **{
+                f"GIT_{who}_{what}": "nobody@example.org"
+                for who in ("AUTHOR", "COMMITTER")
+                for what in ("NAME", "EMAIL")
+            },
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_CONFIG_SYSTEM": os.devnull,
+            "BITSPERDIM_DEVICE": "cpu",
+            "OMP_NUM_THREADS": "1",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(root / "src"),
+            **{
+                f"DVC_{what}": str(root.parent / "dvc")
+                for what in ("GLOBAL_CONFIG_DIR", "SYSTEM_CONFIG_DIR", "SITE_CACHE_DIR")
+            },
+        }
+
+    def run(self, *command: str, status: int = 0) -> str:
+        """What a command says on both channels; it must end with this status."""
+        done = subprocess.run(
+            command,
+            cwd=self.root,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+        assert done.returncode == status, f"{command} ended with {done.returncode}: {done.stdout}"
+        return done.stdout
+
+    def compare(self, *arguments: str, status: int = 0) -> str:
+        code = "from bitsperdim.cli import main; main()"
+        return self.run(sys.executable, "-c", code, "compare", *arguments, status=status)
+
+    def clone(self, name: str) -> Copy:
+        self.run("git", "clone", "--quiet", str(self.root), str(self.root.parent / name))
+        return Copy(self.root.parent / name)
+
+    def change(self, path: str, change: Any) -> None:
+        yaml = YAML()
+        content = yaml.load((self.root / path).read_text(encoding="utf-8"))
+        change(content)
+        with (self.root / path).open("w", encoding="utf-8") as file:
+            yaml.dump(content, file)
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Copy:
+    """Two runs, committed and pushed to a folder, after which the cache of the place where they were run is gone.
+
+    The models are two that take no time, and the studies, which need no remote, are not stages here.
+    """
+    copy = Copy(tmp_path_factory.mktemp("remotes") / "origin")
+    copy.root.mkdir()
+    for part in ("src", "stages"):
+        ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        shutil.copytree(repository / part, copy.root / part, ignore=ignored)
+    for part in ("recipes", "data/own"):
+        (copy.root / part).mkdir(parents=True)
+        (copy.root / part / "README.md").write_text("Nothing.\n", encoding="utf-8")
+    for file in (".dvcignore", ".gitignore", "dvc.yaml", "params.yaml"):
+        shutil.copy(repository / file, copy.root / file)
+
+    def cut(pipeline: Any) -> None:
+        for study in STUDIES:
+            del pipeline["stages"][study]
+
+    def small(params: Any) -> None:
+        params["models"] = ["histogram", "gaussian"]
+        params["evaluate"] |= {"n_samples": 4, "n_pictures": 4}
+
+    copy.change("dvc.yaml", cut)
+    copy.change("params.yaml", small)
+    write_studies(copy.root / "results")
+    copy.run("git", "init", "--quiet", "--initial-branch=main")
+    copy.run("dvc", "init", "--quiet")
+    copy.run("dvc", "remote", "add", "--default", "storage", str(copy.root.parent / "storage"))
+    copy.run("dvc", "repro")
+    commit(copy, "First")
+
+    def other(params: Any) -> None:
+        params["histogram"]["pseudocount"] = 30.0
+
+    copy.change("params.yaml", other)
+    ran = copy.run("dvc", "repro")
+    assert "train@histogram" in ran
+    assert "Running stage 'train@gaussian'" not in ran
+    commit(copy, "Second")
+    shutil.rmtree(copy.root / ".dvc" / "cache")
+    return copy
+
+
+def commit(copy: Copy, message: str) -> None:
+    copy.run("git", "add", "--all")
+    copy.run("git", "commit", "--quiet", "--message", message)
+    copy.run("dvc", "push", "--quiet")
+
+
+def test_a_clone_pulls_and_has_nothing_left_to_run(origin: Copy) -> None:
+    clone = origin.clone("pulled")
+    assert not (clone.root / "report").exists()
+    clone.run("dvc", "pull", "--quiet")
+    assert (clone.root / "report" / "index.html").stat().st_size > 10_000
+    assert "up to date" in clone.run("dvc", "status")
+    assert "Running" not in clone.run("dvc", "repro")
+    assert clone.run("git", "status", "--porcelain") == ""
+
+
+def test_commits_whose_data_are_only_on_the_remote_are_compared(origin: Copy) -> None:
+    clone = origin.clone("without_cache")
+    said = clone.compare("HEAD~1", "HEAD")
+    assert "histogram.pseudocount: 1.0 -> 30.0" in said
+    assert [line.split()[-1] for line in said.splitlines() if line.startswith("histogram ")] == ["worse"]
+    assert [line.split()[-2:] for line in said.splitlines() if line.startswith("gaussian ")] == [["the", "same"]]
+    assert not list((clone.root / "results").rglob("per_image.csv"))  # nothing was checked out
+
+
+def test_data_that_are_nowhere_are_one_sentence(origin: Copy) -> None:
+    clone = origin.clone("nowhere")
+    clone.run("dvc", "remote", "modify", "--local", "storage", "url", str(origin.root.parent / "gone"))
+    said = clone.compare("HEAD~1", "HEAD", status=1)
+    assert said.count("\n") == 1
+    assert "is neither in DVC's cache nor on a remote: `dvc pull` it, or run `dvc repro` on that commit." in said
+    said = clone.compare("workspace", "HEAD", status=1)
+    assert said.count("\n") == 1
+    assert "is neither in the workspace nor in DVC's cache: `dvc pull` it, or run `dvc repro`." in said
