@@ -123,5 +123,5 @@ def test_weights_are_foreseen(family: str) -> None:
 def test_what_no_device_holds_is_refused() -> None:
     section("vae", hidden_sizes=[65_536]).check_size("vae", Images(2, (1, 28, 28)))
     for hidden_sizes in ([65_536] * 4, [65_536] * 16):
-        with pytest.raises(InputError, match="the sizes in vae make a network of .* weights or more; at most"):
+        with pytest.raises(InputError, match=r"the sizes in vae make a network of .* weights or more; at most"):
             section("vae", hidden_sizes=hidden_sizes).check_size("vae", Images(2))

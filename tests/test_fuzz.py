@@ -18,10 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fuzzing
 import pytest
 from ruamel.yaml import YAML
 
+import fuzzing
 from bitsperdim.data.sources import SOURCES
 from bitsperdim.errors import SHOWN, InputError, shown
 from bitsperdim.families import Images
@@ -124,18 +124,18 @@ def test_any_file_validates_or_is_refused_in_a_sentence(
 
 
 def test_every_value_in_every_place_is_taken_or_refused_by_its_key(content: dict[str, Any]) -> None:
-    loaded = [YAML(typ="safe").load(value) if isinstance(value, fuzzing.Raw) else value for value in fuzzing.HOSTILE if "!!" not in str(value)]  # fmt: skip
-    refused = 0
+    values = [value for value in fuzzing.HOSTILE if "!!" not in str(value)]
+    loaded = [YAML(typ="safe").load(value) if isinstance(value, fuzzing.Raw) else value for value in values]
+    refused = []
     for path in fuzzing.leaves(content):
         for value in loaded:
             changed = fuzzing.put(copy.deepcopy(content), path, value)
             try:
                 use(validate(changed), set())
             except InputError as error:
-                refused += 1
-                assert is_one_sentence(str(error)), (path, str(error))
-                assert ".".join(map(str, path)) in str(error)
-    assert refused > 2_000
+                refused.append((".".join(map(str, path)), str(error)))
+    assert not [sentence for key, sentence in refused if key not in sentence or not is_one_sentence(sentence)]
+    assert len(refused) > 2_000
 
 
 def test_a_few_lines_that_stand_for_billions_are_refused_at_once(content: dict[str, Any], tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_no_more_models_or_seeds_than_are_compared_in_a_moment(content: dict[str
     content["seeds"] = list(range(MAX_ENTRIES))
     assert len(validate(content).seeds) == MAX_ENTRIES
     content["seeds"].append(MAX_ENTRIES)
-    with pytest.raises(InputError, match="seeds = .* is not allowed; it must be a list of at most 1000 entries"):
+    with pytest.raises(InputError, match=r"seeds = .* is not allowed; it must be a list of at most 1000 entries"):
         validate(content)
 
 
@@ -221,7 +221,7 @@ def workspace(folder: Path, repository: Path, text: str) -> None:
 def test_dvc_gives_the_sentence_and_leaves_the_results(
     text: str, content: dict[str, Any], tmp_path: Path, repository: Path
 ) -> None:
-    """Ten mistakes through DVC: none gives a traceback, runs what it should not, or loses an output to DVC's tidying."""
+    """Ten mistakes through DVC: none gives a traceback, runs what it names, or loses an output to DVC's tidying."""
     workspace(tmp_path, repository, text)
     whole = text.encode()
 
