@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,13 @@ import torch
 from torch import Tensor
 
 import sharded
+import workspace
 from bitsperdim import blocks
 from bitsperdim.blocks import in_blocks
 from bitsperdim.checkpoints import NEWER, OLDER, Checkpoint
 from sharded import CPU, MISTAKES, N_IMAGES, STOPS_AT, counted, interrupted, kept
 
+LAUNCHER = ("torch.distributed.run", "--standalone", "--nproc-per-node")
 ROWS = torch.cat([counted([])(range(first, first + 2)) for first in range(0, N_IMAGES, 2)])  # by definition
 
 
@@ -35,9 +38,9 @@ def resumed(place: Checkpoint) -> tuple[Tensor, list[int], list[int]]:
 
 def together(n_processes: int, folder: Path, script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Start a script in several processes."""
-    source, launcher = Path(blocks.__file__).parents[1], ("-m", "torch.distributed.run", "--standalone")
+    source = Path(blocks.__file__).parents[1]
     return subprocess.run(
-        [sys.executable, *launcher, "--nproc-per-node", str(n_processes), str(script), *arguments],
+        [sys.executable, "-m", *LAUNCHER, str(n_processes), str(script), *arguments],
         cwd=folder,
         env={
             **os.environ,
@@ -51,27 +54,21 @@ def together(n_processes: int, folder: Path, script: Path, *arguments: str) -> s
     )
 
 
-@pytest.fixture(scope="module", params=[2, 4])
-def outcome(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What two processes say, and four: more than there are blocks."""
-    folder = tmp_path_factory.mktemp("sharded")
-    interrupted(kept(folder / "of one"))
-    done = together(request.param, folder, Path(sharded.__file__), str(folder))
-    assert done.returncode == 0, done.stderr
-    content: dict[str, Any] = json.loads((folder / "outcome.json").read_text())
-    assert content["world"] == request.param
-    rows, calls, _ = resumed(kept(folder / "of many"))
-    return {**content, "then one": rows, "then one calls": calls}
+@pytest.mark.parametrize("n_processes", [2, 4])
+def test_sharded_is_the_same_bit_for_bit(n_processes: int, tmp_path: Path) -> None:
+    """Three models, two seeds, with noise or without, and annealing: as one process alone; four have too few blocks.
 
-
-def test_sharded_is_the_same_bit_for_bit(outcome: dict[str, Any]) -> None:
-    """Three models, two seeds, with noise or without, and annealing: as one process alone."""
+    And each mistake in sharing is caught, what stops one process stops all, and each takes over from the other.
+    """
+    interrupted(kept(tmp_path / "of one"))
+    done = together(n_processes, tmp_path, Path(sharded.__file__), str(tmp_path))
+    assert done.returncode == 0, done.stderr  # also where one was to be stopped: none waits for ever
+    outcome: dict[str, Any] = json.loads((tmp_path / "outcome.json").read_text())
+    assert outcome["world"] == n_processes
     assert len(outcome["same"]) == 6
     assert all(outcome["same"].values()), outcome["same"]
     assert outcome["annealed"]
 
-
-def test_each_mistake_in_sharing_is_caught(outcome: dict[str, Any]) -> None:
     found = outcome["mistakes"]
     assert set(found) == set(MISTAKES)
     for name in ("an image twice", "every block by everyone"):
@@ -81,19 +78,30 @@ def test_each_mistake_in_sharing_is_caught(outcome: dict[str, Any]) -> None:
     assert found["wrong order"] == "other numbers"
     assert found["a generator of each process"] == "other numbers"
 
-
-def test_what_stops_one_stops_all(outcome: dict[str, Any]) -> None:
-    """What the first process gets; that no process waits for ever, the launcher's status says."""
     assert outcome["one is not finite"] == "FloatingPointError: image 3"
-    assert outcome["another stops"] == f"InputError: Process 1 of {outcome['world']} stopped: no more"
+    assert outcome["another stops"] == f"InputError: Process 1 of {n_processes} stopped: no more"
     assert outcome["all stop"] == "ValueError: mine"
 
-
-def test_several_processes_take_over_from_one_and_one_from_several(outcome: dict[str, Any]) -> None:
     assert outcome["rows"] == ROWS.tolist()
-    assert outcome["calls"] == [4, 8][: 4 // outcome["world"]]  # of the first process; 0 and 2 were done
-    assert torch.equal(outcome["then one"], ROWS)
-    assert outcome["then one calls"] == ([4, 6, 8] if outcome["world"] == 2 else [8])  # those had done one block each
+    assert outcome["calls"] == [4, 8][: 4 // n_processes]  # of the first process; 0 and 2 were done
+    rows, calls, _ = resumed(kept(tmp_path / "of many"))
+    assert torch.equal(rows, ROWS)
+    assert calls == ([4, 6, 8] if n_processes == 2 else [8])  # those had done one block each
+
+
+def test_the_stage_writes_the_same_files(tmp_path: Path, repository: Path) -> None:
+    """Two processes and one, two seeds, annealing and pictures; and the first alone speaks."""
+    workspace.prepare(tmp_path, repository, {})
+    workspace.make_models(tmp_path)
+    done = workspace.run(tmp_path, repository, *workspace.EVALUATE)
+    assert done.returncode == 0, done.stderr
+    expected = workspace.written(tmp_path, "results")
+    assert {"results/vae/metrics.json", "results/vae/pictures/samples.png"} <= expected.keys()
+    shutil.rmtree(tmp_path / "results")
+    both = workspace.run(tmp_path, repository, *workspace.EVALUATE, launcher=("-m", *LAUNCHER, "2"))
+    assert both.returncode == 0, both.stderr
+    assert both.stdout == done.stdout
+    assert workspace.written(tmp_path, "results") == expected
 
 
 def test_what_is_done_is_taken_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

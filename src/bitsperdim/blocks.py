@@ -12,10 +12,12 @@ Not here: what is computed of a block; a balance of blocks that differ much in c
 
 Invariants (``tests/test_blocks.py``):
 
-1. Each row is there exactly once and in its place, or it is an error (``test_each_mistake_in_sharing_is_caught``).
-2. One process or several, more of them than blocks too: the same bits (``test_sharded_is_the_same_bit_for_bit``).
+1. Each row is there exactly once and in its place, or it is an error
+   (``test_rows_that_are_missing_or_there_twice_are_an_error``).
+2. One process or several, more of them than blocks too: the same bits; what stops one stops all
+   (``test_sharded_is_the_same_bit_for_bit``).
 3. Interrupted or not: the same bits, and what was kept is not computed again (``test_what_is_done_is_taken_over``).
-4. What stops one process stops all (``test_what_stops_one_stops_all``).
+4. Killed at any moment, the stages end with the same bytes (``tests/test_killed.py``).
 """
 
 from __future__ import annotations

@@ -136,13 +136,13 @@ def evaluate_seed(
         )
 
     with tqdm(total=len(images), desc=title, unit="image", disable=None if is_first() else True) as bar:
-        total = 0.0
+        n_done, total = 0, 0.0
 
         def show(rows: torch.Tensor) -> None:
-            nonlocal total
-            total += float(rows[:, 0].sum())
+            nonlocal n_done, total
+            n_done, total = n_done + len(rows), total + float(rows[:, 0].sum())
+            log_p = total / n_done
             bar.update(len(rows))
-            log_p = total / bar.n if bar.n else -math.inf
             bar.set_postfix_str(f"{bits_per_dim(log_p, model.image_shape):.4f} bits/dim ({-log_p:.2f} nats)")
 
         try:
