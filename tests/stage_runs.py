@@ -10,10 +10,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from bitsperdim import models
 from bitsperdim.data import preparation
 from bitsperdim.data.sources.base import RawImages
+from bitsperdim.files import write_csv
 from bitsperdim.params import read_params
+from bitsperdim.training import CURVE_COLUMNS, train
 
 
 class Laboratory:
@@ -51,7 +55,18 @@ class Laboratory:
         command = [sys.executable, *launcher, script, *arguments]
         return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
 
-    def curve(self) -> list[float]:
-        """All numbers of the training curve."""
-        with (self.folder / "curve.csv").open() as file:
-            return [float(value) for row in csv.DictReader(file) for value in row.values()]
+    def in_one_process(self, model: str) -> tuple[list[float], bytes]:
+        """The curve, and the file of the weights, of the same training in this process."""
+        params, images = read_params(self.folder / "params.yaml"), preparation.load(self.folder / "images")
+        section = params.section(model)
+        trained = train(model, section, params.train, images, seed=0, device=torch.device("cpu"))
+        other = self.folder / "other"
+        models.save(trained.model, section.family, section.hyperparameters, other / "models" / model / "0")
+        write_csv(other / "curve.csv", CURVE_COLUMNS, trained.curve)
+        return self.results(model, "other")
+
+    def results(self, model: str, folder: str = ".") -> tuple[list[float], bytes]:
+        """The numbers of the training curve, and the file of the weights."""
+        with (self.folder / folder / "curve.csv").open() as file:
+            numbers = [float(value) for row in csv.DictReader(file) for value in row.values()]
+        return numbers, (self.folder / folder / "models" / model / "0" / "weights.safetensors").read_bytes()

@@ -1,11 +1,12 @@
 """Streams of random numbers are reproducible, and no two are the same."""
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
 
-from bitsperdim.randomness import PURPOSES, stream, stream_seed
+from bitsperdim.randomness import PURPOSES, draw, stream, stream_seed
 
 
 def test_no_two_purposes_and_no_two_seeds_share_a_stream() -> None:
@@ -28,3 +29,21 @@ def test_a_stream_is_that_of_its_seed() -> None:
     assert stream("training", 3).initial_seed() == stream_seed("training", 3)
     with pytest.raises(ValueError, match="'dreams'"):
         stream("dreams", 0)
+
+
+@pytest.mark.parametrize("how", [torch.rand, torch.randn])
+def test_shares_are_rows_of_the_whole(how: Callable[..., torch.Tensor]) -> None:
+    """Of three axes the first; and afterwards all generators are in the same state."""
+    whole = stream("training", 1)
+    expected = draw(how, (7, 2, 3), whole)
+    shares = []
+    for first, n_rows in ((0, 3), (3, 4)):
+        generator = stream("training", 1)
+        generator.share = (first, 7)
+        shares.append(draw(how, (n_rows, 2, 3), generator))
+        assert torch.equal(generator.get_state(), whole.get_state())
+    assert torch.equal(torch.cat(shares), expected)
+    assert torch.equal(expected, how((7, 2, 3), generator=stream("training", 1)))
+    assert torch.equal(
+        draw(how, (7,), torch.Generator().manual_seed(3)), how(7, generator=torch.Generator().manual_seed(3))
+    )
