@@ -3,8 +3,12 @@
 A stage prints an :class:`InputError` as one sentence and exits with status 1; any other exception
 is a bug and keeps its traceback.
 
-Invariant (``tests/test_fuzz.py``): however large or strange a value, what is shown of it is short, printable and found
-in no time (``test_a_value_is_shown_in_a_few_printable_characters``).
+Invariants:
+
+1. However large or strange a value, what is shown of it is short and found in no time
+   (``tests/test_fuzz.py::test_a_value_is_shown_in_a_few_printable_characters``).
+2. A sentence is one line of printable characters, whatever name of a file or bytes of it stand there: nothing in it
+   moves a terminal's cursor (``tests/test_safety.py::test_a_sentence_is_printable``).
 """
 
 from __future__ import annotations
@@ -16,6 +20,10 @@ SHOWN = 60  # characters
 
 class InputError(ValueError):
     """What the user gave cannot be used: one sentence with the key, the value and what is allowed."""
+
+    def __init__(self, sentence: str) -> None:
+        """Take the sentence; characters that cannot be printed become their codes."""
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in sentence))
 
 
 class _Short(reprlib.Repr):

@@ -144,6 +144,13 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
             archive.writestr(member, content.getbuffer())
 
 
+def read_npy(path: Path) -> np.ndarray:
+    """Read a .npy file and nothing else: numpy's own ``load`` would open an archive as well."""
+    with path.open("rb") as file:
+        array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
+        return array
+
+
 class StoredArray:
     """An array in a .npy file whose rows are read when they are asked for: memory holds what is asked for alone.
 
@@ -156,7 +163,7 @@ class StoredArray:
     def __init__(self, path: Path) -> None:
         """Read the header."""
         self.path = path
-        opened = np.load(path, mmap_mode="r", allow_pickle=False)
+        opened = np.lib.format.open_memmap(path, mode="r")
         self.shape: tuple[int, ...] = opened.shape
         self.dtype: np.dtype = opened.dtype
 
@@ -166,7 +173,7 @@ class StoredArray:
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
         """Return a copy of some rows; the file is mapped for no longer than that takes."""
-        return np.array(np.load(self.path, mmap_mode="r", allow_pickle=False)[rows])
+        return np.array(np.lib.format.open_memmap(self.path, mode="r")[rows])
 
 
 Rows = np.ndarray | StoredArray

@@ -18,6 +18,7 @@ import difflib
 import itertools
 import re
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -249,7 +250,9 @@ def load_yaml(path: Path) -> object:
     try:
         reader = YAML(typ="safe")
         reader.Constructor = _Constructor
-        return reader.load(path.read_text(encoding="utf-8"))
+        with warnings.catch_warnings():  # of what YAML allows: an anchor that is used again
+            warnings.simplefilter("ignore")
+            return reader.load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
     except RecursionError as error:

@@ -65,6 +65,20 @@ def test_hostile_text_is_escaped(tmp_path: Path) -> None:
     assert "](" not in row
 
 
+def test_a_hostile_parameter_is_escaped(tmp_path: Path) -> None:
+    """``dataset.path`` is the one parameter that may be any text."""
+    text = f'"><img src=x onerror=alert(1)>{HOSTILE}</td></table>'
+    params = params_of(MODELS)
+    dataset = params.dataset.model_copy(update={"path": text})
+    write_results(tmp_path / "results", MODELS)
+    write_report(params.model_copy(update={"dataset": dataset}), tmp_path / "results", tmp_path / "out")
+    page, twin = (text_of_file.read_text("utf-8") for text_of_file in sorted((tmp_path / "out").iterdir()))
+    assert html.escape(text, quote=False) in page.replace("&#39;", "'").replace("&#34;", '"')
+    for written in (page, twin):
+        assert "<img src=x" not in written
+        assert "<script>alert" not in written
+
+
 def test_every_model_has_a_row_and_a_section(tmp_path: Path) -> None:
     page, twin = report(tmp_path, MODELS)
     assert re.findall(r'<tr data-model="([^"]*)"', page) == list(MODELS)

@@ -35,7 +35,7 @@ import numpy as np
 
 from bitsperdim.data.sources import SOURCES, RawImages
 from bitsperdim.errors import InputError
-from bitsperdim.files import CHUNK_VALUES, Rows, in_chunks, read_json, reading, sha256, write_json, write_npy
+from bitsperdim.files import CHUNK_VALUES, Rows, in_chunks, read_json, read_npy, reading, sha256, write_json, write_npy
 
 if TYPE_CHECKING:
     from bitsperdim.params import DatasetSection, DequantizeSection
@@ -250,7 +250,7 @@ def load(folder: Path, splits: tuple[str, ...] = SPLITS) -> PreparedImages:
             needed = name == "images" or (name == "noise" and split != "train")
             if needed or path.exists():
                 with reading(path, "dequantize"):
-                    arrays[split] = np.load(path, allow_pickle=False)
+                    arrays[split] = read_npy(path)
         if sha256(prepared.images[split]) != getattr(prepared.description, f"{split}_sha256"):
             path = folder / split / "images.npy"
             raise InputError(f"{path} is not the {split} set that {folder} describes; run 'dequantize' again.")

@@ -5,6 +5,8 @@ A source does not split, quantize or binarize: it fetches the original files unc
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bitsperdim.errors import InputError
 from bitsperdim.files import Rows
 
 
@@ -60,3 +63,21 @@ class Source(ABC):
     @abstractmethod
     def read(self, folder: Path) -> RawImages:
         """Read what :meth:`download` put into ``folder``."""
+
+
+def gunzipped(path: Path, n_most: int) -> bytes:
+    """Return the content of a gzipped file of at most ``n_most`` bytes; no more than that is ever in memory.
+
+    Raises:
+        InputError: it is longer, damaged, or no such file.
+    """
+    try:
+        with gzip.open(path) as file:
+            content = file.read(n_most + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(
+            f"{path} is not a readable gzip file ({error}); remove it and run 'download' again."
+        ) from error
+    if len(content) > n_most:
+        raise InputError(f"{path} holds more than {n_most:,} bytes; remove it and run 'download' again.")
+    return content

@@ -7,14 +7,14 @@ not comparable with one on images that are binarized anew, which models overfit 
 
 from __future__ import annotations
 
-import gzip
 from pathlib import Path
 
 import numpy as np
 
 from bitsperdim.data.fetch import MissingError, RemoteFile, fetch
-from bitsperdim.data.sources.base import RawImages, Source
+from bitsperdim.data.sources.base import RawImages, Source, gunzipped
 from bitsperdim.errors import InputError
+from bitsperdim.files import reading
 
 SIDE = 28
 N_IMAGES = {"train": 50_000, "validation": 10_000, "test": 10_000}
@@ -77,9 +77,13 @@ class BinarizedMnist(Source):
 
     def _read(self, folder: Path, split: str) -> np.ndarray:
         path = folder / GZIPPED[split].name
-        content = gzip.decompress(path.read_bytes()) if path.exists() else (folder / PLAIN[split].name).read_bytes()
-        characters = np.frombuffer(content, np.uint8)[::2]  # every other one is a blank or a line end
         n_images = N_IMAGES[split]
+        if path.exists():
+            content = gunzipped(path, 2 * n_images * SIDE * SIDE)
+        else:
+            with reading(path := folder / PLAIN[split].name, "download"):
+                content = path.read_bytes()
+        characters = np.frombuffer(content, np.uint8)[::2]  # every other one is a blank or a line end
         if len(characters) != n_images * SIDE * SIDE or not np.isin(characters, (ord("0"), ord("1"))).all():
             raise InputError(f"{folder} does not hold {n_images:,} lines of {SIDE * SIDE} zeros and ones for {split}.")
         return (characters - ord("0")).reshape(n_images, 1, SIDE, SIDE)

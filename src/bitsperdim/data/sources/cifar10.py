@@ -17,7 +17,7 @@ from PIL import Image
 from bitsperdim.data.fetch import MissingError, RemoteFile, fetch
 from bitsperdim.data.sources.base import RawImages, Source
 from bitsperdim.errors import InputError
-from bitsperdim.files import reading, write_bytes
+from bitsperdim.files import read_npy, reading, write_bytes
 
 MIRROR_FOLDER = "cifar-10"
 BATCHES = "cifar-10-batches-py"  # the folder that torchvision reads
@@ -92,7 +92,7 @@ class Cifar10(Source):
         labels = {}
         for split, file in (("train", TRAIN_LABELS), ("test", TEST_LABELS)):
             with reading(folder / file.name, "download"):
-                labels[split] = np.load(folder / file.name, allow_pickle=False).astype(np.int64)
+                labels[split] = read_npy(folder / file.name).astype(np.int64)
         images = {"train": np.concatenate(train), "test": read_column(folder / TEST_COLUMN.name)}
         return RawImages(images, labels)
 

@@ -1,9 +1,9 @@
 """Your own pictures: a folder of PNG, JPEG or WebP files of one size, all grey or all in colour.
 
 The files in the folder itself are the training images; subfolders ``validation`` and ``test`` are those
-splits, where they are there. Names are taken in order. Nothing is resized or cropped: a likelihood
-of resized images is one of other images. A picture with transparency, or with more than 8 bits a
-channel, is refused.
+splits, where they are there. Names are taken in order; a link is the picture that it leads to. Nothing is resized or
+cropped: a likelihood of resized images is one of other images. A picture with transparency, or with more than 8 bits
+a channel, is refused.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from bitsperdim.data.sources.base import RawImages, Source
-from bitsperdim.errors import InputError
+from bitsperdim.errors import InputError, shown
 from bitsperdim.files import StoredArray, reading, write_npy
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -34,11 +34,11 @@ class Folder(Source):
         try:
             found = pictures_of(Path(path))
         except OSError as error:
-            raise InputError(f"params.yaml: dataset.path = {path[:80]!r} cannot be read: {error.strerror}.") from error
+            raise InputError(f"params.yaml: dataset.path = {shown(path)} cannot be read: {error.strerror}.") from error
         if not found:
             raise InputError(
-                f"params.yaml: dataset.path = {path!r} holds no pictures; dataset.name = 'folder' needs a folder of "
-                f"{', '.join(SUFFIXES)} files."
+                f"params.yaml: dataset.path = {shown(path)} holds no pictures; dataset.name = 'folder' needs a "
+                f"folder of {', '.join(SUFFIXES)} files."
             )
 
     def download(self, folder: Path, path: str) -> None:

@@ -6,13 +6,13 @@ files in the IDX format, at the addresses and with the checksums that torchvisio
 
 from __future__ import annotations
 
-import gzip
+import math
 from pathlib import Path
 
 import numpy as np
 
 from bitsperdim.data.fetch import RemoteFile, fetch
-from bitsperdim.data.sources.base import RawImages, Source
+from bitsperdim.data.sources.base import RawImages, Source, gunzipped
 from bitsperdim.errors import InputError
 
 FILES = {
@@ -25,6 +25,7 @@ SIZES = {
     "mnist": (9_912_422, 28_881, 1_648_877, 4_542),
     "fashion-mnist": (26_421_880, 29_515, 4_422_102, 5_148),
 }
+N_MOST_BYTES = 16 + 60_000 * 28 * 28  # of a file, unzipped
 DTYPE_UINT8 = 8  # the third byte of an IDX file
 
 
@@ -69,15 +70,11 @@ def read_idx(path: Path) -> np.ndarray:
     Raises:
         InputError: it is not such a file.
     """
-    try:
-        content = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError) as error:
-        raise InputError(
-            f"{path} is not a readable gzip file ({error}); remove it and run 'download' again."
-        ) from error
+    content = gunzipped(path, N_MOST_BYTES)
     n_axes = content[3] if len(content) > 3 else 0
     header = 4 + 4 * n_axes
     shape = tuple(int.from_bytes(content[4 + 4 * axis : 8 + 4 * axis], "big") for axis in range(n_axes))
-    if content[:3] != bytes([0, 0, DTYPE_UINT8]) or len(content) != header + int(np.prod(shape)):
+    is_idx = content[:3] == bytes([0, 0, DTYPE_UINT8]) and n_axes in (1, 3)
+    if not is_idx or len(content) != header + math.prod(shape):
         raise InputError(f"{path} is not an IDX file of bytes; remove it and run 'download' again.")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

@@ -19,8 +19,8 @@ import numpy as np
 
 from bitsperdim.data.sources.base import RawImages, Source
 from bitsperdim.data.sources.folder import forget_splits, open_splits
-from bitsperdim.errors import InputError
-from bitsperdim.files import CHUNK_VALUES, reading, write_npy
+from bitsperdim.errors import InputError, shown
+from bitsperdim.files import CHUNK_VALUES, read_npy, reading, write_npy
 
 SPLITS = ("train", "validation", "test")
 MAX_CHANNELS = 4
@@ -37,10 +37,10 @@ class Npz(Source):
         try:
             is_file = Path(path).is_file()
         except OSError as error:
-            raise InputError(f"params.yaml: dataset.path = {path[:80]!r} cannot be read: {error.strerror}.") from error
+            raise InputError(f"params.yaml: dataset.path = {shown(path)} cannot be read: {error.strerror}.") from error
         if not is_file:
             raise InputError(
-                f"params.yaml: dataset.path = {path!r} is not a file; dataset.name = 'npz' needs a .npz file "
+                f"params.yaml: dataset.path = {shown(path)} is not a file; dataset.name = 'npz' needs a .npz file "
                 f"of uint8 arrays 'train' and 'test'."
             )
 
@@ -67,7 +67,7 @@ class Npz(Source):
             path = folder / f"{split}_labels.npy"
             if path.exists():
                 with reading(path, "download"):
-                    labels[split] = np.load(path, allow_pickle=False)
+                    labels[split] = read_npy(path)
         return RawImages(images, labels)
 
 
@@ -137,7 +137,7 @@ def verify_npz(path: Path) -> dict[str, Member]:
                 name = entry.filename.removesuffix(".npy")
                 if name not in allowed or name == entry.filename or name in members:
                     raise InputError(
-                        f"{path}: array {name!r} is not known; allowed are {', '.join(allowed)}, once each."
+                        f"{path}: array {shown(name)} is not known; allowed are {', '.join(allowed)}, once each."
                     )
                 with archive.open(entry) as content:
                     shape, _, dtype = read_header(content)
