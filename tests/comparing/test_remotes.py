@@ -133,6 +133,11 @@ def test_a_clone_pulls_and_has_nothing_left_to_run(origin: Copy) -> None:
     assert "up to date" in clone.run("dvc", "status")
     assert "Running" not in clone.run("dvc", "repro")
     assert clone.run("git", "status", "--porcelain") == ""
+    (clone.root / "recipes" / "results").mkdir()
+    (clone.root / "recipes" / "results" / "new.json").write_text("{}", encoding="utf-8")
+    assert "up to date" in clone.run("dvc", "status"), "the report shows no result of a recipe"
+    (clone.root / "recipes" / "new.yaml").write_text("{}", encoding="utf-8")
+    assert "recipes" in clone.run("dvc", "status"), "the report shows the published numbers of a recipe"
 
 
 def test_commits_whose_data_are_only_on_the_remote_are_compared(origin: Copy) -> None:
