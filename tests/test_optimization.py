@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bitsperdim import training
+from bitsperdim import randomness, training
 from bitsperdim.dequantization import Dequantizer
 from bitsperdim.errors import InputError
 from bitsperdim.likelihoods import DiagonalNormal, Likelihood
@@ -37,8 +37,22 @@ WAITS = {
 INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default}
 
 
+def refused(*_: Any) -> Any:
+    raise AssertionError("the step waits: numbers are read")
+
+
 class NoWaiting(TorchDispatchMode):
     """Refuse whatever would make the host wait for a GPU, or the GPU for the host."""
+
+    def __enter__(self) -> NoWaiting:
+        self.patch = pytest.MonkeyPatch()
+        for name in ("tolist", "numpy", "cpu"):  # which no dispatcher sees where a tensor is on the CPU
+            self.patch.setattr(Tensor, name, refused)
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.patch.undo()
+        super().__exit__(*error)
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple = (), kwargs: Mapping[str, Any] | None = None
@@ -96,7 +110,8 @@ def test_a_step_waits_for_nothing(model: str, binarization: str, monkeypatch: py
         lambda x: float(x.sum()),
         lambda x: bool((x > 0).any()),
         lambda x: x[x > 0],
-        lambda x: x.sum().tolist(),
+        lambda x: x.tolist(),
+        lambda x: x.cpu(),
         lambda x: torch.tensor([1.0, 2.0]),
         lambda x: x.to("meta"),
     ],
@@ -194,14 +209,48 @@ class TorchFunctionDtypes(TorchDispatchMode):
         return result
 
 
-@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="there is no C++ compiler")
-def test_a_compiled_objective_is_the_same() -> None:
-    plain, compiled = run("iwae", epochs=2), run("iwae", epochs=2, compile=True)
+@pytest.fixture
+def compiling() -> Iterator[None]:
+    """Leave nothing compiled behind."""
+    drawn = randomness._rows_drawn
+    yield
+    randomness._rows_drawn = drawn
+    torch._dynamo.reset()
+
+
+def assert_compiled_is_the_same(model: str, **changes: Any) -> None:
+    plain, compiled = run(model, **changes), run(model, compile=True, **changes)
     torch.testing.assert_close(weights(compiled), weights(plain), rtol=1e-4, atol=1e-5)
     assert list(compiled.model.state_dict()) == list(plain.model.state_dict())
     assert compiled.curve[-1]["train_bpd"] == pytest.approx(plain.curve[-1]["train_bpd"], rel=1e-5)
 
 
+@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="there is no C++ compiler")
+@pytest.mark.filterwarnings("default")  # the compiler warns of itself
+@pytest.mark.usefixtures("compiling")
+def test_a_compiled_objective_is_the_same() -> None:
+    """By the compiler that makes C++ of it, in one form."""
+    assert_compiled_is_the_same("vae", epochs=2, batch_size=75)
+
+
+@pytest.mark.parametrize("model", ["conv_vae", "flow"])
+@pytest.mark.filterwarnings("default")
+@pytest.mark.usefixtures("compiling")
+def test_what_is_traced_is_the_same(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as compilers share the way: noise, and derivatives that a model changes, are as they were."""
+    compiler = torch.nn.Module.compile
+    used: list[torch.nn.Module] = []
+
+    def tracing(self: torch.nn.Module) -> None:
+        used.append(self)
+        compiler(self, backend="aot_eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", tracing)
+    assert_compiled_is_the_same(model, epochs=1)
+    assert [type(module).__name__ for module in used] == ["Objective"]
+
+
+@pytest.mark.usefixtures("compiling")
 def test_what_cannot_be_compiled_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._dynamo.exc import BackendCompilerFailed
 

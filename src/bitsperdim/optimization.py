@@ -27,7 +27,9 @@ from bitsperdim.errors import InputError
 from bitsperdim.estimation import log_mean_exp
 from bitsperdim.families import TrainSection
 from bitsperdim.models import ImageModel
+from bitsperdim.randomness import leave_uncompiled
 
+FORMS_COMPILED = 64  # of one function, which all layers of a network share with their different sizes
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -74,6 +76,7 @@ class Optimization:
         )
         objective: nn.Module = Objective(model, DTYPES[settings.precision], generator)
         if settings.compile:
+            let_compile()
             objective.compile()
         if world_size() > 1:
             objective = DistributedDataParallel(objective, broadcast_buffers=False, gradient_as_bucket_view=True)
@@ -169,6 +172,14 @@ class Optimization:
             if moments := part_of(tensors, f"optimizer.{number}"):
                 content["state"][number] = {name: laid_out(value, parameter) for name, value in moments.items()}
         self.optimizer.load_state_dict(content)
+
+
+def let_compile() -> None:
+    """Set what compilers need to know of these models."""
+    import torch._dynamo  # imported here: a second
+
+    torch._dynamo.config.recompile_limit = FORMS_COMPILED
+    leave_uncompiled()
 
 
 def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:

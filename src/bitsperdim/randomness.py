@@ -79,8 +79,27 @@ def draw(
         dtype: of the numbers.
         device: of the generator.
     """
+    return _rows_drawn(how, shape, generator, dtype, device)
+
+
+def _drawn(
+    how: Callable[..., Tensor],
+    shape: Sequence[int],
+    generator: torch.Generator | None,
+    dtype: torch.dtype | None,
+    device: torch.device | None,
+) -> Tensor:
     first, n_rows = 0, shape[0]
     if isinstance(generator, Stream) and generator.share is not None:
         first, n_rows = generator.share
     drawn = how((n_rows, *shape[1:]), generator=generator, dtype=dtype, device=device)
     return drawn[first : first + shape[0]]
+
+
+_rows_drawn = _drawn
+
+
+def leave_uncompiled() -> None:
+    """Let compilers of models pass by what is drawn here: they cannot look into a generator."""
+    global _rows_drawn
+    _rows_drawn = torch.compiler.disable(_drawn)
