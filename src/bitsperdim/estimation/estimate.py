@@ -141,26 +141,25 @@ def estimate(
                 noise=None if noise is None or first > 0 else noise[rows].to(device),
                 **options,
             )
-            chunks.append(log_w.double().cpu())
-        log_w = torch.cat(chunks)  # (K, B)
+            chunks.append(log_w.double())
+        log_w = torch.cat(chunks)  # (K, B), on the device: on a GPU the statistics would take longer than the samples
         _refuse_nan(log_w, start)
         sizes, bounds = bound_against_k(log_w)
         log_p = log_mean_exp(log_w)
         none, unknown = torch.zeros_like(log_p), torch.full_like(log_p, torch.nan)
         without_bias = (jackknife(log_w), extrapolation(log_w)) if n_samples > 1 else (unknown, unknown)
-        parts.append(
-            {
-                "log_p": log_p,
-                "standard_error": standard_error(log_w) if is_sampled else none,
-                "bias": bias(log_w) if is_sampled else none,
-                "elbo": log_w.mean(0),
-                "ess": effective_sample_size(log_w),
-                "pareto_k": pareto_k(log_w) if n_samples >= JUDGED_FROM else unknown,
-                "jackknife": without_bias[0] if is_sampled else log_p,
-                "extrapolation": without_bias[1] if is_sampled else log_p,
-                "bounds": bounds,
-            }
-        )
+        columns = {
+            "log_p": log_p,
+            "standard_error": standard_error(log_w) if is_sampled else none,
+            "bias": bias(log_w) if is_sampled else none,
+            "elbo": log_w.mean(0),
+            "ess": effective_sample_size(log_w),
+            "pareto_k": pareto_k(log_w) if n_samples >= JUDGED_FROM else unknown,
+            "jackknife": without_bias[0] if is_sampled else log_p,
+            "extrapolation": without_bias[1] if is_sampled else log_p,
+            "bounds": bounds,
+        }
+        parts.append({name: column.cpu() for name, column in columns.items()})
         if progress:
             done = torch.cat([part["log_p"] for part in parts])
             progress(len(done), float(done.mean()))
