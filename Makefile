@@ -44,8 +44,8 @@ check: setup  ## rerun the last commit from nothing and compare with its metrics
 smoke: setup  ## run the pipeline of the last commit in a copy, on parameters of seconds
 	@.ci/rerun --small
 
-benchmarks: setup  ## measure training, sampling, likelihoods and importance sampling, about twenty minutes
-	@for name in sampling training_pixelcnn_pp likelihoods importance_sampling; do PYTHONPATH=src python benchmarks/$$name.py; done
+benchmarks: setup  ## measure training, sampling, likelihoods and importance sampling, about half an hour
+	@for name in throughput sampling training_pixelcnn_pp likelihoods importance_sampling; do PYTHONPATH=src python benchmarks/$$name.py; done
 
 readme: setup  ## write the README's numbers from results/, recipes/results/ and docs/
 	@PYTHONPATH=src python -m bitsperdim.readme .

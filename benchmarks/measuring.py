@@ -13,17 +13,27 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+CPU = torch.device("cpu")
 
-def seconds(work: Callable[[], object]) -> float:
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a GPU has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds(work: Callable[[], object], device: torch.device = CPU) -> float:
+    wait_for(device)
     started = time.perf_counter()
     work()
+    wait_for(device)
     return time.perf_counter() - started
 
 
-def matrix_product_peak(dtype: torch.dtype, size: int = 2048, n_tries: int = 10) -> float:
+def matrix_product_peak(dtype: torch.dtype, size: int = 2048, n_tries: int = 10, device: torch.device = CPU) -> float:
     """Return the FLOP/s of the fastest of some square matrix products."""
-    a = torch.randn(size, size).to(dtype)
-    return 2 * size**3 / min(seconds(lambda: a @ a) for _ in range(n_tries))
+    a = torch.randn(size, size, device=device).to(dtype)
+    return 2 * size**3 / min(seconds(lambda: a @ a, device) for _ in range(n_tries))
 
 
 def operations(work: Callable[[], object]) -> int:
@@ -43,9 +53,10 @@ def coloured_digits(n_images: int, size: int = 32, seed: int = 0) -> Tensor:
     return (ground + shade * (front - ground) + noise).round().clamp(0, 255).to(torch.uint8)
 
 
-def heading(title: str) -> None:
+def heading(title: str, device: torch.device = CPU) -> None:
     threads = f"{torch.get_num_threads()} thread{'' if torch.get_num_threads() == 1 else 's'}"
-    print(f"\n## {title}\n\n{platform.machine()}, {threads}, torch {torch.__version__}\n")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()}, {threads}"
+    print(f"\n## {title}\n\n{name}, torch {torch.__version__}\n", flush=True)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

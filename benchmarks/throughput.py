@@ -1,0 +1,201 @@
+"""How fast the real trainer and the real evaluator are, and what share of the machine they use, on CPU or GPU.
+
+Training is ``bitsperdim.training.train`` on one epoch of a few steps, each of which is timed (the data do not matter);
+evaluation is ``bitsperdim.estimation.estimate``. FLOPs are counted by torch in one more step, forward and backward, or
+one more evaluation; they are those of matrix products and convolutions, without what is only looked up or added. The
+peak is that of square matrix products of the same type of number in the same process, one between any two steps, so
+that what else the machine does hits both. Medians; the first step warms up and does not count.
+
+Each row is a process of its own, and its memory the most that it had: on a CPU resident memory above that after the
+imports, on a GPU what torch had allocated during a step.
+
+    python benchmarks/throughput.py                  # all rows, about five minutes on two cores
+    python benchmarks/throughput.py 'k = 50'         # one of them
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from importance_sampling import N_SAMPLES, SIZES, model_and_images
+from measuring import coloured_digits, heading, matrix_product_peak, operations, seconds, table, wait_for
+
+from bitsperdim import training
+from bitsperdim.data.preparation import Description, PreparedImages
+from bitsperdim.device import set_up_device
+from bitsperdim.estimation import estimate
+from bitsperdim.families import TrainSection
+from bitsperdim.models import ImageModel, build
+from bitsperdim.params import load_yaml, model_section
+from bitsperdim.stage import peak_memory
+
+PIXELCNN_PP = {
+    "family": "pixelcnn_pp",
+    "n_filters": 160,
+    "n_blocks": 5,
+    "n_scales": 3,
+    "dropout": 0.5,
+    "likelihood": "coupled_logistic",
+    "n_mixtures": 10,
+}
+VAE = {
+    "family": "vae",
+    **SIZES,
+    "likelihood": "bernoulli",
+    "n_mixtures": 1,
+    "doubly_reparameterized": False,
+    "finetune": None,
+}
+COLUMNS = ("what", "a second", "FLOP counted in a step", "GFLOP/s", "of the peak of matrix products", "memory, MiB")
+
+
+class Meter:
+    """Times work, and between any two pieces of it the peak of the device; remembers the most memory of a GPU."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self.device, self.dtype = device, dtype
+        self.times: list[float] = []
+        self.peaks: list[float] = []
+        self.memory = 0
+        self.before = peak_memory()
+
+    def measure(self, work: Callable[[], Any]) -> Any:  # noqa: ANN401
+        """Do it, and return what it returns."""
+        results: list[Any] = []
+        is_gpu = self.device.type == "cuda"
+        if is_gpu:
+            torch.cuda.reset_peak_memory_stats(self.device)
+        self.times.append(seconds(lambda: results.append(work()), self.device))
+        if is_gpu:
+            self.memory = max(self.memory, torch.cuda.max_memory_allocated(self.device))
+        self.peaks.append(matrix_product_peak(self.dtype, 8192 if is_gpu else 1024, 1, self.device))
+        return results[0]
+
+    def row(self, name: str, n_units: int, unit: str, flops: int) -> list[str]:
+        """Return the cells of the table; the first time, and the first peak, warmed up."""
+        time, peak = statistics.median(self.times[1:]), statistics.median(self.peaks[1:])
+        used = self.memory if self.device.type == "cuda" else peak_memory() - self.before
+        rate = flops / time
+        return [
+            name,
+            f"{n_units / time:,.3g} {unit}" if n_units / time < 100 else f"{n_units / time:,.0f} {unit}",
+            f"{flops:.3g}",
+            f"{rate / 1e9:,.0f}",
+            f"{rate / peak:.0%} of {peak / 1e9:,.0f} ({str(self.dtype).removeprefix('torch.')})",
+            f"{used / 2**20:,.0f}",
+        ]
+
+
+def prepared(images: np.ndarray, n_levels: int, n_validation: int) -> PreparedImages:
+    """Return images (N, C, H, W) as ``dequantize`` would, some of them for validation."""
+    parts = {"train": images[n_validation:], "validation": images[:n_validation]}
+    shape = tuple(images.shape[1:])
+    noise = np.zeros((n_validation, *shape), dtype=np.float32)
+    n_images = {split: len(rows) for split, rows in parts.items()}
+    description = Description(shape, n_levels, n_levels, "none", n_images, "", "")
+    return PreparedImages(description, parts, {}, {"validation": noise})
+
+
+def measure_training(name: str, content: dict[str, Any], changes: dict[str, Any], images: np.ndarray) -> list[str]:
+    """Train one epoch; all images but the first batch are presented."""
+    device = set_up_device()
+    params: Any = load_yaml(Path(__file__).parents[1] / "params.yaml")
+    settings = TrainSection.model_validate({**params["train"], "epochs": 1, "validation_samples": 1, **changes})
+    section = model_section("model", content)
+    meter = Meter(device, training.DTYPES[settings.precision])
+    take_step = training._Trainer.take_step
+    flops: list[int] = []
+
+    def metered(self: Any, *batch: Any) -> Any:  # noqa: ANN401
+        if len(meter.times) < self.n_steps - 1:
+            return meter.measure(lambda: take_step(self, *batch))
+        results: list[Any] = []  # the last step is counted, not timed
+        flops.append(operations(lambda: results.append(take_step(self, *batch))))
+        return results[0]
+
+    training._Trainer.take_step = metered  # type: ignore[method-assign]
+    n_levels = 2 if content["likelihood"] == "bernoulli" else 256
+    training.train("model", section, settings, prepared(images, n_levels, settings.batch_size), seed=0, device=device)
+    return meter.row(name, settings.batch_size, "images", flops[0])
+
+
+def train_pixelcnn_pp(name: str, is_gpu: bool) -> list[str]:
+    batch, n_steps = (64, 20) if is_gpu else (4, 3)
+    images = coloured_digits(batch * (n_steps + 2)).numpy()
+    return measure_training(name, PIXELCNN_PP, {"batch_size": batch, "precision": "bfloat16"}, images)
+
+
+def train_vae(name: str, is_gpu: bool) -> list[str]:
+    n_samples = int(name.rsplit(" ", 1)[1])
+    batch, n_steps = (1_000 if is_gpu else 100), (60 if n_samples == 1 else 20)
+    images = np.random.default_rng(0).integers(2, size=(batch * (n_steps + 2), 1, 28, 28), dtype=np.uint8)
+    return measure_training(name, VAE | {"train_samples": n_samples}, {"batch_size": batch}, images)
+
+
+def measure_evaluation(
+    name: str,
+    model: ImageModel,
+    images: torch.Tensor,
+    n_samples: int,
+    unit: str,
+    **sizes: int,
+) -> list[str]:
+    device = set_up_device()
+    meter = Meter(device, torch.float32)
+    model, images = model.to(device).eval(), images.to(device)
+
+    def work() -> object:
+        return estimate(model, images, n_samples, generator=torch.Generator(device).manual_seed(1), **sizes)
+
+    for _ in range(4):
+        meter.measure(work)
+    flops = operations(work)
+    wait_for(device)
+    return meter.row(name, len(images) * n_samples, unit, flops)
+
+
+def evaluate_pixelcnn_pp(name: str, is_gpu: bool) -> list[str]:
+    content = {key: value for key, value in PIXELCNN_PP.items() if key != "family"}
+    batch = 100 if is_gpu else 4
+    model = build("pixelcnn_pp", content, (3, 32, 32), 256)
+    images = coloured_digits(batch)
+    model.initialise(images)
+    return measure_evaluation(name, model, images, 1, "images", chunk_size=1, batch_size=batch)
+
+
+def evaluate_vae(name: str, is_gpu: bool) -> list[str]:
+    model, images = model_and_images(1_000 if is_gpu else 10)
+    sizes = {"chunk_size": 1_250, "batch_size": 200} if is_gpu else {"chunk_size": 250, "batch_size": 100}
+    return measure_evaluation(name, model, images, N_SAMPLES, "samples", **sizes)
+
+
+ROWS: dict[str, Callable[[str, bool], list[str]]] = {
+    "training of pixelcnn_pp, 5 x 160, 3x32x32": train_pixelcnn_pp,
+    "training of the VAE, 784-200-200-50, k = 1": train_vae,
+    "training of the VAE, 784-200-200-50, k = 50": train_vae,
+    "exact evaluation of pixelcnn_pp": evaluate_pixelcnn_pp,
+    f"importance sampling of the VAE, K = {N_SAMPLES:,}": evaluate_vae,
+}
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--row"]:
+        cells = ROWS[sys.argv[2]](sys.argv[2], set_up_device().type == "cuda")
+        print(f"| {' | '.join(cells)} |", flush=True)
+        return
+    heading("Throughput of the trainer and the evaluator", set_up_device())
+    table(COLUMNS, [])
+    for name in ROWS:
+        if all(word in name for word in sys.argv[1:2]):
+            subprocess.run([sys.executable, __file__, "--row", name], check=True)
+
+
+if __name__ == "__main__":
+    main()
