@@ -107,13 +107,13 @@ def is_told_by_the_first(error: BaseException, *, of_another: bool) -> bool:
     """
     store, first = dist.distributed_c10d._get_default_store(), rank() - local_rank()
     sentence = f"{type(error).__name__}: {error}"
-    store.set(f"failed/{rank()}", sentence)
-    if local_rank() == 0:
-        return False
     try:
+        store.set(f"failed/{rank()}", sentence)
+        if local_rank() == 0:
+            return False
         store.wait([f"failed/{first}"], timedelta(seconds=PATIENCE))
         return of_another or store.get(f"failed/{first}").decode() == sentence
-    except RuntimeError:  # it has not failed
+    except RuntimeError:  # it has not failed, or the launcher is gone
         return False
 
 

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from bitsperdim.errors import InputError
 from bitsperdim.files import write_json
 from bitsperdim.params import Params, read_params
-from bitsperdim.stopping import Interrupted, raised, speaks
+from bitsperdim.stopping import Interrupted, is_first_of_all, raised, speaks
 
 PARAMS = Path("params.yaml")
 LOGS = "BITSPERDIM_LOGS"
@@ -59,7 +59,7 @@ def run(stage: str, main: Callable[..., Mapping[str, Any] | None], *arguments: s
         if speaks():
             sys.stderr.write(f"\n{stage}: {error or 'interrupted'}.\n")
         sys.exit(128 + (error.number if isinstance(error, Interrupted) else signal.SIGINT))
-    if os.environ.get("RANK", "0") != "0":
+    if not is_first_of_all():
         return
     try:
         _log(stage, values, time.perf_counter() - started, more or {})

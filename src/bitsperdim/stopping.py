@@ -92,13 +92,22 @@ def _handled_by(handler: Callable[[int, object], None]) -> Iterator[None]:
 
 
 def local_rank() -> int:
-    """Return the number of this process on its machine, from 0; torchrun says it."""
-    return int(os.environ.get("LOCAL_RANK", "0")) if "TORCHELASTIC_RUN_ID" in os.environ else 0
+    """Return the number of this process on its machine, from 0."""
+    return _said_by_torchrun("LOCAL_RANK", 0)
 
 
 def local_world_size() -> int:
     """Return how many processes of this stage there are on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+    return _said_by_torchrun("LOCAL_WORLD_SIZE", 1)
+
+
+def is_first_of_all() -> bool:
+    """Return whether this process is the first one of all machines."""
+    return _said_by_torchrun("RANK", 0) == 0
+
+
+def _said_by_torchrun(variable: str, otherwise: int) -> int:
+    return int(os.environ.get(variable, otherwise)) if "TORCHELASTIC_RUN_ID" in os.environ else otherwise
 
 
 def speaks() -> bool:

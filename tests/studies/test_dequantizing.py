@@ -34,6 +34,7 @@ TRAIN = TrainSection(
     patience=None,
     validation_samples=9,
     precision="float32",
+    compile=False,
 )
 
 
