@@ -107,11 +107,11 @@ def kept(folder: Path) -> Checkpoint:
     return Checkpoint(folder, "one", interval=0.0)
 
 
-def fails(process: int, error: Exception) -> str:
-    """What each process gets where one of them fails."""
+def fails(process: int | None, error: Exception) -> str:
+    """What each process gets where one of them fails; all of them where it is None."""
 
     def work(block: range) -> Tensor:
-        if rank() == process:
+        if process in (None, rank()):
             raise error
         return torch.zeros(len(block), 2, dtype=torch.float64)
 
@@ -174,7 +174,10 @@ def main(folder: Path) -> None:
         }
         rows = in_blocks("work", N_IMAGES, 2, 2, counted(calls), device=CPU, checkpoint=kept(folder / "of one"))
         interrupted(kept(folder / "of many"))
-        first = is_first()
+        all_fail = fails(None, FloatingPointError(f"of {rank()}"))
+        first, last = is_first(), rank() == world_size() - 1
+    if last:
+        (folder / "all fail").write_text(all_fail)
     outcome |= {"rows": rows.tolist(), "calls": calls}
     if first:
         (folder / "outcome.json").write_text(json.dumps(outcome))

@@ -81,6 +81,7 @@ def test_sharded_is_the_same_bit_for_bit(n_processes: int, tmp_path: Path) -> No
     assert outcome["one is not finite"] == "FloatingPointError: image 3"
     assert outcome["another stops"] == f"InputError: Process 1 of {n_processes} stopped: no more"
     assert outcome["all stop"] == "ValueError: mine"
+    assert (tmp_path / "all fail").read_text() == "FloatingPointError: of 0"  # what the last one says, as all do
 
     assert outcome["rows"] == ROWS.tolist()
     assert outcome["calls"] == [4, 8][: 4 // n_processes]  # of the first process; 0 and 2 were done

@@ -125,35 +125,21 @@ def _together(
             rows = torch.cat([numbers[:, None], work(block)], dim=1)
         except Exception as caught:
             error, rows = caught, torch.full((1, 1 + n_columns), FAILED, dtype=torch.float64)
-    everything = _of_all(rows, device)
+    everything = torch.cat(gathered(rows.to(device))).cpu()
     if bool((everything[:, 0] == FAILED).any()):
         _stop(error, device)
     return everything
 
 
-def _of_all(rows: Tensor, device: torch.device) -> Tensor:
-    """Return the rows of all processes.
-
-    Raises:
-        InputError: one of them is gone.
-    """
-    try:
-        return torch.cat(gathered(rows.to(device))).cpu()
-    except RuntimeError as error:
-        if world_size() == 1:
-            raise
-        raise InputError(f"Another process is gone ({str(error).splitlines()[0]}); what is done is kept.") from error
-
-
 def _stop(error: Exception | None, device: torch.device) -> None:
-    """Raise this process's error, or say what stopped another one: all of them call it."""
+    """Raise what stops this process, or say what stopped another one: all of them call it."""
     said = f"{int(isinstance(error, FloatingPointError))}{error}" if error is not None else ""
     texts = [bytes(part.tolist()).decode() for part in gathered(_bytes(said, device))]
+    if not_finite := [text[1:] for text in texts if text[:1] == "1"]:
+        raise FloatingPointError(not_finite[0]) from error  # the same in all, so that one may speak for all
     if error is not None:
         raise error
     number, text = next((number, text) for number, text in enumerate(texts) if text)
-    if text[0] == "1":
-        raise FloatingPointError(text[1:])
     raise InputError(f"Process {number} of {len(texts)} stopped: {text[1:]}")
 
 
@@ -172,7 +158,7 @@ def _kept(
     """Return the rows of the checkpoint, with their numbers, in every process; an empty list where there are none."""
     found = checkpoint.load() if checkpoint is not None and is_first() else None
     rows = torch.empty(0, 1 + n_columns, dtype=torch.float64) if found is None else found[0]["rows"]
-    rows = _of_all(rows, device) if checkpoint is not None else rows
+    rows = torch.cat(gathered(rows.to(device))).cpu() if checkpoint is not None else rows
     if not len(rows):
         return []
     if is_first():
