@@ -38,6 +38,14 @@ def test_results_of_unlisted_models_go_and_others_stay(params: Params, tmp_path:
     assert read_json(results / "models.json") == {"models": ["vae"]}
 
 
+def test_what_a_link_leads_to_is_not_forgotten(params: Params, tmp_path: Path) -> None:
+    fill(tmp_path / "elsewhere", "metrics.json")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "linked").symlink_to(tmp_path / "elsewhere")
+    preflight(params, tmp_path / "results", tmp_path / "marker.txt")
+    assert (tmp_path / "elsewhere" / "metrics.json").exists()
+
+
 def test_the_marker_is_constant(params: Params, tmp_path: Path) -> None:
     preflight(params, tmp_path / "results", tmp_path / "a.txt")
     preflight(params.model_copy(update={"models": ["iwae"]}), tmp_path / "results", tmp_path / "b.txt")

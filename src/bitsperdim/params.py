@@ -62,7 +62,7 @@ def rising(values: list[Any]) -> list[Any]:
 
 def without_control_characters(text: str) -> str:
     """Refuse what no path of a file can be, or no terminal should show."""
-    if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", text):
+    if re.search(r"[\x00-\x1f\x7f]", text):
         raise ValueError("text without control characters")
     return text
 
@@ -426,6 +426,7 @@ def _allowed(kind: str, context: Mapping[str, Any], message: str) -> str:
         "int_from_float": "an integer",
         "float_type": "a number",
         "string_type": "text",
+        "string_unicode": "text without lone surrogates",
         "list_type": "a list",
         "bool_type": "true or false",
         "model_type": "a mapping of keys to values",
