@@ -183,6 +183,8 @@ def gathered(rows: Tensor) -> list[Tensor]:
     counts = [torch.zeros_like(count) for _ in range(world_size())]
     dist.all_gather(counts, count)
     longest = max(int(n) for n in counts)
+    if longest == 0:
+        return [rows for _ in counts]
     padded = torch.cat([rows, rows.new_zeros(longest - len(rows), *rows.shape[1:])])
     all_rows = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(all_rows, padded)
