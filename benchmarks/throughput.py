@@ -171,7 +171,7 @@ def evaluate_pixelcnn_pp(name: str, is_gpu: bool) -> list[str]:
 
 
 def evaluate_vae(name: str, is_gpu: bool) -> list[str]:
-    model, images = model_and_images(1_000 if is_gpu else 10)
+    model, images = model_and_images(1_000 if is_gpu else 40)
     sizes = {"chunk_size": 1_250, "batch_size": 200} if is_gpu else {"chunk_size": 250, "batch_size": 100}
     return measure_evaluation(name, model, images, N_SAMPLES, "samples", **sizes)
 

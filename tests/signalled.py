@@ -25,5 +25,6 @@ def signalled(self: Any, *batch: Any) -> Tensor:
 
 
 training._Trainer.take_step = signalled  # type: ignore[method-assign]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # heard, also where the tests were started in the background
 sys.argv = arguments
 runpy.run_path(arguments[0], run_name="__main__")

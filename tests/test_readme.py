@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import subprocess
-import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,10 +30,10 @@ def release(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("release")
     parts = ("results", "recipes", "docs")
     if (repository / ".git").exists():
-        command = ["git", "-C", str(repository), "archive", "HEAD", *parts]
+        command = ["git", "-C", str(repository), "archive", "--format=zip", "HEAD", *parts]
         archive = subprocess.run(command, capture_output=True, check=True).stdout
-        with tarfile.open(fileobj=io.BytesIO(archive)) as file:
-            file.extractall(folder, filter="data")
+        with zipfile.ZipFile(io.BytesIO(archive)) as file:
+            file.extractall(folder)
     else:
         for part in parts:
             shutil.copytree(repository / part, folder / part)
