@@ -22,6 +22,7 @@ PROTOCOL = "tiny/none/2x2x1/L4/test5/given-none"
 HASH = "0123456789abcdef" * 4
 HOSTILE = "<script>alert('1')&`|*$x^2$]("
 N_IMAGES = 5
+JUDGED = {"pareto_k_median": 0.4, "pareto_k_limit": 0.66780, "pareto_k_high_share": 0.2, "n_samples": 1024}
 
 
 def metrics(**changes: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pytest
 from bitsperdim.report import write_report
 from browser import Browser, chromium
 from page_checks import faults
-from results import HOSTILE, IMPOSSIBLE, exact, metrics, params_of, write_results
+from results import HOSTILE, IMPOSSIBLE, JUDGED, exact, metrics, params_of, write_results
 
 pytestmark = pytest.mark.skipif(
     chromium() is None, reason="there is no chromium, chromium-browser or google-chrome to open the page with"
@@ -31,7 +31,6 @@ ANNEALED = {
     "above_importance_sampled_nats_standard_error": 0.03,
     "simulated": {"n_images": 7, "gap_nats": 0.2, "gap_nats_standard_error": 0.04},
 }
-JUDGED = {"pareto_k_median": 0.4, "pareto_k_limit": 0.66780, "pareto_k_high_share": 0.2, "n_samples": 1024}
 # numbers whose order as text is another than as numbers; and every kind of section and flag that the page has
 MODELS: dict[str, dict[str, Any]] = {
     "ten": metrics(bpd=10.25, n_units=16, n_active_units=9, annealed=ANNEALED, too_few_samples=True, **JUDGED),

@@ -21,6 +21,7 @@ from bitsperdim.report.formatting import MINUS
 from results import (
     HOSTILE,
     IMPOSSIBLE,
+    JUDGED,
     MODELS,
     N_IMAGES,
     PROTOCOL,
@@ -190,7 +191,6 @@ ANNEALED = {
     "above_importance_sampled_nats_standard_error": 0.031,
     "simulated": {"n_images": 7, "gap_nats": 0.222, "gap_nats_standard_error": 0.041},
 }
-JUDGED = {"pareto_k_median": 0.4, "pareto_k_limit": 0.66780, "pareto_k_high_share": 0.2, "n_samples": 1024}
 
 
 def test_other_estimates_stand_beside_the_bound(tmp_path: Path) -> None:
