@@ -24,6 +24,7 @@ from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 
 from bitsperdim import randomness
+from bitsperdim.likelihoods import normal
 
 NAME = "standin"
 CPU = torch.device("cpu")
@@ -41,6 +42,7 @@ READS = {  # whose result is a number, or has a shape that depends on numbers
 }
 INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default}
 waits: Counter[str] = Counter()  # of the host for the device, or the other way round, by what made it wait
+launches: Counter[str] = Counter()  # of work on the device, each of which takes the host some microseconds
 
 
 class Registered(backend_registration._DummyBackendModule):
@@ -153,8 +155,15 @@ def computed(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     result = func(*low_args, **low_kwargs)
     if target.type != NAME:
         return result
+    launches[str(func)] += not is_view(func)
     placed = pytree.tree_map(lambda value: Placed(value) if isinstance(value, Tensor) else value, result)
     return return_and_correct_aliasing(func, args, kwargs, placed)
+
+
+def is_view(func: Any) -> bool:
+    """Return whether an operation computes nothing."""
+    aliases = [item.alias_info for item in func._schema.returns]
+    return any(alias is not None and not alias.is_write for alias in aliases) or "empty" in str(func)
 
 
 def count_waits(func: Any, args: Sequence[Any], place: torch.device, target: torch.device) -> None:
@@ -168,8 +177,12 @@ def count_waits(func: Any, args: Sequence[Any], place: torch.device, target: tor
 
 
 @contextlib.contextmanager
-def plugged_in() -> Iterator[None]:
-    """Have the device, while this lasts."""
+def plugged_in(*, one_by_one: bool = True) -> Iterator[None]:
+    """Have the device, while this lasts.
+
+    Args:
+        one_by_one: whether samples are drawn as on the CPU, to have the same numbers.
+    """
     tensor = torch.tensor
 
     def placed_tensor(data: Any, *, device: torch.device | str | None = None, **options: Any) -> Tensor:
@@ -179,4 +192,6 @@ def plugged_in() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, Computing():
         patch.setattr(torch, "tensor", placed_tensor)
         patch.setattr(randomness, "Stream", PlacedStream)
+        if one_by_one:
+            patch.setattr(normal, "ONE_BY_ONE", ("cpu", NAME))
         yield

@@ -23,7 +23,7 @@ import sharded
 import training_cases
 import two_processes
 import workspace
-from accelerator import CPU, DEVICE, plugged_in, waits
+from accelerator import CPU, DEVICE, launches, plugged_in, waits
 from bitsperdim import device, evaluation, latent, randomness, training
 from bitsperdim.checkpoints import Checkpoint
 from bitsperdim.estimation import annealed as chains
@@ -182,6 +182,18 @@ def annealed(name: str, n_steps: int, n_leapfrog: int, place: torch.device) -> O
         return latent.of_the_code(model, data, estimated, section, place)
 
 
+def launched(name: str, n_samples: int) -> int:
+    """How many launches log-weights take."""
+    model, data = small_model(name).float(), sharded.prepared(name)
+    with plugged_in(one_by_one=False), torch.no_grad():
+        model, x = model.to(DEVICE), torch.from_numpy(data.images["test"]).to(DEVICE)
+        launches.clear()
+        log_w = model.log_weights(x, n_samples, generator=randomness.stream("evaluation", device=DEVICE))
+        assert log_w.shape == (n_samples if model.kind == "lower" else 1, len(x))
+        assert len(set(log_w.flatten().tolist())) == log_w.numel() or model.kind == "exact"
+        return launches.total()
+
+
 def drawn(name: str, place: torch.device) -> dict[str, bytes]:
     """The bytes of all pictures."""
     section = sharded.SECTION.model_copy(update={"n_pictures": 5})
@@ -193,8 +205,12 @@ def drawn(name: str, place: torch.device) -> dict[str, bytes]:
 
 
 def of_evaluation() -> Outcome:
-    """Estimates of every small model, with waits for chunks of 5 and of 2 samples; annealing likewise; pictures."""
+    """Estimates of every small model, with waits for chunks of 5 and of 2 samples; annealing likewise; pictures.
+
+    Launches for 3 and for 40 samples.
+    """
     outcome: Outcome = {"waits": {}, "waits of annealing": {}}
+    outcome["launches"] = {name: [launched(name, n) for n in (3, 40)] for name in SMALL}
     for name in SMALL:
         found, n = counted(partial(evaluated, name, 5))
         is_same = sharded.same(on(CPU, partial(evaluated, name, 5)), found)

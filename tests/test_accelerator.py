@@ -53,15 +53,17 @@ def test_training_keeps_to_its_device(repository: Path) -> None:
 
 
 def test_evaluation_keeps_to_its_device(repository: Path) -> None:
-    """Every small model; more chunks of samples, and longer annealing, wait as often."""
+    """Every small model; more chunks of samples, and longer annealing, wait as often; more samples launch as often."""
     found = outcome(repository, "evaluation")
-    waits, annealing = found.pop("waits"), found.pop("waits of annealing")
+    waits, annealing, launches = found.pop("waits"), found.pop("waits of annealing"), found.pop("launches")
     assert found.keys() >= SMALL.keys()
     assert len(found) == len(SMALL) + 10 + 3
     assert {name: said for name, said in found.items() if said != "same"} == {}
     assert set(waits) == set(SMALL)
     assert len(annealing) == 3
     assert all(few == many for few, many in [*waits.values(), *annealing.values()]), (waits, annealing)
+    assert set(launches) == set(SMALL)
+    assert all(0 < few == many for few, many in launches.values()), launches
 
 
 def test_stages_keep_to_their_device(repository: Path) -> None:

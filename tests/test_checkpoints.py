@@ -77,6 +77,18 @@ def test_a_bad_file_is_named_and_the_older_one_used(
     assert ("it belongs to another run" in message) == (damage == "foreign")
 
 
+def test_one_process_of_a_machine_names_a_damaged_file(
+    checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint.save(tensors(1), VALUES)
+    (checkpoint.folder / NEWER).write_bytes(b"")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one")
+    for rank, n_lines in ((0, 1), (1, 0)):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        assert checkpoint.load() is None
+        assert capsys.readouterr().err.count("\n") == n_lines
+
+
 def test_no_changed_byte_is_used(checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]) -> None:
     """Each byte in turn; what safetensors itself does not notice, the checksum does."""
     checkpoint.save(tensors(1), VALUES)

@@ -34,6 +34,7 @@ from torch import Tensor
 
 from bitsperdim.errors import InputError
 from bitsperdim.files import atomic_path, remove_leftovers
+from bitsperdim.stopping import speaks
 
 VARIABLE = "BITSPERDIM_CHECKPOINTS"
 SECONDS = "BITSPERDIM_CHECKPOINT_SECONDS"
@@ -89,7 +90,7 @@ class Checkpoint:
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Return the newest good generation, tensors on the CPU; None where there is none.
 
-        A file that cannot be used is named on stderr, with the reason. What a killed process left of one that it was
+        A file that cannot be used is named on stderr, with the reason, by the first process of a machine. What a killed process left of one that it was
         writing is removed.
         """
         with contextlib.suppress(OSError):
@@ -101,7 +102,8 @@ class Checkpoint:
             try:
                 return self._read(path)
             except Exception as error:  # a damaged file fails in as many ways as there are bytes
-                sys.stderr.write(f"{path} cannot be used ({error or type(error).__name__}); it is left aside.\n")
+                if speaks():
+                    sys.stderr.write(f"{path} cannot be used ({error or type(error).__name__}); it is left aside.\n")
         return None
 
     def _read(self, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,9 +1,10 @@
-"""The normals of latent spaces, and draws that do not depend on how they are cut into chunks."""
+"""The normals of latent spaces, and draws that, on a CPU, do not depend on how they are cut into chunks."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from bitsperdim.likelihoods.base import at_least_float32
 from bitsperdim.randomness import draw
 
+ONE_BY_ONE = ("cpu",)  # devices on which every sample is drawn by a call of its own
 
 class DiagonalNormal:
     r"""A normal density with independent coordinates over the last dimension.
@@ -47,7 +49,7 @@ class DiagonalNormal:
         return DiagonalNormal(self.mean.detach(), self.log_scale.detach())
 
     def rsample(self, n_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw (K, ..., Z), differentiable in the parameters; the k-th draw does not depend on K."""
+        """Draw (K, ..., Z), differentiable in the parameters; on a CPU the k-th does not depend on K."""
         noise = draw_each(torch.randn, n_samples, self.mean, generator)
         return self.mean + torch.exp(self.log_scale) * noise
 
@@ -123,7 +125,7 @@ class NormalChain:
         return log_p
 
     def rsample(self, n_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw (K, ..., Z), differentiable in the parameters; the k-th draw does not depend on K."""
+        """Draw (K, ..., Z), differentiable in the parameters; on a CPU the k-th does not depend on K."""
         like = self.first.mean.new_empty(*self.first.mean.shape[:-1], sum(self.sizes))
         noise = self.parts(draw_each(torch.randn, n_samples, like, generator))
         drawn = [self.first.mean + torch.exp(self.first.log_scale) * noise[0]]
@@ -144,11 +146,12 @@ class NormalChain:
 def draw_each(
     how: Callable[..., Tensor], n_samples: int, like: Tensor, generator: torch.Generator | None
 ) -> Tensor:  # (K, *like.shape)
-    """Draw ``n_samples`` times with the shape (B, ...), dtype and device of ``like``, one after the other.
+    """Draw ``n_samples`` times with the shape (B, ...), dtype and device of ``like``.
 
-    One call for all would be a little faster, but its numbers would depend on how K is cut into
-    chunks, and with them every estimate.
+    On a CPU one after the other, so that the numbers, and with them every estimate, do not depend on how K is cut into
+    chunks. On a GPU, where a call costs more than its numbers, all in one.
     """
-    return torch.stack(
-        [draw(how, like.shape, generator, dtype=like.dtype, device=like.device) for _ in range(n_samples)]
-    )
+    at = partial(draw, how, generator=generator, dtype=like.dtype, device=like.device)
+    if like.device.type in ONE_BY_ONE:
+        return torch.stack([at(like.shape) for _ in range(n_samples)])
+    return at((len(like), n_samples, *like.shape[1:])).movedim(1, 0).contiguous()  # rows first: they may be shared

@@ -101,7 +101,7 @@ class ImageModel(nn.Module, ABC):
             x: (B, C, H, W) uint8, values 0..L-1.
             n_samples: K; models without variance return one row whatever it is.
             labels: (B,) int64, for models that are given the class.
-            generator: of all randomness; the k-th row does not depend on K.
+            generator: of all randomness; on a CPU the k-th row does not depend on K.
             noise: (B, C, H, W) in [0, 1), the dequantization noise of the first row, or (M, B, C, H, W)
                 of the first M rows; only density models use it.
         """
@@ -278,7 +278,7 @@ class LatentModel(ImageModel):
             x: (B, C, H, W) uint8, values 0..L-1.
             n_samples: K.
             labels: of no use here.
-            generator: of all randomness; the k-th row does not depend on K.
+            generator: of all randomness; on a CPU the k-th row does not depend on K.
             noise: of no use here.
             proposal: ``encoder`` draws z from q(z given x), ``prior`` from p(z): naive Monte Carlo, each image with
                 draws of its own.
@@ -313,7 +313,7 @@ class LatentModel(ImageModel):
         return z, self.decode(z[None]).sample(generator=generator)[0]
 
     def draw_latents(self, n_samples: int, n_images: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw z from the prior, (K, B, Z), independent for each image; the k-th draw does not depend on K."""
+        """Draw z from the prior, (K, B, Z), independent for each image; on a CPU the k-th does not depend on K."""
         return self.prior().expand(n_images).rsample(n_samples, generator=generator)
 
     def reconstruct(self, x: Tensor) -> Tensor:
