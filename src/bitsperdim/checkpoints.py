@@ -90,8 +90,8 @@ class Checkpoint:
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Return the newest good generation, tensors on the CPU; None where there is none.
 
-        A file that cannot be used is named on stderr, with the reason, by the first process of a machine. What a killed process left of one that it was
-        writing is removed.
+        A file that cannot be used is named on stderr, with the reason, by the first process of a machine. What a killed
+        process left of one that it was writing is removed.
         """
         with contextlib.suppress(OSError):
             remove_leftovers(self.folder)

@@ -15,6 +15,7 @@ from bitsperdim.randomness import draw
 
 ONE_BY_ONE = ("cpu",)  # devices on which every sample is drawn by a call of its own
 
+
 class DiagonalNormal:
     r"""A normal density with independent coordinates over the last dimension.
 
