@@ -34,7 +34,7 @@ def main(params: Params, dequantized: str, results: str) -> dict[str, str]:
     for row in tables["dequantizing"]:
         print(
             f"density_and_mass: a flow with {row['way']} noise: test <= {row['bpd']:.4f} bits/dim, "
-            f"{row['difference_bpd']:+.4f} +- {row['difference_bpd_standard_error']:.4f} to uniform noise"
+            f"{row['difference_bpd'] + 0.0:+.4f} +- {row['difference_bpd_standard_error']:.4f} to uniform noise"
         )
     return described(device)
 

@@ -16,7 +16,7 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
     section, out, device = params.evaluate, Path(results), set_up_device()
     prepared = preparation.load(Path(dequantized), ("test",))
     folders = {seed: Path(folder) / str(seed) for seed in params.seeds}
-    trained = {seed: models.load(path) for seed, path in folders.items()}
+    trained = {seed: models.load(path, params.section(name).family) for seed, path in folders.items()}
     places = {seed: evaluation.checkpoint_of(path, prepared, section, seed, device) for seed, path in folders.items()}
     first, first_place = trained[params.seeds[0]], places[params.seeds[0]]
     try:
@@ -43,9 +43,10 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
     for place in places.values():
         place.remove()
     sign = {"exact": "=", "lower": "<=", "density": "density, not a likelihood,"}[result.metrics["kind"]]
+    kind = {"exact": "exact", "lower": "an upper bound", "density": "a density"}[result.metrics["kind"]]
     print(
         f"{name}: test {sign} {result.metrics['bpd']:.4f} +- {result.metrics['bpd_standard_error']:.4f} bits/dim "
-        f"({result.metrics['nll_nats']:.2f} nats), {result.metrics['kind']}, K = {result.metrics['n_samples']}"
+        f"({result.metrics['nll_nats']:.2f} nats), {kind}, K = {result.metrics['n_samples']}"
     )
     return described(device)
 

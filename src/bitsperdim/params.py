@@ -374,7 +374,12 @@ def _check_levels(params: Params) -> None:
             f"params.yaml: dequantize.bits = {bits} is not allowed; {2**bits} levels are not fewer than "
             f"the {levels} that the images have, so choose fewer bits or null."
         )
-    images = Images(model_levels(params), source.image_shape, source.n_classes)
+    check_images(params, source.image_shape, source.n_classes)
+
+
+def check_images(params: Params, shape: tuple[int, int, int] | None, n_classes: int | None) -> None:
+    """Refuse models that cannot be built for images of a shape (C, H, W) and a number of classes, None: unknown."""
+    images = Images(model_levels(params), shape, n_classes)
     for model in params.models:
         section = params.sections[model]
         section.check_images(model, images)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bitsperdim.data.sources import SOURCES
 from bitsperdim.files import write_json, write_text
-from bitsperdim.params import Params
+from bitsperdim.params import Params, check_images
 
 MARKER = "The parameters of this pipeline have been validated.\n"
 OF_A_MODEL = ("metrics.json", "per_image.csv", "bound_against_k.csv", "training_curve.csv", "pictures")
@@ -20,14 +20,16 @@ KEPT = ("dequantize", "density_and_mass", "project_delay", "universal_resnet")
 
 
 def preflight(params: Params, results: Path, marker: Path) -> None:
-    """Check the data set's path, forget the results of unlisted models, write the list of models.
+    """Check path and models for the images, forget the results of unlisted models, write the list of models.
 
     Args:
         params: already validated.
         results: the folder of results.
         marker: a constant file: that it is there says that the parameters were valid once they got this far.
     """
-    SOURCES[params.dataset.name].check(params.dataset.path)
+    source = SOURCES[params.dataset.name]
+    source.check(params.dataset.path)
+    check_images(params, *source.facts(params.dataset.path))
     for folder in sorted(results.iterdir()) if results.is_dir() else []:
         if folder.is_dir() and not folder.is_symlink() and folder.name not in (*params.models, *KEPT):
             forget(folder)

@@ -13,7 +13,7 @@ from pathlib import Path
 from bitsperdim import readme_studies
 from bitsperdim.errors import InputError
 from bitsperdim.files import read_json, write_text
-from bitsperdim.recipes.table import markdown
+from bitsperdim.recipes.table import FLAG, FLAG_MEANS, markdown
 from bitsperdim.report.formatting import plain, with_error
 
 HEADER = """| model | bits/dim | the number is | nats per image | Monte Carlo error, bits/dim | K |
@@ -26,8 +26,8 @@ WORDS = {
 }
 YARDSTICKS = {
     "entropy_bpd": "*independent pixels, fitted to the test set itself*",
-    "webp_bpd": "*lossless WebP, one file*",
-    "png_bpd": "*PNG, one file*",
+    "webp_bpd": "*lossless WebP, all test images on one sheet*",
+    "png_bpd": "*PNG, all test images on one sheet*",
 }
 
 
@@ -44,12 +44,14 @@ def table(results: Path) -> str:
         noise = f"{metrics['bpd_monte_carlo_error']:.1g}" if metrics["kind"] == "lower" else "none"
         is_other = metrics["protocol"] != images["protocol"]
         label = f"`{name}`" + (f", of another protocol, not comparable: `{metrics['protocol']}`" if is_other else "")
-        row = f"| {label} | {relation} {bpd} ± {error} | {words} | {nll} ± {nll_error} | {noise} "
+        flag = FLAG if metrics["too_few_samples"] else ""
+        row = f"| {label} | {relation} {bpd} ± {error}{flag} | {words} | {nll} ± {nll_error}{flag} | {noise}{flag} "
         (others if is_other else rows).append(f"{row}| {metrics['n_samples']} |\n")
     for key, words in YARDSTICKS.items():
         rows.append(f"| {words} | {plain(images[key])} | | | | |\n")
     caption = f"\nProtocol `{images['protocol']}`; ± is one standard error over the {images['n_test']} test images.\n"
-    return HEADER + "".join(rows + others) + caption
+    text = HEADER + "".join(rows + others) + caption
+    return f"{text}\n{FLAG_MEANS}" if FLAG in text else text
 
 
 SECTIONS: dict[str, Callable[[Path], str]] = {

@@ -73,8 +73,13 @@ def completed(
         (B, C, H, W) uint8.
 
     Raises:
-        ValueError: the model is in training mode or has more than 256 levels, or an argument does not fit it.
+        ValueError: the model is not autoregressive, is in training mode or has more than 256 levels, or an argument
+            does not fit it.
     """
+    if not isinstance(model, AutoregressiveModel):
+        raise ValueError(f"only an autoregressive model completes images, not {type(model).__name__}")
+    if images.dtype != torch.uint8:
+        raise ValueError(f"images must be of type torch.uint8, not {images.dtype}")
     if model.training:
         raise ValueError("sampling needs a model in evaluation mode; call model.eval() first")
     if model.n_levels > 256:

@@ -44,7 +44,7 @@ def yardsticks(images: Rows, n_levels: int) -> dict[str, float]:
             n_bytes["png"] += code_length(sheet, n_levels, "PNG")
             n_bytes["webp"] += code_length(sheet, n_levels, "WEBP")
     codes = {f"{name}_bpd": 8 * length / n_total for name, length in n_bytes.items()}
-    return {"uniform_bpd": math.log2(n_levels), "entropy_bpd": entropy, "entropy_bias_bpd": bias, **codes}
+    return {"uniform_bpd": nats_to_bits(math.log(n_levels)), "entropy_bpd": entropy, "entropy_bias_bpd": bias, **codes}
 
 
 def empirical_entropy(images: Rows) -> tuple[float, float]:

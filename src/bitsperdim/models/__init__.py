@@ -94,16 +94,23 @@ def save(model: ImageModel, family: str, params: Mapping[str, Any], folder: Path
     write_json(folder / "model.json", description)
 
 
-def load(folder: Path) -> ImageModel:
+def load(folder: Path | str, family: str | None = None) -> ImageModel:
     """Read a model that :func:`save` wrote, in evaluation mode.
 
+    Args:
+        folder: where it was written.
+        family: that it has to be of; None: of any.
+
     Raises:
-        InputError: there is none, or its files are damaged.
+        InputError: there is none, its files are damaged, or it is of another family.
     """
     from safetensors.torch import load_file
 
+    folder = Path(folder)
     with reading(folder / "model.json", "train"):
         description = read_json(folder / "model.json")
+        if family not in (None, description["family"]):
+            raise InputError(f"{folder} is a model of family {description['family']!r}, not {family!r}.")
         shape = tuple(description["image_shape"])
         model = build(description["family"], description["hyperparameters"], shape, description["n_levels"])
     with reading(folder / "weights.safetensors", "train"):

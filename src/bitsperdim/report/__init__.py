@@ -69,7 +69,9 @@ def render_page(report: Report) -> str:
         report=report,
         style=_package_file("style.css"),
         script=_package_file("script.js"),
-        forest=charts.forest(report.likelihoods, report.images.yardsticks) if report.likelihoods else None,
+        forest=charts.forest(report.likelihoods, report.images.drawn_yardsticks, report.images.uniform_bpd)
+        if report.likelihoods
+        else None,
         training=[charts.training(model) for model in report.models],
         bound=[charts.bound(model) for model in report.models],
         tails=[charts.tails(model) for model in report.models],

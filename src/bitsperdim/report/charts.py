@@ -39,13 +39,20 @@ SIZE = (350.0, 240.0)  # of a model's chart
 MARGINS = (46.0, 14.0, 28.0, 34.0)
 INTERVAL = 1.96  # standard errors to each side: 95 % of a normal distribution
 SEEDS_BELOW = 0.3  # rows below the mean
+FAR = 2.0  # times the bits of a raw file
 MAX_TICKS = 6
 MIN_BINS, MAX_BINS = 8, 60
 
 
-def forest(models: Sequence[ModelReport], yardsticks: Sequence[Yardstick]) -> tuple[Markup, Markup, list[Yardstick]]:
-    """Return bits per dimension with error bars, for wide and for narrow screens, and the yardsticks off the scale."""
-    low, high = _extent(models)
+def forest(
+    models: Sequence[ModelReport], yardsticks: Sequence[Yardstick], raw_bpd: float
+) -> tuple[Markup, Markup, list[Yardstick]]:
+    """Return bits per dimension with error bars, for wide and for narrow screens, and the yardsticks off the scale.
+
+    A model that costs more than twice the bits of a raw file is off the scale: it would squeeze all others together.
+    """
+    near = [model for model in models if model.metrics.bpd <= FAR * raw_bpd]
+    low, high = _extent(near or models)
     reach = 0.8 * max(high - low, 0.2 * high)
     shown = [yardstick for yardstick in yardsticks if low - reach <= yardstick[2] <= high + reach]
     values = [low, high, *(value for _, _, value in shown)]
@@ -101,8 +108,9 @@ def _forest(
             else:
                 axes.text(limits[0] - 14 * pixel_x, y, label, ha="right", va="center", weight="bold")
                 axes.text(limits[1] + 14 * pixel_x, y, number, ha="left", va="center")
-            if math.isinf(model.metrics.bpd):
-                note = f"{count(model.metrics.n_impossible_images)} impossible images →"
+            if model.metrics.bpd > limits[1]:
+                n_impossible = model.metrics.n_impossible_images
+                note = f"{count(n_impossible)} impossible images →" if n_impossible else "far off the scale →"
                 axes.text(limits[1], y, note, color=MUTED, ha="right", va="center", backgroundcolor=PAPER)
                 continue
             _mark(axes, model, y, pixel_x)
@@ -116,7 +124,8 @@ def _mark(axes: Axes, model: ModelReport, y: float, pixel: float) -> None:
     if model.is_bound:  # the truth is here or further left
         arrow = {"arrowstyle": "-|>,head_length=0.4,head_width=0.22", "color": colour, "shrinkA": 0, "shrinkB": 0}
         tip = _interval(model)[0] - 20 * pixel
-        axes.annotate("", (tip, y), (_interval(model)[0], y), arrowprops={**arrow, "linewidth": 1.2})
+        line = {**arrow, "linewidth": 1.2}
+        axes.annotate("", (tip, y), (_interval(model)[0], y), arrowprops=line, annotation_clip=False)
     seeds = _seeds(model)
     axes.plot(seeds, [y + SEEDS_BELOW] * len(seeds), "o", markersize=3.5, color=colour)
     fill = PAPER if model.is_bound else colour

@@ -27,7 +27,7 @@ from bitsperdim.errors import InputError
 from bitsperdim.params import Params
 from bitsperdim.report.delay_content import Delay, read_delay
 from bitsperdim.report.dequantizing import Scored, Way, of_models
-from bitsperdim.report.formatting import two_digits
+from bitsperdim.report.formatting import plain, two_digits
 from bitsperdim.report.published import PublishedNumber, read_published
 from bitsperdim.report.reading import Columns, Picture, Stored, read_columns, read_picture, read_stored
 from bitsperdim.report.resnet_content import ResnetStudy, read_resnet
@@ -125,9 +125,23 @@ class ImagesMetrics(Stored):
         """Name, meaning and bits per dimension of every yardstick, the smallest first."""
         rows = []
         for name, meaning, key in YARDSTICKS:
-            bias = f"; too small by about {two_digits(-self.entropy_bias_bpd)}" if key == "entropy_bpd" else ""
-            rows.append((name, meaning + bias, float(getattr(self, key))))
+            if key == "entropy_bpd" and self.n_test < self.n_levels:
+                most = plain(math.log2(self.n_test), 2)
+                meaning += f"; no yardstick here: {self.n_test} images cannot have more than {most}"
+            elif key == "entropy_bpd":
+                meaning += f"; too small by about {two_digits(-self.entropy_bias_bpd)}"
+            rows.append((name, meaning, float(getattr(self, key))))
         return sorted(rows, key=lambda row: row[2])
+
+    @cached_property
+    def drawn_yardsticks(self) -> list[tuple[str, str, float]]:
+        """Those that say something of these images."""
+        return [row for row in self.yardsticks if row[0] != YARDSTICKS[0][0] or self.n_test >= self.n_levels]
+
+    @property
+    def n_dims(self) -> int:
+        """D, the number of sub-pixels of an image."""
+        return math.prod(self.image_shape)
 
     @cached_property
     def image_shape(self) -> tuple[int, int, int]:
@@ -322,6 +336,12 @@ class Report:
         return any(model.metrics.bpd_seed_spread is not None for model in self.models)
 
 
+def title_of(params: Params) -> str:
+    """Return the name of the images: that of their file or folder, where they are the user's own."""
+    dataset = params.dataset
+    return (Path(dataset.path).stem or dataset.name) if dataset.name in ("folder", "npz") else dataset.name
+
+
 def read_report(params: Params, results: Path, root: Path) -> Report:
     """Read everything under ``results``, and the published numbers of ``root / "recipes"``.
 
@@ -338,9 +358,7 @@ def read_report(params: Params, results: Path, root: Path) -> Report:
     ways = of_models({name: params.section(name) for name in scored}, scored, images.image_shape)
     n_samples, rows = params.evaluate.n_samples, parameters(params)
     published = read_published(root, images.protocol, images.image_shape)
-    return Report(
-        params.dataset.name, images, test_images, models, study, delay, resnet, ways, published, n_samples, rows
-    )
+    return Report(title_of(params), images, test_images, models, study, delay, resnet, ways, published, n_samples, rows)
 
 
 def _scored(model: ModelReport, images: ImagesMetrics) -> Scored:

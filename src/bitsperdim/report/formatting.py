@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 
 from markupsafe import Markup, escape
 
@@ -66,7 +67,7 @@ def markdown(value: object) -> Markup:
     """Escape a value for a cell of a Markdown table: HTML, the characters of Markdown, line ends."""
     if isinstance(value, Markup):
         return value
-    text = str(escape(" ".join(str(value).split())))
+    text = str(escape(re.sub(r"\s+", " ", str(value))))
     for character in "\\`*|":
         text = text.replace(character, "\\" + character)
     text = text.replace("](", "]\\(")  # a link

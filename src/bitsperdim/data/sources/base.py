@@ -52,6 +52,10 @@ class Source(ABC):
     def check(self, path: str) -> None:  # noqa: B027 - most sources take no path
         """Raise InputError where ``dataset.path`` cannot be used, before any work; most sources ignore it."""
 
+    def facts(self, path: str) -> tuple[tuple[int, int, int] | None, int | None]:
+        """Return ``image_shape`` and ``n_classes`` as far as they can be known before any work."""
+        return self.image_shape, self.n_classes
+
     @abstractmethod
     def download(self, folder: Path, path: str) -> None:
         """Put the original files into ``folder`` and verify them.

@@ -3,7 +3,7 @@
 The files in the folder itself are the training images; subfolders ``validation`` and ``test`` are those
 splits, where they are there. Names are taken in order; a link is the picture that it leads to. Nothing is resized or
 cropped: a likelihood of resized images is one of other images. A picture with transparency, or with more than 8 bits
-a channel, is refused.
+a channel, is refused, and so is whatever looks like pictures that would not be read: other folders, other formats.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from bitsperdim.errors import InputError, shown
 from bitsperdim.files import StoredArray, reading, write_npy
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+OTHER_SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".jp2", ".pbm", ".pgm", ".ppm", ".tga", ".tif", ".tiff")
 SPLITS = {"train": "", "validation": "validation", "test": "test"}  # split -> subfolder
 MODES = {"1": "L", "L": "L", "RGB": "RGB"}  # mode of a file -> mode in which it is read
 PALETTE = "P"
@@ -28,18 +29,21 @@ class Folder(Source):
 
     n_levels = 256
     fixed_levels = False
+    n_classes = 0
 
     def check(self, path: str) -> None:
-        """Refuse a path where there are no pictures."""
+        """Refuse a path where there are no pictures, or some that would not be read."""
         try:
-            found = pictures_of(Path(path))
+            reason = what_is_wrong(Path(path))
         except OSError as error:
             raise InputError(f"params.yaml: dataset.path = {shown(path)} cannot be read: {error.strerror}.") from error
-        if not found:
-            raise InputError(
-                f"params.yaml: dataset.path = {shown(path)} holds no pictures; dataset.name = 'folder' needs a "
-                f"folder of {', '.join(SUFFIXES)} files."
-            )
+        if reason:
+            raise InputError(f"params.yaml: dataset.path = {shown(path)} {reason}.")
+
+    def facts(self, path: str) -> tuple[tuple[int, int, int] | None, int | None]:
+        """Look at the first picture; a folder has no labels."""
+        channels, height, width = read_picture(pictures_of(Path(path))[0]).shape
+        return (channels, height, width), 0
 
     def download(self, folder: Path, path: str) -> None:
         """Read every picture, verify that they are alike, and write one ``<split>.npy`` of each split."""
@@ -57,6 +61,31 @@ class Folder(Source):
     def read(self, folder: Path) -> RawImages:
         """Open the arrays without reading them."""
         return RawImages(open_splits(folder), labels={})
+
+
+def what_is_wrong(folder: Path) -> str:
+    """Return why a folder's pictures cannot be used, as the end of a sentence; nothing where they can."""
+    if not folder.exists():
+        return "does not exist"
+    if not folder.is_dir():
+        return "is no folder" + ("; set dataset.name to npz" if folder.suffix == ".npz" else "")
+    for inner in sorted(folder.iterdir()):
+        if inner.name.startswith(".") or not inner.is_dir():
+            continue
+        if inner.name not in SPLITS.values():
+            return (
+                f"holds a folder {shown(inner.name)}, which would not be read: training pictures lie in the folder "
+                f"itself, others in its folders 'validation' and 'test', and further ones belong elsewhere"
+            )
+        if not pictures_of(inner):
+            return f"holds a folder {shown(inner.name)} without pictures; fill it or remove it"
+    for split in SPLITS.values():
+        for file in sorted((folder / split).iterdir()) if (folder / split).is_dir() else []:
+            if file.suffix.lower() in OTHER_SUFFIXES:
+                return f"holds {shown(str(file.relative_to(folder)))}; pictures are {', '.join(SUFFIXES)} files"
+    if not pictures_of(folder):
+        return f"holds no pictures; dataset.name = 'folder' needs a folder of {', '.join(SUFFIXES)} files"
+    return ""
 
 
 def forget_splits(folder: Path) -> None:
