@@ -28,7 +28,7 @@ def test_lossless_pictures_come_back_in_the_order_of_their_names(shape: tuple[in
         options = {"lossless": True, "exact": True} if name.endswith("webp") else {}
         save(own / name, pixels(seed, *shape), **options)
     (own / "notes.txt").write_text("not a picture")
-    (own / "labels").mkdir()
+    (own / ".thumbnails").mkdir()
     if len(shape) == 2:
         (own / "test" / "z.webp").unlink()  # WebP knows colours only
         save(own / "test" / "z.png", pixels(3, *shape))
@@ -87,6 +87,6 @@ def test_a_truncated_picture_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_pictures_is_found_before_any_work(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(InputError, match="holds no pictures; dataset"):
+    for path, words in ((tmp_path, "holds no pictures; dataset"), (tmp_path / "nowhere", "does not exist")):
+        with pytest.raises(InputError, match=words):
             FOLDER.check(str(path))
