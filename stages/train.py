@@ -1,17 +1,15 @@
 """Train one model, once per seed."""
 
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from bitsperdim import distributed, models, stage
-from bitsperdim.checkpoints import Checkpoint
 from bitsperdim.data import preparation
 from bitsperdim.device import described, peak_memory, set_up_device
-from bitsperdim.files import sha256, write_csv
+from bitsperdim.files import write_csv
 from bitsperdim.params import Params
-from bitsperdim.training import CURVE_COLUMNS, train
+from bitsperdim.training import CURVE_COLUMNS, checkpoint_of, train
 from bitsperdim.units import bits_per_dim
 
 
@@ -19,15 +17,8 @@ def main(params: Params, name: str, dequantized: str, folder: str, curve: str) -
     """Read the folder ``dequantized``; write ``folder``/<seed> and the training curve of all seeds."""
     section, device, started = params.section(name), set_up_device(), time.monotonic()
     prepared = preparation.load(Path(dequantized), ("train", "validation"))
-    decides: dict[str, Any] = {
-        "section": section.model_dump(mode="json"),
-        "train": section.settings(params.train).model_dump(mode="json"),
-        "data": asdict(prepared.description),
-        "labels": {split: sha256(labels) for split, labels in prepared.labels.items()},
-        "dataset_seed": params.dataset.seed,
-        "device": device.type,
-    }
-    checkpoints = {seed: Checkpoint.of({**decides, "seed": seed}) for seed in params.seeds}
+    decides = (section, params.train, prepared, params.dataset.seed, device)
+    checkpoints = {seed: checkpoint_of(*decides, seed) for seed in params.seeds}
     rows, done = [], []
     with distributed.joined(device):
         for seed, checkpoint in checkpoints.items():

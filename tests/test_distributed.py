@@ -138,6 +138,40 @@ def test_each_process_has_its_gpu(name: str, n_gpus: int, expected: str, monkeyp
             device.set_up_device()
 
 
+@pytest.mark.parametrize("is_launched", [False, True])
+@pytest.mark.parametrize(("name", "expected"), [("auto", "cuda:0"), ("cuda", "cuda:0"), ("cuda:1", "cuda:1")])
+def test_a_lone_process_has_a_gpu_with_a_number(
+    is_launched: bool, name: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Groups of processes refuse a GPU without one, also a group of one on each machine."""
+    launched = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"} if is_launched else {}
+    for variable, value in {"BITSPERDIM_DEVICE": name, **launched}.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setattr(device.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(device.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(device, "prepare_gpu", lambda _: None)
+    assert str(device.set_up_device()) == expected
+
+
+def test_on_a_gpu_float32_is_float32_and_algorithms_are_deterministic() -> None:
+    """In a process of its own, since the settings are those of the whole process."""
+    code = """
+import torch
+from bitsperdim.device import prepare_gpu
+torch.cuda.set_device = lambda device: print(device)
+torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+prepare_gpu(torch.device("cuda:1"))
+print(torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark)
+print(torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled())
+print(torch.utils.deterministic.fill_uninitialized_memory, __import__("os").environ["CUBLAS_WORKSPACE_CONFIG"])
+with torch.backends.cudnn.flags(enabled=True):
+    pass
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.stdout.split() == [*("cuda:1", "False", "False", "False", "True", "True", "False"), ":4096:8"]
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 CPU = device.torch.device("cpu")
 LOST = RuntimeError("[../gloo/transport/tcp/pair.cc:525] Connection closed by peer [127.0.0.1]:1")
 

@@ -222,6 +222,16 @@ def test_each_seed_has_importance_samples_of_its_own() -> None:
     assert not torch.equal(first, other)
 
 
+@pytest.mark.parametrize(("name", "moves"), [("vae-categorical", True), ("pixelcnn-three-levels", False)])
+def test_the_seed_of_the_evaluation_moves_what_is_sampled(name: str, moves: bool) -> None:
+    data, model = prepared(name), small_model(name).float()
+    first, other = (
+        evaluation.evaluate_seed(model, data, SECTION.model_copy(update={"seed": seed}), 0, torch.device("cpu")).log_p
+        for seed in (0, 1)
+    )
+    assert torch.equal(first, other) != moves
+
+
 def test_each_block_has_importance_samples_of_its_own_and_owes_nothing_to_the_others() -> None:
     """The same image in every place: another number in each block; and that of a block alone is the same bits."""
     data, model = prepared("vae-categorical"), small_model("vae-categorical").float()

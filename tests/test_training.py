@@ -1,5 +1,6 @@
 """The trainer: reproducible, selects by validation, presents every image, stops at NaN with a sentence."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitsperdim import training
+from bitsperdim import checkpoints, training
 from bitsperdim.checkpoints import Checkpoint
 from bitsperdim.errors import InputError
-from bitsperdim.families import TrainSection
+from bitsperdim.families import FAMILIES, TrainSection
 from bitsperdim.models import ImageModel
 from bitsperdim.models.vae import VAE
 from bitsperdim.optimization import average_weight
@@ -80,6 +81,53 @@ def test_the_best_weights_by_validation_come_back() -> None:
 def test_patience_stops_early() -> None:
     trained = run("vae", epochs=200, learning_rate=0.3, schedule="constant", patience=3)
     assert len(trained.curve) == trained.best_epoch + 3
+
+
+def test_weights_from_before_the_fine_tuning_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every epoch validates worse than the one before."""
+    values = iter(range(0, -100, -1))
+    monkeypatch.setattr(training, "mean_bound", lambda *_: float(next(values)))
+    assert run("iwae", epochs=4).best_epoch == 1
+    assert run("iwae", epochs=4, finetune={"epochs": 2, "train_samples": 3}).best_epoch == 3
+
+
+@pytest.mark.parametrize("model", ["vae", "gaussian"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_validation_bound_that_cannot_be_is_refused(
+    model: str, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "mean_bound", lambda *_: value)
+    with pytest.raises(InputError, match=f"likelihood of {value}" if model == "gaussian" else "not finite at step 5"):
+        run(model)
+
+
+def test_no_training_takes_over_what_another_one_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another section, setting of the trainer, data set, labels, split, device, seed, torch or code: another place."""
+    data, section = prepared(), FAMILIES["vae"].model_validate(SECTIONS["vae"])
+    shared, cpu = TrainSection.model_validate(SETTINGS), torch.device("cpu")
+
+    def place(**changes: Any) -> Checkpoint:
+        given = {"section": section, "shared": shared, "prepared": data, "dataset_seed": 0, "device": cpu, "seed": 0}
+        return training.checkpoint_of(**{**given, **changes})
+
+    other = dataclasses.replace(data.description, test_sha256="other")
+    places = [
+        place(),
+        place(section=section.model_copy(update={"latent_size": 3})),
+        place(shared=shared.model_copy(update={"learning_rate": 0.02})),
+        place(prepared=dataclasses.replace(data, description=other)),
+        place(prepared=dataclasses.replace(data, labels={"train": np.zeros(75, dtype=np.int64)})),
+        place(dataset_seed=1),
+        place(device=torch.device("cuda")),
+        place(seed=1),
+    ]
+    assert place() == places[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "code_hash", lambda: "other")
+        places.append(place())
+    monkeypatch.setattr(torch, "__version__", "0")
+    places.append(place())
+    assert len({each.folder for each in places}) == len(places)
 
 
 def test_a_closed_form_model_has_one_row_and_both_numbers() -> None:

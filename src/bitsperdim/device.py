@@ -35,27 +35,27 @@ def set_up_device() -> torch.device:
             f"{VARIABLE} = {name!r} is no device of this machine; choose auto, cpu, or one of its "
             f"{n_gpus} GPUs as cuda:0 and so on."
         )
-    if device.type == "cuda" and n_processes > 1:
-        if device.index is not None or n_processes > n_gpus:
-            raise InputError(
-                f"{VARIABLE} = {name!r} is not enough for the {n_processes} processes of this machine, each of which "
-                f"needs one of its {n_gpus} GPUs; start fewer, and choose cuda, or cpu."
-            )
-        device = torch.device("cuda", local_rank())
-    if device.type == "cuda":
-        prepare_gpu(device)
+    if device.type == "cpu":
+        return device
+    if n_processes > 1 and (device.index is not None or n_processes > n_gpus):
+        raise InputError(
+            f"{VARIABLE} = {name!r} is not enough for the {n_processes} processes of this machine, each of which "
+            f"needs one of its {n_gpus} GPUs; start fewer, and choose cuda, or cpu."
+        )
+    device = torch.device("cuda", local_rank() if device.index is None else device.index)
+    prepare_gpu(device)
     return device
 
 
 def prepare_gpu(device: torch.device) -> None:
     """Make a GPU the current one, and float32 mean float32."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
-    if device.index is not None:
-        torch.cuda.set_device(device)
-    torch.backends.cuda.matmul.fp32_precision = "ieee"
-    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]  # made at run time
+    torch.cuda.set_device(device)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing is read there
 
 
 def described(device: torch.device) -> dict[str, str]:

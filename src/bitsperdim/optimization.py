@@ -1,6 +1,7 @@
 """One step of a training: the objective, its gradient over all processes, clipping, the optimizer, the average.
 
-No step waits for a GPU: nothing is read back from it, so that the next step can be prepared meanwhile.
+No step waits for a GPU: nothing is read back from it, so that the next step can be prepared meanwhile. (Spline flows
+gather from their bins, whose derivative may make torch wait where it has to be the same every time.)
 
 Where there are several processes each takes its share of the batch, and gradients are averaged with the weights of the
 shares while they are being computed (DistributedDataParallel). Every process then takes the same step.

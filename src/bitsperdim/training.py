@@ -47,6 +47,7 @@ from bitsperdim.data.preparation import PreparedImages
 from bitsperdim.errors import InputError
 from bitsperdim.estimation import log_mean_exp
 from bitsperdim.families import FamilySection, TrainSection
+from bitsperdim.files import sha256
 from bitsperdim.models import ImageModel, build, check_labels
 from bitsperdim.optimization import DTYPES, Optimization, part_of
 from bitsperdim.presentation import Presentation
@@ -192,8 +193,8 @@ class _Trainer:
         labels = self.presentation.labels
         train_log_p = mean_bound(self.model, images, labels, None, self.settings)
         log_p = mean_bound(self.model, *self.validation, self.settings)
-        if math.isnan(log_p):
-            raise InputError(f"The closed-form fit of {self.name} gives validation images a likelihood that is NaN.")
+        if math.isnan(log_p) or log_p == math.inf:
+            raise InputError(f"The closed-form fit of {self.name} gives validation images a likelihood of {log_p}.")
         return Trained(self.model, [self.row(0, 0.0, train_log_p, log_p)], 0, log_p, time.monotonic() - self.started)
 
     def row(self, epoch: int, learning_rate: float, train_log_p: float, log_p: float) -> dict[str, float | int]:
@@ -266,7 +267,7 @@ class _Trainer:
         self.step_seconds += time.monotonic() - started
         candidate = self.optimization.candidate
         log_p = mean_bound(candidate, *self.validation, self.settings, self.pause)
-        if math.isnan(log_p):
+        if math.isnan(log_p) or log_p == math.inf:
             raise InputError(self.not_finite(state.step))
         n_images = torch.tensor([len(batch) for batch in batches], dtype=torch.float64)
         train_log_p = -float((torch.stack(self.losses).double().cpu() * n_images).sum() / n_images.sum())
@@ -372,6 +373,36 @@ class _Trainer:
             f"a smaller gradient_clip (now {clip}) "
             f"or precision: float32 (now {settings.precision})."
         )
+
+
+def checkpoint_of(
+    section: FamilySection,
+    shared: TrainSection,
+    prepared: PreparedImages,
+    dataset_seed: int,
+    device: torch.device,
+    seed: int,
+) -> Checkpoint:
+    """Return the place for the state of one training, which no other may take over.
+
+    Args:
+        section: the family, its hyperparameters and its own changes to ``train``.
+        shared: the section ``train``.
+        prepared: with the splits ``train`` and ``validation``.
+        dataset_seed: of the splits.
+        device: where the work is done.
+        seed: of the training.
+    """
+    decides = {
+        "section": section.model_dump(mode="json"),
+        "train": section.settings(shared).model_dump(mode="json"),
+        "data": asdict(prepared.description),
+        "labels": {split: sha256(labels) for split, labels in prepared.labels.items()},
+        "dataset_seed": dataset_seed,
+        "device": device.type,
+        "seed": seed,
+    }
+    return Checkpoint.of(decides)
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ that count know nothing of it. Given any step sizes the estimate is unbiased, he
 
 *The bracket* (Grosse, Ghahramani and Adams 2015, "Sandwiching the Marginal Likelihood with Bidirectional Monte
 Carlo"). For an image drawn from the model together with its z, that z is an exact draw from p(z given x). Chains that
-start there and take the reversed transitions in reverse order have E[1/w] = P(x), hence by Jensen's inequality
+start there and take the reversed transitions in reverse order have E[1/w] = 1/P(x), hence by Jensen's inequality
 the negative log of the mean of 1/w is on average above log P(x), as the log of the mean of w is on average below.
 Both hold in expectation only: on one image the two may even cross. And both are of images that the
 model drew: they say nothing of real images, which may be harder, but by how much the same T can be trusted.
@@ -152,9 +152,7 @@ def sigmoid_schedule(n_steps: int, sharpness: float = 4.0) -> Tensor:
     """
     t = torch.arange(n_steps + 1, dtype=torch.float64)
     beta = torch.sigmoid(sharpness * (2 * t / n_steps - 1))
-    beta = (beta - beta[0]) / (beta[-1] - beta[0])
-    beta[-1] = 1  # the division may round
-    return beta
+    return (beta - beta[0]) / (beta[-1] - beta[0])
 
 
 def ais(
