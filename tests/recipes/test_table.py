@@ -11,7 +11,7 @@ import pytest
 from bitsperdim.compare import paired_difference
 from bitsperdim.files import write_json
 from bitsperdim.recipes.result import dequantizations
-from bitsperdim.recipes.table import listing, markdown
+from bitsperdim.recipes.table import listing, markdown, summary
 from bitsperdim.report.formatting import MINUS
 
 METRICS = {
@@ -140,6 +140,29 @@ def test_the_list_fits_into_100_columns(repository: Path) -> None:
     assert max(map(len, lines)) <= 100
     assert sum(line.startswith("    published: ") for line in lines) > 10
     assert any(line.startswith("    ours, cpu: ") for line in lines)
+
+
+def test_the_list_and_the_end_of_a_run_flag_what_the_table_flags(root: Path) -> None:
+    """The mark, K and the number of test images stand beside a number wherever it stands."""
+    size = {"minutes": 1, "params": {}}
+    write_json(  # YAML holds JSON
+        root / "recipes" / "one.yaml",
+        {"title": "One", "params": {}, "sizes": {"cpu": size, "gpu": size}, "published": RESULT["published"]},
+    )
+    result = copy.deepcopy(RESULT)
+    result["models"]["exact"] = {"metrics": {**METRICS, "kind": "exact", "n_samples": 1}}
+    result["data"]["n_images"]["test"] = 9_980
+    path = root / "recipes" / "results" / "one.json"
+    for is_flagged, flag in ((False, ""), (True, "†")):
+        result["models"]["vae"]["metrics"] = {**METRICS, "too_few_samples": is_flagged}
+        write_json(path, result)
+        row = next(row for row in rows(markdown(root)) if row[0] == "`one`: vae")
+        assert row[1:3] == [f"≤ 0.1600 ± 0.0020{flag}", f"≤ 87.25 ± 0.31{flag}"]
+        for text in (listing(root), summary(path)):
+            flat = " ".join(text.split())
+            assert f"vae {row[1]} bits/dim, {row[2]} nats at K = 5000, 9,980 test images" in flat
+            assert "exact = 0.1600 ± 0.0020 bits/dim, = 87.25 ± 0.31 nats, 9,980 test images" in flat
+            assert flat.count("† Too few samples: the bias") == is_flagged
 
 
 def test_no_results_are_no_table(tmp_path: Path) -> None:

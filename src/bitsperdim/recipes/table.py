@@ -88,11 +88,10 @@ def _group(protocol: str, results: list[dict[str, Any]]) -> str:
         name = content["recipe"] if content["size"] == "cpu" else f"{content['recipe']} --size {content['size']}"
         for model, entry in content["models"].items():
             metrics = entry["metrics"]
-            flag = FLAG if metrics["too_few_samples"] else ""
             cells = [
                 f"`{name}`: {model}",
-                number(metrics, "bits/dim") + flag,
-                number(metrics, "nats") + flag,
+                number(metrics, "bits/dim"),
+                number(metrics, "nats"),
                 WORDS[metrics["kind"]],
                 str(metrics["n_samples"]),
             ]
@@ -152,24 +151,36 @@ def _reference(item: dict[str, Any]) -> str:
 
 
 def number(metrics: dict[str, Any], unit: str) -> str:
-    """Return a model's number with its relation sign and its test-set error, in ``nats`` or ``bits/dim``."""
+    """Return a model's number with its relation sign, its test-set error and its flag, in ``nats`` or ``bits/dim``."""
     key = "nll_nats" if unit == "nats" else "bpd"
     value, error = with_error(metrics[key], metrics[f"{key}_standard_error"])
-    return f"{SIGNS[metrics['kind']]} {value}" + (f" ± {error}" if error else "")
+    flag = FLAG if metrics["too_few_samples"] else ""
+    return f"{SIGNS[metrics['kind']]} {value}" + (f" ± {error}" if error else "") + flag
 
 
 def summary(path: Path) -> str:
     """Return a result in a few lines."""
     content = read_result(path)
     lines = [f"{content['title']} ({content['data']['protocol']}, size {content['size']}):"]
-    for model, entry in content["models"].items():
-        metrics = entry["metrics"]
-        lines.append(
-            f"  {model} {number(metrics, 'bits/dim')} bits/dim, {number(metrics, 'nats')} nats"
-            + ("" if metrics["kind"] == "exact" else f" at K = {metrics['n_samples']}")
-        )
+    for model in content["models"]:
+        lines.append(f"  {_ours(content, model)}")
         lines += [f"    published: {_reference(item)}" for item in content["published"] if item["model"] == model]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_flag_means(lines)])
+
+
+def _ours(content: dict[str, Any], model: str) -> str:
+    """Return a model's numbers in both units, with K where it says something, and the number of test images."""
+    metrics = content["models"][model]["metrics"]
+    samples = "" if metrics["kind"] == "exact" else f" at K = {metrics['n_samples']}"
+    return (
+        f"{model} {number(metrics, 'bits/dim')} bits/dim, {number(metrics, 'nats')} nats{samples}, "
+        f"{content['data']['n_images']['test']:,} test images"
+    )
+
+
+def _flag_means(lines: list[str]) -> list[str]:
+    """Return what the flag means, after an empty line, if a line has it."""
+    return ["", *textwrap.wrap(FLAG_MEANS, WIDTH)] if any(FLAG in line for line in lines) else []
 
 
 def listing(root: Path) -> str:
@@ -187,12 +198,8 @@ def listing(root: Path) -> str:
         for size in recipes.SIZES:
             path = root / RESULTS / f"{result_name(name, size)}.json"
             if path.exists():
-                lines += [f"    ours, {size}: {line.strip()}" for line in _ours(read_result(path))]
-    return "\n".join(lines) or "There are no recipes."
-
-
-def _ours(content: dict[str, Any]) -> list[str]:
-    return [
-        f"{model} {number(entry['metrics'], 'bits/dim')} bits/dim, {number(entry['metrics'], 'nats')} nats"
-        for model, entry in content["models"].items()
-    ]
+                content = read_result(path)
+                for model in content["models"]:
+                    ours = f"ours, {size}: {_ours(content, model)}"
+                    lines += textwrap.wrap(ours, WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 15)
+    return "\n".join([*lines, *_flag_means(lines)]) or "There are no recipes."
