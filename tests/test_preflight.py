@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from ruamel.yaml import YAML
 
 from bitsperdim.errors import InputError
@@ -59,3 +61,32 @@ def test_a_missing_file_of_own_images_stops_before_anything_is_written(params: P
         preflight(params.model_copy(update={"dataset": dataset}), tmp_path / "results", tmp_path / "marker.txt")
     assert (tmp_path / "results" / "old" / "metrics.json").exists()
     assert not (tmp_path / "marker.txt").exists()
+
+
+def own(params: Params, name: str, path: Path, **changes: object) -> Params:
+    """The parameters with a data set of one's own, and with changes of the section ``models``."""
+    dataset = params.dataset.model_copy(update={"name": name, "path": str(path)})
+    return params.model_copy(update={"dataset": dataset, **changes})
+
+
+@pytest.mark.parametrize("name", ["folder", "npz"])
+def test_models_are_checked_for_own_images_before_any_work(params: Params, name: str, tmp_path: Path) -> None:
+    """RealNVP halves images, and these have 7x5 pixels; a class is given to none of them."""
+    images, path = np.zeros((3, 7, 5), dtype=np.uint8), tmp_path / "own"
+    if name == "npz":
+        path = tmp_path / "own.npz"
+        np.savez(path, train=images)
+    else:
+        path.mkdir()
+        Image.fromarray(images[0]).save(path / "a.png")
+    arguments = (tmp_path / "results", tmp_path / "marker.txt")
+    preflight(own(params, name, path), *arguments)
+    with pytest.raises(InputError, match=r"realnvp\.n_scales"):
+        preflight(own(params, name, path, models=["vae", "realnvp"]), *arguments)
+    given = params.section("gated_pixelcnn").model_copy(update={"n_classes": 10})
+    sections = {**params.sections, "gated_pixelcnn": given}
+    with pytest.raises(InputError, match=r"gated_pixelcnn\.n_classes = 10 is not allowed"):
+        preflight(own(params, name, path, models=["gated_pixelcnn"], sections=sections), *arguments)
+    if name == "npz":
+        np.savez(path, train=images, train_labels=np.arange(3))
+        preflight(own(params, name, path, models=["gated_pixelcnn"], sections=sections), *arguments)

@@ -8,6 +8,7 @@ import laws
 from bitsperdim.models import AutoregressiveModel, build
 from bitsperdim.models.causal import Memory
 from bitsperdim.sampling import ancestral_sample, completed, outputs_at
+from cases import small_model
 
 HEAD = {"likelihood": "categorical", "n_mixtures": 1}
 COUPLED = {"likelihood": "coupled_logistic", "n_mixtures": 2}
@@ -96,6 +97,10 @@ def test_labels_reach_cached_images() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     model = model_of(next(name for name in CASES if "1x7x9" in name))
+    with pytest.raises(ValueError, match=r"must be of type torch\.uint8, not torch\.float32"):
+        completed(model, torch.zeros(1, 1, 7, 9), 2)
+    with pytest.raises(ValueError, match="only an autoregressive model completes images, not VAE"):
+        completed(small_model("vae-bernoulli"), torch.zeros(1, 1, 2, 2, dtype=torch.uint8), 1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="n_rows must be from 0 to 7, not 8"):
         completed(model, torch.zeros(1, 1, 7, 9, dtype=torch.uint8), 8)
     with pytest.raises(ValueError, match=r"must have shape \(B, 1, 7, 9\), not \(1, 1, 9, 7\)"):

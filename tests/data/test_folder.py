@@ -86,6 +86,38 @@ def test_a_truncated_picture_is_named(tmp_path: Path) -> None:
         FOLDER.download(tmp_path / "raw", str(tmp_path / "own"))
 
 
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("val/x.png", "holds a folder 'val', which would not be read"),
+        ("Test/x.png", "holds a folder 'Test', which would not be read"),
+        ("train/x.png", "holds a folder 'train', which would not be read"),
+        ("test/notes.txt", "holds a folder 'test' without pictures"),
+        ("x.tif", r"holds 'x\.tif'; pictures are \.png"),
+        ("validation/X.BMP", r"holds 'validation/X\.BMP'; pictures are"),
+    ],
+)
+def test_pictures_that_would_not_be_read_are_refused(name: str, sentence: str, tmp_path: Path) -> None:
+    save(tmp_path / "own" / "a.png", pixels(9, 4, 5))
+    for split in ("test", "validation"):
+        save(tmp_path / "own" / split / "b.png", pixels(9, 4, 5))
+    FOLDER.check(str(tmp_path / "own"))
+    path = tmp_path / "own" / name
+    if path.suffix == ".txt":
+        (tmp_path / "own" / "test" / "b.png").unlink()
+        path.write_text("none")
+    else:
+        save(path, pixels(9, 4, 5))
+    with pytest.raises(InputError, match=sentence):
+        FOLDER.check(str(tmp_path / "own"))
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "own.npz").write_bytes(b"")
+    with pytest.raises(InputError, match=r"is no folder; set dataset\.name to npz"):
+        FOLDER.check(str(tmp_path / "own.npz"))
+
+
 def test_a_folder_without_pictures_is_found_before_any_work(tmp_path: Path) -> None:
     for path, words in ((tmp_path, "holds no pictures; dataset"), (tmp_path / "nowhere", "does not exist")):
         with pytest.raises(InputError, match=words):

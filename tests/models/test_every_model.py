@@ -131,7 +131,9 @@ def test_a_saved_model_comes_back(name: str, tmp_path: Path) -> None:
     family, params, _, _ = SMALL[name]
     model = small_model(name).float()
     models.save(model, family, params, tmp_path)
-    loaded = models.load(tmp_path)
+    loaded = models.load(tmp_path, family)
+    with pytest.raises(InputError, match=f"is a model of family '{family}', not 'another'"):
+        models.load(str(tmp_path), "another")
     images = laws.some_images(model, 9)
     first = model.log_weights(images, 2, generator=torch.Generator().manual_seed(0))
     second = loaded.log_weights(images, 2, generator=torch.Generator().manual_seed(0))

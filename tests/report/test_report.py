@@ -8,6 +8,7 @@ import math
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import pytest
 
 from bitsperdim import estimation
 from bitsperdim.errors import InputError
+from bitsperdim.report import charts, formatting, write_report
 from bitsperdim.report import content as shown
-from bitsperdim.report import formatting, write_report
+from bitsperdim.report.content import ImagesMetrics, read_report, title_of
 from bitsperdim.report.formatting import MINUS
 from results import (
     HOSTILE,
@@ -158,11 +160,63 @@ def test_a_page_of_infinite_numbers_alone(tmp_path: Path) -> None:
     assert "the bound is infinite" in text_of(section_of(page, "lost"))
 
 
+def test_a_model_far_off_the_scale_does_not_squeeze_the_others(tmp_path: Path) -> None:
+    """Raw files take 2 bits here: 4.1 is drawn, 1,000 is not."""
+
+    def axis(models: Mapping[str, Mapping[str, Any]]) -> list[float]:
+        write_results(tmp_path / "results", models)
+        found = read_report(params_of(models), tmp_path / "results", tmp_path)
+        wide, _, _ = charts.forest(found.likelihoods, [], found.images.uniform_bpd)
+        texts = re.findall(r">([^<>]+)</text>", str(wide))
+        far = [text for text in texts if "far off the scale" in text]
+        assert len(far) == sum(content["bpd"] > 4 for content in models.values())
+        return [float(text) for text in texts if re.fullmatch(r"\d+(\.\d+)?", text)]
+
+    near = {"one": metrics(bpd=1.0), "other": exact(bpd=3.9)}
+    assert max(axis(near)) < 5
+    assert axis({**near, "singular": metrics(bpd=1000.0)}) == axis(near)
+
+
+@pytest.mark.parametrize(
+    ("n_test", "n_levels", "is_drawn"), [(5, 4, True), (4, 4, True), (3, 4, False), (5, 256, False)]
+)
+def test_the_entropy_of_few_images_is_no_yardstick(n_test: int, n_levels: int, is_drawn: bool, tmp_path: Path) -> None:
+    write_results(tmp_path, {"one": metrics()}, f"tiny/none/2x2x1/L{n_levels}/test{n_test}/given-none")
+    stored = json.loads((tmp_path / "dequantize" / "metrics.json").read_text())
+    images = ImagesMetrics.model_validate({**stored, "n_test": n_test})
+    assert ("independent pixels" in [name for name, _, _ in images.drawn_yardsticks]) == is_drawn
+    meaning = next(meaning for name, meaning, _ in images.yardsticks if name == "independent pixels")
+    assert ("no yardstick here" in meaning) != is_drawn
+    assert is_drawn or f"cannot have more than {math.log2(n_test):.2f}" in meaning
+
+
+def test_a_gaussian_of_few_images_is_called_singular(tmp_path: Path) -> None:
+    """20 training images of 2x2 and of 5x4."""
+    for shape, expected in (("2x2x1", False), ("5x4x1", True)):
+        models = {"one": metrics(protocol=PROTOCOL.replace("2x2x1", shape))}
+        page, twin = report(tmp_path / shape, models, "gaussian", PROTOCOL.replace("2x2x1", shape))
+        assert ("Singular." in text_of(section_of(page, "one"))) == expected
+        assert ("**Singular:** 20 training images" in twin) == expected
+
+
+def test_own_images_are_named_by_their_path() -> None:
+    params = params_of({"one": None})
+    for name, path, expected in (("digits", "data/own", "digits"), ("folder", "data/own/cats", "cats")):
+        dataset = params.dataset.model_copy(update={"name": name, "path": path})
+        assert title_of(params.model_copy(update={"dataset": dataset})) == expected
+
+
+def test_spaces_between_values_stay() -> None:
+    assert formatting.markdown(", ") == ", "
+    assert formatting.markdown("a\n |b") == "a \\|b"
+
+
 def test_a_biased_number_is_flagged(tmp_path: Path) -> None:
     page, twin = report(tmp_path, {"few": metrics(bias_exceeds_standard_error=True), "many": metrics()})
     assert "> error" in text_of(row_of(page, "few"))
     assert "more about K = 8 than about the model" in text_of(section_of(page, "few"))
     assert "exceeds" not in text_of(row_of(page, "many") + section_of(page, "many"))
+    assert "> error" not in text_of(row_of(page, "many"))
     assert "(exceeds the standard error)" in twin
     assert "**Biased:** the bias exceeds" in twin
 
