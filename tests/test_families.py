@@ -75,7 +75,7 @@ def test_the_constant_is_that_of_the_model() -> None:
 
 
 def test_sources_know_their_images() -> None:
-    """Those of the user say nothing before they are read."""
+    """Those of the user say nothing before they are looked at, but that a folder has no labels."""
     known = {name: (source.image_shape, source.n_classes) for name, source in SOURCES.items()}
     assert known == {
         "digits": ((1, 8, 8), 10),
@@ -84,7 +84,7 @@ def test_sources_know_their_images() -> None:
         "binarized_mnist": ((1, 28, 28), 0),
         "cifar10": ((3, 32, 32), 10),
         "npz": (None, None),
-        "folder": (None, None),
+        "folder": (None, 0),
     }
 
 

@@ -338,6 +338,10 @@ def test_pictures_that_are_no_pictures_are_one_sentence(tmp_path: Path) -> None:
     (own / "folder.png").mkdir()
     Image.fromarray(np.full((2, 2), 7, np.uint8)).save(tmp_path / "elsewhere.png")
     (own / "b.png").symlink_to(tmp_path / "elsewhere.png")
+    with pytest.raises(InputError, match=r"holds a folder 'folder\.png', which would not be read"):
+        SOURCES["folder"].download(tmp_path / "raw", str(own))
+    assert not (tmp_path / "raw").exists()
+    (own / "folder.png").rmdir()
     SOURCES["folder"].download(tmp_path / "raw", str(own))
     assert SOURCES["folder"].read(tmp_path / "raw").images["train"][:][:, 0, 0, 0].tolist() == [0, 7]
     before = {path.name: path.read_bytes() for path in (tmp_path / "raw").iterdir()}
