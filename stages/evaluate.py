@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bitsperdim import evaluation, latent, models, stage
+from bitsperdim import evaluation, finished, latent, models, stage
 from bitsperdim.data import preparation
 from bitsperdim.device import described, set_up_device
 from bitsperdim.distributed import is_first, joined
@@ -18,6 +18,7 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
     folders = {seed: Path(folder) / str(seed) for seed in params.seeds}
     trained = {seed: models.load(path, params.section(name).family) for seed, path in folders.items()}
     places = {seed: evaluation.checkpoint_of(path, prepared, section, seed, device) for seed, path in folders.items()}
+    finished.clear(keep={place.folder for place in places.values()})
     first, first_place = trained[params.seeds[0]], places[params.seeds[0]]
     try:
         with joined(device):
@@ -41,7 +42,7 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
     write_csv(out / "bound_against_k.csv", evaluation.BOUND_COLUMNS, result.bound)
     write_json(out / "metrics.json", result.metrics | leak | code)
     for place in places.values():
-        place.remove()
+        place.finish()
     sign = {"exact": "=", "lower": "<=", "density": "density, not a likelihood,"}[result.metrics["kind"]]
     kind = {"exact": "exact", "lower": "an upper bound", "density": "a density"}[result.metrics["kind"]]
     print(

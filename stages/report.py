@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-from bitsperdim import stage
+from bitsperdim import finished, stage
 from bitsperdim.params import Params
 from bitsperdim.report import write_report
 
 
 def main(params: Params, results: str, folder: str) -> None:
     """Read the folder ``results``; write ``index.html`` and ``report.md`` into ``folder``."""
+    finished.clear()
     write_report(params, Path(results), Path(folder))
     print(f"report: {Path(folder) / 'index.html'}")
 

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bitsperdim import distributed, models, stage
+from bitsperdim import distributed, finished, models, stage
 from bitsperdim.data import preparation
 from bitsperdim.device import described, peak_memory, set_up_device
 from bitsperdim.files import write_csv
@@ -19,6 +19,7 @@ def main(params: Params, name: str, dequantized: str, folder: str, curve: str) -
     prepared = preparation.load(Path(dequantized), ("train", "validation"))
     decides = (section, params.train, prepared, params.dataset.seed, device)
     checkpoints = {seed: checkpoint_of(*decides, seed) for seed in params.seeds}
+    finished.clear(keep={checkpoint.folder for checkpoint in checkpoints.values()})
     rows, done = [], []
     with distributed.joined(device):
         for seed, checkpoint in checkpoints.items():
@@ -34,7 +35,7 @@ def main(params: Params, name: str, dequantized: str, folder: str, curve: str) -
         if distributed.is_first():
             write_csv(Path(curve), CURVE_COLUMNS, rows)
             for checkpoint in checkpoints.values():
-                checkpoint.remove()
+                checkpoint.finish()
         earlier = max(0.0, sum(trained.seconds for trained in done) - (time.monotonic() - started))
         speed = sum(trained.n_presented for trained in done) / max(1e-9, sum(trained.step_seconds for trained in done))
         log = {**described(device), **peak_memory(device), "n_processes": distributed.world_size()}

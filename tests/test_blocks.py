@@ -117,7 +117,7 @@ def test_what_is_done_is_taken_over(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out == "work: goes on from a checkpoint, 4 of 10 images are done.\n"
     rows, calls, told = resumed(place)  # a finished one is kept until the caller removes it
     assert (torch.equal(rows, ROWS), calls, told) == (True, [], [10])
-    place.remove()
+    shutil.rmtree(place.folder)
     assert resumed(place)[1] == [0, 2, 4, 6, 8]
 
 

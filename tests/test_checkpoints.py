@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bitsperdim import checkpoints
+from bitsperdim import checkpoints, finished
 from bitsperdim.checkpoints import NEWER, OLDER, Checkpoint
 from bitsperdim.errors import InputError
 
@@ -109,7 +109,7 @@ def test_a_checkpoint_that_cannot_be_written_stops_nothing(tmp_path: Path, capsy
 
 
 def test_the_fingerprint_tells_trainings_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(checkpoints.VARIABLE, str(tmp_path))
+    monkeypatch.setenv(finished.VARIABLE, str(tmp_path))
     one = Checkpoint.of({"section": {"a": 1}, "seed": 0})
     assert one.folder.parent == tmp_path
     assert one == Checkpoint.of({"seed": 0, "section": {"a": 1}})
@@ -126,20 +126,6 @@ def test_an_edit_of_the_code_changes_its_hash(tmp_path: Path, monkeypatch: pytes
     assert before == checkpoints.code_hash()
     (tmp_path / "a.py").write_text("x = 2")
     assert before != checkpoints.code_hash()
-
-
-def test_a_removed_checkpoint_is_gone(tmp_path: Path) -> None:
-    """With its parts, and without a trace where there is no other."""
-    one, other = (Checkpoint(tmp_path / "all" / name, name) for name in ("one", "other"))
-    for place in (one, one.part("a"), other):
-        place.save(tensors(1), {"step": 1})
-    one.remove()
-    assert not one.folder.exists()
-    assert one.load() is one.part("a").load() is None
-    assert other.load() is not None
-    other.remove()
-    other.remove()
-    assert not list(tmp_path.iterdir())
 
 
 def test_parts_are_apart(checkpoint: Checkpoint) -> None:

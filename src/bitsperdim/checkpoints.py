@@ -3,8 +3,8 @@
 They live under ``checkpoints/`` (or ``BITSPERDIM_CHECKPOINTS``), which no stage declares: DVC deletes
 declared outputs before a stage runs. Each training and each evaluation has a folder of its own, named by a fingerprint
 of everything that decides its result, and two generations in it: should the newer be damaged, the
-older one serves. The stage removes the folder once its own outputs are written. It is written about once a minute, or
-every ``BITSPERDIM_CHECKPOINT_SECONDS``.
+older one serves. It is written about once a minute, or every ``BITSPERDIM_CHECKPOINT_SECONDS``. A stage whose
+outputs are written marks its folders, and the next one removes them (:mod:`bitsperdim.finished`).
 
 A checkpoint is one safetensors file, tensors with a JSON text and a checksum of both: nothing is unpickled.
 A failure to write one is told on stderr and stops nothing; the generations before it stay as they are.
@@ -22,7 +22,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -32,11 +31,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bitsperdim import finished
 from bitsperdim.errors import InputError
 from bitsperdim.files import atomic_path, remove_leftovers
 from bitsperdim.stopping import speaks
 
-VARIABLE = "BITSPERDIM_CHECKPOINTS"
 SECONDS = "BITSPERDIM_CHECKPOINT_SECONDS"
 NEWER, OLDER = "state.safetensors", "previous.safetensors"
 PACKAGE = Path(__file__).parent
@@ -65,10 +64,10 @@ class Checkpoint:
         """
         content = {**decides, "code": code_hash(), "torch": torch.__version__}
         fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-        return Checkpoint(Path(os.environ.get(VARIABLE, "checkpoints")) / fingerprint, fingerprint, _interval())
+        return Checkpoint(finished.folder_of_all() / fingerprint, fingerprint, _interval())
 
     def part(self, name: str) -> Checkpoint:
-        """Return a place of its own for one part of the work; :meth:`remove` of the whole removes it too."""
+        """Return a place of its own for one part of the work; :meth:`finish` of the whole is of it too."""
         return replace(self, folder=self.folder / name, fingerprint=f"{self.fingerprint}-{name}")
 
     def save(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
@@ -118,11 +117,9 @@ class Checkpoint:
             raise ValueError("it belongs to another run")
         return tensors, json.loads(metadata["values"])
 
-    def remove(self) -> None:
-        """Forget it, and the folder of all checkpoints where it was the last."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            self.folder.parent.rmdir()
+    def finish(self) -> None:
+        """Say that the outputs are written; the next stage removes the folder."""
+        finished.mark(self.folder)
 
 
 def _interval() -> float:

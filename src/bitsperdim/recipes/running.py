@@ -32,7 +32,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from bitsperdim import checkpoints, stage
+from bitsperdim import finished as ended
+from bitsperdim import stage
 from bitsperdim.errors import InputError
 from bitsperdim.files import read_json, write_json, write_text
 from bitsperdim.recipes.recipe import Recipe, SizeName, merged, overrides, read_yaml
@@ -92,7 +93,7 @@ def run(
     environment = {
         **os.environ,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-        checkpoints.VARIABLE: str(root / os.environ.get(checkpoints.VARIABLE, "checkpoints")),
+        ended.VARIABLE: str(root / ended.folder_of_all()),
         stage.LOGS: str(root / LOGS / name),
     }
     with _only_one(root / LOGS / name):
