@@ -149,9 +149,10 @@ LIKELIHOODS = ("categorical", "logistic", "normal", "coupled_logistic")
 def test_heads_and_log_weights_are_of_float32(
     model: str, likelihood: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The networks compute in bfloat16; what a likelihood is made of and what it says do not."""
+    """The networks compute in bfloat16; what a likelihood is made of and what it says do not, nor was that rounded."""
     has_head = likelihood is not None
     seen: list[tuple[str, torch.dtype]] = []
+    of_head: list[Tensor] = []
 
     def note(what: str, value: object) -> None:
         if isinstance(value, Tensor) and value.is_floating_point():
@@ -168,6 +169,10 @@ def test_heads_and_log_weights_are_of_float32(
 
         def listening(*arguments: Any, **options: Any) -> Any:
             result = original(*arguments, **options)
+            if isinstance(result, Likelihood):  # a head: what it is made of
+                of_head.append(arguments[1])
+            elif isinstance(result, DiagonalNormal):
+                of_head.extend([result.mean, result.log_scale])
             note(f"{owner.__name__}.{name}", result)
             return result
 
@@ -197,6 +202,13 @@ def test_heads_and_log_weights_are_of_float32(
     assert any("log_weights" in what for what, _ in seen)
     assert has_head == any(("." in what and "logits" in what) or "loc" in what for what, _ in seen)
     assert [what for what, dtype in seen if dtype not in (torch.float32, torch.float64)] == []
+    assert has_head == bool(of_head)
+    assert [values.dtype for values in of_head if is_rounded(values)] == []
+
+
+def is_rounded(values: Tensor) -> bool:
+    """Return whether every one has a name in bfloat16."""
+    return torch.equal(values.bfloat16().to(values.dtype), values)
 
 
 class TorchFunctionDtypes(TorchDispatchMode):

@@ -140,6 +140,19 @@ def check_labels(model: ImageModel, labels: Mapping[str, np.ndarray]) -> None:
             )
 
 
+def in_full_precision(layer: nn.Module, x: Tensor, *more: object) -> Tensor:
+    """Apply a layer in the precision of its weights, also under autocast: what a likelihood gets is not rounded.
+
+    Args:
+        layer: the last one, of the parameters of a likelihood.
+        x: its input.
+        *more: arguments of the layer.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        result: Tensor = layer(x.to(next(layer.parameters()).dtype), *more)
+    return result
+
+
 def level_counts(images: Tensor, n_levels: int) -> Tensor:
     """Count how often each sub-pixel has each level in images (N, C, H, W): (C, H, W, L) int64."""
     shape = images.shape[1:]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bitsperdim.likelihoods import DiagonalNormal, Likelihood, build_head
-from bitsperdim.models.base import LatentModel, LatentNormal, level_counts
+from bitsperdim.models.base import LatentModel, LatentNormal, in_full_precision, level_counts
 
 
 class ResidualBlock(nn.Module):
@@ -117,11 +117,13 @@ class ConvVAE(LatentModel):
 
     def encode(self, x: Tensor) -> LatentNormal:
         """Return q(z given x), of shape (B, Z)."""
-        mean, log_scale = self.encoder(self.scaled(x)).chunk(2, 1)
+        hidden, last = self.encoder[:-1](self.scaled(x)), self.encoder[-1]
+        mean, log_scale = in_full_precision(last, hidden).chunk(2, 1)
         return DiagonalNormal(mean.flatten(1), log_scale.flatten(1))
 
     def decode(self, z: Tensor) -> Likelihood:
         """Return p(x given z), batch shape (K, B, C, H, W)."""
         maps = z.flatten(0, 1).unflatten(1, self.latent_shape)
-        outputs = self.to_outputs(self.decoder(maps)).unflatten(1, (self.head.n_groups, self.head.n_outputs))
+        outputs = in_full_precision(self.to_outputs, self.decoder(maps))
+        outputs = outputs.unflatten(1, (self.head.n_groups, self.head.n_outputs))
         return self.head(outputs.permute(0, 1, 3, 4, 2).unflatten(0, z.shape[:2]))  # (K, B, G, H, W, n)

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bitsperdim.likelihoods import build_head
-from bitsperdim.models.base import AutoregressiveModel
+from bitsperdim.models.base import AutoregressiveModel, in_full_precision
 from bitsperdim.models.causal import CausalConv2d, Memory, at_place, groups_of, in_row, order_of
 from bitsperdim.models.pixelcnn import check_sizes, masked, start_at_marginals
 
@@ -189,7 +189,7 @@ class GatedPixelCNN(AutoregressiveModel):
         hidden = first.add(first.horizontal.of_image(x, self.scaled, memory), above[0], labels, memory)
         for layer, said in zip(rest, above[1:], strict=True):
             hidden = hidden + layer.add(layer.horizontal(hidden, memory), said, labels, memory)
-        return self.to_outputs(F.relu(self.last(F.relu(hidden), memory)), memory)
+        return in_full_precision(self.to_outputs, F.relu(self.last(F.relu(hidden), memory)), memory)
 
     def above(self, x: Tensor, labels: Tensor | None, memory: Memory | None) -> list[Tensor]:
         """Return what the rows above say to each layer of the horizontal stack, (B, 2p, H, W) or a row of it."""

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bitsperdim.likelihoods import build_head
-from bitsperdim.models.base import AutoregressiveModel, level_counts
+from bitsperdim.models.base import AutoregressiveModel, in_full_precision, level_counts
 from bitsperdim.models.causal import CausalConv2d, Memory, groups_of, order_of
 
 
@@ -117,7 +117,7 @@ class PixelCNN(AutoregressiveModel):
         hidden = self.first.of_image(x, self.scaled, memory)
         for block in self.blocks:
             hidden = block(hidden, memory)
-        return self.to_outputs(F.relu(self.last(F.relu(hidden), memory)), memory)
+        return in_full_precision(self.to_outputs, F.relu(self.last(F.relu(hidden), memory)), memory)
 
 
 def check_sizes(n_filters: int, kernel_size: int, n_groups: int) -> None:

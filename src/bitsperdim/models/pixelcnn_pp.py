@@ -42,7 +42,7 @@ from torch.nn import functional as F
 
 from bitsperdim.likelihoods import build_head
 from bitsperdim.models.activations import SMALLEST_DROPOUT, add_gated, concatenated_elu, dropped_out
-from bitsperdim.models.base import AutoregressiveModel
+from bitsperdim.models.base import AutoregressiveModel, in_full_precision
 from bitsperdim.models.causal import CausalConv2d, CausalUpsampling, Memory, at_place, in_row
 from bitsperdim.models.pixelcnn import start_at_marginals
 
@@ -262,7 +262,7 @@ class PixelCNNpp(AutoregressiveModel):
         near, heard = in_row(memory, lambda: self.rows_above(x, memory, generator))
         start = at_place(near, memory) + self.left.of_image(x, self.inputs, memory)
         last, _ = self.horizontal(start, heard, memory, generator)
-        return self.to_outputs(F.elu(last), memory)
+        return in_full_precision(self.to_outputs, F.elu(last), memory)
 
     def rows_above(
         self, x: Tensor, memory: Memory | None, generator: torch.Generator | None

@@ -41,7 +41,7 @@ from bitsperdim.likelihoods import (
     build_head,
     tanh_,
 )
-from bitsperdim.models.base import LatentModel, LatentNormal, level_counts
+from bitsperdim.models.base import LatentModel, LatentNormal, in_full_precision, level_counts
 
 ROWS_AT_ONCE = 1024  # samples times images, of a Bernoulli that is only evaluated
 
@@ -73,7 +73,7 @@ class NormalLayer(nn.Module):
     def forward(self, inputs: Tensor) -> DiagonalNormal:
         """Return the normal (..., Z) given inputs (..., n)."""
         hidden = self.hidden(inputs)
-        return DiagonalNormal(self.to_mean(hidden), self.to_log_scale(hidden))
+        return DiagonalNormal(*(in_full_precision(layer, hidden) for layer in (self.to_mean, self.to_log_scale)))
 
     def fixed(self, inputs: Tensor) -> DiagonalNormal:
         """Return the same normal, differentiable in its inputs but not in the weights."""
@@ -155,7 +155,8 @@ class VAE(LatentModel):
 
     def decode(self, z: Tensor) -> Likelihood:
         """Return p(x given z), batch shape (K, B, C, H, W)."""
-        outputs = self.to_outputs(self.decoder(z[..., : self.latent_sizes[0]]))  # (K, B, G * H * W * outputs)
+        hidden = self.decoder(z[..., : self.latent_sizes[0]])
+        outputs = in_full_precision(self.to_outputs, hidden)  # (K, B, G * H * W * outputs)
         return self.head(outputs.unflatten(-1, (self.head.n_groups, *self.image_shape[1:], self.head.n_outputs)))
 
     def log_p_x_given_z(self, x: Tensor, z: Tensor) -> Tensor:
