@@ -43,13 +43,17 @@ def test_the_combined_square_has_no_bias(alpha: float, gamma: float) -> None:
     assert error < 0.02 * true
 
 
-@pytest.mark.parametrize("n_seeds", [(2, 2), (3, 5), (5, 1)])
-def test_the_interval_covers(n_seeds: tuple[int, int]) -> None:
-    """Zero is the true difference; it lies in the interval in 92 to 98 % of 2,000 trials.
+@pytest.mark.parametrize("alpha", [0.05, 0.15, 0.5])
+@pytest.mark.parametrize(
+    ("n_seeds", "highest"),
+    [((2, 1), 0.995), ((3, 1), 0.99), ((2, 2), 0.995), ((2, 5), 0.985), ((3, 5), 0.98), ((5, 1), 0.975)],
+)
+def test_the_interval_covers(n_seeds: tuple[int, int], highest: float, alpha: float) -> None:
+    """Zero is the true difference; it lies in the interval in at least 91.5 % of 2,000 trials.
 
-    The true coverage is 93.7 to 96.5 %, for the degrees of freedom are estimated too: at the former a false alarm is
-    three standard errors away, 1 in 1,000. The side with one seed has no seed noise here, as the interval assumes. The
-    interval of the images alone covers in less than 85 %.
+    The true coverage is 93.2 % or more: there a false alarm is three standard errors away, 1 in 1,000. The side with
+    one seed has no seed noise here, as the interval assumes. The interval of the images alone covers in less than 90 %,
+    where seeds differ by more than a little.
     """
     rng = np.random.default_rng(1)
     covered, of_images = 0, 0
@@ -57,15 +61,15 @@ def test_the_interval_covers(n_seeds: tuple[int, int]) -> None:
         images = rng.normal(0, 3, 50)
         others = images + rng.normal(0, 0.3, 50)
         a, b = (
-            table(rng, effect, n, 0.15 if n > 1 else 0.0, 0.2)
+            table(rng, effect, n, alpha if n > 1 else 0.0, 0.2)
             for effect, n in zip((images, others), n_seeds, strict=True)
         )
         difference = float(b.mean() - a.mean())
         noise = of_tables(a, b)
         covered += abs(difference) < noise.limit * noise.combined
         of_images += abs(difference) < INTERVAL * noise.images
-    assert 0.92 < covered / N_TRIALS < 0.98
-    assert of_images / N_TRIALS < 0.85
+    assert 0.915 < covered / N_TRIALS <= highest
+    assert alpha < 0.1 or of_images / N_TRIALS < 0.9
 
 
 def test_one_seed_is_the_paired_error() -> None:
@@ -88,8 +92,8 @@ def test_it_is_the_formula_by_hand() -> None:
     assert noise.seeds[0] == pytest.approx(math.sqrt(seeds))
     assert noise.seeds[1] is None
     assert noise.combined == pytest.approx(math.sqrt(images**2 + seeds - gamma))
-    dof = noise.combined**4 / (images**4 / 2 + seeds**2)
-    assert noise.limit == pytest.approx(student.ppf(0.975, dof))
+    reach = INTERVAL**2 * (images**2 - gamma) + student.ppf(0.975, 1) ** 2 * seeds
+    assert noise.limit * noise.combined == pytest.approx(math.sqrt(reach))
     assert noise.of_seeds == noise.seeds[0]
     assert noise.unknown == ["B"]
 
@@ -100,6 +104,7 @@ def test_seeds_that_agree_never_make_the_error_smaller() -> None:
     a, b = (side - side.mean(1, keepdims=True) for side in (a, b))  # all seeds have one mean
     noise = of_tables(a, b)
     assert noise.combined == pytest.approx(noise.images)
+    assert noise.limit == pytest.approx(INTERVAL)
     assert noise.of_seeds == pytest.approx(0, abs=1e-12)
 
 
