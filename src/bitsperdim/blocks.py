@@ -56,7 +56,7 @@ def in_blocks(
         n_columns: numbers of a row.
         work: computes the rows of a block, (len(block), n_columns) float64; of nothing but the block's numbers.
         device: over which rows are exchanged.
-        checkpoint: where finished rows are kept until all are there; the caller removes it. None: nowhere.
+        checkpoint: where finished rows are kept; the caller says when it is no longer needed. None: nowhere.
         progress: called with new rows whenever there are some, those of a checkpoint too.
 
     Raises:
