@@ -6,7 +6,7 @@ export PATH := $(BIN):$(PATH)
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lint format check smoke benchmarks readme leaderboard hooks lock clean
+.PHONY: help setup repro test lint format check smoke benchmarks gpu readme leaderboard hooks lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -46,6 +46,11 @@ smoke: setup  ## run the pipeline of the last commit in a copy, on parameters of
 
 benchmarks: setup  ## measure training, sampling, likelihoods and importance sampling, about half an hour
 	@for name in throughput sampling training_pixelcnn_pp likelihoods importance_sampling; do PYTHONPATH=src python benchmarks/$$name.py; done
+
+gpu: setup  ## test what needs a GPU, and measure there
+	@python -m pytest -n 4 tests/test_gpu.py -rs
+	@PYTHONPATH=src python benchmarks/importance_sampling.py --gpu
+	@PYTHONPATH=src python benchmarks/throughput.py
 
 readme: setup  ## write the README's numbers from results/, recipes/results/ and docs/
 	@PYTHONPATH=src python -m bitsperdim.readme .
