@@ -156,6 +156,18 @@ def test_debiased_numbers_are_means_over_seeds_and_go_where_an_image_is_impossib
     other = dataclasses.replace(fixed([-1, -2, -6]), jackknife=torch.full((3,), 2.0), extrapolation=torch.ones(3))
     metrics = summarise({0: one, 1: other}).metrics
     assert (metrics["nll_jackknife_nats"], metrics["nll_extrapolated_nats"]) == (-1.5, -3.0)
+    for name in ("jackknife", "extrapolated"):  # as far apart as the bounds are: the estimates are all alike
+        assert metrics[f"nll_{name}_nats_standard_error"] == 0
+        error = metrics[f"nll_{name}_minus_bound_nats_standard_error"]
+        assert error == pytest.approx(np.std([-1, -2, -6], ddof=1) / math.sqrt(3))
+    spread = dataclasses.replace(
+        one, jackknife=torch.tensor([1.0, 2.0, 6.0]), extrapolation=torch.tensor([0.0, -1, -5])
+    )
+    metrics = summarise({0: spread, 1: spread}).metrics
+    for name, of_difference in (("jackknife", 2), ("extrapolated", 0)):
+        error = np.std([1, 2, 6], ddof=1) / math.sqrt(3)
+        assert metrics[f"nll_{name}_nats_standard_error"] == pytest.approx(error)
+        assert metrics[f"nll_{name}_minus_bound_nats_standard_error"] == pytest.approx(of_difference * error)
     infinite = torch.tensor([-torch.inf, torch.inf, 0.0])
     impossible = dataclasses.replace(
         fixed([-math.inf, -2, -6]),

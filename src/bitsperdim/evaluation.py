@@ -16,7 +16,8 @@ Both Monte Carlo error and bias can be believed only where the effective sample 
 share the tail of the weights is so heavy that neither can be believed at any affordable K. ``too_few_samples`` flags
 either share above 5 %, as well as a bias above the test-set error.
 
-``nll_jackknife_nats`` and ``nll_extrapolated_nats`` take the leading bias out; they are estimates, and no bounds.
+``nll_jackknife_nats`` and ``nll_extrapolated_nats`` take the leading bias out; they are estimates, and no bounds. The
+errors of both, and of their paired differences to the bound, are spreads over images, which hold the Monte Carlo noise.
 
 With several seeds the number is the mean over seeds of the same images; ``bpd_seed_spread`` is
 their standard deviation. Each seed has importance samples of its own, but all share the dequantization
@@ -237,8 +238,10 @@ def summarise(
     }
     if first.kind == "lower" and first.n_samples > 1 and math.isfinite(nll):  # an infinite number has no bias
         for name, values in (("jackknife", "jackknife"), ("extrapolated", "extrapolation")):
-            found = torch.stack([getattr(item, values) for item in estimates.values()])
+            found = torch.stack([getattr(item, values) for item in estimates.values()]).mean(0)
             metrics[f"nll_{name}_nats"] = -float(found.mean())
+            metrics[f"nll_{name}_nats_standard_error"] = spread_over_images(found)
+            metrics[f"nll_{name}_minus_bound_nats_standard_error"] = spread_over_images(found - over_seeds)
     if first.kind == "lower" and first.n_samples >= JUDGED_FROM:
         metrics |= {
             "pareto_k_limit": pareto_k_limit(first.n_samples),

@@ -240,6 +240,7 @@ ANNEALED = {
     "n_chains": 4,
     "n_steps": 60,
     "log_p_nats": -3.5,
+    "log_p_nats_standard_error": 0.11,
     "importance_sampled_nats": -3.625,
     "above_importance_sampled_nats": 0.125,
     "above_importance_sampled_nats_standard_error": 0.031,
@@ -249,14 +250,25 @@ ANNEALED = {
 
 def test_other_estimates_stand_beside_the_bound(tmp_path: Path) -> None:
     doubted = metrics(
-        nll_jackknife_nats=3.4, nll_extrapolated_nats=3.41, n_units=16, n_active_units=9, annealed=ANNEALED, **JUDGED
+        nll_jackknife_nats=3.4,
+        nll_jackknife_nats_standard_error=0.051,
+        nll_jackknife_minus_bound_nats_standard_error=0.0012,
+        nll_extrapolated_nats=3.41,
+        nll_extrapolated_nats_standard_error=0.052,
+        nll_extrapolated_minus_bound_nats_standard_error=0.0034,
+        n_units=16,
+        n_active_units=9,
+        annealed=ANNEALED,
+        **JUDGED,
     )
     page, twin = report(tmp_path, {"doubted": doubted, "plain": metrics()})
     section = text_of(section_of(page, "doubted"))
     for words in (
-        "jackknife: an estimate, no bound",
-        f"{MINUS}0.023",  # 3.4 - 3.42295174
-        "annealed: an upper bound, of 3 test images by 4 chains of 60 steps; the bound gives them 3.625",
+        "3.400 ± 0.051 jackknife: an estimate, no bound",
+        f"{MINUS}0.0230 ± 0.0012",  # 3.4 - 3.42295174
+        "3.410 ± 0.052 extrapolated in 1/K",
+        f"{MINUS}0.0130 ± 0.0034",
+        "3.50 ± 0.11 annealed: an upper bound, of 3 test images by 4 chains of 60 steps; the bound gives them 3.625",
         f"{MINUS}0.125 ± 0.031",
         "On 7 images drawn from the model",
         "a gap of 0.222 ± 0.041 nats",
@@ -273,6 +285,7 @@ def test_other_estimates_stand_beside_the_bound(tmp_path: Path) -> None:
     assert "Heavy tails" not in other
     assert "Annealing" not in other
     assert f"against the bound on the same images: {MINUS}0.125 ± 0.031" in twin
+    assert f"jackknife {MINUS}0.0230 ± 0.0012, extrapolated in 1/K {MINUS}0.0130 ± 0.0034 (neither is a bound)" in twin
     assert "Active units: 9 of 16." in twin
 
 
