@@ -298,6 +298,19 @@ def test_one_sample_has_no_known_error(tmp_path: Path) -> None:
     assert "with K = 1 the bias cannot be told." in twin
 
 
+def test_one_epoch_is_shown_as_one(tmp_path: Path) -> None:
+    """Two marks, and a single tick: there is no epoch 1.02."""
+    write_results(tmp_path / "results", {"short": metrics(), "plain": metrics()})
+    path = tmp_path / "results" / "short" / "training_curve.csv"
+    path.write_text("".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[:2]), encoding="utf-8")
+    params = params_of({"short": metrics(), "plain": metrics()})
+    write_report(params, tmp_path / "results", tmp_path / "out")
+    section = section_of((tmp_path / "out" / "index.html").read_text(encoding="utf-8"), "short")
+    chart = section[section.index("Training and validation bits per dimension of short") :].split("</svg>")[0]
+    assert re.findall(r">([\d.]+)</text>", chart).count("1") == 1
+    assert "1.02" not in chart
+
+
 def test_several_seeds_are_shown_with_their_spread(tmp_path: Path) -> None:
     page, twin = report(tmp_path, {"thrice": metrics(n_seeds=3, bpd_seed_spread=0.0123), "once": metrics()})
     assert "0.012 3 seeds" in text_of(row_of(page, "thrice"))

@@ -163,12 +163,15 @@ def training(model: ModelReport) -> Markup | None:
             mine = curve["seed"] == seed
             for column, colour, width in (("train_bpd", MUTED, 1.3), ("validation_bpd", EXACT, 2.0)):
                 line = np.where(np.isfinite(curve[column][mine]), curve[column][mine], np.nan)
-                axes.plot(curve["epoch"][mine], line, color=colour, linewidth=width)
+                marker = "o" if len(line) == 1 else None  # one epoch is no line
+                axes.plot(curve["epoch"][mine], line, color=colour, linewidth=width, marker=marker, markersize=4)
             axes.plot(epoch, bpd, "o", markersize=8, color=EXACT, markerfacecolor=PAPER, markeredgewidth=2)
         axes.set_xlabel("epoch")
         _name_y(axes, "bits/dim")
         axes.margins(x=0.03)
         axes.xaxis.set_major_locator(MaxNLocator(MAX_TICKS, integer=True))
+        if curve["epoch"].max() == 1:
+            axes.set_xticks([1])  # the locator wants two
         axes.locator_params(axis="y", nbins=MAX_TICKS)
         return to_svg(axes, f"Training and validation bits per dimension of {model.name} against the epoch.")
 
