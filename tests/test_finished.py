@@ -33,6 +33,19 @@ def test_what_is_finished_goes_unless_it_is_kept(everything: Path) -> None:
     finished.clear()
 
 
+@pytest.mark.parametrize("copy", [".dvc/tmp/exps/standalone/tmp1", ".dvc/tmp/exps/tmp2"])
+def test_a_copy_of_the_repository_keeps_nothing(copy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(finished.VARIABLE, raising=False)
+    (tmp_path / copy).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / copy)
+    assert finished.folder_of_all() == tmp_path / "checkpoints"
+    monkeypatch.setenv(finished.VARIABLE, "elsewhere")
+    assert finished.folder_of_all() == Path("elsewhere")
+    monkeypatch.setenv(finished.VARIABLE, "")
+    monkeypatch.chdir(tmp_path)
+    assert finished.folder_of_all() == Path("checkpoints")
+
+
 def test_nothing_is_marked_where_nothing_was_saved(everything: Path) -> None:
     Checkpoint(everything / "one", "one").finish()
     assert not everything.exists()

@@ -17,11 +17,19 @@ from pathlib import Path
 
 VARIABLE = "BITSPERDIM_CHECKPOINTS"
 MARK = "finished"
+COPIES = ".dvc/tmp/exps"  # where `dvc exp run --temp` and `--queue` make them
 
 
 def folder_of_all() -> Path:
-    """Return the folder in which each training and each evaluation has its own."""
-    return Path(os.environ.get(VARIABLE, "checkpoints"))
+    """Return the folder in which each training and each evaluation has its own.
+
+    Where DVC runs an experiment in a copy of the repository, which goes when it is interrupted, it is that of the
+    repository itself.
+    """
+    if named := os.environ.get(VARIABLE):
+        return Path(named)
+    copies = next((folder for folder in Path.cwd().parents if folder.match(COPIES)), None)
+    return Path("checkpoints") if copies is None else copies.parents[2] / "checkpoints"
 
 
 def mark(folder: Path) -> None:
