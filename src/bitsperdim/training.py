@@ -359,8 +359,9 @@ class _Trainer:
         self.losses = list(tensors["losses"].to(self.device).unbind()) if "losses" in tensors else []
         self.n_settled = len(self.losses)
         if distributed.is_first():
+            where = "of its end" if self.finished else f"in epoch {self.state.epoch}"
             print(
-                f"{self.name} seed {self.seed}: goes on from a checkpoint in epoch {self.state.epoch}, "
+                f"{self.name} seed {self.seed}: goes on from a checkpoint {where}, "
                 f"after {self.state.step} steps and {self.state.seconds:.0f} s."
             )
 
