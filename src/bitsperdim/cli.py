@@ -10,7 +10,6 @@ import os
 import sys
 from pathlib import Path
 
-from bitsperdim import __version__
 from bitsperdim.comparing import commands
 from bitsperdim.errors import InputError
 from bitsperdim.recipes import recipe as recipes
@@ -36,10 +35,7 @@ def recipe(arguments: argparse.Namespace) -> None:
     from bitsperdim.recipes import result, running, table
 
     if arguments.name is None:
-        text, broken = table.listing(root)
-        print(text)
-        if broken:
-            raise InputError(" ".join(broken))
+        print(table.listing(root))
         return
     chosen, size = recipes.read(root, arguments.name), arguments.size
     with_dvc = not arguments.without_dvc and running.dvc_is_there(root)
@@ -79,13 +75,11 @@ def _next(recipe: str, size: recipes.SizeName, name: str, arguments: argparse.Na
         else ".\n"
     )
     if arguments.set_param:
-        from bitsperdim.recipes.result import RESULTS, result_name
-
-        kept = result_name(recipe, size)
-        text += f"Its parameters are not the recipe's: recipes/results/{kept}.json "
-        if (repository() / RESULTS / f"{kept}.json").exists():
-            return f"{text}stays as it is. `bitsperdim compare {kept} {name}` holds it against that."
-        return f"{text}is not written; `bitsperdim recipe {recipe} --size {size}` makes one to hold it against."
+        kept = recipe if size == "cpu" else f"{recipe}-{size}"
+        return (
+            f"{text}Its parameters are not the recipe's: recipes/results/{kept}.json stays as it is. "
+            f"`bitsperdim compare {kept} {name}` holds it against that."
+        )
     return f"{text}Then `bitsperdim recipe {recipe} --size {size} --collect` writes its result."
 
 
@@ -102,7 +96,6 @@ def leaderboard(arguments: argparse.Namespace) -> None:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     main_parser = argparse.ArgumentParser(prog="bitsperdim", description="Likelihoods of discrete images.")
-    main_parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = main_parser.add_subparsers(required=True, metavar="COMMAND")
     command = subparsers.add_parser("recipe", help="list the recipes, or run one by name")
     command.add_argument("name", nargs="?", metavar="NAME", help="which recipe; without it, all are listed")

@@ -62,65 +62,6 @@ def test_ranks_and_ties(laboratory: Laboratory, drawn: Drawn) -> None:
     assert "unpaired" in text
 
 
-def test_a_bound_above_an_exact_number_is_open(laboratory: Laboratory, drawn: Drawn) -> None:
-    """However far, and also where no data are needed; an exact number above a bound is not, nor a bound above one."""
-    for name, shift, kind in (("exact", 1.0, "exact"), ("near", 0.5, "lower"), ("far", -60.0, "lower")):
-        laboratory.write(name, drawn(0, shift), kind=kind)
-    laboratory.write("poor", drawn(0, -60.5), kind="exact")
-    laboratory.commit()
-    rows = board(laboratory).table().set_index("model")
-    assert rows["rank"].to_dict() == {"exact": 1, "near": 2, "far": 3, "poor": 4}
-    assert rows["open"].to_dict() == {"exact": False, "near": True, "far": True, "poor": False}
-    assert rows["error_is"].to_dict() == {"exact": "", "near": "paired", "far": "clear", "poor": "clear"}
-    text = as_text(board(laboratory))
-    assert [line.split()[:3] for line in text.splitlines() if " near " in line or " far " in line] == [
-        ["2", "?", "near"],
-        ["3", "?", "far"],
-    ]
-    laboratory.write("best", drawn(0, 2.0), kind="lower")
-    laboratory.commit()
-    assert not board(laboratory).table()["open"].any()
-
-
-def test_a_tie_ends_where_the_interval_does(laboratory: Laboratory, drawn: Drawn) -> None:
-    """By hand: differences of d + s and d - s, 20 each, have the error s sqrt(40 / 39) / sqrt(40)."""
-    reach = 1.96 * math.sqrt(1 / 39)
-    laboratory.write("best", drawn(0))
-    for name, share in (("inside", 0.99), ("outside", 1.01)):
-        laboratory.write(name, drawn(0) - 0.1 * (share * reach + np.tile([1.0, -1.0], 20)))
-    laboratory.write("same", drawn(0))
-    laboratory.commit()
-    rows = board(laboratory).table().set_index("model")
-    assert rows["tied"].to_dict() == {"best": False, "same": True, "inside": True, "outside": False}
-    assert rows["rank"].to_dict() == {"best": 1, "same": 1, "inside": 3, "outside": 4}
-    assert rows.loc["outside", "above_best_bpd"] == pytest.approx(0.1 * 1.01 * reach / (4 * math.log(2)))
-
-
-def test_data_are_needed_up_to_the_sum_of_both_errors(laboratory: Laboratory, drawn: Drawn) -> None:
-    base = drawn(0)
-    for name, shift in (("best", 0.0), ("inside", 0.99), ("outside", 1.01)):
-        laboratory.write(name, base - shift * 1.96 * 2 * base.std(ddof=1) / math.sqrt(40))
-    laboratory.commit()
-    rows = board(laboratory).table().set_index("model")
-    assert rows["error_is"].to_dict() == {"best": "", "inside": "paired", "outside": "clear"}
-
-
-def test_metrics_with_one_more_key_are_the_same_result(laboratory: Laboratory, drawn: Drawn) -> None:
-    laboratory.write("vae", drawn(1))
-    first = laboratory.commit()
-    laboratory.write("vae", drawn(1), elbo_nats=3.0)
-    second = laboratory.commit()
-    laboratory.write("vae", drawn(1), elbo_nats=3.5)  # and the workspace adds nothing
-    laboratory.write("iwae", drawn(1))
-    laboratory.commit("Another model")
-    rows = board(laboratory).table().set_index("model")
-    assert len(rows) == 2
-    assert rows.loc["vae", "where"] == f"commit {first[:7]}"
-    assert rows.loc["vae", "also"].startswith(f"commit {second[:7]}, commit ")
-    laboratory.write("vae", drawn(1), n_samples=77)
-    assert set(board(laboratory).table()["where"]) > {"workspace"}
-
-
 def test_seeds_are_part_of_ties(laboratory: Laboratory, drawn: Drawn) -> None:
     """What is clear on these images is a tie where seeds differ more, with and without the cache."""
     spread = np.array([[-1.0], [0.0], [1.0]])

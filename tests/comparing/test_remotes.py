@@ -154,7 +154,7 @@ def test_data_that_are_nowhere_are_one_sentence(origin: Copy) -> None:
     clone.run("dvc", "remote", "modify", "--local", "storage", "url", str(origin.root.parent / "gone"))
     said = clone.compare("HEAD~1", "HEAD", status=1)
     assert said.count("\n") == 1
-    assert "is neither in DVC's cache nor on a remote: `dvc pull` it, or run `dvc repro` on that commit;" in said
+    assert "is neither in DVC's cache nor on a remote: `dvc pull` it, or run `dvc repro` on that commit." in said
     said = clone.compare("workspace", "HEAD", status=1)
     assert said.count("\n") == 1
-    assert "is neither in the workspace nor in DVC's cache: `dvc pull` it, or run `dvc repro`;" in said
+    assert "is neither in the workspace nor in DVC's cache: `dvc pull` it, or run `dvc repro`." in said

@@ -127,8 +127,7 @@ def test_a_revision_whose_cache_is_gone(laboratory: Laboratory, drawn: Drawn) ->
         laboratory.compare("HEAD")
     assert str(caught.value) == (
         f"iwae, vae: per_image.csv, the log-likelihood of each image, at {first[:7]} is neither in DVC's cache nor on "
-        f"a remote: `dvc pull` it, or run `dvc repro` on that commit; the numbers alone, unpaired, are in "
-        f"`bitsperdim leaderboard`."
+        f"a remote: `dvc pull` it, or run `dvc repro` on that commit."
     )
     (laboratory.root / "results" / "vae" / "per_image.csv").unlink()
     with pytest.raises(InputError, match="is neither in the workspace nor in DVC's cache"):

@@ -222,9 +222,10 @@ def test_a_damaged_file_is_a_sentence(path: str, content: bytes, root: Path, tmp
 
     def use() -> None:
         if "results/tiny.json" in path:
-            raise InputError(" ".join(table.listing(copy)[1]))
-        recipe = read(copy, "tiny")
-        result.collect(copy, recipe, "cpu", finished(copy, recipe, "cpu", with_dvc=False))
+            table.listing(copy)
+        else:
+            recipe = read(copy, "tiny")
+            result.collect(copy, recipe, "cpu", finished(copy, recipe, "cpu", with_dvc=False))
 
     if (path, content) == ("logs/recipes/tiny-cpu/train-vae.json", b"{}"):
         use()  # a log of other parameters: the time is not known
@@ -243,27 +244,6 @@ def test_the_list_shows_published_and_ours(root: Path) -> None:
     assert lines[1] == "    published: = 2.50 bits/dim (Theirs; theirs; Them, table 1)"
     assert lines[2].startswith("    ours, cpu: histogram = 2.426 ± 0.010 bits/dim")
     assert lines[3].startswith("    ours, cpu: vae ≤ ")
-
-
-def test_a_broken_recipe_hides_no_other(root: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(root, copy)
-    (copy / "recipes" / "broken.yaml").write_text("title: 3\n")
-    done = call(copy)
-    assert done.returncode == 1
-    assert done.stdout.startswith("tiny: Tiny (cpu 1 min, gpu 1 min)")
-    assert done.stderr.startswith("recipes/broken.yaml: ")
-    assert done.stderr.count("\n") == 1
-
-
-def test_the_version_is_that_of_the_package(root: Path, repository: Path) -> None:
-    from bitsperdim import __version__
-
-    environment = {**os.environ, "PYTHONPATH": str(repository / "src")}
-    command = [sys.executable, "-m", "bitsperdim.cli", "--version"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout == f"bitsperdim {__version__}\n"
-    assert f'version = "{__version__}"' in (repository / "pyproject.toml").read_text(encoding="utf-8")
 
 
 def test_mistakes_on_the_command_line_are_sentences(root: Path, tmp_path: Path) -> None:

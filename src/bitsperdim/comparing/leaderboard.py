@@ -1,7 +1,7 @@
 """Every result of commits, experiments and the workspace, ranked within a protocol and its test images.
 
-The same numbers in many commits are one row, under the first commit that has them; an experiment has a row for each
-model whose numbers it changed, and the workspace for each whose numbers no commit or experiment has. The results of
+The same metrics in many commits are one row, under the first commit that has them; an experiment has a row for each
+model whose metrics it changed, and the workspace for each whose metrics no commit or experiment has. The results of
 recipes come in where they are asked for. Densities stand below, without a rank.
 
 **Ties.** A row is tied with the best of its protocol where the 95 % interval of their difference holds zero. The error
@@ -10,11 +10,8 @@ of the two test-set errors, which is too large as a rule, and the row says ``unp
 their noise (:mod:`.noise`). Where both have one and the difference exceeds 1.96 times the *sum* of the two errors no
 data are needed: a paired error cannot be larger than that (``clear``).
 
-**Bounds.** What follows for models is as in :mod:`.comparison`. An exact number that is larger than the best one and
-not tied with it is worse, for the best model's own number is at most what it says. A bound that is larger than a bound
-is worse as a bound. One that is larger than an exact number is *open*, by however much: its model may be better.
-
-A rank is no way to choose a model: the best of many on a test set is in part the luckiest.
+A rank by number is no verdict on models: a bound may be loose, and the table carries its sign. Nor is it a way to
+choose one: the best of many on a test set is in part the luckiest.
 
 Invariants (``tests/comparing/test_leaderboard.py``): ranks and ties against those by hand; nothing is left out without
 being named.
@@ -48,38 +45,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = (
-    *("protocol", "test_sha256", "rank", "tied", "open", "model", "bpd", "bpd_standard_error", "kind"),
-    *(
-        "n_samples",
-        "n_seeds",
-        "too_few_samples",
-        "n_impossible_images",
-        "above_best_bpd",
-        "above_best_standard_error",
-        "error_is",
-        "where",
-    ),
+    *("protocol", "test_sha256", "rank", "tied", "model", "bpd", "bpd_standard_error", "kind", "n_samples", "n_seeds"),
+    *("too_few_samples", "n_impossible_images", "above_best_bpd", "above_best_standard_error", "error_is", "where"),
     *("commit", "date", "subject", "also"),
 )
 HEADER = ("rank", "model", "bits/dim", "above the best", "error", "where", "date", "subject")
-SAME = (  # of two results that are one
-    *(
-        "protocol",
-        "test_sha256",
-        "kind",
-        "bpd",
-        "bpd_standard_error",
-        "n_images",
-        "n_samples",
-        "n_seeds",
-        "bpd_by_seed",
-    ),
-    *("n_impossible_images", "is_flagged"),
-)
 LEGEND = (
     "Smaller is better; = exact, ≤ an upper bound, which its model may be better than; † too few samples. A rank with "
-    "~ is tied with the best: the 95 % interval of their difference holds zero. One with ? is open: it is a bound "
-    "above an exact number, and its model may be better. The error of the difference is paired, "
+    "~ is tied with the best: the 95 % interval of their difference holds zero. The error of the difference is paired, "
     "image by image; unpaired where DVC's cache lacks the log-likelihoods of the images, then as a rule too large; "
     "clear where it needs none. It holds the spread over training seeds of results with several, and of one seed "
     "nobody knows it. These are test results: choose models "
@@ -101,16 +74,9 @@ class Entry:
     scored: Scored | None = None
     rank: int | None = None
     tied: bool = False
-    is_open: bool = False
     above: float | None = None
     error: float | None = None
     error_is: str = ""
-
-    def is_of(self, other: Entry) -> bool:
-        """Return whether both have the same model and the same numbers."""
-        sides = (self, other)
-        model, theirs = ((entry.change.model, *(getattr(entry.numbers, key) for key in SAME)) for entry in sides)
-        return model == theirs
 
 
 @dataclass(frozen=True)
@@ -143,8 +109,7 @@ def leaderboard(root: Path, cache: Cache, *, with_recipes: bool = False) -> Boar
         if change.model not in RESERVED:
             rows.setdefault((change.model, change.blob), []).append(change)
     contents = history.read_objects(root, [blob for _, blob in rows])
-    entries: list[Entry] = []
-    left_out: list[str] = []
+    entries, left_out = [], []
     for (model, blob), found in rows.items():
         place = f"results/{model}/metrics.json of {found[0].where}"
         try:
@@ -153,7 +118,8 @@ def leaderboard(root: Path, cache: Cache, *, with_recipes: bool = False) -> Boar
         except InputError as error:
             left_out.append(str(error))
             continue
-        _add(entries, Entry(found[0], numbers, [change.where for change in found[1:]]))
+        also = [change.where for change in found[1:] if change.where != found[0].where]
+        entries.append(Entry(found[0], numbers, list(dict.fromkeys(also))))
     sources = [find(root, WORKSPACE, cache)]
     for path in sorted((root / RESULTS).glob("*.json")) if with_recipes else []:
         try:
@@ -171,7 +137,7 @@ def leaderboard(root: Path, cache: Cache, *, with_recipes: bool = False) -> Boar
             except InputError as error:
                 left_out.append(str(error))
                 continue
-            _add(entries, Entry(change, scored.numbers, [], scored))
+            entries.append(Entry(change, scored.numbers, [], scored))
     if not entries:
         raise InputError(
             "There are no results yet: no commit, no experiment and not the workspace has results/<model>/metrics.json."
@@ -182,17 +148,6 @@ def leaderboard(root: Path, cache: Cache, *, with_recipes: bool = False) -> Boar
     reader = _Reader(root, cache)
     ranked = [entry for _, group in sorted(groups.items()) for entry in rank(group, reader)]
     return Board(ranked, left_out + reader.damaged)
-
-
-def _add(entries: list[Entry], entry: Entry) -> None:
-    """Add a result, or where it is one that is there already: metrics may have more keys than those of before."""
-    first = next((known for known in entries if known.is_of(entry)), None)
-    if first is None:
-        entries.append(entry)
-        first, places = entry, entry.also
-    else:
-        places = [*first.also, entry.change.where, *entry.also]
-    first.also = [where for where in dict.fromkeys(places) if where != first.change.where]
 
 
 def _changes(root: Path, source: Source, where: str) -> list[history.Change]:
@@ -218,7 +173,6 @@ def rank(group: list[Entry], reader: _Reader) -> list[Entry]:
 
 def _hold_against(entry: Entry, best: Entry, reader: _Reader) -> None:
     mine, other = entry.numbers, best.numbers
-    entry.is_open = mine.kind == "lower" and other.kind == "exact"
     if not (math.isfinite(mine.bpd) and math.isfinite(other.bpd)):
         entry.above, entry.error_is = (math.inf, "none") if math.isfinite(other.bpd) else (None, "none")
         return
@@ -280,7 +234,6 @@ def _record(entry: Entry) -> dict[str, Any]:
         "test_sha256": numbers.test_sha256,
         "rank": entry.rank,
         "tied": entry.tied,
-        "open": entry.is_open,
         "model": change.model,
         "bpd": numbers.bpd,
         "bpd_standard_error": numbers.bpd_standard_error,
@@ -312,8 +265,7 @@ def _cells(entry: Entry) -> list[str]:
         )
         above = value + (f" ± {error}" if entry.error is not None else "")
     where = entry.change.where + (f" and {len(entry.also)} more" if entry.also else "")
-    mark = " ~" if entry.tied else " ?" if entry.is_open else ""
-    rank_text = "" if entry.rank is None else f"{entry.rank}{mark}"
+    rank_text = "" if entry.rank is None else f"{entry.rank}{' ~' if entry.tied else ''}"
     subject = entry.change.subject
     subject = subject if len(subject) <= 40 else f"{subject[:39]}…"
     return [

@@ -28,7 +28,6 @@ from bitsperdim.recipes.recipe import FOLDER
 
 WORKSPACE = "workspace"
 RESULTS = FOLDER / "results"
-ALONE = "; the numbers alone, unpaired, are in `bitsperdim leaderboard`"
 Kind = Literal["workspace", "revision", "experiment", "recipe result"]
 
 
@@ -149,10 +148,8 @@ def of_files(
             if content is None:
                 what, remedy = "per_image.csv, the log-likelihood of each image,", "`dvc pull` it, or run `dvc repro`"
                 if commit is None:
-                    raise InputError(f"{what} is neither {place} nor in DVC's cache: {remedy}{ALONE}.")
-                raise InputError(
-                    f"{what} {place} is neither in DVC's cache nor on a remote: {remedy} on that commit{ALONE}."
-                )
+                    raise InputError(f"{what} is neither {place} nor in DVC's cache: {remedy}.")
+                raise InputError(f"{what} {place} is neither in DVC's cache nor on a remote: {remedy} on that commit.")
             return read_log_p(content, numbers, f"{path} {place}")
 
         return Scored(model, numbers, params, log_p, notes)

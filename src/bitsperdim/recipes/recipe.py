@@ -7,7 +7,6 @@ Invariant (``tests/recipes/test_recipe.py``): every committed recipe validates a
 from __future__ import annotations
 
 import copy
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from bitsperdim.errors import InputError, shown
+from bitsperdim.errors import InputError
 from bitsperdim.families import PositiveInt, Section
 from bitsperdim.params import Params, load_yaml, validate
 
@@ -150,13 +149,7 @@ def read(root: Path, name: str) -> Recipe:
     """
     known = names(root)
     if name not in known:
-        near = difflib.get_close_matches(name, known, 3)
-        choose = (
-            f"near it are {', '.join(near)}, and `bitsperdim recipe` lists all"
-            if near
-            else f"choose {', '.join(known) or 'none: recipes/ is empty'}"
-        )
-        raise InputError(f"There is no recipe {shown(name)}; {choose}.")
+        raise InputError(f"There is no recipe {name!r}; choose {', '.join(known) or 'none: recipes/ is empty'}.")
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) or name.endswith(tuple(f"-{size}" for size in SIZES)):
         raise InputError(
             f"recipes/{name}.yaml: {name!r} cannot name a recipe; a name has lower-case letters, digits and "

@@ -28,7 +28,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ruamel.yaml import YAML
 
@@ -37,15 +37,10 @@ from bitsperdim import stage
 from bitsperdim.errors import InputError
 from bitsperdim.files import read_json, write_json, write_text
 from bitsperdim.recipes.recipe import Recipe, SizeName, merged, overrides, read_yaml
-from bitsperdim.recipes.settings import with_settings
 
 RUNS, LOGS = Path("runs"), Path("logs") / "recipes"
 BASED_ON = "based-on.json"  # in a run's folder: the commit and the parameters
 CODE = ("src", "stages", "dvc.yaml")
-IN_QUEUE = {  # how it goes on
-    "queued": "already: `dvc queue remove {name}` takes it out, and `dvc queue start` runs it",
-    "running": "in DVC's queue: `dvc queue kill {name}` stops it, and `dvc queue status` says when it is done",
-}
 
 
 @dataclass(frozen=True)
@@ -89,17 +84,12 @@ def run(
         queue: whether it is put into DVC's queue instead; only with DVC.
 
     Raises:
-        InputError: it needs DVC, the recipe or a parameter is not allowed, one of its name is in DVC's queue, or a
-            stage failed (it has said why).
+        InputError: it needs DVC, the recipe or a parameter is not allowed, or a stage failed (it has said why).
     """
     params = recipe.parameters(read_yaml(root / "params.yaml"), size)
     if (settings or queue) and not with_dvc:
         raise InputError("--queue and -S make DVC experiments: they need DVC, and a git repository.")
-    if settings:
-        with_settings(params, settings)
     name = run_name(recipe.name, size, settings)
-    if with_dvc and (state := state_in_queue(root, name)):
-        raise InputError(f"{name} is {state} {IN_QUEUE[state].format(name=name)}.")
     environment = {
         **os.environ,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
@@ -149,10 +139,6 @@ def finished(root: Path, recipe: Recipe, size: SizeName, *, with_dvc: bool) -> F
             commit, changed, params = based_on["commit"], based_on["has_local_changes"], based_on["params"]
         return Finished(name, lambda path: (folder / path).read_bytes(), params, logs, commit, changed)
     if name not in (found := experiment_references(root)):
-        if state := state_in_queue(root, name):
-            raise InputError(
-                f"{name} is {state} {IN_QUEUE[state].format(name=name)}; then there is something to collect."
-            )
         raise missing
     _, commit = found[name]
 
@@ -180,21 +166,6 @@ def experiment_references(root: Path) -> dict[str, tuple[str, str]]:
     listing = git(root, "for-each-ref", "refs/exps", "--format=%(refname) %(objectname)") or ""
     entries = (line.split(" ") for line in listing.splitlines())
     return {reference.rsplit("/", 1)[1]: (reference, commit) for reference, commit in entries}
-
-
-def state_in_queue(root: Path, name: str) -> Literal["queued", "running"] | None:
-    """Return how an experiment stands in DVC's queue, or None where it is not there, or no longer."""
-    from dvc.exceptions import DvcException  # imported here: a moment
-    from dvc.repo import Repo
-
-    try:
-        with Repo(str(root)) as repo:
-            queue = repo.experiments.celery_queue
-            if any(entry.name == name for entry in queue.iter_active()):
-                return "running"
-            return "queued" if any(entry.name == name for entry in queue.iter_queued()) else None
-    except DvcException:  # no repository of DVC: what comes next says so
-        return None
 
 
 def git(root: Path, *arguments: str) -> str | None:

@@ -11,7 +11,6 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from bitsperdim.errors import InputError
 from bitsperdim.files import read_json
 from bitsperdim.recipes import recipe as recipes
 from bitsperdim.recipes.result import RESULTS, result_name
@@ -184,35 +183,23 @@ def _flag_means(lines: list[str]) -> list[str]:
     return ["", *textwrap.wrap(FLAG_MEANS, WIDTH)] if any(FLAG in line for line in lines) else []
 
 
-def listing(root: Path) -> tuple[str, list[str]]:
-    """Return every recipe with its title, its sizes, the published reference and our result, 100 columns wide.
-
-    Returns:
-        The text, and a sentence for each recipe or result that cannot be read.
-    """
-    lines, broken = [], []
+def listing(root: Path) -> str:
+    """Return every recipe with its title, its sizes, the published reference and our result, 100 columns wide."""
+    lines = []
     for name in recipes.names(root):
-        try:
-            lines += _listed(root, name)
-        except InputError as error:
-            broken.append(str(error))
-    return "\n".join([*lines, *_flag_means(lines)]) or "There are no recipes.", broken
-
-
-def _listed(root: Path, name: str) -> list[str]:
-    found, lines = recipes.read(root, name), []
-    sizes = found.content.sizes
-    title = f"{name}: {found.content.title} (cpu {sizes.cpu.minutes} min, gpu {sizes.gpu.minutes} min)"
-    lines += textwrap.wrap(title, WIDTH, subsequent_indent=" " * 4)
-    for item in found.content.published:
-        lines += textwrap.wrap(
-            f"published: {_reference(item.model_dump())}", WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 15
-        )
-    for size in recipes.SIZES:
-        path = root / RESULTS / f"{result_name(name, size)}.json"
-        if path.exists():
-            content = read_result(path)
-            for model in content["models"]:
-                ours = f"ours, {size}: {_ours(content, model)}"
-                lines += textwrap.wrap(ours, WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 15)
-    return lines
+        found = recipes.read(root, name)
+        sizes = found.content.sizes
+        title = f"{name}: {found.content.title} (cpu {sizes.cpu.minutes} min, gpu {sizes.gpu.minutes} min)"
+        lines += textwrap.wrap(title, WIDTH, subsequent_indent=" " * 4)
+        for item in found.content.published:
+            lines += textwrap.wrap(
+                f"published: {_reference(item.model_dump())}", WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 15
+            )
+        for size in recipes.SIZES:
+            path = root / RESULTS / f"{result_name(name, size)}.json"
+            if path.exists():
+                content = read_result(path)
+                for model in content["models"]:
+                    ours = f"ours, {size}: {_ours(content, model)}"
+                    lines += textwrap.wrap(ours, WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 15)
+    return "\n".join([*lines, *_flag_means(lines)]) or "There are no recipes."
