@@ -10,6 +10,7 @@ from scipy.stats import ttest_rel
 
 from bitsperdim.comparing.comparison import Row, judged, limited, refusal, row
 from bitsperdim.comparing.numbers import Numbers, Scored
+from bitsperdim.comparing.output import cells
 from bitsperdim.errors import InputError
 from laboratory import Laboratory, metrics_of
 
@@ -127,6 +128,19 @@ def test_a_bound_beside_an_exact_number_allows_one_conclusion(
     if "exact" in kinds and "lower" in kinds:
         exact, bound = ("A", "B") if kinds[0] == "exact" else ("B", "A")
         assert f"{exact} is exact and {bound} an upper bound of its negative log-likelihood" in found.notes[0]
+
+
+@pytest.mark.parametrize("lower", ["exact", "lower"])
+@pytest.mark.parametrize("worse", ["exact", "lower"])
+def test_a_worse_number_makes_a_worse_model_only_where_it_is_exact(lower: str, worse: str) -> None:
+    """All four cases, in both directions; a difference that is not clear establishes nothing."""
+    for found, verdict in ((with_z(5, (lower, worse)), "worse"), (with_z(-5, (worse, lower)), "better")):
+        assert found.is_established == (worse == "exact")
+        expected = "cannot tell" if (lower, worse) == ("exact", "lower") else verdict
+        assert found.verdict == expected
+        on_bounds = {"cannot tell": "cannot tell", verdict: f"a {verdict} bound"}[expected]
+        assert cells(found)[-1] == (verdict if found.is_established else on_bounds)
+    assert not with_z(1, (lower, worse)).is_established
 
 
 def test_bounds_with_different_numbers_of_samples_say_so(drawn: Drawn) -> None:

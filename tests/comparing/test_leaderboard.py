@@ -44,7 +44,7 @@ def test_ranks_and_ties(laboratory: Laboratory, drawn: Drawn) -> None:
     assert near["above_best_bpd"] == pytest.approx(differences.mean())
     assert near["above_best_standard_error"] == pytest.approx(differences.std(ddof=1) / math.sqrt(40))
     assert (clear["tied"], clear["error_is"]) == (False, "paired")
-    assert (far["tied"], far["error_is"]) == (False, "clear")
+    assert (far["tied"], far["error_is"]) == (False, "not needed")
     assert np.isnan(far["above_best_standard_error"])
     assert (best["tied"], best["error_is"]) == (False, "")
 
@@ -56,10 +56,52 @@ def test_ranks_and_ties(laboratory: Laboratory, drawn: Drawn) -> None:
     assert clear["above_best_standard_error"] == pytest.approx(
         math.hypot(clear["bpd_standard_error"], best["bpd_standard_error"])
     )
-    assert far["error_is"] == "clear"
+    assert far["error_is"] == "not needed"
     text = as_text(board(laboratory))
     assert "2 ~" in text
     assert "unpaired" in text
+
+
+@pytest.mark.parametrize(
+    ("best", "kind", "near", "far"),
+    [
+        ("exact", "exact", "tied", "worse"),
+        ("exact", "lower", "open", "open"),
+        ("lower", "exact", "open", "worse"),
+        ("lower", "lower", "open", "open"),
+    ],
+)
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_bound_is_never_called_worse(
+    best: str, kind: str, near: str, far: str, cached: bool, laboratory: Laboratory, drawn: Drawn
+) -> None:
+    """A model is worse if its own number is exact; text, Markdown and table agree, with and without the cache."""
+    laboratory.write("best", drawn(0), kind=best)
+    laboratory.write("near", drawn(0) - 0.01 + np.tile([0.1, -0.1], 20), kind=kind)
+    laboratory.write("far", drawn(1) - 60, kind=kind)
+    laboratory.commit()
+    if not cached:
+        laboratory.empty_the_cache()
+    found = board(laboratory)
+    rows = found.table().set_index("model")
+    assert rows["verdict"].to_dict() == {"best": "", "near": near, "far": far}
+    assert rows["tied"].to_dict() == {"best": False, "near": True, "far": False}  # of numbers
+    text, markdown = as_text(found).splitlines(), as_markdown(found).splitlines()
+    for model, verdict in (("near", near), ("far", far)):
+        assert f" {verdict}  " in next(line for line in text if f" {model} " in line)
+        assert f"| {verdict} |" in next(line for line in markdown if f"| {model} |" in line)
+    assert "clear" not in " ".join(text)
+
+
+def test_the_leaderboard_and_a_comparison_agree(laboratory: Laboratory, drawn: Drawn) -> None:
+    """Where a comparison with the best is established, the leaderboard says worse, and only there."""
+    for model, (shift, kind) in {"a": (0, "lower"), "b": (-1, "exact"), "c": (-2, "lower")}.items():
+        laboratory.write(model, drawn(0) + shift + np.tile([0.1, -0.1], 20), kind=kind)
+    laboratory.commit()
+    rows = board(laboratory).table().set_index("model")
+    for model in ("b", "c"):
+        row = laboratory.compare("HEAD", "HEAD", pair=("a", model)).rows[0]
+        assert row.is_established == (rows.loc[model, "verdict"] == "worse")
 
 
 def test_seeds_are_part_of_ties(laboratory: Laboratory, drawn: Drawn) -> None:
@@ -186,7 +228,23 @@ def test_infinite_numbers_are_last_and_untied(laboratory: Laboratory, drawn: Dra
     rows = by_place(laboratory)
     vae = next(row for key, row in rows.items() if key.endswith(" vae"))
     assert (vae["rank"], vae["tied"], vae["above_best_bpd"]) == (2, False, math.inf)
+    assert (vae["verdict"], vae["error_is"]) == ("open", "none")  # a bound of infinity says nothing of its model
     assert "∞" in as_text(board(laboratory))
+    laboratory.write("vae", impossible, kind="exact")
+    laboratory.write("iwae", impossible, kind="exact")
+    laboratory.experiment("both")
+    rows = by_place(laboratory)
+    assert [rows[f"both {model}"]["verdict"] for model in ("vae", "iwae")] == ["worse", "worse"]
+
+
+def test_of_infinite_numbers_alone_nothing_is_established(laboratory: Laboratory, drawn: Drawn) -> None:
+    for n, model in enumerate(("vae", "iwae")):
+        impossible = drawn(n)
+        impossible[0] = -np.inf
+        laboratory.write(model, impossible, kind="exact")
+    laboratory.commit()
+    found = board(laboratory).entries
+    assert [(entry.rank, entry.verdict, entry.above) for entry in found] == [(1, "", None), (1, "open", None)]
 
 
 def test_damaged_results_are_named(laboratory: Laboratory, drawn: Drawn) -> None:
@@ -217,7 +275,7 @@ def test_hostile_subjects_and_names_break_out_of_nothing(laboratory: Laboratory,
     assert "](http" not in text
     for line in text.splitlines():
         if line.startswith(("| 1", "| 2")):
-            assert line.replace("\\|", "").count("|") == 9
+            assert line.replace("\\|", "").count("|") == 10
 
 
 def test_the_table_has_every_column_and_twenty_experiments_take_seconds(laboratory: Laboratory, drawn: Drawn) -> None:

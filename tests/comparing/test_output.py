@@ -33,7 +33,7 @@ def test_the_text_says_it_all(filled: Laboratory) -> None:
     assert lines[0] == f"A: revision HEAD ({commit})"
     assert lines[1].startswith("B: experiment changed (")
     vae = next(line for line in lines if line.startswith("vae "))
-    assert vae.split()[-1] == "better"
+    assert vae.endswith("  a better bound")
     assert vae.count("≤") == 2
     assert "†" in vae
     assert next(line for line in lines if line.startswith("iwae ")).endswith("not compared")
@@ -60,7 +60,8 @@ def test_the_json_always_has_the_same_keys(filled: Laboratory) -> None:
     assert found["only_in_b"] == ["new"]
     for model in found["models"]:
         assert set(model) == {
-            *("a", "b", "verdict", "difference_bpd", "standard_error_bpd", "z", "reason", "notes", "parameters"),
+            *("a", "b", "verdict", "established", "difference_bpd", "standard_error_bpd", "z", "reason", "notes"),
+            "parameters",
             *("monte_carlo_error_bpd", "standard_error_of_images_bpd", "standard_error_of_seeds_bpd", "limit"),
         }
         assert set(model["a"]) == {
@@ -75,6 +76,7 @@ def test_the_json_always_has_the_same_keys(filled: Laboratory) -> None:
     assert vae["monte_carlo_error_bpd"] == pytest.approx(0.0003 * 2**0.5)
     assert vae["z"] == pytest.approx(vae["difference_bpd"] / vae["standard_error_bpd"])
     assert vae["parameters"] == [{"key": "vae.latent_size", "a": 16, "b": 8}]
+    assert (vae["verdict"], vae["established"], iwae["established"]) == ("better", False, False)
     assert (vae["reason"], vae["a"]["test_sha256"]) == (None, HASH)
 
 

@@ -5,15 +5,25 @@ With d_n = log P_b(x_n) - log P_a(x_n), each the mean over seeds, the difference
 where a side has several seeds together with theirs (:mod:`.noise`), and z their ratio. \|z\| < 1.96 cannot tell; with
 several seeds the limit is that of a t distribution.
 
-**A bound beside an exact number.** The number of a ``lower`` result is an upper bound of its model's negative
-log-likelihood. If it is clearly below an exact number, its model is better, for the model's own number is lower still.
-If it is clearly above, nothing follows: the bound may be loose. Of two bounds only the bounds are compared.
+**Bounds.** The number of a ``lower`` result is an upper bound of its model's negative log-likelihood: the model's own
+number is there or lower. A clear difference of numbers therefore holds for the models if the worse number is exact, and
+only then (:func:`is_established`):
+
+============  ============  ==========================================================================================
+lower number  worse number  what is established
+============  ============  ==========================================================================================
+exact         exact         the models differ as the numbers do
+bound         exact         the model of the bound is better: its own number is lower still
+exact         bound         nothing: the bound may be loose
+bound         bound         nothing of the models; the verdict is on the bounds, and is called so
+============  ============  ==========================================================================================
 
 Not here: of a side with one seed the spread over training seeds is not in the error; comparing many models at 95 %
 finds one difference in twenty where there is none.
 
 Invariants (``tests/comparing/test_comparison.py``): the formula, by hand (``test_it_is_the_formula_by_hand``); verdicts
-at z = 1.95 and 1.97; every refusal has its reason; a bound never loses to an exact number.
+at z = 1.95 and 1.97; every refusal has its reason; a bound never loses to an exact number; the table above
+(``test_a_worse_number_makes_a_worse_model_only_where_it_is_exact``).
 """
 
 from __future__ import annotations
@@ -76,6 +86,11 @@ class Row:
     def name(self) -> str:
         """Of the model, or of both."""
         return self.a.model if self.a.model == self.b.model else f"{self.a.model} -> {self.b.model}"
+
+    @property
+    def is_established(self) -> bool:
+        """Whether the verdict holds for the models, not for their bounds alone."""
+        return is_established(self.verdict, self.a.numbers, self.b.numbers)
 
     @property
     def standard_error(self) -> float | None:
@@ -246,6 +261,12 @@ def of_seeds(bpd: float, noise: Noise) -> list[str]:
     return notes
 
 
+def is_established(verdict: Verdict, a: Numbers, b: Numbers) -> bool:
+    """Return whether a verdict on B's number holds for the models: if the worse number is exact, and only then."""
+    worse = {"better": a, "worse": b}.get(verdict)
+    return worse is not None and worse.kind == "exact"
+
+
 def limited(verdict: Verdict, a: Numbers, b: Numbers) -> tuple[Verdict, list[str]]:
     """Return what is left of a verdict on B where a number is a bound, and sentences that say so."""
     if verdict == "same" or (a.kind, b.kind) == ("exact", "exact"):
@@ -264,8 +285,7 @@ def limited(verdict: Verdict, a: Numbers, b: Numbers) -> tuple[Verdict, list[str
     )
     if verdict == "cannot tell":
         return verdict, [f"{rule}, and here it is not."]
-    bound_is_lower = (verdict == "better") == (bound == "B")
-    if bound_is_lower:
+    if is_established(verdict, a, b):
         return verdict, [f"{rule}, as it is here."]
     return "cannot tell", [f"{rule}; here it is above, and the bound may be loose."]
 

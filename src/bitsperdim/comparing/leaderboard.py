@@ -8,13 +8,15 @@ recipes come in where they are asked for. Densities stand below, without a rank.
 is that of paired differences where both have their log-likelihoods in DVC's cache, else the root of the summed squares
 of the two test-set errors, which is too large as a rule, and the row says ``unpaired``. Several seeds of a side add
 their noise (:mod:`.noise`). Where both have one and the difference exceeds 1.96 times the *sum* of the two errors no
-data are needed: a paired error cannot be larger than that (``clear``).
+data are needed: a paired error cannot be larger than that (``not needed``).
 
-A rank by number is no verdict on models: a bound may be loose, and the table carries its sign. Nor is it a way to
-choose one: the best of many on a test set is in part the luckiest.
+**Verdicts.** A rank and a tie are of numbers, a verdict is of models, by the rule of ``compare`` (:mod:`.comparison`):
+a number beyond the interval makes a ``worse`` model if it is exact, whatever the best is. Two exact numbers within it
+are ``tied``. All else is ``open``: a bound may be loose. Nor is a rank a way to choose a model: the best of many on a
+test set is in part the luckiest.
 
-Invariants (``tests/comparing/test_leaderboard.py``): ranks and ties against those by hand; nothing is left out without
-being named.
+Invariants (``tests/comparing/test_leaderboard.py``): ranks and ties against those by hand, at the edge of the interval
+too; a bound is never called worse; nothing is left out without being named.
 """
 
 from __future__ import annotations
@@ -24,13 +26,14 @@ import textwrap
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from bitsperdim.compare import INTERVAL, paired_difference
 from bitsperdim.comparing import history
 from bitsperdim.comparing.cache import Cache, md5_of
+from bitsperdim.comparing.comparison import is_established
 from bitsperdim.comparing.noise import in_bits_per_dim, of_means, of_tables
 from bitsperdim.comparing.numbers import Numbers, Scored, read_log_p, read_numbers
 from bitsperdim.comparing.output import WIDTH, aligned, markdown_table, number, printable
@@ -45,18 +48,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = (
-    *("protocol", "test_sha256", "rank", "tied", "model", "bpd", "bpd_standard_error", "kind", "n_samples", "n_seeds"),
-    *("too_few_samples", "n_impossible_images", "above_best_bpd", "above_best_standard_error", "error_is", "where"),
-    *("commit", "date", "subject", "also"),
+    *("protocol", "test_sha256", "rank", "tied", "verdict", "model", "bpd", "bpd_standard_error", "kind", "n_samples"),
+    *("n_seeds", "too_few_samples", "n_impossible_images", "above_best_bpd", "above_best_standard_error", "error_is"),
+    *("where", "commit", "date", "subject", "also"),
 )
-HEADER = ("rank", "model", "bits/dim", "above the best", "error", "where", "date", "subject")
+HEADER = ("rank", "model", "bits/dim", "above the best", "error", "verdict", "where", "date", "subject")
 LEGEND = (
     "Smaller is better; = exact, ≤ an upper bound, which its model may be better than; † too few samples. A rank with "
-    "~ is tied with the best: the 95 % interval of their difference holds zero. The error of the difference is paired, "
-    "image by image; unpaired where DVC's cache lacks the log-likelihoods of the images, then as a rule too large; "
-    "clear where it needs none. It holds the spread over training seeds of results with several, and of one seed "
-    "nobody knows it. These are test results: choose models "
-    "by their validation."
+    "~ is tied with the best: the 95 % interval of the difference of the numbers holds zero. The verdict is on models: "
+    "beyond the interval an exact number is worse, within it two exact ones are tied; else it is open, for a bound may "
+    "be loose. The error of the difference is paired, image by image; unpaired where DVC's cache lacks the "
+    "log-likelihoods of the images, then as a rule too large; not needed where the difference is beyond any. It holds "
+    "the spread over training seeds of results with several, and of one seed nobody knows it. These are test results: "
+    "choose models by their validation."
 )
 
 
@@ -74,6 +78,7 @@ class Entry:
     scored: Scored | None = None
     rank: int | None = None
     tied: bool = False
+    verdict: Literal["", "tied", "worse", "open"] = ""
     above: float | None = None
     error: float | None = None
     error_is: str = ""
@@ -168,7 +173,15 @@ def rank(group: list[Entry], reader: _Reader) -> list[Entry]:
         entry.rank = before.rank if index and before.numbers.bpd == entry.numbers.bpd else index + 1
         if index:
             _hold_against(entry, likelihoods[0], reader)
+            entry.verdict = _verdict(entry, likelihoods[0])
     return likelihoods + [item for item in group if item.numbers.kind == "density"]
+
+
+def _verdict(entry: Entry, best: Entry) -> Literal["tied", "worse", "open"]:
+    if entry.tied:
+        return "tied" if entry.numbers.kind == best.numbers.kind == "exact" else "open"
+    both_are_infinite = math.isinf(best.numbers.bpd)
+    return "worse" if is_established("worse", best.numbers, entry.numbers) and not both_are_infinite else "open"
 
 
 def _hold_against(entry: Entry, best: Entry, reader: _Reader) -> None:
@@ -179,7 +192,7 @@ def _hold_against(entry: Entry, best: Entry, reader: _Reader) -> None:
     errors = mine.bpd_standard_error, other.bpd_standard_error
     entry.above = mine.bpd - other.bpd
     if mine.n_seeds == other.n_seeds == 1 and entry.above > INTERVAL * sum(errors):
-        entry.error_is = "clear"
+        entry.error_is = "not needed"
         return
     log_p = reader.log_p(entry), reader.log_p(best)
     if log_p[0] is None or log_p[1] is None:
@@ -234,6 +247,7 @@ def _record(entry: Entry) -> dict[str, Any]:
         "test_sha256": numbers.test_sha256,
         "rank": entry.rank,
         "tied": entry.tied,
+        "verdict": entry.verdict,
         "model": change.model,
         "bpd": numbers.bpd,
         "bpd_standard_error": numbers.bpd_standard_error,
@@ -274,6 +288,7 @@ def _cells(entry: Entry) -> list[str]:
         number(entry.numbers),
         above,
         entry.error_is,
+        entry.verdict,
         where,
         _date(entry.change),
         subject,

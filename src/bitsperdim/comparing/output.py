@@ -59,7 +59,10 @@ def cells(row: Row) -> list[str]:
         value, error = with_error(row.bpd, row.standard_error)
         difference = f"{value} ± {error}"
     z = "" if row.z is None else plain(row.z, 2)
-    return [row.name, number(row.a.numbers), number(row.b.numbers), difference, z, WORDS[row.verdict]]
+    verdict = WORDS[row.verdict]
+    if row.verdict in ("better", "worse") and not row.is_established:
+        verdict = f"a {verdict} bound"
+    return [row.name, number(row.a.numbers), number(row.b.numbers), difference, z, verdict]
 
 
 def legend(found: Comparison) -> str:
@@ -114,6 +117,7 @@ def as_json(found: Comparison) -> str:
                 "a": _scored(row.a),
                 "b": _scored(row.b),
                 "verdict": row.verdict,
+                "established": row.is_established,
                 "difference_bpd": row.bpd,
                 "standard_error_bpd": row.standard_error,
                 **_noise(row),
