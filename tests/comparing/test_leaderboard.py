@@ -179,7 +179,7 @@ def test_numbers_of_different_protocols_or_images_are_ranked_apart(laboratory: L
 
 
 def test_results_that_did_not_change_are_one_row(laboratory: Laboratory, drawn: Drawn) -> None:
-    """The first commit with these metrics; studies are no models; a merge adds nothing that a parent has."""
+    """The newest commit with these metrics; studies are no models; a merge adds nothing that a parent has."""
     laboratory.write("vae", drawn(1))
     laboratory.write("density_and_mass", drawn(1))
     first = laboratory.commit("First")
@@ -201,9 +201,39 @@ def test_results_that_did_not_change_are_one_row(laboratory: Laboratory, drawn: 
     assert sorted(zip(found["model"], found["where"], strict=True)) == [
         ("iwae", f"commit {side[:7]}"),
         ("iwae", "experiment only-iwae"),
-        *sorted([("vae", f"commit {first[:7]}"), ("vae", f"commit {other[:7]}")]),
+        *sorted([("vae", f"commit {again[:7]}"), ("vae", f"commit {other[:7]}")]),
     ]
-    assert f"commit {again[:7]}" in found.set_index("where").loc[f"commit {first[:7]}", "also"]
+    assert found.set_index("where").loc[f"commit {again[:7]}", "also"] == f"commit {first[:7]}"
+
+
+def test_equal_numbers_are_one_row_under_the_most_telling_name(laboratory: Laboratory, drawn: Drawn) -> None:
+    """Also where a later version of the code has added a key; what differs in any number is a row of its own."""
+    laboratory.write("vae", drawn(1), bias_exceeds_standard_error=True, too_few_samples=None)
+    first = laboratory.commit("First")
+    laboratory.write("vae", drawn(1), too_few_samples=True, new=0.0)
+    laboratory.experiment("tried")
+    found = board(laboratory).table()
+    assert (found["where"].tolist(), found["also"].tolist()) == ([f"commit {first[:7]}"], ["experiment tried"])
+    laboratory.write("vae", drawn(1), too_few_samples=True)
+    newest = laboratory.commit("Newest")
+    laboratory.write("vae", drawn(1), too_few_samples=True, newer=0.0)  # in the workspace alone
+    laboratory.write("iwae", drawn(1), too_few_samples=True)  # another model
+    found = board(laboratory)
+    (vae,) = [entry for entry in found.entries if entry.change.model == "vae"]
+    assert (vae.change.where, vae.also) == (f"commit {newest[:7]}", [f"commit {first[:7]}", "experiment tried"])
+    assert len(found.entries) == 2
+    for text in (as_text(found), as_markdown(found)):
+        assert f"commit {newest[:7]} and 2 more" in text
+    metrics = metrics_of(drawn(1)[None], too_few_samples=True)
+    path = laboratory.root / "recipes" / "results" / "mine.json"
+    path.write_text(json.dumps({"models": {"vae": {"metrics": metrics}}, "params": {}}))
+    found = leaderboard(laboratory.root, Cache(laboratory.root), with_recipes=True)
+    (vae,) = [entry for entry in found.entries if entry.change.model == "vae"]
+    assert (vae.change.where, len(vae.also)) == ("recipe mine", 3)
+    for change in ({"kind": "exact"}, {"bpd_standard_error": 1.0}, {"n_samples": 9}, {"too_few_samples": False}):
+        laboratory.write("vae", drawn(1), **{"too_few_samples": True, **change})
+        laboratory.experiment(next(iter(change)))
+    assert len([entry for entry in board(laboratory).entries if entry.change.model == "vae"]) == 5
 
 
 def test_a_merge_with_numbers_of_its_own_is_a_row(laboratory: Laboratory, drawn: Drawn) -> None:

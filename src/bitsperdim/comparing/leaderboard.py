@@ -1,8 +1,9 @@
 """Every result of commits, experiments and the workspace, ranked within a protocol and its test images.
 
-The same metrics in many commits are one row, under the first commit that has them; an experiment has a row for each
-model whose metrics it changed, and the workspace for each whose metrics no commit or experiment has. The results of
-recipes come in where they are asked for. Densities stand below, without a rank.
+A commit is there for each model whose metrics it wrote, an experiment for each whose metrics it changed, and the
+workspace for all; recipes come in where they are asked for. Equal numbers of one model, to the last digit that is kept,
+are one row: under a recipe, else the newest commit, else the newest experiment, else the workspace (:func:`merged`).
+Densities stand below, without a rank.
 
 **Ties.** A row is tied with the best of its protocol where the 95 % interval of their difference holds zero. The error
 is that of paired differences where both have their log-likelihoods in DVC's cache, else the root of the summed squares
@@ -23,7 +24,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -69,6 +70,7 @@ class Entry:
     """A result and where it came from; what is filled in when it is ranked.
 
     Attributes:
+        also: where the same numbers are.
         scored: of a result that is no commit's or experiment's.
     """
 
@@ -123,8 +125,7 @@ def leaderboard(root: Path, cache: Cache, *, with_recipes: bool = False) -> Boar
         except InputError as error:
             left_out.append(str(error))
             continue
-        also = [change.where for change in found[1:] if change.where != found[0].where]
-        entries.append(Entry(found[0], numbers, list(dict.fromkeys(also))))
+        entries += [Entry(change, numbers, []) for change in found]
     sources = [find(root, WORKSPACE, cache)]
     for path in sorted((root / RESULTS).glob("*.json")) if with_recipes else []:
         try:
@@ -148,11 +149,33 @@ def leaderboard(root: Path, cache: Cache, *, with_recipes: bool = False) -> Boar
             "There are no results yet: no commit, no experiment and not the workspace has results/<model>/metrics.json."
         )
     groups: dict[tuple[str, str], list[Entry]] = {}
-    for entry in entries:
+    for entry in merged(entries):
         groups.setdefault((entry.numbers.protocol, entry.numbers.test_sha256), []).append(entry)
     reader = _Reader(root, cache)
     ranked = [entry for _, group in sorted(groups.items()) for entry in rank(group, reader)]
     return Board(ranked, left_out + reader.damaged)
+
+
+def merged(entries: list[Entry]) -> list[Entry]:
+    """Return one entry for all that have the same numbers of the same model, under the most telling name.
+
+    Args:
+        entries: of commits the oldest first.
+    """
+    groups: dict[tuple[str, str], list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault((entry.change.model, entry.numbers.as_text), []).append(entry)
+    found = []
+    for group in groups.values():
+        first = max(reversed(group), key=lambda entry: (_kind(entry), entry.change.seconds or 0))
+        also = dict.fromkeys(entry.change.where for entry in group if _kind(entry))
+        found.append(replace(first, also=[where for where in also if where != first.change.where]))
+    return found
+
+
+def _kind(entry: Entry) -> int:
+    """Return how telling its name is; 0 for the workspace."""
+    return (WORKSPACE, "experiment", "commit", "recipe").index(entry.change.where.split()[0])
 
 
 def _changes(root: Path, source: Source, where: str) -> list[history.Change]:

@@ -48,6 +48,11 @@ class Numbers(Stored):
         return self.bias_exceeds_standard_error if self.too_few_samples is None else self.too_few_samples
 
     @property
+    def as_text(self) -> str:
+        """Equal for equal results, also where one was written before a key was added of which nothing is shown."""
+        return repr(self.model_copy(update={"too_few_samples": self.is_flagged, "bias_exceeds_standard_error": False}))
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W), as the protocol tag has it.
 
