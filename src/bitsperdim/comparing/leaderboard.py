@@ -34,8 +34,8 @@ import numpy as np
 from bitsperdim.compare import INTERVAL, paired_difference
 from bitsperdim.comparing import history
 from bitsperdim.comparing.cache import Cache, md5_of
-from bitsperdim.comparing.comparison import is_established
-from bitsperdim.comparing.noise import in_bits_per_dim, of_means, of_tables
+from bitsperdim.comparing.comparison import is_established, unpaired
+from bitsperdim.comparing.noise import in_bits_per_dim, of_tables
 from bitsperdim.comparing.numbers import Numbers, Scored, read_log_p, read_numbers
 from bitsperdim.comparing.output import WIDTH, aligned, markdown_table, number, printable
 from bitsperdim.comparing.source import RESULTS, WORKSPACE, Source, find, of_recipe
@@ -219,9 +219,7 @@ def _hold_against(entry: Entry, best: Entry, reader: _Reader) -> None:
         return
     log_p = reader.log_p(entry), reader.log_p(best)
     if log_p[0] is None or log_p[1] is None:
-        means = [np.array(list((numbers.bpd_by_seed or {}).values())) for numbers in (mine, other)]
-        noise = of_means(math.hypot(*errors), mine.n_images, means[0], means[1])
-        entry.error_is = "unpaired"
+        noise, entry.error_is = unpaired(other, mine), "unpaired"
     else:
         noise = in_bits_per_dim(of_tables(log_p[0], log_p[1]), mine.image_shape)
         nats = paired_difference(log_p[0].mean(0), log_p[1].mean(0)).nats

@@ -66,6 +66,10 @@ class Numbers(Stored):
         return channels, height, width
 
 
+class NoImagesError(InputError):
+    """The log-likelihoods of single images are nowhere; those that are damaged are an :class:`InputError` alone."""
+
+
 @dataclass(frozen=True)
 class Scored:
     """One model's result.
@@ -74,7 +78,8 @@ class Scored:
         model: its name.
         numbers: of its metrics.
         params: those that matter to it, flat: ``vae.latent_size`` -> 16.
-        log_p: returns log P(x) of every test image, (seeds, N) nats; raises InputError where it cannot.
+        log_p: returns log P(x) of every test image, (seeds, N) nats; raises NoImagesError where it is nowhere, and
+            InputError where it is damaged.
         notes: sentences on what does not fit.
     """
 
