@@ -138,7 +138,7 @@ def test_an_unpaired_difference_is_called_so(laboratory: Laboratory, drawn: Draw
     found = laboratory.compare("HEAD")
     for text in (as_text(found), as_markdown(found)):
         rows = [line.removeprefix("| ") for line in text.splitlines()]
-        iwae, vae = ([line for line in rows if line.startswith(f"{model} ")][0] for model in ("iwae", "vae"))
+        iwae, vae = (next(line for line in rows if line.startswith(f"{model} ")) for model in ("iwae", "vae"))
         assert (", unpaired " in vae, ", unpaired " in iwae) == (True, False)
         flat = " ".join(text.split())
         assert "vae: Unpaired: per_image.csv, the log-likelihood of each image, at " in flat

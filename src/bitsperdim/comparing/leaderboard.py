@@ -17,7 +17,7 @@ are ``tied``. All else is ``open``: a bound may be loose. Nor is a rank a way to
 test set is in part the luckiest.
 
 Invariants (``tests/comparing/test_leaderboard.py``): ranks and ties against those by hand, at the edge of the interval
-too; a bound is never called worse; nothing is left out without being named.
+too (``test_ties.py``); a bound is never called worse; nothing is left out without being named.
 """
 
 from __future__ import annotations
