@@ -81,6 +81,9 @@ def test_the_verdict_is_held_against_seeds_too(drawn: Drawn) -> None:
             note for note in found.notes if note.startswith("The difference is clear beyond the noise of the test")
         ]
         assert len(words) == (verdict == "cannot tell")
+    tiny = row(scored(a), scored(a + 0.01 * small + 0.0001))
+    assert tiny.verdict == "cannot tell"
+    assert not any("clear beyond the noise" in note for note in tiny.notes)
     between = row(scored(a), scored(a + 0.95 + small))
     assert between.noise is not None
     assert between.z is not None
@@ -226,12 +229,14 @@ def test_without_the_images_the_difference_is_unpaired(z: float, verdict: str, s
 
 
 def test_an_unpaired_difference_knows_bounds_seeds_and_infinity(drawn: Drawn) -> None:
-    """All that holds of pairs holds of it; equal numbers are not called the same models."""
+    """All that holds of pairs holds of it; equal numbers with an error are not called the same."""
     worse = row(scored(drawn(0), kind="exact"), without_images(drawn(0) - 60, kind="lower"))
     assert (worse.verdict, worse.error_is) == ("cannot tell", "unpaired")
     equal = row(scored(drawn(0)), without_images(drawn(0)))
     assert (equal.verdict, equal.bpd, equal.z) == ("cannot tell", 0, 0)
     assert not any("No parameter differs" in note for note in equal.notes)
+    constant = row(scored(np.zeros(40)), without_images(np.zeros(40)))
+    assert (constant.verdict, constant.z) == ("same", None)  # an error of zero means one value for all images
     several = drawn(1) + np.array([[-0.5], [0.0], [0.5]])
     seeds = row(scored(several), without_images(drawn(0)))
     assert seeds.noise is not None

@@ -21,7 +21,7 @@ bound         bound         nothing of the models; the verdict is on the bounds,
 **Without the images.** Where a side has no log-likelihoods of single images, the difference is that of the two numbers,
 and its error the root of the summed squares of both (:func:`unpaired`), and is called so. The images are the same, so
 that this is too large, and the verdict too careful, where both models find the same images hard, as they do as a rule;
-it is too small where they do not, which cannot be seen. ``same`` is never said.
+it is too small where they do not, which cannot be seen.
 
 Not here: of a side with one seed the spread over training seeds is not in the error; comparing many models at 95 %
 finds one difference in twenty where there is none.
@@ -276,7 +276,7 @@ def judged(
         else:
             bpd = bits_per_dim(paired_difference(log_p[1].mean(0), log_p[0].mean(0)).nats, a.image_shape)
             noise = in_bits_per_dim(of_tables(*log_p), a.image_shape)
-        verdict = "same" if log_p is not None and bpd == noise.images == 0 else "cannot tell"
+        verdict = "same" if bpd == noise.images == 0 else "cannot tell"
         if verdict != "same":
             z = bpd / noise.combined if noise.combined > 0 else math.copysign(math.inf, bpd)
             notes += of_seeds(bpd, noise)
