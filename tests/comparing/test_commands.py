@@ -98,7 +98,9 @@ stages:
 
     shutil.copytree(root / ".dvc" / "cache", root.parent / "remote")  # a remote has the layout of a cache
     laboratory.empty_the_cache()
-    assert "nor on a remote" in call(root, repository, "compare", "HEAD", "wide").stderr
+    alone = json.loads(call(root, repository, "compare", "HEAD", "wide", "--json").stdout)["models"][0]
+    assert (alone["error_is"], alone["verdict"]) == ("unpaired", "cannot tell")
+    assert any("nor on a remote" in note for note in alone["notes"])
     dvc("remote", "add", "--quiet", "--local", "--default", "copy", str(root.parent / "remote"))
     fetched = call(root, repository, "compare", "HEAD", "wide", "--json")
     assert (fetched.stdout, fetched.stderr) == (done.stdout, "")

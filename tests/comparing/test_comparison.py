@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 from scipy.stats import ttest_rel
 
 from bitsperdim.comparing.comparison import Row, judged, limited, refusal, row
-from bitsperdim.comparing.numbers import Numbers, Scored
+from bitsperdim.comparing.numbers import NoImagesError, Numbers, Scored
+from bitsperdim.comparing.output import cells
 from bitsperdim.errors import InputError
 from laboratory import Laboratory, metrics_of
 
@@ -79,6 +81,9 @@ def test_the_verdict_is_held_against_seeds_too(drawn: Drawn) -> None:
             note for note in found.notes if note.startswith("The difference is clear beyond the noise of the test")
         ]
         assert len(words) == (verdict == "cannot tell")
+    tiny = row(scored(a), scored(a + 0.01 * small + 0.0001))
+    assert tiny.verdict == "cannot tell"
+    assert not any("clear beyond the noise" in note for note in tiny.notes)
     between = row(scored(a), scored(a + 0.95 + small))
     assert between.noise is not None
     assert between.z is not None
@@ -127,6 +132,19 @@ def test_a_bound_beside_an_exact_number_allows_one_conclusion(
     if "exact" in kinds and "lower" in kinds:
         exact, bound = ("A", "B") if kinds[0] == "exact" else ("B", "A")
         assert f"{exact} is exact and {bound} an upper bound of its negative log-likelihood" in found.notes[0]
+
+
+@pytest.mark.parametrize("lower", ["exact", "lower"])
+@pytest.mark.parametrize("worse", ["exact", "lower"])
+def test_a_worse_number_makes_a_worse_model_only_where_it_is_exact(lower: str, worse: str) -> None:
+    """All four cases, in both directions; a difference that is not clear establishes nothing."""
+    for found, verdict in ((with_z(5, (lower, worse)), "worse"), (with_z(-5, (worse, lower)), "better")):
+        assert found.is_established == (worse == "exact")
+        expected = "cannot tell" if (lower, worse) == ("exact", "lower") else verdict
+        assert found.verdict == expected
+        on_bounds = {"cannot tell": "cannot tell", verdict: f"a {verdict} bound"}[expected]
+        assert cells(found)[-1] == (verdict if found.is_established else on_bounds)
+    assert not with_z(1, (lower, worse)).is_established
 
 
 def test_bounds_with_different_numbers_of_samples_say_so(drawn: Drawn) -> None:
@@ -180,7 +198,83 @@ def test_infinite_numbers_are_a_sentence(drawn: Drawn) -> None:
     # a bound of infinity says nothing of its model
     assert row(scored(drawn(2), kind="exact"), scored(impossible)).verdict == "cannot tell"
     assert limited("worse", found.a.numbers, found.b.numbers) == ("worse", [])
-    assert judged(impossible[None], drawn(2)[None], found.b.numbers, found.a.numbers)[0] == "better"
+    assert judged((impossible[None], drawn(2)[None]), found.b.numbers, found.a.numbers)[0] == "better"
+
+
+def without_images(log_p: np.ndarray, **changes: Any) -> Scored:
+    def nowhere() -> np.ndarray:
+        raise NoImagesError("x.csv is not there; restore it.")
+
+    return replace(scored(log_p, **changes), log_p=nowhere)
+
+
+@pytest.mark.parametrize(
+    ("z", "verdict"), [(-1.97, "better"), (-1.95, "cannot tell"), (1.95, "cannot tell"), (1.97, "worse")]
+)
+@pytest.mark.parametrize("sides", ["A", "B", "AB"])
+def test_without_the_images_the_difference_is_unpaired(z: float, verdict: str, sides: str, drawn: Drawn) -> None:
+    """The two numbers' own errors, and no verdict beyond them; it says which file is missing."""
+    kinds = {"kind": "exact", "bpd_standard_error": 0.03}, {"kind": "exact", "bpd_standard_error": 0.04}
+    a, b = (
+        (without_images if side in sides else scored)(drawn(0) - shift * 4 * math.log(2), **changes)
+        for side, shift, changes in zip("AB", (0, 0.05 * z), kinds, strict=True)
+    )
+    found = row(a, b)
+    assert (found.verdict, found.error_is) == (verdict, "unpaired")
+    assert (found.bpd, found.standard_error) == (pytest.approx(0.05 * z), pytest.approx(0.05))
+    assert found.z == pytest.approx(z)
+    assert found.notes[0] == "Unpaired: x.csv is not there; restore it."
+    assert row(scored(drawn(0)), scored(drawn(1))).error_is == "paired"
+    assert row(scored(drawn(0), kind="density"), b).error_is is None
+
+
+def test_an_unpaired_difference_knows_bounds_seeds_and_infinity(drawn: Drawn) -> None:
+    """All that holds of pairs holds of it; equal numbers with an error are not called the same."""
+    worse = row(scored(drawn(0), kind="exact"), without_images(drawn(0) - 60, kind="lower"))
+    assert (worse.verdict, worse.error_is) == ("cannot tell", "unpaired")
+    equal = row(scored(drawn(0)), without_images(drawn(0)))
+    assert (equal.verdict, equal.bpd, equal.z) == ("cannot tell", 0, 0)
+    assert not any("No parameter differs" in note for note in equal.notes)
+    constant = row(scored(np.zeros(40)), without_images(np.zeros(40)))
+    assert (constant.verdict, constant.z) == ("same", None)  # an error of zero means one value for all images
+    several = drawn(1) + np.array([[-0.5], [0.0], [0.5]])
+    seeds = row(scored(several), without_images(drawn(0)))
+    assert seeds.noise is not None
+    assert seeds.noise.seeds == (pytest.approx(0.5 / math.sqrt(3) / (4 * math.log(2))), None)
+    impossible = drawn(1)
+    impossible[:3] = -np.inf
+    for count, words in ((3, "3"), (0, "some")):
+        infinite = without_images(impossible, kind="exact", n_impossible_images=count)
+        found = row(scored(drawn(0)), infinite)
+        assert (found.verdict, found.bpd, found.error_is) == ("worse", math.inf, None)
+        assert found.notes[0].startswith(f"B gives {words} test images no mass: its number is infinite")
+    assert row(infinite, infinite).verdict == "cannot tell"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"bpd_standard_error": math.inf}, "B's number has no standard error"),
+        ({"bpd_by_seed": None}, "B does not say what each of its 2 seeds gave"),
+        ({"bpd_by_seed": {"0": 1.0, "1": math.inf}}, "B does not say what each of its 2 seeds gave"),
+    ],
+)
+def test_without_images_and_errors_it_is_one_sentence(changes: dict[str, Any], words: str, drawn: Drawn) -> None:
+    two = np.stack([drawn(1), drawn(2)])
+    for a in (scored(drawn(0)), without_images(drawn(0))):
+        found = row(a, without_images(two, **changes))
+        assert (found.verdict, found.bpd, found.error_is) == ("refused", None, None)
+        assert found.reason == f"{words}, and x.csv is not there; restore it."
+    swapped = row(without_images(two, **changes), scored(drawn(0)))
+    assert swapped.reason == f"A{words[1:]}, and x.csv is not there; restore it."
+
+
+def test_one_image_without_its_log_likelihood_tells_nothing() -> None:
+    one = row(scored(np.array([-3.0])), without_images(np.array([-2.0]), bpd_standard_error=0.0))
+    assert one.verdict == "refused"  # A has no standard error
+    both = {"bpd_standard_error": 0.0}
+    found = row(scored(np.array([-3.0]), **both), without_images(np.array([-2.0]), **both))
+    assert (found.verdict, found.standard_error) == ("cannot tell", math.inf)
 
 
 def test_models_are_paired_by_name_or_as_asked(laboratory: Laboratory, drawn: Drawn) -> None:

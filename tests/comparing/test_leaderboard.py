@@ -44,7 +44,7 @@ def test_ranks_and_ties(laboratory: Laboratory, drawn: Drawn) -> None:
     assert near["above_best_bpd"] == pytest.approx(differences.mean())
     assert near["above_best_standard_error"] == pytest.approx(differences.std(ddof=1) / math.sqrt(40))
     assert (clear["tied"], clear["error_is"]) == (False, "paired")
-    assert (far["tied"], far["error_is"]) == (False, "clear")
+    assert (far["tied"], far["error_is"]) == (False, "not needed")
     assert np.isnan(far["above_best_standard_error"])
     assert (best["tied"], best["error_is"]) == (False, "")
 
@@ -56,10 +56,52 @@ def test_ranks_and_ties(laboratory: Laboratory, drawn: Drawn) -> None:
     assert clear["above_best_standard_error"] == pytest.approx(
         math.hypot(clear["bpd_standard_error"], best["bpd_standard_error"])
     )
-    assert far["error_is"] == "clear"
+    assert far["error_is"] == "not needed"
     text = as_text(board(laboratory))
     assert "2 ~" in text
     assert "unpaired" in text
+
+
+@pytest.mark.parametrize(
+    ("best", "kind", "near", "far"),
+    [
+        ("exact", "exact", "tied", "worse"),
+        ("exact", "lower", "open", "open"),
+        ("lower", "exact", "open", "worse"),
+        ("lower", "lower", "open", "open"),
+    ],
+)
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_bound_is_never_called_worse(
+    best: str, kind: str, near: str, far: str, cached: bool, laboratory: Laboratory, drawn: Drawn
+) -> None:
+    """A model is worse if its own number is exact; text, Markdown and table agree, with and without the cache."""
+    laboratory.write("best", drawn(0), kind=best)
+    laboratory.write("near", drawn(0) - 0.01 + np.tile([0.1, -0.1], 20), kind=kind)
+    laboratory.write("far", drawn(1) - 60, kind=kind)
+    laboratory.commit()
+    if not cached:
+        laboratory.empty_the_cache()
+    found = board(laboratory)
+    rows = found.table().set_index("model")
+    assert rows["verdict"].to_dict() == {"best": "", "near": near, "far": far}
+    assert rows["tied"].to_dict() == {"best": False, "near": True, "far": False}  # of numbers
+    text, markdown = as_text(found).splitlines(), as_markdown(found).splitlines()
+    for model, verdict in (("near", near), ("far", far)):
+        assert f" {verdict}  " in next(line for line in text if f" {model} " in line)
+        assert f"| {verdict} |" in next(line for line in markdown if f"| {model} |" in line)
+    assert "clear" not in " ".join(text)
+
+
+def test_the_leaderboard_and_a_comparison_agree(laboratory: Laboratory, drawn: Drawn) -> None:
+    """Where a comparison with the best is established, the leaderboard says worse, and only there."""
+    for model, (shift, kind) in {"a": (0, "lower"), "b": (-1, "exact"), "c": (-2, "lower")}.items():
+        laboratory.write(model, drawn(0) + shift + np.tile([0.1, -0.1], 20), kind=kind)
+    laboratory.commit()
+    rows = board(laboratory).table().set_index("model")
+    for model in ("b", "c"):
+        row = laboratory.compare("HEAD", "HEAD", pair=("a", model)).rows[0]
+        assert row.is_established == (rows.loc[model, "verdict"] == "worse")
 
 
 def test_seeds_are_part_of_ties(laboratory: Laboratory, drawn: Drawn) -> None:
@@ -137,7 +179,7 @@ def test_numbers_of_different_protocols_or_images_are_ranked_apart(laboratory: L
 
 
 def test_results_that_did_not_change_are_one_row(laboratory: Laboratory, drawn: Drawn) -> None:
-    """The first commit with these metrics; studies are no models; a merge adds nothing that a parent has."""
+    """The newest commit with these metrics; studies are no models; a merge adds nothing that a parent has."""
     laboratory.write("vae", drawn(1))
     laboratory.write("density_and_mass", drawn(1))
     first = laboratory.commit("First")
@@ -159,9 +201,39 @@ def test_results_that_did_not_change_are_one_row(laboratory: Laboratory, drawn: 
     assert sorted(zip(found["model"], found["where"], strict=True)) == [
         ("iwae", f"commit {side[:7]}"),
         ("iwae", "experiment only-iwae"),
-        *sorted([("vae", f"commit {first[:7]}"), ("vae", f"commit {other[:7]}")]),
+        *sorted([("vae", f"commit {again[:7]}"), ("vae", f"commit {other[:7]}")]),
     ]
-    assert f"commit {again[:7]}" in found.set_index("where").loc[f"commit {first[:7]}", "also"]
+    assert found.set_index("where").loc[f"commit {again[:7]}", "also"] == f"commit {first[:7]}"
+
+
+def test_equal_numbers_are_one_row_under_the_most_telling_name(laboratory: Laboratory, drawn: Drawn) -> None:
+    """Also where a later version of the code has added a key; what differs in any number is a row of its own."""
+    laboratory.write("vae", drawn(1), bias_exceeds_standard_error=True, too_few_samples=None)
+    first = laboratory.commit("First")
+    laboratory.write("vae", drawn(1), too_few_samples=True, new=0.0)
+    laboratory.experiment("tried")
+    found = board(laboratory).table()
+    assert (found["where"].tolist(), found["also"].tolist()) == ([f"commit {first[:7]}"], ["experiment tried"])
+    laboratory.write("vae", drawn(1), too_few_samples=True)
+    newest = laboratory.commit("Newest")
+    laboratory.write("vae", drawn(1), too_few_samples=True, newer=0.0)  # in the workspace alone
+    laboratory.write("iwae", drawn(1), too_few_samples=True)  # another model
+    found = board(laboratory)
+    (vae,) = [entry for entry in found.entries if entry.change.model == "vae"]
+    assert (vae.change.where, vae.also) == (f"commit {newest[:7]}", [f"commit {first[:7]}", "experiment tried"])
+    assert len(found.entries) == 2
+    for text in (as_text(found), as_markdown(found)):
+        assert f"commit {newest[:7]} and 2 more" in text
+    metrics = metrics_of(drawn(1)[None], too_few_samples=True)
+    path = laboratory.root / "recipes" / "results" / "mine.json"
+    path.write_text(json.dumps({"models": {"vae": {"metrics": metrics}}, "params": {}}))
+    found = leaderboard(laboratory.root, Cache(laboratory.root), with_recipes=True)
+    (vae,) = [entry for entry in found.entries if entry.change.model == "vae"]
+    assert (vae.change.where, len(vae.also)) == ("recipe mine", 3)
+    for change in ({"kind": "exact"}, {"bpd_standard_error": 1.0}, {"n_samples": 9}, {"too_few_samples": False}):
+        laboratory.write("vae", drawn(1), **{"too_few_samples": True, **change})
+        laboratory.experiment(next(iter(change)))
+    assert len([entry for entry in board(laboratory).entries if entry.change.model == "vae"]) == 5
 
 
 def test_a_merge_with_numbers_of_its_own_is_a_row(laboratory: Laboratory, drawn: Drawn) -> None:
@@ -186,7 +258,23 @@ def test_infinite_numbers_are_last_and_untied(laboratory: Laboratory, drawn: Dra
     rows = by_place(laboratory)
     vae = next(row for key, row in rows.items() if key.endswith(" vae"))
     assert (vae["rank"], vae["tied"], vae["above_best_bpd"]) == (2, False, math.inf)
+    assert (vae["verdict"], vae["error_is"]) == ("open", "none")  # a bound of infinity says nothing of its model
     assert "∞" in as_text(board(laboratory))
+    laboratory.write("vae", impossible, kind="exact")
+    laboratory.write("iwae", impossible, kind="exact")
+    laboratory.experiment("both")
+    rows = by_place(laboratory)
+    assert [rows[f"both {model}"]["verdict"] for model in ("vae", "iwae")] == ["worse", "worse"]
+
+
+def test_of_infinite_numbers_alone_nothing_is_established(laboratory: Laboratory, drawn: Drawn) -> None:
+    for n, model in enumerate(("vae", "iwae")):
+        impossible = drawn(n)
+        impossible[0] = -np.inf
+        laboratory.write(model, impossible, kind="exact")
+    laboratory.commit()
+    found = board(laboratory).entries
+    assert [(entry.rank, entry.verdict, entry.above) for entry in found] == [(1, "", None), (1, "open", None)]
 
 
 def test_damaged_results_are_named(laboratory: Laboratory, drawn: Drawn) -> None:
@@ -217,7 +305,7 @@ def test_hostile_subjects_and_names_break_out_of_nothing(laboratory: Laboratory,
     assert "](http" not in text
     for line in text.splitlines():
         if line.startswith(("| 1", "| 2")):
-            assert line.replace("\\|", "").count("|") == 9
+            assert line.replace("\\|", "").count("|") == 10
 
 
 def test_the_table_has_every_column_and_twenty_experiments_take_seconds(laboratory: Laboratory, drawn: Drawn) -> None:

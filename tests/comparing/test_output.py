@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from bitsperdim.comparing.cache import md5_of
 from bitsperdim.comparing.output import SCHEMA, as_json, as_markdown, as_text
 from laboratory import HASH, Laboratory
 
@@ -33,7 +34,7 @@ def test_the_text_says_it_all(filled: Laboratory) -> None:
     assert lines[0] == f"A: revision HEAD ({commit})"
     assert lines[1].startswith("B: experiment changed (")
     vae = next(line for line in lines if line.startswith("vae "))
-    assert vae.split()[-1] == "better"
+    assert vae.endswith("  a better bound")
     assert vae.count("≤") == 2
     assert "†" in vae
     assert next(line for line in lines if line.startswith("iwae ")).endswith("not compared")
@@ -60,7 +61,8 @@ def test_the_json_always_has_the_same_keys(filled: Laboratory) -> None:
     assert found["only_in_b"] == ["new"]
     for model in found["models"]:
         assert set(model) == {
-            *("a", "b", "verdict", "difference_bpd", "standard_error_bpd", "z", "reason", "notes", "parameters"),
+            *("a", "b", "verdict", "established", "difference_bpd", "standard_error_bpd", "z", "reason", "notes"),
+            *("parameters", "error_is"),
             *("monte_carlo_error_bpd", "standard_error_of_images_bpd", "standard_error_of_seeds_bpd", "limit"),
         }
         assert set(model["a"]) == {
@@ -75,6 +77,8 @@ def test_the_json_always_has_the_same_keys(filled: Laboratory) -> None:
     assert vae["monte_carlo_error_bpd"] == pytest.approx(0.0003 * 2**0.5)
     assert vae["z"] == pytest.approx(vae["difference_bpd"] / vae["standard_error_bpd"])
     assert vae["parameters"] == [{"key": "vae.latent_size", "a": 16, "b": 8}]
+    assert (vae["verdict"], vae["established"], iwae["established"]) == ("better", False, False)
+    assert (vae["error_is"], iwae["error_is"]) == ("paired", None)
     assert (vae["reason"], vae["a"]["test_sha256"]) == (None, HASH)
 
 
@@ -119,6 +123,33 @@ def test_one_seed_is_written_as_ever(filled: Laboratory) -> None:
     text = as_text(filled.compare("HEAD", "changed"))
     assert "Noise of" not in text
     assert "seed noise" not in text
+
+
+def test_an_unpaired_difference_is_called_so(laboratory: Laboratory, drawn: Drawn) -> None:
+    """In text, Markdown and JSON, beside one that is paired."""
+    laboratory.write("vae", drawn(1))
+    laboratory.write("iwae", drawn(2))
+    laboratory.commit()
+    md5 = md5_of((laboratory.root / "dvc.lock").read_text(), "results/vae/per_image.csv")
+    assert md5 is not None
+    laboratory.cached(md5).unlink()
+    for n, model in enumerate(("vae", "iwae")):
+        laboratory.write(model, drawn(n + 3))
+    found = laboratory.compare("HEAD")
+    for text in (as_text(found), as_markdown(found)):
+        rows = [line.removeprefix("| ") for line in text.splitlines()]
+        iwae, vae = (next(line for line in rows if line.startswith(f"{model} ")) for model in ("iwae", "vae"))
+        assert (", unpaired " in vae, ", unpaired " in iwae) == (True, False)
+        flat = " ".join(text.split())
+        assert "vae: Unpaired: per_image.csv, the log-likelihood of each image, at " in flat
+        assert "Unpaired: a side lacks the log-likelihoods of single images" in flat
+    models = {model["a"]["model"]: model for model in json.loads(as_json(found))["models"]}
+    assert {name: model["error_is"] for name, model in models.items()} == {"iwae": "paired", "vae": "unpaired"}
+    errors = [models["vae"][side]["bpd_standard_error"] for side in "ab"]
+    assert models["vae"]["standard_error_bpd"] == pytest.approx(np.hypot(*errors))
+    assert models["vae"]["standard_error_bpd"] > 10 * models["iwae"]["standard_error_bpd"]
+    paired = laboratory.compare("HEAD", models=["iwae"])
+    assert "npaired" not in as_text(paired) + as_markdown(paired)
 
 
 def test_hostile_names(laboratory: Laboratory, drawn: Drawn) -> None:

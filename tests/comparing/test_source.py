@@ -1,6 +1,7 @@
 """Revisions, experiments, recipes and the workspace; every mistake is one sentence."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,8 +83,10 @@ def test_a_recipe_beside_a_commit(laboratory: Laboratory, drawn: Drawn) -> None:
     with pytest.raises(InputError, match=r"^vae: recipes/results/big\.npz is damaged"):
         laboratory.compare("HEAD", "big")
     path.with_suffix(".npz").unlink()
-    with pytest.raises(InputError, match=r"big\.npz, with the log-likelihood of each image, is not there"):
-        laboratory.compare("HEAD", "big")
+    gone = laboratory.compare("HEAD", "big").rows[0]
+    assert (gone.bpd, gone.error_is) == (pytest.approx(expected), "unpaired")
+    words = "recipes/results/big.npz, with the log-likelihood of each image, is not there; restore it."
+    assert f"Unpaired: {words}" in gone.notes
     path.write_text('{"models": []}')
     with pytest.raises(InputError, match=r"recipes/results/big\.json is damaged"):
         laboratory.compare("HEAD", "big")
@@ -117,21 +120,32 @@ def test_a_folder_that_is_no_repository_has_a_workspace_and_recipes(laboratory: 
 
 
 def test_a_revision_whose_cache_is_gone(laboratory: Laboratory, drawn: Drawn) -> None:
-    """One sentence for all models, in any of the two places; the workspace has files of its own."""
+    """The difference is unpaired, with one sentence for all models, in any of the two places."""
     for model in ("vae", "iwae"):
         laboratory.write(model, drawn(1))
     first = laboratory.commit()
     laboratory.write("vae", drawn(2))
     laboratory.empty_the_cache()
+    words = (
+        f"per_image.csv, the log-likelihood of each image, at {first[:7]} is neither in DVC's cache nor on a remote: "
+        f"`dvc pull` it, or run `dvc repro` on that commit."
+    )
+    found = laboratory.compare("HEAD").rows
+    assert [(item.error_is, item.notes.count(f"Unpaired: {words}")) for item in found] == [("unpaired", 1)] * 2
+    (laboratory.root / "results" / "vae" / "per_image.csv").unlink()
+    notes = laboratory.compare("workspace", models=["vae"]).rows[0].notes
+    assert sum("is neither in the workspace nor in DVC's cache" in note for note in notes) == 1
+    for model in ("vae", "iwae"):
+        laboratory.write(model, drawn(3), bpd_standard_error=math.inf)
     with pytest.raises(InputError) as caught:
         laboratory.compare("HEAD")
-    assert str(caught.value) == (
-        f"iwae, vae: per_image.csv, the log-likelihood of each image, at {first[:7]} is neither in DVC's cache nor on "
-        f"a remote: `dvc pull` it, or run `dvc repro` on that commit."
-    )
-    (laboratory.root / "results" / "vae" / "per_image.csv").unlink()
-    with pytest.raises(InputError, match="is neither in the workspace nor in DVC's cache"):
-        laboratory.compare("workspace", models=["vae"])
+    assert str(caught.value) == f"iwae, vae: B's number has no standard error, and {words}"
+    path = laboratory.root / "results" / "vae" / "metrics.json"
+    path.write_text(path.read_text().replace('"bpd_standard_error"', '"other"'))
+    with pytest.raises(
+        InputError, match=r"^results/vae/metrics\.json in the workspace: bpd_standard_error is not what"
+    ):
+        laboratory.compare("HEAD", models=["vae"])
 
 
 def test_a_workspace_without_files_of_dvc_has_its_cache(laboratory: Laboratory, drawn: Drawn) -> None:
@@ -149,6 +163,11 @@ def test_a_damaged_file_of_the_cache_is_noticed(laboratory: Laboratory, drawn: D
     laboratory.cached(md5).write_text("seed,image,log_p\n0,0,-1\n")
     with pytest.raises(InputError, match=f"DVC's cache holds a damaged file under {md5}"):
         laboratory.compare("HEAD")
+    (laboratory.root / "results" / "vae" / "metrics.json").write_text(json.dumps(metrics_of(drawn(2)[None])))
+    (laboratory.root / "results" / "vae" / "per_image.csv").write_text("seed,image,log_p\n0,0,-1\n")
+    laboratory.cached(md5).unlink()
+    with pytest.raises(InputError, match=r"^vae: results/vae/per_image\.csv in the workspace does not hold the 40"):
+        laboratory.compare("HEAD")  # the other is missing: that does not make up for it
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"kind": "exact"}', "\udcff", "[" * 100_000, '{"kind": "guess"}'])

@@ -5,15 +5,31 @@ With d_n = log P_b(x_n) - log P_a(x_n), each the mean over seeds, the difference
 where a side has several seeds together with theirs (:mod:`.noise`), and z their ratio. \|z\| < 1.96 cannot tell; with
 several seeds the limit is that of a t distribution.
 
-**A bound beside an exact number.** The number of a ``lower`` result is an upper bound of its model's negative
-log-likelihood. If it is clearly below an exact number, its model is better, for the model's own number is lower still.
-If it is clearly above, nothing follows: the bound may be loose. Of two bounds only the bounds are compared.
+**Bounds.** The number of a ``lower`` result is an upper bound of its model's negative log-likelihood: the model's own
+number is there or lower. A clear difference of numbers therefore holds for the models if the worse number is exact, and
+only then (:func:`is_established`):
+
+============  ============  ==========================================================================================
+lower number  worse number  what is established
+============  ============  ==========================================================================================
+exact         exact         the models differ as the numbers do
+bound         exact         the model of the bound is better: its own number is lower still
+exact         bound         nothing: the bound may be loose
+bound         bound         nothing of the models; the verdict is on the bounds, and is called so
+============  ============  ==========================================================================================
+
+**Without the images.** Where a side has no log-likelihoods of single images, the difference is that of the two numbers,
+and its error the root of the summed squares of both (:func:`unpaired`), and is called so. The images are the same, so
+that this is too large, and the verdict too careful, where both models find the same images hard, as they do as a rule;
+it is too small where they do not, which cannot be seen.
 
 Not here: of a side with one seed the spread over training seeds is not in the error; comparing many models at 95 %
 finds one difference in twenty where there is none.
 
 Invariants (``tests/comparing/test_comparison.py``): the formula, by hand (``test_it_is_the_formula_by_hand``); verdicts
-at z = 1.95 and 1.97; every refusal has its reason; a bound never loses to an exact number.
+at z = 1.95 and 1.97; every refusal has its reason; a bound never loses to an exact number; the table above
+(``test_a_worse_number_makes_a_worse_model_only_where_it_is_exact``); without the images the verdict is by both errors
+(``test_without_the_images_the_difference_is_unpaired``).
 """
 
 from __future__ import annotations
@@ -26,13 +42,14 @@ from typing import Any, Literal
 import numpy as np
 
 from bitsperdim.compare import INTERVAL, paired_difference
-from bitsperdim.comparing.noise import Noise, in_bits_per_dim, of_tables
-from bitsperdim.comparing.numbers import Numbers, Scored
+from bitsperdim.comparing.noise import Noise, in_bits_per_dim, of_means, of_tables
+from bitsperdim.comparing.numbers import NoImagesError, Numbers, Scored
 from bitsperdim.comparing.source import Source
 from bitsperdim.errors import InputError
 from bitsperdim.units import bits_per_dim
 
 Verdict = Literal["better", "worse", "cannot tell", "same", "refused"]
+ErrorKind = Literal["paired", "unpaired"]
 PARTS = ("data set", "binarization", "shape", "levels", "test size", "what is given")  # of a protocol tag
 HASH_DIGITS = 12
 
@@ -57,6 +74,7 @@ class Row:
         bpd: B - A in bits/dim, infinite where one number is; None where it was refused or is undefined.
         noise: of that, in bits/dim; None where there is none.
         z: its ratio to the standard error; None where there is none.
+        error_is: of the same images in pairs, or of the two numbers alone; None where there is none.
         reason: why it was refused.
         notes: sentences.
         parameters: that differ.
@@ -68,6 +86,7 @@ class Row:
     bpd: float | None
     noise: Noise | None
     z: float | None
+    error_is: ErrorKind | None
     reason: str | None
     notes: list[str]
     parameters: list[Difference]
@@ -76,6 +95,11 @@ class Row:
     def name(self) -> str:
         """Of the model, or of both."""
         return self.a.model if self.a.model == self.b.model else f"{self.a.model} -> {self.b.model}"
+
+    @property
+    def is_established(self) -> bool:
+        """Whether the verdict holds for the models, not for their bounds alone."""
+        return is_established(self.verdict, self.a.numbers, self.b.numbers)
 
     @property
     def standard_error(self) -> float | None:
@@ -147,16 +171,24 @@ def row(a: Scored, b: Scored) -> Row:
     """Compare two results on the same test images, or say why they are not compared."""
     parameters = differing(a, b)
     reason = refusal(a.numbers, b.numbers)
-    log_p = None
+    log_p, missing = [], []
     if reason is None:
         try:
-            log_p = a.log_p(), b.log_p()
-        except InputError as missing:
-            reason = str(missing)
-    if log_p is None:
-        return Row(a, b, "refused", None, None, None, reason, [], parameters)
-    verdict, bpd, noise, z, notes = judged(*log_p, a.numbers, b.numbers)
-    if not parameters and verdict != "same":
+            for scored in (a, b):
+                try:
+                    log_p.append(scored.log_p())
+                except NoImagesError as error:
+                    missing.append(str(error))
+        except InputError as damaged:
+            reason = str(damaged)
+    if reason is None and missing and (lacking := without_errors(a.numbers, b.numbers)):
+        reason = f"{lacking}, and {missing[0]}"
+    if reason is not None:
+        return Row(a, b, "refused", None, None, None, None, reason, [], parameters)
+    verdict, bpd, noise, z, notes = judged(None if missing else (log_p[0], log_p[1]), a.numbers, b.numbers)
+    notes += [f"Unpaired: {sentence}" for sentence in dict.fromkeys(missing)]
+    error_is: ErrorKind | None = None if noise is None else "unpaired" if missing else "paired"
+    if not parameters and verdict != "same" and bpd != 0:
         notes.append("No parameter differs: what moved the number is the code, the data or the machine.")
     notes += [f"{side}: {note}" for side, scored in (("A", a), ("B", b)) for note in scored.notes]
     flagged = [side for side, scored in (("A", a), ("B", b)) if scored.numbers.is_flagged]
@@ -165,7 +197,7 @@ def row(a: Scored, b: Scored) -> Row:
             f"{' and '.join(flagged)} {'have' if len(flagged) > 1 else 'has'} too few samples (†): bias and "
             f"Monte Carlo error of the bound cannot be believed; raise evaluate.n_samples."
         )
-    return Row(a, b, verdict, bpd, noise, z, None, notes, parameters)
+    return Row(a, b, verdict, bpd, noise, z, error_is, None, notes, parameters)
 
 
 def refusal(a: Numbers, b: Numbers) -> str | None:
@@ -191,18 +223,39 @@ def refusal(a: Numbers, b: Numbers) -> str | None:
     return None
 
 
+def without_errors(a: Numbers, b: Numbers) -> str | None:
+    """Return which number has no error of its own, in a few words, or None if both have, or one is infinite."""
+    if math.isinf(a.bpd) or math.isinf(b.bpd):
+        return None
+    for side, numbers in (("A", a), ("B", b)):
+        if not math.isfinite(numbers.bpd_standard_error):
+            return f"{side}'s number has no standard error"
+        seeds = [value for value in (numbers.bpd_by_seed or {}).values() if math.isfinite(value)]
+        if max(1, len(seeds)) != numbers.n_seeds:
+            return f"{side} does not say what each of its {numbers.n_seeds} seeds gave"
+    return None
+
+
+def unpaired(a: Numbers, b: Numbers) -> Noise:
+    """Return the noise of B - A in bits/dim by the errors of the two numbers alone."""
+    images = math.hypot(a.bpd_standard_error, b.bpd_standard_error) if a.n_images > 1 else math.inf
+    means = [np.array(list((numbers.bpd_by_seed or {}).values())) for numbers in (a, b)]
+    return of_means(images, a.n_images, means[0], means[1])
+
+
 def judged(
-    log_p_a: np.ndarray, log_p_b: np.ndarray, a: Numbers, b: Numbers
+    log_p: tuple[np.ndarray, np.ndarray] | None, a: Numbers, b: Numbers
 ) -> tuple[Verdict, float | None, Noise | None, float | None, list[str]]:
     """Return the verdict on B, B - A in bits/dim, its noise, z, and notes.
 
     Args:
-        log_p_a: (seeds, N) nats.
-        log_p_b: (seeds, N) nats, of the same images.
+        log_p: of A and of B, (seeds, N) nats each, of the same images; None: only their numbers are known.
         a: what A's number is.
         b: what B's number is.
     """
-    impossible = [int(np.isneginf(log_p).any(0).sum()) for log_p in (log_p_a, log_p_b)]
+    impossible: list[int | str] = [int(np.isneginf(table).any(0).sum()) for table in log_p or ()]
+    if log_p is None:
+        impossible = [(numbers.n_impossible_images or "some") if math.isinf(numbers.bpd) else 0 for numbers in (a, b)]
     verdict: Verdict
     bpd: float | None
     noise: Noise | None = None
@@ -218,10 +271,12 @@ def judged(
         bpd = None if both else math.inf if impossible[1] else -math.inf
         verdict = "cannot tell" if bpd is None else "worse" if bpd > 0 else "better"
     else:
-        nats = paired_difference(log_p_b.mean(0), log_p_a.mean(0)).nats
-        bpd = bits_per_dim(nats, a.image_shape)
-        noise = in_bits_per_dim(of_tables(log_p_a, log_p_b), a.image_shape)
-        verdict = "same" if nats == noise.images == 0 else "cannot tell"
+        if log_p is None:
+            bpd, noise = b.bpd - a.bpd, unpaired(a, b)
+        else:
+            bpd = bits_per_dim(paired_difference(log_p[1].mean(0), log_p[0].mean(0)).nats, a.image_shape)
+            noise = in_bits_per_dim(of_tables(*log_p), a.image_shape)
+        verdict = "same" if bpd == noise.images == 0 else "cannot tell"
         if verdict != "same":
             z = bpd / noise.combined if noise.combined > 0 else math.copysign(math.inf, bpd)
             notes += of_seeds(bpd, noise)
@@ -246,6 +301,12 @@ def of_seeds(bpd: float, noise: Noise) -> list[str]:
     return notes
 
 
+def is_established(verdict: Verdict, a: Numbers, b: Numbers) -> bool:
+    """Return whether a verdict on B's number holds for the models: if the worse number is exact, and only then."""
+    worse = {"better": a, "worse": b}.get(verdict)
+    return worse is not None and worse.kind == "exact"
+
+
 def limited(verdict: Verdict, a: Numbers, b: Numbers) -> tuple[Verdict, list[str]]:
     """Return what is left of a verdict on B where a number is a bound, and sentences that say so."""
     if verdict == "same" or (a.kind, b.kind) == ("exact", "exact"):
@@ -264,8 +325,7 @@ def limited(verdict: Verdict, a: Numbers, b: Numbers) -> tuple[Verdict, list[str
     )
     if verdict == "cannot tell":
         return verdict, [f"{rule}, and here it is not."]
-    bound_is_lower = (verdict == "better") == (bound == "B")
-    if bound_is_lower:
+    if is_established(verdict, a, b):
         return verdict, [f"{rule}, as it is here."]
     return "cannot tell", [f"{rule}; here it is above, and the bound may be loose."]
 

@@ -1,37 +1,41 @@
 """Every result of commits, experiments and the workspace, ranked within a protocol and its test images.
 
-The same metrics in many commits are one row, under the first commit that has them; an experiment has a row for each
-model whose metrics it changed, and the workspace for each whose metrics no commit or experiment has. The results of
-recipes come in where they are asked for. Densities stand below, without a rank.
+A commit is there for each model whose metrics it wrote, an experiment for each whose metrics it changed, and the
+workspace for all; recipes come in where they are asked for. Equal numbers of one model, to the last digit that is kept,
+are one row: under a recipe, else the newest commit, else the newest experiment, else the workspace (:func:`merged`).
+Densities stand below, without a rank.
 
 **Ties.** A row is tied with the best of its protocol where the 95 % interval of their difference holds zero. The error
 is that of paired differences where both have their log-likelihoods in DVC's cache, else the root of the summed squares
 of the two test-set errors, which is too large as a rule, and the row says ``unpaired``. Several seeds of a side add
 their noise (:mod:`.noise`). Where both have one and the difference exceeds 1.96 times the *sum* of the two errors no
-data are needed: a paired error cannot be larger than that (``clear``).
+data are needed: a paired error cannot be larger than that (``not needed``).
 
-A rank by number is no verdict on models: a bound may be loose, and the table carries its sign. Nor is it a way to
-choose one: the best of many on a test set is in part the luckiest.
+**Verdicts.** A rank and a tie are of numbers, a verdict is of models, by the rule of ``compare`` (:mod:`.comparison`):
+a number beyond the interval makes a ``worse`` model if it is exact, whatever the best is. Two exact numbers within it
+are ``tied``. All else is ``open``: a bound may be loose. Nor is a rank a way to choose a model: the best of many on a
+test set is in part the luckiest.
 
-Invariants (``tests/comparing/test_leaderboard.py``): ranks and ties against those by hand; nothing is left out without
-being named.
+Invariants (``tests/comparing/test_leaderboard.py``): ranks and ties against those by hand, at the edge of the interval
+too (``test_ties.py``); a bound is never called worse; nothing is left out without being named.
 """
 
 from __future__ import annotations
 
 import math
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from bitsperdim.compare import INTERVAL, paired_difference
 from bitsperdim.comparing import history
 from bitsperdim.comparing.cache import Cache, md5_of
-from bitsperdim.comparing.noise import in_bits_per_dim, of_means, of_tables
+from bitsperdim.comparing.comparison import is_established, unpaired
+from bitsperdim.comparing.noise import in_bits_per_dim, of_tables
 from bitsperdim.comparing.numbers import Numbers, Scored, read_log_p, read_numbers
 from bitsperdim.comparing.output import WIDTH, aligned, markdown_table, number, printable
 from bitsperdim.comparing.source import RESULTS, WORKSPACE, Source, find, of_recipe
@@ -45,18 +49,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = (
-    *("protocol", "test_sha256", "rank", "tied", "model", "bpd", "bpd_standard_error", "kind", "n_samples", "n_seeds"),
-    *("too_few_samples", "n_impossible_images", "above_best_bpd", "above_best_standard_error", "error_is", "where"),
-    *("commit", "date", "subject", "also"),
+    *("protocol", "test_sha256", "rank", "tied", "verdict", "model", "bpd", "bpd_standard_error", "kind", "n_samples"),
+    *("n_seeds", "too_few_samples", "n_impossible_images", "above_best_bpd", "above_best_standard_error", "error_is"),
+    *("where", "commit", "date", "subject", "also"),
 )
-HEADER = ("rank", "model", "bits/dim", "above the best", "error", "where", "date", "subject")
+HEADER = ("rank", "model", "bits/dim", "above the best", "error", "verdict", "where", "date", "subject")
 LEGEND = (
     "Smaller is better; = exact, ≤ an upper bound, which its model may be better than; † too few samples. A rank with "
-    "~ is tied with the best: the 95 % interval of their difference holds zero. The error of the difference is paired, "
-    "image by image; unpaired where DVC's cache lacks the log-likelihoods of the images, then as a rule too large; "
-    "clear where it needs none. It holds the spread over training seeds of results with several, and of one seed "
-    "nobody knows it. These are test results: choose models "
-    "by their validation."
+    "~ is tied with the best: the 95 % interval of the difference of the numbers holds zero. The verdict is on models: "
+    "beyond the interval an exact number is worse, within it two exact ones are tied; else it is open, for a bound may "
+    "be loose. The error of the difference is paired, image by image; unpaired where DVC's cache lacks the "
+    "log-likelihoods of the images, then as a rule too large; not needed where the difference is beyond any. It holds "
+    "the spread over training seeds of results with several, and of one seed nobody knows it. These are test results: "
+    "choose models by their validation."
 )
 
 
@@ -65,6 +70,7 @@ class Entry:
     """A result and where it came from; what is filled in when it is ranked.
 
     Attributes:
+        also: where the same numbers are.
         scored: of a result that is no commit's or experiment's.
     """
 
@@ -74,6 +80,7 @@ class Entry:
     scored: Scored | None = None
     rank: int | None = None
     tied: bool = False
+    verdict: Literal["", "tied", "worse", "open"] = ""
     above: float | None = None
     error: float | None = None
     error_is: str = ""
@@ -118,8 +125,7 @@ def leaderboard(root: Path, cache: Cache, *, with_recipes: bool = False) -> Boar
         except InputError as error:
             left_out.append(str(error))
             continue
-        also = [change.where for change in found[1:] if change.where != found[0].where]
-        entries.append(Entry(found[0], numbers, list(dict.fromkeys(also))))
+        entries += [Entry(change, numbers, []) for change in found]
     sources = [find(root, WORKSPACE, cache)]
     for path in sorted((root / RESULTS).glob("*.json")) if with_recipes else []:
         try:
@@ -143,11 +149,33 @@ def leaderboard(root: Path, cache: Cache, *, with_recipes: bool = False) -> Boar
             "There are no results yet: no commit, no experiment and not the workspace has results/<model>/metrics.json."
         )
     groups: dict[tuple[str, str], list[Entry]] = {}
-    for entry in entries:
+    for entry in merged(entries):
         groups.setdefault((entry.numbers.protocol, entry.numbers.test_sha256), []).append(entry)
     reader = _Reader(root, cache)
     ranked = [entry for _, group in sorted(groups.items()) for entry in rank(group, reader)]
     return Board(ranked, left_out + reader.damaged)
+
+
+def merged(entries: list[Entry]) -> list[Entry]:
+    """Return one entry for all that have the same numbers of the same model, under the most telling name.
+
+    Args:
+        entries: of commits the oldest first.
+    """
+    groups: dict[tuple[str, str], list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault((entry.change.model, entry.numbers.as_text), []).append(entry)
+    found = []
+    for group in groups.values():
+        first = max(reversed(group), key=lambda entry: (_kind(entry), entry.change.seconds or 0))
+        also = dict.fromkeys(entry.change.where for entry in group if _kind(entry))
+        found.append(replace(first, also=[where for where in also if where != first.change.where]))
+    return found
+
+
+def _kind(entry: Entry) -> int:
+    """Return how telling its name is; 0 for the workspace."""
+    return (WORKSPACE, "experiment", "commit", "recipe").index(entry.change.where.split()[0])
 
 
 def _changes(root: Path, source: Source, where: str) -> list[history.Change]:
@@ -168,7 +196,15 @@ def rank(group: list[Entry], reader: _Reader) -> list[Entry]:
         entry.rank = before.rank if index and before.numbers.bpd == entry.numbers.bpd else index + 1
         if index:
             _hold_against(entry, likelihoods[0], reader)
+            entry.verdict = _verdict(entry, likelihoods[0])
     return likelihoods + [item for item in group if item.numbers.kind == "density"]
+
+
+def _verdict(entry: Entry, best: Entry) -> Literal["tied", "worse", "open"]:
+    if entry.tied:
+        return "tied" if entry.numbers.kind == best.numbers.kind == "exact" else "open"
+    both_are_infinite = math.isinf(best.numbers.bpd)
+    return "worse" if is_established("worse", best.numbers, entry.numbers) and not both_are_infinite else "open"
 
 
 def _hold_against(entry: Entry, best: Entry, reader: _Reader) -> None:
@@ -179,13 +215,11 @@ def _hold_against(entry: Entry, best: Entry, reader: _Reader) -> None:
     errors = mine.bpd_standard_error, other.bpd_standard_error
     entry.above = mine.bpd - other.bpd
     if mine.n_seeds == other.n_seeds == 1 and entry.above > INTERVAL * sum(errors):
-        entry.error_is = "clear"
+        entry.error_is = "not needed"
         return
     log_p = reader.log_p(entry), reader.log_p(best)
     if log_p[0] is None or log_p[1] is None:
-        means = [np.array(list((numbers.bpd_by_seed or {}).values())) for numbers in (mine, other)]
-        noise = of_means(math.hypot(*errors), mine.n_images, means[0], means[1])
-        entry.error_is = "unpaired"
+        noise, entry.error_is = unpaired(other, mine), "unpaired"
     else:
         noise = in_bits_per_dim(of_tables(log_p[0], log_p[1]), mine.image_shape)
         nats = paired_difference(log_p[0].mean(0), log_p[1].mean(0)).nats
@@ -234,6 +268,7 @@ def _record(entry: Entry) -> dict[str, Any]:
         "test_sha256": numbers.test_sha256,
         "rank": entry.rank,
         "tied": entry.tied,
+        "verdict": entry.verdict,
         "model": change.model,
         "bpd": numbers.bpd,
         "bpd_standard_error": numbers.bpd_standard_error,
@@ -274,6 +309,7 @@ def _cells(entry: Entry) -> list[str]:
         number(entry.numbers),
         above,
         entry.error_is,
+        entry.verdict,
         where,
         _date(entry.change),
         subject,

@@ -48,6 +48,11 @@ class Numbers(Stored):
         return self.bias_exceeds_standard_error if self.too_few_samples is None else self.too_few_samples
 
     @property
+    def as_text(self) -> str:
+        """Equal for equal results, also where one was written before a key was added of which nothing is shown."""
+        return repr(self.model_copy(update={"too_few_samples": self.is_flagged, "bias_exceeds_standard_error": False}))
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W), as the protocol tag has it.
 
@@ -61,6 +66,10 @@ class Numbers(Stored):
         return channels, height, width
 
 
+class NoImagesError(InputError):
+    """The log-likelihoods of single images are nowhere; those that are damaged are an :class:`InputError` alone."""
+
+
 @dataclass(frozen=True)
 class Scored:
     """One model's result.
@@ -69,7 +78,8 @@ class Scored:
         model: its name.
         numbers: of its metrics.
         params: those that matter to it, flat: ``vae.latent_size`` -> 16.
-        log_p: returns log P(x) of every test image, (seeds, N) nats; raises InputError where it cannot.
+        log_p: returns log P(x) of every test image, (seeds, N) nats; raises NoImagesError where it is nowhere, and
+            InputError where it is damaged.
         notes: sentences on what does not fit.
     """
 

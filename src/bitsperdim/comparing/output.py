@@ -43,6 +43,11 @@ LEGEND_OF_SEEDS = (
     f"which holds the Monte Carlo noise, and over the training seeds of a side with several. Cannot tell: |z| < "
     f"{INTERVAL}, or below the limit that is named. = exact, ≤ an upper bound."
 )
+UNPAIRED = (
+    " Unpaired: a side lacks the log-likelihoods of single images, and ± is the root of the summed squares of both "
+    "numbers' errors: too large, and the verdict too careful, where both models find the same images hard, as they do "
+    "as a rule; too small where they do not, which cannot be seen here."
+)
 ALONE = "{side} alone has {models}."
 
 
@@ -58,13 +63,19 @@ def cells(row: Row) -> list[str]:
     if row.bpd is not None and row.standard_error:
         value, error = with_error(row.bpd, row.standard_error)
         difference = f"{value} ± {error}"
+    if row.error_is == "unpaired":
+        difference += ", unpaired"
     z = "" if row.z is None else plain(row.z, 2)
-    return [row.name, number(row.a.numbers), number(row.b.numbers), difference, z, WORDS[row.verdict]]
+    verdict = WORDS[row.verdict]
+    if row.verdict in ("better", "worse") and not row.is_established:
+        verdict = f"a {verdict} bound"
+    return [row.name, number(row.a.numbers), number(row.b.numbers), difference, z, verdict]
 
 
 def legend(found: Comparison) -> str:
     """Return what the signs mean; with one seed on all sides nothing is said of seeds but that they are missing."""
-    return LEGEND_OF_SEEDS if any(row.noise and row.noise.has_seeds for row in found.rows) else LEGEND
+    text = LEGEND_OF_SEEDS if any(row.noise and row.noise.has_seeds for row in found.rows) else LEGEND
+    return text + (UNPAIRED if any(row.error_is == "unpaired" for row in found.rows) else "")
 
 
 def noise_in_words(row: Row) -> str | None:
@@ -114,10 +125,12 @@ def as_json(found: Comparison) -> str:
                 "a": _scored(row.a),
                 "b": _scored(row.b),
                 "verdict": row.verdict,
+                "established": row.is_established,
                 "difference_bpd": row.bpd,
                 "standard_error_bpd": row.standard_error,
                 **_noise(row),
                 "z": row.z,
+                "error_is": row.error_is,
                 "reason": row.reason,
                 "notes": row.notes,
                 "parameters": [_parameter(item) for item in row.parameters],

@@ -21,7 +21,7 @@ import numpy as np
 
 from bitsperdim.comparing import history
 from bitsperdim.comparing.cache import Cache, locked_params, md5_of, parse
-from bitsperdim.comparing.numbers import Scored, fitting, read_log_p, read_numbers, relevant
+from bitsperdim.comparing.numbers import NoImagesError, Scored, fitting, read_log_p, read_numbers, relevant
 from bitsperdim.errors import InputError
 from bitsperdim.params import RESERVED
 from bitsperdim.recipes.recipe import FOLDER
@@ -148,8 +148,10 @@ def of_files(
             if content is None:
                 what, remedy = "per_image.csv, the log-likelihood of each image,", "`dvc pull` it, or run `dvc repro`"
                 if commit is None:
-                    raise InputError(f"{what} is neither {place} nor in DVC's cache: {remedy}.")
-                raise InputError(f"{what} {place} is neither in DVC's cache nor on a remote: {remedy} on that commit.")
+                    raise NoImagesError(f"{what} is neither {place} nor in DVC's cache: {remedy}.")
+                raise NoImagesError(
+                    f"{what} {place} is neither in DVC's cache nor on a remote: {remedy} on that commit."
+                )
             return read_log_p(content, numbers, f"{path} {place}")
 
         return Scored(model, numbers, params, log_p, notes)
@@ -180,7 +182,8 @@ def of_recipe(root: Path, name: str) -> Source:
                 with (root / file).open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
                     stored = arrays[model]
             except FileNotFoundError as error:
-                raise InputError(f"{file}, with the log-likelihood of each image, is not there; restore it.") from error
+                what = f"{file}, with the log-likelihood of each image,"
+                raise NoImagesError(f"{what} is not there; restore it.") from error
             except Exception as error:  # a damaged file fails in as many ways as there are bytes
                 raise InputError(f"{file} is damaged: it does not hold the log-likelihoods of {model}.") from error
             return fitting(stored, numbers, str(file))
