@@ -163,9 +163,23 @@ def test_a_run_that_fails_leaves_the_earlier_experiment(root: Path, command: Any
     assert failed.returncode == 1
     assert failed.stderr.endswith("what is done is kept, and the same command goes on from there.\n")
     assert experiment_references(root)["tiny-cpu"] == before
-    unknown = command("recipe", "tiny", "--queue", "-S", "vae.laten_size=9")  # a key that is not there
-    assert unknown.returncode == 1
-    assert experiment_references(root)["tiny-cpu"] == before  # nothing was queued
+
+
+@pytest.mark.parametrize("flags", [(), ("--queue",)])
+def test_a_wrong_setting_is_refused_before_anything_starts(flags: tuple[str, ...], root: Path, command: Any) -> None:
+    for settings, words in (
+        (["vae.latent_size=-1"], "-S vae.latent_size=-1: params.yaml: vae.latent_size = -1 is not allowed"),
+        (
+            ["vae.laten_size=9"],
+            "-S vae.laten_size=9 cannot be applied: there is no parameter 'vae.laten_size', did you",
+        ),
+        (["vae.latent_size=9", "novalue"], "-S novalue is not a setting; write KEY=VALUE, "),
+        (["vae.latent_size=5,9"], "-S vae.latent_size=5,9 stands for several values"),
+    ):
+        done = command("recipe", "tiny", *flags, *(part for setting in settings for part in ("-S", setting)))
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+        assert done.stderr.startswith(words)
+    assert not (root / "logs").exists()
 
 
 def test_names_of_changed_runs() -> None:

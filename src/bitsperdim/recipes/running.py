@@ -36,6 +36,7 @@ from bitsperdim import checkpoints, stage
 from bitsperdim.errors import InputError
 from bitsperdim.files import read_json, write_json, write_text
 from bitsperdim.recipes.recipe import Recipe, SizeName, merged, overrides, read_yaml
+from bitsperdim.recipes.settings import applied
 
 RUNS, LOGS = Path("runs"), Path("logs") / "recipes"
 BASED_ON = "based-on.json"  # in a run's folder: the commit and the parameters
@@ -88,6 +89,8 @@ def run(
     params = recipe.parameters(read_yaml(root / "params.yaml"), size)
     if (settings or queue) and not with_dvc:
         raise InputError("--queue and -S make DVC experiments: they need DVC, and a git repository.")
+    if settings:
+        applied(params, settings)
     name = run_name(recipe.name, size, settings)
     environment = {
         **os.environ,
