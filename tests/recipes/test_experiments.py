@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +116,10 @@ def test_a_queued_recipe_is_collected_when_it_has_run(root: Path, command: Any) 
     assert "The experiment is tiny-cpu; it is queued: `dvc queue start` runs it" in queued.stdout
     assert "`bitsperdim recipe tiny --size cpu --collect` writes its result." in queued.stdout
     assert not list((root / "recipes" / "results").iterdir())
-    early = command("recipe", "tiny", "--collect")
-    assert (early.returncode, early.stderr.count("\n")) == (1, 1)
-    assert early.stderr.startswith("There is no finished run 'tiny-cpu'")
+    for flags in ((), ("--queue",), ("--collect",)):
+        early = command("recipe", "tiny", *flags)
+        assert (early.returncode, early.stdout, early.stderr.count("\n")) == (1, "", 1)
+        assert early.stderr.startswith("tiny-cpu is queued already and has not run: `dvc queue start` runs it, ")
     done = command("exp", "run", "--run-all", module="dvc")
     assert done.returncode == 0, done.stderr
     collected = command("recipe", "tiny", "--collect")
@@ -132,7 +134,34 @@ def test_a_queued_recipe_is_collected_when_it_has_run(root: Path, command: Any) 
     again = command("recipe", "tiny", "--queue")
     assert again.returncode == 0, again.stderr
     assert "tiny-cpu" not in experiment_references(root)
-    assert command("recipe", "tiny", "--collect").returncode == 1
+    early = command("recipe", "tiny", "--collect")
+    assert early.returncode == 1
+    take_out = early.stderr.split("`")[3].split()
+    assert take_out[:3] == ["dvc", "queue", "remove"]
+    assert command(*take_out[1:], module="dvc").returncode == 0
+    assert command("recipe", "tiny", "--collect").stderr.startswith("There is no finished run 'tiny-cpu'")
+
+
+def test_a_recipe_that_runs_from_the_queue_is_not_run_again(root: Path, command: Any) -> None:
+    running, goes_on = root / "running", root / "goes-on"
+    wait = f"open({str(running)!r}, 'w').close()\nwhile not os.path.exists({str(goes_on)!r}): time.sleep(0.1)\n"
+    (root / "stage.py").write_text(f"import os, time\n{wait}{(root / 'stage.py').read_text()}")
+    assert command("recipe", "tiny", "--queue").returncode == 0
+    start = [sys.executable, "-m", "dvc", "exp", "run", "--run-all"]
+    worker = subprocess.Popen(start, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 120
+        while not running.exists() and time.monotonic() < until:
+            time.sleep(0.1)
+        for flags in ((), ("--queue",), ("--collect",)):
+            early = command("recipe", "tiny", *flags)
+            assert (early.returncode, early.stdout, early.stderr.count("\n")) == (1, "", 1)
+            assert early.stderr.startswith("tiny-cpu is running already, from DVC's queue: `dvc queue logs ")
+    finally:
+        goes_on.touch()
+        worker.wait(120)
+    collected = command("recipe", "tiny", "--collect")
+    assert collected.returncode == 0, collected.stderr
 
 
 def test_changed_parameters_never_pass_for_the_recipe(root: Path, command: Any) -> None:
@@ -162,6 +191,11 @@ def test_a_run_that_fails_leaves_the_earlier_experiment(root: Path, command: Any
     failed = command("recipe", "tiny")
     assert failed.returncode == 1
     assert failed.stderr.endswith("what is done is kept, and the same command goes on from there.\n")
+    assert experiment_references(root)["tiny-cpu"] == before
+    (root / "dvc.yaml").write_text("stages: 3\n")
+    failed = command("recipe", "tiny", "--queue")
+    assert failed.returncode == 1
+    assert failed.stderr.endswith("DVC did not queue it (status 255).\n")
     assert experiment_references(root)["tiny-cpu"] == before
 
 
