@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
+from bitsperdim import __version__
 from bitsperdim.errors import InputError
 from bitsperdim.recipes.recipe import read
 from bitsperdim.recipes.running import experiment_references, run, run_name
@@ -173,14 +174,35 @@ def test_changed_parameters_never_pass_for_the_recipe(root: Path, command: Any) 
     assert changed.returncode == 0, changed.stderr
     name = run_name("tiny", "cpu", ["vae.latent_size=9", "vae.hidden_sizes=[3]"])
     assert f"The experiment is {name}." in changed.stdout
-    assert "recipes/results/tiny.json stays as it is" in changed.stdout
-    assert f"`bitsperdim compare tiny {name}` holds it against that." in changed.stdout
+    words = (
+        f"With -S recipes/results/tiny.json stays as it is. `bitsperdim compare tiny {name}` holds it against that.\n"
+    )
+    assert changed.stdout.endswith(words)
     assert {path.name: path.read_bytes() for path in (root / "recipes" / "results").iterdir()} == files
     assert set(experiment_references(root)) >= {"tiny-cpu", name}
     compared = command("compare", "tiny", name, "--json")
     assert compared.returncode == 0, compared.stderr
     (row,) = json.loads(compared.stdout)["models"]
     assert row["difference_bpd"] == pytest.approx(4 / 4 / np.log(2))
+    queued = command("recipe", "tiny", "-S", "vae.latent_size=8", "--queue")
+    name = run_name("tiny", "cpu", ["vae.latent_size=8"])
+    assert f"The experiment is {name}; it is queued: " in queued.stdout
+    assert f" Then `bitsperdim compare tiny {name}` holds it against that.\n" in queued.stdout
+
+
+def test_no_result_that_is_not_there_is_offered(root: Path, command: Any) -> None:
+    for size in ("cpu", "gpu"):
+        changed = command("recipe", "tiny", "--size", size, "-S", "vae.latent_size=9", "--queue")
+        assert changed.returncode == 0, changed.stderr
+        assert "compare" not in changed.stdout
+        assert changed.stdout.endswith(
+            "With -S it has no file in recipes/results. The recipe has none yet either: "
+            f"`bitsperdim recipe tiny --size {size}` makes it.\n"
+        )
+
+
+def test_the_version_is_that_of_the_package(command: Any) -> None:
+    assert command("--version").stdout == f"bitsperdim {__version__}\n"
 
 
 def test_a_run_that_fails_leaves_the_earlier_experiment(root: Path, command: Any) -> None:
