@@ -10,6 +10,7 @@ import os
 import sys
 from pathlib import Path
 
+from bitsperdim import __version__
 from bitsperdim.comparing import commands
 from bitsperdim.errors import InputError
 from bitsperdim.recipes import recipe as recipes
@@ -35,7 +36,11 @@ def recipe(arguments: argparse.Namespace) -> None:
     from bitsperdim.recipes import result, running, table
 
     if arguments.name is None:
-        print(table.listing(root))
+        text, broken = table.listing(root)
+        if text:
+            print(text, flush=True)
+        if broken:
+            sys.exit("\n".join(map(str, broken)))
         return
     chosen, size = recipes.read(root, arguments.name), arguments.size
     with_dvc = not arguments.without_dvc and running.dvc_is_there(root)
@@ -44,7 +49,7 @@ def recipe(arguments: argparse.Namespace) -> None:
     if not arguments.collect:
         running.run(root, chosen, size, with_dvc=with_dvc, settings=arguments.set_param, queue=arguments.queue)
     if arguments.queue or arguments.set_param:
-        print(_next(chosen.name, size, running.run_name(chosen.name, size, arguments.set_param), arguments))
+        print(_next(root, chosen.name, size, running.run_name(chosen.name, size, arguments.set_param), arguments))
         return
     path = result.collect(root, chosen, size, running.finished(root, chosen, size, with_dvc=with_dvc))
     print(f"{path.relative_to(root)} and {path.with_suffix('.npz').relative_to(root)} are written; commit them.")
@@ -66,21 +71,19 @@ def _consistent(arguments: argparse.Namespace) -> None:
             raise InputError(f"{given[0]} and {other} exclude each other.")
 
 
-def _next(recipe: str, size: recipes.SizeName, name: str, arguments: argparse.Namespace) -> str:
+def _next(root: Path, recipe: str, size: recipes.SizeName, name: str, arguments: argparse.Namespace) -> str:
     """Return what can be done after a run that has no result file, or none yet."""
-    text = f"The experiment is {name}"
-    text += (
-        "; it is queued: `dvc queue start` runs it, `dvc queue status` says how it stands.\n"
-        if arguments.queue
-        else ".\n"
-    )
-    if arguments.set_param:
-        kept = recipe if size == "cpu" else f"{recipe}-{size}"
-        return (
-            f"{text}Its parameters are not the recipe's: recipes/results/{kept}.json stays as it is. "
-            f"`bitsperdim compare {kept} {name}` holds it against that."
-        )
-    return f"{text}Then `bitsperdim recipe {recipe} --size {size} --collect` writes its result."
+    from bitsperdim.recipes.result import RESULTS, result_name
+
+    queued = "; it is queued: `dvc queue start` runs it, `dvc queue status` says how it stands"
+    text, then = f"The experiment is {name}{queued if arguments.queue else ''}.\n", "Then " if arguments.queue else ""
+    run = f"`bitsperdim recipe {recipe} --size {size}"
+    if not arguments.set_param:
+        return f"{text}{then}{run} --collect` writes its result."
+    kept = RESULTS / f"{result_name(recipe, size)}.json"
+    if not (root / kept).exists():
+        return f"{text}A run with -S has no file in {RESULTS}, and the recipe has none yet: {run}` makes it."
+    return f"{text}A run with -S leaves {kept} as it is. {then}`bitsperdim compare {kept.stem} {name}` holds it against that."
 
 
 def compare(arguments: argparse.Namespace) -> None:
@@ -96,6 +99,7 @@ def leaderboard(arguments: argparse.Namespace) -> None:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     main_parser = argparse.ArgumentParser(prog="bitsperdim", description="Likelihoods of discrete images.")
+    main_parser.add_argument("--version", action="version", version=f"bitsperdim {__version__}")
     subparsers = main_parser.add_subparsers(required=True, metavar="COMMAND")
     command = subparsers.add_parser("recipe", help="list the recipes, or run one by name")
     command.add_argument("name", nargs="?", metavar="NAME", help="which recipe; without it, all are listed")

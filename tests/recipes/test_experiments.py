@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
+from bitsperdim import __version__
 from bitsperdim.errors import InputError
 from bitsperdim.recipes.recipe import read
 from bitsperdim.recipes.running import experiment_references, run, run_name
@@ -115,9 +117,10 @@ def test_a_queued_recipe_is_collected_when_it_has_run(root: Path, command: Any) 
     assert "The experiment is tiny-cpu; it is queued: `dvc queue start` runs it" in queued.stdout
     assert "`bitsperdim recipe tiny --size cpu --collect` writes its result." in queued.stdout
     assert not list((root / "recipes" / "results").iterdir())
-    early = command("recipe", "tiny", "--collect")
-    assert (early.returncode, early.stderr.count("\n")) == (1, 1)
-    assert early.stderr.startswith("There is no finished run 'tiny-cpu'")
+    for flags in ((), ("--queue",), ("--collect",)):
+        early = command("recipe", "tiny", *flags)
+        assert (early.returncode, early.stdout, early.stderr.count("\n")) == (1, "", 1)
+        assert early.stderr.startswith("tiny-cpu is queued already and has not run: `dvc queue start` runs it, ")
     done = command("exp", "run", "--run-all", module="dvc")
     assert done.returncode == 0, done.stderr
     collected = command("recipe", "tiny", "--collect")
@@ -132,7 +135,34 @@ def test_a_queued_recipe_is_collected_when_it_has_run(root: Path, command: Any) 
     again = command("recipe", "tiny", "--queue")
     assert again.returncode == 0, again.stderr
     assert "tiny-cpu" not in experiment_references(root)
-    assert command("recipe", "tiny", "--collect").returncode == 1
+    early = command("recipe", "tiny", "--collect")
+    assert early.returncode == 1
+    take_out = early.stderr.split("`")[3].split()
+    assert take_out[:3] == ["dvc", "queue", "remove"]
+    assert command(*take_out[1:], module="dvc").returncode == 0
+    assert command("recipe", "tiny", "--collect").stderr.startswith("There is no finished run 'tiny-cpu'")
+
+
+def test_a_recipe_that_runs_from_the_queue_is_not_run_again(root: Path, command: Any) -> None:
+    running, goes_on = root / "running", root / "goes-on"
+    wait = f"open({str(running)!r}, 'w').close()\nwhile not os.path.exists({str(goes_on)!r}): time.sleep(0.1)\n"
+    (root / "stage.py").write_text(f"import os, time\n{wait}{(root / 'stage.py').read_text()}")
+    assert command("recipe", "tiny", "--queue").returncode == 0
+    start = [sys.executable, "-m", "dvc", "exp", "run", "--run-all"]
+    worker = subprocess.Popen(start, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 120
+        while not running.exists() and time.monotonic() < until:
+            time.sleep(0.1)
+        for flags in ((), ("--queue",), ("--collect",)):
+            early = command("recipe", "tiny", *flags)
+            assert (early.returncode, early.stdout, early.stderr.count("\n")) == (1, "", 1)
+            assert early.stderr.startswith("tiny-cpu is running already, from DVC's queue: `dvc queue logs ")
+    finally:
+        goes_on.touch()
+        worker.wait(120)
+    collected = command("recipe", "tiny", "--collect")
+    assert collected.returncode == 0, collected.stderr
 
 
 def test_changed_parameters_never_pass_for_the_recipe(root: Path, command: Any) -> None:
@@ -144,14 +174,35 @@ def test_changed_parameters_never_pass_for_the_recipe(root: Path, command: Any) 
     assert changed.returncode == 0, changed.stderr
     name = run_name("tiny", "cpu", ["vae.latent_size=9", "vae.hidden_sizes=[3]"])
     assert f"The experiment is {name}." in changed.stdout
-    assert "recipes/results/tiny.json stays as it is" in changed.stdout
-    assert f"`bitsperdim compare tiny {name}` holds it against that." in changed.stdout
+    words = (
+        f"With -S recipes/results/tiny.json stays as it is. `bitsperdim compare tiny {name}` holds it against that.\n"
+    )
+    assert changed.stdout.endswith(words)
     assert {path.name: path.read_bytes() for path in (root / "recipes" / "results").iterdir()} == files
     assert set(experiment_references(root)) >= {"tiny-cpu", name}
     compared = command("compare", "tiny", name, "--json")
     assert compared.returncode == 0, compared.stderr
     (row,) = json.loads(compared.stdout)["models"]
     assert row["difference_bpd"] == pytest.approx(4 / 4 / np.log(2))
+    queued = command("recipe", "tiny", "-S", "vae.latent_size=8", "--queue")
+    name = run_name("tiny", "cpu", ["vae.latent_size=8"])
+    assert f"The experiment is {name}; it is queued: " in queued.stdout
+    assert f" Then `bitsperdim compare tiny {name}` holds it against that.\n" in queued.stdout
+
+
+def test_no_result_that_is_not_there_is_offered(root: Path, command: Any) -> None:
+    for size in ("cpu", "gpu"):
+        changed = command("recipe", "tiny", "--size", size, "-S", "vae.latent_size=9", "--queue")
+        assert changed.returncode == 0, changed.stderr
+        assert "compare" not in changed.stdout
+        assert changed.stdout.endswith(
+            "With -S it has no file in recipes/results. The recipe has none yet either: "
+            f"`bitsperdim recipe tiny --size {size}` makes it.\n"
+        )
+
+
+def test_the_version_is_that_of_the_package(command: Any) -> None:
+    assert command("--version").stdout == f"bitsperdim {__version__}\n"
 
 
 def test_a_run_that_fails_leaves_the_earlier_experiment(root: Path, command: Any) -> None:
@@ -163,9 +214,28 @@ def test_a_run_that_fails_leaves_the_earlier_experiment(root: Path, command: Any
     assert failed.returncode == 1
     assert failed.stderr.endswith("what is done is kept, and the same command goes on from there.\n")
     assert experiment_references(root)["tiny-cpu"] == before
-    unknown = command("recipe", "tiny", "--queue", "-S", "vae.laten_size=9")  # a key that is not there
-    assert unknown.returncode == 1
-    assert experiment_references(root)["tiny-cpu"] == before  # nothing was queued
+    (root / "dvc.yaml").write_text("stages: 3\n")
+    failed = command("recipe", "tiny", "--queue")
+    assert failed.returncode == 1
+    assert failed.stderr.endswith("DVC did not queue it (status 255).\n")
+    assert experiment_references(root)["tiny-cpu"] == before
+
+
+@pytest.mark.parametrize("flags", [(), ("--queue",)])
+def test_a_wrong_setting_is_refused_before_anything_starts(flags: tuple[str, ...], root: Path, command: Any) -> None:
+    for settings, words in (
+        (["vae.latent_size=-1"], "-S vae.latent_size=-1: params.yaml: vae.latent_size = -1 is not allowed"),
+        (
+            ["vae.laten_size=9"],
+            "-S vae.laten_size=9 cannot be applied: there is no parameter 'vae.laten_size', did you",
+        ),
+        (["vae.latent_size=9", "novalue"], "-S novalue is not a setting; write KEY=VALUE, "),
+        (["vae.latent_size=5,9"], "-S vae.latent_size=5,9 stands for several values"),
+    ):
+        done = command("recipe", "tiny", *flags, *(part for setting in settings for part in ("-S", setting)))
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+        assert done.stderr.startswith(words)
+    assert not (root / "logs").exists()
 
 
 def test_names_of_changed_runs() -> None:

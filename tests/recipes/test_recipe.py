@@ -106,9 +106,15 @@ def test_a_mistake_in_a_recipe_is_a_sentence(mistake: str, tmp_path: Path) -> No
 
 def test_an_unknown_name_lists_the_choices(tmp_path: Path) -> None:
     write(tmp_path, GOOD)
-    for name in ("yours", "../recipes/mine", ""):
-        with pytest.raises(InputError, match=r"There is no recipe '.*'; choose mine\."):
+    for name in ("yours", "../recipes/mine", "", "x" * 100_000):
+        with pytest.raises(InputError, match=r"There is no recipe '.*; choose mine\.") as caught:
             read(tmp_path, name)
+        assert len(str(caught.value)) < 120
+    with pytest.raises(InputError, match=r"There is no recipe 'mnie', did you mean mine\?; choose mine\."):
+        read(tmp_path, "mnie")
+    names_of_two = "mnist-static-vae or mnist-static-iwae"
+    with pytest.raises(InputError, match=rf"There is no recipe 'mnist-static-vea', did you mean {names_of_two}\b"):
+        read(ROOT, "mnist-static-vea")
 
 
 @pytest.mark.parametrize("name", ["my recipe", "a..b", "Mine", "mine-cpu", "mine-gpu", "a_b"])

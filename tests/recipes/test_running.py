@@ -222,10 +222,11 @@ def test_a_damaged_file_is_a_sentence(path: str, content: bytes, root: Path, tmp
 
     def use() -> None:
         if "results/tiny.json" in path:
-            table.listing(copy)
-        else:
-            recipe = read(copy, "tiny")
-            result.collect(copy, recipe, "cpu", finished(copy, recipe, "cpu", with_dvc=False))
+            text, broken = table.listing(copy)
+            assert not text  # there is no other recipe
+            raise broken[0]
+        recipe = read(copy, "tiny")
+        result.collect(copy, recipe, "cpu", finished(copy, recipe, "cpu", with_dvc=False))
 
     if (path, content) == ("logs/recipes/tiny-cpu/train-vae.json", b"{}"):
         use()  # a log of other parameters: the time is not known
@@ -246,10 +247,26 @@ def test_the_list_shows_published_and_ours(root: Path) -> None:
     assert lines[3].startswith("    ours, cpu: vae ≤ ")
 
 
+def test_a_broken_recipe_hides_no_other(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipes").mkdir()
+    for path in ("recipes/tiny.yaml", "dvc.yaml", "params.yaml"):
+        shutil.copy(root / path, tmp_path / path)
+    (tmp_path / "recipes" / "a.yaml").write_text("title: [")
+    (tmp_path / "recipes" / "z.yaml").write_text("title: ''\n")
+    shutil.copytree(root / "src", tmp_path / "src")
+    done = call(tmp_path)
+    assert done.returncode == 1
+    assert done.stdout.startswith("tiny: Tiny (cpu 1 min, gpu 1 min)\n    published: ")
+    first, second = done.stderr.splitlines()
+    assert "/recipes/a.yaml is not valid YAML at line 1, column " in first
+    assert second.startswith("recipes/z.yaml: title is not allowed: ")
+
+
 def test_mistakes_on_the_command_line_are_sentences(root: Path, tmp_path: Path) -> None:
     unknown = call(root, "huge")
     assert unknown.returncode == 1
     assert unknown.stderr == "There is no recipe 'huge'; choose tiny.\n"
+    assert call(root, "tiy").stderr == "There is no recipe 'tiy', did you mean tiny?; choose tiny.\n"
     size = call(root, "tiny", "--size", "tpu")
     assert size.returncode == 2
     assert "invalid choice: 'tpu' (choose from" in size.stderr

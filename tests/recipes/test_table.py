@@ -136,7 +136,9 @@ def test_sources_are_numbered_in_the_order_of_the_table_and_named_once(root: Pat
 
 
 def test_the_list_fits_into_100_columns(repository: Path) -> None:
-    lines = listing(repository).splitlines()
+    text, broken = listing(repository)
+    lines = text.splitlines()
+    assert not broken
     assert max(map(len, lines)) <= 100
     assert sum(line.startswith("    published: ") for line in lines) > 10
     assert any(line.startswith("    ours, cpu: ") for line in lines)
@@ -158,7 +160,7 @@ def test_the_list_and_the_end_of_a_run_flag_what_the_table_flags(root: Path) -> 
         write_json(path, result)
         row = next(row for row in rows(markdown(root)) if row[0] == "`one`: vae")
         assert row[1:3] == [f"≤ 0.1600 ± 0.0020{flag}", f"≤ 87.25 ± 0.31{flag}"]
-        for text in (listing(root), summary(path)):
+        for text in (listing(root)[0], summary(path)):
             flat = " ".join(text.split())
             assert f"vae {row[1]} bits/dim, {row[2]} nats at K = 5000, 9,980 test images" in flat
             assert "exact = 0.1600 ± 0.0020 bits/dim, = 87.25 ± 0.31 nats, 9,980 test images" in flat
@@ -167,6 +169,7 @@ def test_the_list_and_the_end_of_a_run_flag_what_the_table_flags(root: Path) -> 
 
 def test_no_results_are_no_table(tmp_path: Path) -> None:
     assert markdown(tmp_path) == ""
+    assert listing(tmp_path) == ("There are no recipes.", [])
 
 
 def test_a_density_stands_below_all_and_says_that_it_is_none(root: Path) -> None:

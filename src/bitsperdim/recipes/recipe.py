@@ -7,15 +7,16 @@ Invariant (``tests/recipes/test_recipe.py``): every committed recipe validates a
 from __future__ import annotations
 
 import copy
+import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from bitsperdim.errors import InputError
+from bitsperdim.errors import InputError, shown
 from bitsperdim.families import PositiveInt, Section
 from bitsperdim.params import Params, load_yaml, validate
 
@@ -141,6 +142,12 @@ def names(root: Path) -> list[str]:
     return sorted(path.stem for path in (root / FOLDER).glob("*.yaml"))
 
 
+def close(word: str, known: Iterable[str]) -> str:
+    """Return a question after the names that a mistyped one is close to; nothing where there is none."""
+    found = difflib.get_close_matches(word[:64], known)
+    return f", did you mean {' or '.join(found)}?" if found else ""
+
+
 def read(root: Path, name: str) -> Recipe:
     """Read a recipe.
 
@@ -149,7 +156,8 @@ def read(root: Path, name: str) -> Recipe:
     """
     known = names(root)
     if name not in known:
-        raise InputError(f"There is no recipe {name!r}; choose {', '.join(known) or 'none: recipes/ is empty'}.")
+        choices = ", ".join(known) or "none: recipes/ is empty"
+        raise InputError(f"There is no recipe {shown(name)}{close(name, known)}; choose {choices}.")
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) or name.endswith(tuple(f"-{size}" for size in SIZES)):
         raise InputError(
             f"recipes/{name}.yaml: {name!r} cannot name a recipe; a name has lower-case letters, digits and "

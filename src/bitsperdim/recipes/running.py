@@ -37,10 +37,12 @@ from bitsperdim import stage
 from bitsperdim.errors import InputError
 from bitsperdim.files import read_json, write_json, write_text
 from bitsperdim.recipes.recipe import Recipe, SizeName, merged, overrides, read_yaml
+from bitsperdim.recipes.settings import applied
 
 RUNS, LOGS = Path("runs"), Path("logs") / "recipes"
 BASED_ON = "based-on.json"  # in a run's folder: the commit and the parameters
 CODE = ("src", "stages", "dvc.yaml")
+STOPPED = "The run stopped (status {}); what is done is kept, and the same command goes on from there."
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ def run(
     params = recipe.parameters(read_yaml(root / "params.yaml"), size)
     if (settings or queue) and not with_dvc:
         raise InputError("--queue and -S make DVC experiments: they need DVC, and a git repository.")
+    if settings:
+        applied(params, settings)
     name = run_name(recipe.name, size, settings)
     environment = {
         **os.environ,
@@ -125,7 +129,7 @@ def finished(root: Path, recipe: Recipe, size: SizeName, *, with_dvc: bool) -> F
     """Return a recipe's run that came to its end, now or earlier.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or none yet.
     """
     name = run_name(recipe.name, size)
     logs = root / LOGS / name
@@ -139,6 +143,7 @@ def finished(root: Path, recipe: Recipe, size: SizeName, *, with_dvc: bool) -> F
             commit, changed, params = based_on["commit"], based_on["has_local_changes"], based_on["params"]
         return Finished(name, lambda path: (folder / path).read_bytes(), params, logs, commit, changed)
     if name not in (found := experiment_references(root)):
+        refuse_queued(root, name)
         raise missing
     _, commit = found[name]
 
@@ -168,6 +173,35 @@ def experiment_references(root: Path) -> dict[str, tuple[str, str]]:
     return {reference.rsplit("/", 1)[1]: (reference, commit) for reference, commit in entries}
 
 
+def refuse_queued(root: Path, name: str) -> None:
+    """Refuse an experiment that waits in DVC's queue, or runs from there.
+
+    Raises:
+        InputError: it does; the sentence says how it is run, watched or taken out. That needs the number of its task:
+            DVC takes a name for that of any task, a finished one too.
+    """
+    if not (root / ".dvc" / "tmp" / "exps" / "celery").exists():  # nothing was ever queued
+        return
+    from dvc.repo import Repo  # imported here: a second
+
+    with Repo(str(root)) as repository:
+        queue = repository.experiments.celery_queue
+        waiting, running = (
+            {entry.name: entry.stash_rev[:7] for entry in entries}
+            for entries in (queue.iter_queued(), queue.iter_active())
+        )
+    if name in running:
+        raise InputError(
+            f"{name} is running already, from DVC's queue: `dvc queue logs {running[name]}` shows what it does, "
+            f"`dvc queue kill {running[name]}` stops it."
+        )
+    if name in waiting:
+        raise InputError(
+            f"{name} is queued already and has not run: `dvc queue start` runs it, "
+            f"`dvc queue remove {waiting[name]}` takes it out."
+        )
+
+
 def git(root: Path, *arguments: str) -> str | None:
     """Return what git says of this repository, or None where it is none or git fails."""
     if not (root / ".git").exists():  # git would answer for a repository around it
@@ -181,13 +215,16 @@ def git(root: Path, *arguments: str) -> str | None:
 
 def _with_dvc(root: Path, name: str, changes: list[str], environment: Mapping[str, str], *, queue: bool) -> None:
     dvc = [sys.executable, "-m", "dvc"]
+    refuse_queued(root, name)
     earlier = experiment_references(root).get(name)
     if earlier:  # what it computed stays in DVC's cache
-        _call([*dvc, "exp", "remove", "--quiet", name], root, environment)
+        failed = "DVC did not remove the earlier experiment (status {})."
+        _call([*dvc, "exp", "remove", "--quiet", name], root, environment, failed)
     settings = [part for change in changes for part in ("-S", change)]
     is_queued = False
     try:
-        _call([*dvc, "exp", "run", "--queue" if queue else "--temp", "--name", name, *settings], root, environment)
+        how, failed = ("--queue", "DVC did not queue it (status {}).") if queue else ("--temp", STOPPED)
+        _call([*dvc, "exp", "run", how, "--name", name, *settings], root, environment, failed)
         is_queued = queue
     finally:
         if earlier and not is_queued and name not in experiment_references(root):
@@ -262,7 +299,7 @@ def _fingerprint(root: Path, params: Mapping[str, Any]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _call(command: list[str], folder: Path, environment: Mapping[str, str]) -> None:
+def _call(command: list[str], folder: Path, environment: Mapping[str, str], failed: str = STOPPED) -> None:
     with subprocess.Popen(command, cwd=folder, env=environment, close_fds=False) as process:
         try:
             status = process.wait()
@@ -270,9 +307,7 @@ def _call(command: list[str], folder: Path, environment: Mapping[str, str]) -> N
             process.wait()
             raise
     if status:
-        raise InputError(
-            f"The run stopped (status {status}); what is done is kept, and the same command goes on from there."
-        )
+        raise InputError(failed.format(status))
 
 
 @contextlib.contextmanager

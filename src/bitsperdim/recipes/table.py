@@ -11,6 +11,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from bitsperdim.errors import InputError
 from bitsperdim.files import read_json
 from bitsperdim.recipes import recipe as recipes
 from bitsperdim.recipes.result import RESULTS, result_name
@@ -183,23 +184,34 @@ def _flag_means(lines: list[str]) -> list[str]:
     return ["", *textwrap.wrap(FLAG_MEANS, WIDTH)] if any(FLAG in line for line in lines) else []
 
 
-def listing(root: Path) -> str:
-    """Return every recipe with its title, its sizes, the published reference and our result, 100 columns wide."""
-    lines = []
+def listing(root: Path) -> tuple[str, list[InputError]]:
+    """Return every recipe with its title, its sizes, the published reference and our result, 100 columns wide.
+
+    A recipe that cannot be read, or whose result cannot, is not among them; why not is returned too.
+    """
+    lines: list[str] = []
+    broken = []
     for name in recipes.names(root):
-        found = recipes.read(root, name)
-        sizes = found.content.sizes
-        title = f"{name}: {found.content.title} (cpu {sizes.cpu.minutes} min, gpu {sizes.gpu.minutes} min)"
-        lines += textwrap.wrap(title, WIDTH, subsequent_indent=" " * 4)
-        for item in found.content.published:
-            lines += textwrap.wrap(
-                f"published: {_reference(item.model_dump())}", WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 15
-            )
-        for size in recipes.SIZES:
-            path = root / RESULTS / f"{result_name(name, size)}.json"
-            if path.exists():
-                content = read_result(path)
-                for model in content["models"]:
-                    ours = f"ours, {size}: {_ours(content, model)}"
-                    lines += textwrap.wrap(ours, WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 15)
-    return "\n".join([*lines, *_flag_means(lines)]) or "There are no recipes."
+        try:
+            lines += _listed(root, name)
+        except InputError as error:
+            broken.append(error)
+    if not lines and not broken:
+        return "There are no recipes.", []
+    return "\n".join([*lines, *_flag_means(lines)]), broken
+
+
+def _listed(root: Path, name: str) -> list[str]:
+    found = recipes.read(root, name)
+    sizes = found.content.sizes
+    title = f"{name}: {found.content.title} (cpu {sizes.cpu.minutes} min, gpu {sizes.gpu.minutes} min)"
+    lines = textwrap.wrap(title, WIDTH, subsequent_indent=" " * 4)
+    details = [f"published: {_reference(item.model_dump())}" for item in found.content.published]
+    for size in recipes.SIZES:
+        path = root / RESULTS / f"{result_name(name, size)}.json"
+        if path.exists():
+            content = read_result(path)
+            details += [f"ours, {size}: {_ours(content, model)}" for model in content["models"]]
+    for text in details:
+        lines += textwrap.wrap(text, WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 15)
+    return lines
