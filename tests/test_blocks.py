@@ -131,6 +131,23 @@ def test_nothing_is_written_of_work_that_takes_no_time(tmp_path: Path) -> None:
     assert (tmp_path / "two" / NEWER).exists()
 
 
+def test_it_is_written_once_in_an_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five blocks of 40 s: after the second, the fourth and at the end."""
+    clock, saved = [0.0], []
+    monkeypatch.setattr(blocks.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(
+        Checkpoint, "save", lambda self, tensors, values: saved.append((clock[0], len(tensors["rows"])))
+    )
+    slow = counted([])
+
+    def work(block: range) -> Tensor:
+        clock[0] += 40.0
+        return slow(block)
+
+    in_blocks("work", N_IMAGES, 2, 2, work, device=CPU, checkpoint=Checkpoint(tmp_path, "one", interval=60.0))
+    assert saved == [(80.0, 4), (160.0, 8), (200.0, 10)]
+
+
 @pytest.mark.parametrize("damage", ["truncated", "changed", "foreign", "text"])
 def test_a_bad_checkpoint_is_named_and_its_blocks_computed_again(
     damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -1,6 +1,8 @@
 """Checkpoints: bit for bit, two generations, nothing damaged or foreign is used."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -100,6 +102,23 @@ def test_no_changed_byte_is_used(checkpoint: Checkpoint, capsys: pytest.CaptureF
         found = checkpoint.load()
         assert found is None or (found[1] == VALUES and torch.equal(found[0]["scalar"], tensors(1)["scalar"])), place
     assert capsys.readouterr().err.count("cannot be used") > 0.9 * len(whole) / step
+
+
+@pytest.mark.parametrize("entry", [{"dtype": "I32", "shape": [2, 3]}, {"dtype": "F32", "shape": [3, 2]}])
+def test_bytes_that_stand_for_other_numbers_are_refused(
+    entry: dict[str, Any], checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same bytes under another type or shape."""
+    checkpoint.save({"weights": torch.rand(2, 3)}, VALUES)
+    path = checkpoint.folder / NEWER
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["weights"] |= entry
+    changed = json.dumps(header).encode()
+    path.write_bytes(len(changed).to_bytes(8, "little") + changed + content[8 + length :])
+    assert checkpoint.load() is None
+    assert "it is damaged" in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_cannot_be_written_stops_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

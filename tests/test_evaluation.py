@@ -410,6 +410,8 @@ def test_a_model_that_looks_ahead_has_no_number() -> None:
     model.first.mask[-1, -1, -1, -1] = 1
     with pytest.raises(InputError, match=r"The model of seed 0 looks ahead: a log-mass changes by \S+ nats"):
         evaluation.largest_leak({0: model}, data, SECTION)
+    with pytest.raises(InputError, match="The model of seed 7 looks ahead"):
+        evaluation.largest_leak({3: small_model("pixelcnn-rgb"), 7: model}, data, SECTION)
 
 
 @pytest.mark.parametrize("n_images", [1, 2, 5, 20])

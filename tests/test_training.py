@@ -1,6 +1,7 @@
 """The trainer: reproducible, selects by validation, presents every image, stops at NaN with a sentence."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -375,6 +376,27 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
     again = run(model, data, checkpoint=checkpoint, **settings)  # a finished one is not trained again
     assert len(steps) == 20 - stop_at
     assert torch.equal(weights(whole), weights(again))
+
+
+def test_a_schedule_ends_with_the_last_step() -> None:
+    """Of five steps an epoch, the last of which has fewer images, the cosine has reached almost nothing at the 20th."""
+    rates = [row["learning_rate"] for row in run("vae", epochs=4, warmup_steps=0, learning_rate=0.01).curve]
+    expected = [0.005 * (1 + math.cos(math.pi * step / 20)) for step in (0, 5, 10, 15)]
+    assert rates == pytest.approx(expected)
+
+
+def test_a_training_that_took_longer_than_the_interval_is_kept_at_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Should a later seed of the stage be interrupted; a shorter one is not."""
+    checkpoint = Checkpoint(tmp_path / "one", "one", interval=60.0)
+    run("vae", checkpoint=checkpoint)
+    assert checkpoint.load() is None
+    monkeypatch.setattr(training._Trainer, "seconds", 61.0)
+    run("vae", checkpoint=checkpoint)
+    found = checkpoint.load()
+    assert found is not None
+    assert found[1]["epoch"] == 5  # the one after the last
 
 
 def test_a_state_that_is_not_finite_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

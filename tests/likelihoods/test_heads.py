@@ -115,6 +115,15 @@ def test_a_location_of_zero_is_the_middle_and_a_scale_of_zero_half_the_range() -
     assert found.log_scale.item() == pytest.approx(math.log(127.5))
 
 
+def test_a_density_starts_with_the_spread_of_the_marginal_and_of_a_cell() -> None:
+    """A level n is a uniform value between n - 1/2 and n + 1/2: by hand, levels 3 and 5 alike have 1 + 1/12."""
+    counts = torch.tensor([0, 0, 0, 7, 0, 7, 0, 0]).reshape(1, 1, 1, 8)
+    head = build_head("normal", 1, 8, 1)
+    found = head(head.biases(counts).float())
+    assert found.loc.item() == pytest.approx(4.0)
+    assert found.log_scale.exp().square().item() == pytest.approx(1 + 1 / 12, rel=1e-6)
+
+
 def test_coefficients_stay_within_one() -> None:
     head = build_head("coupled_logistic", 3, 256, 2)
     found = head(torch.full((1, 1, 1, head.n_outputs), 50.0))
