@@ -83,8 +83,7 @@ def _next(root: Path, recipe: str, size: recipes.SizeName, name: str, arguments:
     kept = RESULTS / f"{result_name(recipe, size)}.json"
     if not (root / kept).exists():
         return f"{text}A run with -S has no file in {RESULTS}, and the recipe has none yet: {run}` makes it."
-    against = f"`bitsperdim compare {kept.stem} {name}` holds it against that."
-    return f"{text}A run with -S leaves {kept} as it is. {then}{against}"
+    return f"{text}A run with -S leaves {kept} as it is. {then}`bitsperdim compare {kept.stem} {name}` compares them."
 
 
 def compare(arguments: argparse.Namespace) -> None:

@@ -175,7 +175,7 @@ def test_changed_parameters_never_pass_for_the_recipe(root: Path, command: Any) 
     name = run_name("tiny", "cpu", ["vae.latent_size=9", "vae.hidden_sizes=[3]"])
     assert f"The experiment is {name}." in changed.stdout
     words = (
-        f"With -S recipes/results/tiny.json stays as it is. `bitsperdim compare tiny {name}` holds it against that.\n"
+        f"A run with -S leaves recipes/results/tiny.json as it is. `bitsperdim compare tiny {name}` compares them.\n"
     )
     assert changed.stdout.endswith(words)
     assert {path.name: path.read_bytes() for path in (root / "recipes" / "results").iterdir()} == files
@@ -187,7 +187,7 @@ def test_changed_parameters_never_pass_for_the_recipe(root: Path, command: Any) 
     queued = command("recipe", "tiny", "-S", "vae.latent_size=8", "--queue")
     name = run_name("tiny", "cpu", ["vae.latent_size=8"])
     assert f"The experiment is {name}; it is queued: " in queued.stdout
-    assert f" Then `bitsperdim compare tiny {name}` holds it against that.\n" in queued.stdout
+    assert f" Then `bitsperdim compare tiny {name}` compares them.\n" in queued.stdout
 
 
 def test_no_result_that_is_not_there_is_offered(root: Path, command: Any) -> None:
@@ -196,7 +196,7 @@ def test_no_result_that_is_not_there_is_offered(root: Path, command: Any) -> Non
         assert changed.returncode == 0, changed.stderr
         assert "compare" not in changed.stdout
         assert changed.stdout.endswith(
-            "With -S it has no file in recipes/results. The recipe has none yet either: "
+            "A run with -S has no file in recipes/results, and the recipe has none yet: "
             f"`bitsperdim recipe tiny --size {size}` makes it.\n"
         )
 

@@ -2,8 +2,8 @@
 
 A run with parameters changed (``-S``) has a name of its own, made of the recipe's and the changes, so that it never
 passes for the recipe's. A queued one is run later by ``dvc queue start``; an earlier experiment of its name is removed
-when it is queued, for only one can have the name, and ``dvc queue start`` knows nothing of the folder of logs, so that
-the times of a queued run are not in its result.
+when it is queued, for only one can have the name (what is in the queue already is neither queued nor run again), and
+``dvc queue start`` knows nothing of the folder of logs, so that the times of a queued run are not in its result.
 
 Either way the workspace stays as it is, an interrupted run goes on where it stopped (stages that are done are not run
 again, a training goes on from its checkpoint), and what was made can be read by path.
