@@ -43,10 +43,9 @@ SPREADS = {  # of the last validation bound of small trainings with other random
 }
 LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 
-pytestmark = [
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
-    pytest.mark.filterwarnings("default"),  # of what has no deterministic form, and of compilers
-]
+if not torch.cuda.is_available():
+    pytest.skip("there is no GPU", allow_module_level=True)
+pytestmark = pytest.mark.filterwarnings("default")  # of what has no deterministic form, and of compilers
 
 
 @pytest.fixture(autouse=True)

@@ -108,18 +108,29 @@ def test_the_comparison_is_markdown(laboratory: Laboratory, workflow: dict[str, 
     done, summary = compared(laboratory, workflow, repository)
     assert done.returncode == 0, done.stderr
     assert summary.startswith("**A**: revision HEAD^1 (")
-    assert re.search(r"^\| vae \| ≤ .* \| ≤ .* \| .* \| better \|$", summary, re.MULTILINE), summary
+    assert re.search(r"^\| vae \| ≤ .* \| ≤ .* \| .* \| a better bound \|$", summary, re.MULTILINE), summary
     assert "- vae.latent_size: 16 -&gt; 32" in summary
     assert (laboratory.root / "comparison.md").read_text(encoding="utf-8") == summary
 
 
-def test_where_there_is_nothing_to_compare_a_sentence_says_so(
+def test_where_the_images_are_gone_the_numbers_are_compared(
     laboratory: Laboratory, workflow: dict[str, Any], repository: Path
 ) -> None:
     laboratory.empty_the_cache()
     done, summary = compared(laboratory, workflow, repository)
     assert done.returncode == 0, done.stderr
-    assert re.fullmatch(r"vae: per_image.csv, .* is neither in DVC's cache nor on a remote: .*\.\n", summary)
+    assert re.search(r"^\| vae \| .* ± .*, unpaired \| .* \| cannot tell \|$", summary, re.MULTILINE), summary
+    assert "per_image.csv, the log-likelihood of each image," in summary
+
+
+def test_where_there_is_nothing_to_compare_a_sentence_says_so(
+    laboratory: Laboratory, workflow: dict[str, Any], repository: Path
+) -> None:
+    laboratory.write("vae", IMAGES, test_sha256="f" * 64)
+    laboratory.commit("Other images")
+    done, summary = compared(laboratory, workflow, repository)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"vae: the protocol is the same, but the test images differ .*\.\n", summary)
     assert (laboratory.root / "comparison.md").read_text(encoding="utf-8") == summary
 
 
