@@ -1,0 +1,87 @@
+"""A stand-in for another processor: sums and products round by the shapes of their operands.
+
+Processors do: which kernel computes a product, and in which order it adds up, depends on the sizes, and differs between
+AVX2, AVX-512 and AMX. What is demanded to the last bit of two computations of different shapes (a batch and its
+images one by one, a chunk of samples and two halves) therefore holds on some machines only. Under :class:`OtherRounding`
+every such demand fails, on any machine; the same shapes computed twice give the same bits, as they do on all.
+
+``BITSPERDIM_ROUNDING=shapes python -m pytest`` runs the tests under it (``make portable`` does).
+
+Each operand of a product or sum is moved by at most one unit in its last place (a factor 1 + e or 1 - e), which changes the result as another
+order of additions does; each result of a function that no standard rounds (exp, log, tanh) by one too. Whole numbers
+stay: their sums are exact in any order.
+
+Not here: threads other than the one that entered it, and processes that a test starts.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+VARIABLE = "BITSPERDIM_ROUNDING"
+aten = torch.ops.aten
+OF_OPERANDS = {  # whose terms are added up
+    *(aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.mv, aten.addmv, aten.dot),
+    *(aten.convolution, aten.convolution_backward),
+    *(aten.sum, aten.mean, aten.var, aten.std, aten.cumsum, aten.linalg_vector_norm, aten.prod),
+    *(aten.linalg_cholesky_ex, aten.linalg_solve_triangular),
+}
+OF_ONE = {aten.sum, aten.mean, aten.cumsum, aten.linalg_vector_norm, aten.prod}  # operand
+OF_RESULTS = {aten.logsumexp, aten._softmax, aten._log_softmax}
+
+
+class OtherRounding(TorchDispatchMode):
+    """Rounds as another processor might, while it lasts."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Compute."""
+        kwargs = kwargs or {}
+        packet = func.overloadpacket
+        if packet not in OF_OPERANDS and packet not in OF_RESULTS:
+            return func(*args, **kwargs)
+        key = key_of(func, args)
+        if packet in OF_RESULTS:
+            result = func(*args, **kwargs)
+            first = result[0] if isinstance(result, tuple) else result
+            if packet is not aten.logsumexp or first.numel() < args[0].numel():
+                first.copy_(moved(first, key))
+            return result
+        if packet in OF_ONE and (result := func(*args, **kwargs)).numel() == args[0].numel():
+            return result  # sums of one term
+        return func(*pytree.tree_map(lambda value: moved(value, key), args), **kwargs)
+
+
+def key_of(func: Any, args: Sequence[Any]) -> int:
+    """Return a number that stands for an operation and the shapes and places of its operands."""
+    tensors = [value for value in pytree.tree_leaves(args) if isinstance(value, Tensor)]
+    layouts = [(*value.shape, value.stride(), value.storage_offset() * value.element_size() % 64) for value in tensors]
+    return zlib.crc32(repr((str(func), layouts)).encode())
+
+
+def moved(value: Any, key: int) -> Any:
+    """Return a tensor with each number that is not whole moved by at most one unit in its last place."""
+    if not (isinstance(value, Tensor) and value.is_floating_point() and value.numel() > 0):
+        return value
+    factors, n = table(value.dtype), value.numel()
+    start = key % 1009
+    if start + n > len(factors):
+        factors = factors.repeat(1 + (start + n) // len(factors))
+    factors = factors[start : start + n].view(value.shape)
+    return torch.where(value == value.round(), value, value * factors)
+
+
+@lru_cache
+def table(dtype: torch.dtype) -> Tensor:
+    """Return a long list of 1 - e, 1 and 1 + e, at random."""
+    signs = torch.randint(-1, 2, (100_003,), generator=torch.Generator().manual_seed(0))
+    return 1 + signs.to(dtype) * torch.finfo(dtype).eps
