@@ -51,7 +51,7 @@ def leaderboard(root: Path, form: str, *, with_recipes: bool = False) -> str:
     """Return the leaderboard as ``text``, ``markdown`` or ``csv``, with or without the results of recipes.
 
     Raises:
-        InputError: this is no repository, or it has no results.
+        InputError: there are no results, or git cannot tell.
     """
     from bitsperdim.comparing import leaderboard as board
     from bitsperdim.comparing.cache import Cache
