@@ -70,7 +70,7 @@ class Repository:
         return _answer_or_no(self.root, arguments)
 
     def read(self, names: Iterable[str]) -> dict[str, bytes | None]:
-        """Return the content of files named as ``<commit>:./<path>`` or by object, all in one call; None: no such file."""
+        """Return the content of files named as ``<commit>:./<path>`` or by object, all in one call; None: no file."""
         asked = list(dict.fromkeys(names))
         answer = self.ask("cat-file", "--batch", content="".join(f"{name}\n" for name in asked).encode())
         found: dict[str, bytes | None] = {}
@@ -222,7 +222,7 @@ def _run(root: Path, arguments: Sequence[str], content: bytes = b"") -> subproce
 def _error(root: Path, done: subprocess.CompletedProcess[bytes]) -> GitError:
     """Return git's own reason, in one line."""
     lines = [line.strip() for line in os.fsdecode(done.stderr).splitlines()]
-    reason = "; ".join(line for line in lines if line).replace(":; ", ": ")
+    reason = "; ".join(line for line in lines if line).replace(":; ", ": ").removeprefix("fatal: ")
     return GitError(f"git cannot tell about {root}: {reason or f'status {done.returncode}'}")
 
 
