@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from bitsperdim.errors import InputError
@@ -50,6 +51,8 @@ def split(argument: str) -> tuple[str, str | None]:
 def leaderboard(root: Path, form: str, *, with_recipes: bool = False) -> str:
     """Return the leaderboard as ``text``, ``markdown`` or ``csv``, with or without the results of recipes.
 
+    What is left out has no place in ``csv``: it is written to the standard error.
+
     Raises:
         InputError: there are no results, or git cannot tell.
     """
@@ -58,6 +61,8 @@ def leaderboard(root: Path, form: str, *, with_recipes: bool = False) -> str:
 
     found = board.leaderboard(root, Cache(root), with_recipes=with_recipes)
     if form == "csv":
+        for sentence in found.left_out:
+            print(f"Left out: {sentence}", file=sys.stderr)
         text: str = found.table().to_csv(index=False).rstrip("\n")
         return text
     return {"text": board.as_text, "markdown": board.as_markdown}[form](found)
