@@ -23,6 +23,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 
 repro: setup  ## run the pipeline (dvc repro) and say where the report is
 	@PYTHONPATH=src python -m bitsperdim.params params.yaml
+	@PYTHONPATH=src python -m bitsperdim.git --dvc
 	@dvc repro
 	@echo "Report: $(CURDIR)/report/index.html"
 
@@ -59,6 +60,7 @@ leaderboard: readme  ## the same, and print what is published beside what we hav
 	@PYTHONPATH=src python -m bitsperdim.cli recipe
 
 hooks: setup  ## install the pre-commit hooks, which run what `make lint` runs
+	@test -e .git || { echo "Hooks are those of a whole repository: $(CURDIR) is not the top of one." >&2; exit 1; }
 	@pre-commit install
 
 lock:  ## resolve requirements.lock anew from pyproject.toml (needs uv)

@@ -1,7 +1,6 @@
 """Common to all tests: one thread per worker, no global seed."""
 
 import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 
 import rounding
+from bitsperdim import git
 from stage_runs import Laboratory
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -37,10 +37,10 @@ def committed(repository: Path) -> Callable[[str], str]:
     """
 
     def read(path: str) -> str:
-        if not (repository / ".git").exists():
+        try:
+            return git.repository(repository).ask("show", f"HEAD:./{path}").decode("utf-8")
+        except git.NotARepositoryError:
             return (repository / path).read_text(encoding="utf-8")
-        command = ["git", "-C", str(repository), "show", f"HEAD:{path}"]
-        return subprocess.run(command, capture_output=True, check=True).stdout.decode("utf-8")
 
     return read
 

@@ -18,6 +18,7 @@ from bitsperdim.units import bits_per_dim, nats_to_bits_per_dim
 SHAPE = (1, 2, 2)
 PROTOCOL = "tiny/none/2x2x1/L4/test{n}/given-none"
 HASH = "0123456789abcdef" * 4
+NO_CONFIGURATION = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
 PARAMS: dict[str, Any] = {
     "dataset": {"name": "tiny", "seed": 0},
     "dequantize": {"binarization": "none"},
@@ -57,10 +58,24 @@ def metrics_of(log_p: np.ndarray, **changes: Any) -> dict[str, Any]:
     }
 
 
-class Laboratory:
-    """A repository in a folder."""
+def git(folder: Path, *arguments: str, safe: str = "") -> str:
+    """What git says; the user's own configuration, a repository named by the environment and the time play no part."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    names = {f"GIT_{who}_{what}": "nobody@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    command = ["git", "-C", str(folder), *(("-c", f"safe.directory={safe}") if safe else ()), *arguments]
+    environment = {**own, **names, **NO_CONFIGURATION}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
 
-    def __init__(self, root: Path) -> None:
+
+def anothers() -> dict[str, str]:
+    """An environment in which git takes every repository for that of another user, which nobody has called safe."""
+    return {**NO_CONFIGURATION, "GIT_CONFIG_COUNT": "0", "GIT_TEST_ASSUME_DIFFERENT_OWNER": "1"}
+
+
+class Laboratory:
+    """A repository in a folder, or a folder of a larger repository."""
+
+    def __init__(self, root: Path, top: Path | None = None) -> None:
         self.root = root
         self.params: dict[str, Any] = json.loads(json.dumps(PARAMS))
         (root / ".dvc").mkdir(parents=True)
@@ -69,16 +84,13 @@ class Laboratory:
         (root / "recipes" / "results").mkdir(parents=True)
         (root / "dvc.yaml").write_text("stages: {}\n")
         (root / "params.yaml").write_text("models: []\n")
-        self.git("init", "--quiet", "--initial-branch=main")
+        self.git("init", "--quiet", "--initial-branch=main", str(top or root))
         self.git("config", "user.name", "Nobody")
         self.git("config", "user.email", "nobody@example.org")
 
     def git(self, *arguments: str) -> str:
-        """What git says; the user's own configuration and the time play no part."""
-        environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
-        command = ["git", "-C", str(self.root), *arguments]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
+        """What git says here."""
+        return git(self.root, *arguments)
 
     def write(self, model: str, log_p: Any, **changes: Any) -> None:
         """Write a model's results: log_p is (N,) or (seeds, N) nats."""

@@ -5,13 +5,13 @@ import io
 import json
 import re
 import shutil
-import subprocess
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from bitsperdim import git
 from bitsperdim.comparing import commands
 from bitsperdim.errors import InputError
 from bitsperdim.models import MODELS
@@ -29,12 +29,11 @@ def release(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the README is written from, as the last commit has it; without git as it lies there."""
     folder = tmp_path_factory.mktemp("release")
     parts = ("results", "recipes", "docs")
-    if (repository / ".git").exists():
-        command = ["git", "-C", str(repository), "archive", "--format=zip", "HEAD", *parts]
-        archive = subprocess.run(command, capture_output=True, check=True).stdout
+    try:
+        archive = git.repository(repository).ask("archive", "--format=zip", "HEAD", *parts)
         with zipfile.ZipFile(io.BytesIO(archive)) as file:
             file.extractall(folder)
-    else:
+    except git.NotARepositoryError:
         for part in parts:
             shutil.copytree(repository / part, folder / part)
     return folder

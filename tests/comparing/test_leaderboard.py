@@ -14,6 +14,7 @@ from bitsperdim.comparing import commands, history
 from bitsperdim.comparing.cache import Cache
 from bitsperdim.comparing.leaderboard import COLUMNS, Board, as_markdown, as_text, leaderboard
 from bitsperdim.errors import InputError
+from bitsperdim.git import repository
 from laboratory import Laboratory, metrics_of
 
 Drawn = Callable[..., np.ndarray]
@@ -246,7 +247,7 @@ def test_a_merge_with_numbers_of_its_own_is_a_row(laboratory: Laboratory, drawn:
     laboratory.git("merge", "--quiet", "--no-ff", "--no-commit", "side")
     laboratory.write("vae", drawn(2))
     merge = laboratory.commit("Merge and run")
-    assert [change.commit for change in history.changes(laboratory.root)][-1] == merge
+    assert [change.commit for change in history.changes(repository(laboratory.root))][-1] == merge
 
 
 def test_infinite_numbers_are_last_and_untied(laboratory: Laboratory, drawn: Drawn) -> None:

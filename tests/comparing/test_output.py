@@ -57,7 +57,12 @@ def test_the_json_always_has_the_same_keys(filled: Laboratory) -> None:
     found = json.loads(as_json(filled.compare("HEAD", "changed")))
     assert set(found) == {"schema", "a", "b", "interval", "models", "only_in_a", "only_in_b"}
     assert found["schema"] == SCHEMA == 1
-    assert found["a"] == {"name": "HEAD", "kind": "revision", "commit": filled.git("rev-parse", "HEAD")}
+    assert found["a"] == {
+        "name": "HEAD",
+        "kind": "revision",
+        "commit": filled.git("rev-parse", "HEAD"),
+        "has_local_changes": False,
+    }
     assert found["only_in_b"] == ["new"]
     for model in found["models"]:
         assert set(model) == {

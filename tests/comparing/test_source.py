@@ -10,9 +10,11 @@ import pytest
 
 from bitsperdim.comparing import history
 from bitsperdim.comparing.cache import Cache, locked_params, md5_of
+from bitsperdim.comparing.leaderboard import leaderboard
 from bitsperdim.comparing.numbers import Numbers, fitting, read_log_p, read_numbers
 from bitsperdim.comparing.source import find
 from bitsperdim.errors import InputError
+from bitsperdim.git import repository
 from laboratory import PARAMS, Laboratory, metrics_of
 
 Drawn = Callable[..., np.ndarray]
@@ -34,7 +36,7 @@ def test_an_experiment_is_found_by_its_name(laboratory: Laboratory, drawn: Drawn
     laboratory.git("update-ref", "refs/exps/stash", commit)  # DVC has other references too
     source = find(laboratory.root, "tall-owl", Cache(laboratory.root))
     assert (source.kind, source.commit, source.models) == ("experiment", commit, ["vae"])
-    assert [item.name for item in history.experiments(laboratory.root)] == ["tall-owl"]
+    assert [item.name for item in history.experiments(repository(laboratory.root))] == ["tall-owl"]
     found = laboratory.compare("HEAD", "tall-owl").rows[0]
     assert found.verdict == "better"
     expected = -(drawn(2, 0.5) - drawn(1)).mean() / (4 * np.log(2))
@@ -48,12 +50,12 @@ def test_of_two_experiments_of_one_name_the_one_on_this_commit_is_meant(laborato
         laboratory.commit()
         laboratory.write("vae", drawn(seed + 10))
         commits.append(laboratory.experiment("twin"))
-    found = history.experiment(laboratory.root, "twin")
+    found = history.experiment(repository(laboratory.root), "twin")
     assert found is not None
     assert found.commit == commits[1]
     laboratory.commit("Another")
     with pytest.raises(InputError, match="There are 2 experiments 'twin'; name one by its commit"):
-        history.experiment(laboratory.root, "twin")
+        history.experiment(repository(laboratory.root), "twin")
 
 
 def test_names_are_looked_up_in_order(laboratory: Laboratory, drawn: Drawn) -> None:
@@ -65,7 +67,7 @@ def test_names_are_looked_up_in_order(laboratory: Laboratory, drawn: Drawn) -> N
     cache = Cache(laboratory.root)
     assert find(laboratory.root, "name", cache).words.startswith("experiment name (")
     recipe_result(laboratory, "name", np.stack([drawn(3)]))
-    assert find(laboratory.root, "name", cache).words == "recipe result name"
+    assert find(laboratory.root, "name", cache).words == "recipe result name (commit unknown)"
     laboratory.git("branch", "name")
     assert find(laboratory.root, "name", cache).words.startswith("revision name (")
     assert find(laboratory.root, "", cache).words == "the workspace"
@@ -112,11 +114,13 @@ def test_a_folder_that_is_no_repository_has_a_workspace_and_recipes(laboratory: 
     laboratory.write("vae", drawn(1))
     recipe_result(laboratory, "big", np.stack([drawn(3)]))
     (laboratory.root / ".git").rename(laboratory.root / "git")
+    cache = Cache(laboratory.root)
     assert laboratory.compare("big").rows[0].verdict in {"better", "worse", "cannot tell"}
     with pytest.raises(InputError, match=r"'HEAD', and .* is not a git repository"):
         laboratory.compare("HEAD")
-    with pytest.raises(InputError, match="is not a git repository"):
-        list(history.changes(laboratory.root))
+    board = leaderboard(laboratory.root, cache, with_recipes=True)
+    assert [entry.change.where for entry in board.entries] == ["workspace", "recipe big"]
+    assert board.left_out == [f"{laboratory.root} is not a git repository: it has no revisions or experiments."]
 
 
 def test_a_revision_whose_cache_is_gone(laboratory: Laboratory, drawn: Drawn) -> None:

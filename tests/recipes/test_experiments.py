@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-from bitsperdim import __version__
+from bitsperdim import __version__, cli
 from bitsperdim.errors import InputError
+from bitsperdim.git import Provenance
 from bitsperdim.recipes.recipe import read
-from bitsperdim.recipes.running import experiment_references, run, run_name
-from laboratory import Laboratory
+from bitsperdim.recipes.running import experiment_references, finished, run, run_name
+from laboratory import Laboratory, anothers, git
 
 RECIPE: dict[str, Any] = {
     "title": "Tiny",
@@ -68,7 +69,11 @@ stages:
 @pytest.fixture
 def root(tmp_path: Path, repository: Path) -> Path:
     """A repository whose one stage takes no time."""
-    laboratory = Laboratory(tmp_path / "laboratory")
+    return filled(Laboratory(tmp_path / "laboratory"), repository)
+
+
+def filled(laboratory: Laboratory, repository: Path) -> Path:
+    """Write the pipeline and the recipe, and commit them."""
     root = laboratory.root
     shutil.copy(repository / "params.yaml", root / "params.yaml")
     script = SCRIPT.format(src=str(repository / "src"), tests=str(repository / "tests"))
@@ -84,7 +89,11 @@ def root(tmp_path: Path, repository: Path) -> Path:
 
 @pytest.fixture
 def command(repository: Path, root: Path) -> Any:
-    environment = {**os.environ, "PYTHONPATH": str(repository / "src"), "PYTHONIOENCODING": "utf-8"}
+    return command_in(root, repository)
+
+
+def command_in(root: Path, repository: Path, **others: str) -> Any:
+    environment = {**os.environ, "PYTHONPATH": str(repository / "src"), "PYTHONIOENCODING": "utf-8", **others}
 
     def call(*arguments: str, module: str = "bitsperdim.cli") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -236,6 +245,98 @@ def test_a_wrong_setting_is_refused_before_anything_starts(flags: tuple[str, ...
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
         assert done.stderr.startswith(words)
     assert not (root / "logs").exists()
+
+
+def test_a_recipe_runs_in_a_folder_of_a_larger_repository(tmp_path: Path, repository: Path) -> None:
+    """Its result has the commit and what was edited there, and nothing of the folders beside it."""
+    laboratory = Laboratory(tmp_path / "larger" / "lab", tmp_path / "larger")
+    root = filled(laboratory, repository)
+    (tmp_path / "larger" / "src").mkdir()  # of another project
+    (tmp_path / "larger" / "src" / "code.py").write_text("x = 1\n")
+    laboratory.git("add", "--all")
+    laboratory.git("commit", "--quiet", "-m", "Not code of this laboratory")
+    head = laboratory.git("rev-parse", "HEAD")
+    (tmp_path / "larger" / "src" / "code.py").write_text("x = 2\n")
+    call = command_in(root, repository)
+    done = call("recipe", "tiny")
+    assert done.returncode == 0, done.stderr
+    written = result(root)
+    assert (written["experiment"], written["commit"]) == ("tiny-cpu", head)
+    assert (written["has_local_changes"], written["provenance_unknown_because"]) == (False, None)
+    assert "commit unknown" not in done.stdout
+    assert np.load(root / "recipes" / "results" / "tiny.npz")["vae"].mean() == pytest.approx(-nll(5))
+
+
+@pytest.mark.parametrize("top", ["laboratory", "."])
+@pytest.mark.parametrize(
+    ("edit", "changed"), [(None, False), ("src/code.py", True), ("dvc.yaml", True), ("../beside.py", False)]
+)
+def test_an_experiment_on_edited_code_says_so(top: str, edit: str | None, changed: bool, tmp_path: Path) -> None:
+    """In a folder of a larger repository too; an experiment holds what was edited, and new files that git knows."""
+    laboratory = Laboratory(tmp_path / "laboratory", tmp_path / top)
+    root = laboratory.root
+    with (root / "recipes" / "tiny.yaml").open("w", encoding="utf-8") as file:
+        YAML(typ="safe").dump(RECIPE, file)
+    (root / "src").mkdir()
+    for path in ("src/code.py", "../beside.py"):
+        (root / path).write_text("x = 1\n")
+    head = laboratory.commit("Code")
+    laboratory.params["models"] = ["vae"]
+    laboratory.params["vae"]["latent_size"] = 5  # the recipe's own changes
+    if edit:
+        with (root / edit).open("a") as file:
+            file.write("# edited\n")
+    laboratory.experiment("tiny-cpu")
+    found = finished(root, read(root, "tiny"), "cpu", with_dvc=True)
+    assert found.provenance == Provenance(head, changed)
+    laboratory.params["train"]["epochs"] = 11  # not the recipe's
+    laboratory.git("update-ref", "-d", f"refs/exps/{head[:2]}/{head[2:]}/tiny-cpu")
+    laboratory.experiment("tiny-cpu")
+    assert finished(root, read(root, "tiny"), "cpu", with_dvc=True).provenance == Provenance(head, True)
+
+
+def test_a_recipe_is_not_run_where_its_result_would_be_lost(root: Path, command: Any, tmp_path: Path) -> None:
+    """In a shallow clone DVC ends well and keeps no experiment."""
+    (root / "more").write_text("more\n")
+    git(root, "add", "--all")
+    git(root, "commit", "--quiet", "-m", "More")
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "--quiet", "--depth=1", f"file://{root}", str(clone))
+    recipe = read(clone, "tiny")
+    for queue in (False, True):
+        with pytest.raises(InputError, match=r"is a shallow clone, .*: `git fetch --unshallow` gets the earlier"):
+            run(clone, recipe, "cpu", with_dvc=True, queue=queue)
+
+
+def test_where_git_cannot_tell_a_recipe_needs_to_be_told(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It then runs without DVC, and what it was based on is unknown, with git's reason."""
+    for part in ("src", "stages"):
+        (root / part).mkdir()
+    pipeline = (root / "dvc.yaml").read_text(encoding="utf-8")
+    pipeline = pipeline.replace(" stage.py\n", f" {root}/stage.py\n").replace("  evaluate:", "  report:")
+    (root / "dvc.yaml").write_text(pipeline, encoding="utf-8")
+    monkeypatch.chdir(root)
+    for name, value in anothers().items():
+        monkeypatch.setenv(name, value)
+
+    def call(*arguments: str) -> str:
+        parsed = cli.parser().parse_args(arguments)
+        parsed.run(parsed)
+        return capsys.readouterr().out
+
+    words = (
+        rf"^git cannot tell about {root}: detected dubious ownership .* \(with --without-dvc a recipe runs neverthel"
+    )
+    for flags in ((), ("--queue",), ("--collect",), ("-S", "vae.latent_size=9")):
+        with pytest.raises(InputError, match=words):
+            call("recipe", "tiny", *flags)
+    assert "code: commit unknown: git cannot tell about " in call("recipe", "tiny", "--without-dvc")
+    written = result(root)
+    assert (written["commit"], written["has_local_changes"]) == (None, None)
+    assert "git config --global --add safe.directory /" in written["provenance_unknown_because"]
+    assert "A: recipe result tiny (commit unknown)\n" in call("compare", "tiny", "tiny")
 
 
 def test_names_of_changed_runs() -> None:

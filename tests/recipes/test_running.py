@@ -14,6 +14,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from bitsperdim.errors import InputError
+from bitsperdim.git import Provenance
 from bitsperdim.recipes import result, table
 from bitsperdim.recipes.recipe import read, read_yaml
 from bitsperdim.recipes.running import commands, finished
@@ -93,7 +94,9 @@ def test_the_result_says_what_was_run(written: dict[str, Any], root: Path) -> No
     assert {len(digest) for digest in written["data"]["sha256"].values()} == {64}
     assert written["published"] == TINY["published"]
     assert written["yardsticks"]["uniform_bpd"] == pytest.approx(np.log2(17))
-    assert written["commit"] is None  # the copy is no repository of git
+    origin = Provenance.recorded(written)  # the copy is no repository of git
+    assert origin == Provenance(None, None, f"{root} is not a git repository: it has no revisions or experiments.")
+    assert {key: written[key] for key in origin.as_record()} == origin.as_record()
     for model in written["models"].values():
         assert {len(digest) for digest in model["weights_sha256"].values()} == {64}
         assert set(model["weights_sha256"]) == {"0", "1"}
@@ -139,6 +142,19 @@ def test_a_second_run_does_nothing_and_writes_the_same(root: Path) -> None:
     assert [file.read_bytes() for file in files] == before
     assert call(root, "tiny", "--without-dvc", "--collect").returncode == 0
     assert [file.read_bytes() for file in files] == before
+
+
+def test_a_run_of_an_earlier_version_is_collected_as_unknown(root: Path, tmp_path: Path) -> None:
+    """It wrote `false` where it could not tell."""
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy)
+    based_on = copy / "runs" / "tiny-cpu" / "based-on.json"
+    content = json.loads(based_on.read_text(encoding="utf-8"))
+    del content["provenance_unknown_because"]
+    based_on.write_text(json.dumps({**content, "has_local_changes": False}), encoding="utf-8")
+    assert call(copy, "tiny", "--without-dvc", "--collect").returncode == 0
+    written = json.loads((copy / "recipes" / "results" / "tiny.json").read_text(encoding="utf-8"))
+    assert (written["commit"], written["has_local_changes"]) == (None, None)
 
 
 def test_an_interrupted_run_goes_on_and_an_edit_starts_anew(root: Path, tmp_path: Path) -> None:
@@ -245,6 +261,7 @@ def test_the_list_shows_published_and_ours(root: Path) -> None:
     assert lines[1] == "    published: = 2.50 bits/dim (Theirs; theirs; Them, table 1)"
     assert lines[2].startswith("    ours, cpu: histogram = 2.426 ± 0.010 bits/dim")
     assert lines[3].startswith("    ours, cpu: vae ≤ ")
+    assert " ".join(lines[4:]).split()[:5] == ["ours,", "cpu,", "code:", "commit", "unknown:"]
 
 
 def test_a_broken_recipe_hides_no_other(root: Path, tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ RESULT: dict[str, Any] = {
     "recipe": "one",
     "size": "cpu",
     "title": "One",
+    "commit": "0123456789abcdef",
+    "has_local_changes": False,
     "data": {"protocol": "a/static", "n_images": {"test": 10_000}, "sha256": {"test": "00"}},
     "yardsticks": {"entropy_bpd": 0.3, "webp_bpd": 0.2, "png_bpd": 0.4},
     "models": {"vae": {"metrics": METRICS}},

@@ -21,6 +21,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from bitsperdim.errors import InputError
+from bitsperdim.git import repository
 
 
 class Cache:
@@ -67,6 +68,7 @@ class Cache:
         import dvc.api
 
         try:
+            path = f"{repository(self.root).prefix}{path}"  # of a revision DVC wants the path from the top
             content: bytes = dvc.api.read(path, repo=str(self.root), rev=revision, mode="rb")
         except Exception:  # a remote fails in as many ways as there are kinds of them
             return None

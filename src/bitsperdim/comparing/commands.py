@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from bitsperdim.errors import InputError
@@ -50,14 +51,18 @@ def split(argument: str) -> tuple[str, str | None]:
 def leaderboard(root: Path, form: str, *, with_recipes: bool = False) -> str:
     """Return the leaderboard as ``text``, ``markdown`` or ``csv``, with or without the results of recipes.
 
+    What is left out has no place in ``csv``: it is written to the standard error.
+
     Raises:
-        InputError: this is no repository, or it has no results.
+        InputError: there are no results, or git cannot tell.
     """
     from bitsperdim.comparing import leaderboard as board
     from bitsperdim.comparing.cache import Cache
 
     found = board.leaderboard(root, Cache(root), with_recipes=with_recipes)
     if form == "csv":
+        for sentence in found.left_out:
+            print(f"Left out: {sentence}", file=sys.stderr)
         text: str = found.table().to_csv(index=False).rstrip("\n")
         return text
     return {"text": board.as_text, "markdown": board.as_markdown}[form](found)

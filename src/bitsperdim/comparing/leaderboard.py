@@ -17,7 +17,8 @@ are ``tied``. All else is ``open``: a bound may be loose. Nor is a rank a way to
 test set is in part the luckiest.
 
 Invariants (``tests/comparing/test_leaderboard.py``): ranks and ties against those by hand, at the edge of the interval
-too (``test_ties.py``); a bound is never called worse; nothing is left out without being named.
+too (``test_ties.py``); a bound is never called worse; nothing is left out without being named; no commit is credited
+with what an earlier one may have written.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from bitsperdim.comparing.numbers import Numbers, Scored, read_log_p, read_numbe
 from bitsperdim.comparing.output import WIDTH, aligned, markdown_table, number, printable
 from bitsperdim.comparing.source import RESULTS, WORKSPACE, Source, find, of_recipe
 from bitsperdim.errors import InputError
+from bitsperdim.git import UNSHALLOW, NotARepositoryError, Repository, repository
 from bitsperdim.params import RESERVED
 from bitsperdim.report.formatting import markdown as cell
 from bitsperdim.report.formatting import with_error
@@ -109,14 +111,22 @@ def leaderboard(root: Path, cache: Cache, *, with_recipes: bool = False) -> Boar
         with_recipes: whether the results of recipes are among them.
 
     Raises:
-        InputError: this is no repository, or it has no results.
+        InputError: there are no results, or no commits.
+        GitError: git cannot tell.
     """
     rows: dict[tuple[str, str], list[history.Change]] = {}
-    for change in history.changes(root):
+    entries, left_out = [], []
+    here = None
+    try:
+        here = repository(root)
+    except NotARepositoryError as error:
+        left_out.append(str(error))
+    if here is not None and here.is_shallow:
+        left_out.append(f"this is a shallow clone, in which history is cut: {UNSHALLOW}.")
+    for change in history.changes(here) if here else ():
         if change.model not in RESERVED:
             rows.setdefault((change.model, change.blob), []).append(change)
-    contents = history.read_objects(root, [blob for _, blob in rows])
-    entries, left_out = [], []
+    contents = here.read([blob for _, blob in rows]) if here else {}
     for (model, blob), found in rows.items():
         place = f"results/{model}/metrics.json of {found[0].where}"
         try:
@@ -134,7 +144,7 @@ def leaderboard(root: Path, cache: Cache, *, with_recipes: bool = False) -> Boar
             left_out.append(str(error))
     for source in sources:
         where = "workspace" if source.kind == "workspace" else f"recipe {source.name}"
-        for change in _changes(root, source, where):
+        for change in _changes(here, source, where):
             if (change.model, change.blob) in rows:
                 continue
             try:
@@ -151,7 +161,7 @@ def leaderboard(root: Path, cache: Cache, *, with_recipes: bool = False) -> Boar
     groups: dict[tuple[str, str], list[Entry]] = {}
     for entry in merged(entries):
         groups.setdefault((entry.numbers.protocol, entry.numbers.test_sha256), []).append(entry)
-    reader = _Reader(root, cache)
+    reader = _Reader(here, cache)
     ranked = [entry for _, group in sorted(groups.items()) for entry in rank(group, reader)]
     return Board(ranked, left_out + reader.damaged)
 
@@ -178,12 +188,14 @@ def _kind(entry: Entry) -> int:
     return (WORKSPACE, "experiment", "commit", "recipe").index(entry.change.where.split()[0])
 
 
-def _changes(root: Path, source: Source, where: str) -> list[history.Change]:
+def _changes(here: Repository | None, source: Source, where: str) -> list[history.Change]:
     """Return the results of the workspace or a recipe as if they had been written by a commit."""
     paths = [f"results/{model}/metrics.json" for model in source.models] if source.kind == "workspace" else []
-    blobs = history.objects_of(root, paths)
+    blobs = history.objects_of(here, paths) if here else {}
+    origin = source.provenance
+    subject = "" if origin is None or origin.is_a_commit else origin.words
     return [
-        history.Change(model, blobs.get(f"results/{model}/metrics.json", ""), "", where, None, "")
+        history.Change(model, blobs.get(f"results/{model}/metrics.json", ""), source.commit or "", where, None, subject)
         for model in source.models
     ]
 
@@ -231,8 +243,8 @@ def _hold_against(entry: Entry, best: Entry, reader: _Reader) -> None:
 class _Reader:
     """Log-likelihoods from DVC's cache, each read once."""
 
-    def __init__(self, root: Path, cache: Cache) -> None:
-        self.root, self.cache = root, cache
+    def __init__(self, here: Repository | None, cache: Cache) -> None:
+        self.here, self.cache = here, cache
         self.locks: dict[str, str] = {}
         self.known: dict[tuple[str, str, str], np.ndarray | None] = {}
         self.damaged: list[str] = []
@@ -250,11 +262,12 @@ class _Reader:
         return self.known[key]
 
     def _read(self, change: history.Change, numbers: Numbers) -> np.ndarray | None:
+        if self.here is None:
+            return None
         if change.commit not in self.locks:
-            name = f"{change.commit}:dvc.lock"
-            self.locks[change.commit] = (history.read_objects(self.root, [name])[name] or b"").decode(
-                "utf-8", "replace"
-            )
+            name = f"{change.commit}:./dvc.lock"
+            lock = self.here.read([name])[name] or b""
+            self.locks[change.commit] = lock.decode("utf-8", "replace")
         path = f"results/{change.model}/per_image.csv"
         md5 = md5_of(self.locks[change.commit], path)
         content = self.cache.read(md5) if md5 else None
@@ -281,7 +294,7 @@ def _record(entry: Entry) -> dict[str, Any]:
         "above_best_standard_error": entry.error,
         "error_is": entry.error_is,
         "where": change.where,
-        "commit": change.commit,
+        "commit": change.commit if change.writer_is_known else "",
         "date": _date(change),
         "subject": change.subject,
         "also": ", ".join(entry.also),

@@ -154,7 +154,8 @@ def _noise(row: Row) -> dict[str, Any]:
 
 
 def _source(source: Source) -> dict[str, Any]:
-    return {"name": source.name, "kind": source.kind, "commit": source.commit}
+    changes = None if source.provenance is None else source.provenance.has_local_changes
+    return {"name": source.name, "kind": source.kind, "commit": source.commit, "has_local_changes": changes}
 
 
 def _scored(scored: Scored) -> dict[str, Any]:

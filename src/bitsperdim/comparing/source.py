@@ -23,6 +23,7 @@ from bitsperdim.comparing import history
 from bitsperdim.comparing.cache import Cache, locked_params, md5_of, parse
 from bitsperdim.comparing.numbers import NoImagesError, Scored, fitting, read_log_p, read_numbers, relevant
 from bitsperdim.errors import InputError
+from bitsperdim.git import SHORT, UNSHALLOW, GitError, NotARepositoryError, Provenance, Repository, repository
 from bitsperdim.params import RESERVED
 from bitsperdim.recipes.recipe import FOLDER
 
@@ -38,9 +39,10 @@ class Source:
     Attributes:
         name: as it was given.
         kind: what it was taken for.
-        commit: of a revision or experiment.
+        commit: of a revision or experiment, or that on which a recipe's run was based, if it is known.
         models: with results, in the order of its report.
         read: returns a model's result; raises InputError where it is damaged.
+        provenance: of all but the workspace.
     """
 
     name: str
@@ -48,13 +50,14 @@ class Source:
     commit: str | None
     models: list[str]
     read: Callable[[str], Scored]
+    provenance: Provenance | None = None
 
     @property
     def words(self) -> str:
         """What it is, in a few words."""
         if self.kind == "workspace":
             return "the workspace"
-        return f"{self.kind} {self.name}" + (f" ({self.commit[: history.SHORT]})" if self.commit else "")
+        return f"{self.kind} {self.name}" + (f" ({self.provenance.words})" if self.provenance else "")
 
 
 def find(root: Path, name: str, cache: Cache) -> Source:
@@ -63,24 +66,35 @@ def find(root: Path, name: str, cache: Cache) -> Source:
     Raises:
         InputError: there is none; the sentence lists the choices.
     """
-    if name in ("", WORKSPACE):
-        return of_files(root, name or WORKSPACE, "workspace", None, _reader(root), cache)
-    is_repository = (root / ".git").exists()
-    if is_repository and (commit := history.commit_of(root, name)):
-        return of_files(root, name, "revision", commit, _at(root, commit), cache)
     results = sorted(path.stem for path in (root / RESULTS).glob("*.json"))
+    if name in ("", WORKSPACE):
+        folders = [path.parent.name for path in sorted((root / "results").glob("*/metrics.json"))]
+        return of_files(name or WORKSPACE, "workspace", None, folders, _reader(root), cache)
+    try:
+        here = repository(root)
+        commit = history.commit_of(here, name)
+    except NotARepositoryError as error:
+        here, commit, names, why = None, None, [], f", and {error}"
+    except GitError as error:
+        if name not in results:
+            raise GitError(f"{name!r} is not a recipe result, and {error}") from error
+        here, commit = None, None
+    if here is not None and commit is not None:
+        return of_files(name, "revision", commit, history.models_at(here, commit), _at(here, commit), cache)
     if name in results:
         return of_recipe(root, name)
-    found = history.experiment(root, name) if is_repository else None
-    if found is not None:
-        return of_files(root, name, "experiment", found.commit, _at(root, found.commit), cache)
-    names = [item.name for item in history.experiments(root)] if is_repository else []
+    if here is not None:
+        found = history.experiment(here, name)
+        if found is not None:
+            folders = history.models_at(here, found.commit)
+            return of_files(name, "experiment", found.commit, folders, _at(here, found.commit), cache)
+        names = [item.name for item in history.experiments(here)]
+        why = f"; this is a shallow clone: {UNSHALLOW}" if here.is_shallow else ""
     close = difflib.get_close_matches(name, [*results, *names], 1)
-    choices = f"experiments are {', '.join(names) or 'none'}; recipe results are {', '.join(results) or 'none'}"
     raise InputError(
         f"There is no revision, recipe result or experiment {name!r}"
         + (f" (did you mean {close[0]!r}?)" if close else "")
-        + (f"; {choices}." if is_repository else f", and {root} is not a git repository; {choices}.")
+        + f"{why}; experiments are {', '.join(names) or 'none'}; recipe results are {', '.join(results) or 'none'}."
     )
 
 
@@ -92,28 +106,24 @@ def _reader(root: Path) -> Callable[[str], bytes | None]:
     return read
 
 
-def _at(root: Path, commit: str) -> Callable[[str], bytes | None]:
-    return lambda path: history.read_objects(root, [f"{commit}:{path}"])[f"{commit}:{path}"]
+def _at(here: Repository, commit: str) -> Callable[[str], bytes | None]:
+    return lambda path: here.read([name := f"{commit}:./{path}"])[name]
 
 
 def of_files(
-    root: Path, name: str, kind: Kind, commit: str | None, file: Callable[[str], bytes | None], cache: Cache
+    name: str, kind: Kind, commit: str | None, folders: list[str], file: Callable[[str], bytes | None], cache: Cache
 ) -> Source:
     """Return the source of a workspace or a commit.
 
     Args:
-        root: of the repository.
         name: as it was given.
         kind: what it is.
         commit: None for the workspace.
+        folders: with metrics, under ``results``.
         file: returns the content of a file by its path, or None.
         cache: where the files of DVC are.
     """
-    place = "in the workspace" if commit is None else f"at {commit[: history.SHORT]}"
-    if commit is None:
-        folders = [path.parent.name for path in sorted((root / "results").glob("*/metrics.json"))]
-    else:
-        folders = history.models_at(root, commit)
+    place = "in the workspace" if commit is None else f"at {commit[:SHORT]}"
     models = _in_order([folder for folder in folders if folder not in RESERVED], file("results/models.json"))
     lock = (file("dvc.lock") or b"").decode("utf-8", "replace")
     written = parse((file("params.yaml") or b"").decode("utf-8", "replace"))
@@ -156,7 +166,7 @@ def of_files(
 
         return Scored(model, numbers, params, log_p, notes)
 
-    return Source(name, kind, commit, models, read)
+    return Source(name, kind, commit, models, read, None if commit is None else Provenance(commit, False))
 
 
 def of_recipe(root: Path, name: str) -> Source:
@@ -170,6 +180,7 @@ def of_recipe(root: Path, name: str) -> Source:
         content = json.loads((root / path).read_text(encoding="utf-8"))
         entries = {model: json.dumps(entry["metrics"]).encode() for model, entry in content["models"].items()}
         params = dict(content["params"])
+        provenance = Provenance.recorded(content)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} is damaged: it is not what `bitsperdim recipe` writes.") from error
 
@@ -190,7 +201,7 @@ def of_recipe(root: Path, name: str) -> Source:
 
         return Scored(model, numbers, relevant(params, model), log_p)
 
-    return Source(name, "recipe result", None, list(entries), read)
+    return Source(name, "recipe result", provenance.commit, list(entries), read, provenance)
 
 
 def _in_order(models: list[str], listed: bytes | None) -> list[str]:

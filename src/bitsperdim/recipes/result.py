@@ -1,9 +1,9 @@
 """What is kept of a finished recipe: ``recipes/results/<name>.json`` and ``<name>.npz`` beside it.
 
-The JSON holds the metrics (and a bound at each smaller K), the parameters, the commit, devices and times, the
-hashes of data and weights, the published numbers, and paired differences where models are one flow dequantized in
-several ways; the .npz holds log P(x) of every test image, so that two results can be compared image by image. A GPU
-size has names that end in ``-gpu``.
+The JSON holds the metrics (and a bound at each smaller K), the parameters, the commit and whether the code differed
+from it (null where that is unknown, with the reason), devices and times, the hashes of data and weights, the published
+numbers, and paired differences where models are one flow dequantized in several ways; the .npz holds log P(x) of every
+test image, so that two results can be compared image by image. A GPU size has names that end in ``-gpu``.
 
 Invariants (``tests/recipes/test_running.py``): the mean of the kept log-likelihoods is the number in the
 JSON; a result that does not fit its recipe is refused.
@@ -85,8 +85,7 @@ def _content(
         "title": recipe.content.title,
         "size": size,
         "experiment": finished.name,
-        "commit": finished.commit,
-        "has_local_changes": finished.has_local_changes,
+        **finished.provenance.as_record(),
         "params": {key: params[key] for key in (*SHARED, *models)},
         "seeds": list(params["seeds"]),
         "data": {"protocol": description["protocol"], "sha256": hashes, "n_images": description["n_images"]},

@@ -36,6 +36,7 @@ from bitsperdim import finished as ended
 from bitsperdim import stage
 from bitsperdim.errors import InputError
 from bitsperdim.files import read_json, write_json, write_text
+from bitsperdim.git import UNSHALLOW, GitError, NotARepositoryError, Provenance, Repository, provenance, repository
 from bitsperdim.recipes.recipe import Recipe, SizeName, merged, overrides, read_yaml
 from bitsperdim.recipes.settings import applied
 
@@ -54,16 +55,14 @@ class Finished:
         read: returns the content of a file that the pipeline wrote or read, by its path in the repository.
         params: the whole content of its ``params.yaml``.
         logs: the folder of the stages' logs.
-        commit: on which it was based; None where there is no git.
-        has_local_changes: whether its code differed from that commit.
+        provenance: of its code and parameters.
     """
 
     name: str
     read: Callable[[str], bytes]
     params: Mapping[str, Any]
     logs: Path
-    commit: str | None
-    has_local_changes: bool
+    provenance: Provenance
 
 
 def run_name(recipe: str, size: SizeName, settings: Sequence[str] = ()) -> str:
@@ -121,8 +120,22 @@ def _only_one(folder: Path) -> Iterator[None]:
 
 
 def dvc_is_there(root: Path) -> bool:
-    """Return whether experiments can be run here: DVC is installed and the repository is one of git."""
-    return importlib.util.find_spec("dvc") is not None and (root / ".git").exists()
+    """Return whether experiments can be run here: DVC is installed and the repository is one of git.
+
+    Raises:
+        GitError: git cannot tell.
+    """
+    if importlib.util.find_spec("dvc") is None:
+        return False
+    try:
+        repository(root)
+    except NotARepositoryError:
+        return False
+    except GitError as error:
+        raise GitError(
+            f"{error} (with --without-dvc a recipe runs nevertheless, and its result says that its commit is unknown)"
+        ) from error
+    return True
 
 
 def finished(root: Path, recipe: Recipe, size: SizeName, *, with_dvc: bool) -> Finished:
@@ -140,19 +153,20 @@ def finished(root: Path, recipe: Recipe, size: SizeName, *, with_dvc: bool) -> F
             raise missing
         with reading_result(folder / BASED_ON):
             based_on = read_json(folder / BASED_ON)
-            commit, changed, params = based_on["commit"], based_on["has_local_changes"], based_on["params"]
-        return Finished(name, lambda path: (folder / path).read_bytes(), params, logs, commit, changed)
+            params, origin = based_on["params"], Provenance.recorded(based_on)
+        return Finished(name, lambda path: (folder / path).read_bytes(), params, logs, origin)
     if name not in (found := experiment_references(root)):
         refuse_queued(root, name)
         raise missing
     _, commit = found[name]
+    here = repository(root)
 
     def read(path: str) -> bytes:
         import dvc.api  # imported here: two seconds
         import dvc.exceptions
 
         try:
-            content: bytes = dvc.api.read(path, repo=str(root), rev=commit, mode="rb")
+            content: bytes = dvc.api.read(f"{here.prefix}{path}", repo=str(root), rev=commit, mode="rb")
         except (OSError, dvc.exceptions.DvcException) as error:
             raise InputError(
                 f"{path} of the experiment {name} cannot be read ({error}); run the recipe again."
@@ -160,15 +174,29 @@ def finished(root: Path, recipe: Recipe, size: SizeName, *, with_dvc: bool) -> F
         return content
 
     params = YAML(typ="safe").load(read("params.yaml").decode("utf-8"))
-    base = YAML(typ="safe").load(git(root, "show", f"{commit}^:params.yaml") or "{}")
-    changed = bool(git(root, "diff", "--name-only", f"{commit}^", commit, "--", *CODE))
-    changed = changed or params != merged(base, recipe.changes(size))
-    return Finished(name, read, params, logs, git(root, "rev-parse", f"{commit}^"), changed)
+    return Finished(name, read, params, logs, _of_experiment(here, commit, params, recipe.changes(size)))
+
+
+def _of_experiment(here: Repository, commit: str, params: Mapping[str, Any], changes: Mapping[str, Any]) -> Provenance:
+    """Return the commit on which an experiment was based, and whether more than a recipe's changes were made to it."""
+    parent = None
+    try:
+        parent = here.ask("rev-parse", "--verify", f"{commit}^").decode().strip()
+        name = f"{parent}:./params.yaml"
+        base = YAML(typ="safe").load((here.read([name])[name] or b"{}").decode("utf-8"))
+        changed = bool(here.ask("diff", "--name-only", parent, commit, "--", *CODE))
+    except GitError as error:
+        return Provenance(parent, None, str(error))
+    return Provenance(parent, changed or params != merged(base, changes))
 
 
 def experiment_references(root: Path) -> dict[str, tuple[str, str]]:
-    """Return name -> (reference, commit) of DVC's experiments in this repository."""
-    listing = git(root, "for-each-ref", "refs/exps", "--format=%(refname) %(objectname)") or ""
+    """Return name -> (reference, commit) of DVC's experiments in this repository.
+
+    Raises:
+        InputError: it is none, or git cannot tell.
+    """
+    listing = repository(root).ask("for-each-ref", "refs/exps", "--format=%(refname) %(objectname)").decode()
     entries = (line.split(" ") for line in listing.splitlines())
     return {reference.rsplit("/", 1)[1]: (reference, commit) for reference, commit in entries}
 
@@ -202,19 +230,11 @@ def refuse_queued(root: Path, name: str) -> None:
         )
 
 
-def git(root: Path, *arguments: str) -> str | None:
-    """Return what git says of this repository, or None where it is none or git fails."""
-    if not (root / ".git").exists():  # git would answer for a repository around it
-        return None
-    command = ["git", "-C", str(root), *arguments]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
 def _with_dvc(root: Path, name: str, changes: list[str], environment: Mapping[str, str], *, queue: bool) -> None:
     dvc = [sys.executable, "-m", "dvc"]
+    here = repository(root)
+    if here.is_shallow:  # DVC would run it, and keep nothing of it in silence
+        raise InputError(f"{root} is a shallow clone, where DVC keeps no experiment that runs in a copy: {UNSHALLOW}.")
     refuse_queued(root, name)
     earlier = experiment_references(root).get(name)
     if earlier:  # what it computed stays in DVC's cache
@@ -228,7 +248,7 @@ def _with_dvc(root: Path, name: str, changes: list[str], environment: Mapping[st
         is_queued = queue
     finally:
         if earlier and not is_queued and name not in experiment_references(root):
-            git(root, "update-ref", *earlier)
+            here.ask("update-ref", *earlier)
 
 
 def _without_dvc(root: Path, name: str, params: Mapping[str, Any], environment: Mapping[str, str]) -> None:
@@ -242,9 +262,7 @@ def _without_dvc(root: Path, name: str, params: Mapping[str, Any], environment: 
         here = merged(params, {"dataset": {"path": str(root / params["dataset"]["path"])}})  # own images stay there
         with (folder / "params.yaml").open("w", encoding="utf-8") as file:
             YAML(typ="safe").dump(here, file)
-        changed = bool(git(root, "status", "--porcelain", "--", *CODE, "params.yaml"))
-        based_on = {"commit": git(root, "rev-parse", "HEAD"), "has_local_changes": changed, "params": params}
-        write_json(folder / BASED_ON, based_on)
+        write_json(folder / BASED_ON, {**provenance(root, *CODE, "params.yaml").as_record(), "params": params})
         write_text(done / fingerprint, "")
     for label, command in commands(read_yaml(root / "dvc.yaml"), params):
         marker = done / label

@@ -13,6 +13,7 @@ from typing import Any
 
 from bitsperdim.errors import InputError
 from bitsperdim.files import read_json
+from bitsperdim.git import Provenance
 from bitsperdim.recipes import recipe as recipes
 from bitsperdim.recipes.result import RESULTS, result_name
 from bitsperdim.recipes.running import reading_result
@@ -87,10 +88,11 @@ def _group(protocol: str, results: list[dict[str, Any]]) -> str:
     sources: dict[tuple[str, str, str], str] = {}  # the published number, model and source -> in what way
     for content in results:
         name = content["recipe"] if content["size"] == "cpu" else f"{content['recipe']} --size {content['size']}"
+        origin = "" if (found := Provenance.recorded(content)).is_a_commit else f" ({found.words})"
         for model, entry in content["models"].items():
             metrics = entry["metrics"]
             cells = [
-                f"`{name}`: {model}",
+                f"`{name}`: {model}{origin}",
                 number(metrics, "bits/dim"),
                 number(metrics, "nats"),
                 WORDS[metrics["kind"]],
@@ -166,7 +168,14 @@ def summary(path: Path) -> str:
     for model in content["models"]:
         lines.append(f"  {_ours(content, model)}")
         lines += [f"    published: {_reference(item)}" for item in content["published"] if item["model"] == model]
-    return "\n".join([*lines, *_flag_means(lines)])
+    return "\n".join([*lines, *(f"  {text}" for text in _origin(content)), *_flag_means(lines)])
+
+
+def _origin(content: dict[str, Any]) -> list[str]:
+    """Return what code a result was made with, if that is not the code of a commit."""
+    origin = Provenance.recorded(content)
+    because = f": {origin.unknown_because}" if origin.unknown_because else ""
+    return [] if origin.is_a_commit else [f"code: {origin.words}{because}"]
 
 
 def _ours(content: dict[str, Any], model: str) -> str:
@@ -212,6 +221,7 @@ def _listed(root: Path, name: str) -> list[str]:
         if path.exists():
             content = read_result(path)
             details += [f"ours, {size}: {_ours(content, model)}" for model in content["models"]]
+            details += [f"ours, {size}, {text}" for text in _origin(content)]
     for text in details:
         lines += textwrap.wrap(text, WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 15)
     return lines
