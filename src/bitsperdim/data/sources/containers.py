@@ -1,7 +1,7 @@
 """What a PNG, JPEG or WebP file says of itself, read from its bytes.
 
-Pillow hides some of it: it makes 8 bits of the 16 of a PNG in colour, shows the first frame of many, and takes the
-zeros of a lost part of a JPEG for pixels. So an allow-list is read here: what is not understood is refused.
+Pillow hides some of it: it makes 8 bits of the 16 of a PNG in colour, shows the first frame of many, and fills up with
+grey or black what a file lacks of its pixels. So an allow-list is read here: what is not understood is refused.
 
 What a file adds that every viewer ignores (texts, times, private chunks) is ignored.
 """
@@ -23,7 +23,11 @@ PNG_SRGB_PRIMARIES = (31_270, 32_900, 64_000, 33_000, 30_000, 60_000, 15_000, 6_
 PNG_SRGB_CODES = b"\x01\x0d\x00\x01"  # cICP: the primaries, curve, matrix and range of sRGB
 JPEG_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended and progressive, with Huffman codes
 JPEG_OTHER_FRAMES = {*range(0xC0, 0xD0)} - JPEG_FRAMES - {0xC4}
+PNG_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")  # in coded data: neither an escaped byte nor a restart
+JPEG_RESTART = re.compile(rb"(?=\xff[\xd0-\xd7])")
+JPEG_STUFFING = b"\x55" * 64
+LARGEST = 89_000_000  # pixels; Pillow warns soon above
 LARGEST_PROFILE = 2**22  # bytes
 LOST = bytes(512)  # a sector of a disk
 
@@ -53,6 +57,8 @@ class Container:
         n_colours: of the palette, 0 where there is none.
         profile: the ICC profile; None where there is none.
         exif: the EXIF data; empty where there are none.
+        stuffed: of a JPEG that was read whole, the same one with more coded data than it needs, which shows other
+            pixels only where the data are not enough: they carry no length of their own.
     """
 
     kind: str
@@ -62,6 +68,7 @@ class Container:
     n_colours: int = 0
     profile: bytes | None = None
     exif: bytes = b""
+    stuffed: bytes = b""
 
 
 def format_of(start: bytes) -> str:
@@ -88,10 +95,7 @@ def inspect(file: BinaryIO, *, whole: bool) -> Container:
     kind = format_of(reader.peek(12))
     if not kind:
         raise Unfit("is not a PNG, JPEG or WebP file, whatever its name says", "convert it to PNG or move it elsewhere")
-    found = {"PNG": _png, "JPEG": _jpeg, "WEBP": _webp}[kind](reader, whole)
-    if not found.width or not found.height:
-        raise _damaged("it has no pixels")
-    return found
+    return {"PNG": _png, "JPEG": _jpeg, "WEBP": _webp}[kind](reader, whole)
 
 
 class _Reader:
@@ -113,12 +117,25 @@ class _Reader:
         self.file.seek(-len(start), 1)
         return start
 
+    def before(self) -> bytes:
+        """Return what was read so far."""
+        n_bytes = self.file.tell()
+        self.file.seek(0)
+        return self.file.read(n_bytes)
+
     def unpack(self, form: str) -> tuple[int, ...]:
         return struct.unpack(form, self.take(struct.calcsize(form)))
 
 
 def _damaged(what: str) -> Unfit:
     return Unfit(f"is not a readable picture: {what}", SAVE_AGAIN)
+
+
+def _refuse_size(width: int, height: int) -> None:
+    if not width or not height:
+        raise _damaged("it has no pixels")
+    if width * height > LARGEST:
+        raise Unfit(f"has {width:,} x {height:,} pixels, more than {LARGEST:,}", "crop it or scale it down")
 
 
 def _refuse_more(rest: bytes) -> None:
@@ -136,6 +153,7 @@ def _refuse_lost(coded: bytes) -> None:
 def _png(reader: _Reader, whole: bool) -> Container:
     reader.take(len(PNG))
     chunks: dict[bytes, bytes] = {}
+    coded: list[bytes] = []
     while b"IEND" not in chunks:
         (length,), kind = reader.unpack(">I"), reader.take(4)
         if kind == b"IDAT" and not whole:
@@ -143,12 +161,12 @@ def _png(reader: _Reader, whole: bool) -> Container:
         content = reader.take(length)
         if (zlib.crc32(kind + content),) != reader.unpack(">I"):
             raise _damaged("a checksum is wrong")
+        coded += [content] if kind == b"IDAT" else []
         chunks.setdefault(kind, b"" if kind == b"IDAT" else content)
-    if whole:
-        _refuse_more(reader.take(reader.left))
     if len(chunks.get(b"IHDR", b"")) != 13 or any(not kind[0] & 0x20 for kind in chunks.keys() - PNG_CRITICAL):
         raise _damaged("its PNG header is not the standard one")
-    width, height, depth, colour = struct.unpack(">IIBB", chunks[b"IHDR"][:10])
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
+    _refuse_size(width, height)
     if depth == 16:
         raise Unfit("has 16 bits a channel", "save it with 8")
     if colour in (4, 6):
@@ -161,6 +179,9 @@ def _png(reader: _Reader, whole: bool) -> Container:
         raise Unfit("is an animation of several frames", ONE_FRAME)
     if not _png_is_srgb(chunks):
         raise Unfit(OTHER_COLOURS, TO_SRGB)
+    if whole:
+        _verify_pixels(b"".join(coded), width, height, depth * (3 if colour == 2 else 1), bool(interlaced))
+        _refuse_more(reader.take(reader.left))
     n_colours = len(chunks.get(b"PLTE", b"")) // 3 if colour == 3 else 0
     profile = None
     if b"iCCP" in chunks:
@@ -170,6 +191,22 @@ def _png(reader: _Reader, whole: bool) -> Container:
         except zlib.error:
             profile = b""
     return Container("PNG", PNG_CHANNELS[colour], width, height, n_colours, profile, chunks.get(b"eXIf", b""))
+
+
+def _verify_pixels(coded: bytes, width: int, height: int, bits: int, interlaced: bool) -> None:
+    """Refuse coded data of a PNG that are not as long as its pixels of ``bits`` bits, of all passes, make them."""
+    expected = 0
+    for left, top, step_x, step_y in PNG_PASSES if interlaced else ((0, 0, 1, 1),):
+        n_columns, n_rows = -(-(width - left) // step_x), -(-(height - top) // step_y)
+        if n_columns > 0:
+            expected += max(0, n_rows) * (1 + -(-n_columns * bits // 8))
+    stream = zlib.decompressobj()
+    try:
+        n_bytes = len(stream.decompress(coded, expected + 1))
+    except zlib.error as error:
+        raise _damaged("its pixels cannot be decoded") from error
+    if n_bytes != expected or not stream.eof:
+        raise _damaged("it has fewer or more pixels than it says")
 
 
 def _png_is_srgb(chunks: dict[bytes, bytes]) -> bool:
@@ -220,23 +257,31 @@ def _jpeg(reader: _Reader, whole: bool) -> Container:
         raise Unfit(f"has {bits} bits a channel", "save it with 8")
     if channels not in (1, 3):
         raise Unfit(f"has {channels} channels" + " (CMYK)" * (channels == 4), "save it as grey or RGB")
-    if whole:
-        _verify_scans(reader.take(reader.left))
+    _refuse_size(width, height)
+    stuffed = reader.before() + _verify_scans(reader.take(reader.left)) if whole else b""
     joined = b"".join(part for _, part in sorted(profile.items())) if profile else None
-    return Container("JPEG", channels, width, height, 0, joined, exif)
+    return Container("JPEG", channels, width, height, 0, joined, exif, stuffed)
 
 
-def _verify_scans(coded: bytes) -> None:
-    """Go through the coded data of a JPEG, from the first scan to the mark of the end, after which nothing follows."""
-    end = 0
+def _verify_scans(coded: bytes) -> bytes:
+    """Go through the coded data of a JPEG, from the first scan to the mark of the end, after which nothing follows.
+
+    Returns:
+        The same with bytes added to the end of every piece of coded data.
+    """
+    end, stuffed = 0, b""
     while found := JPEG_MARKER.search(coded, end):
-        _refuse_lost(coded[end : found.start()])
+        scan = coded[end : found.start()]
+        _refuse_lost(scan)
+        stuffed += JPEG_RESTART.sub(JPEG_STUFFING, scan) + JPEG_STUFFING
         code = found[1][0]
         if code == 0xD9:
-            return _refuse_more(coded[found.end() :])
+            _refuse_more(coded[found.end() :])
+            return stuffed + found[0]
         if code < 0xC0 or code == 0xD8 or code in JPEG_FRAMES | JPEG_OTHER_FRAMES:
             raise _damaged("its coded data is broken")
         end = found.end() + int.from_bytes(coded[found.end() : found.end() + 2], "big")
+        stuffed += coded[found.start() : end]
     raise _damaged("its end is missing")
 
 
@@ -263,6 +308,7 @@ def _webp(reader: _Reader, whole: bool) -> Container:
         has_alpha = b"ALPH" in chunks
     if has_alpha or chunks.get(b"VP8X", b"\0")[0] & 0x10:
         raise Unfit("has transparency (an alpha channel)", NO_TRANSPARENCY)
+    _refuse_size(width, height)
     if whole:
         _refuse_lost(lossy + lossless)
         _refuse_more(reader.take(reader.left))

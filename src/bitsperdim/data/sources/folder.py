@@ -50,7 +50,7 @@ class Folder(Source):
 
     def facts(self, path: str) -> tuple[tuple[int, int, int] | None, int | None]:
         """Look at the first picture; a folder has no labels."""
-        return shape_of(survey(path)[0]["train"][0]), 0
+        return shape_of(next(file for file in sorted(Path(path).iterdir()) if file.is_file() and _is_picture(file))), 0
 
     def download(self, folder: Path, path: str) -> None:
         """Read every picture, write one ``<split>.npy`` of each split, and name the files that are not read."""
@@ -114,7 +114,7 @@ def _refuse_folder(folder: Path, name: str, named: str) -> None:
     if name not in SPLITS.values():
         raise InputError(
             f"{named} holds a folder {shown(name)}, which would not be read: training pictures lie in the folder "
-            f"itself, others in its folders 'validation' and 'test', and further ones belong elsewhere."
+            f"itself, others in its folders 'validation' and 'test'; move it elsewhere."
         )
     if folder.is_symlink():
         raise InputError(

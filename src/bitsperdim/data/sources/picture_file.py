@@ -19,7 +19,6 @@ from PIL import ExifTags, Image, ImageCms
 from bitsperdim.data.sources.containers import OTHER_COLOURS, SAVE_AGAIN, TO_SRGB, Container, Unfit, inspect
 from bitsperdim.errors import InputError
 
-LARGEST = 89_000_000  # pixels; Pillow warns soon above
 TOLERANCE = 3  # levels of 256 by which profiles of sRGB differ
 MODES = {1: ("1", "L"), 3: ("P", "RGB")}  # channels -> what Pillow may call them, the last what is read
 TURNED = {
@@ -53,15 +52,17 @@ def read_picture(path: Path) -> np.ndarray:
         InputError: it is not a picture that is taken, or is damaged.
     """
     try:
-        file = io.BytesIO(path.read_bytes())
-        found = inspect(file, whole=True)
+        content = path.read_bytes()
+        found = inspect(io.BytesIO(content), whole=True)
         turned, shape = _verified(found)
-        pixels = _decoded(file, found, turned)
-        if pixels.shape != shape:
-            raise Unfit("is not a readable picture: it has another shape than it says", SAVE_AGAIN)
+        pixels = _decoded(content, found)
+        if found.stuffed and not np.array_equal(pixels, _decoded(found.stuffed, found)):
+            raise Unfit("is not a readable picture: some of its pixels are missing", SAVE_AGAIN)
     except (OSError, Unfit) as error:
         raise _refused(path, error) from error
-    return pixels
+    if turned in TURNED:
+        pixels = np.asarray(Image.fromarray(pixels).transpose(TURNED[turned]))
+    return pixels.reshape(*shape[1:], shape[0]).transpose(2, 0, 1)
 
 
 def _refused(path: Path, error: Exception) -> InputError:
@@ -72,8 +73,6 @@ def _refused(path: Path, error: Exception) -> InputError:
 
 def _verified(found: Container) -> tuple[int, tuple[int, int, int]]:
     """Return how a picture is turned, an EXIF orientation, and its shape (C, H, W) once that is followed."""
-    if found.width * found.height > LARGEST:
-        raise Unfit(f"has {found.width:,} x {found.height:,} pixels, more than {LARGEST:,}", "crop it or scale it down")
     if found.profile is not None and not is_srgb(found.profile):
         raise Unfit(OTHER_COLOURS, TO_SRGB)
     turned = _orientation(found.exif) if found.exif else 1
@@ -98,23 +97,22 @@ def _orientation(exif: bytes) -> object:
         raise Unfit("has EXIF data that cannot be read", "remove the EXIF data") from error
 
 
-def _decoded(file: io.BytesIO, found: Container, turned: int) -> np.ndarray:
-    """Return the pixels, (C, H, W) uint8."""
-    file.seek(0)
+def _decoded(content: bytes, found: Container) -> np.ndarray:
+    """Return the pixels as they are stored, (H, W) or (H, W, 3) uint8."""
+    modes = MODES[found.channels]
     try:
-        with warnings.catch_warnings(action="error"), Image.open(file, formats=[found.kind]) as picture:
+        with warnings.catch_warnings(action="error"), Image.open(io.BytesIO(content), formats=[found.kind]) as picture:
             picture.load()
-            modes = MODES[found.channels]
-            fits = picture.mode in modes and not (found.n_colours and np.asarray(picture).max() >= found.n_colours)
-            shown = picture.transpose(TURNED[turned]) if turned in TURNED else picture
-            pixels = np.asarray(shown.convert(modes[-1]))
+            fits = picture.mode in modes and picture.size == (found.width, found.height)
+            fits = fits and not (found.n_colours and np.asarray(picture).max() >= found.n_colours)
+            pixels = np.asarray(picture.convert(modes[-1]))
     except MemoryError:
         raise
     except Exception as error:  # a damaged file fails in as many ways as there are bytes
         raise Unfit("is not a readable picture: its pixels cannot be decoded", SAVE_AGAIN) from error
     if not fits:
-        raise Unfit("is not a readable picture: it has other colours than it says", SAVE_AGAIN)
-    return pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)
+        raise Unfit("is not a readable picture: it has another size or other colours than it says", SAVE_AGAIN)
+    return pixels
 
 
 @lru_cache(maxsize=8)
