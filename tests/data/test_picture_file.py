@@ -160,6 +160,16 @@ def cut(content: bytes) -> bytes:
     return content[: len(content) // 2] + b"\xff\xd9"
 
 
+def without_a_piece(content: bytes) -> bytes:
+    """A JPEG without half of what stands between two of its restarts."""
+    start, end = content.index(b"\xff\xd0"), content.index(b"\xff\xd1")
+    return content[: (start + end) // 2] + content[end:]
+
+
+def longer_webp(content: bytes) -> bytes:
+    return content[:4] + struct.pack("<I", len(content) - 6) + content[8:]
+
+
 def with_chunk(content: bytes, kind: bytes, new: bytes) -> bytes:
     """A PNG with another content of a chunk."""
     start = content.index(kind) - 4
@@ -222,6 +232,7 @@ BY_HEADER: dict[str, tuple[bytes, str]] = {  # name of the file -> content, reas
     "BMP named.webp": (saved(COLOURS, "BMP"), FORMAT),
     "page named.png": (b"<html></html>", FORMAT),
     "empty.png": (b"", "is empty; convert it to one of them, or move it elsewhere"),
+    "length.webp": (longer_webp(lossless(COLOURS)), "its end is missing" + AGAIN),
     "no PNG.png": (b"\x89PNG\r\n\x1a\n cut", AGAIN),
     "other critical chunk.png": (png(GREY, 8, None, chunk(b"CgBI", bytes(4))), AGAIN),
     "no such depth.png": (png(COLOURS, 4), AGAIN),
@@ -249,6 +260,8 @@ KINDS_OF_JPEG: dict[str, dict[str, object]] = {
 BY_CONTENT: dict[str, tuple[bytes, str]] = {
     "half.jpg": (saved(NOISE, "JPEG")[:2_000] + bytes(2_000), "its end is missing" + AGAIN),
     "lost.jpg": (damaged_inside(saved(NOISE, "JPEG"), 600), "holds 512 zeros in a row.*" + AGAIN),
+    "lost.jpeg": (damaged_inside(saved(NOISE, "JPEG", restart_marker_rows=1), 600), "holds 512 zeros.*" + AGAIN),
+    "a piece lost.jpg": (without_a_piece(saved(NOISE, "JPEG", restart_marker_rows=1)), "pixels are missing" + AGAIN),
     "lost.webp": (damaged_inside(lossless(NOISE), 600), "holds 512 zeros in a row.*" + AGAIN),
     "lost.png": (damaged_inside(png(NOISE), 600), "a checksum is wrong" + AGAIN),
     "two.png": (png(GREY) + TRAILER, MORE),
@@ -368,6 +381,15 @@ def test_a_whole_jpeg_of_any_size_is_read(name: str, tmp_path: Path) -> None:
             assert np.array_equal(
                 image.transpose(1, 2, 0).squeeze(), np.asarray(Image.open(io.BytesIO(content))).squeeze()
             )
+
+
+@pytest.mark.parametrize("options", [{"optimize": True}, {"progressive": True}])
+def test_zeros_that_are_pixels_are_read(options: dict[str, object], tmp_path: Path) -> None:
+    """A page without a word is coded in zeros alone, as a lost part of a disk."""
+    for shape in ((600, 600), (600, 600, 3)):
+        content = saved(np.full(shape, 128, np.uint8), "JPEG", **options)
+        assert bytes(512) in content
+        assert np.array_equal(np.unique(read_picture(put(tmp_path, "a.jpg", content))), [128])
 
 
 def test_profiles_are_compared_by_what_they_show() -> None:

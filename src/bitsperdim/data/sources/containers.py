@@ -24,13 +24,13 @@ PNG_SRGB_CODES = b"\x01\x0d\x00\x01"  # cICP: the primaries, curve, matrix and r
 JPEG_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended and progressive, with Huffman codes
 JPEG_OTHER_FRAMES = {*range(0xC0, 0xD0)} - JPEG_FRAMES - {0xC4}
 PNG_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")  # in coded data: neither an escaped byte nor a restart
-JPEG_RESTART = re.compile(rb"(?=\xff[\xd0-\xd7])")
+JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff])")  # in coded data, where 0xff itself is followed by a zero
 JPEG_STUFFING = b"\x55" * 64
 LARGEST = 89_000_000  # pixels; Pillow warns soon above
 LARGEST_PROFILE = 2**22  # bytes
 LOST = bytes(512)  # a sector of a disk
 
+ZEROS = f"it holds {len(LOST)} zeros in a row in the place of pixels, as damaged disks leave them"
 SAVE_AGAIN = "copy it again, save it again or remove it"
 NO_TRANSPARENCY = "save it without transparency, on the background that you mean"
 OTHER_COLOURS = "has colours other than sRGB, so that viewers show other values than it holds"
@@ -57,8 +57,9 @@ class Container:
         n_colours: of the palette, 0 where there is none.
         profile: the ICC profile; None where there is none.
         exif: the EXIF data; empty where there are none.
-        stuffed: of a JPEG that was read whole, the same one with more coded data than it needs, which shows other
-            pixels only where the data are not enough: they carry no length of their own.
+        stuffed: of a JPEG that was read whole, the same one with more coded data than it has, which shows other
+            pixels only where its data are not enough: they carry no length of their own.
+        has_zeros: whether its coded data hold :data:`LOST`, which a large flat area makes, or a damaged disk.
     """
 
     kind: str
@@ -69,6 +70,7 @@ class Container:
     profile: bytes | None = None
     exif: bytes = b""
     stuffed: bytes = b""
+    has_zeros: bool = False
 
 
 def format_of(start: bytes) -> str:
@@ -142,12 +144,6 @@ def _refuse_more(rest: bytes) -> None:
     """Refuse what follows the end of a picture, zeros excepted."""
     if rest.strip(b"\0"):
         raise Unfit("goes on after the end of its picture, as with a film or another picture", "save it again without")
-
-
-def _refuse_lost(coded: bytes) -> None:
-    """Refuse zeros in the place of coded pixels, which carry no checksum in JPEG and WebP."""
-    if LOST in coded:
-        raise _damaged(f"it holds {len(LOST)} zeros in a row, as damaged disks leave them")
 
 
 def _png(reader: _Reader, whole: bool) -> Container:
@@ -258,29 +254,30 @@ def _jpeg(reader: _Reader, whole: bool) -> Container:
     if channels not in (1, 3):
         raise Unfit(f"has {channels} channels" + " (CMYK)" * (channels == 4), "save it as grey or RGB")
     _refuse_size(width, height)
-    stuffed = reader.before() + _verify_scans(reader.take(reader.left)) if whole else b""
+    stuffed, has_zeros = _verify_scans(reader.before(), reader.take(reader.left)) if whole else (b"", False)
     joined = b"".join(part for _, part in sorted(profile.items())) if profile else None
-    return Container("JPEG", channels, width, height, 0, joined, exif, stuffed)
+    return Container("JPEG", channels, width, height, 0, joined, exif, stuffed, has_zeros)
 
 
-def _verify_scans(coded: bytes) -> bytes:
+def _verify_scans(header: bytes, coded: bytes) -> tuple[bytes, bool]:
     """Go through the coded data of a JPEG, from the first scan to the mark of the end, after which nothing follows.
 
     Returns:
-        The same with bytes added to the end of every piece of coded data.
+        ``stuffed`` and ``has_zeros`` of a :class:`Container`.
     """
-    end, stuffed = 0, b""
+    end, is_scan, stuffed, has_zeros = 0, True, header, False
     while found := JPEG_MARKER.search(coded, end):
-        scan = coded[end : found.start()]
-        _refuse_lost(scan)
-        stuffed += JPEG_RESTART.sub(JPEG_STUFFING, scan) + JPEG_STUFFING
-        code = found[1][0]
+        piece, code = coded[end : found.start()], found[1][0]
+        stuffed += piece + JPEG_STUFFING * is_scan
+        has_zeros |= LOST in piece
         if code == 0xD9:
             _refuse_more(coded[found.end() :])
-            return stuffed + found[0]
-        if code < 0xC0 or code == 0xD8 or code in JPEG_FRAMES | JPEG_OTHER_FRAMES:
+            return stuffed + found[0], has_zeros
+        is_restart = 0xD0 <= code <= 0xD7
+        if code < 0xC0 or code == 0xD8 or code in JPEG_FRAMES | JPEG_OTHER_FRAMES or (piece and not is_scan):
             raise _damaged("its coded data is broken")
-        end = found.end() + int.from_bytes(coded[found.end() : found.end() + 2], "big")
+        end = found.end() + (0 if is_restart else int.from_bytes(coded[found.end() : found.end() + 2], "big"))
+        is_scan = is_restart or code == 0xDA
         stuffed += coded[found.start() : end]
     raise _damaged("its end is missing")
 
@@ -310,6 +307,7 @@ def _webp(reader: _Reader, whole: bool) -> Container:
         raise Unfit("has transparency (an alpha channel)", NO_TRANSPARENCY)
     _refuse_size(width, height)
     if whole:
-        _refuse_lost(lossy + lossless)
+        if LOST in lossy + lossless:
+            raise _damaged(ZEROS)
         _refuse_more(reader.take(reader.left))
     return Container("WEBP", 3, width, height, 0, chunks.get(b"ICCP"), chunks.get(b"EXIF", b""))

@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageCms
 
-from bitsperdim.data.sources.containers import OTHER_COLOURS, SAVE_AGAIN, TO_SRGB, Container, Unfit, inspect
+from bitsperdim.data.sources.containers import OTHER_COLOURS, SAVE_AGAIN, TO_SRGB, ZEROS, Container, Unfit, inspect
 from bitsperdim.errors import InputError
 
 TOLERANCE = 3  # levels of 256 by which profiles of sRGB differ
+FLAT = 2**14  # pixels: those of 512 zeros in a JPEG are more, where the zeros are meant
 MODES = {1: ("1", "L"), 3: ("P", "RGB")}  # channels -> what Pillow may call them, the last what is read
 TURNED = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -58,6 +59,8 @@ def read_picture(path: Path) -> np.ndarray:
         pixels = _decoded(content, found)
         if found.stuffed and not np.array_equal(pixels, _decoded(found.stuffed, found)):
             raise Unfit("is not a readable picture: some of its pixels are missing", SAVE_AGAIN)
+        if found.has_zeros and _largest_area(pixels) < FLAT:
+            raise Unfit(f"is not a readable picture: {ZEROS}", SAVE_AGAIN)
     except (OSError, Unfit) as error:
         raise _refused(path, error) from error
     if turned in TURNED:
@@ -113,6 +116,12 @@ def _decoded(content: bytes, found: Container) -> np.ndarray:
     if not fits:
         raise Unfit("is not a readable picture: it has another size or other colours than it says", SAVE_AGAIN)
     return pixels
+
+
+def _largest_area(pixels: np.ndarray) -> int:
+    """Return how many pixels, (H, W) or (H, W, 3), have the value that most of them have."""
+    channels = pixels.reshape(-1, pixels.shape[-1] if pixels.ndim == 3 else 1).astype(np.int64)
+    return int(np.unique(channels @ 256 ** np.arange(channels.shape[1]), return_counts=True)[1].max())
 
 
 @lru_cache(maxsize=8)
