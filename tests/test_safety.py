@@ -332,32 +332,38 @@ def test_pictures_that_are_no_pictures_are_one_sentence(tmp_path: Path) -> None:
     own = tmp_path / "own"
     own.mkdir()
     Image.fromarray(np.zeros((2, 2), np.uint8)).save(own / "a.png")
+    Image.fromarray(np.full((2, 2), 7, np.uint8)).save(tmp_path / "elsewhere.png")
+    (own / "b.png").symlink_to(tmp_path / "elsewhere.png")
     (own / "loop.png").symlink_to("loop.png")
     (own / "broken.png").symlink_to("nowhere")
     os.mkfifo(own / "pipe.png")
     (own / "folder.png").mkdir()
-    Image.fromarray(np.full((2, 2), 7, np.uint8)).save(tmp_path / "elsewhere.png")
-    (own / "b.png").symlink_to(tmp_path / "elsewhere.png")
-    with pytest.raises(InputError, match=r"holds a folder 'folder\.png', which would not be read"):
-        SOURCES["folder"].download(tmp_path / "raw", str(own))
+    for name, words in (
+        ("broken.png", "leads nowhere"),
+        ("loop.png", "leads nowhere"),
+        ("pipe.png", "is neither a file nor a folder"),
+        ("folder.png", "which would not be read"),
+    ):
+        with pytest.raises(InputError, match=rf"{name}.*{words}"):
+            SOURCES["folder"].download(tmp_path / "raw", str(own))
+        (own / name).unlink() if name != "folder.png" else (own / name).rmdir()
     assert not (tmp_path / "raw").exists()
-    (own / "folder.png").rmdir()
     SOURCES["folder"].download(tmp_path / "raw", str(own))
     assert SOURCES["folder"].read(tmp_path / "raw").images["train"][:][:, 0, 0, 0].tolist() == [0, 7]
     before = {path.name: path.read_bytes() for path in (tmp_path / "raw").iterdir()}
     secret = tmp_path / "secret.txt"
     secret.write_text("a password")
-    bad: dict[str, bytes | Path] = {
-        "c.png": png(100_000, 100_000),
-        "<script>alert(1)<\n\x1b[31m.png": b"x",
-        "\"'$(touch made)`;.png": png(3, 3),
-        "\udcff.png": b"",
-        "d.png": secret,
+    bad: dict[str, tuple[bytes | Path, str]] = {
+        "c.png": (png(100_000, 100_000), r"c\.png has 100,000 x 100,000 pixels"),
+        "<script>alert(1)<\n\x1b[31m.png": (b"x", r"\\n\\x1b\[31m\.png is not a PNG"),
+        "\"'$(touch made)`;.png": (png(3, 3), "has the shape"),
+        "\udcff.png": ((own / "a.png").read_bytes(), "not UTF-8 text"),
+        "d.png": (secret, r"d\.png is not a PNG"),
     }
-    for name, content in bad.items():
+    for name, (content, words) in bad.items():
         path = own / name
         path.symlink_to(content) if isinstance(content, Path) else path.write_bytes(content)
-        with pytest.raises(InputError, match=r"is not a readable picture|has the shape") as caught:
+        with pytest.raises(InputError, match=words) as caught:
             SOURCES["folder"].download(tmp_path / "raw", str(own))
         assert str(caught.value).isprintable()
         assert "password" not in str(caught.value)

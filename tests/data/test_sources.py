@@ -1,5 +1,7 @@
 """The embedded digits, and the user's own arrays: what is taken and what is refused, in one sentence."""
 
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,24 @@ def test_the_digits_are_the_known_ones(tmp_path: Path) -> None:
     assert images.dtype == np.uint8
     assert (images.min(), images.max() + 1) == (0, SOURCES["digits"].n_levels)
     assert np.bincount(raw.labels["train"]).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+
+
+@pytest.mark.parametrize("name", sorted(SOURCES.keys() - {"npz"}))  # which needs a file
+def test_what_dvc_cannot_watch_is_refused_whatever_the_data_set(name: str, tmp_path: Path) -> None:
+    """DVC watches ``dataset.path`` for all of them; a name in Latin-1 ends it, and at a pipe it waits for ever."""
+    own = tmp_path / "my pictures"
+    (own / "inner").mkdir(parents=True)
+    old, new = os.fsdecode(os.fsencode(own) + b"/inner/M\xfcnchen, it's.csv"), own / "inner" / "München, it's.csv"
+    Path(old).write_text("a,b")
+    with pytest.raises(
+        InputError, match=r"M\\udcfcnchen, it's\.csv, a name that is not UTF-8 text.*; rename it"
+    ) as caught:
+        SOURCES[name].check(str(own))
+    subprocess.run(["sh", "-c", str(caught.value).partition("for example by: ")[2]], check=True)
+    assert [path.name for path in (own / "inner").iterdir()] == [new.name]
+    os.mkfifo(own / "inner" / "pipe")
+    with pytest.raises(InputError, match=r"inner/pipe, which is neither a file nor a folder; remove it"):
+        SOURCES[name].check(str(own))
 
 
 def test_other_digits_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,9 @@ A source does not split, quantize or binarize: it fetches the original files unc
 from __future__ import annotations
 
 import gzip
+import os
+import re
+import shlex
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -14,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bitsperdim.errors import InputError
+from bitsperdim.errors import InputError, shown
 from bitsperdim.files import Rows
 
 
@@ -49,8 +52,12 @@ class Source(ABC):
     image_shape: tuple[int, int, int] | None = None
     n_classes: int | None = None
 
-    def check(self, path: str) -> None:  # noqa: B027 - most sources take no path
-        """Raise InputError where ``dataset.path`` cannot be used, before any work; most sources ignore it."""
+    def check(self, path: str) -> None:
+        """Raise InputError where ``dataset.path`` cannot be used, before any work.
+
+        DVC watches it whatever the source is; most sources do not read it.
+        """
+        refuse_unwatchable(path)
 
     def facts(self, path: str) -> tuple[tuple[int, int, int] | None, int | None]:
         """Return ``image_shape`` and ``n_classes`` as far as they can be known before any work."""
@@ -67,6 +74,39 @@ class Source(ABC):
     @abstractmethod
     def read(self, folder: Path) -> RawImages:
         """Read what :meth:`download` put into ``folder``."""
+
+
+def refuse_unwatchable(path: str) -> None:
+    """Refuse a folder of which DVC could not take the hash: it would end in an error of its own, or wait for ever.
+
+    Raises:
+        InputError: a name in it is not UTF-8 text, or leads to neither a file nor a folder.
+    """
+    for folder, folders, files in os.walk(path):
+        for name in sorted(folders + files):
+            inner = Path(folder, name)
+            if not _is_text(name):
+                raise InputError(
+                    f"params.yaml: dataset.path = {shown(path)} holds {inner}, a name that is not UTF-8 text and that "
+                    f"DVC does not take; rename it, for example by: {_renaming(inner)}"
+                )
+            if not inner.is_file() and not inner.is_dir():
+                what = "leads nowhere" if inner.is_symlink() else "is neither a file nor a folder"
+                raise InputError(f"params.yaml: dataset.path = {shown(path)} holds {inner}, which {what}; remove it.")
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # bytes of the name that Python could not decode
+        return False
+    return True
+
+
+def _renaming(path: Path) -> str:
+    """Return the shell's command; as its old name cannot be written here, all but plain characters stand as ``?``."""
+    new = path.with_name(os.fsencode(path.name).decode("cp1252", "replace"))
+    return f"mv {re.sub(r'[^0-9A-Za-z._/-]', '?', str(path))} {shlex.quote(str(new))}"
 
 
 def gunzipped(path: Path, n_most: int) -> bytes:

@@ -2,8 +2,11 @@
 
 The files in the folder itself are the training images; subfolders ``validation`` and ``test`` are those
 splits, where they are there. Names are taken in order; a link is the picture that it leads to. Nothing is resized or
-cropped: a likelihood of resized images is one of other images. A picture with transparency, or with more than 8 bits
-a channel, is refused, and so is whatever looks like pictures that would not be read: other folders, other formats.
+cropped: a likelihood of resized images is one of other images.
+
+Every entry of the folder is read, or is one of a few kinds of known side files, which ``download`` names, or is refused
+by name. A picture is what its content is (:mod:`bitsperdim.data.sources.picture_file`), and its name has to say that
+it is meant as one: a copy ``a.png.bak`` is refused.
 """
 
 from __future__ import annotations
@@ -11,17 +14,22 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from bitsperdim.data.sources.base import RawImages, Source
+from bitsperdim.data.sources.containers import format_of
+from bitsperdim.data.sources.picture_file import read_picture, shape_of
 from bitsperdim.errors import InputError, shown
 from bitsperdim.files import StoredArray, reading, write_npy
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-OTHER_SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".jp2", ".pbm", ".pgm", ".ppm", ".tga", ".tif", ".tiff")
+SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp")
+SIDE_SUFFIXES = (".csv", ".dvc", ".json", ".md", ".txt")
+SIDE_NAMES = (
+    *(".directory", ".ds_store", ".localized", ".nomedia", "desktop.ini", "ehthumbs.db", "thumbs.db"),
+    *(".gitattributes", ".gitignore", ".gitkeep", "license", "readme"),
+)
+APPLE_DOUBLE = b"\0\5\x16\7"  # what macOS writes beside a file on the disks of others, as ._name
+N_NAMED = 20  # side files that are named one by one
 SPLITS = {"train": "", "validation": "validation", "test": "test"}  # split -> subfolder
-MODES = {"1": "L", "L": "L", "RGB": "RGB"}  # mode of a file -> mode in which it is read
-PALETTE = "P"
 
 
 class Folder(Source):
@@ -32,60 +40,119 @@ class Folder(Source):
     n_classes = 0
 
     def check(self, path: str) -> None:
-        """Refuse a path where there are no pictures, or some that would not be read."""
-        try:
-            reason = what_is_wrong(Path(path))
-        except OSError as error:
-            raise InputError(f"params.yaml: dataset.path = {shown(path)} cannot be read: {error.strerror}.") from error
-        if reason:
-            raise InputError(f"params.yaml: dataset.path = {shown(path)} {reason}.")
+        """Refuse what would not be read, and by their headers pictures that are not taken or not alike."""
+        super().check(path)
+        splits, _ = survey(path)
+        first, *others = (file for files in splits.values() for file in files)
+        like = shape_of(first)
+        for file in others:
+            _refuse_unlike(file, shape_of(file), first, like)
 
     def facts(self, path: str) -> tuple[tuple[int, int, int] | None, int | None]:
         """Look at the first picture; a folder has no labels."""
-        channels, height, width = read_picture(pictures_of(Path(path))[0]).shape
-        return (channels, height, width), 0
+        return shape_of(next(file for file in sorted(Path(path).iterdir()) if file.is_file() and _is_picture(file))), 0
 
     def download(self, folder: Path, path: str) -> None:
-        """Read every picture, verify that they are alike, and write one ``<split>.npy`` of each split."""
+        """Read every picture, write one ``<split>.npy`` of each split, and name the files that are not read."""
         self.check(path)
-        splits = {split: pictures_of(Path(path) / subfolder) for split, subfolder in SPLITS.items()}
-        like = read_picture(splits["train"][0])
+        splits, side_files = survey(path)
         for files in splits.values():  # all are looked at before anything is written
             for file in files:
-                _refuse_unlike(file, read_picture(file).shape, splits["train"][0], like.shape)
+                read_picture(file)
+        shape = shape_of(splits["train"][0])
         forget_splits(folder)
         for split, files in reversed(splits.items()):  # without `train` the folder is not read
             if files:
-                _write(folder / f"{split}.npy", files, like.shape)
+                _write(folder / f"{split}.npy", files, shape)
+        if side_files:
+            print(f"download: {shown(path)} holds files that are not read: {_listed(side_files)}.", flush=True)
 
     def read(self, folder: Path) -> RawImages:
         """Open the arrays without reading them."""
         return RawImages(open_splits(folder), labels={})
 
 
-def what_is_wrong(folder: Path) -> str:
-    """Return why a folder's pictures cannot be used, as the end of a sentence; nothing where they can."""
-    if not folder.exists():
-        return "does not exist"
-    if not folder.is_dir():
-        return "is no folder" + ("; set dataset.name to npz" if folder.suffix == ".npz" else "")
-    for inner in sorted(folder.iterdir()):
-        if inner.name.startswith(".") or not inner.is_dir():
-            continue
-        if inner.name not in SPLITS.values():
-            return (
-                f"holds a folder {shown(inner.name)}, which would not be read: training pictures lie in the folder "
-                f"itself, others in its folders 'validation' and 'test', and further ones belong elsewhere"
-            )
-        if not pictures_of(inner):
-            return f"holds a folder {shown(inner.name)} without pictures; fill it or remove it"
-    for split in SPLITS.values():
-        for file in sorted((folder / split).iterdir()) if (folder / split).is_dir() else []:
-            if file.suffix.lower() in OTHER_SUFFIXES:
-                return f"holds {shown(str(file.relative_to(folder)))}; pictures are {', '.join(SUFFIXES)} files"
-    if not pictures_of(folder):
-        return f"holds no pictures; dataset.name = 'folder' needs a folder of {', '.join(SUFFIXES)} files"
-    return ""
+def survey(path: str) -> tuple[dict[str, list[Path]], list[str]]:
+    """Look at every entry of a folder of pictures.
+
+    Returns:
+        The pictures of each split in the order of their names, and the names of the side files.
+
+    Raises:
+        InputError: there are no pictures, or something else is there.
+    """
+    top, named = Path(path), f"params.yaml: dataset.path = {shown(path)}"
+    splits: dict[str, list[Path]] = {split: [] for split in SPLITS}
+    side_files = []
+    try:
+        if not top.exists():
+            raise InputError(f"{named} does not exist.")
+        if not top.is_dir():
+            raise InputError(f"{named} is not a folder{'; set dataset.name to npz' if top.suffix == '.npz' else ''}.")
+        for split, subfolder in SPLITS.items():
+            for entry in sorted((top / subfolder).iterdir()) if (top / subfolder).exists() else []:
+                name = str(entry.relative_to(top))
+                if entry.is_dir():
+                    _refuse_folder(entry, name, named)
+                elif _is_picture(entry):
+                    splits[split].append(entry)
+                else:
+                    side_files.append(name)
+            if subfolder and not splits[split] and (top / subfolder).exists():
+                raise InputError(f"{named} holds a folder {shown(subfolder)} without pictures; fill it or remove it.")
+    except OSError as error:
+        raise InputError(f"{named} cannot be read: {error.filename}: {error.strerror}; allow it.") from error
+    if not splits["train"]:
+        raise InputError(
+            f"{named} holds no pictures; dataset.name = 'folder' needs a folder of {', '.join(SUFFIXES)} files."
+        )
+    return splits, side_files
+
+
+def _refuse_folder(folder: Path, name: str, named: str) -> None:
+    """Refuse a folder in the folder that is not one of the two splits."""
+    if name not in SPLITS.values():
+        raise InputError(
+            f"{named} holds a folder {shown(name)}, which would not be read: training pictures lie in the folder "
+            f"itself, others in its folders 'validation' and 'test'; move it elsewhere."
+        )
+    if folder.is_symlink():
+        raise InputError(
+            f"{named} holds a link {shown(name)} to a folder, and DVC does not see when that changes; "
+            f"put the pictures there instead."
+        )
+
+
+def _is_picture(file: Path) -> bool:
+    """Whether a file is a picture and named so, and not a side file; anything else is refused."""
+    with file.open("rb") as opened:
+        start = opened.read(12)
+    is_named_so = file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+    if format_of(start):
+        if is_named_so:
+            return True
+        what = "hidden, but a picture" if file.name.startswith(".") else "not named as a picture, but is one"
+        raise InputError(f"{file} is {what}; name it like 'a.png' to have it read, or move it elsewhere.")
+    if is_named_so:
+        raise InputError(
+            f"{file} is {'not a PNG, JPEG or WebP picture by its content' if start else 'empty'}; "
+            f"convert it to one of them, or move it elsewhere."
+        )
+    is_known = file.name.lower() in SIDE_NAMES or file.suffix.lower() in SIDE_SUFFIXES
+    if not is_known and not (file.name.startswith("._") and start.startswith(APPLE_DOUBLE)):
+        raise InputError(
+            f"{file} would not be read; pictures are {', '.join(SUFFIXES)} files: convert it or move it elsewhere."
+        )
+    return False
+
+
+def _listed(names: list[str]) -> str:
+    """Name the first files, and the kinds of the others."""
+    text = ", ".join(shown(name) for name in names[:N_NAMED])
+    if more := names[N_NAMED:]:
+        kinds = sorted({Path(name).suffix.lower() or shown(name) for name in more})
+        text += f" and {len(more):,} more ({', '.join(kinds)})"
+    return text
 
 
 def forget_splits(folder: Path) -> None:
@@ -110,36 +177,11 @@ def open_splits(folder: Path) -> dict[str, StoredArray]:
     return images
 
 
-def pictures_of(folder: Path) -> list[Path]:
-    """Return the pictures in a folder in the order of their names; none where there is no folder."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
-
-
-def read_picture(path: Path) -> np.ndarray:
-    """Read a picture as (C, H, W) uint8, C = 1 for a grey one and 3 for one in colour.
-
-    Raises:
-        InputError: it is damaged, or has transparency or more than 8 bits a channel.
-    """
-    try:
-        with Image.open(path) as picture:
-            mode = "RGB" if picture.mode == PALETTE and "transparency" not in picture.info else picture.mode
-            if mode not in MODES:
-                raise InputError(f"{path} is a picture of mode {picture.mode!r}; pictures are 8-bit grey or RGB.")
-            pixels = np.asarray(picture.convert(MODES[mode]))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} is not a readable picture; remove it or save it again.") from error
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-
-
 def _refuse_unlike(path: Path, shape: tuple[int, ...], first: Path, first_shape: tuple[int, ...]) -> None:
     if shape != first_shape:
         raise InputError(
-            f"{path} has the shape {shape} (C, H, W), but {first} has {first_shape}; all pictures must have one."
+            f"{path} has the shape {shape} (C, H, W), but {first} has {first_shape}; all pictures must have one: "
+            f"crop them, or convert them all to grey or all to RGB."
         )
 
 
