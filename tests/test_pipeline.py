@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
@@ -21,6 +22,7 @@ from bitsperdim.device import set_up_device
 from bitsperdim.errors import InputError
 from bitsperdim.params import RESERVED, Params
 from bitsperdim.recipes.running import commands
+from cases import write_studies
 
 PREFIX = "PYTHONPATH=src python stages/"
 BY_A_LAUNCHER = r"PYTHONPATH=src sh -c 'exec \${BITSPERDIM_LAUNCHER:-python} stages/"
@@ -201,6 +203,27 @@ def test_the_committed_lock_is_that_of_the_committed_code_and_numbers(
     assert {"params.yaml", "src/bitsperdim/models", "src/bitsperdim/training.py", "results/vae/metrics.json"} <= checked
 
 
+@pytest.mark.parametrize("settings", [("core.autocrlf=true",), ("core.autocrlf=false", "core.eol=crlf")])
+def test_every_checkout_has_the_bytes_of_the_commit(
+    settings: tuple[str, ...], tmp_path: Path, repository: Path
+) -> None:
+    """Whatever git is told of the ends of lines: hashes, checksums and `#!` lines depend on them."""
+    if not (repository / ".git").exists():
+        pytest.skip("an unpacked archive is no repository")
+    environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+    options = [part for setting in settings for part in ("-c", setting)]
+
+    def git(*arguments: str) -> str:
+        command = ["git", *options, *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    git("clone", "--quiet", "--depth", "1", f"file://{repository}", str(tmp_path / "clone"))
+    kinds = [line.split()[:2] for line in git("-C", str(tmp_path / "clone"), "ls-files", "--eol").splitlines()]
+    assert len(kinds) > 100
+    assert all(index.removeprefix("i/") == tree.removeprefix("w/") for index, tree in kinds)
+    assert git("-C", str(tmp_path / "clone"), "status", "--short") == ""
+
+
 def test_compiled_files_are_no_dependencies(repository: Path) -> None:
     """They hold times and the version of Python: DVC's hashes of folders would differ everywhere."""
     ignored = (repository / ".dvcignore").read_text(encoding="utf-8").splitlines()
@@ -254,6 +277,47 @@ def test_the_stages_run_one_after_the_other_without_dvc(
     assert metrics["bpd_seed_spread"] > 0
     assert 1 < metrics["bpd"] < 4.1
     assert (tmp_path / "report" / "index.html").stat().st_size > 10_000
+
+
+def test_a_test_set_of_one_image_has_a_report(
+    tmp_path: Path, repository: Path, committed: Callable[[str], str]
+) -> None:
+    """And a validation set of one; every stage that sees the images, as a script. The error is unknown."""
+    params = YAML(typ="safe").load(committed("params.yaml"))
+    params["dataset"] |= {"name": "npz", "path": "own.npz"}
+    params["models"], params["seeds"] = ["histogram", "vae"], [0, 1]
+    params["train"] |= {"epochs": 1, "warmup_steps": 0}
+    params["vae"] |= {"latent_size": 2, "hidden_sizes": [8]}
+    annealed = {"n_images": 1, "n_simulated": 1, "n_chains": 2, "n_steps": 3, "n_leapfrog": 1}
+    params["evaluate"] |= {"n_samples": 40, "n_pictures": 1, "annealed": annealed}
+    params["density_and_mass"] |= {"n_steps": 3, "n_replicates": 2, "n_symbols": 50}
+    params["density_and_mass"]["dequantizing"]["train"] |= {"epochs": 1}
+    with (tmp_path / "params.yaml").open("w", encoding="utf-8") as file:
+        YAML(typ="safe").dump(params, file)
+    images = np.random.default_rng(0).integers(256, size=(5, 4, 4), dtype=np.uint8)
+    np.savez(tmp_path / "own.npz", train=images[2:], validation=images[:1], test=images[1:2])
+    write_studies(tmp_path / "results")
+    commands = [("preflight", "results", "marker"), ("download", "raw")]
+    commands += [("dequantize", "raw", "images", "results/dequantize")]
+    for model in params["models"]:
+        commands += [("train", model, "images", f"models/{model}", f"results/{model}/training_curve.csv")]
+        commands += [("evaluate", model, f"models/{model}", "images", f"results/{model}")]
+    commands += [("density_and_mass", "images", "results/density_and_mass"), ("report", "results", "report")]
+    for name, *arguments in commands:
+        result = run_stage(name, tmp_path, repository, *arguments)
+        assert result.returncode == 0, (name, result.stderr)
+    for path in (
+        *(tmp_path / "results").glob("*/metrics.json"),
+        *(tmp_path / "results/density_and_mass").glob("*.csv"),
+    ):
+        assert "nan" not in path.read_text(encoding="utf-8").casefold(), path
+    page, twin = ((tmp_path / "report" / name).read_text(encoding="utf-8") for name in ("index.html", "report.md"))
+    assert not re.search(r"\b(nan|inf)\b", re.sub(r"<svg.*?</svg>|data:[^\"]*", "", page + twin, flags=re.DOTALL), re.I)
+    rows = [line for line in twin.splitlines() if line.startswith(("| histogram |", "| vae |", "| variational |"))]
+    assert len(rows) == 3
+    assert all("± unknown" in row for row in rows)
+    assert "no band is drawn" in page
+    assert "Not drawn, as its error is unknown: uniform fixed, variational, importance weighted. " in page
 
 
 def test_a_mistake_of_the_user_is_one_sentence_and_status_1(

@@ -30,11 +30,13 @@ def fill(folder: Path, *names: str) -> None:
 def test_results_of_unlisted_models_go_and_others_stay(params: Params, tmp_path: Path) -> None:
     results = tmp_path / "results"
     fill(results, "vae/metrics.json", "dequantize/metrics.json", "old/metrics.json", "old/pictures/samples.png")
-    fill(results, "mine/metrics.json", "mine/notes.txt", "README.md")
+    fill(results, "mine/metrics.json", "mine/notes.txt", "README.md", "mine/pictures/samples.png")
+    fill(results, "plots/pictures/own.png", "plots/per_image.csv", "plots/metrics.json/mine.txt")
     fill(results, *(f"{study}/metrics.json" for study in ("density_and_mass", "project_delay", "universal_resnet")))
     preflight(params, results, tmp_path / "marker.txt")
     left = sorted(str(path.relative_to(results)) for path in results.rglob("*") if path.is_file())
     first = ["README.md", "density_and_mass/metrics.json", "dequantize/metrics.json", "mine/notes.txt", "models.json"]
+    first += ["plots/metrics.json/mine.txt", "plots/pictures/own.png"]
     assert left == [*first, "project_delay/metrics.json", "universal_resnet/metrics.json", "vae/metrics.json"]
     assert not (results / "old").exists()
     assert read_json(results / "models.json") == {"models": ["vae"]}

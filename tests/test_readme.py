@@ -141,7 +141,16 @@ def test_every_make_target_named_exists(repository: Path) -> None:
 
 
 def test_every_file_named_exists(repository: Path) -> None:
-    made_elsewhere = ("report/", "models/", "logs/", "runs/", "data/raw/", "data/dequantized/", "results/<")
+    made_elsewhere = (
+        "report/",
+        "models/",
+        "logs/",
+        "runs/",
+        "data/raw/",
+        "data/downloaded/",
+        "data/dequantized/",
+        "results/<",
+    )
     made_elsewhere += ("data/own/my", "recipes/my")
     folders = r"src|stages|tests|docs|data|recipes|results|report|models|logs|runs|\.ci"
     for name in ("README.md", "CONTRIBUTING.md"):

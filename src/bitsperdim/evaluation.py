@@ -53,7 +53,7 @@ from bitsperdim.checkpoints import Checkpoint
 from bitsperdim.data.preparation import Description, PreparedImages
 from bitsperdim.distributed import is_first
 from bitsperdim.errors import InputError
-from bitsperdim.estimation import TOLERATED_SHARE, Estimate, pareto_k_limit
+from bitsperdim.estimation import TOLERATED_SHARE, Estimate, mean_error, pareto_k_limit
 from bitsperdim.estimation.estimate import estimated_rows, images_at_once, n_columns
 from bitsperdim.estimation.pareto import JUDGED_FROM
 from bitsperdim.files import sha256
@@ -206,7 +206,7 @@ def summarise(
     bias = float(torch.stack([item.bias for item in estimates.values()]).mean())
     variances = torch.stack([item.standard_error for item in estimates.values()]).square()
     monte_carlo_error = math.sqrt(float(variances.sum())) / (n_seeds * n_images)
-    test_error = spread_over_images(over_seeds)
+    test_error = mean_error(over_seeds)
     ess = torch.stack([item.ess for item in estimates.values()])
     small_ess = sum(item.small_ess_share for item in estimates.values()) / n_seeds
     bias_exceeds = abs(bias) > test_error
@@ -240,8 +240,8 @@ def summarise(
         for name, values in (("jackknife", "jackknife"), ("extrapolated", "extrapolation")):
             found = torch.stack([getattr(item, values) for item in estimates.values()]).mean(0)
             metrics[f"nll_{name}_nats"] = -float(found.mean())
-            metrics[f"nll_{name}_nats_standard_error"] = spread_over_images(found)
-            metrics[f"nll_{name}_minus_bound_nats_standard_error"] = spread_over_images(found - over_seeds)
+            metrics[f"nll_{name}_nats_standard_error"] = mean_error(found)
+            metrics[f"nll_{name}_minus_bound_nats_standard_error"] = mean_error(found - over_seeds)
     if first.kind == "lower" and first.n_samples >= JUDGED_FROM:
         metrics |= {
             "pareto_k_limit": pareto_k_limit(first.n_samples),
@@ -264,13 +264,6 @@ def protocol_of(model: ImageModel, description: Description) -> str:
     return of_none if model.n_classes is None else f"{of_none.removesuffix('given-none')}given-label"
 
 
-def spread_over_images(log_p: torch.Tensor) -> float:
-    """Return the standard deviation over images / sqrt(N), in nats; infinite for one image or an infinite log_p."""
-    if len(log_p) < 2 or not bool(log_p.isfinite().all()):
-        return math.inf
-    return float(log_p.std()) / math.sqrt(len(log_p))
-
-
 def _per_image(estimates: Mapping[int, Estimate]) -> list[dict[str, float | int]]:
     rows = []
     for seed, item in estimates.items():
@@ -287,7 +280,7 @@ def _bound(estimates: Mapping[int, Estimate], shape: tuple[int, int, int]) -> li
     for size, bound in zip(sizes, bounds, strict=True):
         mean = float(bound.mean())
         row = {"n_samples": size, "bpd": bits_per_dim(mean, shape), "nll_nats": -mean}
-        rows.append({**row, "standard_error_nats": spread_over_images(bound)})
+        rows.append({**row, "standard_error_nats": mean_error(bound)})
     return rows
 
 

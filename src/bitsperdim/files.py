@@ -25,7 +25,20 @@ from bitsperdim.errors import InputError
 
 FLOAT_FORMAT = "%.9g"
 CHUNK_VALUES = 2**22  # values of an array that are held at a time
+REPOSITORY = "BITSPERDIM_REPOSITORY"  # set for runs in folders of their own
+COPIES = ".dvc/tmp/exps"  # where `dvc exp run --temp` and `--queue` make theirs
 LEFTOVER = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}(?P<suffix>(\.[^.]+)?)")  # as atomic_path names temporary files
+
+
+def repository() -> Path:
+    """Return the repository that the user works in: what it holds and git does not is not in a copy of it.
+
+    Where the current folder is no copy, that is the current folder.
+    """
+    if named := os.environ.get(REPOSITORY):
+        return Path(named)
+    copies = next((folder for folder in Path.cwd().parents if folder.match(COPIES)), None)
+    return Path() if copies is None else copies.parents[2]
 
 
 @contextlib.contextmanager

@@ -15,9 +15,10 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
+from bitsperdim.files import repository
+
 VARIABLE = "BITSPERDIM_CHECKPOINTS"
 MARK = "finished"
-COPIES = ".dvc/tmp/exps"  # where `dvc exp run --temp` and `--queue` make them
 
 
 def folder_of_all() -> Path:
@@ -26,10 +27,8 @@ def folder_of_all() -> Path:
     Where DVC runs an experiment in a copy of the repository, which goes when it is interrupted, it is that of the
     repository itself.
     """
-    if named := os.environ.get(VARIABLE):
-        return Path(named)
-    copies = next((folder for folder in Path.cwd().parents if folder.match(COPIES)), None)
-    return Path("checkpoints") if copies is None else copies.parents[2] / "checkpoints"
+    named = os.environ.get(VARIABLE)
+    return Path(named) if named else repository() / "checkpoints"
 
 
 def mark(folder: Path) -> None:

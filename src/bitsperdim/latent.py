@@ -31,7 +31,7 @@ from bitsperdim.blocks import in_blocks
 from bitsperdim.checkpoints import Checkpoint
 from bitsperdim.data.preparation import PreparedImages
 from bitsperdim.distributed import is_first
-from bitsperdim.estimation import Estimate
+from bitsperdim.estimation import Estimate, mean_error
 from bitsperdim.estimation.annealed import ais, bdmc
 from bitsperdim.models import ImageModel, LatentModel
 from bitsperdim.params import AnnealedSection, EvaluateSection
@@ -173,10 +173,3 @@ def annealing(
             "gap_nats_standard_error": mean_error(upper - lower),
         }
     return metrics
-
-
-def mean_error(values: Tensor) -> float:
-    """Return the standard error of the mean of values (N,); infinite for one, or where one is infinite."""
-    if len(values) < 2 or not bool(values.isfinite().all()):
-        return math.inf
-    return float(values.std()) / math.sqrt(len(values))

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from bitsperdim.data.sources import SOURCES
@@ -14,7 +13,9 @@ from bitsperdim.files import write_json, write_text
 from bitsperdim.params import Params, check_images
 
 MARKER = "The parameters of this pipeline have been validated.\n"
-OF_A_MODEL = ("metrics.json", "per_image.csv", "bound_against_k.csv", "training_curve.csv", "pictures")
+PICTURES = "pictures"
+OF_A_MODEL = ("metrics.json", "per_image.csv", "bound_against_k.csv", "training_curve.csv")
+OF_PICTURES = ("samples.png", "reconstructions.png", "completions.png", "receptive_field.png")
 # folders of results/ that belong to stages, not to models
 KEPT = ("dequantize", "density_and_mass", "project_delay", "universal_resnet")
 
@@ -39,11 +40,17 @@ def preflight(params: Params, results: Path, marker: Path) -> None:
 
 def forget(folder: Path) -> None:
     """Remove what the pipeline wrote for a model; a folder that holds anything else stays."""
-    for name in OF_A_MODEL:
+    pictures = folder / PICTURES
+    if pictures.is_dir() and not pictures.is_symlink():
+        _remove(pictures, OF_PICTURES)
+    _remove(folder, OF_A_MODEL)
+
+
+def _remove(folder: Path, names: tuple[str, ...]) -> None:
+    """Remove files and links of these names, and the folder where nothing else is in it."""
+    for name in names:
         path = folder / name
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        if path.is_symlink() or path.is_file():
+            path.unlink()
     if not any(folder.iterdir()):
         folder.rmdir()

@@ -1,5 +1,6 @@
 """Fetching, against a local server that misbehaves in every way that servers do."""
 
+import gzip
 import hashlib
 import threading
 from collections import Counter
@@ -16,6 +17,8 @@ from bitsperdim.errors import InputError
 CONTENT = bytes(range(256)) * 5000  # more than one chunk
 PAGE = b"<!DOCTYPE html><html>Sign in to the wireless network</html>"
 NAME = "images.gz"
+PIXELS = bytes(range(0, 256, 5)) * 4000
+ZIPPED = gzip.compress(PIXELS, 9, mtime=0)
 REQUESTS: Counter[str] = Counter()
 
 
@@ -32,6 +35,9 @@ class Handler(BaseHTTPRequestHandler):
             "long": CONTENT + b"more",
             "page": PAGE,
             "empty": b"",
+            "again": gzip.compress(PIXELS, 1),
+            "other": gzip.compress(PIXELS[::-1]),
+            "cut": ZIPPED[:-9],
         }
         statuses = {"missing": 404, "forbidden": 403, "broken": 500, "busy": 503}
         if manner == "second-time":
@@ -64,12 +70,28 @@ def server() -> Iterator[str]:
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PAUSES", (0.0, 0.0))
     monkeypatch.delenv("BITSPERDIM_MIRROR", raising=False)
+    monkeypatch.delenv("BITSPERDIM_REPOSITORY", raising=False)
     REQUESTS.clear()
+
+
+@pytest.fixture(autouse=True)
+def workspace(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which the stages run, empty at first."""
+    folder = tmp_path_factory.mktemp("workspace")
+    monkeypatch.chdir(folder)
+    return folder
 
 
 def remote(*addresses: str, checksum: str = "sha256") -> RemoteFile:
     digest = hashlib.new(checksum, CONTENT).hexdigest()
     return RemoteFile(NAME, len(CONTENT), f"{checksum}:{digest}", addresses)
+
+
+def gzipped(*addresses: str) -> tuple[RemoteFile, RemoteFile]:
+    """A published file and its content."""
+    digests = [hashlib.sha256(content).hexdigest() for content in (ZIPPED, PIXELS)]
+    file = RemoteFile(NAME, len(ZIPPED), f"sha256:{digests[0]}", addresses)
+    return file, RemoteFile("images", len(PIXELS), f"sha256:{digests[1]}")
 
 
 @pytest.mark.parametrize("checksum", ["sha256", "md5"])
@@ -157,3 +179,152 @@ def test_a_mirror_may_be_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_file_without_an_address_needs_a_mirror(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match="has no official address; name a mirror"):
         fetch("set", remote(), tmp_path)
+
+
+def own(folder: Path, name: str, content: bytes) -> Path:
+    """Put a file where the user puts theirs, in the repository ``folder``."""
+    path = folder / "data" / "raw" / "set" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(("name", "content"), [(NAME, ZIPPED), (NAME, gzip.compress(PIXELS, 1)), ("images", PIXELS)])
+@pytest.mark.parametrize("where", ["raw", "mirror"])
+def test_any_file_of_the_same_content_will_do(
+    where: str, name: str, content: bytes, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it was published, compressed in another way, or unpacked; it is kept as it is, and not asked for again."""
+    file, unpacked = gzipped()
+    if where == "mirror":
+        monkeypatch.setenv("BITSPERDIM_MIRROR", str(tmp_path / "mirror"))
+        given = tmp_path / "mirror" / "of-set" / name
+        given.parent.mkdir(parents=True)
+        given.write_bytes(content)
+    else:
+        given = own(workspace, name, content)
+    fetched = fetch("of-set", file, tmp_path / "set", unpacked)
+    assert (fetched.name, fetched.read_bytes(), given.read_bytes()) == (name, content, content)
+    given.unlink()
+    assert fetch("of-set", file, tmp_path / "set", unpacked) == fetched
+
+
+def test_what_the_user_has_is_used_before_any_server_is_asked(server: str, workspace: Path, tmp_path: Path) -> None:
+    own(workspace, NAME, CONTENT)
+    assert fetch("of-set", remote(f"{server}/good/{NAME}"), tmp_path / "set").read_bytes() == CONTENT
+    assert REQUESTS["good"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        (NAME, gzip.compress(PIXELS[::-1]), "is a whole gzip file, but its content is not that of the published"),
+        (NAME, gzip.compress(PIXELS + b"!"), "is a whole gzip file, but its content is not that of the published"),
+        (NAME, gzip.compress(bytes(10**7)), "is a whole gzip file, but its content is not that of the published"),
+        (NAME, ZIPPED[:-9], f"is not images.gz of {len(ZIPPED):,} bytes: it has {len(ZIPPED) - 9:,} bytes."),
+        (NAME, ZIPPED[:-1] + b"!", "has the size of images.gz of "),
+        (NAME, PAGE, f"is a web page, not images.gz of {len(ZIPPED):,} bytes."),
+        (NAME, bytes(10**7), f"is longer than images.gz of {len(ZIPPED):,} bytes."),
+        ("images", PIXELS[:-1], "is not images of 208,000 bytes: it has 207,999 bytes."),
+        ("images", PIXELS[:-1] + b"!", "has the size of images of 208,000 bytes, but not its checksum (sha256:"),
+    ],
+)
+def test_a_file_of_the_user_that_is_another_is_refused_and_left_alone(
+    server: str,
+    name: str,
+    content: bytes,
+    sentence: str,
+    workspace: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing is fetched instead, and what lies on a disk is not tried again."""
+    path = own(workspace, name, content)
+    pauses: list[float] = []
+    monkeypatch.setattr(module.time, "sleep", pauses.append)
+    file, unpacked = gzipped(f"{server}/good/{NAME}")
+    with pytest.raises(InputError) as caught:
+        fetch("of-set", file, tmp_path / "set", unpacked)
+    text = str(caught.value)
+    assert text.startswith(f"{path.relative_to(workspace)} {sentence}")
+    assert text.endswith(" Remove it from there, or put the published file in its place.")
+    assert path.read_bytes() == content
+    assert not list((tmp_path / "set").iterdir())
+    assert len(pauses) == 1
+    assert not REQUESTS
+
+
+def test_a_link_of_the_user_that_leads_nowhere_is_refused(workspace: Path, tmp_path: Path) -> None:
+    own(workspace, NAME, b"").unlink()
+    (workspace / "data" / "raw" / "set" / NAME).symlink_to("gone")
+    with pytest.raises(InputError, match=r"data/raw/set/images\.gz does not exist\. Remove it from there"):
+        fetch("of-set", remote(), tmp_path / "set")
+
+
+@pytest.mark.parametrize(
+    ("manner", "sentence", "n_requests"),
+    [
+        ("again", None, 1),
+        ("other", "is a whole gzip file, but its content is not that of the published images.gz.", 1),
+        ("cut", "could not be fetched in 3 tries: it ended after ", 3),
+    ],
+)
+def test_a_server_may_have_compressed_a_file_again(
+    server: str, manner: str, sentence: str | None, n_requests: int, tmp_path: Path
+) -> None:
+    file, unpacked = gzipped(f"{server}/{manner}/{NAME}")
+    if sentence is None:
+        assert gzip.decompress(fetch("set", file, tmp_path, unpacked).read_bytes()) == PIXELS
+    else:
+        with pytest.raises(InputError) as caught:
+            fetch("set", file, tmp_path, unpacked)
+        assert sentence in str(caught.value)
+        assert not list(tmp_path.iterdir())
+    assert REQUESTS[manner] == n_requests
+
+
+@pytest.mark.parametrize("copy", [".", ".dvc/tmp/exps/standalone/tmp1", "runs/mnist-cpu"])
+@pytest.mark.parametrize("written", ["../mirror", "~/mirror", "file://{}/mirror", "FILE://localhost{}/mirror"])
+def test_a_mirror_is_where_the_user_said_also_in_a_copy_of_the_repository(
+    copy: str, written: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`dvc exp run --temp` and recipes run elsewhere; the user's own files are found from there too."""
+    root = tmp_path / "repository"
+    (root / copy).mkdir(parents=True)
+    monkeypatch.chdir(root / copy)
+    if copy.startswith("runs"):
+        monkeypatch.setenv("BITSPERDIM_REPOSITORY", str(root))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("BITSPERDIM_MIRROR", written.format(tmp_path))
+    mirror = tmp_path / "mirror" / "of-set" / NAME
+    with pytest.raises(MissingError, match=r"/mirror/of-set/images\.gz does not exist\."):
+        fetch("of-set", remote(), Path("set"))
+    mirror.parent.mkdir(parents=True)
+    mirror.write_bytes(CONTENT)
+    assert fetch("of-set", remote(), Path("set")).read_bytes() == CONTENT
+    (Path("set") / NAME).unlink()
+    own(root, NAME, CONTENT[:-1])
+    with pytest.raises(InputError, match="Remove it from there"):
+        fetch("of-set", remote(), Path("set"))
+
+
+@pytest.mark.parametrize(
+    ("mirror", "sentence"),
+    [
+        (
+            "s3://bucket/sets",
+            "BITSPERDIM_MIRROR = 's3://bucket/sets' is not allowed; name a folder, or an http or https",
+        ),
+        ("~nobody-of-this-name/x", "BITSPERDIM_MIRROR = '~nobody-of-this-name/x' names the home folder of nobody"),
+        ("http://[", "'http://[/set/images.gz' is not an address."),
+        ("http://a..b", "'http://a..b/set/images.gz' is not an address."),
+        ("http://127.0.0.1/a b", "'http://127.0.0.1/a b/set/images.gz' is not an address."),
+    ],
+)
+def test_a_mirror_that_is_none_is_one_sentence(
+    mirror: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BITSPERDIM_MIRROR", mirror)
+    with pytest.raises(InputError) as caught:
+        fetch("set", remote(), tmp_path)
+    assert str(caught.value).startswith(sentence)

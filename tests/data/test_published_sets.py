@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import pickle
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -58,6 +59,23 @@ def test_a_damaged_idx_file_is_one_sentence(damage, tmp_path: Path) -> None:  # 
     path.write_bytes(damage(idx_file(np.zeros((2, 3, 3), np.uint8))))
     with pytest.raises(InputError, match="remove it and run 'download' again"):
         idx.read_idx(path)
+
+
+def test_an_unpacked_idx_file_is_read_too(tmp_path: Path) -> None:
+    array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    (tmp_path / "x").write_bytes(gzip.decompress(idx_file(array)))
+    assert np.array_equal(idx.read_idx(tmp_path / "x.gz"), array)
+    (tmp_path / "x.gz").write_bytes(idx_file(array + 1))  # where both are there it is the gzipped one
+    assert np.array_equal(idx.read_idx(tmp_path / "x.gz"), array + 1)
+
+
+def test_each_idx_file_has_its_content_beside_it() -> None:
+    for name in ("mnist", "fashion_mnist"):
+        files = SOURCES[name].files()
+        assert [file.name for file, _ in files] == [f"{unpacked.name}.gz" for _, unpacked in files]
+        assert [unpacked.size for _, unpacked in files] == [47_040_016, 60_008, 7_840_016, 10_008]
+        assert len({checksum for pair in files for checksum in (pair[0].checksum, pair[1].checksum)}) == 8
+        assert all(len(unpacked.checksum) == len("sha256:") + 64 for _, unpacked in files)
 
 
 def test_torchvision_knows_the_files(mirror: Path, tmp_path: Path) -> None:
@@ -123,6 +141,14 @@ def test_the_columns_of_a_mirror_are_cifar_in_order(
     assert np.array_equal(raw.images["test"], test.transpose(0, 3, 1, 2))
     assert raw.labels["train"].tolist() == list(range(6))
     assert raw.labels["test"].tolist() == [9, 8]
+    own = tmp_path / "repository" / "data" / "raw" / "cifar10"
+    shutil.copytree(folder, own)
+    monkeypatch.setenv("BITSPERDIM_REPOSITORY", str(tmp_path / "repository"))
+    monkeypatch.setenv("BITSPERDIM_MIRROR", "nowhere")  # which would be asked for the archive
+    source.download(tmp_path / "cifar10", "unused")
+    assert np.array_equal(source.read(tmp_path / "cifar10").images["train"], raw.images["train"])
+    monkeypatch.delenv("BITSPERDIM_REPOSITORY")
+    monkeypatch.setenv("BITSPERDIM_MIRROR", str(mirror))
     (folder / "b.npy").unlink()
     with pytest.raises(InputError, match=r"cifar-10-python\.tar\.gz does not exist.* .*b\.npy does not exist"):
         source.download(tmp_path / "again", "unused")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -47,6 +48,16 @@ def test_three_kinds_of_noise_are_told_apart(tmp_path: Path) -> None:
     assert "over test images 0.030; Monte Carlo 0.0020 (contained in the others)" in twin
     assert "0.040 for the mean over 4 seeds, 0.080 for one. Test images and trainings together: 0.050." in twin
     assert twin.count("Three kinds of noise") == 2
+
+
+def test_the_noise_of_one_image_is_unknown(tmp_path: Path) -> None:
+    errors = {"bpd_standard_error": math.inf, "nll_nats_standard_error": math.inf, "bpd_monte_carlo_error": 0.002}
+    seeds = {"n_seeds": 4, "bpd_seed_spread": 0.08, "bpd_by_seed": {"0": 1.25, "1": 1.375, "2": 1.5, "5": 1.3}}
+    page, twin = report(tmp_path, {"bound": metrics(**errors, **seeds)})
+    [card] = re.findall('<div class="card whole trust noise">.*?</table>', section_of(page, "bound"), re.DOTALL)
+    assert re.findall("<td[^>]*>(.*?)</td>", card) == ["unknown", "0.0020", "0.040", "unknown"]
+    assert "over test images unknown; Monte Carlo 0.0020 (contained in the others)" in twin
+    assert "Test images and trainings together: unknown." in twin
 
 
 def test_the_chart_shows_each_seed(tmp_path: Path) -> None:

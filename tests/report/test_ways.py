@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import re
 from pathlib import Path
 
@@ -63,6 +65,18 @@ def test_models_that_are_one_flow_are_compared() -> None:
     assert ways[1].difference is None
     log_p["fixed"][3] = -np.inf  # nothing to pair
     assert of_models(sections, {name: scored(values) for name, values in log_p.items()}, SHAPE) == []
+
+
+def test_a_difference_whose_error_is_unknown_is_not_drawn(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    ways = read_study(tmp_path).ways
+    [first, *others] = [way for way in ways if way.difference is not None]
+    unknown = dataclasses.replace(first, difference_error=math.inf)
+    drawing = str(differences("one", [unknown if way is first else way for way in ways]))
+    assert first.name in str(differences("one", ways))
+    assert f"{first.name} +" not in drawing
+    assert all(way.name in drawing for way in others)
+    assert "nan" not in drawing
 
 
 def test_the_chart_tells_better_from_worse_and_from_neither(tmp_path: Path) -> None:

@@ -80,6 +80,21 @@ def test_no_more_images_are_read_than_asked_for(folder: Path) -> None:
         dequantizing.some_images(folder / "broken", 7)
 
 
+@pytest.mark.parametrize("n_images", [1, 2])
+def test_one_test_image_has_an_error_that_is_unknown(n_images: int, folder: Path) -> None:
+    """Infinite, as everywhere; of two images it is half their difference. No column holds a NaN."""
+    images = dequantizing.some_images(folder, n_images)
+    trained = dequantizing.train_all(TINY_FLOW, TRAIN, images, 0, CPU)
+    estimates = dequantizing.evaluate_all(TINY_FLOW, trained, images, 0, CPU)
+    for row in dequantizing.rows(TINY_FLOW, trained, estimates, (1, 2, 2)):
+        assert not any(isinstance(value, float) and np.isnan(value) for value in row.values()), row
+        log_p = estimates[row["way"]].log_p
+        expected = np.inf if n_images == 1 else -bits_per_dim(abs(float(log_p[0] - log_p[1])) / 2, (1, 2, 2))
+        assert row["bpd_standard_error"] == pytest.approx(expected)
+        assert np.isinf(row["difference_bpd_standard_error"]) == (n_images == 1)
+        assert not (n_images == 1 and row["too_few_samples"] and estimates[row["way"]].small_ess_share == 0)
+
+
 def test_the_rows_are_those_of_the_models(folder: Path) -> None:
     metrics, rows = dequantizing.compare_ways(TINY_FLOW, TRAIN, folder, 0, CPU)
     assert [row["way"] for row in rows] == list(WAYS)

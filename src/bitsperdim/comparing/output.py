@@ -18,8 +18,8 @@ from bitsperdim.comparing.comparison import Comparison, Difference, Row
 from bitsperdim.comparing.numbers import Numbers, Scored
 from bitsperdim.comparing.source import Source
 from bitsperdim.files import rounded
+from bitsperdim.report.formatting import error_alone, plain, two_digits, with_error
 from bitsperdim.report.formatting import markdown as cell
-from bitsperdim.report.formatting import plain, two_digits, with_error
 
 SCHEMA = 1
 SIGNS = {"exact": "=", "lower": "≤", "density": "density"}
@@ -89,8 +89,8 @@ def noise_in_words(row: Row) -> str | None:
     ]
     monte_carlo = "unknown" if row.monte_carlo_error is None else two_digits(row.monte_carlo_error)
     return (
-        f"test images {two_digits(noise.images)} (Monte Carlo {monte_carlo} of it), training seeds "
-        f"{two_digits(noise.of_seeds)} ({'; '.join(sides)}), together {two_digits(noise.combined)}; "
+        f"test images {error_alone(noise.images)} (Monte Carlo {monte_carlo} of it), training seeds "
+        f"{error_alone(noise.of_seeds)} ({'; '.join(sides)}), together {error_alone(noise.combined)}; "
         f"clear from |z| = {noise.limit:.2f} on"
     )
 

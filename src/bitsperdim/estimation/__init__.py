@@ -12,6 +12,7 @@ from bitsperdim.estimation.log_weights import (
     jackknife,
     leading_bias,
     log_mean_exp,
+    mean_error,
     standard_error,
 )
 from bitsperdim.estimation.pareto import pareto_k, pareto_k_limit
@@ -27,6 +28,7 @@ __all__ = [
     "jackknife",
     "leading_bias",
     "log_mean_exp",
+    "mean_error",
     "pareto_k",
     "pareto_k_limit",
     "standard_error",

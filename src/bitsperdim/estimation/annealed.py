@@ -49,7 +49,7 @@ import torch
 from torch import Tensor
 
 from bitsperdim.estimation.hmc import Path, Position, transition
-from bitsperdim.estimation.log_weights import effective_sample_size, log_mean_exp, standard_error
+from bitsperdim.estimation.log_weights import effective_sample_size, log_mean_exp, mean_error, standard_error
 from bitsperdim.models.base import LatentModel
 
 PILOT_TRANSITIONS = 100  # at least; with fewer temperatures several at each
@@ -135,8 +135,7 @@ class Bracket:
     @property
     def gap_standard_error(self) -> float:
         """Of ``gap``, from its spread over images, which are independent; infinite for one image."""
-        gaps = self.upper - self.lower
-        return float(gaps.std()) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.inf
+        return mean_error(self.upper - self.lower)
 
 
 def sigmoid_schedule(n_steps: int, sharpness: float = 4.0) -> Tensor:

@@ -210,3 +210,10 @@ def _at_least_two(log_w: Tensor, what: str) -> int:
     if n_samples < 2:
         raise ValueError(f"{what} needs at least 2 samples, not {n_samples}")
     return n_samples
+
+
+def mean_error(values: Tensor) -> float:
+    """Return the standard error of the mean of values (N,); infinite for one, or where one is infinite."""
+    if len(values) < 2 or not bool(values.isfinite().all()):
+        return math.inf
+    return float(values.std()) / math.sqrt(len(values))

@@ -35,7 +35,7 @@ from ruamel.yaml import YAML
 from bitsperdim import finished as ended
 from bitsperdim import stage
 from bitsperdim.errors import InputError
-from bitsperdim.files import read_json, write_json, write_text
+from bitsperdim.files import REPOSITORY, read_json, write_json, write_text
 from bitsperdim.git import UNSHALLOW, GitError, NotARepositoryError, Provenance, Repository, provenance, repository
 from bitsperdim.recipes.recipe import Recipe, SizeName, merged, overrides, read_yaml
 from bitsperdim.recipes.settings import applied
@@ -96,6 +96,7 @@ def run(
     environment = {
         **os.environ,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+        REPOSITORY: str(root.resolve()),
         ended.VARIABLE: str(root / ended.folder_of_all()),
         stage.LOGS: str(root / LOGS / name),
     }

@@ -36,6 +36,7 @@ __all__ = ["write_report"]
 
 FILTERS: dict[str, Callable[..., Any]] = {
     "count": formatting.count,
+    "error_alone": formatting.error_alone,
     "machine": formatting.machine,
     "plain": formatting.plain,
     "two_digits": formatting.two_digits,

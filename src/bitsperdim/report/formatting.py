@@ -35,6 +35,11 @@ def with_error(value: float, error: float) -> tuple[str, str]:
     return _signed(f"{value:.{decimals}f}"), f"{error:.{decimals}f}"
 
 
+def error_alone(error: float) -> str:
+    """Return an error with two significant digits; ``unknown`` where it is infinite."""
+    return two_digits(error) if math.isfinite(error) else "unknown"
+
+
 def two_digits(value: float) -> str:
     """Return an error, a bias or a spread with two significant digits, large ones without decimals."""
     if not math.isfinite(value) or value == 0:

@@ -109,14 +109,24 @@ def _renaming(path: Path) -> str:
     return f"mv {re.sub(r'[^0-9A-Za-z._/-]', '?', str(path))} {shlex.quote(str(new))}"
 
 
+def unpacked_name(name: str) -> str:
+    """Return the name that a gzipped file has when it is unpacked."""
+    return name.removesuffix(".gz")
+
+
 def gunzipped(path: Path, n_most: int) -> bytes:
     """Return the content of a gzipped file of at most ``n_most`` bytes; no more than that is ever in memory.
+
+    Where there is no such file but it unpacked, the content of that.
 
     Raises:
         InputError: it is longer, damaged, or no such file.
     """
+    plain = path.with_name(unpacked_name(path.name))
+    if is_plain := not path.exists() and plain.exists():
+        path = plain
     try:
-        with gzip.open(path) as file:
+        with path.open("rb") if is_plain else gzip.open(path) as file:
             content = file.read(n_most + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bitsperdim.data.fetch import MissingError, RemoteFile, fetch
+from bitsperdim.data.fetch import RemoteFile, fetch
 from bitsperdim.data.sources.base import RawImages, Source, gunzipped
 from bitsperdim.errors import InputError
-from bitsperdim.files import reading
 
 SIDE = 28
 N_IMAGES = {"train": 50_000, "validation": 10_000, "test": 10_000}
@@ -64,25 +63,17 @@ class BinarizedMnist(Source):
     n_classes = 0
 
     def download(self, folder: Path, path: str) -> None:
-        """Fetch and verify the three files: gzipped from a mirror that has them so, else as published."""
+        """Fetch and verify the three files: gzipped where they are so, else as published."""
         for split in N_IMAGES:
-            try:
-                fetch("binarized-mnist", GZIPPED[split], folder)
-            except MissingError:
-                fetch("binarized-mnist", PLAIN[split], folder)
+            fetch("binarized-mnist", GZIPPED[split], folder, PLAIN[split])
 
     def read(self, folder: Path) -> RawImages:
         """Read the zeros and ones."""
         return RawImages(images={split: self._read(folder, split) for split in N_IMAGES}, labels={})
 
     def _read(self, folder: Path, split: str) -> np.ndarray:
-        path = folder / GZIPPED[split].name
         n_images = N_IMAGES[split]
-        if path.exists():
-            content = gunzipped(path, 2 * n_images * SIDE * SIDE)
-        else:
-            with reading(path := folder / PLAIN[split].name, "download"):
-                content = path.read_bytes()
+        content = gunzipped(folder / GZIPPED[split].name, 2 * n_images * SIDE * SIDE)
         characters = np.frombuffer(content, np.uint8)[::2]  # every other one is a blank or a line end
         if len(characters) != n_images * SIDE * SIDE or not np.isin(characters, (ord("0"), ord("1"))).all():
             raise InputError(f"{folder} does not hold {n_images:,} lines of {SIDE * SIDE} zeros and ones for {split}.")

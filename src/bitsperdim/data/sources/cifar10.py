@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bitsperdim.data.fetch import MissingError, RemoteFile, fetch
+from bitsperdim.data.fetch import MissingError, RemoteFile, fetch, own_folder
 from bitsperdim.data.sources.base import RawImages, Source
 from bitsperdim.errors import InputError
 from bitsperdim.files import read_npy, reading, write_bytes
@@ -57,13 +57,16 @@ class Cifar10(Source):
     n_classes = 10
 
     def download(self, folder: Path, path: str) -> None:
-        """Fetch and verify the archive and unpack it; where a mirror has none, fetch its columns."""
+        """Fetch and verify the archive and unpack it; where the user or a mirror has columns alone, fetch these."""
+        own = own_folder(folder)
+        if (own / TEST_COLUMN.name).exists() and not (own / ARCHIVE.name).exists():
+            self._fetch_columns(folder)
+            return
         try:
             archive = fetch(MIRROR_FOLDER, ARCHIVE, folder)
         except MissingError as missing:
             try:
-                for file in (*TRAIN_COLUMNS, TEST_COLUMN, TRAIN_LABELS, TEST_LABELS):
-                    fetch(MIRROR_FOLDER, file, folder)
+                self._fetch_columns(folder)
             except MissingError as error:
                 raise InputError(f"{missing} {error}") from error
             return
@@ -72,6 +75,10 @@ class Cifar10(Source):
                 batch = content.extractfile(member)
                 if batch is not None:  # by its last name alone, so that nothing leaves the folder
                     write_bytes(folder / BATCHES / Path(member.name).name, batch.read())
+
+    def _fetch_columns(self, folder: Path) -> None:
+        for file in (*TRAIN_COLUMNS, TEST_COLUMN, TRAIN_LABELS, TEST_LABELS):
+            fetch(MIRROR_FOLDER, file, folder)
 
     def read(self, folder: Path) -> RawImages:
         """Read images and labels."""

@@ -29,7 +29,7 @@ import torch
 from bitsperdim.compare import paired_difference
 from bitsperdim.data import preparation
 from bitsperdim.data.preparation import PreparedImages
-from bitsperdim.estimation import TOLERATED_SHARE, Estimate, estimate
+from bitsperdim.estimation import TOLERATED_SHARE, Estimate, estimate, mean_error
 from bitsperdim.files import StoredArray, reading
 from bitsperdim.randomness import stream
 from bitsperdim.training import Trained, train
@@ -117,7 +117,7 @@ def rows(
     for way, item in estimates.items():
         log_p = item.log_p.numpy()
         pair = paired_difference(log_p, reference)
-        spread = float(item.log_p.std()) / len(log_p) ** 0.5
+        spread = mean_error(item.log_p)
         bias = float(item.bias.mean())
         found.append(
             {
