@@ -57,6 +57,7 @@ from bitsperdim.estimation import TOLERATED_SHARE, Estimate, pareto_k_limit
 from bitsperdim.estimation.estimate import estimated_rows, images_at_once, n_columns
 from bitsperdim.estimation.pareto import JUDGED_FROM
 from bitsperdim.files import sha256
+from bitsperdim.labels import ASCII_SIGNS
 from bitsperdim.models import MODEL_FILES, AutoregressiveModel, ImageModel, LatentModel, check_labels
 from bitsperdim.params import EvaluateSection
 from bitsperdim.pictures import as_grey, evenly_spaced, write_grid, write_receptive_field
@@ -144,7 +145,8 @@ def evaluate_seed(
             n_done, total = n_done + len(rows), total + float(rows[:, 0].sum())
             log_p = total / n_done
             bar.update(len(rows))
-            bar.set_postfix_str(f"{bits_per_dim(log_p, model.image_shape):.4f} bits/dim ({-log_p:.2f} nats)")
+            sign, bpd = ASCII_SIGNS[model.kind], bits_per_dim(log_p, model.image_shape)
+            bar.set_postfix_str(f"{sign} {bpd:.4f} bits/dim ({-log_p:.2f} nats)")
 
         try:
             rows = in_blocks(

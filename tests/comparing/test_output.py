@@ -155,10 +155,10 @@ def test_an_unpaired_difference_is_called_so(laboratory: Laboratory, drawn: Draw
 def test_hostile_names(laboratory: Laboratory, drawn: Drawn) -> None:
     """Folders and experiments may be called anything that git takes."""
     name = "a|b<script>`x`[l](http:x)"
-    laboratory.write(name, drawn(1), protocol="tiny/<b>|/2x2x1/L4/test40/given-none")
+    laboratory.write(name, drawn(1), protocol="tiny/<b>|/2x2x1/L256/test40/given-none")
     laboratory.params[name] = {"key": "|<i>\x1b[31m"}
     laboratory.commit()
-    laboratory.write(name, drawn(2), protocol="tiny/<b>|/2x2x1/L4/test40/given-none")
+    laboratory.write(name, drawn(2), protocol="tiny/<b>|/2x2x1/L256/test40/given-none")
     laboratory.params[name] = {"key": "other"}
     laboratory.experiment("x|y<u>`z`")
     found = laboratory.compare("HEAD", "x|y<u>`z`")
