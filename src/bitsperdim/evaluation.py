@@ -47,14 +47,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from bitsperdim.announcing import Announcement
 from bitsperdim.blocks import in_blocks
 from bitsperdim.causality import largest_leaked_gradient, receptive_field
 from bitsperdim.checkpoints import Checkpoint
 from bitsperdim.data.preparation import Description, PreparedImages
-from bitsperdim.distributed import is_first
+from bitsperdim.distributed import is_first, world_size
 from bitsperdim.errors import InputError
 from bitsperdim.estimation import TOLERATED_SHARE, Estimate, pareto_k_limit
-from bitsperdim.estimation.estimate import estimated_rows, images_at_once, n_columns
+from bitsperdim.estimation.estimate import estimated_rows, images_at_once, n_columns, samples_of
 from bitsperdim.estimation.pareto import JUDGED_FROM
 from bitsperdim.files import sha256
 from bitsperdim.labels import ASCII_SIGNS
@@ -68,6 +69,7 @@ from bitsperdim.units import bits_per_dim, nats_to_bits_per_dim
 PER_IMAGE_COLUMNS = ("seed", "image", "log_p", "standard_error", "bias", "elbo", "ess", "pareto_k")
 N_CHECKED = 4  # test images that the causality check looks at
 N_COMPLETIONS = 3  # of each test image
+ADVICE = "its K is evaluate.n_samples"
 BOUND_COLUMNS = ("n_samples", "bpd", "nll_nats", "standard_error_nats")
 
 
@@ -122,6 +124,8 @@ def evaluate_seed(
     images, noise = torch.from_numpy(prepared.images["test"]), torch.from_numpy(prepared.noise["test"])
     labels = torch.from_numpy(prepared.labels["test"]) if prepared.labels else None
     proposal = section.proposal if isinstance(model, LatentModel) else "encoder"
+    k = samples_of(model, section.n_samples)
+    cost = Announcement(title, k * len(images) // world_size(), ADVICE if k > 1 else "each test image is scored once")
 
     def scored(block: range) -> torch.Tensor:
         at = slice(block.start, block.stop)
@@ -135,6 +139,7 @@ def evaluate_seed(
             noise=noise[at],
             proposal=proposal,
             first_image=block.start,
+            after_chunk=cost.step,
         )
 
     with tqdm(total=len(images), desc=title, unit="image", disable=None if is_first() else True) as bar:
