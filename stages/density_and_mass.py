@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from bitsperdim import stage
+from bitsperdim import labels, stage
+from bitsperdim.data import preparation
 from bitsperdim.device import described, set_up_device
 from bitsperdim.errors import InputError
 from bitsperdim.params import Params
@@ -31,10 +32,14 @@ def main(params: Params, dequantized: str, results: str) -> dict[str, str]:
         f"a density of raw levels {fits['raw_bits']:.2f} (no likelihood), of dequantized ones "
         f"{fits['dequantized_bits']:.4f} bits; a message took {code['message_bits']:.4f} bits per symbol"
     )
+    protocol, k = preparation.load(Path(dequantized), ()).description.protocol, metrics["dequantizing"]["n_samples"]
     for row in tables["dequantizing"]:
+        bound = {"kind": "lower", "protocol": protocol, "n_samples": k, **row}
+        number = labels.number(bound, why := labels.reasons(bound))
         print(
-            f"density_and_mass: a flow with {row['way']} noise: test <= {row['bpd']:.4f} bits/dim, "
+            f"density_and_mass: a flow with {row['way']} noise: test {number}, an upper bound, K = {k}, "
             f"{row['difference_bpd'] + 0.0:+.4f} +- {row['difference_bpd_standard_error']:.4f} to uniform noise"
+            f"{labels.because(why)}"
         )
     return described(device)
 

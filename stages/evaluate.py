@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bitsperdim import evaluation, finished, latent, models, stage
+from bitsperdim import evaluation, finished, labels, latent, models, stage
 from bitsperdim.data import preparation
 from bitsperdim.device import described, set_up_device
 from bitsperdim.distributed import is_first, joined
@@ -43,12 +43,7 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
     write_json(out / "metrics.json", result.metrics | leak | code)
     for place in places.values():
         place.finish()
-    sign = {"exact": "=", "lower": "<=", "density": "density, not a likelihood,"}[result.metrics["kind"]]
-    kind = {"exact": "exact", "lower": "an upper bound", "density": "a density"}[result.metrics["kind"]]
-    print(
-        f"{name}: test {sign} {result.metrics['bpd']:.4f} +- {result.metrics['bpd_standard_error']:.4f} bits/dim "
-        f"({result.metrics['nll_nats']:.2f} nats), {kind}, K = {result.metrics['n_samples']}"
-    )
+    print(f"{name}: test {labels.sentence(result.metrics)}")
     return described(device)
 
 

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bitsperdim import distributed, finished, models, stage
+from bitsperdim import distributed, finished, labels, models, stage
 from bitsperdim.data import preparation
 from bitsperdim.device import described, peak_memory, set_up_device
 from bitsperdim.files import write_csv
@@ -31,7 +31,9 @@ def main(params: Params, name: str, dequantized: str, folder: str, curve: str) -
             models.save(trained.model, section.family, section.hyperparameters, Path(folder) / str(seed))
             fitted = f"epoch {trained.best_epoch} of {len(trained.curve)}" if trained.best_epoch else "closed form"
             bpd, nats = bits_per_dim(log_p := trained.validation_log_p, prepared.description.image_shape), -log_p
-            print(f"{name} seed {seed}: {fitted}, validation {bpd:.4f} bits/dim ({nats:.2f} nats)")
+            k = section.settings(params.train).validation_samples
+            found = labels.of_validation(trained.model.kind, bpd, nats, prepared.description.protocol, k)
+            print(f"{name} seed {seed}: {fitted}, validation {found}")
         if distributed.is_first():
             write_csv(Path(curve), CURVE_COLUMNS, rows)
             for checkpoint in checkpoints.values():

@@ -16,7 +16,7 @@ from bitsperdim.comparing.source import find
 from bitsperdim.units import bits_per_dim, nats_to_bits_per_dim
 
 SHAPE = (1, 2, 2)
-PROTOCOL = "tiny/none/2x2x1/L4/test{n}/given-none"
+PROTOCOL = "tiny/none/2x2x1/L256/test{n}/given-none"
 HASH = "0123456789abcdef" * 4
 NO_CONFIGURATION = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
 PARAMS: dict[str, Any] = {

@@ -1,17 +1,17 @@
-"""A stand-in for another processor: sums and products round by the shapes of their operands.
+"""A stand-in for another processor: products and sums round by the shapes of their operands.
 
 Processors do: which kernel computes a product, and in which order it adds up, depends on the sizes, and differs between
-AVX2, AVX-512 and AMX. What is demanded to the last bit of two computations of different shapes (a batch and its
-images one by one, a chunk of samples and two halves) therefore holds on some machines only. Under :class:`OtherRounding`
-every such demand fails, on any machine; the same shapes computed twice give the same bits, as they do on all.
+AVX2, AVX-512 and AMX. What is demanded to the last bit of two computations of different shapes (a batch and its images
+one by one, a chunk of samples and two halves) therefore holds on some machines only. Under :class:`OtherRounding` such
+a demand fails on any machine; the same shapes computed twice give the same bits, as they do on all.
 
-``BITSPERDIM_ROUNDING=shapes python -m pytest`` runs the tests under it (``make portable`` does).
+``BITSPERDIM_ROUNDING=shapes python -m pytest`` runs the tests under it, and ``make portable`` those that depend on the
+processor.
 
-Each operand of a product or sum is moved by at most one unit in its last place (a factor 1 + e or 1 - e), which changes the result as another
-order of additions does; each result of a function that no standard rounds (exp, log, tanh) by one too. Whole numbers
-stay: their sums are exact in any order.
+Each operand of a product or sum is moved by at most one unit in its last place, a factor of 1 - e, 1 or 1 + e, which
+changes the result as another order of additions does. Whole numbers stay: their sums are exact in any order.
 
-Not here: threads other than the one that entered it, and processes that a test starts.
+Not here: functions such as exp; threads other than the one that entered it, and processes that a test starts.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from bitsperdim.estimation.annealed import ais, bdmc
 from bitsperdim.files import write_json
 from bitsperdim.models import LatentModel
 from bitsperdim.models.vae import VAE
-from bitsperdim.params import AnnealedSection, EvaluateSection
+from bitsperdim.params import AnnealedSection, EvaluateSection, read_params
 from bitsperdim.randomness import stream
 from cases import small_model
 
@@ -50,6 +51,22 @@ def vae(deeper: list[dict[str, Any]]) -> VAE:
         torch.manual_seed(0)
         model = VAE((1, 2, 2), 2, latent_size=3, hidden_sizes=[4], deeper=deeper, **options)  # type: ignore[arg-type]
         return model.double().eval()
+
+
+def test_annealing_is_in_proportion_where_its_numbers_are_null(committed: Callable[[str], str], tmp_path: Path) -> None:
+    """It takes no more gradients than the importance samples take passes; what is asked for in numbers is done."""
+    path = tmp_path / "params.yaml"
+    path.write_text(committed("params.yaml"), encoding="utf-8")
+    default = read_params(path).evaluate
+    assert (default.annealed.n_images, default.annealed.n_simulated) == (None, None)
+    numbers = {}
+    for n_test in (1, 2, 60, 360, 10_000):
+        found = latent.in_proportion(default, n_test)
+        numbers[n_test] = found.n_images, found.n_simulated
+    assert numbers == {1: (1, 2), 2: (2, 2), 60: (4, 3), 360: (20, 20), 10_000: (20, 20)}
+    asked = default.annealed.model_copy(update={"n_images": 7, "n_simulated": 0})
+    given = latent.in_proportion(default.model_copy(update={"annealed": asked}), 60)
+    assert (given.n_images, given.n_simulated) == (7, 0)
 
 
 def test_active_units() -> None:

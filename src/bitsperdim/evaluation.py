@@ -47,16 +47,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from bitsperdim.announcing import Announcement
 from bitsperdim.blocks import in_blocks
 from bitsperdim.causality import largest_leaked_gradient, receptive_field
 from bitsperdim.checkpoints import Checkpoint
 from bitsperdim.data.preparation import Description, PreparedImages
-from bitsperdim.distributed import is_first
+from bitsperdim.distributed import is_first, world_size
 from bitsperdim.errors import InputError
 from bitsperdim.estimation import TOLERATED_SHARE, Estimate, mean_error, pareto_k_limit
-from bitsperdim.estimation.estimate import estimated_rows, images_at_once, n_columns
+from bitsperdim.estimation.estimate import estimated_rows, images_at_once, n_columns, samples_of
 from bitsperdim.estimation.pareto import JUDGED_FROM
 from bitsperdim.files import sha256
+from bitsperdim.labels import ASCII_SIGNS
 from bitsperdim.models import MODEL_FILES, AutoregressiveModel, ImageModel, LatentModel, check_labels
 from bitsperdim.params import EvaluateSection
 from bitsperdim.pictures import as_grey, evenly_spaced, write_grid, write_receptive_field
@@ -67,6 +69,7 @@ from bitsperdim.units import bits_per_dim, nats_to_bits_per_dim
 PER_IMAGE_COLUMNS = ("seed", "image", "log_p", "standard_error", "bias", "elbo", "ess", "pareto_k")
 N_CHECKED = 4  # test images that the causality check looks at
 N_COMPLETIONS = 3  # of each test image
+ADVICE = "its K is evaluate.n_samples"
 BOUND_COLUMNS = ("n_samples", "bpd", "nll_nats", "standard_error_nats")
 
 
@@ -121,6 +124,8 @@ def evaluate_seed(
     images, noise = torch.from_numpy(prepared.images["test"]), torch.from_numpy(prepared.noise["test"])
     labels = torch.from_numpy(prepared.labels["test"]) if prepared.labels else None
     proposal = section.proposal if isinstance(model, LatentModel) else "encoder"
+    k = samples_of(model, section.n_samples)
+    cost = Announcement(title, k * len(images) // world_size(), ADVICE if k > 1 else "each test image is scored once")
 
     def scored(block: range) -> torch.Tensor:
         at = slice(block.start, block.stop)
@@ -134,6 +139,7 @@ def evaluate_seed(
             noise=noise[at],
             proposal=proposal,
             first_image=block.start,
+            after_chunk=cost.step,
         )
 
     with tqdm(total=len(images), desc=title, unit="image", disable=None if is_first() else True) as bar:
@@ -144,7 +150,8 @@ def evaluate_seed(
             n_done, total = n_done + len(rows), total + float(rows[:, 0].sum())
             log_p = total / n_done
             bar.update(len(rows))
-            bar.set_postfix_str(f"{bits_per_dim(log_p, model.image_shape):.4f} bits/dim ({-log_p:.2f} nats)")
+            sign, bpd = ASCII_SIGNS[model.kind], bits_per_dim(log_p, model.image_shape)
+            bar.set_postfix_str(f"{sign} {bpd:.4f} bits/dim ({-log_p:.2f} nats)")
 
         try:
             rows = in_blocks(

@@ -27,18 +27,20 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from bitsperdim.announcing import Announcement
 from bitsperdim.blocks import in_blocks
 from bitsperdim.checkpoints import Checkpoint
 from bitsperdim.data.preparation import PreparedImages
-from bitsperdim.distributed import is_first
+from bitsperdim.distributed import is_first, world_size
 from bitsperdim.estimation import Estimate, mean_error
-from bitsperdim.estimation.annealed import ais, bdmc
+from bitsperdim.estimation.annealed import ais, bdmc, n_gradients
 from bitsperdim.models import ImageModel, LatentModel
 from bitsperdim.params import AnnealedSection, EvaluateSection
 from bitsperdim.randomness import stream
 
 ACTIVE = 0.01  # variance of the posterior mean over images
 DRAWS = 16  # of the layers before, for each of two averages
+FEWEST, MOST = 2, 20  # images that are annealed where their number is null
 CHAINS_AT_ONCE = 400  # of all images that are annealed together: they are in memory at once
 
 
@@ -68,11 +70,31 @@ def of_the_code(
     images = torch.from_numpy(prepared.images["test"]).to(device)
     generator = stream("active_units", section.seed, device=device)
     found: dict[str, Any] = active_units(model, images, generator, section.batch_size)
-    n_images = section.annealed.n_images and min(section.annealed.n_images, len(images))
-    total = n_images + section.annealed.n_simulated
-    with tqdm(total=total, desc="anneal", unit="image", disable=None if is_first() else True) as bar:
-        annealed = annealing(model, prepared, estimated, section.annealed, section.seed, device, bar.update, checkpoint)
+    asked = in_proportion(section, len(images))
+    n_images, n_simulated = asked.n_images or 0, asked.n_simulated or 0
+    with tqdm(total=n_images + n_simulated, desc="anneal", unit="image", disable=None if is_first() else True) as bar:
+        annealed = annealing(model, prepared, estimated, asked, section.seed, device, bar.update, checkpoint)
     return found | ({"annealed": annealed} if annealed else {})
+
+
+def in_proportion(section: EvaluateSection, n_test: int) -> AnnealedSection:
+    """Return how to anneal, with numbers of images in place of null, and no more images than there are.
+
+    Where a number is null, annealing takes at most half as many gradients as the importance samples take passes, N * K,
+    so that both kinds of images together take no more; but never more than 20 images, nor fewer than 2, for one has no
+    error. It is a function of sizes alone: no time is measured.
+
+    Args:
+        section: of the evaluation.
+        n_test: N.
+    """
+    asked = section.annealed
+    numbers = []
+    for number, n_directions in ((asked.n_images, 1), (asked.n_simulated, 2)):
+        each = n_gradients(asked.n_chains, asked.n_steps, asked.n_leapfrog, n_directions)
+        affordable = n_test * section.n_samples // (2 * each)
+        numbers.append(min(max(affordable, FEWEST), MOST) if number is None else number)
+    return asked.model_copy(update={"n_images": min(numbers[0], n_test), "n_simulated": numbers[1]})
 
 
 @torch.no_grad()
@@ -113,7 +135,7 @@ def annealing(
         model: in evaluation mode.
         prepared: with the test split.
         estimated: of the same model and all test images.
-        section: how many images, chains and steps.
+        section: how many images, chains and steps; null of either number counts as 0: see :func:`in_proportion`.
         seed: of the evaluation.
         device: of the model.
         progress: called with the number of images done.
@@ -127,6 +149,12 @@ def annealing(
     chains: dict[str, Any] = {**settings, "n_leapfrog": section.n_leapfrog}
     test, at_once = prepared.images["test"], max(1, CHAINS_AT_ONCE // section.n_chains)
 
+    def cost(title: str, n_images: int, n_directions: int) -> Callable[[int], None]:
+        total = n_images * n_gradients(**chains, n_directions=n_directions) // world_size()
+        key = "n_images" if n_directions == 1 else "n_simulated"
+        advice = f"a smaller evaluate.annealed.{key} takes less, and 0 leaves it out"
+        return Announcement(f"{title} {n_images} images", total, advice).step
+
     def rows_of(name: str, n_images: int, n_columns: int, work: Callable[[range], Tensor]) -> Iterator[Tensor]:
         place = None if checkpoint is None else checkpoint.part(name)
         options: dict[str, Any] = {"device": device, "checkpoint": place}
@@ -134,12 +162,13 @@ def annealing(
         return iter(rows.T.contiguous())
 
     if section.n_images:
+        first_bound = cost("annealing", min(section.n_images, len(test)), 1)
         chosen = torch.randperm(len(test), generator=stream("annealed_images", seed))[: section.n_images].sort().values
 
         def annealed(block: range) -> Tensor:
             x = torch.from_numpy(test[chosen[block.start : block.stop].numpy()]).to(device)
             generator = stream("annealing", seed, block.start, device=device)
-            found = ais(model, x, generator=generator, **chains)
+            found = ais(model, x, generator=generator, progress=first_bound, **chains)
             return torch.stack([found.log_p, found.standard_error, found.acceptance.mean(0)], dim=1)
 
         log_p, error, acceptance = rows_of("annealing", len(chosen), 3, annealed)
@@ -157,10 +186,11 @@ def annealing(
             "above_importance_sampled_nats_standard_error": mean_error(difference),
         }
     if section.n_simulated:
+        both_bounds = cost("bracketing", section.n_simulated, 2)
 
         def bracketed(block: range) -> Tensor:
             generator = stream("simulation", seed, block.start, device=device)
-            bracket = bdmc(model, len(block), generator=generator, **chains)
+            bracket = bdmc(model, len(block), generator=generator, progress=both_bounds, **chains)
             return torch.stack([bracket.lower, bracket.upper], dim=1)
 
         lower, upper = rows_of("simulation", section.n_simulated, 2, bracketed)

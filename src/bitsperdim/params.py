@@ -97,8 +97,8 @@ class DequantizeSection(Section):
 class AnnealedSection(Section):
     """Annealed importance sampling of some images, beside the importance sampling of all."""
 
-    n_images: Annotated[int, Field(ge=0, le=1_000_000)]
-    n_simulated: Annotated[int, Field(ge=0, le=1_000_000)]
+    n_images: Annotated[int, Field(ge=0, le=1_000_000)] | None
+    n_simulated: Annotated[int, Field(ge=0, le=1_000_000)] | None
     n_chains: Annotated[int, Field(ge=2, le=10_000)]
     n_steps: Annotated[int, Field(ge=2, le=100_000)]
     n_leapfrog: Annotated[int, Field(ge=1, le=1_000)]

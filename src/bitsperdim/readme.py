@@ -13,17 +13,13 @@ from pathlib import Path
 from bitsperdim import readme_studies
 from bitsperdim.errors import InputError
 from bitsperdim.files import read_json, write_text
-from bitsperdim.recipes.table import FLAG, FLAG_MEANS, markdown
+from bitsperdim.labels import SIGNS, WORDS, marks, meanings
+from bitsperdim.recipes.table import markdown
 from bitsperdim.report.formatting import plain, with_error
 
 HEADER = """| model | bits/dim | the number is | nats per image | Monte Carlo error, bits/dim | K |
 | --- | --- | --- | --- | --- | --- |
 """
-WORDS = {
-    "exact": ("=", "exact"),
-    "lower": ("≤", "an upper bound"),
-    "density": ("", "a density, not a likelihood: not to be ranked"),
-}
 YARDSTICKS = {
     "entropy_bpd": "*independent pixels, fitted to the test set itself*",
     "webp_bpd": "*lossless WebP, all test images on one sheet*",
@@ -38,20 +34,21 @@ def table(results: Path) -> str:
     images = read_json(results / "dequantize" / "metrics.json")
     for name in read_json(results / "models.json")["models"]:
         metrics = read_json(results / name / "metrics.json")
-        relation, words = WORDS[metrics["kind"]]
+        relation, words = SIGNS[metrics["kind"]], WORDS[metrics["kind"]]
         bpd, error = with_error(metrics["bpd"], metrics["bpd_standard_error"])
         nll, nll_error = with_error(metrics["nll_nats"], metrics["nll_nats_standard_error"])
         noise = f"{metrics['bpd_monte_carlo_error']:.1g}" if metrics["kind"] == "lower" else "none"
         is_other = metrics["protocol"] != images["protocol"]
         label = f"`{name}`" + (f", of another protocol, not comparable: `{metrics['protocol']}`" if is_other else "")
-        flag = FLAG if metrics["too_few_samples"] else ""
+        few = metrics["too_few_samples"]
+        flag = marks(metrics["kind"], metrics["bpd"], metrics["protocol"], too_few_samples=few)
         row = f"| {label} | {relation} {bpd} ± {error}{flag} | {words} | {nll} ± {nll_error}{flag} | {noise}{flag} "
         (others if is_other else rows).append(f"{row}| {metrics['n_samples']} |\n")
     for key, words in YARDSTICKS.items():
         rows.append(f"| {words} | {plain(images[key])} | | | | |\n")
     caption = f"\nProtocol `{images['protocol']}`; ± is one standard error over the {images['n_test']} test images.\n"
     text = HEADER + "".join(rows + others) + caption
-    return f"{text}\n{FLAG_MEANS}" if FLAG in text else text
+    return "\n".join([text, *(f"{sentence}\n" for sentence in meanings(text))])
 
 
 SECTIONS: dict[str, Callable[[Path], str]] = {

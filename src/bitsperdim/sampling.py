@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from bitsperdim.announcing import announced
 from bitsperdim.models.base import AutoregressiveModel
 from bitsperdim.models.causal import Memory
 
@@ -102,7 +103,8 @@ def completed(
         for row in range(n_rows):
             model.outputs(x, labels, memory=memory.go_to(row))
     title = f"draw {len(images)} image{'' if len(images) == 1 else 's'}"
-    for row in tqdm(range(n_rows, height), desc=title, unit="row", disable=None, leave=False):
+    rows = announced(range(n_rows, height), title, height - n_rows, "evaluate.n_pictures says how many are drawn")
+    for row in tqdm(rows, total=height - n_rows, desc=title, unit="row", disable=None, leave=False):
         for column in range(width):
             draw_pixel(model, x, row, column, memory, labels, generator)
     return x

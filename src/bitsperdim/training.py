@@ -48,6 +48,7 @@ from bitsperdim.errors import InputError
 from bitsperdim.estimation import log_mean_exp
 from bitsperdim.families import FamilySection, TrainSection
 from bitsperdim.files import sha256
+from bitsperdim.labels import ASCII_SIGNS
 from bitsperdim.models import ImageModel, build, check_labels
 from bitsperdim.optimization import DTYPES, Optimization, part_of
 from bitsperdim.presentation import Presentation
@@ -218,9 +219,9 @@ class _Trainer:
         bar = tqdm(total=settings.epochs, initial=n_done, desc=title, unit="epoch", disable=silent, mininterval=0.5)
         with deferred() as self.request, bar:
             while not self.finished:
-                row = self.run_epoch()
+                row, sign = self.run_epoch(), ASCII_SIGNS[self.model.kind]
                 bar.set_postfix_str(
-                    f"train {row['train_bpd']:.4f}, validation {row['validation_bpd']:.4f} bits/dim "
+                    f"train {row['train_bpd']:.4f}, validation {sign} {row['validation_bpd']:.4f} bits/dim "
                     f"({-state.last_log_p:.2f} nats)"
                 )
                 bar.update()

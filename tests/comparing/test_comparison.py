@@ -164,17 +164,17 @@ def test_flagged_numbers_are_marked(drawn: Drawn) -> None:
     [
         ({"kind": "density"}, "B is a density at whole numbers, not a likelihood: it is compared with nothing."),
         (
-            {"protocol": "other/none/2x2x1/L4/test40/given-none"},
-            "the protocols differ in data set (tiny and other): tiny/none/2x2x1/L4/test40/given-none and "
-            "other/none/2x2x1/L4/test40/given-none.",
+            {"protocol": "other/none/2x2x1/L256/test40/given-none"},
+            "the protocols differ in data set (tiny and other): tiny/none/2x2x1/L256/test40/given-none and "
+            "other/none/2x2x1/L256/test40/given-none.",
         ),
         (
             {"protocol": "tiny/dynamic/2x2x1/L2/test40/given-none"},
-            "binarization (none and dynamic), levels (L4 and L2)",
+            "binarization (none and dynamic), levels (L256 and L2)",
         ),
-        ({"protocol": "tiny/none/2x2x1/L4/test39/given-none"}, "differ in test size (test40 and test39)"),
-        ({"protocol": "tiny/none/2x2x1/L4/test40/given-label"}, "what is given (given-none and given-label)"),
-        ({"protocol": "an old tag"}, "the protocols differ: tiny/none/2x2x1/L4/test40/given-none and an old tag."),
+        ({"protocol": "tiny/none/2x2x1/L256/test39/given-none"}, "differ in test size (test40 and test39)"),
+        ({"protocol": "tiny/none/2x2x1/L256/test40/given-label"}, "what is given (given-none and given-label)"),
+        ({"protocol": "an old tag"}, "the protocols differ: tiny/none/2x2x1/L256/test40/given-none and an old tag."),
         ({"test_sha256": "f" * 64}, "the test images differ (SHA-256 0123456789ab and ffffffffffff): another split"),
     ],
 )

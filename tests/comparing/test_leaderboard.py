@@ -171,7 +171,7 @@ def test_a_paired_error_is_never_above_the_sum_of_the_two(drawn: Drawn) -> None:
 def test_numbers_of_different_protocols_or_images_are_ranked_apart(laboratory: Laboratory, drawn: Drawn) -> None:
     laboratory.write("vae", drawn(1))
     laboratory.write("iwae", drawn(2), test_sha256="f" * 64)
-    laboratory.write("given", drawn(3), protocol="tiny/none/2x2x1/L4/test40/given-label")
+    laboratory.write("given", drawn(3), protocol="tiny/none/2x2x1/L256/test40/given-label")
     laboratory.write("density", drawn(4, 100), kind="density")
     laboratory.commit()
     found = board(laboratory).table().set_index("model")

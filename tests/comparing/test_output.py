@@ -72,7 +72,7 @@ def test_the_json_always_has_the_same_keys(filled: Laboratory) -> None:
         }
         assert set(model["a"]) == {
             *("model", "kind", "protocol", "test_sha256", "n_images", "n_seeds", "n_samples", "bpd"),
-            *("bpd_standard_error", "too_few_samples", "n_impossible_images"),
+            *("bpd_standard_error", "too_few_samples", "out_of_range", "n_impossible_images"),
         }
     iwae, vae = sorted(found["models"], key=lambda model: model["a"]["model"])
     assert (iwae["verdict"], iwae["difference_bpd"], iwae["z"]) == ("refused", None, None)
@@ -160,10 +160,10 @@ def test_an_unpaired_difference_is_called_so(laboratory: Laboratory, drawn: Draw
 def test_hostile_names(laboratory: Laboratory, drawn: Drawn) -> None:
     """Folders and experiments may be called anything that git takes."""
     name = "a|b<script>`x`[l](http:x)"
-    laboratory.write(name, drawn(1), protocol="tiny/<b>|/2x2x1/L4/test40/given-none")
+    laboratory.write(name, drawn(1), protocol="tiny/<b>|/2x2x1/L256/test40/given-none")
     laboratory.params[name] = {"key": "|<i>\x1b[31m"}
     laboratory.commit()
-    laboratory.write(name, drawn(2), protocol="tiny/<b>|/2x2x1/L4/test40/given-none")
+    laboratory.write(name, drawn(2), protocol="tiny/<b>|/2x2x1/L256/test40/given-none")
     laboratory.params[name] = {"key": "other"}
     laboratory.experiment("x|y<u>`z`")
     found = laboratory.compare("HEAD", "x|y<u>`z`")

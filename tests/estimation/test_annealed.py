@@ -22,6 +22,17 @@ def test_the_schedule_is_its_formula() -> None:
     assert annealed.sigmoid_schedule(1).tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("n_steps", [1, 2, 60, 150])
+def test_what_it_costs_is_what_was_said(n_steps: int) -> None:
+    """Every gradient is counted as it is taken, in both directions, those of the pilot run too."""
+    model, taken = small_model("vae-bernoulli"), [[], []]
+    x = laws.all_images(model.image_shape, model.n_levels)[:3]
+    options = {"generator": annealing.seeded(), "n_leapfrog": 2}
+    annealed.ais(model, x, 2, n_steps, progress=taken[0].append, **options)
+    annealed.bdmc(model, 3, 2, n_steps, progress=taken[1].append, **options)
+    assert [sum(numbers) for numbers in taken] == [3 * annealed.n_gradients(2, n_steps, 2, n) for n in (1, 2)]
+
+
 @pytest.mark.parametrize("name", ["vae-bernoulli", "vae-logistics", "vae-coupled-rgb", "vae-two-layers"])
 def test_one_step_is_naive_monte_carlo(name: str) -> None:
     """T = 1 makes no transition: the same draws have the same weights, to rounding: what is only evaluated is fused."""

@@ -164,9 +164,23 @@ def test_the_list_and_the_end_of_a_run_flag_what_the_table_flags(root: Path) -> 
         assert row[1:3] == [f"≤ 0.1600 ± 0.0020{flag}", f"≤ 87.25 ± 0.31{flag}"]
         for text in (listing(root)[0], summary(path)):
             flat = " ".join(text.split())
-            assert f"vae {row[1]} bits/dim, {row[2]} nats at K = 5000, 9,980 test images" in flat
-            assert "exact = 0.1600 ± 0.0020 bits/dim, = 87.25 ± 0.31 nats, 9,980 test images" in flat
+            assert f"vae {row[1]} bits/dim, {row[2]} nats at K = 5000, an upper bound, 9,980 test images" in flat
+            assert "exact = 0.1600 ± 0.0020 bits/dim, = 87.25 ± 0.31 nats, exact, 9,980 test images" in flat
             assert flat.count("† Too few samples: the bias") == is_flagged
+
+
+def test_an_old_result_that_is_worse_than_uniform_is_marked(root: Path) -> None:
+    """The levels stand in the protocol, that of the model or, in the oldest results, that of the images."""
+    result = copy.deepcopy(RESULT)
+    result["data"]["protocol"] = "a/none/4x4x1/L4/test9/given-none"
+    result["models"]["bad"] = {"metrics": {**METRICS, "bpd": 2.1}}
+    path = root / "recipes" / "results" / "one.json"
+    write_json(path, result)
+    cells = {row[0]: row[1] for row in rows(markdown(root))[2:]}
+    assert (cells["`one`: vae"], cells["`one`: bad"]) == ("≤ 0.1600 ± 0.0020", "≤ 2.1000 ± 0.0020‡")
+    for text in (markdown(root), summary(path)):
+        assert text.count("‡ Worse than uniform coding") == 1
+        assert "† Too few" not in text
 
 
 def test_no_results_are_no_table(tmp_path: Path) -> None:
@@ -181,7 +195,7 @@ def test_a_density_stands_below_all_and_says_that_it_is_none(root: Path) -> None
     last = rows(markdown(root))[-1]
     assert last[0] == "`one`: raw"
     assert last[1].startswith(f"density {MINUS}30.000")
-    assert last[3] == "a density, not a likelihood: not ranked"
+    assert last[3] == "a density, not a likelihood: not to be ranked"
 
 
 def test_paired_differences_stand_below_their_table(root: Path) -> None:

@@ -311,6 +311,18 @@ def test_one_epoch_is_shown_as_one(tmp_path: Path) -> None:
     assert "1.02" not in chart
 
 
+def test_what_is_not_to_be_believed_is_marked(tmp_path: Path) -> None:
+    models = {"good": metrics(), "few": metrics(too_few_samples=True), "bad": exact(bpd=2.5, nll_nats=6.93147181)}
+    page, twin = report(tmp_path, models)
+    lines = {name: next(line for line in twin.splitlines() if line.startswith(f"| {name} |")) for name in models}
+    assert "1.235 ± 0.034 |" in lines["good"]
+    assert "1.235 ± 0.034† |" in lines["few"]
+    assert "2.500 ± 0.034‡ |" in lines["bad"]
+    assert twin.count("**Not to be believed:** the number is worse than uniform coding, which needs 2 bits/dim.") == 1
+    assert page.count('<small class="flag">worse than uniform</small>') == 1
+    assert page.count('<sup class="flag">†</sup>') == page.count('<sup class="flag">‡</sup>') == 3
+
+
 def test_another_protocol_is_named(tmp_path: Path) -> None:
     other = PROTOCOL.replace("none", "label")
     page, twin = report(tmp_path, {"told": metrics(protocol=other), "blind": metrics()})

@@ -46,6 +46,7 @@ from bitsperdim.comparing.noise import Noise, in_bits_per_dim, of_means, of_tabl
 from bitsperdim.comparing.numbers import NoImagesError, Numbers, Scored
 from bitsperdim.comparing.source import Source
 from bitsperdim.errors import InputError
+from bitsperdim.labels import OUT_OF_RANGE
 from bitsperdim.units import bits_per_dim
 
 Verdict = Literal["better", "worse", "cannot tell", "same", "refused"]
@@ -197,6 +198,9 @@ def row(a: Scored, b: Scored) -> Row:
             f"{' and '.join(flagged)} {'have' if len(flagged) > 1 else 'has'} too few samples (†): bias and "
             f"Monte Carlo error of the bound cannot be believed; raise evaluate.n_samples."
         )
+    for side, scored in (("A", a), ("B", b)):
+        if scored.numbers.range_reason:
+            notes.append(f"{side}'s number is {scored.numbers.range_reason} ({OUT_OF_RANGE}).")
     return Row(a, b, verdict, bpd, noise, z, error_is, None, notes, parameters)
 
 

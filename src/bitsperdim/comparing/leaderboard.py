@@ -52,12 +52,14 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     *("protocol", "test_sha256", "rank", "tied", "verdict", "model", "bpd", "bpd_standard_error", "kind", "n_samples"),
-    *("n_seeds", "too_few_samples", "n_impossible_images", "above_best_bpd", "above_best_standard_error", "error_is"),
+    *("n_seeds", "too_few_samples", "out_of_range", "n_impossible_images"),
+    *("above_best_bpd", "above_best_standard_error", "error_is"),
     *("where", "commit", "date", "subject", "also"),
 )
 HEADER = ("rank", "model", "bits/dim", "above the best", "error", "verdict", "where", "date", "subject")
 LEGEND = (
-    "Smaller is better; = exact, ≤ an upper bound, which its model may be better than; † too few samples. A rank with "
+    "Smaller is better; = exact, ≤ an upper bound, which its model may be better than; † too few samples; ‡ "
+    "worse than uniform coding, or below 0. A rank with "
     "~ is tied with the best: the 95 % interval of the difference of the numbers holds zero. The verdict is on models: "
     "beyond the interval an exact number is worse, within it two exact ones are tied; else it is open, for a bound may "
     "be loose. The error of the difference is paired, image by image; unpaired where DVC's cache lacks the "
@@ -289,6 +291,7 @@ def _record(entry: Entry) -> dict[str, Any]:
         "n_samples": numbers.n_samples,
         "n_seeds": numbers.n_seeds,
         "too_few_samples": numbers.is_flagged,
+        "out_of_range": numbers.is_out_of_range,
         "n_impossible_images": numbers.n_impossible_images,
         "above_best_bpd": entry.above,
         "above_best_standard_error": entry.error,

@@ -18,6 +18,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from bitsperdim.errors import InputError
+from bitsperdim.labels import is_out_of_range, marks, range_reason
 from bitsperdim.recipes.recipe import merged
 from bitsperdim.report.reading import Stored
 
@@ -46,6 +47,21 @@ class Numbers(Stored):
     def is_flagged(self) -> bool:
         """Whether there were too few samples to believe the number."""
         return self.bias_exceeds_standard_error if self.too_few_samples is None else self.too_few_samples
+
+    @property
+    def is_out_of_range(self) -> bool:
+        """Whether the number is worse than uniform coding, or below 0."""
+        return is_out_of_range(self.kind, self.bpd, self.protocol)
+
+    @property
+    def range_reason(self) -> str | None:
+        """How it is out of range, in words; None where it is not."""
+        return range_reason(self.kind, self.bpd, self.protocol)
+
+    @property
+    def marks(self) -> str:
+        """What stands behind the number where it is not to be believed."""
+        return marks(self.kind, self.bpd, self.protocol, too_few_samples=self.is_flagged)
 
     @property
     def as_text(self) -> str:

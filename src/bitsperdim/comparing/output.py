@@ -18,13 +18,12 @@ from bitsperdim.comparing.comparison import Comparison, Difference, Row
 from bitsperdim.comparing.numbers import Numbers, Scored
 from bitsperdim.comparing.source import Source
 from bitsperdim.files import rounded
+from bitsperdim.labels import SIGNS
 from bitsperdim.report.formatting import error_alone, plain, two_digits, with_error
 from bitsperdim.report.formatting import markdown as cell
 
 SCHEMA = 1
-SIGNS = {"exact": "=", "lower": "≤", "density": "density"}
 WIDTH = 110  # of a line of text
-FLAG = "†"
 COLUMNS = ("model", "A, bits/dim", "B, bits/dim", "B - A, bits/dim", "z", "B is")
 WORDS = {
     "better": "better",
@@ -52,9 +51,9 @@ ALONE = "{side} alone has {models}."
 
 
 def number(numbers: Numbers) -> str:
-    """Return a number with its sign, its test-set error and its flag."""
+    """Return a number with its sign, its test-set error and its marks."""
     value, error = with_error(numbers.bpd, numbers.bpd_standard_error)
-    return f"{SIGNS[numbers.kind]} {value}" + (f" ± {error}" if error else "") + (FLAG if numbers.is_flagged else "")
+    return f"{SIGNS[numbers.kind]} {value}" + (f" ± {error}" if error else "") + numbers.marks
 
 
 def cells(row: Row) -> list[str]:
@@ -171,6 +170,7 @@ def _scored(scored: Scored) -> dict[str, Any]:
         "bpd": numbers.bpd,
         "bpd_standard_error": numbers.bpd_standard_error,
         "too_few_samples": numbers.is_flagged,
+        "out_of_range": numbers.is_out_of_range,
         "n_impossible_images": numbers.n_impossible_images,
     }
 

@@ -43,6 +43,7 @@ Invariants (``tests/estimation/test_annealed.py``; conjugate models, whose log P
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +53,7 @@ from bitsperdim.estimation.hmc import Path, Position, transition
 from bitsperdim.estimation.log_weights import effective_sample_size, log_mean_exp, mean_error, standard_error
 from bitsperdim.models.base import LatentModel
 
+PILOT_CHAINS = 8  # for each image
 PILOT_TRANSITIONS = 100  # at least; with fewer temperatures several at each
 PILOT_WARM_UP = 40  # more of them at the first temperature, where nothing is known
 FIRST_STEP_SIZE = 0.5  # of the pilot run, times Z^(-1/4), as acceptance in Z dimensions needs
@@ -163,13 +165,14 @@ def ais(
     generator: torch.Generator,
     n_leapfrog: int = 10,
     target_acceptance: float = 0.65,
-    n_pilot_chains: int = 8,
+    n_pilot_chains: int = PILOT_CHAINS,
     step_sizes: Tensor | None = None,
+    progress: Callable[[int], object] = lambda _: None,
 ) -> Annealed:
     """Estimate log P(x) by chains from the prior to the posterior.
 
-    A run takes ``n_chains`` times (T - 1) times ``n_leapfrog`` gradients for each image, and the pilot run as many for
-    its chains. All chains of all images are in memory at once.
+    What it costs is in :func:`n_gradients`: with few chains most of it is the pilot run. All chains are in memory at
+    once.
 
     Args:
         model: in evaluation mode, on the device of x.
@@ -181,6 +184,7 @@ def ais(
         target_acceptance: between 0 and 1, of the pilot run.
         n_pilot_chains: for each image, in the pilot run.
         step_sizes: (T - 1, B), in place of a pilot run; they must not come from chains with the same random numbers.
+        progress: called with the number of gradients each time that some have been taken.
 
     Returns:
         log-weights, nats; the log of their mean is a lower bound in expectation.
@@ -190,7 +194,7 @@ def ais(
         FloatingPointError: a log-weight is NaN or +inf.
     """
     _check(model, n_chains, n_steps, n_leapfrog)
-    path, betas = Path(model, x), sigmoid_schedule(n_steps)
+    path, betas = Path(model, x, progress), sigmoid_schedule(n_steps)
     if step_sizes is None:
         step_sizes = adapted_step_sizes(path, betas, n_pilot_chains, n_leapfrog, target_acceptance, generator)
     elif step_sizes.shape != (n_steps - 1, len(x)):
@@ -209,7 +213,8 @@ def bdmc(
     generator: torch.Generator,
     n_leapfrog: int = 10,
     target_acceptance: float = 0.65,
-    n_pilot_chains: int = 8,
+    n_pilot_chains: int = PILOT_CHAINS,
+    progress: Callable[[int], object] = lambda _: None,
 ) -> Bracket:
     """Draw images from the model and bracket their log P(x): by chains from the prior, and by chains from their own z.
 
@@ -224,6 +229,7 @@ def bdmc(
         n_leapfrog: steps of a transition.
         target_acceptance: between 0 and 1, of the pilot run.
         n_pilot_chains: for each image, in the pilot run, which serves both directions.
+        progress: as of :func:`ais`.
 
     Returns:
         Bounds in nats that hold in expectation.
@@ -236,11 +242,26 @@ def bdmc(
     with torch.no_grad():
         z, x = model.sample_joint(n_images, generator=generator)
     options = {"n_leapfrog": n_leapfrog, "target_acceptance": target_acceptance, "n_pilot_chains": n_pilot_chains}
-    forward = ais(model, x, n_chains, n_steps, generator=generator, **options)  # type: ignore[arg-type]
-    path, step_sizes = Path(model, x), forward.step_sizes.to(x.device)
+    forward = ais(model, x, n_chains, n_steps, generator=generator, progress=progress, **options)  # type: ignore[arg-type]
+    path, step_sizes = Path(model, x, progress), forward.step_sizes.to(x.device)
     start = path.at(z.expand(n_chains, *z.shape))
     reverse = anneal(path, start, sigmoid_schedule(n_steps), step_sizes, n_leapfrog, generator, is_reverse=True)
     return Bracket(x.cpu(), forward, reverse)
+
+
+def n_gradients(n_chains: int, n_steps: int, n_leapfrog: int, n_directions: int = 1) -> int:
+    """Return how many gradients of log p(x given z) are taken for one image, those of the pilot run too.
+
+    Args:
+        n_chains: in each direction.
+        n_steps: T.
+        n_leapfrog: steps of a transition.
+        n_directions: 1 of :func:`ais`, 2 of :func:`bdmc`.
+    """
+    n_transitions = n_steps - 1
+    n_pilot = PILOT_WARM_UP + n_transitions * math.ceil(PILOT_TRANSITIONS / n_transitions) if n_transitions else 0
+    n_starts = n_directions * n_chains + (PILOT_CHAINS if n_transitions else 0)
+    return n_starts + n_leapfrog * (PILOT_CHAINS * n_pilot + n_directions * n_chains * n_transitions)
 
 
 @torch.no_grad()

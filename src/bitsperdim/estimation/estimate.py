@@ -163,6 +163,7 @@ def estimated_rows(
     noise: Tensor | None = None,
     proposal: Proposal = "encoder",
     first_image: int = 0,
+    after_chunk: Callable[[int], object] = lambda _: None,
 ) -> Tensor:
     """Estimate log P(x) of images that fit into memory together: part of what :meth:`Estimate.of_rows` joins.
 
@@ -176,6 +177,7 @@ def estimated_rows(
         noise: (B, C, H, W).
         proposal: of a latent-variable model.
         first_image: the number of the first of them, for messages.
+        after_chunk: called with the number of log-weights that a chunk has added.
 
     Returns:
         (B, n_columns(model, n_samples)) float64, on the CPU: of each image the columns :data:`PER_IMAGE` of an
@@ -202,6 +204,7 @@ def estimated_rows(
         given = None if noise is None or first > 0 else noise.to(device)
         log_w = model.log_weights(x, min(chunk_size, n_samples - first), noise=given, **options)
         chunks.append(log_w.double())  # what is said of them is computed where they are, too
+        after_chunk(log_w.numel())
     log_w = torch.cat(chunks)  # (K, B)
     _refuse_nan(log_w, first_image)
     log_p, is_sampled = log_mean_exp(log_w), model.kind == "lower"

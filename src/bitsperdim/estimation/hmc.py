@@ -29,6 +29,7 @@ Invariants (``tests/estimation/test_hmc.py``):
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -64,11 +65,12 @@ class Path:
     Args:
         model: of any prior.
         x: (B, C, H, W).
+        progress: called with the number of gradients each time that some have been taken.
     """
 
-    def __init__(self, model: LatentModel, x: Tensor) -> None:
+    def __init__(self, model: LatentModel, x: Tensor, progress: Callable[[int], object] = lambda _: None) -> None:
         """Take the model and its images."""
-        self.model, self.x = model, x
+        self.model, self.x, self.progress = model, x, progress
         with torch.no_grad():
             self.prior = model.prior()
 
@@ -80,6 +82,7 @@ class Path:
             (gradient,) = torch.autograd.grad(log_p_x_given_z.sum(), z)
             log_p_z = self.prior.log_prob(z)
             (prior_gradient,) = torch.autograd.grad(log_p_z.sum(), z)
+        self.progress(log_p_z.numel())
         densities = (log_p_x_given_z.detach().double(), log_p_z.detach().double())
         return Position(z.detach(), *densities, gradient, prior_gradient)
 

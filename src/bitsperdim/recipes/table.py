@@ -14,14 +14,13 @@ from typing import Any
 from bitsperdim.errors import InputError
 from bitsperdim.files import read_json
 from bitsperdim.git import Provenance
+from bitsperdim.labels import PUBLISHED_SIGNS, SIGNS, TOO_FEW, WORDS, marks, meanings
 from bitsperdim.recipes import recipe as recipes
 from bitsperdim.recipes.result import RESULTS, result_name
 from bitsperdim.recipes.running import reading_result
 from bitsperdim.report.formatting import markdown as markdown_cell
 from bitsperdim.report.formatting import plain, with_error
 
-SIGNS = {"exact": "=", "lower": "≤", "bound": "≤", "estimate": "≈", "density": "density"}
-WORDS = {"exact": "exact", "lower": "an upper bound", "density": "a density, not a likelihood: not ranked"}
 HEADER = """| recipe: model | bits/dim | nats per image | the number is | K | published |
 | --- | --- | --- | --- | --- | --- |
 """
@@ -30,13 +29,7 @@ YARDSTICKS = {
     "webp_bpd": "*lossless WebP*",
     "png_bpd": "*PNG*",
 }
-FLAG = "†"
 WIDTH = 100  # of the terminal
-FLAG_MEANS = (
-    f"{FLAG} Too few samples: the bias of the bound may exceed its error, or more than 5 % of the images have an "
-    f"effective sample size below 10 or (judged from K = 1,000 on) weights with a heavy tail. With more samples, or a "
-    f"better proposal, the bound gets better.\n"
-)
 
 
 def read_results(root: Path) -> list[dict[str, Any]]:
@@ -80,7 +73,7 @@ def markdown(root: Path) -> str:
         for key, part in _by_table(content).items():
             groups.setdefault(key, []).append(part)
     text = "\n".join(_group(protocol, results) for (protocol, _), results in sorted(groups.items()))
-    return f"{text}\n{FLAG_MEANS}" if FLAG in text else text
+    return "\n".join([text, *(f"{sentence}\n" for sentence in meanings(text))])
 
 
 def _group(protocol: str, results: list[dict[str, Any]]) -> str:
@@ -93,8 +86,8 @@ def _group(protocol: str, results: list[dict[str, Any]]) -> str:
             metrics = entry["metrics"]
             cells = [
                 f"`{name}`: {model}{origin}",
-                number(metrics, "bits/dim"),
-                number(metrics, "nats"),
+                number(metrics, "bits/dim", protocol),
+                number(metrics, "nats", protocol),
                 WORDS[metrics["kind"]],
                 str(metrics["n_samples"]),
             ]
@@ -128,7 +121,7 @@ def paired_table(content: dict[str, Any]) -> str:
         for name, pair in group["differences"].items():
             value, error = with_error(pair["bpd"], pair["bpd_standard_error"])
             of_both = [content["models"].get(each, {}).get("metrics", {}) for each in (name, group["reference"])]
-            flag = FLAG if any(metrics.get("too_few_samples") for metrics in of_both) else ""
+            flag = TOO_FEW if any(metrics.get("too_few_samples") for metrics in of_both) else ""
             parts.append(f"`{name}` {value} ± {error}{flag}")
         text += (
             f"\n`{content['recipe']}`, bits/dim above those of `{group['reference']}` on the same test images "
@@ -146,19 +139,19 @@ def _cited(item: dict[str, Any], sources: dict[tuple[str, str, str], str]) -> st
 
 def _published(item: dict[str, Any]) -> str:
     decimals = max(2, len(f"{item['value']:g}".partition(".")[2]))
-    return f"{SIGNS[item['kind']]} {item['value']:.{decimals}f} {item['unit']}"
+    return f"{PUBLISHED_SIGNS[item['kind']]} {item['value']:.{decimals}f} {item['unit']}"
 
 
 def _reference(item: dict[str, Any]) -> str:
     return f"{_published(item)} ({item['what']}; {item['protocol']}; {item['source']})"
 
 
-def number(metrics: dict[str, Any], unit: str) -> str:
-    """Return a model's number with its relation sign, its test-set error and its flag, in ``nats`` or ``bits/dim``."""
+def number(metrics: dict[str, Any], unit: str, protocol: str) -> str:
+    """Return a model's number with its relation sign, its test-set error and its marks, in ``nats`` or ``bits/dim``."""
     key = "nll_nats" if unit == "nats" else "bpd"
     value, error = with_error(metrics[key], metrics[f"{key}_standard_error"])
-    flag = FLAG if metrics["too_few_samples"] else ""
-    return f"{SIGNS[metrics['kind']]} {value}" + (f" ± {error}" if error else "") + flag
+    marked = marks(metrics["kind"], metrics["bpd"], protocol, too_few_samples=metrics["too_few_samples"])
+    return f"{SIGNS[metrics['kind']]} {value}" + (f" ± {error}" if error else "") + marked
 
 
 def summary(path: Path) -> str:
@@ -168,7 +161,7 @@ def summary(path: Path) -> str:
     for model in content["models"]:
         lines.append(f"  {_ours(content, model)}")
         lines += [f"    published: {_reference(item)}" for item in content["published"] if item["model"] == model]
-    return "\n".join([*lines, *(f"  {text}" for text in _origin(content)), *_flag_means(lines)])
+    return "\n".join([*lines, *(f"  {text}" for text in _origin(content)), *_meanings(lines)])
 
 
 def _origin(content: dict[str, Any]) -> list[str]:
@@ -181,16 +174,18 @@ def _origin(content: dict[str, Any]) -> list[str]:
 def _ours(content: dict[str, Any], model: str) -> str:
     """Return a model's numbers in both units, with K where it says something, and the number of test images."""
     metrics = content["models"][model]["metrics"]
+    protocol = metrics.get("protocol", content["data"]["protocol"])
     samples = "" if metrics["kind"] == "exact" else f" at K = {metrics['n_samples']}"
     return (
-        f"{model} {number(metrics, 'bits/dim')} bits/dim, {number(metrics, 'nats')} nats{samples}, "
+        f"{model} {number(metrics, 'bits/dim', protocol)} bits/dim, {number(metrics, 'nats', protocol)} "
+        f"nats{samples}, {WORDS[metrics['kind']]}, "
         f"{content['data']['n_images']['test']:,} test images"
     )
 
 
-def _flag_means(lines: list[str]) -> list[str]:
-    """Return what the flag means, after an empty line, if a line has it."""
-    return ["", *textwrap.wrap(FLAG_MEANS, WIDTH)] if any(FLAG in line for line in lines) else []
+def _meanings(lines: list[str]) -> list[str]:
+    """Return what the marks of the lines mean, each after an empty line."""
+    return [line for sentence in meanings("\n".join(lines)) for line in ("", *textwrap.wrap(sentence, WIDTH))]
 
 
 def listing(root: Path) -> tuple[str, list[InputError]]:
@@ -207,7 +202,7 @@ def listing(root: Path) -> tuple[str, list[InputError]]:
             broken.append(error)
     if not lines and not broken:
         return "There are no recipes.", []
-    return "\n".join([*lines, *_flag_means(lines)]), broken
+    return "\n".join([*lines, *_meanings(lines)]), broken
 
 
 def _listed(root: Path, name: str) -> list[str]:

@@ -99,7 +99,7 @@ def _forest(
             axes.text(centre, -0.5 - (5 + 17 * level) * pixel_y, label, color=MUTED, ha="center", va="bottom")
         for index, (model, label) in enumerate(zip(models, labels, strict=True)):
             value, error = with_error(model.metrics.bpd, model.metrics.bpd_standard_error)
-            number = f"{model.relation} {value}" + (f" ± {error}" if error else "")
+            number = f"{model.relation} {value}" + (f" ± {error}" if error else "") + model.marks
             y = index + (8 * pixel_y if narrow else 0.0)
             if narrow:  # the name and the number above the mark
                 text_y = index - 11 * pixel_y
@@ -147,7 +147,7 @@ def _places(shown: Sequence[Yardstick], limits: tuple[float, float], width: floa
 
 
 def _forest_label(models: Sequence[ModelReport]) -> str:
-    parts = [f"{model.name} {model.relation} {plain(model.metrics.bpd)}" for model in models]
+    parts = [f"{model.name} {model.relation} {plain(model.metrics.bpd)}{model.marks}" for model in models]
     return "Bits per dimension with 95 % intervals: " + ", ".join(parts) + "."
 
 

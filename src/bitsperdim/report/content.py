@@ -24,6 +24,7 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from bitsperdim.errors import InputError
+from bitsperdim.labels import SIGNS, TOLERATED_SHARE, marks, range_reason
 from bitsperdim.params import Params
 from bitsperdim.report.delay_content import Delay, read_delay
 from bitsperdim.report.dequantizing import Scored, Way, of_models
@@ -35,7 +36,6 @@ from bitsperdim.report.study_content import Study, read_study
 from bitsperdim.units import bits_per_dim, nats_to_bits_per_dim
 
 HASH_DIGITS = 12
-TOLERATED_SHARE = 0.05  # of images with a small ESS, as in bitsperdim.estimation, which imports torch
 
 # name, in words, the key in results/dequantize/metrics.json
 YARDSTICKS = (
@@ -225,7 +225,18 @@ class ModelReport:
     @property
     def relation(self) -> str:
         """What stands before the number: = for an exact one, ≤ for a bound, nothing for a density."""
-        return {"exact": "=", "lower": "≤", "density": ""}[self.metrics.kind]
+        return "" if self.is_density else SIGNS[self.metrics.kind]
+
+    @property
+    def marks(self) -> str:
+        """What stands behind the number where it is not to be believed as it stands."""
+        numbers = self.metrics
+        return marks(numbers.kind, numbers.bpd, numbers.protocol, too_few_samples=numbers.too_few_samples)
+
+    @property
+    def range_reason(self) -> str | None:
+        """How the number is out of the range of likelihoods, in words; None where it is not."""
+        return range_reason(self.metrics.kind, self.metrics.bpd, self.metrics.protocol)
 
     @property
     def is_sampled(self) -> bool:

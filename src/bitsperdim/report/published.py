@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from bitsperdim.data.sources import SOURCES
+from bitsperdim.labels import PUBLISHED_SIGNS
 from bitsperdim.recipes.recipe import Published, RecipeFile, names, read
 from bitsperdim.units import nats_to_bits_per_dim
 
-RELATIONS = {"exact": "=", "bound": "≤", "estimate": "≈"}
 OWN_IMAGES = ("folder", "npz")  # whose name says nothing of what they are
 
 
@@ -84,4 +84,4 @@ def _in_both_units(item: Published, image_shape: tuple[int, int, int]) -> Publis
     bpd, nats = (item.value * per_nat, item.value) if item.unit == "nats" else (item.value, item.value / per_nat)
     decimals = max(2, len(f"{item.value:g}".partition(".")[2]))
     shown = f"{item.value:,.{decimals}f} {item.unit}"
-    return PublishedNumber(item.what, RELATIONS[item.kind], bpd, nats, shown, item.protocol, item.source)
+    return PublishedNumber(item.what, PUBLISHED_SIGNS[item.kind], bpd, nats, shown, item.protocol, item.source)

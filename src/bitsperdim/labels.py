@@ -1,0 +1,146 @@
+"""What is written beside a likelihood: its relation sign, what it is, and a mark where it is not to be believed.
+
+The same in the README, the report, the tables of the recipes, the comparison and the leaderboard. What a stage prints
+is ASCII, since it is read in logs and terminals of any encoding: there the signs are ``<=`` and ``+-``, and either mark
+is ``(!)``, with the reasons in words behind it.
+
+Whether a number is worse than uniform coding follows from its protocol tag, which holds the number of levels L:
+results that were written before anybody asked are marked as well.
+
+Invariants (``tests/test_labels.py``): each reason has a number with the mark and one without
+(``test_each_reason_has_its_mark_and_its_words``); what a stage prints is ASCII (``test_a_sentence_is_ascii``).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+SIGNS = {"exact": "=", "lower": "≤", "density": "density"}
+PUBLISHED_SIGNS = {"exact": "=", "bound": "≤", "estimate": "≈"}
+WORDS = {"exact": "exact", "lower": "an upper bound", "density": "a density, not a likelihood: not to be ranked"}
+TOLERATED_SHARE = 0.05  # of images with a small ESS, as in bitsperdim.estimation, which imports torch
+
+TOO_FEW, OUT_OF_RANGE = "†", "‡"
+MEANS = {
+    TOO_FEW: "Too few samples: the bias of the bound may exceed its error, or more than 5 % of the images have an "
+    "effective sample size below 10 or (judged from K = 1,000 on) weights with a heavy tail. With more samples, or a "
+    "better proposal, the bound gets better.",
+    OUT_OF_RANGE: "Worse than uniform coding, which needs log2 L bits/dim for L levels and no model; or below 0, "
+    "which no likelihood is.",
+}
+ASCII_SIGNS = {"exact": "=", "lower": "<=", "density": "density, not a likelihood,"}
+ASCII_WORDS = {"exact": "exact", "lower": "an upper bound", "density": "a density"}
+ASCII_MARK = "(!)"
+
+
+def uniform_bpd(protocol: str) -> float:
+    """Return log2 L, the bits per dimension of uniform coding, by a protocol tag; infinite where it names no L."""
+    match = re.search(r"/L(\d+)(?:/|$)", protocol)
+    return math.log2(int(match[1])) if match else math.inf
+
+
+def is_out_of_range(kind: str, bpd: float, protocol: str) -> bool:
+    """Return whether a finite number of bits is more than uniform coding needs, or negative.
+
+    Args:
+        kind: ``exact``, ``lower`` or ``density``; a density has any value.
+        bpd: bits per dimension.
+        protocol: tag of the images.
+    """
+    return kind != "density" and math.isfinite(bpd) and not 0 <= bpd <= uniform_bpd(protocol)
+
+
+def marks(kind: str, bpd: float, protocol: str, *, too_few_samples: bool) -> str:
+    """Return the marks that stand behind a number; empty where there is nothing to say.
+
+    Args:
+        kind: as of :func:`is_out_of_range`, and so are the next two.
+        bpd: bits per dimension.
+        protocol: tag of the images.
+        too_few_samples: whether the metrics say so.
+    """
+    return (TOO_FEW if too_few_samples else "") + (OUT_OF_RANGE if is_out_of_range(kind, bpd, protocol) else "")
+
+
+def meanings(text: str) -> list[str]:
+    """Return a sentence for each mark that is in a text, which it begins with."""
+    return [f"{mark} {words}" for mark, words in MEANS.items() if mark in text]
+
+
+def range_reason(kind: str, bpd: float, protocol: str) -> str | None:
+    """Return in words how a number is out of range, or None where it is not."""
+    if not is_out_of_range(kind, bpd, protocol):
+        return None
+    if bpd < 0:
+        return "fewer than 0 bits, which no likelihood needs"
+    return f"worse than uniform coding, which needs {uniform_bpd(protocol):.4g} bits/dim"
+
+
+def reasons(metrics: Mapping[str, Any]) -> list[str]:
+    """Return in words, ASCII, why the number of a ``metrics.json`` is not to be believed as it stands."""
+    found = []
+    if metrics.get("n_impossible_images"):
+        found.append(f"{metrics['n_impossible_images']} of {metrics['n_images']} test images have probability 0")
+    out_of_range = range_reason(metrics["kind"], metrics["bpd"], metrics["protocol"])
+    if out_of_range:
+        found.append(out_of_range)
+    if math.isfinite(metrics["bpd_standard_error"]) and metrics["bpd_standard_error"] > abs(metrics["bpd"]):
+        found.append("its standard error is larger than the number")
+    if not metrics["too_few_samples"]:
+        return found
+    if metrics["n_samples"] == 1:
+        return [*found, "K = 1, which tells neither its bias nor its Monte Carlo error"]
+    few = []
+    if metrics.get("bias_exceeds_standard_error"):
+        few.append(f"its bias, about {metrics['log_p_bias_nats']:.2g} nats, exceeds its standard error")
+    if (share := metrics.get("ess_below_10_share", 0.0)) > TOLERATED_SHARE:
+        few.append(f"{100 * share:.3g} % of the test images have an effective sample size below 10")
+    if (share := metrics.get("pareto_k_high_share", 0.0)) > TOLERATED_SHARE:
+        few.append(f"{100 * share:.3g} % have weights with a heavy tail")
+    return [*found, f"too few samples: {' and '.join(few)}" if few else "too few samples"]
+
+
+def number(metrics: Mapping[str, Any], why: Sequence[str]) -> str:
+    """Return a number in ASCII, with its sign, its standard error where there is a key for it, and its mark."""
+    error, shown = metrics.get("bpd_standard_error"), ""
+    if error is not None and math.isfinite(metrics["bpd"]):  # an infinite number has none
+        shown = f" +- {error:.4f}" if math.isfinite(error) else " +- unknown"
+    return f"{ASCII_SIGNS[metrics['kind']]} {metrics['bpd']:.4f}{shown} bits/dim" + (f" {ASCII_MARK}" if why else "")
+
+
+def because(why: Sequence[str]) -> str:
+    """Return the reasons behind their mark, to end a sentence; empty where there are none."""
+    return f". {ASCII_MARK} Not to be believed as it stands: {'; '.join(why)}" if why else ""
+
+
+def sentence(metrics: Mapping[str, Any]) -> str:
+    """Return what a ``metrics.json`` says of a model's likelihood, in ASCII: the number, its errors, what it is, K."""
+    why = reasons(metrics)
+    text = f"{number(metrics, why)} ({metrics['nll_nats']:.2f} nats), {ASCII_WORDS[metrics['kind']]}"
+    if metrics["kind"] == "lower":
+        noise = metrics["bpd_monte_carlo_error"]
+        text += f", Monte Carlo error {f'{noise:.1g}' if math.isfinite(noise) else 'unknown'}"
+    text += f", K = {metrics['n_samples']}"
+    if metrics["n_seeds"] > 1:
+        text += f", the mean of {metrics['n_seeds']} seeds, which spread by {metrics['bpd_seed_spread']:.4f}"
+    return text + because(why)
+
+
+def of_validation(kind: str, bpd: float, nats: float, protocol: str, n_samples: int) -> str:
+    """Return what a training says of the validation images, in ASCII; the error of that number is not estimated.
+
+    Args:
+        kind: as of :func:`is_out_of_range`.
+        bpd: bits per dimension.
+        nats: per image, the mean.
+        protocol: tag of the images.
+        n_samples: K of the bound.
+    """
+    reason = range_reason(kind, bpd, protocol)
+    why = [] if reason is None else [reason]
+    k = f", K = {n_samples}" if kind == "lower" else ""
+    text = f"{number({'kind': kind, 'bpd': bpd}, why)} ({nats:.2f} nats), {ASCII_WORDS[kind]}{k}"
+    return f"{text}, its error not estimated{because(why)}"
