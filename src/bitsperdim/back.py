@@ -1,0 +1,160 @@
+"""``bitsperdim back``: the parameters, the results and DVC's outputs become those of the last commit.
+
+``git checkout .`` cannot be trusted with that. Git holds a file for unchanged, without reading it, where size, inode and
+times are those that its index has, and many builds of git compare whole seconds. ``dvc exp run`` writes a file as the
+last commit has it, notes its times in the index, and a few milliseconds later writes the experiment's content into it;
+where both have the same size and the index itself is written in a later second, git never looks again: ``git status``
+is clean, and ``git checkout .`` leaves another experiment's number on the disk. Here a new index, which knows no times,
+makes git read every file, and what differs is written anew.
+
+Not here: edits of anything else, which are named and kept, and images beside a ``.dvc`` file of one's own.
+
+Invariant (``tests/test_back.py``): afterwards every tracked file of :data:`GOES_BACK` has the bytes of the last commit,
+whatever its size and times.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bitsperdim.comparing.comparison import Difference
+from bitsperdim.comparing.numbers import flat
+from bitsperdim.comparing.output import difference
+from bitsperdim.errors import InputError
+from bitsperdim.preflight import KEPT, forget
+from bitsperdim.recipes.recipe import read_yaml
+
+GOES_BACK = ("params.yaml", "dvc.lock", "results")
+SHORT = 7  # hexadecimal digits of a commit that are shown
+
+
+def go_back(root: Path) -> str:
+    """Make params.yaml, dvc.lock, results/ and the pipeline's outputs those of the last commit; return what changed.
+
+    Raises:
+        InputError: there is no commit, git or DVC fails, or DVC's cache has not every output.
+    """
+    commit = _git(root, "rev-parse", "--verify", "HEAD").decode().strip()
+    differing = files_that_differ(root)
+    to_restore = [path for path in differing if _goes_back(path)]
+    lines = [*_parameters(root, to_restore)]
+    committed = _names(_git(root, "ls-tree", "-r", "-z", "--name-only", "HEAD", "--", *GOES_BACK))
+    staged = _names(_git(root, "diff-index", "--cached", "--no-renames", "--name-only", "-z", "HEAD", "--", *GOES_BACK))
+    unknown = sorted({*to_restore, *staged})
+    _git(root, "update-index", "--force-remove", "-z", "--stdin", content=_listing(unknown))
+    if wanted := [path for path in unknown if path in set(committed)]:  # of which the index knows no times now
+        from_file = ("--pathspec-from-file=-", "--pathspec-file-nul")
+        _git(root, "--literal-pathspecs", "checkout", "--quiet", "HEAD", *from_file, content=_listing(wanted))
+    lines += [f"restored: {path}" for path in to_restore if path != "params.yaml"]
+    lines += [f"removed: {name}" for name in _forget_other_models(root, committed)]
+    lines += _dvc_checkout(root)
+    kept = [path for path in differing if not _goes_back(path)]
+    where = f"the last commit ({commit[:SHORT]})"
+    text = f"Back at {where}{':' if lines else '; nothing had to change.'}"
+    said = [text, *(f"  {line}" for line in lines)]
+    return "\n".join([*said, *([f"Kept, though it differs from that commit: {', '.join(kept)}"] if kept else [])])
+
+
+def files_that_differ(root: Path) -> list[str]:
+    """Return the tracked files whose content is not that of the last commit, or that are gone; all of them are read.
+
+    Raises:
+        InputError: there is no commit, or git fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
+        _git(root, "read-tree", "HEAD", **index)
+        listing = _git(root, "status", "--porcelain", "--no-renames", "--untracked-files=no", "-z", **index)
+    return [entry[3:] for entry in _names(listing)]
+
+
+def _goes_back(path: str) -> bool:
+    return path.split("/", 1)[0] in GOES_BACK
+
+
+def _parameters(root: Path, differing: list[str]) -> list[str]:
+    """Return the parameters that go back, in words; of a file that cannot be read its name."""
+    if "params.yaml" not in differing:
+        return []
+    with tempfile.TemporaryDirectory() as folder:
+        before = Path(folder) / "params.yaml"
+        before.write_bytes(_git(root, "show", "HEAD:params.yaml"))
+        try:
+            now, then = (flat(read_yaml(path)) for path in (root / "params.yaml", before))
+        except InputError:
+            return ["restored: params.yaml"]
+    return [f"params.yaml: {difference(item)}" for item in _differences(now, then)] or ["restored: params.yaml"]
+
+
+def _differences(now: Mapping[str, Any], then: Mapping[str, Any]) -> list[Difference]:
+    keys = [key for key in {**then, **now} if (key in now, now.get(key)) != (key in then, then.get(key))]
+    return [Difference(key, (now.get(key), then.get(key)), (key in now, key in then)) for key in keys]
+
+
+def _forget_other_models(root: Path, committed: list[str]) -> list[str]:
+    """Remove what the pipeline wrote into folders of results/ of which the commit has no file; return their names."""
+    known, results = {path.split("/")[1] for path in committed if path.startswith("results/")}, root / "results"
+    others = [folder for folder in sorted(results.iterdir()) if folder.name not in (*known, *KEPT)]
+    found = []
+    for folder in others:
+        if folder.is_dir() and not folder.is_symlink():
+            before = set(folder.iterdir())
+            forget(folder)
+            if not folder.exists() or set(folder.iterdir()) != before:
+                found.append(f"results/{folder.name}")
+    return found
+
+
+def _dvc_checkout(root: Path) -> list[str]:
+    """Have DVC restore the outputs of the stages; return what it changed.
+
+    Raises:
+        InputError: it did not.
+    """
+    command = [sys.executable, "-m", "dvc", "checkout", "--force", "dvc.yaml"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = " ".join(f"{done.stdout}\n{done.stderr}".split())[:300]
+        raise InputError(
+            f"Git's files are those of the last commit, DVC's outputs are not all ({reason}); `dvc pull` or `dvc repro` "
+            f"makes what its cache does not have."
+        )
+    return [f"DVC: {line.strip()}" for line in done.stdout.splitlines() if "\t" in line]
+
+
+def _git(root: Path, *arguments: str, content: bytes = b"", **variables: str) -> bytes:
+    """Return what git says.
+
+    Raises:
+        InputError: ``root`` is not the root of a repository, git is not installed, or it fails: the reason is git's.
+    """
+    if not (root / ".git").exists():  # git would answer for a repository around it
+        raise InputError(f"{root} is not a git repository: there is no commit to go back to.")
+    try:
+        return subprocess.run(
+            ["git", "-C", str(root), *arguments],
+            input=content,
+            env={**os.environ, **variables},
+            capture_output=True,
+            check=True,
+        ).stdout
+    except FileNotFoundError as error:
+        raise InputError("git is not installed: there is no commit to go back to.") from error
+    except subprocess.CalledProcessError as error:
+        reason = " ".join(error.stderr.decode("utf-8", "replace").split())[:300]
+        raise InputError(f"git {arguments[0]} fails, so that nothing goes back: {reason}.") from error
+
+
+def _names(listing: bytes) -> list[str]:
+    """Return the names of a listing that ends each with a zero byte; those that are no UTF-8 stay what they are."""
+    return [os.fsdecode(name) for name in listing.split(b"\0") if name]
+
+
+def _listing(names: list[str]) -> bytes:
+    return b"".join(os.fsencode(name) + b"\0" for name in names)
