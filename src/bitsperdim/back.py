@@ -19,7 +19,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +31,19 @@ from bitsperdim.preflight import KEPT, forget
 from bitsperdim.recipes.recipe import read_yaml
 
 GOES_BACK = ("params.yaml", "dvc.lock", "results")
-SHORT = 7  # hexadecimal digits of a commit that are shown
 
 
-def go_back(root: Path) -> str:
-    """Make params.yaml, dvc.lock, results/ and the pipeline's outputs those of the last commit; return what changed.
+def go_back(root: Path) -> Iterator[str]:
+    """Make params.yaml, dvc.lock, results/ and the pipeline's outputs those of the last commit; yield what changed.
 
     Raises:
         InputError: there is no commit, git or DVC fails, or DVC's cache has not every output.
     """
-    commit = _git(root, "rev-parse", "--verify", "HEAD").decode().strip()
+    commit = _git(root, "rev-parse", "--verify", "--short", "HEAD").decode().strip()
     differing = files_that_differ(root)
     to_restore = [path for path in differing if _goes_back(path)]
-    lines = [*_parameters(root, to_restore)]
+    yield f"Going back to the last commit, {commit}:"
+    yield from _parameters(root, to_restore)
     committed = _names(_git(root, "ls-tree", "-r", "-z", "--name-only", "HEAD", "--", *GOES_BACK))
     staged = _names(_git(root, "diff-index", "--cached", "--no-renames", "--name-only", "-z", "HEAD", "--", *GOES_BACK))
     unknown = sorted({*to_restore, *staged})
@@ -51,14 +51,15 @@ def go_back(root: Path) -> str:
     if wanted := [path for path in unknown if path in set(committed)]:  # of which the index knows no times now
         from_file = ("--pathspec-from-file=-", "--pathspec-file-nul")
         _git(root, "--literal-pathspecs", "checkout", "--quiet", "HEAD", *from_file, content=_listing(wanted))
-    lines += [f"restored: {path}" for path in to_restore if path != "params.yaml"]
-    lines += [f"removed: {name}" for name in _forget_other_models(root, committed)]
-    lines += _dvc_checkout(root)
-    kept = [path for path in differing if not _goes_back(path)]
-    where = f"the last commit ({commit[:SHORT]})"
-    text = f"Back at {where}{':' if lines else '; nothing had to change.'}"
-    said = [text, *(f"  {line}" for line in lines)]
-    return "\n".join([*said, *([f"Kept, though it differs from that commit: {', '.join(kept)}"] if kept else [])])
+    yield from (f"  restored: {path}" for path in to_restore)
+    removed = _forget_other_models(root, committed)
+    yield from (f"  removed: {name}" for name in removed)
+    if kept := [path for path in differing if not _goes_back(path)]:
+        yield f"  kept, though it differs from the commit: {', '.join(kept)}"
+    changed = _dvc_checkout(root)
+    yield from (f"  DVC: {line}" for line in changed)
+    if not (to_restore or removed or changed):
+        yield "  nothing had to change."
 
 
 def files_that_differ(root: Path) -> list[str]:
@@ -79,7 +80,7 @@ def _goes_back(path: str) -> bool:
 
 
 def _parameters(root: Path, differing: list[str]) -> list[str]:
-    """Return the parameters that go back, in words; of a file that cannot be read its name."""
+    """Return the parameters that go back, in words; none of a file that cannot be read."""
     if "params.yaml" not in differing:
         return []
     with tempfile.TemporaryDirectory() as folder:
@@ -88,8 +89,8 @@ def _parameters(root: Path, differing: list[str]) -> list[str]:
         try:
             now, then = (flat(read_yaml(path)) for path in (root / "params.yaml", before))
         except InputError:
-            return ["restored: params.yaml"]
-    return [f"params.yaml: {difference(item)}" for item in _differences(now, then)] or ["restored: params.yaml"]
+            return []
+    return [f"  params.yaml: {difference(item)}" for item in _differences(now, then)]
 
 
 def _differences(now: Mapping[str, Any], then: Mapping[str, Any]) -> list[Difference]:
@@ -120,12 +121,15 @@ def _dvc_checkout(root: Path) -> list[str]:
     command = [sys.executable, "-m", "dvc", "checkout", "--force", "dvc.yaml"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode:
-        reason = " ".join(f"{done.stdout}\n{done.stderr}".split())[:300]
+        lines = [line for line in done.stderr.splitlines() if line]
+        if not any("Checkout failed" in line for line in lines):
+            raise InputError(f"Git's files are those of the last commit; `dvc checkout` fails: {' '.join(lines)[:300]}.")
+        missing = sorted(line for line in lines if not line.startswith(("ERROR", "Is your cache", "<")))
         raise InputError(
-            f"Git's files are those of the last commit, DVC's outputs are not all ({reason}); `dvc pull` or `dvc repro` "
-            f"makes what its cache does not have."
+            f"Git's files are those of the last commit, but DVC's cache does not have {len(missing)} outputs "
+            f"({', '.join(missing[:3])}{', ...' if missing[3:] else ''}): `dvc pull` gets and `dvc repro` makes them."
         )
-    return [f"DVC: {line.strip()}" for line in done.stdout.splitlines() if "\t" in line]
+    return [line.replace("\t", " ").strip() for line in done.stdout.splitlines() if "\t" in line]
 
 
 def _git(root: Path, *arguments: str, content: bytes = b"", **variables: str) -> bytes:

@@ -108,7 +108,8 @@ def back(_: argparse.Namespace) -> None:
     """Go back to the last commit."""
     from bitsperdim.back import go_back
 
-    print(go_back(repository()))
+    for line in go_back(repository()):
+        print(line, flush=True)
 
 
 def parser() -> argparse.ArgumentParser:
