@@ -56,7 +56,9 @@ def test_a_launcher_of_several_words_starts_a_stage(
     if shutil.which(shell) is None:
         pytest.skip(f"there is no {shell} here")
     params = {"models": ["vae"], "dataset": {"name": "digits", "path": "own"}}
-    found = dict(commands({"stages": {"train": {"foreach": "${models}", "do": pipeline["train"]}}}, params))["train@vae"]
+    found = dict(commands({"stages": {"train": {"foreach": "${models}", "do": pipeline["train"]}}}, params))[
+        "train@vae"
+    ]
     arguments = ["stages/train.py", "vae", "data/dequantized", "models/vae", "results/vae/training_curve.csv"]
     (tmp_path / "stages").mkdir()
     (tmp_path / "stages" / "train.py").write_text("import sys; print('python', *sys.argv)")

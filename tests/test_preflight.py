@@ -104,7 +104,9 @@ def test_a_value_that_is_not_of_the_last_commit_is_named(
     """By the stage and by the check of the file alone; of a value that was committed nothing is said."""
     laboratory = Laboratory(tmp_path / "laboratory")
     text = committed("params.yaml")
-    wrong = text.replace("vae:\n  family: vae\n  latent_size: 16", f"vae:\n  family: vae\n  latent_size: 16\n  {key[4:]}: -8")
+    wrong = text.replace(
+        "vae:\n  family: vae\n  latent_size: 16", f"vae:\n  family: vae\n  latent_size: 16\n  {key[4:]}: -8"
+    )
     wrong = wrong.replace("  latent_size: 16\n  latent_size: -8", "  latent_size: -8")
     path = laboratory.root / "params.yaml"
     had = {"vae.latent_size": "has 16", "vae.laten_size": "does not have it"}[key]

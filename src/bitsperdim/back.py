@@ -16,6 +16,7 @@ whatever its size and times.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -123,13 +124,15 @@ def _dvc_checkout(root: Path) -> list[str]:
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line]
         if not any("Checkout failed" in line for line in lines):
-            raise InputError(f"Git's files are those of the last commit; `dvc checkout` fails: {' '.join(lines)[:300]}.")
+            raise InputError(
+                f"Git's files are those of the last commit; `dvc checkout` fails: {' '.join(lines)[:300]}."
+            )
         missing = sorted(line for line in lines if not line.startswith(("ERROR", "Is your cache", "<")))
         raise InputError(
             f"Git's files are those of the last commit, but DVC's cache does not have {len(missing)} outputs "
             f"({', '.join(missing[:3])}{', ...' if missing[3:] else ''}): `dvc pull` gets and `dvc repro` makes them."
         )
-    return [line.replace("\t", " ").strip() for line in done.stdout.splitlines() if "\t" in line]
+    return [f"{found[1]} {found[2]}" for found in re.finditer(r"(?m)^([AMD])\s+(.+)$", done.stdout)]
 
 
 def _git(root: Path, *arguments: str, content: bytes = b"", **variables: str) -> bytes:

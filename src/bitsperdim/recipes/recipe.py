@@ -137,7 +137,9 @@ def _written(value: Any) -> str:  # noqa: ANN401 - any YAML value
 
 def quoted(text: str, mark: Literal["'", '"']) -> str:
     """Return text in quotes of Hydra, in which a backslash is one, but where a quote follows."""
-    return mark + re.sub(rf"(\\*)({mark}|$)", lambda match: match[1] * 2 + (f"\\{mark}" if match[2] else ""), text) + mark
+    return (
+        mark + re.sub(rf"(\\*)({mark}|$)", lambda match: match[1] * 2 + (f"\\{mark}" if match[2] else ""), text) + mark
+    )
 
 
 def names(root: Path) -> list[str]:
