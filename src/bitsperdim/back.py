@@ -1,7 +1,7 @@
 """``bitsperdim back``: the parameters, the results and DVC's outputs become those of the last commit.
 
-``git checkout .`` cannot be trusted with that. Git holds a file for unchanged, without reading it, where size, inode and
-times are those that its index has, and many builds of git compare whole seconds. ``dvc exp run`` writes a file as the
+``git checkout .`` cannot be trusted with that. Git holds a file for unchanged, without reading it, where size, inode
+and times are those that its index has, and many builds of git compare whole seconds. ``dvc exp run`` writes a file as the
 last commit has it, notes its times in the index, and a few milliseconds later writes the experiment's content into it;
 where both have the same size and the index itself is written in a later second, git never looks again: ``git status``
 is clean, and ``git checkout .`` leaves another experiment's number on the disk. Here a new index, which knows no times,

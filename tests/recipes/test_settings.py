@@ -54,7 +54,7 @@ MISTAKES = {
     "train.epochs=${train.epochs}": r"cannot be applied: Recursive interpolation detected\.",
     "train.epochs=???": r"cannot be applied: Missing mandatory value: epochs\.",
     "train@x=3": r"cannot be applied: Override train@x=3 looks like a config group override",
-    "models=[vae,": r"-S 'models=\[vae,' is not a setting; in quotes, spaces do not end it for the shell: -S 'KEY=\[FIR",
+    "models=[vae,": r"-S 'models=\[vae,' is not a setting; in quotes, spaces do not end it for the shell",
     "novalue": r"-S novalue is not a setting; write KEY=VALUE, \+KEY=VALUE to add a key, or ~KEY to remove one\.",
     "": r"-S '' is not a setting",
     "train.epochs=[" + "[" * 5000: r"-S 'train\.epochs=\[+\.\.\. is not a setting",

@@ -8,7 +8,6 @@ gives the parameters that DVC would; a setting that the sentence says to type in
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import tempfile
@@ -53,7 +52,7 @@ def applied(content: Mapping[str, Any], settings: Sequence[str], root: Path = Pa
         raise
 
 
-class _Refused(InputError):
+class _RefusedError(InputError):
     """A setting is refused for a reason, with what can be said where there is no other way to write it."""
 
     def __init__(self, reason: str, advice: str) -> None:
@@ -91,8 +90,8 @@ def _other_ways(setting: str) -> Iterator[str]:
     values = ["null"] if value.lower() == "none" else [value]
     if not value.startswith("["):
         values.append(f"[{value}]")
-    if value.startswith("~"):  # no shell expands it after a `=`
-        values.append(os.path.expanduser(value))
+    if value == "~" or value.startswith("~/"):  # no shell expands it after a `=`
+        values.append(value.replace("~", str(Path.home()), 1))
     if value.lower() not in ("", "null", "none", "true", "false"):
         values += [quoted(text, '"') for text in values if not text.startswith("[")]
     prefixes = [""] if key.startswith("+") else ["", "++"]
@@ -115,10 +114,10 @@ def _check_form(setting: str) -> None:
     except (HydraException, RecursionError) as error:
         is_cut = setting.count("[") > setting.count("]")
         advice = "in quotes, spaces do not end it for the shell: -S 'KEY=[FIRST, SECOND]'" if is_cut else FORMS
-        raise _Refused(f"{_named([setting])} is not a setting", f"; {advice}") from error
+        raise _RefusedError(f"{_named([setting])} is not a setting", f"; {advice}") from error
     if override.is_sweep_override():
         reason = f"{_named([setting])} stands for several values"
-        raise _Refused(reason, "; give each to a command of its own")
+        raise _RefusedError(reason, "; give each to a command of its own")
 
 
 def _changed_by_dvc(content: Mapping[str, Any], overrides: list[str]) -> dict[str, Any]:
@@ -132,7 +131,7 @@ def _changed_by_dvc(content: Mapping[str, Any], overrides: list[str]) -> dict[st
             apply_overrides(path, overrides)
         except Exception as error:  # DVC, Hydra, OmegaConf and YAML refuse in as many ways
             reason, advice = _reason(error, content)
-            raise _Refused(f"{_named(overrides)} cannot be applied: {reason}", advice) from error
+            raise _RefusedError(f"{_named(overrides)} cannot be applied: {reason}", advice) from error
         return read_yaml(path)
 
 
