@@ -1,7 +1,7 @@
 """``bitsperdim back``: the parameters, the results and DVC's outputs become those of the last commit.
 
 ``git checkout .`` cannot be trusted with that. Git holds a file for unchanged, without reading it, where size, inode
-and times are those that its index has, and many builds of git compare whole seconds. ``dvc exp run`` writes a file as the
+and times are those of its index, and many builds of git compare whole seconds. ``dvc exp run`` writes a file as the
 last commit has it, notes its times in the index, and a few milliseconds later writes the experiment's content into it;
 where both have the same size and the index itself is written in a later second, git never looks again: ``git status``
 is clean, and ``git checkout .`` leaves another experiment's number on the disk. Here a new index, which knows no times,
@@ -70,9 +70,9 @@ def files_that_differ(root: Path) -> list[str]:
         InputError: there is no commit, or git fails.
     """
     with tempfile.TemporaryDirectory() as folder:
-        index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
-        _git(root, "read-tree", "HEAD", **index)
-        listing = _git(root, "status", "--porcelain", "--no-renames", "--untracked-files=no", "-z", **index)
+        index = Path(folder) / "index"
+        _git(root, "read-tree", "HEAD", index=index)
+        listing = _git(root, "status", "--porcelain", "--no-renames", "--untracked-files=no", "-z", index=index)
     return [entry[3:] for entry in _names(listing)]
 
 
@@ -135,7 +135,7 @@ def _dvc_checkout(root: Path) -> list[str]:
     return [f"{found[1]} {found[2]}" for found in re.finditer(r"(?m)^([AMD])\s+(.+)$", done.stdout)]
 
 
-def _git(root: Path, *arguments: str, content: bytes = b"", **variables: str) -> bytes:
+def _git(root: Path, *arguments: str, content: bytes = b"", index: Path | None = None) -> bytes:
     """Return what git says.
 
     Raises:
@@ -147,7 +147,7 @@ def _git(root: Path, *arguments: str, content: bytes = b"", **variables: str) ->
         return subprocess.run(
             ["git", "-C", str(root), *arguments],
             input=content,
-            env={**os.environ, **variables},
+            env={**os.environ, **({"GIT_INDEX_FILE": str(index)} if index else {})},
             capture_output=True,
             check=True,
         ).stdout

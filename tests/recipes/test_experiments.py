@@ -253,7 +253,7 @@ def test_an_experiment_runs_once_its_settings_are_allowed(root: Path, command: A
     assert not experiment_references(root)
     done = command("run", "--name", "nine", "-S", "vae.latent_size=9", "-S", "models=[vae]", "evaluate")
     assert done.returncode == 0, done.stderr
-    assert set(experiment_references(root)) == {"nine"}
+    assert "nine" in experiment_references(root)
     assert json.loads((root / "results" / "vae" / "metrics.json").read_text())["nll_nats"] == pytest.approx(nll(9))
     assert command("run", "--no-such-flag").returncode == 254
 
