@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from bitsperdim import stage
+from bitsperdim.last_commit import with_origin
 from bitsperdim.params import Params
 from bitsperdim.preflight import preflight
 
@@ -12,4 +13,4 @@ def main(params: Params, results: str, marker: str) -> None:
     preflight(params, Path(results), Path(marker))
 
 
-stage.run("preflight", main, "results", "marker")
+stage.run("preflight", main, "results", "marker", explain=with_origin)

@@ -1,8 +1,8 @@
-"""Write the report: one self-contained HTML page and its Markdown twin."""
+"""Write the report: one self-contained HTML page and its Markdown twin; say where this processor rounds otherwise."""
 
 from pathlib import Path
 
-from bitsperdim import finished, stage
+from bitsperdim import finished, rounding, stage
 from bitsperdim.params import Params
 from bitsperdim.report import write_report
 
@@ -12,6 +12,8 @@ def main(params: Params, results: str, folder: str) -> None:
     finished.clear()
     write_report(params, Path(results), Path(folder))
     print(f"report: {Path(folder) / 'index.html'}")
+    if told := rounding.sentence(Path()):
+        print(f"report: {told}")
 
 
 stage.run("report", main, "results", "folder")

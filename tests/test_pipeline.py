@@ -24,14 +24,13 @@ from bitsperdim.params import RESERVED, Params
 from bitsperdim.recipes.running import commands
 from cases import write_studies
 
-PREFIX = "PYTHONPATH=src python stages/"
-BY_A_LAUNCHER = r"PYTHONPATH=src sh -c 'exec \${BITSPERDIM_LAUNCHER:-python} stages/"
+START = "stages/start.sh"
 
 
 @pytest.fixture(scope="module")
 def pipeline(repository: Path) -> dict[str, Any]:
     stages: dict[str, Any] = YAML(typ="safe").load((repository / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    return stages
+    return {name: stage.get("do", stage) for name, stage in stages.items()}
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +42,7 @@ def content(committed: Callable[[str], str]) -> dict[str, Any]:
 def test_a_stage_is_a_script_of_the_same_name(pipeline: dict[str, Any], repository: Path) -> None:
     assert set(pipeline) == {path.stem for path in (repository / "stages").glob("*.py")}
     for name, stage in pipeline.items():
-        prefix = BY_A_LAUNCHER if name in ("train", "evaluate") else PREFIX
-        assert stage["cmd"].startswith(f"{prefix}{name}.py ")
+        assert stage["cmd"].startswith(f"sh {START} {name} ")
         assert f"stages/{name}.py" in stage["deps"]
         script = (repository / "stages" / f"{name}.py").read_text(encoding="utf-8")
         assert f'stage.run("{name}", ' in script
@@ -60,10 +58,13 @@ def test_a_launcher_of_several_words_starts_a_stage(
     if shutil.which(shell) is None:
         pytest.skip(f"there is no {shell} here")
     params = {"models": ["vae"], "dataset": {"name": "digits", "path": "own"}}
-    found = dict(commands({"stages": {"train": pipeline["train"]}}, params))["train@vae"]
+    found = dict(commands({"stages": {"train": {"foreach": "${models}", "do": pipeline["train"]}}}, params))[
+        "train@vae"
+    ]
     arguments = ["stages/train.py", "vae", "data/dequantized", "models/vae", "results/vae/training_curve.csv"]
     (tmp_path / "stages").mkdir()
     (tmp_path / "stages" / "train.py").write_text("import sys; print('python', *sys.argv)")
+    shutil.copy(repository / START, tmp_path / START)
     environment = {name: value for name, value in os.environ.items() if name != "BITSPERDIM_LAUNCHER"}
     if launcher is not None:
         environment["BITSPERDIM_LAUNCHER"] = launcher
@@ -87,7 +88,7 @@ def test_a_section_is_a_stage_or_a_model_or_shared(pipeline: dict[str, Any], con
 def test_every_listed_parameter_exists(pipeline: dict[str, Any], content: dict[str, Any]) -> None:
     for stage in pipeline.values():
         for key in stage.get("params", []):
-            if key == "${item.model}":
+            if key == "${item}":
                 assert set(content["models"]) <= set(content)
                 continue
             section: Any = content
@@ -99,7 +100,7 @@ def test_every_listed_parameter_exists(pipeline: dict[str, Any], content: dict[s
 def test_every_parameter_is_a_dependency_of_some_stage(pipeline: dict[str, Any], content: dict[str, Any]) -> None:
     """A parameter that reruns nothing would be a number in the report that was never used."""
     listed = {key for stage in pipeline.values() for key in stage.get("params", [])}
-    assert {"dataset", "dequantize", "train", "seeds", "evaluate", "${item.model}"} <= listed
+    assert {"dataset", "dequantize", "train", "seeds", "evaluate", "${item}"} <= listed
     of_models = {name for name in content if "family" in (content[name] if isinstance(content[name], dict) else {})}
     assert set(content) - of_models - {"models"} <= listed
 
@@ -146,6 +147,69 @@ def test_the_dependencies_name_every_module_that_a_stage_imports(pipeline: dict[
             assert dep.exists() or not str(dep.relative_to(repository)).startswith(("src", "stages"))
             if dep.suffix == ".py" and dep.is_relative_to(repository / "src"):
                 assert dep in needed, f"stage {name} depends on {dep.relative_to(repository)} for nothing"
+
+
+def start(folder: Path, path: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "BITSPERDIM_LAUNCHER"} | variables
+    command = [str(shutil.which("sh")), START, *arguments]
+    return subprocess.run(
+        command, cwd=folder, env={**environment, "PATH": path}, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_forgotten_environment_is_a_sentence(tmp_path: Path, repository: Path) -> None:
+    """There is no `python`, or it is one without the packages, or one of another time; or no launcher."""
+    for name in ("no", "other", "none"):
+        (tmp_path / name).mkdir()
+    for script, folder in (("exit 127", "no"), (f'exec {sys.executable} -S "$@"', "other")):
+        python = tmp_path / folder / "python"
+        python.write_text(f"#!{shutil.which('sh')}\n{script}\n")
+        python.chmod(0o755)
+    for folder, words in (
+        ("none", "train: there is no command 'python' here"),
+        ("no", f"train: the python here ({tmp_path}/no/python) is not that of bitsperdim, or lacks some of"),
+        ("other", f"train: the python here ({tmp_path}/other/python) is not that of bitsperdim, or lacks some of"),
+    ):
+        done = start(repository, str(tmp_path / folder), "train", "vae")
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+        assert done.stderr.startswith(words)
+        assert "; type 'source .venv/bin/activate' first ('make setup' makes it)." in done.stderr
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = start(repository, path, "train", BITSPERDIM_LAUNCHER="no-launcher --of-this name")
+    assert (done.returncode, done.stderr.split(";")[0]) == (1, "train: there is no command 'no-launcher' here")
+    done = start(repository, path, "train")
+    assert done.stderr == "usage: python stages/train.py MODEL DEQUANTIZED FOLDER CURVE\n"
+
+
+def test_the_packages_that_stages_import_are_looked_for(repository: Path) -> None:
+    named = re.findall(r'names = "(.*)"', (repository / START).read_text(encoding="utf-8"))[0].split()
+    source, imported = repository / "src", set()
+    for script in (repository / "stages").glob("*.py"):
+        for module in (script, *imported_modules(script, source)):
+            for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Import):
+                    imported |= {alias.name.split(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module:
+                    imported.add(node.module.split(".")[0])
+    own = {path.name for path in source.iterdir()}
+    assert {name.split(".")[0] for name in named} == imported - set(sys.stdlib_module_names) - own
+
+
+@pytest.mark.parametrize("models", ["vae", "null", "3"])
+def test_models_that_are_not_a_list_are_refused_by_dvc_in_a_sentence(
+    models: str, tmp_path: Path, repository: Path, committed: Callable[[str], str]
+) -> None:
+    """Before any stage: which stages there are depends on the list."""
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
+    shutil.copy(repository / "dvc.yaml", tmp_path)
+    text = re.sub(r"(?m)^models: .*", f"models: {models}", committed("params.yaml"))
+    (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
+    command = [sys.executable, "-m", "dvc", "repro", "--dry", "preflight"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 255
+    assert "'stages.train.foreach' in 'dvc.yaml': expected list/dictionary, got " in done.stderr
+    assert "unexpected" not in done.stderr
 
 
 def test_a_copy_of_the_workspace_runs_its_own_code(tmp_path: Path, repository: Path) -> None:

@@ -1,5 +1,8 @@
 """Preflight forgets unlisted models and touches nothing else."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +13,10 @@ from ruamel.yaml import YAML
 
 from bitsperdim.errors import InputError
 from bitsperdim.files import read_json
+from bitsperdim.last_commit import with_origin
 from bitsperdim.params import Params, validate
 from bitsperdim.preflight import preflight
+from laboratory import Laboratory
 
 
 @pytest.fixture
@@ -92,3 +97,57 @@ def test_models_are_checked_for_own_images_before_any_work(params: Params, name:
     if name == "npz":
         np.savez(path, train=images, train_labels=np.arange(3))
         preflight(own(params, name, path, models=["gated_pixelcnn"], sections=sections), *arguments)
+
+
+@pytest.mark.parametrize("key", ["vae.latent_size", "vae.laten_size"])
+def test_a_value_that_is_not_of_the_last_commit_is_named(
+    key: str, tmp_path: Path, repository: Path, committed: Callable[[str], str]
+) -> None:
+    """By the stage and by the check of the file alone; of a value that was committed nothing is said."""
+    laboratory = Laboratory(tmp_path / "laboratory")
+    text = committed("params.yaml")
+    wrong = text.replace(
+        "vae:\n  family: vae\n  latent_size: 16", f"vae:\n  family: vae\n  latent_size: 16\n  {key[4:]}: -8"
+    )
+    wrong = wrong.replace("  latent_size: 16\n  latent_size: -8", "  latent_size: -8")
+    path = laboratory.root / "params.yaml"
+    had = {"vae.latent_size": "has 16", "vae.laten_size": "does not have it"}[key]
+    origin = f" The last commit {had}: if an earlier -S left this, `bitsperdim back` goes back.\n"
+    for last, now, is_named in ((text, wrong, True), (wrong, wrong, False)):
+        path.write_text(last, encoding="utf-8")
+        laboratory.git("add", "params.yaml")
+        laboratory.git("commit", "--quiet", "-m", "Parameters")
+        path.write_text(now, encoding="utf-8")
+        for command in (
+            [str(repository / "stages" / "preflight.py"), "results", "marker"],
+            ["-m", "bitsperdim.preflight", "params.yaml"],
+        ):
+            environment = {**os.environ, "PYTHONPATH": str(repository / "src")}
+            done = subprocess.run(
+                [sys.executable, *command],
+                cwd=laboratory.root,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 1
+            assert f"params.yaml: {key} " in done.stderr
+            assert done.stderr.endswith(origin) == is_named
+            assert ("The last commit" in done.stderr) == is_named
+
+
+def test_where_git_cannot_tell_the_sentence_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = InputError("params.yaml: vae.latent_size = -8 is not allowed; it must be at least 1.")
+    (tmp_path / "params.yaml").write_text("vae: {latent_size: -8}\n")
+    assert with_origin(error, tmp_path) is error
+    laboratory = Laboratory(tmp_path / "laboratory")
+    (laboratory.root / "params.yaml").write_text("vae: {latent_size: -8}\n")
+    assert with_origin(error, laboratory.root) is error  # no commit yet
+    (laboratory.root / "params.yaml").write_text("vae: [\n")
+    laboratory.git("add", "--all")
+    laboratory.git("commit", "--quiet", "-m", "Broken")
+    (laboratory.root / "params.yaml").write_text("vae: {latent_size: -8}\n")
+    assert with_origin(error, laboratory.root) is error
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert with_origin(error, laboratory.root) is error

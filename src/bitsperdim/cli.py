@@ -1,4 +1,5 @@
-"""The command ``bitsperdim``: ``recipe`` lists and runs recipes, ``compare`` and ``leaderboard`` read results.
+"""The command ``bitsperdim``: ``run`` and ``back`` for experiments, ``recipe`` for recipes, ``compare`` and
+``leaderboard`` for what came out.
 
 What a command needs is imported when it runs: only ``recipe`` imports torch.
 """
@@ -96,11 +97,35 @@ def leaderboard(arguments: argparse.Namespace) -> None:
     print(commands.leaderboard(repository(), arguments.form, with_recipes=arguments.recipes))
 
 
+def run(arguments: argparse.Namespace) -> None:
+    """Run an experiment of DVC once its parameters have been checked."""
+    from bitsperdim import experiment
+
+    experiment.run(repository(), arguments.of_dvc)
+
+
+def back(_: argparse.Namespace) -> None:
+    """Go back to the last commit."""
+    from bitsperdim.back import go_back
+
+    for line in go_back(repository()):
+        print(line, flush=True)
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     main_parser = argparse.ArgumentParser(prog="bitsperdim", description="Likelihoods of discrete images.")
     main_parser.add_argument("--version", action="version", version=f"bitsperdim {__version__}")
     subparsers = main_parser.add_subparsers(required=True, metavar="COMMAND")
+    command = subparsers.add_parser(
+        "run", help="`dvc exp run` with the same flags, after a check of -S", add_help=False, prefix_chars="\0"
+    )
+    command.add_argument("of_dvc", nargs=argparse.REMAINDER)
+    command.set_defaults(run=run)
+    command = subparsers.add_parser(
+        "back", help="go back to the last commit: params.yaml, dvc.lock, results/ and the pipeline's outputs"
+    )
+    command.set_defaults(run=back)
     command = subparsers.add_parser("recipe", help="list the recipes, or run one by name")
     command.add_argument("name", nargs="?", metavar="NAME", help="which recipe; without it, all are listed")
     command.add_argument("--size", choices=recipes.SIZES, default="cpu", help="for two CPU cores (default) or a GPU")

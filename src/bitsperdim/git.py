@@ -53,13 +53,18 @@ class Repository:
     prefix: str
     is_shallow: bool
 
-    def ask(self, *arguments: str, content: bytes = b"") -> bytes:
+    def ask(self, *arguments: str, content: bytes = b"", index: Path | None = None) -> bytes:
         """Return what git says.
+
+        Args:
+            *arguments: of git.
+            content: what it reads.
+            index: a file in place of the repository's own index.
 
         Raises:
             GitError: it cannot tell.
         """
-        return _answer(self.root, arguments, content)
+        return _answer(self.root, arguments, content, index)
 
     def find(self, *arguments: str) -> bytes | None:
         """Return what git says, or None where it says no, by status 1.
@@ -196,8 +201,8 @@ def _marked(root: Path) -> Path | None:
     return next((folder for folder in (root, *root.parents) if (folder / ".git").exists()), None)
 
 
-def _answer(root: Path, arguments: Sequence[str], content: bytes = b"") -> bytes:
-    done = _run(root, arguments, content)
+def _answer(root: Path, arguments: Sequence[str], content: bytes = b"", index: Path | None = None) -> bytes:
+    done = _run(root, arguments, content, index)
     if done.returncode:
         raise _error(root, done)
     return done.stdout
@@ -210,8 +215,11 @@ def _answer_or_no(root: Path, arguments: Sequence[str]) -> bytes | None:
     return None if done.returncode else done.stdout
 
 
-def _run(root: Path, arguments: Sequence[str], content: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+def _run(
+    root: Path, arguments: Sequence[str], content: bytes = b"", index: Path | None = None
+) -> subprocess.CompletedProcess[bytes]:
     environment = {key: value for key, value in os.environ.items() if key not in OF_ANOTHER} | {"LC_ALL": "C"}
+    environment |= {"GIT_INDEX_FILE": str(index)} if index else {}
     command = ["git", "-C", str(root), *arguments]
     try:
         return subprocess.run(command, input=content, env=environment, capture_output=True, check=False)

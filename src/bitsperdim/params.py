@@ -17,7 +17,6 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
-import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -404,7 +403,13 @@ def _sentence(error: ValidationError, schema: type[Section], prefix: str = "") -
             f"params.yaml: {path} is not a known key{_suggestion(keys[-1], known)} (its value is {value}); "
             f"allowed are {_listed(known)}."
         )
-    return f"params.yaml: {path} = {value} is not allowed; it must be {_allowed(kind, context, first['msg'])}."
+    allowed = _allowed(kind, context, first["msg"])
+    if kind == "list_type":
+        entry = re.fullmatch(r"[\w.-]{1,40}", str(first["input"]))
+        allowed += f": write [{entry[0]}]" if entry and first["input"] is not None else ", written [FIRST, SECOND]"
+    if type(None) in get_args(getattr(_fields(schema, keys[:-1]).get(keys[-1]), "annotation", None)):
+        allowed += ", or null"
+    return f"params.yaml: {path} = {value} is not allowed; it must be {allowed}."
 
 
 def _allowed(kind: str, context: Mapping[str, Any], message: str) -> str:
@@ -481,17 +486,3 @@ def _suggestion(word: str, known: list[str]) -> str:
 def _listed(names: Iterable[str]) -> str:
     every = list(names)
     return ", ".join(every[:MAX_LISTED]) + (f" and {len(every) - MAX_LISTED} more" if len(every) > MAX_LISTED else "")
-
-
-def main() -> None:
-    """Validate the file of the command line: ``python -m bitsperdim.params params.yaml``."""
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m bitsperdim.params PARAMS")
-    try:
-        read_params(Path(sys.argv[1]))
-    except InputError as error:
-        sys.exit(str(error))
-
-
-if __name__ == "__main__":
-    main()

@@ -6,11 +6,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from bitsperdim.data.sources import SOURCES
+from bitsperdim.errors import InputError
 from bitsperdim.files import write_json, write_text
-from bitsperdim.params import Params, check_images
+from bitsperdim.last_commit import with_origin
+from bitsperdim.params import Params, check_images, read_params
 
 MARKER = "The parameters of this pipeline have been validated.\n"
 PICTURES = "pictures"
@@ -54,3 +57,18 @@ def _remove(folder: Path, names: tuple[str, ...]) -> None:
             path.unlink()
     if not any(folder.iterdir()):
         folder.rmdir()
+
+
+def main() -> None:
+    """Validate the file of the command line and touch nothing: ``python -m bitsperdim.preflight params.yaml``."""
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m bitsperdim.preflight PARAMS")
+    path = Path(sys.argv[1])
+    try:
+        read_params(path)
+    except InputError as error:
+        sys.exit(str(with_origin(error, path.parent)))
+
+
+if __name__ == "__main__":
+    main()

@@ -106,6 +106,6 @@ def sentence(root: Path) -> str:
     )
     return (
         f"Other digits than in the last commit, from the same code and parameters: {', '.join(names[:SHOWN])}{more}. "
-        f"This processor adds numbers in another order than the one that made them, and training makes much of the last "
-        f"digit. {verdict} git shows {len(modified)} modified files."
+        f"This processor adds numbers in another order than the one that made them, and a training makes much of the "
+        f"last digit. {verdict} git shows {len(modified)} modified files; `bitsperdim back` goes back."
     )

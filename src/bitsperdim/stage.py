@@ -27,7 +27,12 @@ LOGS = "BITSPERDIM_LOGS"
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # as torch says it
 
 
-def run(stage: str, main: Callable[..., Mapping[str, Any] | None], *arguments: str) -> None:
+def run(
+    stage: str,
+    main: Callable[..., Mapping[str, Any] | None],
+    *arguments: str,
+    explain: Callable[[InputError], InputError] = lambda error: error,
+) -> None:
     """Run a stage: ``main(params, *command_line_arguments)``.
 
     A mistake of the user, a file that cannot be read or written and too little memory end it with one
@@ -39,6 +44,7 @@ def run(stage: str, main: Callable[..., Mapping[str, Any] | None], *arguments: s
         main: does the work; called with the parameters and the arguments as text. What it returns is added to
             the log; ``earlier_seconds`` are those of interrupted runs that this one went on from.
         *arguments: what the command line has to give, for the usage message.
+        explain: adds to the sentence of a mistake of the user.
     """
     values = sys.argv[1:]
     if len(values) != len(arguments):
@@ -48,7 +54,7 @@ def run(stage: str, main: Callable[..., Mapping[str, Any] | None], *arguments: s
         with raised():
             more = main(read_params(PARAMS), *values)
     except InputError as error:
-        _end(f"{stage}: {error}")
+        _end(f"{stage}: {explain(error)}")
     except OSError as error:
         _end(f"{stage}: {error.filename or 'a file'} cannot be read or written: {error.strerror or error}.")
     except (MemoryError, RuntimeError) as error:

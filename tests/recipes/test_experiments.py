@@ -339,6 +339,26 @@ def test_where_git_cannot_tell_a_recipe_needs_to_be_told(
     assert "A: recipe result tiny (commit unknown)\n" in call("compare", "tiny", "tiny")
 
 
+def test_an_experiment_runs_once_its_settings_are_allowed(root: Path, command: Any) -> None:
+    """`bitsperdim run` is `dvc exp run`; what is refused is not written into params.yaml."""
+    before = (root / "params.yaml").read_bytes()
+    for flags, words in (
+        (("-S", "vae.latent_size=-1"), "-S vae.latent_size=-1: params.yaml: vae.latent_size = -1 is not allowed"),
+        (("--temp", "--set-param=models=vae"), "-S models=vae: params.yaml: models = 'vae' is not allowed; it must be"),
+        (("-Svae.train.epochs=3", "evaluate"), "-S vae.train.epochs=3 cannot be applied: there is no parameter"),
+    ):
+        done = command("run", *flags)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+        assert done.stderr.startswith(words)
+    assert (root / "params.yaml").read_bytes() == before
+    assert not experiment_references(root)
+    done = command("run", "--name", "nine", "-S", "vae.latent_size=9", "-S", "models=[vae]", "evaluate")
+    assert done.returncode == 0, done.stderr
+    assert "nine" in experiment_references(root)
+    assert json.loads((root / "results" / "vae" / "metrics.json").read_text())["nll_nats"] == pytest.approx(nll(9))
+    assert command("run", "--no-such-flag").returncode == 254
+
+
 def test_names_of_changed_runs() -> None:
     plain, one = run_name("tiny", "gpu"), run_name("tiny", "gpu", ["a=1"])
     assert plain == "tiny-gpu"

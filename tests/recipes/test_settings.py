@@ -1,12 +1,15 @@
 """``-S KEY=VALUE``: applied as DVC does it, and every mistake a sentence."""
 
+import os
+import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bitsperdim.errors import InputError
-from bitsperdim.recipes.recipe import merged, read_yaml
+from bitsperdim.recipes.recipe import merged, read, read_yaml
 from bitsperdim.recipes.settings import applied
 
 
@@ -51,6 +54,7 @@ MISTAKES = {
     "train.epochs=${train.epochs}": r"cannot be applied: Recursive interpolation detected\.",
     "train.epochs=???": r"cannot be applied: Missing mandatory value: epochs\.",
     "train@x=3": r"cannot be applied: Override train@x=3 looks like a config group override",
+    "models=[vae,": r"-S 'models=\[vae,' is not a setting; in quotes, spaces do not end it for the shell",
     "novalue": r"-S novalue is not a setting; write KEY=VALUE, \+KEY=VALUE to add a key, or ~KEY to remove one\.",
     "": r"-S '' is not a setting",
     "train.epochs=[" + "[" * 5000: r"-S 'train\.epochs=\[+\.\.\. is not a setting",
@@ -70,3 +74,69 @@ def test_a_mistake_in_a_setting_is_a_sentence(setting: str, params: dict[str, An
         applied(params, ["vae.latent_size=9", setting])
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 400
+
+
+OTHER_WAYS: dict[str, tuple[str, str, Any]] = {
+    "models=vae": ("models=[vae]", "models", ["vae"]),
+    "models=histogram,gaussian": ("models=[histogram,gaussian]", "models", ["histogram", "gaussian"]),
+    "seeds=3": ("seeds=[3]", "seeds", [3]),
+    "train.patience=None": ("train.patience=null", "train.patience", None),
+    "vae.train.epochs=3": ("++vae.train.epochs=3", "vae.train.epochs", 3),
+    "vae.train.patience=none": ("++vae.train.patience=null", "vae.train.patience", None),
+    "dataset.path=data/own/größe": ('dataset.path="data/own/größe"', "dataset.path", "data/own/größe"),
+    "dataset.path=data/own/new (1)": ('dataset.path="data/own/new (1)"', "dataset.path", "data/own/new (1)"),
+    "dataset.path=own/[x], {y}": ('dataset.path="own/[x], {y}"', "dataset.path", "own/[x], {y}"),
+    'dataset.path=it\'s "it"\\': ('dataset.path="it\'s \\"it\\"\\\\"', "dataset.path", 'it\'s "it"\\'),
+    "dataset.path=a,b": ('dataset.path="a,b"', "dataset.path", "a,b"),
+    "dataset.path=123": ('dataset.path="123"', "dataset.path", "123"),
+    "dataset.path=~/pictures": ("dataset.path=/home/me/pictures", "dataset.path", "/home/me/pictures"),
+    "dataset.path=~/größe": ('dataset.path="/home/me/größe"', "dataset.path", "/home/me/größe"),
+}
+
+
+@pytest.mark.parametrize("setting", OTHER_WAYS)
+def test_what_the_sentence_says_to_type_does_it(
+    setting: str, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through a shell, Hydra and DVC."""
+    monkeypatch.setenv("HOME", "/home/me")
+    other, key, value = OTHER_WAYS[setting]
+    with pytest.raises(InputError) as caught:
+        applied(params, [setting])
+    assert str(caught.value).endswith(f"; type `-S {shlex.quote(other)}`.")
+    assert str(caught.value).count("; type ") == 1
+    typed = str(caught.value).split("`")[1]
+    command = ["sh", "-c", f"printf '%s\\n' {typed}"]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, "LC_ALL": "C.UTF-8"}, check=True)
+    flag, received = done.stdout.decode("utf-8").splitlines()
+    assert (flag, received) == ("-S", other)
+    found: Any = applied(params, [received])
+    for part in key.split("."):
+        found = found[part]
+    assert found == value
+
+
+@pytest.mark.parametrize("beside", ["vae.latent_size=9", "vae.latent_size=-1"])
+def test_settings_beside_a_wrong_one_change_nothing_of_it(beside: str, params: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"; type `-S 'models=\[vae\]'`\.$"):
+        applied(params, [beside, "models=vae"])
+
+
+@pytest.mark.parametrize("setting", ["vae.latent_size=-8", "vae.likelihood=bernoulli,categorical", "dataset.path=null"])
+def test_where_nothing_else_is_allowed_nothing_is_offered(setting: str, params: dict[str, Any]) -> None:
+    with pytest.raises(InputError) as caught:
+        applied(params, [setting])
+    assert "type" not in str(caught.value)
+
+
+def test_what_stands_in_the_file_is_not_blamed_on_a_setting(params: dict[str, Any]) -> None:
+    """A setting that mends it is allowed; nor is it blamed on a recipe."""
+    left = merged(params, {"vae": {"latent_size": -8}})
+    sentence = r"^params\.yaml: vae\.latent_size = -8 is not allowed; it must be at least 1\."
+    for settings in (["iwae.latent_size=4"], ["models=vae"], []):
+        with pytest.raises(InputError, match=sentence):
+            applied(left, settings)
+    assert applied(left, ["vae.latent_size=8"])["vae"]["latent_size"] == 8
+    root = Path(__file__).resolve().parents[2]
+    with pytest.raises(InputError, match=sentence):
+        read(root, "cifar10-baselines").parameters(left, "cpu")

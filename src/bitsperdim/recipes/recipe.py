@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError
 
 from bitsperdim.errors import InputError, shown
 from bitsperdim.families import PositiveInt, Section
+from bitsperdim.last_commit import refuse_itself
 from bitsperdim.params import Params, load_yaml, validate
 
 FOLDER = Path("recipes")
@@ -93,6 +94,7 @@ class Recipe:
         try:
             params: Params = validate(content)
         except InputError as error:
+            refuse_itself(base, error)
             raise InputError(f"recipes/{self.name}.yaml, size {size}: {error}") from error
         for reference in self.content.published:
             if reference.model is not None and reference.model not in params.models:
@@ -130,11 +132,14 @@ def _written(value: Any) -> str:  # noqa: ANN401 - any YAML value
         return str(value).lower()
     if isinstance(value, list):
         return f"[{','.join(_written(item) for item in value)}]"
-    if isinstance(value, str):
-        # in Hydra's quotes a backslash is one, but where a quote follows
-        escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value)
-        return f"'{escaped}'"
-    return repr(value)
+    return quoted(value, "'") if isinstance(value, str) else repr(value)
+
+
+def quoted(text: str, mark: Literal["'", '"']) -> str:
+    """Return text in quotes of Hydra, in which a backslash is one, but where a quote follows."""
+    return (
+        mark + re.sub(rf"(\\*)({mark}|$)", lambda match: match[1] * 2 + (f"\\{mark}" if match[2] else ""), text) + mark
+    )
 
 
 def names(root: Path) -> list[str]:

@@ -283,9 +283,9 @@ def commands(pipeline: Mapping[str, Any], params: Mapping[str, Any]) -> list[tup
     """
     found = []
     for label, definition in pipeline["stages"].items():
-        models = params["models"] if "matrix" in definition else [None]
+        models = params["models"] if "foreach" in definition else [None]
         for model in models:
-            command: str = definition["cmd"]
+            command: str = definition.get("do", definition)["cmd"]
             for key in re.findall(r"\$\{([\w.]+)\}", command):
                 command = command.replace(f"${{{key}}}", _value(key, params, model))
             command = command.replace(r"\${", "${")  # what is left to the shell
@@ -294,7 +294,7 @@ def commands(pipeline: Mapping[str, Any], params: Mapping[str, Any]) -> list[tup
 
 
 def _value(key: str, params: Mapping[str, Any], model: str | None) -> str:
-    if key == "item.model" and model is not None:
+    if key == "item" and model is not None:
         return model
     value: Any = params
     for part in key.split("."):

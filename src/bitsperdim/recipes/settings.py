@@ -1,35 +1,66 @@
-"""``-S KEY=VALUE`` of ``bitsperdim recipe``: looked at before anything is started or removed.
+"""``-S KEY=VALUE`` of ``bitsperdim run`` and ``recipe``: looked at before anything is started or removed.
 
 DVC's own code applies the settings, so that what is validated is what would be run.
 
 Invariants (``tests/recipes/test_settings.py``): every mistake in a setting is a sentence that names it; what is allowed
-gives the parameters that DVC would.
+gives the parameters that DVC would; a setting that the sentence says to type instead is allowed, and survives a shell.
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
 from bitsperdim.errors import InputError, shown
+from bitsperdim.last_commit import refuse_itself
 from bitsperdim.params import validate
-from bitsperdim.recipes.recipe import close, read_yaml
+from bitsperdim.recipes.recipe import close, quoted, read_yaml
 
 FORMS = "write KEY=VALUE, +KEY=VALUE to add a key, or ~KEY to remove one"
 
 
-def applied(content: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+def applied(content: Mapping[str, Any], settings: Sequence[str], root: Path = Path()) -> dict[str, Any]:
     """Return the content of ``params.yaml`` with settings as ``dvc exp run -S`` takes them, validated.
+
+    Args:
+        content: of ``params.yaml``.
+        settings: what stands after each -S.
+        root: of the repository, whose last commit may have another value than the content.
 
     Raises:
         InputError: one is no setting, stands for several values or changes another file, or a parameter is not
-            allowed.
+            allowed; where another way to write a setting is allowed, the sentence ends with that.
     """
+    try:
+        return _applied(content, settings)
+    except InputError as error:
+        refuse_itself(content, error, root)
+        for setting in settings:
+            if _is_allowed(content, [setting]):
+                continue
+            for other in _other_ways(setting):
+                replaced = [other if each == setting else each for each in settings]
+                if _is_allowed(content, [other]) or _is_allowed(content, replaced):
+                    reason = getattr(error, "reason", str(error).removesuffix("."))
+                    raise InputError(f"{reason}; type `-S {shlex.quote(other)}`.") from error
+        raise
+
+
+class _RefusedError(InputError):
+    """A setting is refused for a reason, with what can be said where there is no other way to write it."""
+
+    def __init__(self, reason: str, advice: str) -> None:
+        super().__init__(f"{reason}{advice}.")
+        self.reason = reason
+
+
+def _applied(content: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     from dvc.utils.cli_parse import to_path_overrides  # imported here: DVC may be missing
 
     for setting in settings:
@@ -41,8 +72,30 @@ def applied(content: Mapping[str, Any], settings: Sequence[str]) -> dict[str, An
     try:
         validate(result)
     except InputError as error:
-        raise InputError(f"{_named(settings)}: {error}") from error
+        raise InputError(f"{_named(settings)}: {error}" if settings else str(error)) from error
     return result
+
+
+def _is_allowed(content: Mapping[str, Any], settings: Sequence[str]) -> bool:
+    try:
+        _applied(content, settings)
+    except InputError:
+        return False
+    return True
+
+
+def _other_ways(setting: str) -> Iterator[str]:
+    """Yield what may have been meant by a setting that is refused: null, a list, a key that is added, text."""
+    key, _, value = setting.partition("=")
+    values = ["null"] if value.lower() == "none" else [value]
+    if not value.startswith("["):
+        values.append(f"[{value}]")
+    if value == "~" or value.startswith("~/"):  # no shell expands it after a `=`
+        values.append(value.replace("~", str(Path.home()), 1))
+    if value.lower() not in ("", "null", "none", "true", "false"):
+        values += [quoted(text, '"') for text in values if not text.startswith("[")]
+    prefixes = [""] if key.startswith("+") else ["", "++"]
+    yield from (f"{prefix}{key}={text}" for prefix in prefixes for text in values)
 
 
 def _check_form(setting: str) -> None:
@@ -59,9 +112,12 @@ def _check_form(setting: str) -> None:
     try:
         (override,) = to_hydra_overrides(own)
     except (HydraException, RecursionError) as error:
-        raise InputError(f"{_named([setting])} is not a setting; {FORMS}.") from error
+        is_cut = setting.count("[") > setting.count("]")
+        advice = "in quotes, spaces do not end it for the shell: -S 'KEY=[FIRST, SECOND]'" if is_cut else FORMS
+        raise _RefusedError(f"{_named([setting])} is not a setting", f"; {advice}") from error
     if override.is_sweep_override():
-        raise InputError(f"{_named([setting])} stands for several values; give each to a command of its own.")
+        reason = f"{_named([setting])} stands for several values"
+        raise _RefusedError(reason, "; give each to a command of its own")
 
 
 def _changed_by_dvc(content: Mapping[str, Any], overrides: list[str]) -> dict[str, Any]:
@@ -74,17 +130,18 @@ def _changed_by_dvc(content: Mapping[str, Any], overrides: list[str]) -> dict[st
         try:
             apply_overrides(path, overrides)
         except Exception as error:  # DVC, Hydra, OmegaConf and YAML refuse in as many ways
-            raise InputError(f"{_named(overrides)} cannot be applied: {_reason(error, content)}.") from error
+            reason, advice = _reason(error, content)
+            raise _RefusedError(f"{_named(overrides)} cannot be applied: {reason}", advice) from error
         return read_yaml(path)
 
 
-def _reason(error: Exception, content: Mapping[str, Any]) -> str:
-    """Return why a setting cannot be applied, in one line; of a key that is not there, which ones are like it."""
+def _reason(error: Exception, content: Mapping[str, Any]) -> tuple[str, str]:
+    """Return why a setting cannot be applied, in one line; of a key that is not there, also which ones are like it."""
     lines = str(error.__cause__ or error).splitlines() or [type(error).__name__]
     missing, keys = re.match(r"Could not override '(.*)'", lines[0]), _keys(content)
     if missing and (key := missing[1]) not in keys:
-        return f"there is no parameter {shown(key)}{close(key, keys)}; + before it adds one"
-    return lines[0].rstrip(".")
+        return f"there is no parameter {shown(key)}", f"{close(key, keys)}; + before it adds one"
+    return lines[0].rstrip("."), ""
 
 
 def _keys(content: Mapping[str, Any], prefix: str = "") -> list[str]:
