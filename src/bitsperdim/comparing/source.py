@@ -74,7 +74,7 @@ def find(root: Path, name: str, cache: Cache) -> Source:
         here = repository(root)
         commit = history.commit_of(here, name)
     except NotARepositoryError as error:
-        here, commit, names, why = None, None, [], f", and {error}"
+        here, commit, names, why = None, None, [], f", and {str(error).removesuffix('.')}"
     except GitError as error:
         if name not in results:
             raise GitError(f"{name!r} is not a recipe result, and {error}") from error
