@@ -70,8 +70,10 @@ def check_causality(
         ValueError: the model looks ahead, is in training mode, or an argument does not fit it.
         FloatingPointError: a log-mass or a derivative is not finite.
     """
+    model.check_mode("the check of causality")
+    model.check(images, labels)
     n_checked = min(N_CHECKED, len(images))
-    rows = torch.arange(n_checked) * len(images) // max(1, n_checked)
+    rows = torch.arange(n_checked) * len(images) // n_checked
     with torch.inference_mode(mode=False):  # which takes derivatives away
         x = images[rows.to(images.device)].cpu()
         given = None if labels is None else labels[rows.to(labels.device)].cpu()
@@ -107,8 +109,8 @@ def largest_leaked_gradient(
         ValueError: the model is in training mode, or an argument does not fit it.
         FloatingPointError: a derivative is NaN or infinite.
     """
-    order = sub_pixel_order(images.shape[1:], images.device)
     x, log_p = random_log_masses(model, images, labels, generator)
+    order = sub_pixel_order(images.shape[1:], images.device)
     if not log_p.requires_grad:  # a model that looks at nothing
         return 0.0
     largest = 0.0
