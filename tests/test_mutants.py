@@ -131,10 +131,10 @@ def every_image_is_scored() -> None:
 
 
 def nan_is_refused() -> None:
-    model = small_model("histogram-grey")
-    model.log_masses[0, 0, 0] = torch.nan
+    model = small_model("vae-categorical")
+    model.centre[0] = torch.nan
     with pytest.raises(FloatingPointError):
-        estimation.estimate(model, torch.zeros(3, 1, 2, 3, dtype=torch.uint8), 1, chunk_size=1, batch_size=2)
+        estimation.estimate(model, torch.zeros(3, 1, 2, 2, dtype=torch.uint8), 1, chunk_size=1, batch_size=2)
 
 
 def the_top_cell_is_below_one() -> None:
