@@ -33,14 +33,13 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
         if not writes:
             return described(device)
         remove_leftovers(out)
-        leak = evaluation.largest_leak(trained, prepared, section)
     except FloatingPointError as error:
         raise InputError(f"Evaluating {name} stopped: {error}; train it again.") from error
     result = evaluation.summarise(estimates, first, prepared.description, section.proposal)
     evaluation.draw_pictures(out / "pictures", first, prepared, section, device)
     write_csv(out / "per_image.csv", evaluation.PER_IMAGE_COLUMNS, result.per_image)
     write_csv(out / "bound_against_k.csv", evaluation.BOUND_COLUMNS, result.bound)
-    write_json(out / "metrics.json", result.metrics | leak | code)
+    write_json(out / "metrics.json", result.metrics | code)
     for place in places.values():
         place.finish()
     print(f"{name}: test {labels.sentence(result.metrics)}")

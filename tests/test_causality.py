@@ -1,15 +1,26 @@
 """The check of trained models: what it finds, and what it misses nothing of."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 import laws
-from bitsperdim.causality import largest_leaked_gradient, receptive_field, sub_pixel_order
-from bitsperdim.models import AutoregressiveModel
+from bitsperdim.causality import (
+    check_causality,
+    cuts_of,
+    largest_leaked_change,
+    largest_leaked_gradient,
+    receptive_field,
+    sub_pixel_order,
+)
+from bitsperdim.models import AutoregressiveModel, build
 from bitsperdim.models.causal import CausalConv2d
 from bitsperdim.models.pixelcnn import PixelCNN
-from cases import SMALL, small_model
+from cases import PIXELCNN, SMALL, small_model
 
 EXACT = [name for name, (family, *_) in SMALL.items() if small_model(name).is_exact]
 
@@ -24,8 +35,9 @@ def test_nothing_leaks(name: str, generator: torch.Generator) -> None:
     model = small_model(name)
     assert isinstance(model, AutoregressiveModel)
     with torch.no_grad():  # evaluation takes no gradients, but the check does
-        assert largest_leaked_gradient(model, images(model), generator=generator) == 0
-        assert largest_leaked_gradient(model.float(), images(model), generator=generator) == 0
+        for each in (model, model.float()):
+            assert largest_leaked_gradient(each, images(each), generator=generator) == 0
+            assert largest_leaked_change(each, images(each), generator=generator) == 0
 
 
 @pytest.mark.parametrize("place", ["own", "right"])
@@ -40,6 +52,118 @@ def test_a_leak_is_found(place: str, monkeypatch: pytest.MonkeyPatch, generator:
     assert layer.mask[-1, -1, -1, column] == 0
     layer.mask[-1, -1, -1, column] = 1
     assert largest_leaked_gradient(model, images(model), generator=generator) > 1e-6
+    assert largest_leaked_change(model, images(model), generator=generator) > 1e-6
+    with pytest.raises(ValueError, match=r"^the model looks ahead: a log-mass changes by \S+ nats per level of values"):
+        check_causality(model, images(model))
+
+
+def leaking(change: Callable[[Tensor], Tensor], dtype: torch.dtype) -> AutoregressiveModel:
+    """Return a model of 1x6x6 images with 17 levels, to whose outputs something is added that the image says."""
+    model = build("pixelcnn", PIXELCNN, (1, 6, 6), 17)
+    assert isinstance(model, AutoregressiveModel)
+    laws.scattered(model).to(dtype)
+    outputs = model.outputs
+
+    def leaked(x: Tensor, *rest: Any, **options: Any) -> Tensor:
+        added: Tensor = outputs(x, *rest, **options) + change(x) * torch.linspace(-1, 1, 17, dtype=dtype)[:, None, None]
+        return added
+
+    model.outputs = leaked  # type: ignore[method-assign]
+    return model
+
+
+TABLE = torch.linspace(-1, 1, 17) ** 2
+WITHOUT_DERIVATIVE: dict[str, Callable[[Tensor], Tensor]] = {
+    "compared": lambda x: (x > 3).float(),
+    "rounded": lambda x: (x / 8).round(),
+    "detached": lambda x: x.detach() / 16,
+    "looked up": lambda x: TABLE[x.long()],
+    "the largest": lambda x: x.flatten(2).argmax(2)[..., None, None] / 36,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shift", [0, -1])
+@pytest.mark.parametrize("leak", WITHOUT_DERIVATIVE)
+def test_a_leak_without_a_derivative_is_found(
+    leak: str, shift: int, dtype: torch.dtype, generator: torch.Generator
+) -> None:
+    """Of the own value, or of the one to the right, whatever generator draws the levels."""
+    model = leaking(lambda x: WITHOUT_DERIVATIVE[leak](x).roll(shift, 3), dtype)
+    x = images(model)
+    assert largest_leaked_gradient(model, x, generator=generator) == 0
+    assert largest_leaked_change(model, x, generator=generator) > 0.01
+    with pytest.raises(ValueError, match=r"^the model looks ahead: a log-mass changes by \S+ nats with the levels"):
+        check_causality(model, x)
+
+
+def test_what_was_before_is_no_leak(generator: torch.Generator) -> None:
+    """The same of the value to the left, which may be known: the first column is told the last one of no row."""
+    for change in WITHOUT_DERIVATIVE.values():
+        if change is not WITHOUT_DERIVATIVE["the largest"]:
+            model = leaking(lambda x, change=change: F.pad(change(x), (1, 0))[..., :-1], torch.float32)
+            assert largest_leaked_change(model, images(model), generator=generator) == 0
+
+
+@pytest.mark.parametrize(("dtype", "found"), [(torch.float32, 2e-3), (torch.float64, 1e-7)])
+def test_rounding_is_no_leak(dtype: torch.dtype, found: float, generator: torch.Generator) -> None:
+    """What moves log-masses by some units of rounding is tolerated; a leak of a few times the tolerance is not."""
+    eps = torch.finfo(dtype).eps
+    jitter = torch.Generator().manual_seed(1)
+
+    def rounded(x: Tensor) -> Tensor:
+        return 16 * eps * torch.randn(x.shape, generator=jitter, dtype=dtype)
+
+    assert largest_leaked_change(leaking(rounded, dtype), images(leaking(rounded, dtype)), generator=generator) == 0
+    model = leaking(lambda x: found * (x > 8).to(dtype), dtype)
+    assert 0 < largest_leaked_change(model, images(model), generator=generator) <= 2 * found
+
+
+def test_what_becomes_possible_is_a_leak(generator: torch.Generator) -> None:
+    """A level whose mass is zero unless the own value is high."""
+    forbidden = torch.zeros(17, 1, 1).index_fill(0, torch.tensor([5]), -torch.inf)
+    model = leaking(lambda x: 0 * x.float(), torch.float32)
+    plain = model.outputs
+    model.outputs = lambda x, *rest, **more: (  # type: ignore[method-assign]
+        plain(x, *rest, **more) + torch.where(x > 8, 0.0, forbidden)
+    )
+    many = torch.cat([images(model)] * 8)
+    assert largest_leaked_change(model, many, generator=generator) == torch.inf
+    model.outputs = lambda x, *rest, **more: plain(x, *rest, **more) + forbidden  # type: ignore[method-assign]
+    assert largest_leaked_change(model, many, generator=generator) == 0
+    model.outputs = lambda x, *rest, **more: plain(x, *rest, **more) * torch.nan  # type: ignore[method-assign]
+    with pytest.raises(FloatingPointError, match="a log-mass is NaN"):
+        largest_leaked_change(model, many, generator=generator)
+
+
+def test_a_model_that_takes_whole_numbers_only_is_checked(generator: torch.Generator) -> None:
+    """No derivative comes back to its images: that is no error, and the change is what finds."""
+    model = leaking(lambda x: 0 * x.float(), torch.float32)
+    plain = model.outputs
+    model.outputs = lambda x, *rest, **more: plain(x.long(), *rest, **more)  # type: ignore[method-assign]
+    assert check_causality(model, images(model)) == 0
+    assert receptive_field(model, images(model), 2, 2, generator=generator).max() == 0
+
+
+def test_the_model_and_its_derivatives_are_left_alone() -> None:
+    """Those that an optimizer is about to use are what they were."""
+    model = small_model("pixelcnn-rgb")
+    assert isinstance(model, AutoregressiveModel)
+    model.log_weights(images(model)).sum().backward()
+    values = [*model.parameters(), *(parameter.grad for parameter in model.parameters() if parameter.grad is not None)]
+    before, state = [value.clone() for value in values], torch.random.get_rng_state()
+    check_causality(model, images(model))
+    assert all(torch.equal(one, other) for one, other in zip(before, values, strict=True))
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("n_images", [1, 3, 4, 50])
+def test_cuts_are_of_all_images_and_of_both_ends(n_images: int, generator: torch.Generator) -> None:
+    cuts = cuts_of(torch.zeros(n_images, 3, 4, 5), generator)
+    assert cuts.shape[1:] == (n_images, 1, 1, 1)
+    assert len(cuts) == {1: 32, 3: 11, 4: 8, 50: 1}[n_images]
+    assert {0, 59} <= set(cuts.flatten().tolist()) <= set(range(60))
+    assert len(cuts.unique()) > 15
 
 
 def test_a_derivative_that_is_not_finite_is_no_zero(

@@ -35,11 +35,28 @@ def test_the_error_covers() -> None:
 
 
 def test_what_cannot_be_paired_is_refused() -> None:
-    for other in (np.zeros(4), np.zeros((3, 1))):
-        with pytest.raises(ValueError, match="cannot be paired"):
-            paired_difference(np.zeros(3), other)
-    with pytest.raises(ValueError, match="impossible"):
-        paired_difference(np.array([0.0, -np.inf]), np.zeros(2))
+    with pytest.raises(ValueError, match=r"of shapes \(3,\) and \(4,\) cannot be paired"):
+        paired_difference(np.zeros(3), np.zeros(4))
+    good = np.zeros(3)
+    for wrong, words in (
+        (np.array([0.0, -np.inf, -1]), "is -inf for image 1: an image that a model holds impossible has no difference"),
+        (np.array([0.0, -np.inf, np.nan]), "must be finite, but is -inf for image 1$"),
+        (np.array([0.0, -1, np.nan]), "must be finite, but is nan for image 2$"),
+        (np.array([np.inf, -1, -1]), "must be finite, but is inf for image 0$"),
+        (np.zeros(0), r"must have shape \(N,\), N at least 1, not \(0,\)$"),
+        (np.zeros((3, 1)), r"must have shape \(N,\), N at least 1, not \(3, 1\)$"),
+        (np.float64(3), "must be a NumPy array, not float64$"),
+        (np.zeros(3, dtype=np.int64), "must be of type float64 or float32, not int64$"),
+        (np.zeros(3, dtype=np.float16), "must be of type float64 or float32, not float16$"),
+        ([0.0, 1.0, 2.0], "must be a NumPy array, not list$"),
+    ):
+        for name, pair in (("log_p", (wrong, good)), ("reference", (good, wrong))):
+            with pytest.raises(ValueError, match=f"^{name} {words}"):
+                paired_difference(*pair)
+    impossible = np.array([-np.inf, 0])
+    with pytest.raises(ValueError, match=r"^log_p is -inf for image 0"):  # and no warning of the difference
+        paired_difference(impossible, impossible)
+    assert paired_difference(np.ones(2, dtype=np.float32), np.zeros(2)).nats == 1
     assert paired_difference(np.ones(1), np.zeros(1)).standard_error == np.inf
 
 

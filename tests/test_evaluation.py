@@ -403,15 +403,31 @@ def test_a_model_that_is_given_the_class_draws_one_in_each_column(
 def test_a_model_that_looks_ahead_has_no_number() -> None:
     model = small_model("pixelcnn-rgb")
     data = prepared("pixelcnn-rgb")
-    assert evaluation.largest_leak({0: model}, data, SECTION) == {"largest_leaked_gradient": 0.0}
-    assert evaluation.largest_leak({0: small_model("vae-rgb")}, data, SECTION) == {}
+    cpu = torch.device("cpu")
+    for each, leaks in ((model, {"largest_leaked_gradient": 0.0}), (small_model("vae-rgb"), {})):
+        found = {
+            seed: evaluation.evaluate_seed(each, prepared(name), SECTION, seed, cpu)
+            for name in ["pixelcnn-rgb" if leaks else "vae-rgb"]
+            for seed in (0, 7)
+        }
+        metrics = evaluation.summarise(found, each, data.description).metrics
+        assert {key: value for key, value in metrics.items() if "leak" in key} == leaks
     assert isinstance(model, PixelCNN)
     assert model.first.mask is not None
     model.first.mask[-1, -1, -1, -1] = 1
-    with pytest.raises(InputError, match=r"The model of seed 0 looks ahead: a log-mass changes by \S+ nats"):
-        evaluation.largest_leak({0: model}, data, SECTION)
-    with pytest.raises(InputError, match="The model of seed 7 looks ahead"):
-        evaluation.largest_leak({3: small_model("pixelcnn-rgb"), 7: model}, data, SECTION)
+    sentence = r"^The model of seed 7 cannot be evaluated: the model looks ahead: a log-mass changes by \S+ nats"
+    with pytest.raises(InputError, match=sentence):
+        evaluation.evaluate_seed(model, data, SECTION, 7, cpu)
+
+
+def test_test_images_that_are_not_those_of_the_model_are_told_in_a_sentence() -> None:
+    """As those of a file that was changed by hand."""
+    data = prepared("vae-rgb")
+    data.images["test"][5, 0] = 4
+    with pytest.raises(
+        InputError, match=r"^The model of seed 7 cannot be evaluated: images must have values from 0 to"
+    ):
+        evaluation.evaluate_seed(small_model("vae-rgb"), data, SECTION, 7, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("n_images", [1, 2, 5, 20])

@@ -98,7 +98,11 @@ def test_labels_reach_cached_images() -> None:
     ]
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
-    for wrong, words in ((None, "needs 6 labels"), (labels[:2], "needs 6 labels"), (labels + 1, "from 0 to 2")):
+    for wrong, words in (
+        (None, "needs labels of shape"),
+        (labels[:2], "labels of 6 images"),
+        (labels + 1, "from 0 to 2"),
+    ):
         with pytest.raises(ValueError, match=words):
             ancestral_sample(model, 6, labels=wrong)
 
@@ -111,7 +115,7 @@ def test_what_does_not_fit_is_refused() -> None:
         completed(small_model("vae-bernoulli"), torch.zeros(1, 1, 2, 2, dtype=torch.uint8), 1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="n_rows must be from 0 to 7, not 8"):
         completed(model, torch.zeros(1, 1, 7, 9, dtype=torch.uint8), 8)
-    with pytest.raises(ValueError, match=r"must have shape \(B, 1, 7, 9\), not \(1, 1, 9, 7\)"):
+    with pytest.raises(ValueError, match=r"must have shape \(B, 1, 7, 9\), B at least 1, not \(1, 1, 9, 7\)"):
         completed(model, torch.zeros(1, 1, 9, 7, dtype=torch.uint8), 2)
     wide = build("pixelcnn", {**PIXELCNN[1], "likelihood": "logistic", "n_mixtures": 1}, (1, 2, 2), 300).eval()
     assert isinstance(wide, AutoregressiveModel)

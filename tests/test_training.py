@@ -42,14 +42,14 @@ def test_training_learns(model: str) -> None:
 def test_the_last_epochs_have_another_k(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of four epochs of five batches the last has K = 7; before, the training is that without fine-tuning."""
     asked: list[int] = []
-    log_weights = VAE.log_weights
+    log_weights = VAE.unchecked_log_weights
 
     def listening(self: VAE, x: Tensor, n_samples: int = 1, **options: Any) -> Tensor:
         if self.training:
             asked.append(n_samples)
         return log_weights(self, x, n_samples, **options)
 
-    monkeypatch.setattr(VAE, "log_weights", listening)
+    monkeypatch.setattr(VAE, "unchecked_log_weights", listening)
     plain = run("vae")
     monkeypatch.setitem(SECTIONS, "vae", {**SECTIONS["vae"], "finetune": {"epochs": 1, "train_samples": 7}})
     asked.clear()
@@ -58,6 +58,31 @@ def test_the_last_epochs_have_another_k(monkeypatch: pytest.MonkeyPatch) -> None
     assert tuned.best_epoch == 4  # of the fine-tuned epochs, whatever validation says of those before
     assert tuned.curve[:3] == plain.curve[:3]
     assert tuned.curve[3] != plain.curve[3]
+
+
+def test_a_model_that_looks_ahead_is_not_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mask is open from the start: no step is taken."""
+    monkeypatch.setattr("bitsperdim.models.pixelcnn.order_of", lambda *_, **__: None)
+    monkeypatch.setattr(training._Trainer, "take_step", lambda *_: pytest.fail("a step was taken"))
+    with pytest.raises(InputError, match=r"^Training \w+ \(seed 0\) stopped: the model looks ahead: a log-mass"):
+        run("pixelcnn")
+
+
+def test_the_weights_that_come_back_are_asked_whether_they_look_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once before the first step, and once at the end, in evaluation mode."""
+    asked: list[dict[str, Tensor]] = []
+    check = training.check_scorable
+
+    def listening(model: ImageModel, *inputs: Any) -> float | None:
+        asked.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return check(model, *inputs)
+
+    monkeypatch.setattr(training, "check_scorable", listening)
+    trained = run("pixelcnn", epochs=2)
+    assert len(asked) == 2
+    last = trained.model.state_dict()
+    assert all(torch.equal(tensor, last[name]) for name, tensor in asked[1].items())
+    assert not all(torch.equal(tensor, last[name]) for name, tensor in asked[0].items())
 
 
 def test_the_best_weights_by_validation_come_back() -> None:

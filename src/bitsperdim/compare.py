@@ -10,6 +10,8 @@ it is the difference of bounds.
 
 Across commits, experiments and recipes: :mod:`bitsperdim.comparing`.
 
+Arrays that are not log-likelihoods of the same images, each of them a finite number, are refused.
+
 Invariants (``tests/test_compare.py``): against the textbook formula and the spread of many drawn test sets
 (``test_the_error_covers``); swapping the models changes the sign alone.
 """
@@ -49,19 +51,36 @@ def paired_difference(log_p: np.ndarray, reference: np.ndarray) -> PairedDiffere
     """Compare two models on the same images.
 
     Args:
-        log_p: (N,) nats.
-        reference: (N,) nats, of the same images in the same order.
+        log_p: (N,) float64 or float32, nats, N at least 1.
+        reference: (N,) likewise, of the same images in the same order.
 
     Raises:
-        ValueError: the arrays are not of the same images, or a difference is not finite.
+        ValueError: the arrays are not log-likelihoods of as many images, or one of them is not finite; it says which.
     """
-    if log_p.shape != reference.shape or log_p.ndim != 1:
+    for name, values in (("log_p", log_p), ("reference", reference)):
+        _check(name, values)
+    if log_p.shape != reference.shape:
         raise ValueError(f"log-likelihoods of shapes {log_p.shape} and {reference.shape} cannot be paired")
     difference = log_p.astype(np.float64) - reference.astype(np.float64)
-    if not np.isfinite(difference).all():
-        raise ValueError("an image that a model holds impossible has no difference to another")
     error = float(difference.std(ddof=1)) / math.sqrt(len(difference)) if len(difference) > 1 else math.inf
     return PairedDifference(float(difference.mean()), error)
+
+
+def _check(name: str, values: np.ndarray) -> None:
+    """Refuse what is not one finite log-likelihood for each image."""
+    if not isinstance(values, np.ndarray):
+        raise ValueError(f"{name} must be a NumPy array, not {type(values).__name__}")
+    if values.dtype not in (np.float64, np.float32):
+        raise ValueError(f"{name} must be of type float64 or float32, not {values.dtype}")
+    if values.ndim != 1 or len(values) == 0:
+        raise ValueError(f"{name} must have shape (N,), N at least 1, not {values.shape}")
+    wrong = np.flatnonzero(~np.isfinite(values))
+    if len(wrong) and np.isneginf(values[wrong]).all():
+        raise ValueError(
+            f"{name} is -inf for image {wrong[0]}: an image that a model holds impossible has no difference to another"
+        )
+    if len(wrong):
+        raise ValueError(f"{name} must be finite, but is {values[wrong[0]]} for image {wrong[0]}")
 
 
 def ways_of_dequantizing(sections: Mapping[str, FamilySection]) -> list[tuple[str, list[str]]]:

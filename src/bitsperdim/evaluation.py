@@ -35,7 +35,6 @@ Invariants (``tests/test_evaluation.py``): the mean of ``per_image.csv`` is the 
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
 from collections.abc import Mapping
@@ -49,13 +48,13 @@ from tqdm import tqdm
 
 from bitsperdim.announcing import Announcement
 from bitsperdim.blocks import in_blocks
-from bitsperdim.causality import largest_leaked_gradient, receptive_field
+from bitsperdim.causality import N_CHECKED, receptive_field
 from bitsperdim.checkpoints import Checkpoint
 from bitsperdim.data.preparation import Description, PreparedImages
 from bitsperdim.distributed import is_first, world_size
 from bitsperdim.errors import InputError
 from bitsperdim.estimation import TOLERATED_SHARE, Estimate, mean_error, pareto_k_limit
-from bitsperdim.estimation.estimate import estimated_rows, images_at_once, n_columns, samples_of
+from bitsperdim.estimation.estimate import check_scorable, estimated_rows, images_at_once, n_columns, samples_of
 from bitsperdim.estimation.pareto import JUDGED_FROM
 from bitsperdim.files import sha256
 from bitsperdim.labels import ASCII_SIGNS
@@ -67,7 +66,6 @@ from bitsperdim.sampling import completed
 from bitsperdim.units import bits_per_dim, nats_to_bits_per_dim
 
 PER_IMAGE_COLUMNS = ("seed", "image", "log_p", "standard_error", "bias", "elbo", "ess", "pareto_k")
-N_CHECKED = 4  # test images that the causality check looks at
 N_COMPLETIONS = 3  # of each test image
 ADVICE = "its K is evaluate.n_samples"
 BOUND_COLUMNS = ("n_samples", "bpd", "nll_nats", "standard_error_nats")
@@ -110,8 +108,8 @@ def evaluate_seed(
         checkpoint: where finished images are kept; None: nowhere.
 
     Raises:
-        InputError: the model was made for other images, or another process stopped.
-        FloatingPointError: a log-weight is NaN or +inf.
+        InputError: the model was made for other images, looks ahead, or another process stopped.
+        FloatingPointError: a log-weight is NaN or +inf, or a derivative is not finite.
     """
     description = prepared.description
     if (model.image_shape, model.n_levels) != (description.image_shape, description.n_levels):
@@ -124,6 +122,10 @@ def evaluate_seed(
     images, noise = torch.from_numpy(prepared.images["test"]), torch.from_numpy(prepared.noise["test"])
     labels = torch.from_numpy(prepared.labels["test"]) if prepared.labels else None
     proposal = section.proposal if isinstance(model, LatentModel) else "encoder"
+    try:
+        leak = check_scorable(model, images, labels, noise, seed=section.seed)
+    except ValueError as error:
+        raise InputError(f"The model of seed {seed} cannot be evaluated: {error}.") from error
     k = samples_of(model, section.n_samples)
     cost = Announcement(title, k * len(images) // world_size(), ADVICE if k > 1 else "each test image is scored once")
 
@@ -166,7 +168,7 @@ def evaluate_seed(
             )
         except FloatingPointError as error:
             raise FloatingPointError(f"{error} (seed {seed})") from error
-    return Estimate.of_rows(model, section.n_samples, rows)
+    return Estimate.of_rows(model, section.n_samples, rows, leak)
 
 
 def checkpoint_of(
@@ -262,6 +264,9 @@ def summarise(
         per_seed = bits_per_dim(log_p.mean(1), shape)
         metrics["bpd_seed_spread"] = float(per_seed.std()) if bool(per_seed.isfinite().all()) else math.inf
         metrics["bpd_by_seed"] = {str(seed): float(value) for seed, value in zip(estimates, per_seed, strict=True)}
+    leaks = [item.largest_leaked_gradient for item in estimates.values() if item.largest_leaked_gradient is not None]
+    if leaks:
+        metrics["largest_leaked_gradient"] = max(leaks)
     return Evaluation(metrics, _per_image(estimates), _bound(estimates, shape))
 
 
@@ -289,32 +294,6 @@ def _bound(estimates: Mapping[int, Estimate], shape: tuple[int, int, int]) -> li
         row = {"n_samples": size, "bpd": bits_per_dim(mean, shape), "nll_nats": -mean}
         rows.append({**row, "standard_error_nats": mean_error(bound)})
     return rows
-
-
-def largest_leak(
-    models: Mapping[int, ImageModel], prepared: PreparedImages, section: EvaluateSection
-) -> dict[str, float]:
-    """Return ``largest_leaked_gradient`` over all seeds, of models that are autoregressive; of others, nothing.
-
-    It is done on the CPU, in a copy: convolutions of a GPU may round what they do not see.
-
-    Raises:
-        InputError: it is not zero.
-        FloatingPointError: a derivative is not finite.
-    """
-    leaks = []
-    for seed, model in models.items():
-        if isinstance(model, AutoregressiveModel):
-            x, labels = some_test_images(prepared, N_CHECKED, torch.device("cpu"))
-            copied = copy.deepcopy(model).cpu().eval()
-            generator = stream("causality", section.seed)
-            leaks.append(largest_leaked_gradient(copied, x, labels=labels, generator=generator))
-            if leaks[-1] != 0:
-                raise InputError(
-                    f"The model of seed {seed} looks ahead: a log-mass changes by {leaks[-1]:.3g} nats per level of a "
-                    f"value that it must not know, so that its number is no likelihood; mend its masks."
-                )
-    return {"largest_leaked_gradient": max(leaks)} if leaks else {}
 
 
 def some_test_images(

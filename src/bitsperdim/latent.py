@@ -106,7 +106,13 @@ def active_units(model: LatentModel, images: Tensor, generator: torch.Generator,
         images: (N, C, H, W) uint8, on the device of the model.
         generator: of the draws of deeper layers.
         batch_size: images at a time.
+
+    Raises:
+        ValueError: the model is in training mode, or an argument does not fit it.
     """
+    model.check_mode("counting active units")
+    model.check(images)
+    model.check_places(images, generator=generator)
     if len(images) < 2:
         return {}
     averages: list[list[Tensor]] = [[], []]

@@ -49,9 +49,12 @@ class Objective(nn.Module):
         self.model, self.precision, self.generator = model, precision, generator
 
     def forward(self, x: Tensor, labels: Tensor | None, noise: Tensor | None, n_samples: int) -> Tensor:
-        """Return the loss, a scalar; arguments as of :meth:`bitsperdim.models.ImageModel.log_weights`."""
+        """Return the loss, a scalar; arguments as of :meth:`bitsperdim.models.ImageModel.log_weights`, checked before.
+
+        Reading their values in each step would make the host wait for a GPU.
+        """
         with torch.autocast(x.device.type, dtype=self.precision, enabled=self.precision != torch.float32):
-            log_w = self.model.log_weights(x, n_samples, labels=labels, generator=self.generator, noise=noise)
+            log_w = self.model.unchecked_log_weights(x, n_samples, labels=labels, generator=self.generator, noise=noise)
         return -log_mean_exp(log_w).mean()
 
 

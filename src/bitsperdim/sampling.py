@@ -22,6 +22,7 @@ from tqdm import tqdm
 from bitsperdim.announcing import announced
 from bitsperdim.models.base import AutoregressiveModel
 from bitsperdim.models.causal import Memory
+from bitsperdim.models.inputs import check_counts, check_type
 
 
 @torch.no_grad()
@@ -37,16 +38,19 @@ def ancestral_sample(
 
     Args:
         model: in evaluation mode.
-        n_images: B.
-        labels: (B,) int64, for models that are given the class.
+        n_images: B, at least 1.
+        labels: (B,) int64, for models that are given the class; others ignore them.
         generator: on the device of the model.
         use_cache: False computes a full forward pass for every pixel instead, to compare with.
 
     Returns:
         (B, C, H, W) uint8.
+
+    Raises:
+        ValueError: as of :func:`completed`.
     """
-    device = next(iter(model.state_dict().values())).device
-    x = torch.zeros(n_images, *model.image_shape, dtype=torch.uint8, device=device)
+    check_counts(n_images=n_images)
+    x = torch.zeros(n_images, *model.image_shape, dtype=torch.uint8, device=model.device)
     return completed(model, x, 0, labels=labels, generator=generator, use_cache=use_cache)
 
 
@@ -64,9 +68,9 @@ def completed(
 
     Args:
         model: in evaluation mode.
-        images: (B, C, H, W) uint8, on the device of the model.
+        images: (B, C, H, W) uint8, values 0..L-1, on the device of the model.
         n_rows: how many rows are kept.
-        labels: (B,) int64, for models that are given the class.
+        labels: (B,) int64, for models that are given the class; others ignore them.
         generator: on the device of the model.
         use_cache: as of :func:`ancestral_sample`.
 
@@ -79,24 +83,15 @@ def completed(
     """
     if not isinstance(model, AutoregressiveModel):
         raise ValueError(f"only an autoregressive model completes images, not {type(model).__name__}")
-    if images.dtype != torch.uint8:
-        raise ValueError(f"images must be of type torch.uint8, not {images.dtype}")
-    if model.training:
-        raise ValueError("sampling needs a model in evaluation mode; call model.eval() first")
+    model.check_mode("sampling")
+    check_type("images", images, (torch.uint8,), "torch.uint8")
     if model.n_levels > 256:
         raise ValueError(f"images are uint8, which holds 256 levels, but the model has {model.n_levels}")
-    if images.shape[1:] != model.image_shape:
-        raise ValueError(
-            f"images must have shape (B, {', '.join(map(str, model.image_shape))}), not {tuple(images.shape)}"
-        )
+    model.check(images, labels)
+    model.check_places(images, labels, generator)
     _, height, width = model.image_shape
     if not 0 <= n_rows <= height:
         raise ValueError(f"n_rows must be from 0 to {height}, not {n_rows}")
-    if model.n_classes is not None:
-        if labels is None or labels.shape != images.shape[:1]:
-            raise ValueError(f"a model that is given the class needs {len(images)} labels")
-        if int(labels.min()) < 0 or int(labels.max()) >= model.n_classes:
-            raise ValueError(f"labels must be from 0 to {model.n_classes - 1}")
     x, memory = images.clone(), Memory(height, width) if use_cache else None
     x[:, :, n_rows:] = 0
     if memory is not None:

@@ -18,6 +18,11 @@ With a :class:`~bitsperdim.checkpoints.Checkpoint` the whole state is kept from 
 middle of an epoch, and the next training of the same fingerprint goes on from there. SIGTERM and SIGINT let the step
 be finished, and the state be kept, before the training stops.
 
+Before the first step, what the training is given is checked, and an autoregressive model is asked whether it looks
+ahead: its masks are then what they will be, and hours are saved. The weights that come back are asked again, so that no
+validation bound of a model that looks ahead is kept. In between they are not asked: that would cost more than the
+validation of a small set.
+
 Several processes (:mod:`bitsperdim.distributed`) share every batch, and every one holds the whole state: each draws the
 noise of the whole batch, takes the same steps, and comes to the same decisions. The first writes and speaks. Any number
 of them can go on from a checkpoint of any other.
@@ -46,6 +51,7 @@ from bitsperdim.checkpoints import Checkpoint
 from bitsperdim.data.preparation import PreparedImages
 from bitsperdim.errors import InputError
 from bitsperdim.estimation import log_mean_exp
+from bitsperdim.estimation.estimate import check_scorable
 from bitsperdim.families import FamilySection, TrainSection
 from bitsperdim.files import sha256
 from bitsperdim.labels import ASCII_SIGNS
@@ -105,7 +111,8 @@ def train(
         checkpoint: where the state of an unfinished training is kept; None: nowhere.
 
     Raises:
-        InputError: a loss is not finite, no epoch had a finite validation bound, or checkpoints are not shared.
+        InputError: the images do not fit the model, it looks ahead, a loss is not finite, no epoch had a finite
+            validation bound, or checkpoints are not shared.
         Interrupted: a signal asked for the end; the state is kept.
     """
     description = prepared.description
@@ -128,9 +135,11 @@ def train(
     images = presentation.drawn(presentation.images, generator)
     model.initialise(images)
     distributed.broadcast([*model.parameters(), *model.buffers()])  # machines may differ in their last digits
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        return trainer.run_closed_form(images)
-    return trainer.run()
+    trainer.check(model)
+    has_weights = any(parameter.requires_grad for parameter in model.parameters())
+    trained = trainer.run() if has_weights else trainer.run_closed_form(images)
+    trainer.check(trained.model)
+    return trained
 
 
 @dataclass
@@ -188,6 +197,17 @@ class _Trainer:
         self.request = Request()
         self.n_presented, self.step_seconds = 0, 0.0
         self.started = self.saved = time.monotonic()
+
+    def check(self, model: ImageModel) -> None:
+        """Refuse a model that looks ahead, and validation images that do not fit it; leave it in evaluation mode.
+
+        Raises:
+            InputError: saying what it is.
+        """
+        try:
+            check_scorable(model.eval(), *self.validation)
+        except (ValueError, FloatingPointError) as error:
+            raise InputError(f"Training {self.name} (seed {self.seed}) stopped: {error}.") from error
 
     def run_closed_form(self, images: Tensor) -> Trained:
         """Score the model as ``initialise`` left it: one row, epoch 0."""
@@ -421,7 +441,8 @@ def mean_bound(
     Several processes share each batch, and all get the same number.
 
     Args:
-        model: on the device of the images; left in evaluation mode.
+        model: on the device of the images, which fit it (they are not checked again each epoch); left in evaluation
+            mode.
         images: (N, C, H, W) uint8.
         labels: (N,) int64.
         noise: (N, C, H, W), the dequantization noise of the first sample.
@@ -438,7 +459,7 @@ def mean_bound(
         rows = slice(start + mine.rows.start, start + mine.rows.stop)
         generator.share = (mine.rows.start, mine.n_whole)
         with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
-            log_w = model.log_weights(
+            log_w = model.unchecked_log_weights(
                 images[rows],
                 settings.validation_samples,
                 labels=None if labels is None else labels[rows],

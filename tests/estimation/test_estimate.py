@@ -20,6 +20,7 @@ from bitsperdim.estimation import (
 )
 from bitsperdim.estimation.estimate import estimated_rows, n_columns
 from bitsperdim.models import ImageModel
+from bitsperdim.models.pixelcnn import PixelCNN
 from cases import small_model
 
 
@@ -32,13 +33,13 @@ class Scripted(ImageModel):
         self.position = 0
         self.largest_request = 0
 
-    def log_weights(self, x: Tensor, n_samples: int = 1, **_: object) -> Tensor:
+    def unchecked_log_weights(self, x: Tensor, n_samples: int = 1, **_: object) -> Tensor:
         self.largest_request = max(self.largest_request, n_samples * len(x))
         rows = [(self.position + k) % len(self.table) for k in range(n_samples)]
         self.position = (self.position + n_samples) % len(self.table)
         return self.table[rows][:, x.flatten().long()]
 
-    def sample(self, n_images: int, **_: object) -> Tensor:
+    def unchecked_sample(self, n_images: int, **_: object) -> Tensor:
         raise AssertionError("not asked for")
 
 
@@ -157,9 +158,25 @@ def test_minus_infinity_is_kept() -> None:
     assert result.log_p.tolist() == [-1, -torch.inf]
 
 
-def test_training_mode_is_refused() -> None:
-    with pytest.raises(ValueError, match="evaluation mode"):
-        estimate(small_model("vae-rgb").train(), images(0), 1, chunk_size=1, batch_size=1)
+def test_a_model_that_looks_ahead_is_not_exact() -> None:
+    """It has no number, wherever its gradients are allowed; and no rows are joined that were not asked."""
+    model = small_model("pixelcnn-rgb")
+    assert isinstance(model, PixelCNN)
+    assert model.first.mask is not None
+    x = laws.some_images(model, 5)
+    assert estimate(model, x, 1, chunk_size=1, batch_size=5).largest_leaked_gradient == 0
+    vae = small_model("vae-rgb")
+    assert estimate(vae, laws.some_images(vae, 5), 1, chunk_size=1, batch_size=5).largest_leaked_gradient is None
+    rows = estimated_rows(model, x, 1, chunk_size=1)
+    with pytest.raises(ValueError, match="needs what check_scorable returned"):
+        Estimate.of_rows(model, 1, rows, None)
+    model.first.mask[-1, -1, -1, -1] = 1
+    for mode in (torch.enable_grad(), torch.no_grad(), torch.inference_mode()):
+        with mode, pytest.raises(ValueError, match=r"^the model looks ahead: a log-mass changes by \S+ nats per level"):
+            estimate(model, laws.some_images(model, 5), 1, chunk_size=1, batch_size=5)
+    model.first.mask[-1, -1, -1, -1] = 0
+    with torch.inference_mode():
+        assert estimate(model, laws.some_images(model, 5), 1, chunk_size=1, batch_size=5).kind == "exact"
 
 
 def test_progress_tells_images_done_and_their_mean() -> None:
@@ -188,7 +205,8 @@ def test_parts_are_joined_to_the_whole(name: str) -> None:
         for i in (0, 3, 6)
     ]
     assert {part.shape[1] for part in parts} == {n_columns(model, k)}
-    joined = Estimate.of_rows(model, k, torch.cat(parts))
+    leak = 0.0 if model.is_exact else None
+    joined = Estimate.of_rows(model, k, torch.cat(parts), leak)
     for field in dataclasses.fields(Estimate):
         one, other = (getattr(each, field.name) for each in (joined, whole))
         if isinstance(one, Tensor):
@@ -196,7 +214,7 @@ def test_parts_are_joined_to_the_whole(name: str) -> None:
         else:
             assert one == other
     assert joined.bounds.shape == (len(joined.block_sizes), 7)
-    assert not torch.equal(Estimate.of_rows(model, k, torch.cat(parts[::-1])).log_p, whole.log_p)
+    assert not torch.equal(Estimate.of_rows(model, k, torch.cat(parts[::-1]), leak).log_p, whole.log_p)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4, 5, 12, 1023, 1024, 1025])

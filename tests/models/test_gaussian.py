@@ -74,7 +74,7 @@ def test_the_given_noise_is_the_first_draw(generator: torch.Generator) -> None:
 
 def test_samples_have_the_moments(generator: torch.Generator) -> None:
     """20,000 samples of a normal well inside the cube: mean and spread within 5 standard errors."""
-    model = Gaussian((1, 1, 2), 200).double()
+    model = Gaussian((1, 1, 2), 200).double().eval()
     model.mean.fill_(0.5)
     model.whitening.copy_(torch.linalg.inv(torch.tensor([[0.05, 0.0], [0.03, 0.04]], dtype=torch.float64)))
     samples = (model.sample(20_000, generator=generator).double().flatten(1) + 0.5) / 200

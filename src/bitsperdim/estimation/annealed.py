@@ -52,6 +52,7 @@ from torch import Tensor
 from bitsperdim.estimation.hmc import Path, Position, transition
 from bitsperdim.estimation.log_weights import effective_sample_size, log_mean_exp, mean_error, standard_error
 from bitsperdim.models.base import LatentModel
+from bitsperdim.models.inputs import check_counts
 
 PILOT_CHAINS = 8  # for each image
 PILOT_TRANSITIONS = 100  # at least; with fewer temperatures several at each
@@ -176,7 +177,7 @@ def ais(
 
     Args:
         model: in evaluation mode, on the device of x.
-        x: (B, C, H, W) uint8.
+        x: (B, C, H, W) uint8 or another integer type, values 0..L-1.
         n_chains: independent chains for each image, each with a weight of its own.
         n_steps: T, increments of beta; there is a transition between any two.
         generator: of all randomness, on the device of x.
@@ -190,10 +191,13 @@ def ais(
         log-weights, nats; the log of their mean is a lower bound in expectation.
 
     Raises:
-        ValueError: the model is in training mode, or a number is out of range.
+        ValueError: the model is in training mode, x is not images of it, or a number is out of range.
         FloatingPointError: a log-weight is NaN or +inf.
     """
-    _check(model, n_chains, n_steps, n_leapfrog)
+    model.check_mode("annealing")
+    check_counts(n_chains=n_chains, n_steps=n_steps, n_leapfrog=n_leapfrog, n_pilot_chains=n_pilot_chains)
+    model.check(x)
+    model.check_places(x, generator=generator)
     path, betas = Path(model, x, progress), sigmoid_schedule(n_steps)
     if step_sizes is None:
         step_sizes = adapted_step_sizes(path, betas, n_pilot_chains, n_leapfrog, target_acceptance, generator)
@@ -238,7 +242,9 @@ def bdmc(
         ValueError: the model is in training mode, or a number is out of range.
         FloatingPointError: a log-weight is NaN or +inf.
     """
-    _check(model, n_chains, n_steps, n_leapfrog)
+    model.check_mode("annealing")
+    check_counts(n_images=n_images, n_chains=n_chains, n_steps=n_steps, n_leapfrog=n_leapfrog)
+    model.check_places(generator=generator)
     with torch.no_grad():
         z, x = model.sample_joint(n_images, generator=generator)
     options = {"n_leapfrog": n_leapfrog, "target_acceptance": target_acceptance, "n_pilot_chains": n_pilot_chains}
@@ -350,11 +356,3 @@ def adapted_step_sizes(
             tried.append(log_step)
         chosen.append(torch.stack(tried[-((n_each + 1) // 2) :]).mean(0).exp())
     return torch.stack(chosen)
-
-
-def _check(model: LatentModel, n_chains: int, n_steps: int, n_leapfrog: int) -> None:
-    if model.training:
-        raise ValueError("annealing needs a model in evaluation mode; call model.eval() first")
-    for name, value in (("n_chains", n_chains), ("n_steps", n_steps), ("n_leapfrog", n_leapfrog)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")

@@ -1,7 +1,8 @@
 """The one evaluator: log P(x) of every image, with what is needed to believe or doubt it.
 
 It draws no image twice, drops none and filters nothing: NaN and +inf raise, -inf (an image that the
-model holds impossible) is kept and makes the mean infinite.
+model holds impossible) is kept and makes the mean infinite. Before it scores the first image it refuses what is not
+images of the model, and an autoregressive model that looks ahead (:func:`check_scorable`).
 
 Invariants (``tests/estimation/test_estimate.py``):
 
@@ -14,6 +15,8 @@ Invariants (``tests/estimation/test_estimate.py``):
    (``test_proposals.py::test_the_prior_is_a_proposal_of_the_same_mass``).
 5. An image's numbers depend on its batch and the generator, on nothing before: parts that are scored apart and joined
    are the whole (``test_parts_are_joined_to_the_whole``).
+6. There is no exact estimate of an autoregressive model that was not asked whether it looks ahead
+   (``test_a_model_that_looks_ahead_is_not_exact``).
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bitsperdim.causality import check_causality
 from bitsperdim.estimation.log_weights import (
     bias,
     bound_against_k,
@@ -36,7 +40,8 @@ from bitsperdim.estimation.log_weights import (
     standard_error,
 )
 from bitsperdim.estimation.pareto import JUDGED_FROM, pareto_k
-from bitsperdim.models.base import ImageModel, Kind, LatentModel, Proposal
+from bitsperdim.models.base import AutoregressiveModel, ImageModel, Kind, LatentModel, Proposal
+from bitsperdim.models.inputs import check_counts
 
 PER_IMAGE = ("log_p", "standard_error", "bias", "elbo", "ess", "pareto_k", "jackknife", "extrapolation")
 WEIGHTS_AT_ONCE = 2**20  # of 8 bytes each, and a few temporary copies
@@ -63,6 +68,7 @@ class Estimate:
         extrapolation: (N,) another one; equals ``log_p`` where nothing is sampled, NaN for K = 1.
         block_sizes: the K of each row of ``bounds``.
         bounds: (len(block_sizes), N) the bound for each block size; nondecreasing along the first axis.
+        largest_leaked_gradient: what the check of causality found, 0; None of a model that is not autoregressive.
     """
 
     kind: Kind
@@ -77,6 +83,7 @@ class Estimate:
     extrapolation: Tensor
     block_sizes: list[int]
     bounds: Tensor
+    largest_leaked_gradient: float | None = None
 
     @property
     def small_ess_share(self) -> float:
@@ -84,18 +91,26 @@ class Estimate:
         return float((self.ess < SMALL_ESS).double().mean()) if self.kind == "lower" else 0.0
 
     @staticmethod
-    def of_rows(model: ImageModel, n_samples: int, rows: Tensor) -> Estimate:
+    def of_rows(model: ImageModel, n_samples: int, rows: Tensor, leak: float | None) -> Estimate:
         """Join what :func:`estimated_rows` returned for parts of the images.
 
         Args:
             model: that the rows are of.
             n_samples: K that was asked for.
             rows: (N, n_columns(model, n_samples)), those of all parts, in order.
+            leak: what :func:`check_scorable` returned for this model.
+
+        Raises:
+            ValueError: the model is autoregressive, and it was not asked whether it looks ahead.
         """
+        if isinstance(model, AutoregressiveModel) and leak is None:
+            raise ValueError("an estimate of an autoregressive model needs what check_scorable returned")
         k, n = samples_of(model, n_samples), len(PER_IMAGE)
         columns = dict(zip(PER_IMAGE, rows[:, :n].T.contiguous(), strict=True))
         sizes = bound_sizes(k)
-        return Estimate(model.kind, k, **columns, block_sizes=sizes, bounds=rows[:, n:].T.contiguous())
+        return Estimate(
+            model.kind, k, **columns, block_sizes=sizes, bounds=rows[:, n:].T.contiguous(), largest_leaked_gradient=leak
+        )
 
 
 @torch.no_grad()
@@ -116,20 +131,24 @@ def estimate(
 
     Args:
         model: in evaluation mode, on the device where the work is done.
-        images: (N, C, H, W) uint8.
+        images: (N, C, H, W) uint8 or another integer type, values 0..L-1, on any device.
         n_samples: K, importance samples per image; models without variance use 1.
         chunk_size: samples at a time.
         batch_size: images at a time.
         generator: on the device of the model; it runs through all images.
-        labels: (N,) int64, for models that are given the class.
-        noise: (N, C, H, W), the dequantization noise of the first sample.
+        labels: (N,) int64, for models that are given the class; others ignore them.
+        noise: (N, C, H, W) in [0, 1), the dequantization noise of the first sample; only density models use it.
         proposal: of a latent-variable model; ``prior`` is naive Monte Carlo.
         progress: called after each batch with the number of images done and their mean log P(x).
 
     Raises:
-        ValueError: the model is in training mode, or has no latent variable to draw from the prior.
+        ValueError: the model is in training mode, looks ahead, or has no latent variable to draw from the prior; or
+            an argument does not fit it.
         FloatingPointError: a log-weight is NaN or +inf.
     """
+    check_counts(n_samples=n_samples, chunk_size=chunk_size, batch_size=batch_size)
+    model.check_places(generator=generator)
+    leak = check_scorable(model, images, labels, noise)
     size, parts, total = images_at_once(model, n_samples, batch_size), [], 0.0
     for start in range(0, len(images), size):
         at = slice(start, start + size)
@@ -148,7 +167,33 @@ def estimate(
         if progress:
             total += float(part[:, 0].sum())
             progress(start + len(part), total / (start + len(part)))
-    return Estimate.of_rows(model, n_samples, torch.cat(parts))
+    return Estimate.of_rows(model, n_samples, torch.cat(parts), leak)
+
+
+def check_scorable(
+    model: ImageModel, images: Tensor, labels: Tensor | None, noise: Tensor | None, *, seed: int = 0
+) -> float | None:
+    """Refuse what has no number: images, labels or noise that are not the model's, or a model that looks ahead.
+
+    Args:
+        model: as of :func:`estimate`, and so are the others.
+        images: (N, C, H, W), all that are to be scored: the values are read once, not again in each chunk.
+        labels: (N,) int64.
+        noise: (N, C, H, W).
+        seed: of the check of causality (:func:`bitsperdim.causality.check_causality`).
+
+    Returns:
+        The ``largest_leaked_gradient`` of an autoregressive model, which is 0; None of others.
+
+    Raises:
+        ValueError: saying what it is.
+        FloatingPointError: a log-mass or a derivative is not finite.
+    """
+    model.check_mode("estimate")
+    model.check(images, labels, noise)
+    if isinstance(model, AutoregressiveModel):
+        return check_causality(model, images, labels=labels, seed=seed)
+    return None
 
 
 @torch.no_grad()
@@ -167,6 +212,8 @@ def estimated_rows(
 ) -> Tensor:
     """Estimate log P(x) of images that fit into memory together: part of what :meth:`Estimate.of_rows` joins.
 
+    Whether the model looks ahead is not asked here, but once for all parts, by :func:`check_scorable`.
+
     Args:
         model: as of :func:`estimate`, and so are all others.
         images: (B, C, H, W) uint8, B at most :func:`images_at_once`.
@@ -184,12 +231,13 @@ def estimated_rows(
         estimate, and then its bounds.
 
     Raises:
-        ValueError: the model is in training mode, or has no latent variable to draw from the prior.
+        ValueError: the model is in training mode, or has no latent variable to draw from the prior; or an argument
+            does not fit it.
         FloatingPointError: a log-weight is NaN or +inf.
     """
-    if model.training:
-        raise ValueError("estimate needs a model in evaluation mode; call model.eval() first")
-    device = next(iter(model.state_dict().values())).device
+    model.check_mode("estimate")
+    model.check(images, labels, noise)
+    device = model.device
     x = images.to(device)
     options: dict[str, Any] = {"labels": None if labels is None else labels.to(device), "generator": generator}
     if proposal != "encoder":
@@ -202,7 +250,7 @@ def estimated_rows(
     chunks = []
     for first in range(0, n_samples, chunk_size):
         given = None if noise is None or first > 0 else noise.to(device)
-        log_w = model.log_weights(x, min(chunk_size, n_samples - first), noise=given, **options)
+        log_w = model.unchecked_log_weights(x, min(chunk_size, n_samples - first), noise=given, **options)
         chunks.append(log_w.double())  # what is said of them is computed where they are, too
         after_chunk(log_w.numel())
     log_w = torch.cat(chunks)  # (K, B)

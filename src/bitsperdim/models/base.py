@@ -14,6 +14,11 @@ kind of model                   latent                 log w
 Training maximizes the log of the mean weight, evaluation estimates it with a larger K: a model
 knows neither the trainer nor the estimator.
 
+A model is asked by ``log_weights``, ``sample`` and ``initialise``, which refuse what is not images of the model
+(:mod:`bitsperdim.models.inputs`), and answers in ``unchecked_log_weights``, ``unchecked_sample`` and
+``unchecked_initialise``, which each model defines. A loop over many batches or chunks, as training is, checks its
+images once and then asks the unchecked ones: reading the values of images on a GPU makes the host wait.
+
 Invariants (``tests/models/``):
 
 1. E[w] = P(x), against enumeration or quadrature (``test_vae.py``, ``test_gaussian.py``).
@@ -24,19 +29,18 @@ Invariants (``tests/models/``):
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bitsperdim.dequantization import MAX_LEVELS, Dequantizer, dequantize
-from bitsperdim.errors import InputError
 from bitsperdim.likelihoods import DiagonalNormal, Head, Likelihood, NormalChain
 from bitsperdim.models.causal import CausalConv2d, Memory
+from bitsperdim.models.inputs import check_classes, check_counts, check_images, check_noise, check_place
 from bitsperdim.units import n_dims
 
 Kind = Literal["exact", "lower", "density"]
@@ -85,7 +89,50 @@ class ImageModel(nn.Module, ABC):
         masked = sum(module.n_masked for module in self.modules() if isinstance(module, CausalConv2d))
         return sum(parameter.numel() for parameter in self.parameters()) - masked
 
-    @abstractmethod
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        tensors = itertools.chain(self.parameters(), self.buffers())
+        return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+    def check(self, x: Tensor, labels: Tensor | None = None, noise: Tensor | None = None) -> None:
+        """Refuse what is not images of this model, on whatever device they are; the values are read.
+
+        Args:
+            x: (B, C, H, W) uint8 or another integer type, values 0..L-1, B at least 1.
+            labels: (B,) int64, 0..n_classes - 1, needed by models that are given the class. Others ignore labels,
+                since the images of one data set are scored by models of both sorts.
+            noise: as of :meth:`log_weights`; models that are not densities ignore it.
+
+        Raises:
+            ValueError: one sentence that says what is allowed and what was given.
+        """
+        check_images(x, self.image_shape, self.n_levels)
+        if self.n_classes is not None:
+            check_classes(labels, len(x), self.n_classes)
+
+    def check_places(
+        self, images: Tensor | None = None, labels: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> None:
+        """Refuse images, labels that are not ignored and a generator that are not on the device of the model.
+
+        Raises:
+            ValueError: saying where they are.
+        """
+        given = {"images": images, "labels": None if self.n_classes is None else labels, "generator": generator}
+        for name, value in given.items():
+            if value is not None:
+                check_place(name, value.device, self.device)
+
+    def check_mode(self, what: str) -> None:
+        """Refuse a model any part of which is in training mode.
+
+        Raises:
+            ValueError: saying that ``what`` needs evaluation mode.
+        """
+        if any(module.training for module in self.modules()):
+            raise ValueError(f"{what} needs a model in evaluation mode; call model.eval() first")
+
     def log_weights(
         self,
         x: Tensor,
@@ -94,50 +141,88 @@ class ImageModel(nn.Module, ABC):
         labels: Tensor | None = None,
         generator: torch.Generator | None = None,
         noise: Tensor | None = None,
+        **options: Any,  # noqa: ANN401 - they differ between the kinds of models
     ) -> Tensor:
         """Return log w, (K, B) in nats, with E[w_k] = P(x).
 
+        In training mode too, where dropout is on: then E[w_k] is another mass for each draw of what is dropped. Whether
+        an autoregressive model looks ahead is not asked here: :func:`bitsperdim.estimation.estimate` does.
+
         Args:
-            x: (B, C, H, W) uint8, values 0..L-1.
+            x: (B, C, H, W) uint8 or another integer type, values 0..L-1, on the device of the model.
             n_samples: K; models without variance return one row whatever it is.
-            labels: (B,) int64, for models that are given the class.
+            labels: (B,) int64, for models that are given the class; others ignore them.
             generator: of all randomness; on a CPU the k-th row does not depend on K.
             noise: (B, C, H, W) in [0, 1), the dequantization noise of the first row, or (M, B, C, H, W)
                 of the first M rows; only density models use it.
+            **options: of the kind of model, see its ``unchecked_log_weights``.
+
+        Raises:
+            ValueError: these are not images of the model, or not such labels or noise; it says what is allowed.
         """
+        check_counts(n_samples=n_samples)
+        self.check(x, labels, noise)
+        self.check_places(x, labels, generator)
+        return self.unchecked_log_weights(x, n_samples, labels=labels, generator=generator, noise=noise, **options)
 
     @abstractmethod
+    def unchecked_log_weights(
+        self,
+        x: Tensor,
+        n_samples: int = 1,
+        *,
+        labels: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """Do what :meth:`log_weights` promises, for images that are checked; arguments likewise."""
+
     def sample(
         self, n_images: int, *, labels: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Draw (B, C, H, W) uint8 images from the model."""
+        """Draw (B, C, H, W) images from the model, uint8 up to 256 levels and int32 beyond.
+
+        Args:
+            n_images: B, at least 1.
+            labels: (B,) int64, for models that are given the class; others ignore them.
+            generator: on the device of the model.
+
+        Raises:
+            ValueError: the model is in training mode, or an argument does not fit it.
+        """
+        self.check_mode("sampling")
+        check_counts(n_images=n_images)
+        if self.n_classes is not None:
+            check_classes(labels, n_images, self.n_classes)
+        self.check_places(labels=labels, generator=generator)
+        return self.unchecked_sample(n_images, labels=labels, generator=generator)
+
+    @abstractmethod
+    def unchecked_sample(
+        self, n_images: int, *, labels: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Do what :meth:`sample` promises, for arguments that are checked."""
 
     def initialise(self, images: Tensor) -> None:
-        """Start from training images (N, C, H, W) uint8, once, before training; a closed-form model is fitted here."""
+        """Start from training images, once, before training; a closed-form model is fitted here.
+
+        Args:
+            images: (N, C, H, W) uint8 or another integer type, values 0..L-1, on the device of the model.
+
+        Raises:
+            ValueError: these are not images of the model.
+        """
+        check_images(images, self.image_shape, self.n_levels)
+        self.check_places(images)
+        self.unchecked_initialise(images)
+
+    def unchecked_initialise(self, images: Tensor) -> None:
+        """Do what :meth:`initialise` promises, for images that are checked."""
 
     def scaled(self, x: Tensor) -> Tensor:
         """Map levels 0..L-1 to [-1, 1] in the dtype of the model, as the input of a network."""
         dtype = next(self.parameters()).dtype
         return x.to(dtype) * (2 / (self.n_levels - 1)) - 1
-
-
-def check_labels(model: ImageModel, labels: Mapping[str, np.ndarray]) -> None:
-    """Refuse labels (split -> (N,) int64) that are missing or are no class of a model that is given them.
-
-    Raises:
-        InputError: saying what is there.
-    """
-    if model.n_classes is None:
-        return
-    if not labels:
-        raise InputError(f"A model with n_classes = {model.n_classes} needs labels, but these images have none.")
-    for split, classes in labels.items():
-        lowest, highest = int(classes.min()), int(classes.max())
-        if lowest < 0 or highest >= model.n_classes:
-            raise InputError(
-                f"A model with n_classes = {model.n_classes} takes labels from 0 to {model.n_classes - 1}, but those "
-                f"of the {split} images go from {lowest} to {highest}."
-            )
 
 
 def in_full_precision(layer: nn.Module, x: Tensor, *more: object) -> Tensor:
@@ -210,7 +295,7 @@ class AutoregressiveModel(ImageModel):
         """Return p(x_i given x_<i) for all i at once, batch shape (B, C, H, W); arguments as of :meth:`outputs`."""
         return self.likelihood(self.outputs(x, labels, generator=generator)).given(x)
 
-    def log_weights(
+    def unchecked_log_weights(
         self,
         x: Tensor,
         n_samples: int = 1,
@@ -222,7 +307,7 @@ class AutoregressiveModel(ImageModel):
         """Return log P(x), exact, (1, B) in nats."""
         return self.likelihood(self.outputs(x, labels, generator=generator)).log_prob_of_images(x)[None]
 
-    def sample(
+    def unchecked_sample(
         self, n_images: int, *, labels: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
         """Draw images one pixel after the other."""
@@ -274,7 +359,7 @@ class LatentModel(ImageModel):
         """Return log p(x given z) + log p(z), (K, B) in nats."""
         return self.log_p_x_given_z(x, z) + self.prior().log_prob(z)
 
-    def log_weights(
+    def unchecked_log_weights(
         self,
         x: Tensor,
         n_samples: int = 1,
@@ -314,7 +399,7 @@ class LatentModel(ImageModel):
         z.register_hook(lambda gradient: gradient * shares)
         return log_w
 
-    def sample(
+    def unchecked_sample(
         self, n_images: int, *, labels: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
         """Draw z from the prior, then x from p(x given z)."""
@@ -333,7 +418,12 @@ class LatentModel(ImageModel):
         """Return the middle of p(x given z) at the mean of q(z given x), (B, C, H, W) in level units, to be looked at.
 
         It is the mean, but for coupled channels: see ``central`` there.
+
+        Raises:
+            ValueError: x is not images of the model.
         """
+        self.check(x)
+        self.check_places(x)
         return self.decode(self.encode(x).mean[None]).central[0]
 
 
@@ -364,11 +454,17 @@ class DensityModel(ImageModel):
         """Whether the dequantizer is of fixed noise."""
         return self.dequantizer.is_fixed
 
+    def check(self, x: Tensor, labels: Tensor | None = None, noise: Tensor | None = None) -> None:
+        """Refuse what is not images of this model, or not noise for them: see :meth:`ImageModel.check`."""
+        super().check(x, labels, noise)
+        if noise is not None:
+            check_noise(noise, x.shape)
+
     @abstractmethod
     def log_density(self, y: Tensor) -> Tensor:
         """Return log p(y), (B,) in nats, of y (B, C, H, W) float64 in (0, 1)."""
 
-    def log_weights(
+    def unchecked_log_weights(
         self,
         x: Tensor,
         n_samples: int = 1,

@@ -103,7 +103,7 @@ class ConvVAE(LatentModel):
         self.decoder = nn.Sequential(*up, nn.ELU())
         self.to_outputs = nn.Conv2d(n_filters, self.head.n_groups * self.head.n_outputs, 1)
 
-    def initialise(self, images: Tensor) -> None:
+    def unchecked_initialise(self, images: Tensor) -> None:
         """Start the output biases at the marginals of each channel."""
         counts = level_counts(images, self.n_levels).sum((1, 2), keepdim=True)  # (C, 1, 1, L)
         with torch.no_grad():

@@ -171,7 +171,7 @@ class GatedPixelCNN(AutoregressiveModel):
         self.last = masked(n_filters, n_filters, 1, groups, sees_own_group=True)
         self.to_outputs = masked(n_filters, groups * self.head.n_outputs, 1, groups, sees_own_group=True)
 
-    def initialise(self, images: Tensor) -> None:
+    def unchecked_initialise(self, images: Tensor) -> None:
         """Start the output biases at the marginals of each channel."""
         start_at_marginals(self, self.to_outputs, images)
 

@@ -49,7 +49,7 @@ class Gaussian(DensityModel):
         """The mean, and the covariance of which one triangle is free."""
         return self.n_dims + self.n_dims * (self.n_dims + 1) // 2
 
-    def initialise(self, images: Tensor) -> None:
+    def unchecked_initialise(self, images: Tensor) -> None:
         """Fit mu and Sigma to the training images (N, C, H, W)."""
         total = torch.zeros(self.n_dims, dtype=torch.float64, device=images.device)
         for chunk in images.split(CHUNK):
@@ -72,7 +72,7 @@ class Gaussian(DensityModel):
         log_det = self.whitening.diagonal().log().sum()
         return -0.5 * white.square().sum(1) + log_det - 0.5 * self.n_dims * math.log(math.tau)
 
-    def sample(
+    def unchecked_sample(
         self, n_images: int, *, labels: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
         """Draw from the normal and move each value to the nearest cell."""

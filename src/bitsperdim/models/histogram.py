@@ -39,7 +39,7 @@ class Histogram(AutoregressiveModel):
         """L - 1 for each sub-pixel."""
         return self.n_dims * (self.n_levels - 1)
 
-    def initialise(self, images: Tensor) -> None:
+    def unchecked_initialise(self, images: Tensor) -> None:
         """Count the levels of the training images (N, C, H, W)."""
         counts = level_counts(images, self.n_levels)
         masses = (counts.double() + self.pseudocount) / (len(images) + self.pseudocount * self.n_levels)
@@ -64,7 +64,7 @@ class Histogram(AutoregressiveModel):
         """Return the masses, which sum to one already."""
         return Counted(outputs.unflatten(1, (-1, self.n_levels)).permute(0, 1, 3, 4, 2))
 
-    def sample(
+    def unchecked_sample(
         self, n_images: int, *, labels: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
         """Draw all sub-pixels at once: none depends on another."""

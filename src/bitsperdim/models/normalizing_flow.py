@@ -71,7 +71,7 @@ class NormalizingFlow(DensityModel):
         return next(self.parameters()).dtype
 
     @torch.no_grad()
-    def initialise(self, images: Tensor) -> None:
+    def unchecked_initialise(self, images: Tensor) -> None:
         """Normalise what flows, on dequantized training images (N, C, H, W) spread over all of them."""
         chosen = torch.linspace(0, len(images) - 1, min(len(images), IMAGES_TO_START)).round().long()
         x = images[chosen.to(images.device)]
@@ -102,7 +102,7 @@ class NormalizingFlow(DensityModel):
         log_p_z = -0.5 * (z.double().square() + math.log(math.tau)).sum(1)
         return log_p_z + ladj
 
-    def sample(
+    def unchecked_sample(
         self, n_images: int, *, labels: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
         """Draw z, invert, and take the cell of each value; what lies outside (0, 1) goes to the nearest cell."""

@@ -235,7 +235,7 @@ class PixelCNNpp(AutoregressiveModel):
         self.to_outputs = convolution(n_filters, self.head.n_outputs, POINT, start=START_OF_OUTPUTS)
 
     @torch.no_grad()
-    def initialise(self, images: Tensor) -> None:
+    def unchecked_initialise(self, images: Tensor) -> None:
         """Spread the outputs of all layers alike for some training images, and start those of the last at marginals."""
         layers = [module for module in self.modules() if isinstance(module, CausalConv2d | CausalUpsampling)]
         for layer in layers:

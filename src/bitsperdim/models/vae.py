@@ -129,7 +129,7 @@ class VAE(LatentModel):
         self.to_outputs = nn.Linear(hidden_sizes[0], n_outputs)
         self.register_buffer("centre", torch.zeros(self.n_dims))
 
-    def initialise(self, images: Tensor) -> None:
+    def unchecked_initialise(self, images: Tensor) -> None:
         """Take the mean training image, and start the output biases at the marginals of each sub-pixel."""
         counts = level_counts(images, self.n_levels)  # (C, H, W, L)
         levels = torch.arange(self.n_levels, device=counts.device, dtype=torch.float64)
