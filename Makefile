@@ -6,7 +6,7 @@ export PATH := $(BIN):$(PATH)
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lint format check smoke benchmarks gpu readme leaderboard hooks lock clean
+.PHONY: help setup repro test portable lint format check smoke benchmarks gpu readme leaderboard hooks lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -29,6 +29,9 @@ repro: setup  ## run the pipeline (dvc repro) and say where the report is
 
 test: setup  ## run the tests
 	@python -m pytest -n auto --maxprocesses 8
+
+portable: setup  ## run the tests that depend on the processor as other processors would (ten minutes)
+	@python tests/portable.py
 
 lint: setup  ## check style, annotations, docstrings and types
 	@ruff check .

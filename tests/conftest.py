@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-import rounding
+import other_processor
 from bitsperdim import git
 from stage_runs import Laboratory
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
-if os.environ.get(rounding.VARIABLE) == "shapes":
-    rounding.OtherRounding().__enter__()  # of this process, to its end
+if os.environ.get(other_processor.VARIABLE) == "shapes":
+    other_processor.OtherRounding().__enter__()  # of this process, to its end
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 Torch, MKL and oneDNN choose their kernels by what the processor has, and take orders by environment variables. One of
 these is changed at a time; what this processor lacks cannot be asked of it. Then come one and four threads, and sums
-that round by the shapes of their operands (``rounding.py``), which finds what holds on this processor by luck.
+that round by the shapes of their operands (``other_processor.py``), which finds what holds on this processor by luck.
 
 Which tests: those of :data:`MODULES`, and others that are marked ``processor``.
 """
@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-import rounding
+import other_processor
 
 SETTINGS: dict[str, dict[str, str]] = {
     "as it is": {},
@@ -28,7 +28,7 @@ SETTINGS: dict[str, dict[str, str]] = {
     "oneDNN with AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2"},
     "1 thread": {"OMP_NUM_THREADS": "1"},
     "4 threads": {"OMP_NUM_THREADS": "4"},
-    "sums round by shapes": {rounding.VARIABLE: "shapes"},
+    "sums round by shapes": {other_processor.VARIABLE: "shapes"},
 }
 
 

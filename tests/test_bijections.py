@@ -17,6 +17,8 @@ from bitsperdim.bijections import (
     half_of_the_channels,
 )
 
+pytestmark = pytest.mark.processor
+
 SHAPE = (2, 4, 2)
 
 

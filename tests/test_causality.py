@@ -22,6 +22,8 @@ from bitsperdim.models.causal import CausalConv2d
 from bitsperdim.models.pixelcnn import PixelCNN
 from cases import PIXELCNN, SMALL, small_model
 
+pytestmark = pytest.mark.processor
+
 EXACT = [name for name, (family, *_) in SMALL.items() if small_model(name).is_exact]
 
 

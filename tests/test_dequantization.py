@@ -19,6 +19,8 @@ from bitsperdim.dequantization import (
 )
 from bitsperdim.models.gaussian import Gaussian
 
+pytestmark = pytest.mark.processor
+
 LARGEST_NOISE = 1 - 2**-24  # the largest float32 below 1
 SIZES = {"n_couplings": 3, "n_filters": 6, "n_blocks": 1}
 

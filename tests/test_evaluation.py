@@ -202,6 +202,7 @@ def test_a_high_k_hat_is_flagged_where_it_is_judged() -> None:
     assert metrics["nll_extrapolated_nats"] == pytest.approx(0)
 
 
+@pytest.mark.processor
 def test_heavy_tails_are_flagged_from_end_to_end() -> None:
     """Log-normal weights of spread 10: 24 nats of bias at K = 1,024, of which the leading order sees 1/2."""
     log_w = 10 * torch.randn(1024, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -244,6 +245,7 @@ def test_the_seed_of_the_evaluation_moves_what_is_sampled(name: str, moves: bool
     assert torch.equal(first, other) != moves
 
 
+@pytest.mark.processor
 def test_each_block_has_importance_samples_of_its_own_and_owes_nothing_to_the_others() -> None:
     """The same image in every place: another number in each block; and that of a block alone is the same bits."""
     data, model = prepared("vae-categorical"), small_model("vae-categorical").float()
@@ -256,6 +258,7 @@ def test_each_block_has_importance_samples_of_its_own_and_owes_nothing_to_the_ot
     assert torch.equal(evaluation.evaluate_seed(model, data, SECTION, 0, torch.device("cpu")).log_p[:1], log_p[:1])
 
 
+@pytest.mark.processor
 def test_an_evaluation_goes_on_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

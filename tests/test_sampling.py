@@ -10,6 +10,8 @@ from bitsperdim.models.causal import Memory
 from bitsperdim.sampling import ancestral_sample, completed, outputs_at
 from cases import small_model
 
+pytestmark = pytest.mark.processor
+
 HEAD = {"likelihood": "categorical", "n_mixtures": 1}
 COUPLED = {"likelihood": "coupled_logistic", "n_mixtures": 2}
 PIXELCNN = ("pixelcnn", {"n_filters": 12, "n_blocks": 2, "kernel_size": 5})

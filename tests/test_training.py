@@ -22,6 +22,7 @@ from bitsperdim.units import bits_per_dim
 from training_cases import SECTIONS, SETTINGS, images, prepared, run, weights
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("model", SECTIONS)
 def test_one_seed_gives_one_set_of_weights(model: str) -> None:
     first, again, other = run(model), run(model), run(model, seed=1)
@@ -290,6 +291,7 @@ def test_the_average_forgets_the_start() -> None:
     assert weights == pytest.approx([0.1, 0.5, 0.99])
 
 
+@pytest.mark.processor
 def test_the_average_is_that_of_the_formula() -> None:
     """One epoch of five steps, followed by hand: what is kept is the weighted mean of the five weights."""
     seen: list[Tensor] = []
@@ -321,6 +323,7 @@ def test_precision_does_not_move_a_closed_form() -> None:
         assert run(model).curve == run(model, precision="bfloat16").curve
 
 
+@pytest.mark.processor
 def test_bfloat16_is_close_to_float32() -> None:
     """Network in bfloat16 (8 bits of mantissa), likelihood in float32: the curves agree to 2 %."""
     exact, rough = run("pixelcnn", epochs=5), run("pixelcnn", epochs=5, precision="bfloat16")
@@ -363,6 +366,7 @@ class PowerCutError(Exception):
     """What ends a run in a test where a power cut would."""
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("stop_at", [1, 3, 5, 8, 14])
 @pytest.mark.parametrize("model", ["vae", "pixelcnn", "gated_pixelcnn", "pixelcnn_pp", "flow", "realnvp"])
 def test_an_interrupted_run_ends_with_the_same_bytes(

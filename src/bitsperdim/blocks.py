@@ -2,8 +2,8 @@
 
 Where a block begins is decided by parameters alone, and its random numbers come from a stream of its own, so that its
 rows do not depend on who computes it, when, or after what. Hence several processes share the blocks out, an interrupted
-run goes on with those that are left, and on a CPU the rows are the same bits either way (with as many threads in each
-process: they may change how a sum is rounded).
+run goes on with those that are left, and on CPUs of one kind the rows are the same bits either way: whoever computes a
+block, it has the same shapes (with as many threads in each process: they may change how a sum is rounded).
 
 The processes take one block each and then exchange the rows, so that every one knows all rows, and all stop where one
 has to. The first alone reads and writes the checkpoint: the others need not see its folder.

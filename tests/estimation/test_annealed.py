@@ -33,6 +33,7 @@ def test_what_it_costs_is_what_was_said(n_steps: int) -> None:
     assert [sum(numbers) for numbers in taken] == [3 * annealed.n_gradients(2, n_steps, 2, n) for n in (1, 2)]
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("name", ["vae-bernoulli", "vae-logistics", "vae-coupled-rgb", "vae-two-layers"])
 def test_one_step_is_naive_monte_carlo(name: str) -> None:
     """T = 1 makes no transition: the same draws have the same weights, to rounding: what is only evaluated is fused."""
@@ -132,6 +133,7 @@ def test_the_pilot_finds_the_target_acceptance(n_steps: int, target: float) -> N
     assert (result.step_sizes[-1] < 0.8 * result.step_sizes[0]).all()
 
 
+@pytest.mark.processor
 def test_given_steps_are_taken_as_they_are() -> None:
     """Frozen steps in place of a pilot run: the weights are then a function of the generator alone."""
     model, x = annealing.conjugate(), annealing.IMAGES
@@ -147,6 +149,7 @@ def test_given_steps_are_taken_as_they_are() -> None:
         annealed.ais(model, x, 50, 7, generator=annealing.seeded(), step_sizes=first.step_sizes[:-1])
 
 
+@pytest.mark.processor
 def test_images_are_independent() -> None:
     """Of the pilot run too: no image's weights or steps move with another image."""
     model, x = annealing.curved()

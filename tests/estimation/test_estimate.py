@@ -23,6 +23,8 @@ from bitsperdim.models import ImageModel
 from bitsperdim.models.pixelcnn import PixelCNN
 from cases import small_model
 
+pytestmark = pytest.mark.processor
+
 
 class Scripted(ImageModel):
     """A model whose log-weights are written down: row k, image value x -> table[k, x]."""

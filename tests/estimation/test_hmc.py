@@ -1,5 +1,6 @@
 """Hamiltonian transitions: one trajectory to rounding, many of them statistically."""
 
+import pytest
 import torch
 
 import annealing
@@ -42,6 +43,7 @@ def test_the_gradient_is_with_respect_to_z_alone() -> None:
         torch.testing.assert_close(path.log_density(position, 0.0), model.prior().log_prob(z))
 
 
+@pytest.mark.processor
 def test_images_are_independent() -> None:
     model, x = annealing.curved()
     step = torch.full((3,), 0.4, dtype=torch.float64)

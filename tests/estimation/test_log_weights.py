@@ -14,6 +14,8 @@ from bitsperdim.estimation import (
     standard_error,
 )
 
+pytestmark = pytest.mark.processor
+
 SHIFT = 5_000.0  # e^5000 overflows every float
 
 

@@ -13,6 +13,8 @@ import laws
 from bitsperdim.estimation import effective_sample_size, pareto_k, pareto_k_limit
 from bitsperdim.estimation.pareto import tail_size
 
+pytestmark = pytest.mark.processor
+
 
 def pareto_log_weights(k: float, n_samples: int, n_images: int, seed: int = 0) -> Tensor:
     """Return log w for w = u^-k, whose exceedances over any threshold are generalised Pareto of shape k."""

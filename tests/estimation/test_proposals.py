@@ -13,6 +13,8 @@ from bitsperdim.estimation import estimate, extrapolation, jackknife, log_mean_e
 from bitsperdim.models import LatentModel
 from cases import small_model
 
+pytestmark = pytest.mark.processor
+
 
 @pytest.mark.parametrize("width", [0.8, 1.0, 1.3, 2.0])
 @pytest.mark.parametrize("statistic", [log_mean_exp, jackknife, extrapolation])

@@ -6,6 +6,8 @@ import torch
 import laws
 from bitsperdim.likelihoods import Bernoulli, bernoulli_log_prob_of_layer, tanh_
 
+pytestmark = pytest.mark.processor
+
 
 def layer(
     n_dims: int, scale: float, dtype: torch.dtype, n_samples: int = 7, n_images: int = 3

@@ -10,6 +10,8 @@ import torch
 import exact
 from bitsperdim.likelihoods import Bernoulli, Categorical, DiagonalNormal
 
+pytestmark = pytest.mark.processor
+
 HOSTILE = [0.0, 1e-8, 1.0, -3.0, 21.0, -21.0, 40.0, -40.0, 800.0, -800.0]
 
 

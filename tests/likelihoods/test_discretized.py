@@ -12,6 +12,8 @@ import exact
 from bitsperdim.likelihoods import Categorical, DiscretizedLogistic, DiscretizedNormal, Likelihood, Mixture, discretized
 from bitsperdim.likelihoods.discretized import Discretized, log_normal_cdf
 
+pytestmark = pytest.mark.processor
+
 HEADS: dict[str, type[Discretized]] = {"logistic": DiscretizedLogistic, "normal": DiscretizedNormal}
 # largest error of a log-mass relative to max(1, |log p|)
 FLOAT32 = {"logistic": 2e-7, "normal": 2e-7}

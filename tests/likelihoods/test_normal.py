@@ -12,6 +12,8 @@ from bitsperdim.likelihoods.normal import draw_each
 from bitsperdim.randomness import stream
 from cases import small_model
 
+pytestmark = pytest.mark.processor
+
 LIKE = torch.empty(7, 2, 3, dtype=torch.float64)
 
 

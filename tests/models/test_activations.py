@@ -6,6 +6,8 @@ from torch.nn import functional as F
 
 from bitsperdim.models.activations import add_gated, concatenated_elu, dropped_out
 
+pytestmark = pytest.mark.processor
+
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
 

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from bitsperdim.models.causal import CausalConv2d, CausalUpsampling, Memory, groups_of, in_row, order_of
 
+pytestmark = pytest.mark.processor
+
 WINDOWS = [
     ((-1, 0), (-1, 1)),
     ((-2, -1), (-1, 1)),

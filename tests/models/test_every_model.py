@@ -26,16 +26,19 @@ def test_every_family_has_cases_parameters_and_a_class() -> None:
     assert MODELS.keys() == FAMILIES.keys() == {family for family, *_ in SMALL.values()}
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("name", EXACT)
 def test_masses_sum_to_one(name: str) -> None:
     laws.masses_sum_to_one(small_model(name))
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("name", SMALL)
 def test_images_are_independent(name: str, generator: torch.Generator) -> None:
     laws.images_are_independent(small_model(name), generator)
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("name", EXACT)
 def test_a_batch_is_a_loop(name: str, generator: torch.Generator) -> None:
     model = small_model(name)
@@ -45,6 +48,7 @@ def test_a_batch_is_a_loop(name: str, generator: torch.Generator) -> None:
     torch.testing.assert_close(together, apart, rtol=0, atol=laws.ROUNDING)
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("name", [name for name in SMALL if name not in EXACT])
 def test_the_kth_weight_does_not_depend_on_how_many_there_are(name: str) -> None:
     model = small_model(name)
@@ -144,6 +148,7 @@ def test_a_saved_model_comes_back(name: str, tmp_path: Path) -> None:
     assert (tmp_path / "weights.safetensors").read_bytes() == before
 
 
+@pytest.mark.processor
 def test_the_seed_decides_the_weights_and_leaves_the_global_generator_alone() -> None:
     def weights(seed: int) -> torch.Tensor:
         family, params, shape, n_levels = SMALL["vae-rgb"]

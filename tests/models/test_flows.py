@@ -92,6 +92,7 @@ def test_weights_average_to_the_mass_inside_the_cube(name: str, generator: torch
         laws.weights_average_to(model, images, finer, generator, n_samples=4_000)
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("transform", ["maf", "nsf"])
 def test_no_mass_is_lost_in_half_precision(transform: str) -> None:
     """Under autocast the second value given the first still has a density that integrates to one.
@@ -175,6 +176,7 @@ def test_samples_follow_the_masses(name: str) -> None:
     assert 2 * np.minimum(below, above).min() > 1e-5 / len(masses)
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("name", FLOWS)
 def test_ladj_is_the_jacobian(name: str, generator: torch.Generator) -> None:
     model = small_flow(name)
@@ -196,6 +198,7 @@ def test_ladj_is_the_jacobian(name: str, generator: torch.Generator) -> None:
     torch.testing.assert_close(model.from_latent(z), y, rtol=0, atol=1e-9)
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize(
     ("family", "params"),
     [

@@ -8,6 +8,8 @@ import laws
 from bitsperdim.models.gaussian import Gaussian
 from cases import small_model
 
+pytestmark = pytest.mark.processor
+
 
 @pytest.mark.parametrize("name", ["gaussian-grey", "gaussian-rgb"])
 def test_weights_average_to_the_mass_of_the_cell(name: str, generator: torch.Generator) -> None:

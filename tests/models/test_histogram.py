@@ -6,6 +6,8 @@ import torch
 from bitsperdim.models import base
 from bitsperdim.models.histogram import Histogram
 
+pytestmark = pytest.mark.processor
+
 
 def test_it_counts() -> None:
     """Three images of two pixels; pixel 0 is 0, 0, 2 and pixel 1 is 1, 1, 1; pseudocount 1/2, three levels."""

@@ -68,6 +68,7 @@ def test_the_elbo_is_below_and_the_bound_closes(generator: torch.Generator) -> N
     assert ((log_mean_exp(log_w) - log_p).abs() < 5 * error + 1e-9).all()
 
 
+@pytest.mark.processor
 def test_the_gradient_is_that_of_the_bound(generator: torch.Generator) -> None:
     """Autograd against central differences through encoder, noise and decoder, on the same noise."""
     model = small_vae(2)
@@ -205,6 +206,7 @@ def test_layers_depend_on_the_one_before(generator: torch.Generator) -> None:
     assert abs(residual.square().mean() - 1) < laws.FAR * (2 / 200_000) ** 0.5
 
 
+@pytest.mark.processor
 @torch.no_grad()
 def test_three_layers_are_a_chain() -> None:
     """Densities written out, the flat order of the layers, and the widths of the networks between them."""
@@ -291,6 +293,7 @@ def test_nothing_is_doubly_reparameterized_in_evaluation() -> None:
     torch.testing.assert_close(gradients(plain, x, 5, 0)[0], gradients(twice, x, 5, 0)[0], rtol=1e-12, atol=0)
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("n_rows", [1, 48, 10_000])
 def test_the_fused_evaluation_is_that_of_the_head(n_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many samples are taken at a time: one, three of 50, all."""

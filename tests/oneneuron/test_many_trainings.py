@@ -9,6 +9,8 @@ from oneneuron import OneNeuronResNet
 from oneneuron.jobs import Architecture, side_by_side, streams, torch_generator
 from oneneuron.training import cross_entropy, fit, rate, squared_error
 
+pytestmark = pytest.mark.processor
+
 
 def points(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     x = 2 * torch.rand(60, 2, generator=generator) - 1
