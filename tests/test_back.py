@@ -132,7 +132,7 @@ def test_outputs_that_the_cache_does_not_have_are_named(laboratory: Laboratory) 
 
 
 def test_without_a_commit_there_is_nothing_to_go_back_to(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is not a git repository: there is no commit to go back to"):
+    with pytest.raises(InputError, match="is not a git repository: it has no revisions or experiments"):
         list(go_back(tmp_path))
     laboratory = Laboratory(tmp_path / "laboratory")
     with pytest.raises(InputError, match="git rev-parse fails, so that nothing goes back: "):

@@ -241,9 +241,10 @@ def main() -> None:
         if sys.argv[1:] != ["--dvc"]:
             repository(root)
         elif _marked(root.resolve()) is None:
-            from dvc.config import Config  # imported here: DVC takes a second
-
-            if not Config.from_cwd()["core"].get("no_scm"):
+            asked = subprocess.run(
+                [sys.executable, "-m", "dvc", "config", "core.no_scm"], capture_output=True, text=True, check=False
+            )
+            if asked.stdout.strip().lower() != "true":
                 raise NotARepositoryError(WITHOUT_GIT.format(root=root))
     except InputError as error:
         sys.exit(str(error))

@@ -405,9 +405,9 @@ def _sentence(error: ValidationError, schema: type[Section], prefix: str = "") -
         )
     allowed = _allowed(kind, context, first["msg"])
     if kind == "list_type":
-        entry = re.fullmatch(r"[\w.-]{1,40}", str(first["input"]))
-        allowed += f": write [{entry[0]}]" if entry and first["input"] is not None else ", written [FIRST, SECOND]"
-    if type(None) in get_args(getattr(_fields(schema, keys[:-1]).get(keys[-1]), "annotation", None)):
+        is_name = isinstance(first["input"], str) and re.fullmatch(r"[\w.-]{1,40}", first["input"])
+        allowed += f": write [{first['input']}]" if is_name else ", written [FIRST, SECOND]"
+    if keys and type(None) in get_args(getattr(_fields(schema, keys[:-1]).get(keys[-1]), "annotation", None)):
         allowed += ", or null"
     return f"params.yaml: {path} = {value} is not allowed; it must be {allowed}."
 

@@ -13,8 +13,9 @@ of the code or other images, here or in an earlier stage, are not.
 
 from __future__ import annotations
 
-import subprocess
+import io
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -95,8 +96,8 @@ def sentence(root: Path) -> str:
         return ""
     modified = here.ask("status", "--porcelain", "--untracked-files=no", "--", "results", LOCK).decode().splitlines()
     with tempfile.TemporaryDirectory() as folder:
-        archive = here.ask("archive", "HEAD", "results")
-        subprocess.run(["tar", "-x", "-C", folder], input=archive, check=True)
+        with zipfile.ZipFile(io.BytesIO(here.ask("archive", "--format=zip", "HEAD", "results"))) as archive:
+            archive.extractall(folder)
         found = check.compare(Path(folder) / "results", root / "results")
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     verdict = (

@@ -87,11 +87,11 @@ def _is_allowed(content: Mapping[str, Any], settings: Sequence[str]) -> bool:
 def _other_ways(setting: str) -> Iterator[str]:
     """Yield what may have been meant by a setting that is refused: null, a list, a key that is added, text."""
     key, _, value = setting.partition("=")
+    if value == "~" or value.startswith("~/"):  # no shell expands it after a `=`
+        value = value.replace("~", str(Path.home()), 1)
     values = ["null"] if value.lower() == "none" else [value]
     if not value.startswith("["):
         values.append(f"[{value}]")
-    if value == "~" or value.startswith("~/"):  # no shell expands it after a `=`
-        values.append(value.replace("~", str(Path.home()), 1))
     if value.lower() not in ("", "null", "none", "true", "false"):
         values += [quoted(text, '"') for text in values if not text.startswith("[")]
     prefixes = [""] if key.startswith("+") else ["", "++"]
