@@ -28,7 +28,7 @@ from bitsperdim.comparing.comparison import Difference
 from bitsperdim.comparing.numbers import flat
 from bitsperdim.comparing.output import difference
 from bitsperdim.errors import InputError
-from bitsperdim.git import Repository, repository
+from bitsperdim.git import GitError, Repository, repository
 from bitsperdim.preflight import KEPT, forget
 from bitsperdim.recipes.recipe import read_yaml
 
@@ -42,7 +42,10 @@ def go_back(root: Path) -> Iterator[str]:
         InputError: there is no commit, git or DVC fails, or DVC's cache has not every output.
     """
     here = repository(root)
-    commit = here.ask("rev-parse", "--verify", "--short", "HEAD").decode().strip()
+    head = here.find("rev-parse", "--verify", "--quiet", "--short", "HEAD")
+    if head is None:
+        raise InputError(f"{root} has no commits: there is nothing to go back to.")
+    commit = head.decode().strip()
     differing = files_that_differ(here)
     to_restore = [path for path in differing if _goes_back(path)]
     yield f"Going back to the last commit, {commit}:"
@@ -50,10 +53,13 @@ def go_back(root: Path) -> Iterator[str]:
     committed = _names(here.ask("ls-tree", "-r", "-z", "--name-only", "HEAD", "--", *GOES_BACK))
     compared = ("--cached", "--no-renames", "--name-only", "--relative", "-z", "HEAD", "--", *GOES_BACK)
     unknown = sorted({*to_restore, *_names(here.ask("diff-index", *compared))})
-    here.ask("update-index", "--force-remove", "-z", "--stdin", content=_listing(unknown))
-    if wanted := [path for path in unknown if path in set(committed)]:  # of which the index knows no times now
-        from_file = ("--pathspec-from-file=-", "--pathspec-file-nul")
-        here.ask("--literal-pathspecs", "checkout", "--quiet", "HEAD", *from_file, content=_listing(wanted))
+    try:
+        here.ask("update-index", "--force-remove", "-z", "--stdin", content=_listing(unknown))
+        if wanted := [path for path in unknown if path in set(committed)]:  # of which the index knows no times now
+            from_file = ("--pathspec-from-file=-", "--pathspec-file-nul")
+            here.ask("--literal-pathspecs", "checkout", "--quiet", "HEAD", *from_file, content=_listing(wanted))
+    except GitError as error:
+        raise InputError(f"Not everything could go back: {error}") from error
     yield from (f"  restored: {path}" for path in to_restore)
     removed = _forget_other_models(root, committed)
     yield from (f"  removed: {name}" for name in removed)
