@@ -163,22 +163,49 @@ def test_the_model_and_its_derivatives_are_left_alone() -> None:
 def test_cuts_are_of_all_images_and_of_both_ends(n_images: int, generator: torch.Generator) -> None:
     cuts = cuts_of(torch.zeros(n_images, 3, 4, 5), generator)
     assert cuts.shape[1:] == (n_images, 1, 1, 1)
-    assert len(cuts) == {1: 32, 3: 11, 4: 8, 50: 1}[n_images]
+    assert len(cuts) == {1: 16, 3: 6, 4: 4, 50: 1}[n_images]
     assert {0, 59} <= set(cuts.flatten().tolist()) <= set(range(60))
-    assert len(cuts.unique()) > 15
+    assert len(cuts.unique()) > 10
 
 
-def test_a_derivative_that_is_not_finite_is_no_zero(
-    monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
-) -> None:
-    model = small_model("pixelcnn-three-levels")
+@pytest.mark.parametrize("leaks", [False, True])
+def test_where_a_derivative_is_not_finite_the_change_decides(leaks: bool, generator: torch.Generator) -> None:
+    model = leaking(lambda x: 0 * torch.sqrt(0 * x.float()) + leaks * (x > 3).float(), torch.float32)
+    assert largest_leaked_gradient(model, images(model), generator=generator) == 0
+    if not leaks:
+        assert check_causality(model, images(model)) == 0
+        return
+    with pytest.raises(ValueError, match="the model looks ahead"):
+        check_causality(model, images(model))
+
+
+@pytest.mark.parametrize("name", ["pixelcnn-logistics", "gated-logistics", "plus-rgb"])
+def test_narrow_densities_are_no_leak(name: str) -> None:
+    """Of levels far out, whose log-masses of -10^30 have derivatives that overflow."""
+    model = laws.scattered(small_model(name), spread=1.0).float()
     assert isinstance(model, AutoregressiveModel)
-    outputs = type(model).outputs
-    monkeypatch.setattr(
-        type(model), "outputs", lambda self, x, *rest, **more: outputs(self, x, *rest, **more) + 0 * torch.sqrt(0 * x)
-    )
-    with pytest.raises(FloatingPointError, match="not finite"):
-        largest_leaked_gradient(model, images(model), generator=generator)
+    assert check_causality(model, images(model)) == 0
+
+
+@pytest.mark.parametrize("leaks", [False, True])
+def test_a_leak_of_the_level_that_is_there_is_found(leaks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is worth a bit per dimension, and is small beside the log-masses of other levels, of about -10^6."""
+    model = build("pixelcnn", {**PIXELCNN, "likelihood": "logistic"}, (1, 8, 8), 256).eval()
+    assert isinstance(model, PixelCNN)
+
+    def outputs(x: Tensor, *_: Any, **__: Any) -> Tensor:
+        told = (x.detach().float() - 100.5).sign() * 5e-5 / 127.5
+        location = (100.5 - 127.5) / 127.5 + leaks * told
+        return torch.cat([location, torch.full_like(location, 1e-5 / 127.5).log()], 1) + 0 * x.float().sum()
+
+    monkeypatch.setattr(model, "outputs", outputs)
+    x = 100 + torch.randint(2, (4, 1, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    if not leaks:
+        assert check_causality(model, x) == 0
+        return
+    assert -model.log_weights(x).mean() / 64 < 0.01  # nats per dimension, where log 2 is the truth
+    with pytest.raises(ValueError, match="the model looks ahead"):
+        check_causality(model, x)
 
 
 def test_the_receptive_field_is_the_promised_one(generator: torch.Generator) -> None:

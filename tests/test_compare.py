@@ -45,10 +45,10 @@ def test_what_cannot_be_paired_is_refused() -> None:
         (np.array([np.inf, -1, -1]), "must be finite, but is inf for image 0$"),
         (np.zeros(0), r"must have shape \(N,\), N at least 1, not \(0,\)$"),
         (np.zeros((3, 1)), r"must have shape \(N,\), N at least 1, not \(3, 1\)$"),
-        (np.float64(3), "must be a NumPy array, not float64$"),
+        (np.float64(3), "must be a plain NumPy array, not float64$"),
         (np.zeros(3, dtype=np.int64), "must be of type float64 or float32, not int64$"),
         (np.zeros(3, dtype=np.float16), "must be of type float64 or float32, not float16$"),
-        ([0.0, 1.0, 2.0], "must be a NumPy array, not list$"),
+        ([0.0, 1.0, 2.0], "must be a plain NumPy array, not list$"),
     ):
         for name, pair in (("log_p", (wrong, good)), ("reference", (good, wrong))):
             with pytest.raises(ValueError, match=f"^{name} {words}"):

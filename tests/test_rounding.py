@@ -70,6 +70,12 @@ def test_what_an_edit_has_changed_is_not_told(changed: dict[str, str], told: lis
     assert rounded_otherwise(BEFORE, elsewhere(**changed)) == told
 
 
+def test_what_another_command_has_changed_is_not_told() -> None:
+    after = elsewhere()
+    after["evaluate@vae"]["cmd"] = "do it otherwise"
+    assert rounded_otherwise(BEFORE, after) == ["train@vae"]
+
+
 @pytest.mark.parametrize(
     ("name", "told"),
     [
@@ -117,10 +123,26 @@ def test_the_sentence_says_what_moved_why_and_whether_it_may(root: Path) -> None
     assert told.startswith(
         "Other digits than in the last commit, from the same code and parameters: evaluate@vae, report, train@vae. "
     )
-    assert "The numbers agree with the committed ones, within the tolerances of `make check`." in told
-    assert "git shows 2 modified files" in told
+    assert "These numbers agree with the committed ones, within the tolerances of `make check`." in told
+    assert told.endswith("Tracked files that are modified by that: 2.")
     rerun(root, 2 * TRAINED["bpd"])
     assert "NOT within the tolerances of `make check`: vae: bpd is 2.10000, but 2.00000 is committed" in sentence(root)
+
+
+def test_a_model_with_another_parameter_is_not_judged(root: Path) -> None:
+    """One moved by rounding, and another that was changed on purpose: the verdict is on the first."""
+    rerun(root, 0.4 * TRAINED["bpd"])
+    after = elsewhere(**{"models/other": "O"})
+    after["train@other"]["params"] = {"params.yaml": {"lr": 2}}
+    write_lock(root, after)
+    write_json(root / "results" / "other" / "metrics.json", {"bpd": 9.0})
+    assert "These numbers agree" in sentence(root)
+
+
+@pytest.mark.parametrize("content", ["", "stages: 3", "{", "<<<<<<< HEAD\n"])
+def test_nothing_is_said_of_what_is_not_a_lock(content: str, root: Path) -> None:
+    (root / "dvc.lock").write_text(content)
+    assert sentence(root) == ""
 
 
 def test_nothing_is_said_where_git_cannot_tell(root: Path) -> None:

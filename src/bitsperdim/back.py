@@ -7,7 +7,8 @@ where both have the same size and the index itself is written in a later second,
 is clean, and ``git checkout .`` leaves another experiment's number on the disk. Here a new index, which knows no times,
 makes git read every file, and what differs is written anew.
 
-Not here: edits of anything else, which are named and kept, and images beside a ``.dvc`` file of one's own.
+Not here: edits of anything else, which are named and kept, outputs that DVC's cache does not have as the commit has
+them, which are named and left as they are, and images beside a ``.dvc`` file of one's own.
 
 Invariant (``tests/test_back.py``): afterwards every tracked file of :data:`GOES_BACK` has the bytes of the last commit,
 whatever its size and times.
@@ -20,10 +21,13 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+
+from bitsperdim.comparing.cache import Cache
 from bitsperdim.comparing.comparison import Difference
 from bitsperdim.comparing.numbers import flat
 from bitsperdim.comparing.output import difference
@@ -33,13 +37,14 @@ from bitsperdim.preflight import KEPT, forget
 from bitsperdim.recipes.recipe import read_yaml
 
 GOES_BACK = ("params.yaml", "dvc.lock", "results")
+MOST_NAMED = 10  # parameters
 
 
 def go_back(root: Path) -> Iterator[str]:
     """Make params.yaml, dvc.lock, results/ and the pipeline's outputs those of the last commit; yield what changed.
 
     Raises:
-        InputError: there is no commit, git or DVC fails, or DVC's cache has not every output.
+        InputError: there is no commit, or git or DVC fails.
     """
     here = repository(root)
     head = here.find("rev-parse", "--verify", "--quiet", "--short", "HEAD")
@@ -48,8 +53,7 @@ def go_back(root: Path) -> Iterator[str]:
     commit = head.decode().strip()
     differing = files_that_differ(here)
     to_restore = [path for path in differing if _goes_back(path)]
-    yield f"Going back to the last commit, {commit}:"
-    yield from _parameters(here, to_restore)
+    parameters = _parameters(here, to_restore)
     committed = _names(here.ask("ls-tree", "-r", "-z", "--name-only", "HEAD", "--", *GOES_BACK))
     compared = ("--cached", "--no-renames", "--name-only", "--relative", "-z", "HEAD", "--", *GOES_BACK)
     unknown = sorted({*to_restore, *_names(here.ask("diff-index", *compared))})
@@ -60,13 +64,20 @@ def go_back(root: Path) -> Iterator[str]:
             here.ask("--literal-pathspecs", "checkout", "--quiet", "HEAD", *from_file, content=_listing(wanted))
     except GitError as error:
         raise InputError(f"Not everything could go back: {error}") from error
+    yield f"Going back to the last commit, {commit}:"
+    yield from parameters[:MOST_NAMED]
+    if more := parameters[MOST_NAMED:]:
+        yield f"  params.yaml: and {len(more)} more"
     yield from (f"  restored: {path}" for path in to_restore)
     removed = _forget_other_models(root, committed)
-    yield from (f"  removed: {name}" for name in removed)
+    yield from (f"  removed: the pipeline's files in {name}" for name in removed)
     if kept := [path for path in differing if not _goes_back(path)]:
         yield f"  kept, though it differs from the commit: {', '.join(kept)}"
-    changed = _dvc_checkout(root)
+    changed, missing = _dvc_checkout(root, committed)
     yield from (f"  DVC: {line}" for line in changed)
+    if missing:
+        shown = f"{', '.join(missing[:3])}{', ...' if missing[3:] else ''}"
+        yield f"  left as it is, for DVC's cache does not have the committed one: {shown}; `dvc repro` makes it anew."
     if not (to_restore or removed or changed):
         yield "  nothing had to change."
 
@@ -111,7 +122,8 @@ def _differences(now: Mapping[str, Any], then: Mapping[str, Any]) -> list[Differ
 def _forget_other_models(root: Path, committed: list[str]) -> list[str]:
     """Remove what the pipeline wrote into folders of results/ of which the commit has no file; return their names."""
     known, results = {path.split("/")[1] for path in committed if path.startswith("results/")}, root / "results"
-    others = [folder for folder in sorted(results.iterdir()) if folder.name not in (*known, *KEPT)]
+    folders = sorted(results.iterdir()) if results.is_dir() else []
+    others = [folder for folder in folders if folder.name not in (*known, *KEPT)]
     found = []
     for folder in others:
         if folder.is_dir() and not folder.is_symlink():
@@ -122,26 +134,33 @@ def _forget_other_models(root: Path, committed: list[str]) -> list[str]:
     return found
 
 
-def _dvc_checkout(root: Path) -> list[str]:
-    """Have DVC restore the outputs of the stages; return what it changed.
+def _dvc_checkout(root: Path, of_git: Collection[str]) -> tuple[list[str], list[str]]:
+    """Have DVC restore the outputs of the stages that its cache has as a whole; DVC removes those that it has not.
+
+    Args:
+        root: of the laboratory, with the ``dvc.lock`` of the commit.
+        of_git: the files that git has restored.
+
+    Returns:
+        What DVC changed, and the outputs that were left as they are, since the cache does not have them.
 
     Raises:
-        InputError: it did not.
+        InputError: it failed.
     """
-    command = [sys.executable, "-m", "dvc", "checkout", "--force", "dvc.yaml"]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line]
-        if not any("Checkout failed" in line for line in lines):
-            raise InputError(
-                f"Git's files are those of the last commit; `dvc checkout` fails: {' '.join(lines)[:300]}."
-            )
-        missing = sorted(line for line in lines if not line.startswith(("ERROR", "Is your cache", "<")))
-        raise InputError(
-            f"Git's files are those of the last commit, but DVC's cache does not have {len(missing)} outputs "
-            f"({', '.join(missing[:3])}{', ...' if missing[3:] else ''}): `dvc pull` gets and `dvc repro` makes them."
-        )
-    return [f"{found[1]} {found[2]}" for found in re.finditer(r"(?m)^([AMD])\s+(.+)$", done.stdout)]
+    stages = YAML(typ="safe").load((root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+    outs = {out["path"]: out.get("md5", "") for stage in stages.values() for out in stage.get("outs", [])}
+    cache = Cache(root)
+    wanted = [path for path in sorted(outs) if path not in of_git]
+    there = [path for path in wanted if cache.has(outs[path])]
+    changed = []
+    if there:
+        command = [sys.executable, "-m", "dvc", "checkout", "--force", *there]
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+        if done.returncode:
+            reason = " ".join(done.stderr.split())[:300]
+            raise InputError(f"Git's files are those of the last commit; `dvc checkout` fails: {reason}.")
+        changed = [f"{found[1]} {found[2]}" for found in re.finditer(r"(?m)^([AMD])\s+(.+)$", done.stdout)]
+    return changed, [path for path in wanted if path not in there]
 
 
 def _names(listing: bytes) -> list[str]:

@@ -68,8 +68,8 @@ def paired_difference(log_p: np.ndarray, reference: np.ndarray) -> PairedDiffere
 
 def _check(name: str, values: np.ndarray) -> None:
     """Refuse what is not one finite log-likelihood for each image."""
-    if not isinstance(values, np.ndarray):
-        raise ValueError(f"{name} must be a NumPy array, not {type(values).__name__}")
+    if not isinstance(values, np.ndarray) or isinstance(values, np.ma.MaskedArray):  # that hides what is not finite
+        raise ValueError(f"{name} must be a plain NumPy array, not {type(values).__name__}")
     if values.dtype not in (np.float64, np.float32):
         raise ValueError(f"{name} must be of type float64 or float32, not {values.dtype}")
     if values.ndim != 1 or len(values) == 0:

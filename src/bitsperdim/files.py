@@ -30,7 +30,7 @@ COPIES = ".dvc/tmp/exps"  # where `dvc exp run --temp` and `--queue` make theirs
 LEFTOVER = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}(?P<suffix>(\.[^.]+)?)")  # as atomic_path names temporary files
 
 
-def repository() -> Path:
+def workspace() -> Path:
     """Return the repository that the user works in: what it holds and git does not is not in a copy of it.
 
     Where the current folder is no copy, that is the current folder.

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-from bitsperdim.files import repository
+from bitsperdim.files import workspace
 
 VARIABLE = "BITSPERDIM_CHECKPOINTS"
 MARK = "finished"
@@ -28,7 +28,7 @@ def folder_of_all() -> Path:
     repository itself.
     """
     named = os.environ.get(VARIABLE)
-    return Path(named) if named else repository() / "checkpoints"
+    return Path(named) if named else workspace() / "checkpoints"
 
 
 def mark(folder: Path) -> None:

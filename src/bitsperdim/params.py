@@ -406,8 +406,8 @@ def _sentence(error: ValidationError, schema: type[Section], prefix: str = "") -
     allowed = _allowed(kind, context, first["msg"])
     if kind == "list_type":
         entry = first["input"]
-        is_plain = isinstance(entry, str) and re.fullmatch(r"[\w.-]{1,40}", entry)
-        is_plain = is_plain or (type(entry) is int and abs(entry) < 10**9)
+        is_word = isinstance(entry, str) and entry.lower() != "none" and bool(re.fullmatch(r"[\w.-]{1,40}", entry))
+        is_plain = is_word or (type(entry) is int and abs(entry) < 10**9)
         allowed += f": write [{entry}]" if is_plain else ", written [FIRST, SECOND]"
     if keys and type(None) in get_args(getattr(_fields(schema, keys[:-1]).get(keys[-1]), "annotation", None)):
         allowed += ", or null"

@@ -31,14 +31,23 @@ def preflight(params: Params, results: Path, marker: Path) -> None:
         results: the folder of results.
         marker: a constant file: that it is there says that the parameters were valid once they got this far.
     """
-    source = SOURCES[params.dataset.name]
-    source.check(params.dataset.path)
-    check_images(params, *source.facts(params.dataset.path))
+    check_source(params)
     for folder in sorted(results.iterdir()) if results.is_dir() else []:
         if folder.is_dir() and not folder.is_symlink() and folder.name not in (*params.models, *KEPT):
             forget(folder)
     write_json(results / "models.json", {"models": list(params.models)})
     write_text(marker, MARKER)
+
+
+def check_source(params: Params) -> None:
+    """Refuse a ``dataset.path`` that cannot be used, and models that do not fit its images.
+
+    Raises:
+        InputError: one sentence with key, value and what is allowed.
+    """
+    source = SOURCES[params.dataset.name]
+    source.check(params.dataset.path)
+    check_images(params, *source.facts(params.dataset.path))
 
 
 def forget(folder: Path) -> None:

@@ -1,30 +1,31 @@
-"""What another processor changes: the same code and parameters, but other digits than those that are committed.
+"""What another machine changes: the same code and parameters, but other digits than those that are committed.
 
-Processors add numbers in another order, and a training makes much of the last digit. So a rerun of the last commit on
-another machine modifies files that git tracks, though nobody changed anything. The end of a run says so, and why, and
-whether the numbers agree within the tolerances of :mod:`bitsperdim.check`.
+Processors add numbers in an order of their own, and so do GPUs, other numbers of threads and other versions of PyTorch;
+a training amplifies the differences. So a rerun of the last commit on another machine modifies files that git tracks,
+though nobody changed anything. The end of a run says so, and why, and whether the numbers agree within the tolerances
+of :mod:`bitsperdim.check`.
 
-``dvc.lock`` tells: a stage whose command, code and parameters are those of the last commit, and so are those of all
-stages before it, has other outputs for no other reason than that.
+``dvc.lock`` tells which stages: those whose command, code and parameters are the ones of the last commit, as are those
+of all stages before them, but whose outputs are not.
 
-Invariants (``tests/test_rounding.py``): other outputs of the same inputs are told; those of another parameter, an edit
-of the code or other images, here or in an earlier stage, are not.
+Invariants (``tests/test_rounding.py``): other outputs of the same inputs are told; those of another command, another
+parameter, an edit of the code or other images, here or in an earlier stage, are not.
 """
 
 from __future__ import annotations
 
-import io
-import tempfile
-import zipfile
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
-from bitsperdim import check
+from bitsperdim.check import disagreements
 from bitsperdim.errors import InputError
-from bitsperdim.git import repository
+from bitsperdim.files import workspace
+from bitsperdim.git import Repository, repository
 
 LOCK = "dvc.lock"
 SHOWN = 3  # stages, disagreements
@@ -40,18 +41,17 @@ def rounded_otherwise(before: Stages, after: Stages) -> list[str]:
     """
     makers = {out["path"]: name for name, stage in after.items() for out in stage.get("outs", [])}
 
-    def earlier(stage: Mapping[str, Any]) -> set[str]:
-        """The stages that make what this one reads, by themselves or as files in a folder."""
-        read = [dep["path"] for dep in stage.get("deps", [])]
+    def made_by(path: str) -> set[str]:
+        """The stages that make a file or folder, or a part of it."""
         return {
-            maker
-            for path, maker in makers.items()
-            if any(path == dep or path.startswith(f"{dep}/") or dep.startswith(f"{path}/") for dep in read)
+            name
+            for made, name in makers.items()
+            if path == made or path.startswith(f"{made}/") or made.startswith(f"{path}/")
         }
 
     def own(stage: Mapping[str, Any]) -> tuple[Any, ...]:
         """What a stage is given that no other stage makes."""
-        deps = {dep["path"]: dep.get("md5") for dep in stage.get("deps", []) if not _made(dep["path"], makers)}
+        deps = {dep["path"]: dep.get("md5") for dep in stage.get("deps", []) if not made_by(dep["path"])}
         return stage.get("cmd"), stage.get("params"), deps
 
     known: dict[str, bool] = {}
@@ -60,14 +60,11 @@ def rounded_otherwise(before: Stages, after: Stages) -> list[str]:
         """Whether a stage was given the same, and all before it."""
         if name not in known:
             known[name] = name in before and own(before[name]) == own(after[name])
-            known[name] = known[name] and all(is_the_same(maker) for maker in earlier(after[name]) - {name})
+            earlier = {maker for dep in after[name].get("deps", []) for maker in made_by(dep["path"])} - {name}
+            known[name] = known[name] and all(is_the_same(maker) for maker in earlier)
         return known[name]
 
     return [name for name in after if is_the_same(name) and _outs(before[name]) != _outs(after[name])]
-
-
-def _made(path: str, makers: Mapping[str, str]) -> bool:
-    return any(path == made or path.startswith(f"{made}/") or made.startswith(f"{path}/") for made in makers)
 
 
 def _outs(stage: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,36 +74,43 @@ def _outs(stage: Mapping[str, Any]) -> dict[str, Any]:
 def sentence(root: Path) -> str:
     """Return what a user should know of digits that differ from the last commit's; empty where there are none.
 
-    Where git cannot tell what the last commit is, nothing can be said.
+    Where git cannot tell what the last commit is, or a lock is not one, nothing can be said.
 
     Args:
         root: of the laboratory, with a ``dvc.lock`` that DVC has just written.
     """
     try:
         here = repository(root)
-        committed = here.find("show", f"HEAD:./{LOCK}")
-    except InputError:
+        committed, current = here.read([f"HEAD:./{LOCK}"])[f"HEAD:./{LOCK}"], (root / LOCK).read_bytes()
+        if committed is None or committed == current:  # nothing to parse, which takes a second
+            return ""
+        before, after = (YAML(typ="safe").load(lock.decode("utf-8"))["stages"] for lock in (committed, current))
+        names = rounded_otherwise(before, after)
+        return _told(here, names, [path for name in names for path in _outs(after[name])]) if names else ""
+    except (InputError, OSError, YAMLError, ValueError, KeyError, TypeError, AttributeError):
         return ""
-    current = (root / LOCK).read_bytes() if (root / LOCK).is_file() else b""
-    if committed is None or committed == current:
-        return ""
-    before, after = (YAML(typ="safe").load(lock.decode("utf-8"))["stages"] for lock in (committed, current))
-    names = rounded_otherwise(before, after)
-    if not names:
-        return ""
-    modified = here.ask("status", "--porcelain", "--untracked-files=no", "--", "results", LOCK).decode().splitlines()
-    with tempfile.TemporaryDirectory() as folder:
-        with zipfile.ZipFile(io.BytesIO(here.ask("archive", "--format=zip", "HEAD", "results"))) as archive:
-            archive.extractall(folder)
-        found = check.compare(Path(folder) / "results", root / "results")
+
+
+def _told(here: Repository, names: list[str], outs: list[str]) -> str:
+    """Return the sentences on stages that rounded otherwise, and on their outputs."""
+    found, n_compared = [], 0
+    numbers = [path for path in outs if path.endswith("/metrics.json")]
+    for path, content in zip(numbers, here.read([f"HEAD:./{path}" for path in numbers]).values(), strict=True):
+        if content is not None and (here.root / path).is_file():
+            rerun = json.loads((here.root / path).read_text(encoding="utf-8"))
+            found += disagreements(json.loads(content), rerun, Path(path).parent.name)
+            n_compared += 1
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    verdict = (
-        "The numbers agree with the committed ones, within the tolerances of `make check`."
-        if not found
-        else "NOT within the tolerances of `make check`: " + " ".join(found[:SHOWN])
-    )
-    return (
-        f"Other digits than in the last commit, from the same code and parameters: {', '.join(names[:SHOWN])}{more}. "
-        f"This processor adds numbers in another order than the one that made them, and a training makes much of the "
-        f"last digit. {verdict} git shows {len(modified)} modified files; `bitsperdim back` goes back."
-    )
+    told = [
+        f"Other digits than in the last commit, from the same code and parameters: {', '.join(names[:SHOWN])}{more}.",
+        "Another processor, GPU, number of threads or version of PyTorch adds numbers in another order, and a training "
+        "amplifies the differences.",
+    ]
+    if found:
+        told.append(f"NOT within the tolerances of `make check`: {' '.join(found[:SHOWN])}")
+    elif n_compared:
+        told.append("These numbers agree with the committed ones, within the tolerances of `make check`.")
+    if workspace() == Path():  # not in a copy that DVC made for an experiment
+        status = here.ask("status", "--porcelain", "--untracked-files=no", "--", LOCK, *outs)
+        told.append(f"Tracked files that are modified by that: {len(status.splitlines())}.")
+    return " ".join(told)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import re
 from collections.abc import Mapping
 from functools import cached_property
@@ -60,6 +61,16 @@ class Cache:
         if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
             raise InputError(f"DVC's cache holds a damaged file under {md5}; remove it, and pull or run it again.")
         return content
+
+    def has(self, md5: str) -> bool:
+        """Return whether a file, or every file of a folder, of this content is there; none of it is verified."""
+        if self._store is None or not md5:
+            return False
+        path = Path(self._store[0].oid_to_path(md5))
+        if not path.is_file():
+            return False
+        inner = json.loads(path.read_bytes()) if md5.endswith(".dir") else []
+        return all(Path(self._store[0].oid_to_path(entry["md5"])).is_file() for entry in inner)
 
     def fetch(self, path: str, revision: str) -> bytes | None:
         """Return a file of a revision from a remote of DVC, or None where there is no such thing."""

@@ -36,7 +36,7 @@ from typing import IO
 from tqdm import tqdm
 
 from bitsperdim.errors import InputError, shown
-from bitsperdim.files import atomic_path, repository
+from bitsperdim.files import atomic_path, workspace
 
 VARIABLE = "BITSPERDIM_MIRROR"
 OWN = Path("data") / "raw"  # in the repository, by the names of data sets
@@ -73,7 +73,7 @@ class _Again(Exception):  # noqa: N818 - not an error until it happens too often
 
 def own_folder(folder: Path) -> Path:
     """Return where the user may have put the files of the data set whose ``folder`` has its name."""
-    return repository() / OWN / folder.name
+    return workspace() / OWN / folder.name
 
 
 def fetch(dataset: str, file: RemoteFile, folder: Path, unpacked: RemoteFile | None = None) -> Path:
@@ -127,7 +127,7 @@ def _on_mirror(mirror: str, dataset: str, name: str) -> str:
         named = Path(urllib.request.url2pathname(f"/{rest.partition('/')[2]}") if separator else mirror).expanduser()
     except RuntimeError as error:
         raise InputError(f"{VARIABLE} = {shown(mirror)} names the home folder of nobody; name a folder.") from error
-    return str((repository() / named / dataset / name).absolute())
+    return str((workspace() / named / dataset / name).absolute())
 
 
 def _is_url(place: str) -> bool:

@@ -40,7 +40,7 @@ from bitsperdim.estimation.log_weights import (
     standard_error,
 )
 from bitsperdim.estimation.pareto import JUDGED_FROM, pareto_k
-from bitsperdim.models.base import AutoregressiveModel, ImageModel, Kind, LatentModel, Proposal
+from bitsperdim.models.base import AutoregressiveModel, DensityModel, ImageModel, Kind, LatentModel, Proposal
 from bitsperdim.models.inputs import check_counts
 
 PER_IMAGE = ("log_p", "standard_error", "bias", "elbo", "ess", "pareto_k", "jackknife", "extrapolation")
@@ -149,6 +149,8 @@ def estimate(
     check_counts(n_samples=n_samples, chunk_size=chunk_size, batch_size=batch_size)
     model.check_places(generator=generator)
     leak = check_scorable(model, images, labels, noise)
+    labels = None if model.n_classes is None else labels  # which are then ignored, whatever they are
+    noise = noise if isinstance(model, DensityModel) else None
     size, parts, total = images_at_once(model, n_samples, batch_size), [], 0.0
     for start in range(0, len(images), size):
         at = slice(start, start + size)
@@ -191,6 +193,8 @@ def check_scorable(
     """
     model.check_mode("estimate")
     model.check(images, labels, noise)
+    if isinstance(model, DensityModel) and noise is not None and noise.shape != images.shape:
+        raise ValueError(f"noise must have the shape of the images, {tuple(images.shape)}, not {tuple(noise.shape)}")
     if isinstance(model, AutoregressiveModel):
         return check_causality(model, images, labels=labels, seed=seed)
     return None

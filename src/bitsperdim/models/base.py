@@ -119,6 +119,8 @@ class ImageModel(nn.Module, ABC):
         Raises:
             ValueError: saying where they are.
         """
+        if not isinstance(generator, torch.Generator | None):
+            raise ValueError(f"generator must be a torch.Generator, not {type(generator).__name__}")
         given = {"images": images, "labels": None if self.n_classes is None else labels, "generator": generator}
         for name, value in given.items():
             if value is not None:

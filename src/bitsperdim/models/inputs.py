@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from bitsperdim.models.base import ImageModel
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+ANY_INTEGER = "torch.uint8, int8, int16, int32 or int64"
 
 
 def check_images(x: Tensor, image_shape: tuple[int, int, int], n_levels: int) -> None:
@@ -44,7 +45,7 @@ def check_images(x: Tensor, image_shape: tuple[int, int, int], n_levels: int) ->
         ValueError: saying what it is.
     """
     values = f"values from 0 to {n_levels - 1}"
-    check_type("images", x, INTEGERS, f"torch.uint8 or another integer type, with {values}")
+    check_type("images", x, INTEGERS, f"{ANY_INTEGER}, with {values}")
     if x.shape[1:] != image_shape or len(x) == 0:
         shape = ", ".join(map(str, image_shape))
         raise ValueError(f"images must have shape (B, {shape}), B at least 1, not {tuple(x.shape)}")
@@ -83,7 +84,7 @@ def check_noise(noise: Tensor, shape: torch.Size) -> None:
     """Refuse what is not dequantization noise of images.
 
     Args:
-        noise: (B, C, H, W) or (M, B, C, H, W) of a floating-point type, in [0, 1).
+        noise: (B, C, H, W) or (M, B, C, H, W) float32 or float64, in [0, 1).
         shape: (B, C, H, W), of the images.
 
     Raises:
@@ -122,6 +123,8 @@ def check_type(name: str, value: object, types: tuple[torch.dtype, ...], allowed
         raise ValueError(f"{name} must be a tensor of type {allowed}, not {type(value).__name__}")
     if value.dtype not in types:
         raise ValueError(f"{name} must be of type {allowed}, not {value.dtype}")
+    if value.layout != torch.strided or value.is_meta:
+        raise ValueError(f"{name} must be a dense tensor that holds its values")
 
 
 def check_place(name: str, device: torch.device, of_model: torch.device) -> None:
@@ -133,6 +136,8 @@ def check_place(name: str, device: torch.device, of_model: torch.device) -> None
 def check_counts(**counts: int) -> None:
     """Refuse numbers of things that are not at least 1."""
     for name, value in counts.items():
+        if type(value) is not int:
+            raise ValueError(f"{name} must be an integer of type int, not {type(value).__name__}")
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
 

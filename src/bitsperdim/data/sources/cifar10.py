@@ -8,6 +8,7 @@ beside any comparison with published ones.
 
 from __future__ import annotations
 
+import os
 import tarfile
 from pathlib import Path
 
@@ -59,7 +60,10 @@ class Cifar10(Source):
     def download(self, folder: Path, path: str) -> None:
         """Fetch and verify the archive and unpack it; where the user or a mirror has columns alone, fetch these."""
         own = own_folder(folder)
-        if (own / TEST_COLUMN.name).exists() and not (own / ARCHIVE.name).exists():
+        has_columns = any(os.path.lexists(own / file.name) for file in columns())  # a link that leads nowhere too
+        if has_columns and os.path.lexists(own / ARCHIVE.name):
+            raise InputError(f"{own} holds {ARCHIVE.name} and columns; leave one of the two there.")
+        if has_columns:
             self._fetch_columns(folder)
             return
         try:
@@ -77,7 +81,7 @@ class Cifar10(Source):
                     write_bytes(folder / BATCHES / Path(member.name).name, batch.read())
 
     def _fetch_columns(self, folder: Path) -> None:
-        for file in (*TRAIN_COLUMNS, TEST_COLUMN, TRAIN_LABELS, TEST_LABELS):
+        for file in columns():
             fetch(MIRROR_FOLDER, file, folder)
 
     def read(self, folder: Path) -> RawImages:
@@ -102,6 +106,11 @@ class Cifar10(Source):
                 labels[split] = read_npy(folder / file.name).astype(np.int64)
         images = {"train": np.concatenate(train), "test": read_column(folder / TEST_COLUMN.name)}
         return RawImages(images, labels)
+
+
+def columns() -> tuple[RemoteFile, ...]:
+    """Return the files of a mirror that has the images as columns."""
+    return (*TRAIN_COLUMNS, TEST_COLUMN, TRAIN_LABELS, TEST_LABELS)
 
 
 def read_column(path: Path) -> np.ndarray:
