@@ -54,7 +54,6 @@ def together(n_processes: int, folder: Path, script: Path, *arguments: str) -> s
     )
 
 
-@pytest.mark.processor
 @pytest.mark.parametrize("n_processes", [2, 4])
 def test_sharded_is_the_same_bit_for_bit(n_processes: int, tmp_path: Path) -> None:
     """Three models, two seeds, with noise or without, and annealing: as one process alone; four have too few blocks.

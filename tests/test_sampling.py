@@ -10,8 +10,6 @@ from bitsperdim.models.causal import Memory
 from bitsperdim.sampling import ancestral_sample, completed, outputs_at
 from cases import small_model
 
-pytestmark = pytest.mark.processor
-
 HEAD = {"likelihood": "categorical", "n_mixtures": 1}
 COUPLED = {"likelihood": "coupled_logistic", "n_mixtures": 2}
 PIXELCNN = ("pixelcnn", {"n_filters": 12, "n_blocks": 2, "kernel_size": 5})
@@ -39,6 +37,7 @@ def model_of(name: str) -> AutoregressiveModel:
     return model
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("name", CASES)
 @torch.no_grad()
 def test_cached_outputs_are_those_of_a_full_pass(name: str, generator: torch.Generator) -> None:
@@ -88,6 +87,7 @@ def test_cached_images_are_naive_images(name: str) -> None:
     assert not torch.equal(cached, ancestral_sample(model, 5, generator=torch.Generator().manual_seed(4)))
 
 
+@pytest.mark.processor
 def test_labels_reach_cached_images() -> None:
     """Cached = naive with labels too, an image of each class at a time; another class draws another image."""
     params = {**GATED[1], **HEAD, "n_classes": 3}
@@ -144,6 +144,7 @@ def test_the_cache_saves_work(name: str) -> None:
     assert operations(model, use_cache=True) <= 1.05 * one_pass * visits
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("name", [name for name in CASES if "5x6" in name])
 def test_given_rows_stay(name: str, generator: torch.Generator) -> None:
     """Completions keep what is given, are the same naively (in float64, as above), and depend on it."""

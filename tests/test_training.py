@@ -366,7 +366,6 @@ class PowerCutError(Exception):
     """What ends a run in a test where a power cut would."""
 
 
-@pytest.mark.processor
 @pytest.mark.parametrize("stop_at", [1, 3, 5, 8, 14])
 @pytest.mark.parametrize("model", ["vae", "pixelcnn", "gated_pixelcnn", "pixelcnn_pp", "flow", "realnvp"])
 def test_an_interrupted_run_ends_with_the_same_bytes(
