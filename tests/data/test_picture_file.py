@@ -44,7 +44,7 @@ def png(stored: np.ndarray, depth: int = 8, colour: int | None = None, *chunks: 
     else:
         packed = [np.packbits(np.unpackbits(row.reshape(-1, 1), axis=1)[:, 8 - depth :]).tobytes() for row in rows]
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
-    palette = [chunk(b"PLTE", PALETTE.tobytes())] if colour == 3 else []
+    palette = [chunk(b"PLTE", PALETTE[: 2**depth].tobytes())] if colour == 3 else []
     pixels = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in packed)))
     return b"".join((b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", header), *palette, *chunks, pixels, chunk(b"IEND")))
 
