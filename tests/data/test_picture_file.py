@@ -6,6 +6,8 @@ The pixels of the readable kinds are written here, bit by bit or by Pillow witho
 from __future__ import annotations
 
 import io
+import itertools
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -44,7 +46,7 @@ def png(stored: np.ndarray, depth: int = 8, colour: int | None = None, *chunks: 
     else:
         packed = [np.packbits(np.unpackbits(row.reshape(-1, 1), axis=1)[:, 8 - depth :]).tobytes() for row in rows]
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
-    palette = [chunk(b"PLTE", PALETTE.tobytes())] if colour == 3 else []
+    palette = [chunk(b"PLTE", PALETTE[: 2**depth].tobytes())] if colour == 3 else []
     pixels = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in packed)))
     return b"".join((b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", header), *palette, *chunks, pixels, chunk(b"IEND")))
 
@@ -390,6 +392,100 @@ def test_zeros_that_are_pixels_are_read(options: dict[str, object], tmp_path: Pa
         content = saved(np.full(shape, 128, np.uint8), "JPEG", **options)
         assert bytes(512) in content
         assert np.array_equal(np.unique(read_picture(put(tmp_path, "a.jpg", content))), [128])
+
+
+def test_zeros_in_one_scan_are_read_whatever_the_codes_of_the_others(tmp_path: Path) -> None:
+    """Of a page with a noisy edge only the scans of the means of blocks are zeros."""
+    page = np.full((640, 640), 128, np.uint8)
+    page[-16:] = values(16, 640)
+    content = saved(page, "JPEG", progressive=True)
+    assert bytes(512) in content
+    assert np.all(read_picture(put(tmp_path, "a.jpg", content))[0, :-16] == 128)
+
+
+@pytest.mark.parametrize("options", [{}, {"restart_marker_rows": 1}, {"optimize": True}])
+def test_zeros_that_no_code_makes_are_refused_beside_a_flat_area_too(
+    options: dict[str, object], tmp_path: Path
+) -> None:
+    page = values(320, 320, 3)
+    page[:160, :160] = 255
+    content = saved(page, "JPEG", **options)
+    assert read_picture(put(tmp_path, "a.jpg", content)).shape == (3, 320, 320)
+    for place in range(2_000, len(content) - 2_000, 10_000):
+        path = put(tmp_path, "a.jpg", content[:place] + bytes(1_024) + content[place + 1_024 :])
+        with pytest.raises(InputError, match="holds 512 zeros in a row"):
+            read_picture(path)
+
+
+def test_a_flat_lossy_webp_file_is_read(tmp_path: Path) -> None:
+    content = saved(Image.new("RGB", (400, 16_383), "white"), "WEBP")  # smaller ones have fewer zeros
+    assert bytes(512) in content
+    assert np.array_equal(np.unique(read_picture(put(tmp_path, "a.webp", content))), [255])
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("restarts", ["restart_marker_rows", "restart_marker_blocks"])
+@pytest.mark.parametrize("sampling", ["grey", "4:4:4", "4:2:2", "4:2:0"])
+def test_each_restart_of_a_jpeg_has_its_place(sampling: str, restarts: str, progressive: bool, tmp_path: Path) -> None:
+    options: dict[str, object] = {restarts: 1, "progressive": progressive, "quality": 30}
+    for shape in ((90, 70), (83, 101), (161, 50)):
+        array, more = (values(*shape), {}) if sampling == "grey" else (values(*shape, 3), {"subsampling": sampling})
+        content = saved(array, "JPEG", **options, **more)
+        assert read_picture(put(tmp_path, "a.jpg", content)).shape[1:] == shape
+    places = [found.start() for found in re.finditer(rb"\xff[\xd0-\xd7]", content)]
+    first, second, third = places[2:5]
+    for broken in (
+        content[: places[0]] + b"\xff\xd9",
+        content[: places[-3]] + b"\xff\xd9",
+        content[:first] + content[second:],
+        content[: places[0]] + content[places[8] :],
+        content[:first] + content[second:third] + content[first:second] + content[third:],
+    ):
+        with pytest.raises(InputError, match="some of its pixels are missing"):
+            read_picture(put(tmp_path, "a.jpg", broken))
+
+
+@pytest.mark.parametrize("array", [NOISE, NOISE[..., 0]], ids=["colour", "grey"])
+def test_no_scan_of_a_progressive_jpeg_may_be_missing(array: np.ndarray, tmp_path: Path) -> None:
+    content = saved(array, "JPEG", progressive=True)
+    scans = [found.start() for found in re.finditer(rb"\xff\xda", content)]
+    for start in scans[1:]:  # with the tables of the next scan or without, the first scans are not all
+        with pytest.raises(InputError, match="some of its pixels are missing"):
+            read_picture(put(tmp_path, "a.jpg", content[:start] + b"\xff\xd9"))
+    for start, end in itertools.pairwise(scans[1:]):
+        with pytest.raises(InputError, match="missing"):
+            read_picture(put(tmp_path, "a.jpg", content[:start] + content[end:]))
+
+
+ROW, HEADER = zlib.compress(b"\0\x1b"), struct.pack(">II", 4, 1)
+IHDR, IDAT, COLOURS_OF_4 = (b"IHDR", HEADER + b"\2\3\0\0\0"), (b"IDAT", ROW), (b"PLTE", PALETTE.tobytes())
+ORDER, SIZE, METHOD = "repeated or out of order", "its palette is missing or has", "a method that PNG does not have"
+CHUNKS: dict[str, tuple[list[tuple[bytes, bytes]], str]] = {
+    "sound": ([IHDR, COLOURS_OF_4, IDAT], ""),
+    "no palette": ([IHDR, IDAT], SIZE),
+    "empty palette": ([IHDR, (b"PLTE", b""), IDAT], SIZE),
+    "colours of two bytes": ([IHDR, (b"PLTE", bytes(8)), IDAT], SIZE),
+    "more colours than indices": ([IHDR, (b"PLTE", bytes(15)), IDAT], SIZE),
+    "late palette": ([IHDR, IDAT, COLOURS_OF_4], f"{ORDER}|{SIZE}"),
+    "two palettes": ([IHDR, COLOURS_OF_4, COLOURS_OF_4, IDAT], ORDER),
+    "two headers": ([IHDR, IHDR, COLOURS_OF_4, IDAT], ORDER),
+    "late header": ([(b"tEXt", b"a\0b"), IHDR, COLOURS_OF_4, IDAT], ORDER),
+    "packed": ([(b"IHDR", HEADER + b"\2\3\7\0\0"), COLOURS_OF_4, IDAT], METHOD),
+    "filtered": ([(b"IHDR", HEADER + b"\2\3\0\5\0"), COLOURS_OF_4, IDAT], METHOD),
+    "interlaced": ([(b"IHDR", HEADER + b"\2\3\0\0\2"), COLOURS_OF_4, IDAT], METHOD),
+    "junk": ([IHDR, COLOURS_OF_4, (b"IDAT", ROW + b"junk")], "more data than those of its pixels"),
+}
+
+
+@pytest.mark.parametrize("name", CHUNKS)
+def test_the_chunks_of_a_png_are_in_order(name: str, tmp_path: Path) -> None:
+    chunks, sentence = CHUNKS[name]
+    path = put(tmp_path, "a.png", b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in [*chunks, (b"IEND", b"")]))
+    if not sentence:
+        assert np.array_equal(read_picture(path).transpose(1, 2, 0)[0], PALETTE)
+        return
+    with pytest.raises(InputError, match=sentence):
+        read_picture(path)
 
 
 def test_profiles_are_compared_by_what_they_show() -> None:

@@ -24,6 +24,7 @@ PNG_SRGB_CODES = b"\x01\x0d\x00\x01"  # cICP: the primaries, curve, matrix and r
 JPEG_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended and progressive, with Huffman codes
 JPEG_OTHER_FRAMES = {*range(0xC0, 0xD0)} - JPEG_FRAMES - {0xC4}
 PNG_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+JPEG_NO_MORE = {*range(0, 0xF0, 0x10)}  # the symbols that end blocks: nothing but zeros is left in them
 JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff])")  # in coded data, where 0xff itself is followed by a zero
 JPEG_STUFFING = b"\x55" * 64
 LARGEST = 89_000_000  # pixels; Pillow warns soon above
@@ -59,7 +60,8 @@ class Container:
         exif: the EXIF data; empty where there are none.
         stuffed: of a JPEG that was read whole, the same one with more coded data than it has, which shows other
             pixels only where its data are not enough: they carry no length of their own.
-        has_zeros: whether its coded data hold :data:`LOST`, which a large flat area makes, or a damaged disk.
+        has_zeros: whether its coded data hold :data:`LOST`, which a large flat area makes, or a damaged disk. Those
+            of a JPEG whose codes cannot be zeros for long are refused at once.
     """
 
     kind: str
@@ -157,11 +159,14 @@ def _png(reader: _Reader, whole: bool) -> Container:
         content = reader.take(length)
         if (zlib.crc32(kind + content),) != reader.unpack(">I"):
             raise _damaged("a checksum is wrong")
+        once = kind in {b"IHDR", b"PLTE"}
+        if (not chunks) != (kind == b"IHDR") or (once and kind in chunks) or (kind == b"PLTE" and b"IDAT" in chunks):
+            raise _damaged("a PNG chunk is repeated or out of order")
         coded += [content] if kind == b"IDAT" else []
         chunks.setdefault(kind, b"" if kind == b"IDAT" else content)
     if len(chunks.get(b"IHDR", b"")) != 13 or any(not kind[0] & 0x20 for kind in chunks.keys() - PNG_CRITICAL):
         raise _damaged("its PNG header is not the standard one")
-    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
+    width, height, depth, colour, *methods, interlaced = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
     _refuse_size(width, height)
     if depth == 16:
         raise Unfit("has 16 bits a channel", "save it with 8")
@@ -169,6 +174,11 @@ def _png(reader: _Reader, whole: bool) -> Container:
         raise Unfit("has transparency (an alpha channel)", NO_TRANSPARENCY)
     if depth not in PNG_DEPTHS.get(colour, ()):
         raise _damaged(f"PNG has no colour type {colour} with {depth} bits")
+    if any(methods) or interlaced > 1:
+        raise _damaged("it is coded by a method that PNG does not have")
+    n_colours, rest = divmod(len(chunks.get(b"PLTE", b"")), 3) if colour == 3 else (0, 0)
+    if colour == 3 and (rest or not 1 <= n_colours <= 2**depth):
+        raise _damaged("its palette is missing or has another size than PNG allows")
     if b"tRNS" in chunks:
         raise Unfit("has transparency (" + ("in its palette" if colour == 3 else "a colour key") + ")", NO_TRANSPARENCY)
     if b"acTL" in chunks:
@@ -178,7 +188,6 @@ def _png(reader: _Reader, whole: bool) -> Container:
     if whole:
         _verify_pixels(b"".join(coded), width, height, depth * (3 if colour == 2 else 1), bool(interlaced))
         _refuse_more(reader.take(reader.left))
-    n_colours = len(chunks.get(b"PLTE", b"")) // 3 if colour == 3 else 0
     profile = None
     if b"iCCP" in chunks:
         packed = chunks[b"iCCP"].partition(b"\0")[2][1:]
@@ -203,6 +212,8 @@ def _verify_pixels(coded: bytes, width: int, height: int, bits: int, interlaced:
         raise _damaged("its pixels cannot be decoded") from error
     if n_bytes != expected or not stream.eof:
         raise _damaged("it has fewer or more pixels than it says")
+    if stream.unused_data:
+        raise _damaged("it has more data than those of its pixels")
 
 
 def _png_is_srgb(chunks: dict[bytes, bytes]) -> bool:
@@ -225,6 +236,7 @@ def _png_is_srgb(chunks: dict[bytes, bytes]) -> bool:
 def _jpeg(reader: _Reader, whole: bool) -> Container:
     reader.take(2)
     frame, exif, profile = None, b"", {}
+    segments: list[tuple[int, bytes]] = []
     while True:
         mark, code = reader.take(2)
         while mark == code == 0xFF:  # a marker may be filled up
@@ -232,6 +244,7 @@ def _jpeg(reader: _Reader, whole: bool) -> Container:
         if mark != 0xFF or code < 0xC0 or 0xD0 <= code <= 0xD9:
             raise _damaged("its JPEG header is not the standard one")
         content = reader.take(max(0, reader.unpack(">H")[0] - 2))
+        segments.append((code, content))
         if code == 0xDA:
             break
         if code in JPEG_OTHER_FRAMES:
@@ -254,30 +267,120 @@ def _jpeg(reader: _Reader, whole: bool) -> Container:
     if channels not in (1, 3):
         raise Unfit(f"has {channels} channels" + " (CMYK)" * (channels == 4), "save it as grey or RGB")
     _refuse_size(width, height)
-    stuffed, has_zeros = _verify_scans(reader.before(), reader.take(reader.left)) if whole else (b"", False)
+    stuffed, has_zeros = _verify_scans(segments, reader.before(), reader.take(reader.left)) if whole else (b"", False)
     joined = b"".join(part for _, part in sorted(profile.items())) if profile else None
     return Container("JPEG", channels, width, height, 0, joined, exif, stuffed, has_zeros)
 
 
-def _verify_scans(header: bytes, coded: bytes) -> tuple[bytes, bool]:
+class _Coding:
+    """How a JPEG is coded, by its segments up to the scan that is read.
+
+    Attributes:
+        n_restarts: how many restart markers the scan has.
+        zeros_fit: whether the scan can hold many zeros in a row: they must be whole codes, those of nothing new.
+    """
+
+    def __init__(self) -> None:
+        self.progressive = False
+        self.width = self.height = self.interval = self.n_restarts = 0
+        self.sampling: dict[int, tuple[int, int]] = {}  # component -> its factors, horizontal and vertical
+        self.shift: dict[int, list[int | None]] = {}  # component -> of each coefficient the bits to come, None: all
+        self.zero_codes: dict[int, int] = {}  # Huffman table -> what its code of zeros alone, the first one, stands for
+        self.zeros_fit = False
+
+    def add(self, code: int, content: bytes) -> None:
+        if code in JPEG_FRAMES:
+            self._add_frame(code, content)
+        elif code == 0xC4:
+            while content:
+                end = 17 + sum(content[1:17])
+                if len(content) < end:
+                    raise _damaged("its coded data is broken")
+                self.zero_codes[content[0]] = content[17] if end > 17 else -1
+                content = content[end:]
+        elif code == 0xDD:
+            self.interval = int.from_bytes(content, "big")
+        elif code == 0xDA:
+            self._add_scan(content)
+
+    def is_complete(self) -> bool:
+        """Whether the scans so far held each bit of each coefficient."""
+        return all(shift == 0 for shifts in self.shift.values() for shift in shifts)
+
+    def _add_frame(self, code: int, content: bytes) -> None:
+        self.progressive = code == 0xC2
+        self.height, self.width, n = struct.unpack(">HHB", content[1:6])
+        self.sampling = {name: divmod(factors, 16) for name, factors in zip(content[6::3], content[7::3], strict=False)}
+        self.shift = {name: [None] * 64 for name in self.sampling}
+        is_sound = all(1 <= factor <= 4 for factors in self.sampling.values() for factor in factors)
+        if len(content) != 6 + 3 * n or len(self.sampling) != n or not is_sound:
+            raise _damaged("its JPEG header is not the standard one")
+
+    def _add_scan(self, content: bytes) -> None:
+        names, tables = content[1:-3:2], content[2:-3:2]
+        if not names or len(content) != 4 + 2 * content[0] or not self.sampling.keys() >= {*names}:
+            raise _damaged("its coded data is broken")
+        start, stop, (high, low) = (content[-3], content[-2], divmod(content[-1], 16))
+        if not self.progressive:
+            start, stop, high, low = 0, 63, 0, 0
+        for name in names:
+            if not start <= stop <= 63 or {*self.shift[name][start : stop + 1]} != {high or None}:
+                raise _damaged("a part of its coded data is missing or out of order")
+            self.shift[name][start : stop + 1] = [low] * (stop + 1 - start)
+        most = [max(factors) for factors in zip(*self.sampling.values(), strict=True)]
+        own = self.sampling[names[0]] if len(names) == 1 else (1, 1)  # alone: blocks, without those beyond the picture
+        n_columns, n_rows = (
+            -(-size * factor // (8 * largest))
+            for size, factor, largest in zip((self.width, self.height), own, most, strict=True)
+        )
+        self.n_restarts = -(-n_columns * n_rows // self.interval) - 1 if self.interval else 0
+        same_dc = all(self.zero_codes.get(table >> 4) == 0 for table in tables)
+        no_ac = all(self.zero_codes.get(0x10 | table & 15) in JPEG_NO_MORE for table in tables)
+        if self.progressive:
+            self.zeros_fit = no_ac if start else same_dc or high > 0  # a bit that refines has no code
+        else:
+            self.zeros_fit = same_dc and no_ac
+
+
+def _verify_scans(segments: list[tuple[int, bytes]], header: bytes, coded: bytes) -> tuple[bytes, bool]:
     """Go through the coded data of a JPEG, from the first scan to the mark of the end, after which nothing follows.
+
+    Args:
+        segments: the codes and contents of those up to the first scan.
+        header: the bytes that hold them.
+        coded: the bytes that follow.
 
     Returns:
         ``stuffed`` and ``has_zeros`` of a :class:`Container`.
     """
-    end, is_scan, stuffed, has_zeros = 0, True, header, False
+    coding = _Coding()
+    for segment in segments:
+        coding.add(*segment)
+    end, is_scan, n_restarts, stuffed, has_zeros = 0, True, 0, header, False
     while found := JPEG_MARKER.search(coded, end):
         piece, code = coded[end : found.start()], found[1][0]
         stuffed += piece + JPEG_STUFFING * is_scan
-        has_zeros |= LOST in piece
+        if LOST in piece:
+            has_zeros = True
+            if not coding.zeros_fit:
+                raise _damaged(ZEROS)
+        is_restart = 0xD0 <= code <= 0xD7
+        is_next = code == 0xD0 + n_restarts % 8 if is_restart else n_restarts == coding.n_restarts
+        if (is_scan and not is_next) or (code == 0xD9 and not coding.is_complete()):
+            raise _damaged("some of its pixels are missing")
         if code == 0xD9:
             _refuse_more(coded[found.end() :])
             return stuffed + found[0], has_zeros
-        is_restart = 0xD0 <= code <= 0xD7
-        if code < 0xC0 or code == 0xD8 or code in JPEG_FRAMES | JPEG_OTHER_FRAMES or (piece and not is_scan):
+        is_other = code < 0xC0 or code == 0xD8 or code in JPEG_FRAMES | JPEG_OTHER_FRAMES
+        if is_other or ((piece or is_restart) and not is_scan):
             raise _damaged("its coded data is broken")
-        end = found.end() + (0 if is_restart else int.from_bytes(coded[found.end() : found.end() + 2], "big"))
-        is_scan = is_restart or code == 0xDA
+        end = found.end()
+        if is_restart:
+            n_restarts += 1
+        else:
+            end += int.from_bytes(coded[end : end + 2], "big")
+            coding.add(code, coded[found.end() + 2 : end])
+            is_scan, n_restarts = code == 0xDA, 0
         stuffed += coded[found.start() : end]
     raise _damaged("its end is missing")
 
@@ -307,7 +410,6 @@ def _webp(reader: _Reader, whole: bool) -> Container:
         raise Unfit("has transparency (an alpha channel)", NO_TRANSPARENCY)
     _refuse_size(width, height)
     if whole:
-        if LOST in lossy + lossless:
-            raise _damaged(ZEROS)
         _refuse_more(reader.take(reader.left))
-    return Container("WEBP", 3, width, height, 0, chunks.get(b"ICCP"), chunks.get(b"EXIF", b""))
+    has_zeros = whole and LOST in (lossless or lossy)
+    return Container("WEBP", 3, width, height, 0, chunks.get(b"ICCP"), chunks.get(b"EXIF", b""), has_zeros=has_zeros)

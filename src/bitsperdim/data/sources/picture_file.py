@@ -20,7 +20,7 @@ from bitsperdim.data.sources.containers import OTHER_COLOURS, SAVE_AGAIN, TO_SRG
 from bitsperdim.errors import InputError
 
 TOLERANCE = 3  # levels of 256 by which profiles of sRGB differ
-FLAT = 2**14  # pixels: those of 512 zeros in a JPEG are more, where the zeros are meant
+FLAT = 2**14  # pixels: those of 512 zeros in a JPEG or WebP file are more, where the zeros are meant
 MODES = {1: ("1", "L"), 3: ("P", "RGB")}  # channels -> what Pillow may call them, the last what is read
 TURNED = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
