@@ -98,8 +98,9 @@ def reasons(metrics: Mapping[str, Any]) -> list[str]:
         few.append(f"its bias, about {metrics['log_p_bias_nats']:.2g} nats, exceeds its standard error")
     if (share := metrics.get("ess_below_10_share", 0.0)) > TOLERATED_SHARE:
         few.append(f"{100 * share:.3g} % of the test images have an effective sample size below 10")
+    of_images = "" if len(few) and "images" in few[-1] else " of the test images"
     if (share := metrics.get("pareto_k_high_share", 0.0)) > TOLERATED_SHARE:
-        few.append(f"{100 * share:.3g} % have weights with a heavy tail")
+        few.append(f"{100 * share:.3g} %{of_images} have weights with a heavy tail")
     return [*found, f"too few samples: {' and '.join(few)}" if few else "too few samples"]
 
 
