@@ -55,7 +55,7 @@ def test_a_good_number_has_no_mark() -> None:
         ({"bpd": 0.2}, "<= 0.2000 +- 0.2500", "its standard error is larger than the number"),
         (FEW | {"bias_exceeds_standard_error": True}, "<= 5.5", "its bias, about -6e+02 nats, exceeds its standard"),
         (FEW | {"ess_below_10_share": 0.1}, "<= 5.5", "10 % of the test images have an effective sample size below"),
-        (FEW | {"pareto_k_high_share": 1.0}, "<= 5.5", "100 % have weights with a heavy tail"),
+        (FEW | {"pareto_k_high_share": 1.0}, "<= 5.5", "100 % of the test images have weights with a heavy tail"),
         (FEW, "<= 5.5", "too few samples"),  # of an old result, which does not say why
         (FEW | {"n_samples": 1}, "<= 5.5", "K = 1, which tells neither its bias nor its Monte Carlo error"),
         ({"bpd": math.inf, "n_impossible_images": 3}, "<= inf bits/dim", "3 of 60 test images have probability 0"),
