@@ -1,6 +1,7 @@
 """Common to all tests: one thread per worker, no global seed."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from stage_runs import Laboratory
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # DVC starts `dvc`
 if os.environ.get(other_processor.VARIABLE) == "shapes":
     other_processor.OtherRounding().__enter__()  # of this process, to its end
 

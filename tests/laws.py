@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bitsperdim.models import AutoregressiveModel, DensityModel, ImageModel, LatentModel
+from other_processor import OtherRounding
 
 ROUNDING = 1e-12  # of float64: 4,500 units in the last place of 1, for sums of up to a hundred numbers below a hundred
 FAR = 4.9  # a two-sided z of 4.9 is exceeded by chance once in a million
@@ -89,6 +90,17 @@ def room_for(single: Tensor, double: Tensor) -> float:
     tens of numbers of these tests those are apart by a factor of 7 at most, and two errors may add up: 1 + 7.
     """
     return 8 * float((single.double() - double).abs().max())
+
+
+def room_for_rounding(work: Callable[[], Tensor]) -> float:
+    """Return how far apart two computations of the same numbers in float64 may be: eight times what rounding changes.
+
+    There is no wider type to compare with. Instead each operand of a product or sum is moved by one unit in its last
+    place, and what comes of it is compared with ``work`` as it is. Eight as in :func:`room_for`.
+    """
+    plain = work()
+    with OtherRounding():
+        return max(ROUNDING, 8 * float((work() - plain).detach().abs().max()))
 
 
 def images_are_independent(model: ImageModel, generator: torch.Generator) -> None:

@@ -11,6 +11,8 @@ processor.
 Each operand of a product or sum is moved by at most one unit in its last place, a factor of 1 - e, 1 or 1 + e, which
 changes the result as another order of additions does. Whole numbers stay: their sums are exact in any order.
 
+Products of bfloat16 are added up in float32, as processors do, and rounded at the end.
+
 Not here: functions such as exp; threads other than the one that entered it, and processes that a test starts.
 """
 
@@ -36,6 +38,7 @@ OF_OPERANDS = {  # whose terms are added up
 }
 OF_ONE = {aten.sum, aten.mean, aten.cumsum, aten.linalg_vector_norm, aten.prod}  # operand
 OF_RESULTS = {aten.logsumexp, aten._softmax, aten._log_softmax}
+SHORT = {torch.bfloat16}  # whose terms are added up in float32
 
 
 class OtherRounding(TorchDispatchMode):
@@ -58,6 +61,9 @@ class OtherRounding(TorchDispatchMode):
             return result
         if packet in OF_ONE and (result := func(*args, **kwargs)).numel() == args[0].numel():
             return result  # sums of one term
+        if any(value.dtype in SHORT for value in pytree.tree_leaves(args) if isinstance(value, Tensor)):
+            wide = pytree.tree_map(lambda value: moved(cast(value, SHORT, torch.float32), key), args)
+            return pytree.tree_map(lambda value: cast(value, {torch.float32}, torch.bfloat16), func(*wide, **kwargs))
         return func(*pytree.tree_map(lambda value: moved(value, key), args), **kwargs)
 
 
@@ -66,6 +72,11 @@ def key_of(func: Any, args: Sequence[Any]) -> int:
     tensors = [value for value in pytree.tree_leaves(args) if isinstance(value, Tensor)]
     layouts = [(*value.shape, value.stride(), value.storage_offset() * value.element_size() % 64) for value in tensors]
     return zlib.crc32(repr((str(func), layouts)).encode())
+
+
+def cast(value: Any, of: set[torch.dtype], to: torch.dtype) -> Any:
+    """Return a tensor of one of some types as one of another type, and anything else as it is."""
+    return value.to(to) if isinstance(value, Tensor) and value.dtype in of else value
 
 
 def moved(value: Any, key: int) -> Any:

@@ -4,7 +4,8 @@ Torch, MKL and oneDNN choose their kernels by what the processor has, and take o
 these is changed at a time; what this processor lacks cannot be asked of it. Then come one and four threads, and sums
 that round by the shapes of their operands (``other_processor.py``), which finds what holds on this processor by luck.
 
-Which tests: those of :data:`MODULES`, and others that are marked ``processor``.
+Which tests: those that are marked ``processor``. Two processes instead of one (``test_distributed.py``) take too long
+here; ``make test`` compares them on each machine.
 """
 
 from __future__ import annotations
@@ -32,6 +33,12 @@ SETTINGS: dict[str, dict[str, str]] = {
 }
 
 
+def marked() -> list[str]:
+    """Return the files that have such tests; to collect the others would take seconds in each setting."""
+    mark = re.compile(r"^(?:@|pytestmark = )pytest\.mark\.processor$", re.MULTILINE)
+    return sorted(str(path) for path in Path("tests").rglob("test_*.py") if mark.search(path.read_text("utf-8")))
+
+
 def outcome(variables: dict[str, str], arguments: list[str]) -> tuple[str, str]:
     """Run the tests under some environment variables; return their counts, and the rest of what pytest says."""
     command = [sys.executable, "-m", "pytest", "-m", "processor", "-n", "2", "-p", "no:cacheprovider", *arguments]
@@ -48,7 +55,7 @@ def main() -> None:
     failed = False
     for name, variables in SETTINGS.items():
         started = time.monotonic()
-        counts, said = outcome(variables, sys.argv[1:])
+        counts, said = outcome(variables, sys.argv[1:] or marked())
         words = " ".join(f"{key}={value}" for key, value in variables.items())
         print(f"{name:22} {words:32} {counts} ({time.monotonic() - started:.0f} s)", flush=True)
         if said:

@@ -51,7 +51,6 @@ def difference(a: Told, b: Told) -> float:
     return float(np.abs(np.subtract(*numbers)).max())
 
 
-@pytest.mark.processor
 @pytest.mark.parametrize("case", two_processes.CASES)
 def test_two_processes_are_one(case: str, both: tuple[Path, list[Told]], monkeypatch: pytest.MonkeyPatch) -> None:
     """Noise of every kind, uneven and empty shares, averages, clipping: the same to rounding; both alike to the bit.

@@ -131,7 +131,7 @@ def operations(model: AutoregressiveModel, *, use_cache: bool) -> int:
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if "8x8" in name or "7x9" in name])
+@pytest.mark.parametrize("name", [name for name in CASES if "7x9" in name])
 @torch.no_grad()
 def test_the_cache_saves_work(name: str) -> None:
     """Naively each visit of a pixel costs a pass; with the cache all visits of all pixels cost about one."""

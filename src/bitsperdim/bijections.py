@@ -91,9 +91,10 @@ class ActNorm(Bijection):
         """Give the images (N, ...) mean 0 and standard deviation 1; what is constant keeps its scale."""
         over = [0, *(dim + 1 for dim, size in enumerate(self.shift.shape) if size == 1)]
         mean, spread = y.double().mean(over), y.double().std(over, correction=0)
+        is_constant = y.amax(over) == y.amin(over)  # where the spread is 0, or what rounding of the mean left of it
         with torch.no_grad():
             self.shift.copy_(mean.reshape(self.shift.shape))
-            self.log_scale.copy_(-torch.where(spread > 0, spread, 1.0).log().reshape(self.shift.shape))
+            self.log_scale.copy_(-torch.where(is_constant, 1.0, spread).log().reshape(self.shift.shape))
 
     def forward(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return z and ladj."""

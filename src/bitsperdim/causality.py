@@ -154,7 +154,7 @@ def largest_leaked_change(
         return torch.stack([conditionals.log_prob(images), conditionals.log_prob(values)])
 
     log_p = log_masses(images)
-    size = log_p.abs().nan_to_num(posinf=1).clamp(min=1)
+    size = log_p.abs().nan_to_num(posinf=1).clamp(min=1)  # of a mass of 0 too; what is NaN is refused below
     tolerance = torch.finfo(log_p.dtype).eps ** TOLERATED * size
     largest = 0.0
     for cut in cuts_of(images, generator):

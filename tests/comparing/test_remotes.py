@@ -161,15 +161,14 @@ def test_data_that_are_nowhere_leave_an_unpaired_difference(origin: Copy) -> Non
     assert "is neither in the workspace nor in DVC's cache: `dvc pull` it, or run `dvc repro`." in said
 
 
-@pytest.mark.parametrize("kind", ["symlink", "hardlink"])
-def test_a_clone_without_the_data_runs_with_links_to_the_cache(kind: str, origin: Copy) -> None:
+def test_a_clone_without_the_data_runs_with_links_to_the_cache(origin: Copy) -> None:
     """Twice, so that what is a link is written anew: nothing goes through one into the cache."""
-    clone = origin.clone(kind)
+    clone = origin.clone("linked")
     clone.run("dvc", "remote", "modify", "--local", "storage", "url", str(origin.root.parent / "gone"))
-    clone.run("dvc", "config", "--local", "cache.type", kind)
+    clone.run("dvc", "config", "--local", "cache.type", "symlink")
     clone.run("dvc", "exp", "run", "dequantize")
     images = clone.root / "data" / "dequantized" / "test" / "images.npy"
-    assert images.is_symlink() if kind == "symlink" else images.stat().st_nlink == 2
+    assert images.is_symlink()
     clone.run("dvc", "exp", "run", "-S", "dataset.seed=1", "--force", "dequantize")
     stored = [path for path in (clone.root / ".dvc" / "cache" / "files" / "md5").rglob("*") if path.is_file()]
     assert len(stored) > 10
@@ -189,9 +188,8 @@ def test_files_that_the_user_put_there_survive_a_run_that_fails(origin: Copy) ->
     assert f"{clone.root}/../no_mirror/mnist/train-images-idx3-ubyte.gz does not exist. " in said
     other = gzip.compress(b"other images")
     (own / "train-images-idx3-ubyte.gz").write_bytes(other)
-    for how in ((), ("--temp",)):
-        said = clone.run(*run[:3], *how, *run[3:], status=255)
-        assert "data/raw/mnist/train-images-idx3-ubyte.gz is a whole gzip file, but its content is not that of" in said
+    said = clone.run(*run[:3], "--temp", *run[3:], status=255)
+    assert "data/raw/mnist/train-images-idx3-ubyte.gz is a whole gzip file, but its content is not that of" in said
     assert {path.name: path.read_bytes() for path in own.iterdir()} == {
         "notes.txt": b"mine",
         "train-images-idx3-ubyte.gz": other,

@@ -118,7 +118,7 @@ def test_no_mass_is_lost_in_half_precision(transform: str) -> None:
         ladj_given_first = ladj.reshape(len(first), -1) - derivative[..., 0].double().log().reshape(len(first), -1)
         densities.append(torch.exp(ladj_given_first - z[..., 1].square() / 2).detach() / math.tau**0.5)
         torch.testing.assert_close(densities[-1] @ w, torch.ones(len(first)).double(), rtol=0, atol=1e-3)
-    assert (densities[0] - densities[1]).abs().max() > 1e-3  # the network did run in half precision
+    assert (densities[0] - densities[1]).abs().max() > 1e-4  # half precision did run: float32 would move 1e-6
 
 
 def through(stack: list[Bijection], flat: Tensor, shape: tuple[int, int, int]) -> Tensor:

@@ -19,6 +19,7 @@ from bitsperdim.recipes import result, table
 from bitsperdim.recipes.recipe import read, read_yaml
 from bitsperdim.recipes.running import commands, finished
 from bitsperdim.units import bits_per_dim
+from small_params import made_small
 
 TINY: dict[str, Any] = {
     "title": "Tiny",
@@ -62,8 +63,8 @@ def root(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
     folder = tmp_path_factory.mktemp("copy")
     for part in ("src", "stages"):
         shutil.copytree(repository / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    for file in ("dvc.yaml", "params.yaml"):
-        shutil.copy(repository / file, folder / file)
+    shutil.copy(repository / "dvc.yaml", folder / "dvc.yaml")
+    (folder / "params.yaml").write_text(made_small((repository / "params.yaml").read_text("utf-8")), "utf-8")
     (folder / "recipes").mkdir()
     with (folder / "recipes" / "tiny.yaml").open("w", encoding="utf-8") as file:
         YAML(typ="safe").dump(TINY, file)
