@@ -28,7 +28,7 @@ repro: setup  ## run the pipeline (dvc repro) and say where the report is
 	@echo "Report: $(CURDIR)/report/index.html"
 
 test: setup  ## run the tests
-	@python -m pytest -n auto --maxprocesses 8
+	@python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 portable: setup  ## run the tests that depend on the processor as other processors would (ten minutes)
 	@python tests/portable.py
