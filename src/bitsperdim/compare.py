@@ -5,6 +5,9 @@ therefore that of the differences, not of two separate means: with d_n = log p_a
 
 .. math:: \bar d = \frac1N \sum_n d_n, \qquad \mathrm{se}^2 = \frac{1}{N (N-1)} \sum_n (d_n - \bar d)^2
 
+Images that are in the set several times are no new evidence. With u_c the sum of d_n - mean over the copies of the
+c-th of C distinct images, se^2 = C / (C - 1) sum_c u_c^2 / N^2, which is the above where all are distinct.
+
 It contains the Monte Carlo noise of both models, but not the spread over training seeds; where both numbers are bounds,
 it is the difference of bounds.
 
@@ -36,23 +39,23 @@ class PairedDifference:
     Attributes:
         nats: the mean.
         standard_error: of the mean; infinite for one image.
+        n_distinct: how many distinct images there are.
+        skewness: of the differences of distinct images, 0 where all are equal.
     """
 
     nats: float
     standard_error: float
-
-    @property
-    def is_clear(self) -> bool:
-        """Whether zero lies outside the 95 % interval."""
-        return abs(self.nats) > INTERVAL * self.standard_error
+    n_distinct: int
+    skewness: float
 
 
-def paired_difference(log_p: np.ndarray, reference: np.ndarray) -> PairedDifference:
+def paired_difference(log_p: np.ndarray, reference: np.ndarray, same_as: np.ndarray | None = None) -> PairedDifference:
     """Compare two models on the same images.
 
     Args:
         log_p: (N,) float64 or float32, nats, N at least 1.
         reference: (N,) likewise, of the same images in the same order.
+        same_as: (N,) for each image the number of an equal one; None: all are distinct.
 
     Raises:
         ValueError: the arrays are not log-likelihoods of as many images, or one of them is not finite; it says which.
@@ -62,8 +65,33 @@ def paired_difference(log_p: np.ndarray, reference: np.ndarray) -> PairedDiffere
     if log_p.shape != reference.shape:
         raise ValueError(f"log-likelihoods of shapes {log_p.shape} and {reference.shape} cannot be paired")
     difference = log_p.astype(np.float64) - reference.astype(np.float64)
-    error = float(difference.std(ddof=1)) / math.sqrt(len(difference)) if len(difference) > 1 else math.inf
-    return PairedDifference(float(difference.mean()), error)
+    parts = influences(difference, same_as)
+    largest = max(float(np.abs(values).max()) for values in (log_p, reference))
+    if np.ptp(difference) <= 8 * np.finfo(np.float64).eps * largest:  # all equal, but for the rounding of both
+        parts[:] = 0
+    spread = float(np.square(parts).mean())
+    skewness = float((parts**3).mean()) / spread**1.5 if spread > 0 else 0.0
+    return PairedDifference(float(difference.mean()), standard_error(parts), len(parts), skewness)
+
+
+def influences(values: np.ndarray, same_as: np.ndarray | None = None) -> np.ndarray:
+    """Return what each distinct image adds to the mean over all images, less its share, (C,).
+
+    Args:
+        values: (N,) of the images.
+        same_as: (N,) for each image the number of an equal one; None: all are distinct.
+    """
+    parts = (values - values.mean()) / len(values)
+    if same_as is None:
+        return parts
+    _, group = np.unique(same_as, return_inverse=True)
+    return np.bincount(group, weights=parts)
+
+
+def standard_error(parts: np.ndarray) -> float:
+    """Return the standard error of a mean by the :func:`influences` of the images, (C,); infinite for one."""
+    n = len(parts)
+    return math.sqrt(n / (n - 1) * float(np.square(parts).sum())) if n > 1 else math.inf
 
 
 def _check(name: str, values: np.ndarray) -> None:

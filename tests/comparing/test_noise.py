@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import t as student
 
-from bitsperdim.compare import INTERVAL, paired_difference
+from bitsperdim.compare import paired_difference
 from bitsperdim.comparing.noise import of_means, of_tables
 
 N_TRIALS = 2_000
@@ -66,8 +66,8 @@ def test_the_interval_covers(n_seeds: tuple[int, int], highest: float, alpha: fl
         )
         difference = float(b.mean() - a.mean())
         noise = of_tables(a, b)
-        covered += abs(difference) < noise.limit * noise.combined
-        of_images += abs(difference) < INTERVAL * noise.images
+        covered += abs(difference) < noise.reach()
+        of_images += abs(difference) < 1.96 * noise.images
     assert 0.915 < covered / N_TRIALS <= highest
     assert alpha < 0.1 or of_images / N_TRIALS < 0.9
 
@@ -76,7 +76,9 @@ def test_one_seed_is_the_paired_error() -> None:
     a, b = pair(np.random.default_rng(2), 30, (1, 1), 0.1, 0.1)
     noise = of_tables(a, b)
     paired = paired_difference(b[0], a[0]).standard_error
-    assert (noise.images, noise.combined, noise.limit) == (paired, paired, INTERVAL)
+    assert (noise.images, noise.combined) == (paired, paired)
+    assert noise.reach() == pytest.approx(student.ppf(0.975, 29) * paired)
+    assert noise.reach(0.01) == pytest.approx(student.ppf(0.995, 29) * paired)
     assert (noise.seeds, noise.has_seeds, noise.unknown) == ((None, None), False, ["A", "B"])
 
 
@@ -92,8 +94,9 @@ def test_it_is_the_formula_by_hand() -> None:
     assert noise.seeds[0] == pytest.approx(math.sqrt(seeds))
     assert noise.seeds[1] is None
     assert noise.combined == pytest.approx(math.sqrt(images**2 + seeds - gamma))
-    reach = INTERVAL**2 * (images**2 - gamma) + student.ppf(0.975, 1) ** 2 * seeds
-    assert noise.limit * noise.combined == pytest.approx(math.sqrt(reach))
+    for level in (0.05, 0.001):
+        few, two = (student.ppf(1 - level / 2, degrees) for degrees in (2, 1))
+        assert noise.reach(level) == pytest.approx(math.sqrt(few**2 * (images**2 - gamma) + two**2 * seeds))
     assert noise.of_seeds == noise.seeds[0]
     assert noise.unknown == ["B"]
 
@@ -104,14 +107,14 @@ def test_seeds_that_agree_never_make_the_error_smaller() -> None:
     a, b = (side - side.mean(1, keepdims=True) for side in (a, b))  # all seeds have one mean
     noise = of_tables(a, b)
     assert noise.combined == pytest.approx(noise.images)
-    assert noise.limit == pytest.approx(INTERVAL)
+    assert noise.reach() == pytest.approx(student.ppf(0.975, 19) * noise.images)
     assert noise.of_seeds == pytest.approx(0, abs=1e-12)
 
 
 def test_swapping_the_sides_changes_nothing() -> None:
     a, b = pair(np.random.default_rng(4), 30, (2, 4), 0.1, 0.1)
     there, back = of_tables(a, b), of_tables(b, a)
-    assert (there.combined, there.limit) == (pytest.approx(back.combined), pytest.approx(back.limit))
+    assert (there.combined, there.reach()) == (pytest.approx(back.combined), pytest.approx(back.reach()))
     assert there.seeds == back.seeds[::-1]
 
 
@@ -128,4 +131,4 @@ def test_means_alone_are_cautious() -> None:
 
 def test_one_image_has_an_infinite_error() -> None:
     noise = of_tables(np.array([[1.0], [2.0]]), np.array([[1.0]]))
-    assert (noise.images, noise.combined, noise.limit) == (math.inf, math.inf, INTERVAL)
+    assert (noise.images, noise.combined, noise.reach()) == (math.inf, math.inf, math.inf)

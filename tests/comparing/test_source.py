@@ -11,7 +11,7 @@ import pytest
 from bitsperdim.comparing import history
 from bitsperdim.comparing.cache import Cache, locked_params, md5_of
 from bitsperdim.comparing.leaderboard import leaderboard
-from bitsperdim.comparing.numbers import Numbers, fitting, read_log_p, read_numbers
+from bitsperdim.comparing.numbers import Numbers, fitting, read_images, read_numbers
 from bitsperdim.comparing.source import find
 from bitsperdim.errors import InputError
 from bitsperdim.git import repository
@@ -191,7 +191,7 @@ def test_log_likelihoods_that_do_not_fit_are_refused(drawn: Drawn) -> None:
     numbers = Numbers.model_validate(metrics_of(np.stack([drawn(1)])))
     rows = [f"0,{n},{value}" for n, value in enumerate(drawn(1))]
     read = ["seed,image,log_p", *reversed(rows)]  # the order of rows plays no part
-    assert read_log_p("\n".join(read).encode(), numbers, "x")[0] == pytest.approx(drawn(1))
+    assert read_images("\n".join(read).encode(), numbers, "x").log_p[0] == pytest.approx(drawn(1))
     for content, words in (
         (b"\xff", "is damaged"),
         (b"seed,image\n0,0\n", "is damaged"),
@@ -201,9 +201,9 @@ def test_log_likelihoods_that_do_not_fit_are_refused(drawn: Drawn) -> None:
         ("\n".join([*read[:-1], "0,0,-1000"]).encode(), "does not fit its metrics"),
     ):
         with pytest.raises(InputError, match=words):
-            read_log_p(content, numbers, "x")
+            read_images(content, numbers, "x")
     with pytest.raises(InputError, match="is damaged"):
-        fitting(np.zeros((1, 3)), numbers, "x")
+        fitting(np.zeros((1, 3)), None, numbers, "x")
     with pytest.raises(InputError, match="names no shape"):
         _ = Numbers.model_validate({**metrics_of(np.stack([drawn(1)])), "protocol": "x/y"}).image_shape
 

@@ -2,8 +2,9 @@ r"""Two results on the same test images: the difference, its paired error, and w
 
 With d_n = log P_b(x_n) - log P_a(x_n), each the mean over seeds, the difference B - A in bits/dim is -mean(d) /
 (D ln 2), negative where B is better; its standard error is that of the paired differences (:mod:`bitsperdim.compare`),
-where a side has several seeds together with theirs (:mod:`.noise`), and z their ratio. \|z\| < 1.96 cannot tell; with
-several seeds the limit is that of a t distribution.
+where a side has several seeds together with theirs (:mod:`.noise`), and z their ratio. A difference is clear beyond
+the interval that misses in 5 % of cases, by t quantiles where images or seeds are few; where several models are
+compared, of all comparisons of equal models together 5 % call any of them clear (:mod:`.multiple`).
 
 **Bounds.** The number of a ``lower`` result is an upper bound of its model's negative log-likelihood: the model's own
 number is there or lower. A clear difference of numbers therefore holds for the models if the worse number is exact, and
@@ -23,11 +24,10 @@ and its error the root of the summed squares of both (:func:`unpaired`), and is 
 that this is too large, and the verdict too careful, where both models find the same images hard, as they do as a rule;
 it is too small where they do not, which cannot be seen.
 
-Not here: of a side with one seed the spread over training seeds is not in the error; comparing many models at 95 %
-finds one difference in twenty where there is none.
+Not here: of a side with one seed the spread over training seeds is not in the error.
 
 Invariants (``tests/comparing/test_comparison.py``): the formula, by hand (``test_it_is_the_formula_by_hand``); verdicts
-at z = 1.95 and 1.97; every refusal has its reason; a bound never loses to an exact number; the table above
+just below and above the limit; every refusal has its reason; a bound never loses to an exact number; the table above
 (``test_a_worse_number_makes_a_worse_model_only_where_it_is_exact``); without the images the verdict is by both errors
 (``test_without_the_images_the_difference_is_unpaired``).
 """
@@ -35,15 +35,16 @@ at z = 1.95 and 1.97; every refusal has its reason; a bound never loses to an ex
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from bitsperdim.compare import INTERVAL, paired_difference
-from bitsperdim.comparing.noise import Noise, in_bits_per_dim, of_means, of_tables
-from bitsperdim.comparing.numbers import NoImagesError, Numbers, Scored
+from bitsperdim.compare import influences, paired_difference
+from bitsperdim.comparing.multiple import roots, step_down
+from bitsperdim.comparing.noise import LEVEL, Noise, in_bits_per_dim, of_means, of_tables
+from bitsperdim.comparing.numbers import Images, NoImagesError, Numbers, Scored
 from bitsperdim.comparing.source import Source
 from bitsperdim.errors import InputError
 from bitsperdim.labels import OUT_OF_RANGE
@@ -79,6 +80,8 @@ class Row:
         reason: why it was refused.
         notes: sentences.
         parameters: that differ.
+        level: how often the interval of the verdict misses: 5 % by itself, less where several are compared.
+        n_compared: how many differences are looked at together.
     """
 
     a: Scored
@@ -91,6 +94,8 @@ class Row:
     reason: str | None
     notes: list[str]
     parameters: list[Difference]
+    level: float = LEVEL
+    n_compared: int = 1
 
     @property
     def name(self) -> str:
@@ -106,6 +111,15 @@ class Row:
     def standard_error(self) -> float | None:
         """Of the difference, in bits/dim: all of its noise that is known."""
         return None if self.noise is None else self.noise.combined
+
+    @property
+    def limit(self) -> float | None:
+        """How many standard errors make a difference clear, infinite where none do; None where there is no error."""
+        if self.noise is None:
+            return None
+        if self.noise.why_unclear(self.level) or self.noise.combined == 0:
+            return 0.0 if self.noise.combined == 0 else math.inf
+        return self.noise.reach(self.level) / self.noise.combined
 
     @property
     def monte_carlo_error(self) -> float | None:
@@ -159,7 +173,7 @@ def compare(
             f"No model is in both: {a.words} has {', '.join(a.models) or 'none'}, {b.words} has "
             f"{', '.join(b.models) or 'none'}; name two as A:MODEL B:MODEL."
         )
-    rows = [row(a.read(first), b.read(second)) for first, second in names]
+    rows = rows_of([(a.read(first), b.read(second)) for first, second in names])
     if all(item.verdict == "refused" for item in rows):
         reasons: dict[str, list[str]] = {}
         for item in rows:
@@ -168,16 +182,74 @@ def compare(
     return Comparison(a, b, rows, only_in_a, only_in_b)
 
 
-def row(a: Scored, b: Scored) -> Row:
-    """Compare two results on the same test images, or say why they are not compared."""
-    parameters = differing(a, b)
+@dataclass(frozen=True)
+class Measured:
+    """A pair before its verdict.
+
+    Attributes:
+        a: the first.
+        b: the second.
+        reason: why it is refused; None where it is not.
+        bpd: B - A in bits/dim, infinite where one number is; None where it was refused or is undefined.
+        noise: of that, in bits/dim; None where there is none.
+        parts: (C,) what each distinct image adds to the difference; None: not known.
+        missing: sentences on log-likelihoods that are nowhere.
+        notes: other sentences.
+    """
+
+    a: Scored
+    b: Scored
+    reason: str | None = None
+    bpd: float | None = None
+    noise: Noise | None = None
+    parts: np.ndarray | None = None
+    missing: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def is_same(self) -> bool:
+        """Whether no image moved."""
+        return self.noise is not None and self.bpd == self.noise.images == 0
+
+    def is_clear_at(self, level: float) -> bool:
+        """Return whether the interval that misses with a probability leaves out zero, and may be believed."""
+        if self.noise is None or self.bpd is None:
+            return False
+        return abs(self.bpd) >= self.noise.reach(level) and self.noise.why_unclear(level) is None
+
+
+def rows_of(pairs: Sequence[tuple[Scored, Scored]]) -> list[Row]:
+    """Compare results pair by pair; what is clear is so although all of them are looked at (:mod:`.multiple`)."""
+    found = [measured(a, b) for a, b in pairs]
+    doubtful = [item for item in found if item.noise is not None and not item.is_same and item.bpd is not None]
+    level, _ = step_down(
+        _directions(doubtful), lambda level: np.array([item.is_clear_at(level) for item in doubtful], dtype=bool)
+    )
+    return [judged(item, level, len(doubtful)) for item in found]
+
+
+def _directions(doubtful: Sequence[Measured]) -> np.ndarray:
+    """Return the weights of independent normal numbers in each difference; those of other test images share none."""
+    covariance = np.diag([float(item.noise.combined**2) if item.noise else 0.0 for item in doubtful])
+    for i, one in enumerate(doubtful):
+        for j, other in enumerate(doubtful[:i]):
+            alike = one.a.numbers.test_sha256 == other.a.numbers.test_sha256
+            if alike and one.parts is not None and other.parts is not None and len(one.parts) == len(other.parts):
+                n = max(2, len(one.parts))
+                covariance[i, j] = covariance[j, i] = n / (n - 1) * float(one.parts @ other.parts)
+    return roots(np.nan_to_num(covariance, posinf=0.0))
+
+
+def measured(a: Scored, b: Scored) -> Measured:
+    """Return the difference of two results on the same test images and its noise, or why they are not compared."""
     reason = refusal(a.numbers, b.numbers)
-    log_p, missing = [], []
+    images: list[Images] = []
+    missing: list[str] = []
     if reason is None:
         try:
             for scored in (a, b):
                 try:
-                    log_p.append(scored.log_p())
+                    images.append(scored.images())
                 except NoImagesError as error:
                     missing.append(str(error))
         except InputError as damaged:
@@ -185,10 +257,56 @@ def row(a: Scored, b: Scored) -> Row:
     if reason is None and missing and (lacking := without_errors(a.numbers, b.numbers)):
         reason = f"{lacking}, and {missing[0]}"
     if reason is not None:
-        return Row(a, b, "refused", None, None, None, None, reason, [], parameters)
-    verdict, bpd, noise, z, notes = judged(None if missing else (log_p[0], log_p[1]), a.numbers, b.numbers)
-    notes += [f"Unpaired: {sentence}" for sentence in dict.fromkeys(missing)]
-    error_is: ErrorKind | None = None if noise is None else "unpaired" if missing else "paired"
+        return Measured(a, b, reason)
+    impossible: list[int | str] = [int(np.isneginf(item.log_p).any(0).sum()) for item in images]
+    if missing:
+        each = (a.numbers, b.numbers)
+        impossible = [(item.n_impossible_images or "some") if math.isinf(item.bpd) else 0 for item in each]
+    if any(impossible):
+        who = [f"{side} gives {n} test images no mass" for side, n in zip("AB", impossible, strict=True) if n]
+        both = all(impossible)
+        bpd = None if both else math.inf if impossible[1] else -math.inf
+        infinite = "both numbers are" if both else "its number is"
+        note = f"{' and '.join(who)}: {infinite} infinite, and the difference has no error."
+        return Measured(a, b, None, bpd, missing=missing, notes=[note])
+    if missing:
+        return Measured(a, b, None, b.numbers.bpd - a.numbers.bpd, unpaired(a.numbers, b.numbers), missing=missing)
+    same_as = next((item.same_as for item in images if item.same_as is not None), None)
+    shape = a.numbers.image_shape
+    noise = in_bits_per_dim(of_tables(images[0].log_p, images[1].log_p, same_as), shape)
+    difference = bits_per_dim(images[1].log_p.mean(0) - images[0].log_p.mean(0), shape)
+    nats = paired_difference(images[1].log_p.mean(0), images[0].log_p.mean(0)).nats
+    return Measured(a, b, None, bits_per_dim(nats, shape), noise, influences(difference, same_as))
+
+
+def judged(pair: Measured, level: float = LEVEL, n_compared: int = 1) -> Row:
+    """Return the verdict on a pair, at a level of its own, where so many are looked at together."""
+    a, b, bpd, noise = pair.a, pair.b, pair.bpd, pair.noise
+    parameters = differing(a, b)
+    if pair.reason is not None:
+        return Row(a, b, "refused", None, None, None, None, pair.reason, [], parameters)
+    verdict: Verdict = "cannot tell"
+    notes, z = list(pair.notes), None
+    if noise is None:
+        verdict = "cannot tell" if bpd is None else "worse" if bpd > 0 else "better"
+    elif pair.is_same:
+        verdict = "same"
+    elif bpd is not None:
+        z = bpd / noise.combined if noise.combined > 0 else math.copysign(math.inf, bpd)
+        notes += of_seeds(bpd, noise, level)
+        if pair.is_clear_at(level):
+            verdict = "worse" if z > 0 else "better"
+        elif why := noise.why_unclear(level):
+            notes.append(f"No verdict: {why}.")
+        elif pair.is_clear_at(LEVEL):
+            notes.append(
+                f"It would be clear if it were the only one, but {n_compared} differences are looked at: of so many "
+                f"one is beyond its own 95 % interval by chance too often."
+            )
+    verdict, limits = limited(verdict, a.numbers, b.numbers)
+    notes += limits
+    notes += [f"Unpaired: {sentence}" for sentence in dict.fromkeys(pair.missing)]
+    error_is: ErrorKind | None = None if noise is None else "unpaired" if pair.missing else "paired"
     if not parameters and verdict != "same" and bpd != 0:
         notes.append("No parameter differs: what moved the number is the code, the data or the machine.")
     notes += [f"{side}: {note}" for side, scored in (("A", a), ("B", b)) for note in scored.notes]
@@ -201,7 +319,7 @@ def row(a: Scored, b: Scored) -> Row:
     for side, scored in (("A", a), ("B", b)):
         if scored.numbers.range_reason:
             notes.append(f"{side}'s number is {scored.numbers.range_reason} ({OUT_OF_RANGE}).")
-    return Row(a, b, verdict, bpd, noise, z, error_is, None, notes, parameters)
+    return Row(a, b, verdict, bpd, noise, z, error_is, None, notes, parameters, level, n_compared)
 
 
 def refusal(a: Numbers, b: Numbers) -> str | None:
@@ -242,60 +360,18 @@ def without_errors(a: Numbers, b: Numbers) -> str | None:
 
 def unpaired(a: Numbers, b: Numbers) -> Noise:
     """Return the noise of B - A in bits/dim by the errors of the two numbers alone."""
-    images = math.hypot(a.bpd_standard_error, b.bpd_standard_error) if a.n_images > 1 else math.inf
+    n_distinct = min(numbers.n_distinct_images or numbers.n_images for numbers in (a, b))
+    images = math.hypot(a.bpd_standard_error, b.bpd_standard_error) if n_distinct > 1 else math.inf
     means = [np.array(list((numbers.bpd_by_seed or {}).values())) for numbers in (a, b)]
-    return of_means(images, a.n_images, means[0], means[1])
+    return of_means(images, n_distinct, means[0], means[1])
 
 
-def judged(
-    log_p: tuple[np.ndarray, np.ndarray] | None, a: Numbers, b: Numbers
-) -> tuple[Verdict, float | None, Noise | None, float | None, list[str]]:
-    """Return the verdict on B, B - A in bits/dim, its noise, z, and notes.
-
-    Args:
-        log_p: of A and of B, (seeds, N) nats each, of the same images; None: only their numbers are known.
-        a: what A's number is.
-        b: what B's number is.
-    """
-    impossible: list[int | str] = [int(np.isneginf(table).any(0).sum()) for table in log_p or ()]
-    if log_p is None:
-        impossible = [(numbers.n_impossible_images or "some") if math.isinf(numbers.bpd) else 0 for numbers in (a, b)]
-    verdict: Verdict
-    bpd: float | None
-    noise: Noise | None = None
-    z: float | None = None
-    notes = []
-    if any(impossible):
-        who = [f"{side} gives {n} test images no mass" for side, n in zip("AB", impossible, strict=True) if n]
-        both = all(impossible)
-        notes.append(
-            f"{' and '.join(who)}: {'both numbers are' if both else 'its number is'} infinite, and the difference has "
-            f"no error."
-        )
-        bpd = None if both else math.inf if impossible[1] else -math.inf
-        verdict = "cannot tell" if bpd is None else "worse" if bpd > 0 else "better"
-    else:
-        if log_p is None:
-            bpd, noise = b.bpd - a.bpd, unpaired(a, b)
-        else:
-            bpd = bits_per_dim(paired_difference(log_p[1].mean(0), log_p[0].mean(0)).nats, a.image_shape)
-            noise = in_bits_per_dim(of_tables(*log_p), a.image_shape)
-        verdict = "same" if bpd == noise.images == 0 else "cannot tell"
-        if verdict != "same":
-            z = bpd / noise.combined if noise.combined > 0 else math.copysign(math.inf, bpd)
-            notes += of_seeds(bpd, noise)
-        if z is not None and abs(z) >= noise.limit:
-            verdict = "worse" if z > 0 else "better"
-    verdict, limits = limited(verdict, a, b)
-    return verdict, bpd, noise, z, notes + limits
-
-
-def of_seeds(bpd: float, noise: Noise) -> list[str]:
+def of_seeds(bpd: float, noise: Noise, level: float) -> list[str]:
     """Return sentences on what the seeds, where a side has several, mean for a verdict."""
     if not noise.has_seeds:
         return []
     notes = []
-    if abs(bpd) >= INTERVAL * noise.images and abs(bpd) < noise.limit * noise.combined:
+    if replace(noise, seeds=(None, None), gamma=0.0).reach(level) <= abs(bpd) < noise.reach(level):
         notes.append(
             "The difference is clear beyond the noise of the test images, but not beyond that of the training seeds: "
             "other seeds may turn it round."

@@ -18,19 +18,25 @@ variance
 - ``combined`` is the error of the difference: the squares of both, less the gamma terms, which both hold, estimated
   by the mean square of gamma; no side makes it less than ``images`` alone.
 
-Two or three seeds do not know their spread well, so the 95 % interval has a half-width h of which each part has a
-quantile of its own,
+The interval that misses with probability p (:meth:`Noise.reach`) has the half-width h, of which each part has a
+quantile of its own: two or three seeds do not know their spread well, nor do a dozen images,
 
-.. math:: h^2 = 1.96^2 \Big(\mathrm{images}^2 - \sum_S g_S\Big) + t_f^2 \sum_S q_S, \qquad
+.. math:: h^2 = t_{C - 1}^2 \Big(\mathrm{images}^2 - \sum_S g_S\Big) + t_f^2 \sum_S q_S, \qquad
     f = \frac{(\sum_S q_S)^2}{\sum_S q_S^2 / (R_S - 1)},
 
-with q_S the square of ``seeds`` of side S, g_S its gamma term and f the degrees of freedom of the seeds alone
-(Satterthwaite 1946); h is at least 1.96 errors of the images. ``limit`` is h in combined errors. Degrees of freedom of
-the whole combined square would be too many: where two seeds happen to agree they are those of the images, and two seeds
-against one then cover in 88 %. With one seed on both sides h is 1.96 errors of the images.
+with C the number of distinct images, t the two-sided quantiles at p, q_S the square of ``seeds`` of side S, g_S its
+gamma term and f the degrees of freedom of the seeds alone (Satterthwaite 1946); h is at least t_{C-1} errors of the
+images. Degrees of freedom of the whole combined square would be too many: where two seeds happen to agree they are
+those of the images, and two seeds against one then cover in 88 %. With one seed on both sides h is t_{C-1} errors of
+the images. Images that are there several times count once (:func:`bitsperdim.compare.paired_difference`).
 
 The seeds of A and B are taken for independent, also where they have the same numbers: another model makes other use of
 the same random numbers. Where both sides are the same trained weights, the interval is therefore too wide.
+
+**No verdict.** A mean of few and skewed numbers is not normal. No difference is called clear with fewer than
+:data:`MIN_IMAGES` distinct images, nor with fewer than 25 g^2 (c / 1.96)^2, g being the skewness of the paired
+differences and c the two-sided normal quantile at p: Cochran's rule (1977, section 2.15) at p = 5 %, where intervals of
+such means miss in at most 6 %. Rare images that are not among those that were seen cannot be accounted for.
 
 Not here: a side with one seed has a noise of seeds that nobody knows; it is in none of the numbers.
 
@@ -46,12 +52,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import ndtri, stdtrit
 
-from bitsperdim.compare import INTERVAL, paired_difference
+from bitsperdim.compare import paired_difference
 from bitsperdim.units import nats_to_bits_per_dim
+
+Array = Any  # a number, or an array of them
+LEVEL = 0.05  # how often an interval misses
+MIN_IMAGES = 20
+COCHRAN = 25.0
 
 
 @dataclass(frozen=True)
@@ -62,13 +74,27 @@ class Noise:
         images: standard error over the test images.
         seeds: standard error over the training seeds, of A and of B; None: one seed, so that it is unknown.
         combined: standard error of the difference.
-        limit: how many combined errors the 95 % interval reaches to each side.
+        n_distinct: how many distinct test images there are.
+        gamma: how much of the square of ``images`` is gamma, of both sides.
+        degrees: of freedom of ``seeds``, of both sides together.
+        skewness: of the paired differences; None: unknown.
     """
 
     images: float
     seeds: tuple[float | None, float | None]
     combined: float
-    limit: float
+    n_distinct: int
+    gamma: float = 0.0
+    degrees: float = math.inf
+    skewness: float | None = None
+
+    def reach(self, level: float = LEVEL) -> float:
+        """Return the half-width of the interval that misses with this probability."""
+        return float(reach(level, self.images**2, self.n_distinct, self.gamma, self.of_seeds**2, self.degrees))
+
+    def why_unclear(self, level: float = LEVEL) -> str | None:
+        """Return why no difference is called clear at a level, however large; None: it may be."""
+        return why_unclear(level, self.n_distinct, self.skewness)
 
     @property
     def has_seeds(self) -> bool:
@@ -88,36 +114,39 @@ class Noise:
 
 def in_bits_per_dim(noise: Noise, shape: tuple[int, int, int]) -> Noise:
     """Return the noise of a difference in bits/dim from that in nats per image of this (C, H, W)."""
-    a, b = (None if error is None else nats_to_bits_per_dim(error, shape) for error in noise.seeds)
-    images, combined = (nats_to_bits_per_dim(error, shape) for error in (noise.images, noise.combined))
-    return Noise(images, (a, b), combined, noise.limit)
+    unit = nats_to_bits_per_dim(1.0, shape)
+    a, b = (None if error is None else unit * error for error in noise.seeds)
+    images, combined, gamma = unit * noise.images, unit * noise.combined, unit**2 * noise.gamma
+    return replace(noise, images=images, seeds=(a, b), combined=combined, gamma=gamma)
 
 
-def of_tables(log_p_a: np.ndarray, log_p_b: np.ndarray) -> Noise:
+def of_tables(log_p_a: np.ndarray, log_p_b: np.ndarray, same_as: np.ndarray | None = None) -> Noise:
     """Return the noise of a difference from all log-likelihoods.
 
     Args:
         log_p_a: (R_A, N) nats, finite.
         log_p_b: (R_B, N) nats, of the same images in the same order.
+        same_as: (N,) for each image the number of an equal one; None: all are distinct.
     """
-    images = paired_difference(log_p_b.mean(0), log_p_a.mean(0)).standard_error
-    return _noise(images, log_p_a.shape[1], (_of_table(log_p_a), _of_table(log_p_b)))
+    pair = paired_difference(log_p_b.mean(0), log_p_a.mean(0), same_as)
+    noise = _noise(pair.standard_error, pair.n_distinct, (seeds_of_table(log_p_a), seeds_of_table(log_p_b)))
+    return replace(noise, skewness=pair.skewness)
 
 
-def of_means(images: float, n_images: int, a: np.ndarray, b: np.ndarray) -> Noise:
+def of_means(images: float, n_distinct: int, a: np.ndarray, b: np.ndarray) -> Noise:
     """Return the noise where only the mean of each seed is known: gamma counts twice, which is too much.
 
     Args:
         images: standard error of the difference over the test images.
-        n_images: how many.
+        n_distinct: how many distinct ones there are.
         a: (R_A,) mean of each seed of A.
         b: (R_B,) the same of B.
     """
-    return _noise(images, n_images, (_of_means(a), _of_means(b)))
+    return _noise(images, n_distinct, (seeds_of_means(a), seeds_of_means(b)))
 
 
 @dataclass(frozen=True)
-class _Seeds:
+class Seeds:
     """Of a side with several seeds: the variance of their mean, how much of it is gamma, how many there are."""
 
     square: float
@@ -125,15 +154,17 @@ class _Seeds:
     n: int
 
 
-def _of_means(means: np.ndarray) -> _Seeds | None:
+def seeds_of_means(means: np.ndarray) -> Seeds | None:
+    """Return what is known of the seeds from the mean of each, (R,); None where there is one."""
     n_seeds = len(means)
-    return _Seeds(float(means.var(ddof=1)) / n_seeds, 0.0, n_seeds) if n_seeds > 1 else None
+    return Seeds(float(means.var(ddof=1)) / n_seeds, 0.0, n_seeds) if n_seeds > 1 else None
 
 
-def _of_table(log_p: np.ndarray) -> _Seeds | None:
+def seeds_of_table(log_p: np.ndarray) -> Seeds | None:
+    """Return what is known of the seeds from all log-likelihoods, (R, N); None where there is one."""
     n_seeds, n_images = log_p.shape
     means = log_p.mean(1)
-    found = _of_means(means)
+    found = seeds_of_means(means)
     if found is None or n_images == 1:
         return found
     gamma = log_p - means[:, None] - log_p.mean(0) + log_p.mean()
@@ -141,15 +172,58 @@ def _of_table(log_p: np.ndarray) -> _Seeds | None:
     return replace(found, gamma=mean_square / (n_seeds * n_images))
 
 
-def _noise(images: float, n_images: int, sides: tuple[_Seeds | None, _Seeds | None]) -> Noise:
+def _noise(images: float, n_distinct: int, sides: tuple[Seeds | None, Seeds | None]) -> Noise:
     a, b = (None if side is None else math.sqrt(side.square) for side in sides)
     several = [side for side in sides if side is not None]
-    if not several:
-        return Noise(images, (None, None), images, INTERVAL)
     combined = images**2 + sum(max(0.0, side.square - side.gamma) for side in several)
-    limit, square = INTERVAL, sum(side.square for side in several)
-    if 0 < square < math.inf and 0 < combined < math.inf:
-        degrees = square**2 / sum(side.square**2 / (side.n - 1) for side in several)
-        reach = INTERVAL**2 * (images**2 - sum(side.gamma for side in several)) + stdtrit(degrees, 0.975) ** 2 * square
-        limit = math.sqrt(max(INTERVAL**2 * images**2, float(reach)) / combined)
-    return Noise(images, (a, b), math.sqrt(combined), limit)
+    square, weight = sum(side.square for side in several), sum(side.square**2 / (side.n - 1) for side in several)
+    degrees = square**2 / weight if 0 < weight < math.inf else math.inf
+    return Noise(images, (a, b), math.sqrt(combined), n_distinct, sum(side.gamma for side in several), degrees)
+
+
+def reach(level: float, images: Array, n_distinct: int, gamma: Array, seeds: Array, degrees: Array) -> Array:
+    """Return the half-width of the interval of a difference, or of many, that misses with a probability.
+
+    Args:
+        level: that probability.
+        images: square of the standard error over the test images.
+        n_distinct: how many distinct ones there are.
+        gamma: how much of that square is gamma, of both sides.
+        seeds: square of the standard error over the training seeds, of both sides.
+        degrees: of freedom of the latter.
+    """
+    if n_distinct < 2:
+        return np.full_like(np.asarray(images, dtype=float), np.inf)
+    of_images, of_seeds = stdtrit(n_distinct - 1, 1 - level / 2) ** 2, _quantile(degrees, level) ** 2
+    with np.errstate(invalid="ignore"):  # infinite errors less infinite ones
+        together = np.nan_to_num(of_images * (images - gamma) + of_seeds * seeds, nan=np.inf, posinf=np.inf)
+    return np.sqrt(np.maximum(of_images * images, together))
+
+
+def _quantile(degrees: Array, level: float) -> Array:
+    """Return the two-sided quantile of t, or of the normal distribution for infinitely many degrees of freedom."""
+    few = np.minimum(degrees, 1e9)  # of which t is normal to nine digits
+    return stdtrit(few, 1 - level / 2)
+
+
+def why_unclear(level: float, n_distinct: int, skewness: float | None) -> str | None:
+    """Return why no difference is called clear at a level, however large; None: it may be.
+
+    Args:
+        level: of each difference (:mod:`.multiple`).
+        n_distinct: how many distinct test images there are.
+        skewness: of the differences; None: unknown, and taken for none.
+    """
+    if n_distinct < MIN_IMAGES:
+        return f"there are {n_distinct} distinct test images, and a verdict needs {MIN_IMAGES}"
+    if (needed := images_needed(level, skewness or 0.0)) > n_distinct:
+        return (
+            f"the differences of the images are skewed ({skewness:.2g}): a verdict needs {math.ceil(needed):,} "
+            f"distinct test images, and there are {n_distinct:,}"
+        )
+    return None
+
+
+def images_needed(level: float, skewness: Array) -> Array:
+    """Return how many distinct images a verdict needs at a level, by Cochran's rule."""
+    return COCHRAN * np.square(skewness) * (ndtri(level / 2) / ndtri(LEVEL / 2)) ** 2

@@ -32,6 +32,8 @@ class Numbers(Stored):
     protocol: str
     test_sha256: str
     n_images: int
+    n_distinct_images: int | None = None  # the first commits did not look
+    n_training_images: int | None = None  # of the test images, how many are training images too
     n_seeds: int
     n_samples: int
     bpd: float
@@ -82,6 +84,24 @@ class Numbers(Stored):
         return channels, height, width
 
 
+@dataclass(frozen=True)
+class Images:
+    """What is known of each test image.
+
+    Attributes:
+        log_p: log P(x), (seeds, N) nats, float64.
+        same_as: (N,) the number of the first image that is equal; None: nobody has looked, and all count as distinct.
+    """
+
+    log_p: np.ndarray
+    same_as: np.ndarray | None = None
+
+    @property
+    def n_distinct(self) -> int:
+        """How many distinct images there are."""
+        return self.log_p.shape[1] if self.same_as is None else len(np.unique(self.same_as))
+
+
 class NoImagesError(InputError):
     """The log-likelihoods of single images are nowhere; those that are damaged are an :class:`InputError` alone."""
 
@@ -94,15 +114,15 @@ class Scored:
         model: its name.
         numbers: of its metrics.
         params: those that matter to it, flat: ``vae.latent_size`` -> 16.
-        log_p: returns log P(x) of every test image, (seeds, N) nats; raises NoImagesError where it is nowhere, and
-            InputError where it is damaged.
+        images: returns what is known of every test image; raises NoImagesError where it is nowhere, and InputError
+            where it is damaged.
         notes: sentences on what does not fit.
     """
 
     model: str
     numbers: Numbers
     params: Mapping[str, Any]
-    log_p: Callable[[], np.ndarray]
+    images: Callable[[], Images]
     notes: list[str] = field(default_factory=list)
 
 
@@ -125,26 +145,28 @@ def read_numbers(content: bytes, place: str) -> Numbers:
     return numbers
 
 
-def read_log_p(content: bytes, numbers: Numbers, place: str) -> np.ndarray:
-    """Read log P(x) of every test image from a ``per_image.csv``: (seeds, N) nats.
+def read_images(content: bytes, numbers: Numbers, place: str) -> Images:
+    """Read what a ``per_image.csv`` says of every test image.
 
     Raises:
         InputError: it is damaged, or not that of the metrics.
     """
     try:
         rows = list(csv.DictReader(io.StringIO(content.decode("utf-8"))))
-        table = np.array([[float(row[name]) for name in ("seed", "image", "log_p")] for row in rows]).reshape(-1, 3)
+        names = ["seed", "image", "log_p", *(["same_as"] if rows and "same_as" in rows[0] else [])]
+        table = np.array([[float(row[name]) for name in names] for row in rows]).reshape(-1, len(names))
     except (UnicodeDecodeError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise InputError(f"{place} is damaged: it is no table with the columns seed, image and log_p.") from error
     table = table[np.lexsort((table[:, 1], table[:, 0]))]
     images = np.tile(np.arange(numbers.n_images), numbers.n_seeds)
     if len(table) != len(images) or not np.array_equal(table[:, 1], images):
         raise InputError(f"{place} does not hold the {numbers.n_images} test images once for each seed.")
-    return fitting(table[:, 2].reshape(numbers.n_seeds, numbers.n_images), numbers, place)
+    same_as = table[: numbers.n_images, 3] if len(names) > 3 else None
+    return fitting(table[:, 2].reshape(numbers.n_seeds, numbers.n_images), same_as, numbers, place)
 
 
-def fitting(log_p: np.ndarray, numbers: Numbers, place: str) -> np.ndarray:
-    """Return log P(x), (seeds, N) nats, in double precision, if its mean is what the metrics say.
+def fitting(log_p: np.ndarray, same_as: np.ndarray | None, numbers: Numbers, place: str) -> Images:
+    """Return what is known of every test image, in double precision, if the mean of log P(x) is what the metrics say.
 
     Raises:
         InputError: it is not.
@@ -156,7 +178,13 @@ def fitting(log_p: np.ndarray, numbers: Numbers, place: str) -> np.ndarray:
         raise InputError(
             f"{place} does not fit its metrics (another mean): restore it (`dvc checkout`), or evaluate again."
         )
-    return log_p
+    if same_as is not None:
+        order = np.arange(numbers.n_images)
+        first = same_as.astype(np.int64)
+        if same_as.shape != order.shape or not (first == same_as).all() or not ((first >= 0) & (first <= order)).all():
+            raise InputError(f"{place} is damaged: same_as is not the number of an image at or before each image.")
+        same_as = first
+    return Images(log_p, same_as)
 
 
 def relevant(params: Mapping[str, Any], model: str) -> dict[str, Any]:

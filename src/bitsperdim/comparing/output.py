@@ -9,12 +9,13 @@ always has the same keys (``test_the_json_always_has_the_same_keys``).
 from __future__ import annotations
 
 import json
+import math
 import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from bitsperdim.compare import INTERVAL
 from bitsperdim.comparing.comparison import Comparison, Difference, Row
+from bitsperdim.comparing.noise import LEVEL
 from bitsperdim.comparing.numbers import Numbers, Scored
 from bitsperdim.comparing.source import Source
 from bitsperdim.files import rounded
@@ -22,9 +23,9 @@ from bitsperdim.labels import SIGNS
 from bitsperdim.report.formatting import error_alone, plain, two_digits, with_error
 from bitsperdim.report.formatting import markdown as cell
 
-SCHEMA = 1
+SCHEMA = 2
 WIDTH = 110  # of a line of text
-COLUMNS = ("model", "A, bits/dim", "B, bits/dim", "B - A, bits/dim", "z", "B is")
+COLUMNS = ("model", "A, bits/dim", "B, bits/dim", "B - A, bits/dim", "z", "clear from", "B is")
 WORDS = {
     "better": "better",
     "worse": "worse",
@@ -33,14 +34,18 @@ WORDS = {
     "refused": "not compared",
 }
 LEGEND = (
-    f"B - A is negative where B is better; ± is one standard error over the same test images, of paired differences: "
-    f"it holds the Monte Carlo noise, but not the spread over training seeds. Cannot tell: |z| < {INTERVAL}. = exact, "
-    f"≤ an upper bound."
+    "B - A is negative where B is better; ± is one standard error over the same test images, of paired differences: "
+    "it holds the Monte Carlo noise, but not the spread over training seeds, so that a verdict is about these weights. "
+    "= exact, ≤ an upper bound."
 )
 LEGEND_OF_SEEDS = (
-    f"B - A is negative where B is better; ± is one standard error: over the same test images, of paired differences, "
-    f"which holds the Monte Carlo noise, and over the training seeds of a side with several. Cannot tell: |z| < "
-    f"{INTERVAL}, or below the limit that is named. = exact, ≤ an upper bound."
+    "B - A is negative where B is better; ± is one standard error: over the same test images, of paired differences, "
+    "which holds the Monte Carlo noise, and over the training seeds of a side with several, so that a verdict is about "
+    "the method that was trained. = exact, ≤ an upper bound."
+)
+TOGETHER = (
+    " A difference is clear from the |z| that is named: if none of the {n} were real, any would be called clear in 5 % "
+    "of such comparisons."
 )
 UNPAIRED = (
     " Unpaired: a side lacks the log-likelihoods of single images, and ± is the root of the summed squares of both "
@@ -68,12 +73,16 @@ def cells(row: Row) -> list[str]:
     verdict = WORDS[row.verdict]
     if row.verdict in ("better", "worse") and not row.is_established:
         verdict = f"a {verdict} bound"
-    return [row.name, number(row.a.numbers), number(row.b.numbers), difference, z, verdict]
+    limit = "" if row.z is None or row.limit is None else "no |z|" if math.isinf(row.limit) else plain(row.limit, 2)
+    return [row.name, number(row.a.numbers), number(row.b.numbers), difference, z, limit, verdict]
 
 
 def legend(found: Comparison) -> str:
     """Return what the signs mean; with one seed on all sides nothing is said of seeds but that they are missing."""
     text = LEGEND_OF_SEEDS if any(row.noise and row.noise.has_seeds for row in found.rows) else LEGEND
+    n_compared = max(row.n_compared for row in found.rows)
+    if n_compared > 1:
+        text += TOGETHER.format(n=n_compared)
     return text + (UNPAIRED if any(row.error_is == "unpaired" for row in found.rows) else "")
 
 
@@ -89,8 +98,7 @@ def noise_in_words(row: Row) -> str | None:
     monte_carlo = "unknown" if row.monte_carlo_error is None else two_digits(row.monte_carlo_error)
     return (
         f"test images {error_alone(noise.images)} (Monte Carlo {monte_carlo} of it), training seeds "
-        f"{error_alone(noise.of_seeds)} ({'; '.join(sides)}), together {error_alone(noise.combined)}; "
-        f"clear from |z| = {noise.limit:.2f} on"
+        f"{error_alone(noise.of_seeds)} ({'; '.join(sides)}), together {error_alone(noise.combined)}"
     )
 
 
@@ -118,7 +126,7 @@ def as_json(found: Comparison) -> str:
         "schema": SCHEMA,
         "a": _source(found.a),
         "b": _source(found.b),
-        "interval": INTERVAL,
+        "level": LEVEL,
         "models": [
             {
                 "a": _scored(row.a),
@@ -148,7 +156,8 @@ def _noise(row: Row) -> dict[str, Any]:
         "monte_carlo_error_bpd": row.monte_carlo_error,
         "standard_error_of_images_bpd": None if noise is None else noise.images,
         "standard_error_of_seeds_bpd": None if noise is None else dict(zip("ab", noise.seeds, strict=True)),
-        "limit": None if noise is None else noise.limit,
+        "limit": row.limit,
+        "n_compared": row.n_compared,
     }
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from bitsperdim.comparing import history
 from bitsperdim.comparing.cache import Cache, locked_params, md5_of, parse
-from bitsperdim.comparing.numbers import NoImagesError, Scored, fitting, read_log_p, read_numbers, relevant
+from bitsperdim.comparing.numbers import Images, NoImagesError, Scored, fitting, read_images, read_numbers, relevant
 from bitsperdim.errors import InputError
 from bitsperdim.git import SHORT, UNSHALLOW, GitError, NotARepositoryError, Provenance, Repository, repository
 from bitsperdim.params import RESERVED
@@ -29,6 +29,7 @@ from bitsperdim.recipes.recipe import FOLDER
 
 WORKSPACE = "workspace"
 RESULTS = FOLDER / "results"
+SAME_AS = "/same_as"  # beside the models, of which none has such a name
 Kind = Literal["workspace", "revision", "experiment", "recipe result"]
 
 
@@ -147,7 +148,7 @@ def of_files(
         if named and hashlib.md5(metrics, usedforsecurity=False).hexdigest() != named:
             notes.append(f"results/{model}/metrics.json {place} is not the one that dvc.lock names; run `dvc repro`.")
 
-        def log_p() -> np.ndarray:
+        def images() -> Images:
             path = f"results/{model}/per_image.csv"
             content = file(path)
             md5 = md5_of(lock, path)
@@ -162,9 +163,9 @@ def of_files(
                 raise NoImagesError(
                     f"{what} {place} is neither in DVC's cache nor on a remote: {remedy} on that commit."
                 )
-            return read_log_p(content, numbers, f"{path} {place}")
+            return read_images(content, numbers, f"{path} {place}")
 
-        return Scored(model, numbers, params, log_p, notes)
+        return Scored(model, numbers, params, images, notes)
 
     return Source(name, kind, commit, models, read, None if commit is None else Provenance(commit, False))
 
@@ -187,19 +188,19 @@ def of_recipe(root: Path, name: str) -> Source:
     def read(model: str) -> Scored:
         numbers = read_numbers(entries[model], f"{path}, {model}")
 
-        def log_p() -> np.ndarray:
+        def images() -> Images:
             file = path.with_suffix(".npz")
             try:
                 with (root / file).open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
-                    stored = arrays[model]
+                    stored, same_as = arrays[model], arrays.get(SAME_AS)
             except FileNotFoundError as error:
                 what = f"{file}, with the log-likelihood of each image,"
                 raise NoImagesError(f"{what} is not there; restore it.") from error
             except Exception as error:  # a damaged file fails in as many ways as there are bytes
                 raise InputError(f"{file} is damaged: it does not hold the log-likelihoods of {model}.") from error
-            return fitting(stored, numbers, str(file))
+            return fitting(stored, same_as, numbers, str(file))
 
-        return Scored(model, numbers, relevant(params, model), log_p)
+        return Scored(model, numbers, relevant(params, model), images)
 
     return Source(name, "recipe result", provenance.commit, list(entries), read, provenance)
 
