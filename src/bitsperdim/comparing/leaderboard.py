@@ -238,11 +238,16 @@ def in_words(together: Together) -> str:
         return f"Nothing is called clear: {together.why_unclear}."
     n_pairs = together.n * (together.n - 1) // 2
     apart, pairs = -float(ndtri(together.level / 2)), "1 pair" if n_pairs == 1 else f"{n_pairs} pairs"
-    return (
-        f"{together.n} results, {pairs}: clearly apart from {apart:.2f} standard "
-        f"errors on, so that at most 5 % of boards of equally good models call any of them worse. The best of "
-        f"{together.n} such models would be expected to look {two_digits(together.gain)} bits/dim better than it is."
+    text = (
+        f"{together.n} results, {pairs}: clearly apart from {apart:.2f} standard errors on, so that at most 5 % of "
+        f"boards of equally good models call any of them worse."
     )
+    if together.gain is not None:
+        text += (
+            f" {together.n_contenders} are not clearly apart from the best, it included: the best of as many equally "
+            f"good models would be expected to look {two_digits(together.gain)} bits/dim better than it is."
+        )
+    return text
 
 
 def _groups(board: Board) -> list[tuple[str, list[list[str]], str]]:

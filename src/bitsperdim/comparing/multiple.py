@@ -171,9 +171,11 @@ class AllPairs:
         table[i, j] = table[j, i] = clear
         return level, table
 
-    def gain_of_choosing(self) -> float:
-        """Return by how much the best of these would be expected to look better than it is, if all were equally good.
+    def gain_of_choosing(self, among: Sequence[int]) -> float:
+        """Return by how much the best of some would be expected to look better than it is, if they were equally good.
 
-        In the unit of the numbers: the mean of the largest of the normal noises of all.
+        In the unit of the numbers: the mean of the largest of their normal noises, less that of the first, which has
+        mean zero and takes off what all share.
         """
-        return float((_drawn(N_DRAWS // 2, self.roots.shape[1]) @ self.roots.T.astype(np.float32)).max(1).mean())
+        some = (self.roots[list(among)] - self.roots[among[0]]).astype(np.float32)
+        return float((_drawn(N_DRAWS // 2, some.shape[1]) @ some.T).max(1).mean())

@@ -63,13 +63,16 @@ class Together:
     Attributes:
         n: how many numbers were held against each other.
         level: at which each pair was, so that all together are wrong in 5 % of cases.
-        gain: by how much the best would be expected to look better than it is if all were equally good, bits/dim.
+        n_contenders: how many are not clearly apart from the best, it included, and have known images.
+        gain: by how much the best of so many would be expected to look better than it is if they were equally good,
+            bits/dim; None: there is one contender.
         why_unclear: why nothing is called clear; None where something may be.
     """
 
     n: int
     level: float
-    gain: float
+    n_contenders: int
+    gain: float | None
     why_unclear: str | None
 
 
@@ -162,7 +165,9 @@ def _hold_together(entries: Sequence[Entry], reader: Reader) -> Together:
         if entry.above <= 0:  # what the images say counts
             entry.tied = True
     bare = Noise(0.0, (None, None), 0.0, n_distinct)
-    return Together(len(entries), level, pairs.gain_of_choosing(), bare.why_unclear(level))
+    contenders = [index for index, item in enumerate(images) if item is not None and not clear[0, index]]
+    gain = pairs.gain_of_choosing(contenders) if len(contenders) > 1 else None
+    return Together(len(entries), level, len(contenders), gain, bare.why_unclear(level))
 
 
 def _is_far(entry: Entry, best: Entry, n: int) -> bool:
