@@ -139,3 +139,19 @@ def test_equal_numbers_share_a_rank_and_the_next_has_its_own(reader: Reader) -> 
     assert [item.verdict for item in found] == ["", "open", "worse", ""]
     assert [item.tied for item in found] == [False, True, False, False]
     assert found[0].above is None
+
+
+def test_the_gain_of_choosing_is_that_of_the_contenders(reader: Reader) -> None:
+    """Of the two that are not clearly apart: the mean of the larger of two normal numbers; unknown without images."""
+    images = np.linspace(-90, -10, 40)
+    noise = np.tile([-1.0, 1.0], 20)
+    error = noise.std(ddof=1) / math.sqrt(40) / DIMENSIONS
+    best, near = entry(50 / DIMENSIONS, 0.3, images), entry(50.01 / DIMENSIONS, 0.3, images + noise - 0.01)
+    far = entry(130 / DIMENSIONS, 0.3, images - 80.0)
+    _, together = rank([best, near, far], reader)
+    assert together is not None
+    assert (together.n, together.n_contenders) == (3, 2)
+    assert together.gain == pytest.approx(error / math.sqrt(2 * math.pi), rel=0.05)
+    _, without = rank([best, entry(50.01 / DIMENSIONS, 0.3), far], reader)
+    assert without is not None
+    assert (without.n_contenders, without.gain) == (2, None)

@@ -63,9 +63,9 @@ class Together:
     Attributes:
         n: how many numbers were held against each other.
         level: at which each pair was, so that all together are wrong in 5 % of cases.
-        n_contenders: how many are not clearly apart from the best, it included, and have known images.
+        n_contenders: how many are not clearly apart from the best, it included.
         gain: by how much the best of so many would be expected to look better than it is if they were equally good,
-            bits/dim; None: there is one contender.
+            bits/dim; None: there is one contender, or the images of one are not known.
         why_unclear: why nothing is called clear; None where something may be.
     """
 
@@ -165,8 +165,9 @@ def _hold_together(entries: Sequence[Entry], reader: Reader) -> Together:
         if entry.above <= 0:  # what the images say counts
             entry.tied = True
     bare = Noise(0.0, (None, None), 0.0, n_distinct)
-    contenders = [index for index, item in enumerate(images) if item is not None and not clear[0, index]]
-    gain = pairs.gain_of_choosing(contenders) if len(contenders) > 1 else None
+    contenders = [index for index in range(len(entries)) if not clear[0, index]]
+    are_known = len(contenders) > 1 and all(images[index] is not None for index in contenders)
+    gain = pairs.gain_of_choosing(contenders) if are_known else None
     return Together(len(entries), level, len(contenders), gain, bare.why_unclear(level))
 
 
