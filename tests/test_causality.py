@@ -59,6 +59,12 @@ def test_a_leak_is_found(place: str, monkeypatch: pytest.MonkeyPatch, generator:
         check_causality(model, images(model))
 
 
+def test_a_small_leak_is_a_leak() -> None:
+    """A ten-thousandth of a nat per level."""
+    with pytest.raises(ValueError, match=r"^the model looks ahead: a log-mass changes by \S+ nats per level of values"):
+        check_causality((model := leaking(lambda x: 1e-4 * x, torch.float32)), images(model))
+
+
 def leaking(change: Callable[[Tensor], Tensor], dtype: torch.dtype) -> AutoregressiveModel:
     """Return a model of 1x6x6 images with 17 levels, to whose outputs something is added that the image says."""
     model = build("pixelcnn", PIXELCNN, (1, 6, 6), 17)

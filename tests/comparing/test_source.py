@@ -204,6 +204,15 @@ def test_log_likelihoods_that_do_not_fit_are_refused(drawn: Drawn) -> None:
             read_images(content, numbers, "x")
     with pytest.raises(InputError, match="is damaged"):
         fitting(np.zeros((1, 3)), None, numbers, "x")
+    assert fitting(drawn(1)[None] * (1 + 1e-8), None, numbers, "x").n_distinct == 40
+    with pytest.raises(InputError, match="does not fit its metrics"):
+        fitting(drawn(1)[None] * (1 + 1e-5), None, numbers, "x")
+    with_copies = ["seed,image,log_p,same_as", *(f"{row},{n // 2 * 2}" for n, row in enumerate(rows))]
+    found = read_images("\n".join(with_copies).encode(), numbers, "x")
+    assert (found.n_distinct, found.same_as.tolist()[:4]) == (20, [0, 0, 2, 2])
+    for wrong in ("41", "-1", "0.5", "40", "x"):
+        with pytest.raises(InputError, match="is damaged"):
+            read_images("\n".join([*with_copies[:-1], f"{rows[-1]},{wrong}"]).encode(), numbers, "x")
     with pytest.raises(InputError, match="names no shape"):
         _ = Numbers.model_validate({**metrics_of(np.stack([drawn(1)])), "protocol": "x/y"}).image_shape
 

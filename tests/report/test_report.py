@@ -104,6 +104,9 @@ def test_the_numbers_are_those_of_the_metrics(tmp_path: Path) -> None:
     assert "≤ 1.235 ± 0.034" in text_of(row_of(page, "bound"))
     assert "≤ 3.423 ± 0.096" in text_of(row_of(page, "bound"))
     assert "≤ 1.235 ± 0.034" in text_of(section_of(page, "bound"))
+    models = {item.name: item for item in read_report(params_of(MODELS), tmp_path / "results", tmp_path).models}
+    band = models["bound"].bound["standard_error_bpd"]  # of 0.09 nats
+    assert band == pytest.approx([0.09 / (4 * math.log(2))] * len(band))
     assert "| ≤ 1.235 ± 0.034 | 0.00067 | ≤ 3.423 ± 0.096 | \N{MINUS SIGN}0.012 | 8 | 6.2 / 1.5 | 12,345 |" in twin
 
 
