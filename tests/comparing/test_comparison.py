@@ -341,3 +341,39 @@ def test_where_nothing_can_be_compared_the_reasons_are_the_error(laboratory: Lab
         laboratory.write(model, drawn(1), test_sha256="f" * 64)
     with pytest.raises(InputError, match=r"^iwae, vae: the protocol is the same, but the test images differ"):
         laboratory.compare("HEAD")
+
+
+def test_verdicts_count_how_many_are_compared() -> None:
+    """Nine differences of 2.3 errors each: one alone is clear, nine are not, unless they are nine times the same."""
+    rng = np.random.default_rng(0)
+    a = rng.normal(-20, 5, 200)
+
+    def beyond(noise: np.ndarray) -> tuple[Scored, Scored]:
+        noise = (noise - noise.mean()) / noise.std(ddof=1)
+        return scored(a, kind="exact"), scored(a + noise - 2.3 / math.sqrt(200), kind="exact")
+
+    pairs = [beyond(rng.normal(size=200)) for _ in range(9)]
+    alone = rows_of(pairs[:1])[0]
+    assert (alone.verdict, alone.n_compared, alone.limit) == ("worse", 1, pytest.approx(1.972, abs=1e-3))
+    together = rows_of(pairs)
+    assert {item.verdict for item in together} == {"cannot tell"}
+    assert {item.n_compared for item in together} == {9}
+    assert all(item.limit == pytest.approx(2.81, abs=0.06) for item in together)  # t of Sidak's 0.57 % is 2.80
+    assert all(
+        any(note.startswith("It would be clear if it were the only one") for note in item.notes) for item in together
+    )
+    same = rows_of(pairs[:1] * 9)
+    assert {item.verdict for item in same} == {"worse"}
+    identical = (scored(a, kind="exact"), scored(a, kind="exact"))
+    beside = rows_of([pairs[0], *[identical] * 8])  # where no image moved there is nothing to be wrong about
+    assert [item.verdict for item in beside] == ["worse", *["same"] * 8]
+
+
+def test_few_or_skewed_images_give_no_verdict() -> None:
+    rng = np.random.default_rng(1)
+    few = row(scored(np.zeros(19)), scored(rng.normal(-9, 1, 19)))
+    assert (few.verdict, few.limit) == ("cannot tell", math.inf)
+    assert "No verdict: there are 19 distinct test images, and a verdict needs 20." in few.notes
+    skewed = row(scored(np.zeros(100)), scored(-np.exp(2 * rng.normal(size=100))))
+    assert skewed.verdict == "cannot tell"
+    assert any(note.startswith("No verdict: the differences of the images are skewed (") for note in skewed.notes)
