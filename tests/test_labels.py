@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from bitsperdim import labels
-from bitsperdim.comparing.comparison import row
-from bitsperdim.comparing.numbers import Numbers, Scored
+from bitsperdim.comparing.comparison import rows_of
+from bitsperdim.comparing.numbers import Images, Numbers, Scored
 from bitsperdim.comparing.output import number
 from bitsperdim.readme import table
 from results import exact, metrics, write_results
@@ -124,9 +124,9 @@ def test_a_comparison_says_which_side_is_out_of_range() -> None:
     for bpd in (1.5, 2.5):
         log_p = np.array([[-bpd * 4 * math.log(2)] * 5])
         numbers = Numbers.model_validate(metrics(bpd=bpd, nll_nats=-float(log_p.mean())))
-        sides.append(Scored("vae", numbers, {}, lambda log_p=log_p: log_p))  # type: ignore[misc]
+        sides.append(Scored("vae", numbers, {}, lambda log_p=log_p: Images(log_p)))  # type: ignore[misc]
     good, bad = sides
     assert (number(good.numbers)[-1] == "‡", number(bad.numbers)[-1] == "‡") == (False, True)
     said = "B's number is worse than uniform coding, which needs 2 bits/dim (‡)."
-    assert said in row(good, bad).notes
-    assert not any("‡" in note for note in row(good, good).notes)
+    assert said in rows_of([(good, bad)])[0].notes
+    assert not any("‡" in note for note in rows_of([(good, good)])[0].notes)

@@ -97,7 +97,7 @@ def readers(folder: Path) -> dict[str, Callable[[], object]]:
         "model/model.json": lambda: models.load(folder / "model"),
         "mine/a.png": lambda: SOURCES["folder"].download(folder / "raw of mine", str(folder / "mine")),
         f"mnist/{idx.FILES['train', 'images']}": lambda: SOURCES["mnist"].read(folder / "mnist"),
-        "recipes/results/big.npz": lambda: of_recipe(folder, "big").read("vae").log_p(),
+        "recipes/results/big.npz": lambda: of_recipe(folder, "big").read("vae").images(),
         "recipes/results/big.json": lambda: of_recipe(folder, "big"),
     }
 
