@@ -41,7 +41,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bitsperdim.compare import influences, paired_difference
+from bitsperdim.compare import influences
 from bitsperdim.comparing.multiple import roots, step_down
 from bitsperdim.comparing.noise import LEVEL, Noise, in_bits_per_dim, of_means, of_tables
 from bitsperdim.comparing.numbers import Images, NoImagesError, Numbers, Scored
@@ -117,9 +117,9 @@ class Row:
         """How many standard errors make a difference clear, infinite where none do; None where there is no error."""
         if self.noise is None:
             return None
-        if self.noise.why_unclear(self.level) or self.noise.combined == 0:
-            return 0.0 if self.noise.combined == 0 else math.inf
-        return self.noise.reach(self.level) / self.noise.combined
+        if self.noise.why_unclear(self.level) or math.isinf(self.noise.combined):
+            return math.inf
+        return self.noise.reach(self.level) / self.noise.combined if self.noise.combined > 0 else 0.0
 
     @property
     def monte_carlo_error(self) -> float | None:
@@ -211,6 +211,11 @@ class Measured:
         """Whether no image moved."""
         return self.noise is not None and self.bpd == self.noise.images == 0
 
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether it may be clear or not: it has a finite error, and some image moved."""
+        return self.noise is not None and not self.is_same and math.isfinite(self.noise.combined)
+
     def is_clear_at(self, level: float) -> bool:
         """Return whether the interval that misses with a probability leaves out zero, and may be believed."""
         if self.noise is None or self.bpd is None:
@@ -221,7 +226,7 @@ class Measured:
 def rows_of(pairs: Sequence[tuple[Scored, Scored]]) -> list[Row]:
     """Compare results pair by pair; what is clear is so although all of them are looked at (:mod:`.multiple`)."""
     found = [measured(a, b) for a, b in pairs]
-    doubtful = [item for item in found if item.noise is not None and not item.is_same and item.bpd is not None]
+    doubtful = [item for item in found if item.is_doubtful]
     level, _ = step_down(
         _directions(doubtful), lambda level: np.array([item.is_clear_at(level) for item in doubtful], dtype=bool)
     )
@@ -230,14 +235,14 @@ def rows_of(pairs: Sequence[tuple[Scored, Scored]]) -> list[Row]:
 
 def _directions(doubtful: Sequence[Measured]) -> np.ndarray:
     """Return the weights of independent normal numbers in each difference; those of other test images share none."""
-    covariance = np.diag([float(item.noise.combined**2) if item.noise else 0.0 for item in doubtful])
+    covariance = np.diag([item.noise.combined**2 for item in doubtful if item.noise is not None])
     for i, one in enumerate(doubtful):
         for j, other in enumerate(doubtful[:i]):
             alike = one.a.numbers.test_sha256 == other.a.numbers.test_sha256
             if alike and one.parts is not None and other.parts is not None and len(one.parts) == len(other.parts):
                 n = max(2, len(one.parts))
                 covariance[i, j] = covariance[j, i] = n / (n - 1) * float(one.parts @ other.parts)
-    return roots(np.nan_to_num(covariance, posinf=0.0))
+    return roots(covariance)
 
 
 def measured(a: Scored, b: Scored) -> Measured:
@@ -275,8 +280,7 @@ def measured(a: Scored, b: Scored) -> Measured:
     shape = a.numbers.image_shape
     noise = in_bits_per_dim(of_tables(images[0].log_p, images[1].log_p, same_as), shape)
     difference = bits_per_dim(images[1].log_p.mean(0) - images[0].log_p.mean(0), shape)
-    nats = paired_difference(images[1].log_p.mean(0), images[0].log_p.mean(0)).nats
-    return Measured(a, b, None, bits_per_dim(nats, shape), noise, influences(difference, same_as))
+    return Measured(a, b, None, float(difference.mean()), noise, influences(difference, same_as))
 
 
 def judged(pair: Measured, level: float = LEVEL, n_compared: int = 1) -> Row:

@@ -195,9 +195,10 @@ def reach(level: float, images: Array, n_distinct: int, gamma: Array, seeds: Arr
     if n_distinct < 2:
         return np.full_like(np.asarray(images, dtype=float), np.inf)
     of_images, of_seeds = stdtrit(n_distinct - 1, 1 - level / 2) ** 2, _quantile(degrees, level) ** 2
-    with np.errstate(invalid="ignore"):  # infinite errors less infinite ones
-        together = np.nan_to_num(of_images * (images - gamma) + of_seeds * seeds, nan=np.inf, posinf=np.inf)
-    return np.sqrt(np.maximum(of_images * images, together))
+    with np.errstate(invalid="ignore"):  # an infinite error less an infinite one
+        together = of_images * (images - gamma) + of_seeds * seeds
+    is_known = np.isfinite(images) & np.isfinite(seeds)
+    return np.sqrt(np.maximum(of_images * images, np.where(is_known, together, np.inf)))
 
 
 def _quantile(degrees: Array, level: float) -> Array:

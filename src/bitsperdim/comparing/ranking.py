@@ -28,7 +28,15 @@ from bitsperdim.comparing import history
 from bitsperdim.comparing.cache import Cache, md5_of
 from bitsperdim.comparing.comparison import is_established, unpaired
 from bitsperdim.comparing.multiple import AllPairs, Side
-from bitsperdim.comparing.noise import LEVEL, Noise, in_bits_per_dim, of_tables, reach, seeds_of_means, seeds_of_table
+from bitsperdim.comparing.noise import (
+    LEVEL,
+    in_bits_per_dim,
+    of_tables,
+    reach,
+    seeds_of_means,
+    seeds_of_table,
+    why_unclear,
+)
 from bitsperdim.comparing.numbers import Images, Numbers, Scored, read_images
 from bitsperdim.errors import InputError
 from bitsperdim.git import Repository
@@ -119,13 +127,10 @@ def rank(group: list[Entry], reader: Reader) -> tuple[list[Entry], Together | No
     for index, entry in enumerate(likelihoods):
         before = likelihoods[index - 1]
         entry.rank = before.rank if index and before.numbers.bpd == entry.numbers.bpd else index + 1
-        if not math.isfinite(entry.numbers.bpd):
-            entry.above, entry.error_is = (math.inf if finite else None), "none"
         if index:
+            if not math.isfinite(entry.numbers.bpd):
+                entry.above, entry.error_is = (math.inf if finite else None), "none"
             entry.verdict = _verdict(entry, likelihoods[0])
-    best = likelihoods[:1]
-    for entry in best:
-        entry.above, entry.error, entry.error_is = None, None, ""
     return likelihoods + [item for item in group if item.numbers.kind == "density"], together
 
 
@@ -164,11 +169,10 @@ def _hold_together(entries: Sequence[Entry], reader: Reader) -> Together:
             entry.error, entry.error_is = in_bits_per_dim(noise, entry.numbers.image_shape).combined, "paired"
         if entry.above <= 0:  # what the images say counts
             entry.tied = True
-    bare = Noise(0.0, (None, None), 0.0, n_distinct)
     contenders = [index for index in range(len(entries)) if not clear[0, index]]
     are_known = len(contenders) > 1 and all(images[index] is not None for index in contenders)
     gain = pairs.gain_of_choosing(contenders) if are_known else None
-    return Together(len(entries), level, len(contenders), gain, bare.why_unclear(level))
+    return Together(len(entries), level, len(contenders), gain, why_unclear(level, n_distinct, None))
 
 
 def _is_far(entry: Entry, best: Entry, n: int) -> bool:
@@ -179,9 +183,8 @@ def _is_far(entry: Entry, best: Entry, n: int) -> bool:
     n_distinct = min(item.n_distinct_images or item.n_images for item in (numbers, others))
     most = (numbers.bpd_standard_error + others.bpd_standard_error) ** 2
     each = LEVEL / (n * (n - 1) / 2)  # Bonferroni: no step asks for more
-    return numbers.bpd - others.bpd > float(reach(each, most, n_distinct, 0.0, 0.0, math.inf)) and (
-        Noise(0.0, (None, None), 0.0, n_distinct).why_unclear() is None
-    )
+    is_beyond = numbers.bpd - others.bpd > float(reach(each, most, n_distinct, 0.0, 0.0, math.inf))
+    return is_beyond and why_unclear(LEVEL, n_distinct, None) is None
 
 
 def _side(numbers: Numbers, images: Images | None, same_as: np.ndarray | None) -> Side:
