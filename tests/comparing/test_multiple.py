@@ -7,7 +7,7 @@ import pytest
 from scipy.special import ndtri
 from scipy.stats import binom, studentized_range
 
-from bitsperdim.compare import influences, standard_error
+from bitsperdim.compare import influences, paired_difference, standard_error
 from bitsperdim.comparing import multiple
 from bitsperdim.comparing.multiple import AllPairs, Side, level_of_each, step_down
 from bitsperdim.comparing.noise import LEVEL, MIN_IMAGES
@@ -145,6 +145,18 @@ def test_what_is_alike_but_for_a_constant_is_apart() -> None:
     level, clear = board(np.stack([images, images - 0.001, images])).judged()
     assert level == LEVEL
     assert clear.tolist() == [[False, True, False], [True, False, True], [False, True, False]]
+
+
+def test_what_all_share_leaves_the_moments_as_they_are() -> None:
+    """Images that differ a hundred million times more than the models do: error and skewness are those of the pairs."""
+    rng = np.random.default_rng(6)
+    images = 1e4 * rng.standard_normal(500)
+    tables = images + 1e-4 * np.exp(rng.standard_normal((3, 500)))
+    pairs = board(tables)
+    for h, (i, j) in enumerate(zip(*pairs.pairs, strict=True)):
+        pair = paired_difference(tables[i], tables[j])
+        assert pairs.moments[0][h] == pytest.approx(pair.standard_error**2, rel=1e-3)
+        assert pairs.moments[1][h] == pytest.approx(pair.skewness, rel=1e-3, abs=1e-3)
 
 
 def test_numbers_without_images_are_taken_for_independent() -> None:
