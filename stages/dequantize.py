@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from bitsperdim import stage
-from bitsperdim.data import preparation
+from bitsperdim.data import preparation, repeated
 from bitsperdim.data.sources import SOURCES
 from bitsperdim.data.yardsticks import yardsticks
 from bitsperdim.files import StoredArray, write_json
@@ -21,9 +21,12 @@ def main(params: Params, raw: str, dequantized: str, results: str) -> None:
     test = StoredArray(folder / "test" / "images.npy")
     metrics: dict[str, float | int | str] = dict(yardsticks(test, description.n_levels))
     metrics |= {f"n_{split}": count for split, count in description.n_images.items()}
+    metrics |= {f"n_{what}": count for what, count in description.n_same.items()}
     metrics |= {"protocol": description.protocol, "test_sha256": description.test_sha256}
     write_json(Path(results) / "metrics.json", metrics)
     write_grid(Path(results) / "pictures" / "test_images.png", evenly_spaced(test, N_PICTURES), description.n_levels)
+    for sentence in repeated.in_words(description.n_same, description.n_images):
+        print(f"dequantize: {sentence}")
 
 
 stage.run("dequantize", main, "raw", "dequantized", "results")

@@ -35,7 +35,8 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
         remove_leftovers(out)
     except FloatingPointError as error:
         raise InputError(f"Evaluating {name} stopped: {error}; train it again.") from error
-    result = evaluation.summarise(estimates, first, prepared.description, section.proposal)
+    copies = {"same_as": prepared.same_as["test"], "in_train": prepared.in_train["test"]}
+    result = evaluation.summarise(estimates, first, prepared.description, section.proposal, **copies)
     evaluation.draw_pictures(out / "pictures", first, prepared, section, device)
     write_csv(out / "per_image.csv", evaluation.PER_IMAGE_COLUMNS, result.per_image)
     write_csv(out / "bound_against_k.csv", evaluation.BOUND_COLUMNS, result.bound)

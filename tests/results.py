@@ -32,6 +32,8 @@ def metrics(**changes: Any) -> dict[str, Any]:
         "protocol": PROTOCOL,
         "test_sha256": HASH,
         "n_images": N_IMAGES,
+        "n_distinct_images": N_IMAGES,
+        "n_training_images": 0,
         "n_seeds": 1,
         "n_samples": 8,
         "n_parameters": 12345,
@@ -80,7 +82,8 @@ def write_results(results: Path, models: Mapping[str, Mapping[str, Any]], protoc
         "uniform_bpd": 2.0,
     }
     sizes = {"n_train": 20, "n_validation": 4, "n_test": N_IMAGES}
-    described = {"protocol": protocol, "test_sha256": HASH, **yardsticks, **sizes}
+    same = {"n_test_distinct": N_IMAGES, "n_test_in_train": 0, "n_test_in_validation": 0, "n_validation_in_train": 0}
+    described = {"protocol": protocol, "test_sha256": HASH, **yardsticks, **sizes, **same}
     write_json(results / "dequantize" / "metrics.json", described)
     write_picture(results / "dequantize" / "pictures" / "test_images.png")
     write_studies(results)
@@ -113,12 +116,13 @@ def write_model(folder: Path, content: Mapping[str, Any], *, closed_form: bool) 
             "seed": seed,
             "image": image,
             "log_p": -math.inf if image < impossible else -3.0 - image,
+            "same_as": image,
             "pareto_k": image / 4 - 0.25 if "pareto_k_limit" in content else math.nan,
         }
         for seed in seeds
         for image in range(N_IMAGES)
     ]
-    write_csv(folder / "per_image.csv", ("seed", "image", "log_p", "pareto_k"), images)
+    write_csv(folder / "per_image.csv", ("seed", "image", "log_p", "same_as", "pareto_k"), images)
     write_picture(folder / "pictures" / "samples.png")
     if content["kind"] == "lower":
         write_picture(folder / "pictures" / "reconstructions.png")

@@ -5,11 +5,23 @@ from typing import Any
 
 import pytest
 
-from bitsperdim.check import DATA, DELAY, NEURONS, SAME, SAME_DELAY, SAME_NEURONS, SAME_STUDY, STUDY, TRAINED, compare
+from bitsperdim.check import (
+    DATA,
+    DELAY,
+    NEURONS,
+    SAME,
+    SAME_DATA,
+    SAME_DELAY,
+    SAME_NEURONS,
+    SAME_STUDY,
+    STUDY,
+    TRAINED,
+    compare,
+)
 from bitsperdim.files import write_json
 
 MODEL = {**dict.fromkeys(SAME, "x"), "bpd": 2.0, "bpd_standard_error": 0.02, "bpd_monte_carlo_error": 0.0}
-IMAGES = {**dict.fromkeys(DATA, 3.0), "protocol": "p", "test_sha256": "h", "n_train": 5, "n_validation": 1, "n_test": 2}
+IMAGES = {**dict.fromkeys(SAME_DATA, 2), **dict.fromkeys(DATA, 3.0), "protocol": "p", "test_sha256": "h"}
 
 
 def nested(*paths: str) -> dict[str, Any]:
@@ -53,6 +65,7 @@ def test_equal_and_close_numbers_agree(tmp_path: Path) -> None:
         ("vae", {"kind": "exact"}, "kind is 'exact', but 'x' is committed"),
         ("vae", {"n_images": 3}, "n_images is 3"),
         ("dequantize", {"test_sha256": "other"}, "test_sha256 is 'other'"),
+        ("dequantize", {"n_test_in_train": 1}, "n_test_in_train is 1"),
         ("dequantize", {"entropy_bpd": 3.0001}, "entropy_bpd is"),
         ("density_and_mass", {"levels": {**STUDIED["levels"], "entropy_bits": 3.1}}, "levels.entropy_bits is 3.10000"),
         ("density_and_mass", {"levels": {**STUDIED["levels"], "n_images": 4}}, "levels.n_images is 4"),

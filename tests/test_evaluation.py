@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import cases
-from bitsperdim import evaluation, models
+from bitsperdim import compare, evaluation, models
 from bitsperdim.checkpoints import Checkpoint
 from bitsperdim.data.preparation import Description, PreparedImages
 from bitsperdim.errors import InputError
@@ -23,6 +23,7 @@ from bitsperdim.estimation import (
     extrapolation,
     jackknife,
     log_mean_exp,
+    mean_error,
     pareto_k,
     standard_error,
 )
@@ -117,6 +118,52 @@ def test_seeds_are_averaged_per_image_and_their_spread_is_told_apart() -> None:
     assert metrics["bpd_seed_spread"] == pytest.approx(0)
     assert len(summarise({0: fixed([-1, -2, -6]), 1: fixed([-3, -4, -2])}).per_image) == 6
     assert "bpd_seed_spread" not in summarise({0: fixed([-1, -2])}).metrics
+
+
+def test_copies_of_an_image_are_one_observation() -> None:
+    """Five copies of each of three images have the error of three, not one that is smaller by the root of five."""
+    model, description = small_model("vae-categorical"), Description((1, 2, 2), 3, 3, "none", {"test": 3}, "hash", "t")
+    once, copied = fixed([-1, -2, -6]), fixed([-1, -2, -6] * 5)
+    same_as = np.tile(np.arange(3), 5)
+    found = evaluation.summarise({0: copied}, model, description, same_as=same_as)
+    alone = evaluation.summarise({0: once}, model, description).metrics
+    assert (found.metrics["n_images"], found.metrics["n_distinct_images"]) == (15, 3)
+    for key in ("nll_nats", "nll_nats_standard_error", "bpd_standard_error", "nll_jackknife_nats_standard_error"):
+        assert found.metrics[key] == pytest.approx(alone[key]), key
+    assert [row["standard_error_nats"] for row in found.bound] == pytest.approx([alone["nll_nats_standard_error"]] * 2)
+    assert column(found.per_image, "same_as").tolist() == same_as.tolist()
+    one = evaluation.summarise({0: copied}, model, description, same_as=np.zeros(15, np.int64)).metrics
+    assert one["nll_nats_standard_error"] == math.inf
+
+
+@pytest.mark.parametrize("sizes", [[1] * 40, [5] * 40, [1] * 30 + [20]])
+def test_the_error_of_copies_is_the_spread_of_test_sets(sizes: list[int]) -> None:
+    """40 or 31 independent images with so many copies each, 4,000 times: mean square and spread agree within 7 %, about
+    three errors of either; where one image has 20 copies the jackknife is by its nature a little too large.
+    """
+    generator = torch.Generator().manual_seed(0)
+    same_as = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    means, squares = [], []
+    for _ in range(4_000):
+        values = torch.randn(len(sizes), generator=generator, dtype=torch.float64)[same_as]
+        means.append(float(values.mean()))
+        squares.append(mean_error(values, same_as) ** 2)
+        if len(means) == 1:
+            assert compare.standard_error(compare.influences(values.numpy(), same_as.numpy())) == pytest.approx(
+                math.sqrt(squares[0])
+            )
+    ratio = float(np.mean(squares) / np.var(means))
+    assert ratio == pytest.approx(1, abs=0.07)
+
+
+def test_images_that_were_trained_on_are_told_apart() -> None:
+    model, description = small_model("vae-categorical"), Description((1, 2, 2), 3, 3, "none", {"test": 3}, "hash", "t")
+    for seen, others in (([True, False, False], -4.0), ([False] * 3, None), ([True] * 3, None)):
+        found = evaluation.summarise({0: fixed([-1, -2, -6])}, model, description, in_train=np.array(seen))
+        assert found.metrics["n_training_images"] == sum(seen)
+        assert column(found.per_image, "in_train").tolist() == seen
+        expected = None if others is None else pytest.approx(bits_per_dim(others, (1, 2, 2)))
+        assert found.metrics.get("bpd_without_training_images") == expected
 
 
 def test_a_bias_larger_than_the_error_is_flagged() -> None:
@@ -399,8 +446,11 @@ def test_a_model_that_is_given_the_class_draws_one_in_each_column(
     assert n_columns == 3
     assert [set(image.flatten()) for image in grid] == [{index % 3} for index in range(SECTION.n_pictures)]
     assert set(drawn["completions"][0][5].flatten()[2:]) == {1}  # the third test image shown has class 1
-    described = evaluation.summarise({0: fixed([-1, -2])}, model, data.description).metrics["protocol"]
-    assert described == "taggiven-label"
+    given = dataclasses.replace(
+        data.description, protocol="tag/given-none", test_labels_sha256="0123456789abcdef", n_test_classes=3
+    )
+    described = evaluation.summarise({0: fixed([-1, -2])}, model, given).metrics["protocol"]
+    assert described == "tag/given-label3-01234567"
 
 
 def test_a_model_that_looks_ahead_has_no_number() -> None:

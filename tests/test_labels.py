@@ -18,6 +18,8 @@ GOOD: dict[str, Any] = {
     "kind": "lower",
     "protocol": "own/none/32x32x3/L256/test60/given-none",
     "n_images": 60,
+    "n_distinct_images": 60,
+    "n_training_images": 0,
     "n_seeds": 1,
     "n_samples": 1024,
     "bpd": 5.5,
@@ -39,7 +41,7 @@ def test_a_good_number_has_no_mark() -> None:
     assert labels.sentence(GOOD) == expected
     exact = GOOD | {"kind": "exact", "n_samples": 1, "bpd": 8.0}  # as good as uniform coding
     assert labels.sentence(exact) == "= 8.0000 +- 0.2500 bits/dim (11711.25 nats), exact, K = 1"
-    assert labels.marks("exact", 8.0, GOOD["protocol"], too_few_samples=False) == ""
+    assert labels.marks(exact) == ""
 
 
 @pytest.mark.parametrize(
@@ -58,6 +60,12 @@ def test_a_good_number_has_no_mark() -> None:
         (FEW | {"pareto_k_high_share": 1.0}, "<= 5.5", "100 % of the test images have weights with a heavy tail"),
         (FEW, "<= 5.5", "too few samples"),  # of an old result, which does not say why
         (FEW | {"n_samples": 1}, "<= 5.5", "K = 1, which tells neither its bias nor its Monte Carlo error"),
+        ({"n_training_images": 4}, "<= 5.5", "4 of the 60 test images are training images too"),
+        (
+            {"n_training_images": 1, "bpd_without_training_images": 5.76},
+            "<= 5.5",
+            "1 of the 60 test images are training images too, and without them it is 5.7600 bits/dim",
+        ),
         ({"bpd": math.inf, "n_impossible_images": 3}, "<= inf bits/dim", "3 of 60 test images have probability 0"),
     ],
 )
@@ -67,6 +75,21 @@ def test_each_reason_has_its_mark_and_its_words(changes: dict[str, Any], number:
     assert " bits/dim (!) (11711.25 nats)" in text
     assert reason in text.partition(". (!) Not to be believed as it stands: ")[2]
     assert len(labels.reasons(GOOD | changes)) == 1
+
+
+def test_copies_and_images_that_were_trained_on_are_named() -> None:
+    """Also where they are too few to matter: 3 of 60, which move the number by less than its error."""
+    few = GOOD | {"n_distinct_images": 57, "n_training_images": 3, "bpd_without_training_images": 5.74}
+    assert labels.sentence(few).endswith(
+        "K = 1024; of 60 test images 57 are distinct; 3 of the 60 test images are training images too, and without "
+        "them it is 5.7400 bits/dim"
+    )
+    assert labels.marks(few) == ""
+    assert labels.marks(few | {"bpd_without_training_images": 5.76}) == labels.SEEN
+    assert labels.marks(few | {"bpd_without_training_images": 5.24}) == labels.SEEN
+    assert labels.marks(few | {"n_training_images": 4}) == labels.SEEN
+    old = {key: value for key, value in GOOD.items() if key not in ("n_distinct_images", "n_training_images")}
+    assert labels.sentence(old) == labels.sentence(GOOD)
 
 
 def test_what_is_not_known_is_called_so() -> None:

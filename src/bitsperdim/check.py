@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bitsperdim.data.repeated import COUNTED
 from bitsperdim.files import read_json
 
 # Training on another machine moves a likelihood by about as much as another seed does: on digits, over
@@ -72,7 +73,7 @@ STUDIES = {
     "project_delay": (SAME_DELAY, DELAY),
     "universal_resnet": (SAME_NEURONS, NEURONS),
 }
-SAME_DATA = ("protocol", "test_sha256", "n_train", "n_validation", "n_test")
+SAME_DATA = ("protocol", "test_sha256", "n_train", "n_validation", "n_test", *(f"n_{name}" for name in COUNTED))
 
 
 def disagreements(reference: dict[str, Any], rerun: dict[str, Any], name: str) -> list[str]:

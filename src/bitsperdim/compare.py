@@ -5,8 +5,9 @@ therefore that of the differences, not of two separate means: with d_n = log p_a
 
 .. math:: \bar d = \frac1N \sum_n d_n, \qquad \mathrm{se}^2 = \frac{1}{N (N-1)} \sum_n (d_n - \bar d)^2
 
-Images that are in the set several times are no new evidence. With u_c the sum of d_n - mean over the copies of the
-c-th of C distinct images, se^2 = C / (C - 1) sum_c u_c^2 / N^2, which is the above where all are distinct.
+Images that are in the set several times are no new evidence. With u_c the sum of d_n - mean over the n_c copies of the
+c-th of C distinct images it is the jackknife's that leaves out one distinct image at a time,
+se^2 = (C - 1) / C sum_c (u_c / (N - n_c))^2, which is the above where all are distinct.
 
 It contains the Monte Carlo noise of both models, but not the spread over training seeds; where both numbers are bounds,
 it is the difference of bounds.
@@ -77,6 +78,8 @@ def paired_difference(log_p: np.ndarray, reference: np.ndarray, same_as: np.ndar
 def influences(values: np.ndarray, same_as: np.ndarray | None = None) -> np.ndarray:
     """Return what each distinct image adds to the mean over all images, less its share, (C,).
 
+    As the jackknife has it, so that one with many copies counts as what it is: u_c (C - 1) / (C (N - n_c)).
+
     Args:
         values: (N,) of the images.
         same_as: (N,) for each image the number of an equal one; None: all are distinct.
@@ -84,8 +87,11 @@ def influences(values: np.ndarray, same_as: np.ndarray | None = None) -> np.ndar
     parts = (values - values.mean()) / len(values)
     if same_as is None:
         return parts
-    _, group = np.unique(same_as, return_inverse=True)
-    return np.bincount(group, weights=parts)
+    _, group, sizes = np.unique(same_as, return_inverse=True, return_counts=True)
+    n, n_distinct = len(values), len(sizes)
+    if n_distinct == 1:
+        return np.zeros(1)
+    return np.bincount(group, weights=parts) * (n * (n_distinct - 1) / (n_distinct * (n - sizes)))
 
 
 def standard_error(parts: np.ndarray) -> float:

@@ -6,7 +6,8 @@ device, no commit.
 Errors, which are not to be added up:
 
 - the *test-set error* is the spread of log P(x) over images / sqrt(N): how much the number would
-  move with another test set. It contains the Monte Carlo noise already.
+  move with another test set. It contains the Monte Carlo noise already. Copies of an image count once
+  (:func:`bitsperdim.estimation.mean_error`).
 - the *Monte Carlo error* is what another draw of the K samples would change.
 - the *bias* of the importance-weighted bound is reported apart, and flagged where it exceeds the
   test-set error: then the number says more about K than about the model.
@@ -25,6 +26,9 @@ noise of the first sample. Pictures are those of the first seed.
 
 Images are scored in blocks, each with random numbers of its own, so that several processes can share them out and an
 interrupted evaluation goes on with those that are left: see :mod:`bitsperdim.blocks`.
+
+Test images that are training images too (:mod:`bitsperdim.data.repeated`) say how well a model remembers: where there
+are any, ``bpd_without_training_images`` is the number of the others.
 
 A flow without dequantization noise has the kind ``density``: its number is a density at integers, not a
 likelihood, and is compared with nothing.
@@ -65,7 +69,8 @@ from bitsperdim.randomness import stream
 from bitsperdim.sampling import completed
 from bitsperdim.units import bits_per_dim, nats_to_bits_per_dim
 
-PER_IMAGE_COLUMNS = ("seed", "image", "log_p", "standard_error", "bias", "elbo", "ess", "pareto_k")
+OF_ESTIMATES = ("log_p", "standard_error", "bias", "elbo", "ess", "pareto_k")
+PER_IMAGE_COLUMNS = ("seed", "image", *OF_ESTIMATES, "same_as", "in_train")
 N_COMPLETIONS = 3  # of each test image
 ADVICE = "its K is evaluate.n_samples"
 BOUND_COLUMNS = ("n_samples", "bpd", "nll_nats", "standard_error_nats")
@@ -196,7 +201,13 @@ def checkpoint_of(
 
 
 def summarise(
-    estimates: Mapping[int, Estimate], model: ImageModel, description: Description, proposal: str = "encoder"
+    estimates: Mapping[int, Estimate],
+    model: ImageModel,
+    description: Description,
+    proposal: str = "encoder",
+    *,
+    same_as: np.ndarray | None = None,
+    in_train: np.ndarray | None = None,
 ) -> Evaluation:
     """Turn the estimates of all seeds into metrics and rows.
 
@@ -205,17 +216,21 @@ def summarise(
         model: any of the seeds' models, for what does not depend on weights.
         description: of the images.
         proposal: that the samples of a latent code came from.
+        same_as: (N,) for each test image the number of the first that is equal; None: all are distinct.
+        in_train: (N,) whether each is a training image too; None: none is.
     """
     shape = description.image_shape
     first = next(iter(estimates.values()))
     log_p = torch.stack([item.log_p for item in estimates.values()])  # (seeds, N)
     n_seeds, n_images = log_p.shape
+    groups = torch.arange(n_images) if same_as is None else torch.from_numpy(same_as)
+    seen = torch.zeros(n_images, dtype=torch.bool) if in_train is None else torch.from_numpy(in_train)
     over_seeds = log_p.mean(0)
     elbo = torch.stack([item.elbo for item in estimates.values()]).mean()
     bias = float(torch.stack([item.bias for item in estimates.values()]).mean())
     variances = torch.stack([item.standard_error for item in estimates.values()]).square()
     monte_carlo_error = math.sqrt(float(variances.sum())) / (n_seeds * n_images)
-    test_error = mean_error(over_seeds)
+    test_error = mean_error(over_seeds, groups)
     ess = torch.stack([item.ess for item in estimates.values()])
     small_ess = sum(item.small_ess_share for item in estimates.values()) / n_seeds
     bias_exceeds = abs(bias) > test_error
@@ -227,6 +242,8 @@ def summarise(
         "protocol": protocol_of(model, description),
         "test_sha256": description.test_sha256,
         "n_images": n_images,
+        "n_distinct_images": len(groups.unique()),
+        "n_training_images": int(seen.sum()),
         "n_seeds": n_seeds,
         "n_samples": first.n_samples,
         "n_parameters": model.n_parameters,
@@ -249,8 +266,8 @@ def summarise(
         for name, values in (("jackknife", "jackknife"), ("extrapolated", "extrapolation")):
             found = torch.stack([getattr(item, values) for item in estimates.values()]).mean(0)
             metrics[f"nll_{name}_nats"] = -float(found.mean())
-            metrics[f"nll_{name}_nats_standard_error"] = mean_error(found)
-            metrics[f"nll_{name}_minus_bound_nats_standard_error"] = mean_error(found - over_seeds)
+            metrics[f"nll_{name}_nats_standard_error"] = mean_error(found, groups)
+            metrics[f"nll_{name}_minus_bound_nats_standard_error"] = mean_error(found - over_seeds, groups)
     if first.kind == "lower" and first.n_samples >= JUDGED_FROM:
         metrics |= {
             "pareto_k_limit": pareto_k_limit(first.n_samples),
@@ -258,6 +275,8 @@ def summarise(
         }
         if bool((~k_hat.isnan()).any()):
             metrics["pareto_k_median"] = float(k_hat[~k_hat.isnan()].median())
+    if 0 < int(seen.sum()) < n_images:
+        metrics["bpd_without_training_images"] = bits_per_dim(float(over_seeds[~seen].mean()), shape)
     if isinstance(model, LatentModel):
         metrics["proposal"] = proposal
     if n_seeds > 1:
@@ -267,32 +286,36 @@ def summarise(
     leaks = [item.largest_leaked_gradient for item in estimates.values() if item.largest_leaked_gradient is not None]
     if leaks:
         metrics["largest_leaked_gradient"] = max(leaks)
-    return Evaluation(metrics, _per_image(estimates), _bound(estimates, shape))
+    return Evaluation(metrics, _per_image(estimates, groups, seen), _bound(estimates, shape, groups))
 
 
 def protocol_of(model: ImageModel, description: Description) -> str:
     """Return the tag under which a number may be compared: what the model was given is part of it."""
-    of_none = description.protocol
-    return of_none if model.n_classes is None else f"{of_none.removesuffix('given-none')}given-label"
+    return description.protocol if model.n_classes is None else description.protocol_given_labels()
 
 
-def _per_image(estimates: Mapping[int, Estimate]) -> list[dict[str, float | int]]:
+def _per_image(
+    estimates: Mapping[int, Estimate], same_as: torch.Tensor, in_train: torch.Tensor
+) -> list[dict[str, float | int]]:
     rows = []
+    of_images = {"same_as": same_as.tolist(), "in_train": in_train.int().tolist()}
     for seed, item in estimates.items():
-        columns = {name: getattr(item, name).tolist() for name in PER_IMAGE_COLUMNS[2:]}
+        columns = {name: getattr(item, name).tolist() for name in OF_ESTIMATES} | of_images
         for image in range(len(item.log_p)):
             rows.append({"seed": seed, "image": image, **{name: column[image] for name, column in columns.items()}})
     return rows
 
 
-def _bound(estimates: Mapping[int, Estimate], shape: tuple[int, int, int]) -> list[dict[str, float | int]]:
+def _bound(
+    estimates: Mapping[int, Estimate], shape: tuple[int, int, int], same_as: torch.Tensor
+) -> list[dict[str, float | int]]:
     sizes = next(iter(estimates.values())).block_sizes
     bounds = torch.stack([item.bounds for item in estimates.values()]).mean(0)  # (sizes, N)
     rows: list[dict[str, float | int]] = []
     for size, bound in zip(sizes, bounds, strict=True):
         mean = float(bound.mean())
         row = {"n_samples": size, "bpd": bits_per_dim(mean, shape), "nll_nats": -mean}
-        rows.append({**row, "standard_error_nats": mean_error(bound)})
+        rows.append({**row, "standard_error_nats": mean_error(bound, same_as)})
     return rows
 
 

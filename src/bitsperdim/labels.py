@@ -5,7 +5,8 @@ is ASCII, since it is read in logs and terminals of any encoding: there the sign
 is ``(!)``, with the reasons in words behind it.
 
 Whether a number is worse than uniform coding follows from its protocol tag, which holds the number of levels L:
-results that were written before anybody asked are marked as well.
+results that were written before anybody asked are marked as well. Of test images that are training images too
+(:mod:`bitsperdim.data.repeated`) a number tells always, and is marked where they matter (:func:`is_of_seen_images`).
 
 Invariants (``tests/test_labels.py``): each reason has a number with the mark and one without
 (``test_each_reason_has_its_mark_and_its_words``); what a stage prints is ASCII (``test_a_sentence_is_ascii``).
@@ -23,13 +24,15 @@ PUBLISHED_SIGNS = {"exact": "=", "bound": "≤", "estimate": "≈"}
 WORDS = {"exact": "exact", "lower": "an upper bound", "density": "a density, not a likelihood: not to be ranked"}
 TOLERATED_SHARE = 0.05  # of images with a small ESS, as in bitsperdim.estimation, which imports torch
 
-TOO_FEW, OUT_OF_RANGE = "†", "‡"
+TOO_FEW, OUT_OF_RANGE, SEEN = "†", "‡", "§"
 MEANS = {
     TOO_FEW: "Too few samples: the bias of the bound may exceed its error, or more than 5 % of the images have an "
     "effective sample size below 10 or (judged from K = 1,000 on) weights with a heavy tail. With more samples, or a "
     "better proposal, the bound gets better.",
     OUT_OF_RANGE: "Worse than uniform coding, which needs log2 L bits/dim for L levels and no model; or below 0, "
     "which no likelihood is.",
+    SEEN: "Test images are training images too: more than 5 % of them, or without them the number moves by more than "
+    "its standard error. It says in part how well the model remembers.",
 }
 ASCII_SIGNS = {"exact": "=", "lower": "<=", "density": "density, not a likelihood,"}
 ASCII_WORDS = {"exact": "exact", "lower": "an upper bound", "density": "a density"}
@@ -53,16 +56,40 @@ def is_out_of_range(kind: str, bpd: float, protocol: str) -> bool:
     return kind != "density" and math.isfinite(bpd) and not 0 <= bpd <= uniform_bpd(protocol)
 
 
-def marks(kind: str, bpd: float, protocol: str, *, too_few_samples: bool) -> str:
+def is_of_seen_images(metrics: Mapping[str, Any]) -> bool:
+    """Return whether test images that are training images too matter to a number.
+
+    They do where they are more than 5 % of all, or where the number of the others is more than its standard error away.
+
+    Args:
+        metrics: a ``metrics.json``; of one from before anybody looked it is not known, and False.
+    """
+    if not (n_seen := metrics.get("n_training_images")):
+        return False
+    others = metrics.get("bpd_without_training_images")
+    moves = abs(metrics["bpd"] - others) if others is not None and math.isfinite(others) else 0.0
+    return bool(n_seen > TOLERATED_SHARE * metrics["n_images"] or moves > metrics["bpd_standard_error"])
+
+
+def marks(metrics: Mapping[str, Any]) -> str:
     """Return the marks that stand behind a number; empty where there is nothing to say.
 
     Args:
-        kind: as of :func:`is_out_of_range`, and so are the next two.
-        bpd: bits per dimension.
-        protocol: tag of the images.
-        too_few_samples: whether the metrics say so.
+        metrics: a ``metrics.json``: ``kind``, ``bpd``, ``bpd_standard_error``, ``protocol``, ``too_few_samples``,
+            ``n_images`` and what it says of training images.
     """
-    return (TOO_FEW if too_few_samples else "") + (OUT_OF_RANGE if is_out_of_range(kind, bpd, protocol) else "")
+    out_of_range = is_out_of_range(metrics["kind"], metrics["bpd"], metrics["protocol"])
+    found = ((TOO_FEW, metrics["too_few_samples"]), (OUT_OF_RANGE, out_of_range), (SEEN, is_of_seen_images(metrics)))
+    return "".join(mark for mark, is_there in found if is_there)
+
+
+def seen_in_words(metrics: Mapping[str, Any]) -> str | None:
+    """Return in words how many of the test images are training images too; None where none is, or nobody looked."""
+    if not (n_seen := metrics.get("n_training_images")):
+        return None
+    text = f"{n_seen:,} of the {metrics['n_images']:,} test images are training images too"
+    others = metrics.get("bpd_without_training_images")
+    return text if others is None else f"{text}, and without them it is {others:.4f} bits/dim"
 
 
 def meanings(text: str) -> list[str]:
@@ -89,6 +116,8 @@ def reasons(metrics: Mapping[str, Any]) -> list[str]:
         found.append(out_of_range)
     if math.isfinite(metrics["bpd_standard_error"]) and metrics["bpd_standard_error"] > abs(metrics["bpd"]):
         found.append("its standard error is larger than the number")
+    if is_of_seen_images(metrics):
+        found.append(str(seen_in_words(metrics)))
     if not metrics["too_few_samples"]:
         return found
     if metrics["n_samples"] == 1:
@@ -127,6 +156,11 @@ def sentence(metrics: Mapping[str, Any]) -> str:
     text += f", K = {metrics['n_samples']}"
     if metrics["n_seeds"] > 1:
         text += f", the mean of {metrics['n_seeds']} seeds, which spread by {metrics['bpd_seed_spread']:.4f}"
+    n_distinct = metrics.get("n_distinct_images") or metrics["n_images"]
+    if n_distinct < metrics["n_images"]:
+        text += f"; of {metrics['n_images']:,} test images {n_distinct:,} are distinct"
+    if (seen := seen_in_words(metrics)) and seen not in why:
+        text += f"; {seen}"
     return text + because(why)
 
 

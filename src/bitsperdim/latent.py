@@ -177,6 +177,7 @@ def annealing(
             found = ais(model, x, generator=generator, progress=first_bound, **chains)
             return torch.stack([found.log_p, found.standard_error, found.acceptance.mean(0)], dim=1)
 
+        same_as = chosen if "test" not in prepared.same_as else torch.from_numpy(prepared.same_as["test"])[chosen]
         log_p, error, acceptance = rows_of("annealing", len(chosen), 3, annealed)
         possible = estimated.log_p[chosen].isfinite()  # an image that has no mass has no difference
         difference = log_p[possible] - estimated.log_p[chosen][possible]
@@ -185,11 +186,11 @@ def annealing(
             **settings,
             "acceptance": float(acceptance.mean()),
             "log_p_nats": float(log_p.mean()),
-            "log_p_nats_standard_error": mean_error(log_p),
+            "log_p_nats_standard_error": mean_error(log_p, same_as),
             "monte_carlo_error_nats": float(error.square().sum().sqrt() / len(chosen)),
             "importance_sampled_nats": float(estimated.log_p[chosen].mean()),
             "above_importance_sampled_nats": float(difference.mean()) if len(difference) else math.inf,
-            "above_importance_sampled_nats_standard_error": mean_error(difference),
+            "above_importance_sampled_nats_standard_error": mean_error(difference, same_as[possible]),
         }
     if section.n_simulated:
         both_bounds = cost("bracketing", section.n_simulated, 2)

@@ -40,8 +40,7 @@ def table(results: Path) -> str:
         noise = f"{metrics['bpd_monte_carlo_error']:.1g}" if metrics["kind"] == "lower" else "none"
         is_other = metrics["protocol"] != images["protocol"]
         label = f"`{name}`" + (f", of another protocol, not comparable: `{metrics['protocol']}`" if is_other else "")
-        few = metrics["too_few_samples"]
-        flag = marks(metrics["kind"], metrics["bpd"], metrics["protocol"], too_few_samples=few)
+        flag = marks(metrics)
         row = f"| {label} | {relation} {bpd} ± {error}{flag} | {words} | {nll} ± {nll_error}{flag} | {noise}{flag} "
         (others if is_other else rows).append(f"{row}| {metrics['n_samples']} |\n")
     for key, words in YARDSTICKS.items():

@@ -1,5 +1,6 @@
 """A recipe from its name to its result, on parameters of seconds, without DVC; `make smoke` does it with DVC."""
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
+from bitsperdim.comparing.source import SAME_AS, of_recipe
 from bitsperdim.errors import InputError
 from bitsperdim.git import Provenance
 from bitsperdim.recipes import result, table
@@ -129,6 +131,28 @@ def test_the_kept_log_likelihoods_are_those_of_the_metrics(written: dict[str, An
     assert list(map(int, by_samples)) == [1, 2, 4, 8]
     assert by_samples["8"] == written["models"]["vae"]["metrics"]["nll_nats"]
     assert by_samples["1"] == pytest.approx(-written["models"]["vae"]["metrics"]["elbo_nats"])
+
+
+def test_copies_are_kept(root: Path, tmp_path: Path) -> None:
+    """Only where there are any; `compare` finds them there."""
+    with np.load(root / "recipes" / "results" / "tiny.npz", allow_pickle=False) as file:
+        assert SAME_AS not in file.files
+    recipe = read(root, "tiny")
+    run = finished(root, recipe, "cpu", with_dvc=False)
+
+    def with_a_copy(path: str) -> bytes:
+        if not path.endswith("per_image.csv"):
+            return run.read(path)
+        rows = [line.split(",") for line in run.read(path).decode().splitlines()]
+        place = rows[0].index("same_as")
+        for row in rows[1:]:
+            row[place] = "0" if row[rows[0].index("image")] == "3" else row[place]
+        return "\n".join(",".join(row) for row in rows).encode()
+
+    path = result.collect(tmp_path, recipe, "cpu", dataclasses.replace(run, read=with_a_copy))
+    found = of_recipe(tmp_path, path.stem).read("vae").images()
+    assert found.same_as is not None
+    assert found.same_as.tolist() == [0, 1, 2, 0, *range(4, 359)]
 
 
 def test_a_second_run_does_nothing_and_writes_the_same(root: Path) -> None:

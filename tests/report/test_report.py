@@ -371,7 +371,7 @@ def test_every_section_fills_its_rows(tmp_path: Path) -> None:
 
 
 def test_samples_by_class_are_named(tmp_path: Path) -> None:
-    given = exact(protocol=PROTOCOL.replace("given-none", "given-label"))
+    given = exact(protocol=PROTOCOL.replace("given-none", "given-label3-01234567"))
     page, twin = report(tmp_path, {"sure": exact(), "by_class": given})
     for name, is_given in (("sure", False), ("by_class", True)):
         for words in ("given the class, one in each column", "by_class, one class in each column", "given-label"):

@@ -47,7 +47,7 @@ from bitsperdim.comparing.noise import LEVEL, Noise, in_bits_per_dim, of_means, 
 from bitsperdim.comparing.numbers import Images, NoImagesError, Numbers, Scored
 from bitsperdim.comparing.source import Source
 from bitsperdim.errors import InputError
-from bitsperdim.labels import OUT_OF_RANGE
+from bitsperdim.labels import OUT_OF_RANGE, SEEN
 from bitsperdim.units import bits_per_dim
 
 Verdict = Literal["better", "worse", "cannot tell", "same", "refused"]
@@ -323,6 +323,8 @@ def judged(pair: Measured, level: float = LEVEL, n_compared: int = 1) -> Row:
     for side, scored in (("A", a), ("B", b)):
         if scored.numbers.range_reason:
             notes.append(f"{side}'s number is {scored.numbers.range_reason} ({OUT_OF_RANGE}).")
+        if seen := scored.numbers.seen_in_words:
+            notes.append(f"{side}: {seen}{f' ({SEEN})' if scored.numbers.is_of_seen_images else ''}.")
     return Row(a, b, verdict, bpd, noise, z, error_is, None, notes, parameters, level, n_compared)
 
 

@@ -40,20 +40,21 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     *("protocol", "test_sha256", "rank", "tied", "verdict", "model", "bpd", "bpd_standard_error", "kind", "n_samples"),
-    *("n_seeds", "too_few_samples", "out_of_range", "n_impossible_images"),
+    *("n_seeds", "too_few_samples", "out_of_range", "seen_images", "n_impossible_images"),
     *("above_best_bpd", "above_best_standard_error", "error_is"),
     *("where", "commit", "date", "subject", "also"),
 )
 HEADER = ("rank", "model", "bits/dim", "above the best", "error", "verdict", "where", "date", "subject")
 LEGEND = (
-    "Smaller is better; = exact, ≤ an upper bound, which its model may be better than; † too few samples; ‡ "
-    "worse than uniform coding, or below 0. A rank with ~ is tied with the best: the two are not clearly apart, where "
-    "the differences of all pairs are looked at together. The verdict is on models: a number that is clearly above is "
-    "worse if it is exact, and two exact ones that are not clearly apart are tied; else it is open, for a bound may be "
-    "loose. With one seed it is about these weights, with several about the method that was trained. The error of the "
-    "difference is paired, image by image; unpaired where DVC's cache lacks the log-likelihoods of the images, then as "
-    "a rule too large; not needed where the difference is beyond any. It holds the spread over training seeds of "
-    "results with several, and of one seed nobody knows it. These are test results: choose models by their validation."
+    "Smaller is better; = exact, ≤ an upper bound, which its model may be better than; † too few samples; ‡ worse than "
+    "uniform coding, or below 0; § test images are training images too. A rank with ~ is tied with the best: the two "
+    "are not clearly apart, where the differences of all pairs are looked at together. The verdict is on models: a "
+    "number that is clearly above is worse if it is exact, and two exact ones that are not clearly apart are tied; "
+    "else it is open, for a bound may be loose. With one seed it is about these weights, with several about the method "
+    "that was trained. The error of the difference is paired, image by image; unpaired where DVC's cache lacks the "
+    "log-likelihoods of the images, then as a rule too large; not needed where the difference is beyond any. It holds "
+    "the spread over training seeds of results with several, and of one seed nobody knows it. These are test results: "
+    "choose models by their validation."
 )
 
 
@@ -192,6 +193,7 @@ def _record(entry: Entry) -> dict[str, Any]:
         "n_seeds": numbers.n_seeds,
         "too_few_samples": numbers.is_flagged,
         "out_of_range": numbers.is_out_of_range,
+        "seen_images": numbers.is_of_seen_images,
         "n_impossible_images": numbers.n_impossible_images,
         "above_best_bpd": entry.above,
         "above_best_standard_error": entry.error,

@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from bitsperdim.errors import InputError
-from bitsperdim.labels import is_out_of_range, marks, range_reason
+from bitsperdim.labels import is_of_seen_images, is_out_of_range, marks, range_reason, seen_in_words
 from bitsperdim.recipes.recipe import merged
 from bitsperdim.report.reading import Stored
 
@@ -39,6 +39,7 @@ class Numbers(Stored):
     bpd: float
     bpd_standard_error: float
     bpd_monte_carlo_error: float | None = None
+    bpd_without_training_images: float | None = None  # where some test images are, and some are not
     bpd_by_seed: dict[str, float] | None = None  # of several seeds
     nll_nats: float
     bias_exceeds_standard_error: bool = False
@@ -63,7 +64,17 @@ class Numbers(Stored):
     @property
     def marks(self) -> str:
         """What stands behind the number where it is not to be believed."""
-        return marks(self.kind, self.bpd, self.protocol, too_few_samples=self.is_flagged)
+        return marks({**self.model_dump(), "too_few_samples": self.is_flagged})
+
+    @property
+    def is_of_seen_images(self) -> bool:
+        """Whether test images that are training images too matter to the number."""
+        return is_of_seen_images(self.model_dump())
+
+    @property
+    def seen_in_words(self) -> str | None:
+        """How many test images are training images too, in words; None where none is known to be."""
+        return seen_in_words(self.model_dump())
 
     @property
     def as_text(self) -> str:

@@ -174,12 +174,15 @@ def _scored(scored: Scored) -> dict[str, Any]:
         "protocol": numbers.protocol,
         "test_sha256": numbers.test_sha256,
         "n_images": numbers.n_images,
+        "n_distinct_images": numbers.n_distinct_images,
+        "n_training_images": numbers.n_training_images,
         "n_seeds": numbers.n_seeds,
         "n_samples": numbers.n_samples,
         "bpd": numbers.bpd,
         "bpd_standard_error": numbers.bpd_standard_error,
         "too_few_samples": numbers.is_flagged,
         "out_of_range": numbers.is_out_of_range,
+        "seen_images": numbers.is_of_seen_images,
         "n_impossible_images": numbers.n_impossible_images,
     }
 

@@ -15,8 +15,13 @@ Every draw of every split comes from ``dataset.seed`` through a stream of its ow
 nor another validation set moves the test set. Nothing is resized, padded, shuffled within a split or dropped.
 
 Images go through in chunks, from the source's files to those of the splits: what is held in memory does
-not grow with the number of images. A split is a folder of plain arrays, ``images.npy``, ``labels.npy``
-where there are any, and ``noise.npy`` where it is evaluated.
+not grow with the number of images, but for a hash of each. A split is a folder of plain arrays, ``images.npy``,
+``labels.npy`` where there are any, and ``noise.npy`` where it is evaluated; that of the test set holds ``same_as.npy``
+and ``in_train.npy`` too (:mod:`.repeated`).
+
+**The protocol tag** names what must be equal for numbers to be comparable: data set, treatment, shape, levels, the
+number of test images, what the model is given. Treatments that give the same images have one tag: ``bits: 1`` of 256
+levels is ``threshold``, and any binarization of two levels is ``none``.
 
 Invariants (``tests/data/test_preparation.py``): the splits are a partition; quantization keeps the
 order and reaches every level; both binarizations have the stated probability; one seed gives one
@@ -33,6 +38,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bitsperdim.data import repeated
 from bitsperdim.data.sources import SOURCES, RawImages
 from bitsperdim.errors import InputError
 from bitsperdim.files import CHUNK_VALUES, Rows, in_chunks, read_json, read_npy, reading, sha256, write_json, write_npy
@@ -41,7 +47,8 @@ if TYPE_CHECKING:
     from bitsperdim.params import DatasetSection, DequantizeSection
 
 SPLITS = ("train", "validation", "test")
-ARRAYS = ("images", "labels", "noise")
+ARRAYS = ("images", "labels", "noise", "same_as", "in_train")
+LABEL_DIGITS = 8  # of their hash, in a tag
 STREAMS = (
     "split of test",
     "split of validation",
@@ -65,6 +72,9 @@ class Description:
         test_sha256: of the test array as it is scored.
         protocol: the tag under which numbers may be compared, for models given no label.
         train_sha256, validation_sha256: of the stored arrays.
+        test_labels_sha256: of the labels of the test images; empty where there are none.
+        n_test_classes: how many distinct labels they have.
+        n_same: what is the same within and between splits (:func:`.repeated.counted`).
     """
 
     image_shape: tuple[int, int, int]
@@ -76,6 +86,14 @@ class Description:
     protocol: str
     train_sha256: str = ""
     validation_sha256: str = ""
+    test_labels_sha256: str = ""
+    n_test_classes: int = 0
+    n_same: dict[str, int] = field(default_factory=dict)
+
+    def protocol_given_labels(self) -> str:
+        """Return the tag for models given the label: how many classes the test images have, and a hash of which."""
+        given = f"label{self.n_test_classes}-{self.test_labels_sha256[:LABEL_DIGITS]}"
+        return f"{self.protocol.removesuffix('none')}{given}"
 
 
 @dataclass(frozen=True)
@@ -86,12 +104,16 @@ class PreparedImages:
         images: by split, (N, C, H, W) uint8.
         labels: by split, (N,) int64, or empty.
         noise: ``validation`` and ``test``, (N, C, H, W) float32 in [0, 1).
+        same_as: ``test``, (N,) int64 the number of the first image that is equal.
+        in_train: ``test``, (N,) bool, whether it is a training image too.
     """
 
     description: Description
     images: dict[str, np.ndarray]
     labels: dict[str, np.ndarray] = field(default_factory=dict)
     noise: dict[str, np.ndarray] = field(default_factory=dict)
+    same_as: dict[str, np.ndarray] = field(default_factory=dict)
+    in_train: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def prepare(
@@ -115,34 +137,36 @@ def prepare(
     index = split_indices(sizes, dataset.test_fraction, dataset.validation_fraction, dataset.seed)
     for path in (folder / "description.json", *(folder / split / f"{name}.npy" for split in SPLITS for name in ARRAYS)):
         path.unlink(missing_ok=True)
-    levels = raw_levels if dequantize.bits is None else 2**dequantize.bits
-    is_binary = dequantize.binarization != "none"
     channels, height, width = image_shape = raw.images["train"].shape[1:]
-    hashes = {}
+    hashes, digests, labels = {}, {}, {}
     for split, (part, rows) in index.items():
         shape = (len(rows), *image_shape)
-        chunks = _treated(raw.images[part], rows, split, dataset.seed, dequantize, raw_levels)
+        digests[split], chunks = _treated(raw.images[part], rows, split, dataset.seed, dequantize, raw_levels)
         hashes[split] = write_npy(folder / split / "images.npy", shape, np.dtype(np.uint8), chunks)
         if raw.labels:
-            labels = raw.labels[part][rows]
-            write_npy(folder / split / "labels.npy", labels.shape, labels.dtype, [labels])
+            labels[split] = raw.labels[part][rows]
+            _write(folder / split / "labels.npy", labels[split])
         if split != "train":
             noise = _noise(shape, _generator(dataset.seed, f"noise of {split}"))
             write_npy(folder / split / "noise.npy", shape, np.dtype(np.float32), noise)
-    treatment: str = dequantize.binarization
-    if is_binary and levels != SOURCES[dataset.name].n_levels:
-        treatment += f"-of-L{levels}"  # binarizing coarser images gives other images
-    n_levels, n_test = 2 if is_binary else levels, len(index["test"][1])
+    _write(folder / "test" / "same_as.npy", repeated.first_equal(digests["test"]))
+    _write(folder / "test" / "in_train.npy", repeated.are_among(digests["test"], digests["train"]))
+    levels = raw_levels if dequantize.bits is None else 2**dequantize.bits
+    treatment, n_levels = _treatment(dataset.name, dequantize, raw_levels)
+    n_images = {split: len(rows) for split, (_, rows) in index.items()}
     description = Description(
         image_shape=(channels, height, width),
         n_levels=n_levels,
         train_levels=levels if dequantize.binarization == "dynamic" else n_levels,
         binarization=dequantize.binarization,
-        n_images={split: len(rows) for split, (_, rows) in index.items()},
+        n_images=n_images,
         test_sha256=hashes["test"],
-        protocol=f"{dataset.name}/{treatment}/{height}x{width}x{channels}/L{n_levels}/test{n_test}/given-none",
+        protocol=f"{dataset.name}/{treatment}/{height}x{width}x{channels}/L{n_levels}/test{n_images['test']}/given-none",
         train_sha256=hashes["train"],
         validation_sha256=hashes["validation"],
+        test_labels_sha256=sha256(labels["test"]) if labels else "",
+        n_test_classes=len(np.unique(labels["test"])) if labels else 0,
+        n_same=repeated.counted(digests),
     )
     write_json(folder / "description.json", asdict(description))
     return description
@@ -157,23 +181,61 @@ def _check_values(name: str, images: Rows, raw_levels: int) -> None:
         )
 
 
+def _write(path: Path, array: np.ndarray) -> None:
+    write_npy(path, array.shape, array.dtype, [array])
+
+
+def _treatment(name: str, dequantize: DequantizeSection, raw_levels: int) -> tuple[str, int]:
+    """Return how a protocol tag calls what is done to the images, the same for the same images, and L after it."""
+    quantized = _quantized(raw_levels, dequantize.bits)
+    levels = raw_levels if dequantize.bits is None else 2**dequantize.bits
+    n_levels = levels if dequantize.binarization == "none" else 2
+    if dequantize.binarization == "static" or (dequantize.binarization == "dynamic" and levels > 2):
+        return _binarized(name, dequantize.binarization, levels), n_levels
+    # of two levels nothing is left to chance
+    treated = binarize_by_threshold(quantized, levels) if dequantize.binarization == "threshold" else quantized
+    for bits in (None, *range(1, 8)):
+        of_levels = raw_levels if bits is None else 2**bits
+        coarser = _quantized(raw_levels, bits)
+        if np.array_equal(treated, coarser):
+            return "none", n_levels
+        if np.array_equal(treated, binarize_by_threshold(coarser, of_levels)):
+            return _binarized(name, "threshold", of_levels), n_levels
+    raise AssertionError("a treatment is one of those that are tried")
+
+
+def _binarized(name: str, binarization: str, levels: int) -> str:
+    """Return a binarization's part of a tag: of images coarser than those of the source, it gives other images."""
+    return binarization if levels == SOURCES[name].n_levels else f"{binarization}-of-L{levels}"
+
+
+def _quantized(raw_levels: int, bits: int | None) -> np.ndarray:
+    """Return what becomes of each level, (raw_levels,) uint8."""
+    raw = np.arange(raw_levels, dtype=np.uint8)
+    return raw if bits is None else quantize(raw, raw_levels, bits)
+
+
 def _treated(
     images: Rows, rows: np.ndarray, split: str, seed: int, dequantize: DequantizeSection, raw_levels: int
-) -> Iterator[np.ndarray]:
-    """Return the images of a split as they are stored, chunk by chunk."""
+) -> tuple[list[bytes], Iterator[np.ndarray]]:
+    """Return the images of a split as they are stored, chunk by chunk, and a list that fills with their hashes."""
     levels = raw_levels if dequantize.bits is None else 2**dequantize.bits
     draws = dequantize.binarization == "dynamic" and split != "train"  # training images are drawn when presented
     generator = _generator(seed, f"binarization of {split}") if draws else None
     n_rows = max(1, CHUNK_VALUES // max(1, math.prod(images.shape[1:])))
-    for start in range(0, len(rows), n_rows):
-        chunk = images[rows[start : start + n_rows]]
-        if dequantize.bits is not None:
-            chunk = quantize(chunk, raw_levels, dequantize.bits)
-        if dequantize.binarization == "threshold":
-            chunk = binarize_by_threshold(chunk, levels)
-        elif generator is not None:
-            chunk = binarize_by_chance(chunk, levels, generator)
-        yield chunk
+    hashes: list[bytes] = []
+
+    def chunks() -> Iterator[np.ndarray]:
+        for start in range(0, len(rows), n_rows):
+            chunk = images[rows[start : start + n_rows]]
+            if dequantize.bits is not None:
+                chunk = quantize(chunk, raw_levels, dequantize.bits)
+            if dequantize.binarization == "threshold":
+                chunk = binarize_by_threshold(chunk, levels)
+            hashes.extend(repeated.digests(chunk))
+            yield chunk if generator is None else binarize_by_chance(chunk, levels, generator)
+
+    return hashes, chunks()
 
 
 def _noise(shape: tuple[int, ...], generator: np.random.Generator) -> Iterator[np.ndarray]:
@@ -243,11 +305,12 @@ def load(folder: Path, splits: tuple[str, ...] = SPLITS) -> PreparedImages:
         content: dict[str, Any] = read_json(path)
         content["image_shape"] = tuple(content["image_shape"])
         prepared = PreparedImages(Description(**content), images={})
-    parts = {"images": prepared.images, "labels": prepared.labels, "noise": prepared.noise}
+    parts: dict[str, dict[str, np.ndarray]] = {name: getattr(prepared, name) for name in ARRAYS}
+    needed_of = {"images": SPLITS, "labels": (), "noise": SPLITS[1:], "same_as": SPLITS[2:], "in_train": SPLITS[2:]}
     for split in splits:
         for name, arrays in parts.items():
             path = folder / split / f"{name}.npy"
-            needed = name == "images" or (name == "noise" and split != "train")
+            needed = split in needed_of[name]
             if needed or path.exists():
                 with reading(path, "dequantize"):
                     arrays[split] = read_npy(path)

@@ -212,8 +212,26 @@ def _at_least_two(log_w: Tensor, what: str) -> int:
     return n_samples
 
 
-def mean_error(values: Tensor) -> float:
-    """Return the standard error of the mean of values (N,); infinite for one, or where one is infinite."""
-    if len(values) < 2 or not bool(values.isfinite().all()):
+def mean_error(values: Tensor, same_as: Tensor | None = None) -> float:
+    r"""Return the standard error of the mean of values (N,); infinite for one, or where one is infinite.
+
+    Copies of an image are one observation. With :math:`u_c` the sum of :math:`v_n - \bar v` over the :math:`n_c` copies
+    of the c-th of C distinct images, it is the jackknife's that leaves out one distinct image at a time,
+
+    .. math:: \mathrm{se}^2 = \frac{C - 1}{C} \sum_c \Big( \frac{u_c}{N - n_c} \Big)^2
+
+    which is the usual one where C = N.
+
+    Args:
+        values: one for each image.
+        same_as: (N,) for each image the number of an equal one; None: all are distinct.
+    """
+    if not bool(values.isfinite().all()):
         return math.inf
-    return float(values.std()) / math.sqrt(len(values))
+    if same_as is None:
+        return float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.inf
+    _, group, sizes = same_as.unique(return_inverse=True, return_counts=True)
+    if len(sizes) < 2:
+        return math.inf
+    sums = values.new_zeros(len(sizes)).index_add_(0, group, values - values.mean())
+    return math.sqrt((1 - 1 / len(sizes)) * float((sums / (len(values) - sizes)).square().sum()))

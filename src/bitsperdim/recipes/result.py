@@ -3,10 +3,12 @@
 The JSON holds the metrics (and a bound at each smaller K), the parameters, the commit and whether the code differed
 from it (null where that is unknown, with the reason), devices and times, the hashes of data and weights, the published
 numbers, and paired differences where models are one flow dequantized in several ways; the .npz holds log P(x) of every
-test image, so that two results can be compared image by image. A GPU size has names that end in ``-gpu``.
+test image, so that two results can be compared image by image, and where test images are there several times
+``/same_as``, the number of the first that is equal. A GPU size has names that end in ``-gpu``.
 
 Invariants (``tests/recipes/test_running.py``): the mean of the kept log-likelihoods is the number in the
-JSON; a result that does not fit its recipe is refused.
+JSON; a result that does not fit its recipe is refused; copies of an image are kept as such
+(``test_copies_are_kept``).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from bitsperdim.compare import paired_difference, ways_of_dequantizing
+from bitsperdim.comparing.source import SAME_AS
 from bitsperdim.errors import InputError
 from bitsperdim.files import read_json, write_json, write_npz
 from bitsperdim.params import model_section
@@ -66,6 +69,7 @@ def _content(
     description = json.loads(finished.read("data/dequantized/description.json"))
     arrays: dict[str, np.ndarray] = {}
     results: dict[str, Any] = {}
+    same_as: np.ndarray | None = None
     for model in models:
         weights = {}
         for seed in params["seeds"]:
@@ -75,10 +79,12 @@ def _content(
         bounds = csv.DictReader(io.StringIO(finished.read(f"results/{model}/bound_against_k.csv").decode()))
         by_samples = {row["n_samples"]: float(row["nll_nats"]) for row in bounds}
         results[model] = {"metrics": metrics, "nll_nats_by_n_samples": by_samples, "weights_sha256": weights}
-        log_p = log_likelihoods(finished.read(f"results/{model}/per_image.csv").decode(), params["seeds"])
+        per_image = finished.read(f"results/{model}/per_image.csv").decode()
+        log_p = of_images(per_image, "log_p", params["seeds"])
         if log_p.shape[1] != metrics["n_images"] or not np.isclose(-log_p.mean(), metrics["nll_nats"], rtol=1e-6):
             raise ValueError(f"per_image.csv of {model} does not fit its metrics.json")
         arrays[model] = log_p.astype(np.float32)
+        same_as = of_images(per_image, "same_as", params["seeds"])[0].astype(np.int64)
     hashes = {split: description[f"{split}_sha256"] for split in ("train", "validation", "test")}
     content: dict[str, Any] = {
         "recipe": recipe.name,
@@ -91,10 +97,12 @@ def _content(
         "data": {"protocol": description["protocol"], "sha256": hashes, "n_images": description["n_images"]},
         "yardsticks": {key: value for key, value in data.items() if key.endswith("_bpd")},
         "models": results,
-        "dequantizations": dequantizations(params, arrays, results, tuple(description["image_shape"])),
+        "dequantizations": dequantizations(params, arrays, results, tuple(description["image_shape"]), same_as),
         "published": [reference.model_dump() for reference in recipe.content.published],
         **_costs(finished, ["download", "dequantize", *(f"{s}-{m}" for m in models for s in ("train", "evaluate"))]),
     }
+    if same_as is not None and len(np.unique(same_as)) < len(same_as):
+        arrays[SAME_AS] = same_as
     return content, arrays
 
 
@@ -103,6 +111,7 @@ def dequantizations(
     log_p: Mapping[str, np.ndarray],
     results: Mapping[str, Any],
     shape: tuple[int, int, int],
+    same_as: np.ndarray | None = None,
 ) -> list[dict[str, Any]]:
     """Return the paired differences of models that are one flow dequantized in several ways."""
     names = [name for name in log_p if results[name]["metrics"]["kind"] != "density"]
@@ -111,7 +120,7 @@ def dequantizations(
         differences = {}
         for name in members:
             if name != reference:
-                pair = paired_difference(log_p[name].mean(0), log_p[reference].mean(0))
+                pair = paired_difference(log_p[name].mean(0), log_p[reference].mean(0), same_as)
                 differences[name] = {
                     "log_p_nats": pair.nats,
                     "log_p_nats_standard_error": pair.standard_error,
@@ -122,11 +131,10 @@ def dequantizations(
     return groups
 
 
-def log_likelihoods(per_image: str, seeds: list[int]) -> np.ndarray:
-    """Return log P(x) of ``per_image.csv``, (seeds, N) in nats."""
+def of_images(per_image: str, column: str, seeds: list[int]) -> np.ndarray:
+    """Return a column of ``per_image.csv``, (seeds, N)."""
     rows = list(csv.DictReader(io.StringIO(per_image)))
-    columns = [[float(row["log_p"]) for row in rows if int(row["seed"]) == seed] for seed in seeds]
-    return np.asarray(columns)
+    return np.asarray([[float(row[column]) for row in rows if int(row["seed"]) == seed] for seed in seeds])
 
 
 def _costs(finished: Finished, stages: list[str]) -> dict[str, Any]:

@@ -150,7 +150,7 @@ def number(metrics: dict[str, Any], unit: str, protocol: str) -> str:
     """Return a model's number with its relation sign, its test-set error and its marks, in ``nats`` or ``bits/dim``."""
     key = "nll_nats" if unit == "nats" else "bpd"
     value, error = with_error(metrics[key], metrics[f"{key}_standard_error"])
-    marked = marks(metrics["kind"], metrics["bpd"], protocol, too_few_samples=metrics["too_few_samples"])
+    marked = marks({"protocol": protocol, **metrics})
     return f"{SIGNS[metrics['kind']]} {value}" + (f" ± {error}" if error else "") + marked
 
 

@@ -13,163 +13,26 @@ from __future__ import annotations
 
 import inspect
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from bitsperdim.errors import InputError
-from bitsperdim.labels import SIGNS, TOLERATED_SHARE, marks, range_reason
+from bitsperdim.labels import SIGNS, TOLERATED_SHARE, is_of_seen_images, marks, range_reason, seen_in_words
 from bitsperdim.params import Params
 from bitsperdim.report.delay_content import Delay, read_delay
 from bitsperdim.report.dequantizing import Scored, Way, of_models
-from bitsperdim.report.formatting import plain, two_digits
+from bitsperdim.report.metrics import HASH_DIGITS, ImagesMetrics, Metrics
 from bitsperdim.report.published import PublishedNumber, read_published
 from bitsperdim.report.reading import Columns, Picture, Stored, read_columns, read_picture, read_stored
 from bitsperdim.report.resnet_content import ResnetStudy, read_resnet
 from bitsperdim.report.study_content import Study, read_study
 from bitsperdim.units import bits_per_dim, nats_to_bits_per_dim
-
-HASH_DIGITS = 12
-
-# name, in words, the key in results/dequantize/metrics.json
-YARDSTICKS = (
-    ("independent pixels", "entropy of each pixel on its own, fitted to the test set itself", "entropy_bpd"),
-    ("WebP", "lossless, all test images on one sheet", "webp_bpd"),
-    ("PNG", "all test images on one sheet", "png_bpd"),
-    ("uniform", "every level equally likely", "uniform_bpd"),
-    ("PNG, single files", "one file per image, headers included", "png_single_bpd"),
-)
-
-
-class SimulatedMetrics(Stored):
-    """What annealing in both directions says of images drawn from the model."""
-
-    n_images: int
-    gap_nats: float
-    gap_nats_standard_error: float
-
-
-class AnnealedMetrics(Stored):
-    """What annealed importance sampling says of some test images."""
-
-    n_images: int = 0
-    n_chains: int = 0
-    n_steps: int = 0
-    log_p_nats: float = math.nan
-    log_p_nats_standard_error: float = math.inf
-    importance_sampled_nats: float = math.nan
-    above_importance_sampled_nats: float = math.nan
-    above_importance_sampled_nats_standard_error: float = math.nan
-    simulated: SimulatedMetrics | None = None
-
-
-class Metrics(Stored):
-    """``results/<model>/metrics.json``; :func:`bitsperdim.evaluation.summarise` says what each number is."""
-
-    kind: Literal["exact", "lower", "density"]
-    protocol: str
-    test_sha256: str
-    n_images: int
-    n_seeds: int
-    n_samples: int
-    n_parameters: int
-    bpd: float
-    bpd_standard_error: float
-    bpd_monte_carlo_error: float
-    elbo_nats: float
-    nll_nats: float
-    nll_nats_standard_error: float
-    log_p_bias_nats: float
-    bias_exceeds_standard_error: bool
-    too_few_samples: bool
-    ess_median: float
-    ess_smallest: float
-    ess_below_10_share: float
-    n_impossible_images: int
-    bpd_seed_spread: float | None = None
-    bpd_by_seed: dict[str, float] = Field(default_factory=dict)
-    largest_leaked_gradient: float | None = None
-    nll_jackknife_nats: float | None = None
-    nll_jackknife_nats_standard_error: float = math.inf
-    nll_jackknife_minus_bound_nats_standard_error: float = math.inf
-    nll_extrapolated_nats: float | None = None
-    nll_extrapolated_nats_standard_error: float = math.inf
-    nll_extrapolated_minus_bound_nats_standard_error: float = math.inf
-    pareto_k_median: float | None = None
-    pareto_k_limit: float | None = None
-    pareto_k_high_share: float | None = None
-    proposal: Literal["encoder", "prior"] | None = None
-    n_units: int | None = None
-    n_active_units: int | None = None
-    annealed: AnnealedMetrics | None = None
-
-
-class ImagesMetrics(Stored):
-    """``results/dequantize/metrics.json``: the images, and yardsticks in bits per dimension."""
-
-    protocol: str
-    test_sha256: str
-    n_train: int
-    n_validation: int
-    n_test: int
-    entropy_bpd: float
-    entropy_bias_bpd: float
-    png_bpd: float
-    png_single_bpd: float
-    webp_bpd: float
-    uniform_bpd: float
-
-    @cached_property
-    def yardsticks(self) -> list[tuple[str, str, float]]:
-        """Name, meaning and bits per dimension of every yardstick, the smallest first."""
-        rows = []
-        for name, meaning, key in YARDSTICKS:
-            if key == "entropy_bpd" and self.n_test < self.n_levels:
-                most = plain(math.log2(self.n_test), 2)
-                meaning += f"; no yardstick here: {self.n_test} images cannot have more than {most}"
-            elif key == "entropy_bpd":
-                meaning += f"; too small by about {two_digits(-self.entropy_bias_bpd)}"
-            rows.append((name, meaning, float(getattr(self, key))))
-        return sorted(rows, key=lambda row: row[2])
-
-    @cached_property
-    def drawn_yardsticks(self) -> list[tuple[str, str, float]]:
-        """Those that say something of these images."""
-        return [row for row in self.yardsticks if row[0] != YARDSTICKS[0][0] or self.n_test >= self.n_levels]
-
-    @property
-    def n_dims(self) -> int:
-        """D, the number of sub-pixels of an image."""
-        return math.prod(self.image_shape)
-
-    @cached_property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W), from the protocol tag."""
-        return self._shape_and_levels[:3]
-
-    @property
-    def n_levels(self) -> int:
-        """L, from the protocol tag."""
-        return self._shape_and_levels[3]
-
-    @property
-    def short_hash(self) -> str:
-        """The first digits of the SHA-256 of the test images as scored."""
-        return self.test_sha256[:HASH_DIGITS]
-
-    @cached_property
-    def _shape_and_levels(self) -> tuple[int, int, int, int]:
-        match = re.search(r"/(\d+)x(\d+)x(\d+)/L(\d+)/", self.protocol)
-        if match is None:
-            raise InputError(f"The protocol tag {self.protocol!r} does not name height x width x channels and levels.")
-        height, width, channels, levels = (int(part) for part in match.groups())
-        return channels, height, width, levels
 
 
 @dataclass(frozen=True)
@@ -186,6 +49,7 @@ class ModelReport:
         curve: columns of ``training_curve.csv``.
         bound: columns of ``bound_against_k.csv``, and ``standard_error_bpd``.
         nll: (N,) nats per test image, the mean over seeds.
+        same_as: (N,) the number of the first test image that is equal.
         pareto_k: of each seed and test image; empty where it is not judged.
         samples: the model's own images.
         reconstructions: each test image above its reconstruction, of models with a latent code.
@@ -204,6 +68,7 @@ class ModelReport:
     curve: Columns
     bound: Columns
     nll: np.ndarray
+    same_as: np.ndarray
     pareto_k: np.ndarray
     samples: Picture
     reconstructions: Picture | None
@@ -230,13 +95,22 @@ class ModelReport:
     @property
     def marks(self) -> str:
         """What stands behind the number where it is not to be believed as it stands."""
-        numbers = self.metrics
-        return marks(numbers.kind, numbers.bpd, numbers.protocol, too_few_samples=numbers.too_few_samples)
+        return marks(self.metrics.model_dump())
 
     @property
     def range_reason(self) -> str | None:
         """How the number is out of the range of likelihoods, in words; None where it is not."""
         return range_reason(self.metrics.kind, self.metrics.bpd, self.metrics.protocol)
+
+    @property
+    def seen_in_words(self) -> str | None:
+        """How many test images are training images too, in words; None where none is."""
+        return seen_in_words(self.metrics.model_dump())
+
+    @property
+    def is_of_seen_images(self) -> bool:
+        """Whether they matter to the number."""
+        return is_of_seen_images(self.metrics.model_dump())
 
     @property
     def is_sampled(self) -> bool:
@@ -393,6 +267,7 @@ def _scored(model: ModelReport, images: ImagesMetrics) -> Scored:
         ess_median=metrics.ess_median,
         too_few_samples=metrics.too_few_samples,
         log_p=-model.nll,
+        same_as=model.same_as,
     )
 
 
@@ -421,7 +296,7 @@ def _read_model(params: Params, folder: Path, name: str, images: ImagesMetrics) 
         )
     bound = read_columns(folder / "bound_against_k.csv", ("n_samples", "bpd", "standard_error_nats"))
     bound["standard_error_bpd"] = nats_to_bits_per_dim(bound["standard_error_nats"], images.image_shape)
-    per_image = read_columns(folder / "per_image.csv", ("seed", "image", "log_p"))
+    per_image = read_columns(folder / "per_image.csv", ("seed", "image", "log_p", "same_as"))
     return ModelReport(
         name=name,
         family=section.family,
@@ -431,13 +306,14 @@ def _read_model(params: Params, folder: Path, name: str, images: ImagesMetrics) 
         validation_samples=section.settings(params.train).validation_samples,
         curve=read_columns(folder / "training_curve.csv", ("epoch", "train_bpd", "validation_bpd", "seed")),
         bound=bound,
-        nll=_mean_over_seeds(per_image, metrics, folder / "per_image.csv"),
+        nll=-_by_seed(per_image, "log_p", metrics, folder / "per_image.csv").mean(0),
+        same_as=_by_seed(per_image, "same_as", metrics, folder / "per_image.csv")[0].astype(np.int64),
         pareto_k=_pareto_k(folder / "per_image.csv", metrics),
         samples=read_picture(folder / "pictures" / "samples.png"),
         reconstructions=_picture_if_any(folder / "pictures" / "reconstructions.png"),
         completions=_picture_if_any(folder / "pictures" / "completions.png"),
         receptive_field=_picture_if_any(folder / "pictures" / "receptive_field.png"),
-        is_given_class=metrics.protocol.endswith("given-label"),
+        is_given_class="/given-label" in metrics.protocol,
         first_kept_epoch=section.first_finetuned_epoch(section.settings(params.train).epochs) or 0,
     )
 
@@ -446,14 +322,14 @@ def _picture_if_any(path: Path) -> Picture | None:
     return read_picture(path) if path.exists() else None
 
 
-def _mean_over_seeds(per_image: Columns, metrics: Metrics, path: Path) -> np.ndarray:
+def _by_seed(per_image: Columns, name: str, metrics: Metrics, path: Path) -> np.ndarray:
+    """Return a column, (seeds, N)."""
     expected = metrics.n_seeds * metrics.n_images
-    if len(per_image["log_p"]) != expected:
-        raise InputError(f"{path} has {len(per_image['log_p'])} rows, but {expected} images were scored.")
+    if len(per_image[name]) != expected:
+        raise InputError(f"{path} has {len(per_image[name])} rows, but {expected} images were scored.")
     order = np.lexsort((per_image["image"], per_image["seed"]))
-    by_seed: np.ndarray = -per_image["log_p"][order].reshape(metrics.n_seeds, metrics.n_images)
-    mean: np.ndarray = by_seed.mean(0)
-    return mean
+    by_seed: np.ndarray = per_image[name][order].reshape(metrics.n_seeds, metrics.n_images)
+    return by_seed
 
 
 def _pareto_k(path: Path, metrics: Metrics) -> np.ndarray:

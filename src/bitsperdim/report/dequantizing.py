@@ -110,6 +110,7 @@ class Scored:
         ess_median: over images.
         too_few_samples: whether the bound says more about K than about the model.
         log_p: (N,) nats.
+        same_as: (N,) the number of the first test image that is equal; None: all are distinct.
     """
 
     n_parameters: int
@@ -121,6 +122,7 @@ class Scored:
     ess_median: float
     too_few_samples: bool
     log_p: np.ndarray
+    same_as: np.ndarray | None = None
 
 
 def of_models(
@@ -141,7 +143,7 @@ def of_models(
             section, item = usable[name], scored[name]
             if not isinstance(section, DequantizedSection):
                 raise TypeError(f"{name} is no flow")
-            pair = paired_difference(item.log_p, scored[reference].log_p)
+            pair = paired_difference(item.log_p, scored[reference].log_p, item.same_as)
             rows.append(
                 Way(
                     name=name,

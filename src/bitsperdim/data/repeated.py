@@ -1,0 +1,84 @@
+"""Which images of a set are there several times, and which are in another set too.
+
+Copies of an image are no new evidence: an error over test images counts distinct ones. A test image that was trained on
+says how well the model remembers it, not how well it does on images that it has not seen. Images are the same where all
+their values are, as the models see them, but before they are binarized by chance: two draws from one grey image are
+one image. Each is known by a hash of 128 bits, so that no image stays in memory.
+
+Not here: nearly equal images. And where a set holds independent draws from so few possible images that equal ones are
+drawn again and again, copies *are* new evidence: errors that count distinct images are then too large.
+
+Invariants (``tests/data/test_repeated.py``): against a comparison of every pair
+(``test_it_is_the_comparison_of_every_pair``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+DIGEST_BYTES = 16
+COUNTED = ("test_distinct", "test_in_train", "test_in_validation", "validation_in_train")
+
+
+def digests(images: np.ndarray) -> list[bytes]:
+    """Return a hash of each image of (N, C, H, W)."""
+    return [hashlib.blake2b(image.tobytes(), digest_size=DIGEST_BYTES).digest() for image in images]
+
+
+def first_equal(hashes: Sequence[bytes]) -> np.ndarray:
+    """Return for each image the number of the first that is equal, its own where there is none before, (N,) int64."""
+    first: dict[bytes, int] = {}
+    return np.array([first.setdefault(digest, index) for index, digest in enumerate(hashes)], dtype=np.int64)
+
+
+def are_among(hashes: Sequence[bytes], others: Iterable[bytes]) -> np.ndarray:
+    """Return whether each image is among others, (N,) bool."""
+    there = set(others)
+    return np.array([digest in there for digest in hashes], dtype=bool)
+
+
+def counted(hashes: Mapping[str, Sequence[bytes]]) -> dict[str, int]:
+    """Count what is the same within the test images, and between the splits ``train``, ``validation`` and ``test``."""
+    test, validation, train = (hashes[split] for split in ("test", "validation", "train"))
+    counts = (
+        len(set(test)),
+        int(are_among(test, train).sum()),
+        int(are_among(test, validation).sum()),
+        int(are_among(validation, train).sum()),
+    )
+    return dict(zip(COUNTED, counts, strict=True))
+
+
+def in_words(counts: Mapping[str, int], n_images: Mapping[str, int]) -> list[str]:
+    """Return a sentence for each thing that :func:`counted` found to be the same.
+
+    Args:
+        counts: what was found.
+        n_images: of each split.
+    """
+    n_test, n_validation = n_images["test"], n_images["validation"]
+    found = []
+    if counts["test_distinct"] < n_test:
+        found.append(
+            f"{counts['test_distinct']:,} of the {n_test:,} test images are distinct: errors over test images "
+            f"count those"
+        )
+    if counts["test_in_train"]:
+        found.append(
+            f"{counts['test_in_train']:,} of the {n_test:,} test images are training images too: on these a model is "
+            f"scored on what it was trained on"
+        )
+    if counts["test_in_validation"]:
+        found.append(
+            f"{counts['test_in_validation']:,} of the {n_test:,} test images are validation images too, by which the "
+            f"weights are chosen that are scored"
+        )
+    if counts["validation_in_train"]:
+        found.append(
+            f"{counts['validation_in_train']:,} of the {n_validation:,} validation images are training images too: "
+            f"they do not show where a model begins to remember"
+        )
+    return found
