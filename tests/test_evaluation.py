@@ -128,7 +128,7 @@ def test_copies_of_an_image_are_one_observation() -> None:
     found = evaluation.summarise({0: copied}, model, description, same_as=same_as)
     alone = evaluation.summarise({0: once}, model, description).metrics
     assert (found.metrics["n_images"], found.metrics["n_distinct_images"]) == (15, 3)
-    for key in ("nll_nats", "nll_nats_standard_error", "bpd_standard_error", "nll_jackknife_nats_standard_error"):
+    for key in ("nll_nats", "nll_nats_standard_error", "bpd_standard_error"):
         assert found.metrics[key] == pytest.approx(alone[key]), key
     assert [row["standard_error_nats"] for row in found.bound] == pytest.approx([alone["nll_nats_standard_error"]] * 2)
     assert column(found.per_image, "same_as").tolist() == same_as.tolist()
@@ -203,18 +203,6 @@ def test_debiased_numbers_are_means_over_seeds_and_go_where_an_image_is_impossib
     other = dataclasses.replace(fixed([-1, -2, -6]), jackknife=torch.full((3,), 2.0), extrapolation=torch.ones(3))
     metrics = summarise({0: one, 1: other}).metrics
     assert (metrics["nll_jackknife_nats"], metrics["nll_extrapolated_nats"]) == (-1.5, -3.0)
-    for name in ("jackknife", "extrapolated"):  # as far apart as the bounds are: the estimates are all alike
-        assert metrics[f"nll_{name}_nats_standard_error"] == 0
-        error = metrics[f"nll_{name}_minus_bound_nats_standard_error"]
-        assert error == pytest.approx(np.std([-1, -2, -6], ddof=1) / math.sqrt(3))
-    spread = dataclasses.replace(
-        one, jackknife=torch.tensor([1.0, 2.0, 6.0]), extrapolation=torch.tensor([0.0, -1, -5])
-    )
-    metrics = summarise({0: spread, 1: spread}).metrics
-    for name, of_difference in (("jackknife", 2), ("extrapolated", 0)):
-        error = np.std([1, 2, 6], ddof=1) / math.sqrt(3)
-        assert metrics[f"nll_{name}_nats_standard_error"] == pytest.approx(error)
-        assert metrics[f"nll_{name}_minus_bound_nats_standard_error"] == pytest.approx(of_difference * error)
     infinite = torch.tensor([-torch.inf, torch.inf, 0.0])
     impossible = dataclasses.replace(
         fixed([-math.inf, -2, -6]),
@@ -249,28 +237,89 @@ def test_a_high_k_hat_is_flagged_where_it_is_judged() -> None:
     assert metrics["nll_extrapolated_nats"] == pytest.approx(0)
 
 
-@pytest.mark.processor
-def test_heavy_tails_are_flagged_from_end_to_end() -> None:
-    """Log-normal weights of spread 10: 24 nats of bias at K = 1,024, of which the leading order sees 1/2."""
-    log_w = 10 * torch.randn(1024, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+def estimated(log_w: torch.Tensor) -> Estimate:
+    """What the evaluator says of log-weights (K, B)."""
     sizes, bounds = bound_against_k(log_w)
-    heavy = Estimate(
+    return Estimate(
         kind="lower",
-        n_samples=1024,
+        n_samples=len(log_w),
         log_p=log_mean_exp(log_w),
         standard_error=standard_error(log_w),
         bias=bias(log_w),
         elbo=log_w.mean(0),
         ess=effective_sample_size(log_w),
-        pareto_k=pareto_k(log_w),
+        pareto_k=pareto_k(log_w) if len(log_w) >= 1_000 else torch.full_like(log_w[0], torch.nan),
         jackknife=jackknife(log_w),
         extrapolation=extrapolation(log_w),
         block_sizes=sizes,
         bounds=bounds,
     )
-    metrics = summarise({0: heavy}).metrics
+
+
+@pytest.mark.processor
+def test_heavy_tails_are_flagged_from_end_to_end() -> None:
+    """Log-normal weights of spread 10: 24 nats of bias at K = 1,024, of which the leading order sees 1/2."""
+    log_w = 10 * torch.randn(1024, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    metrics = summarise({0: estimated(log_w)}).metrics
     assert metrics["too_few_samples"] is True
     assert metrics["bias_exceeds_standard_error"] is True
+    assert "nll_jackknife_nats_error" not in metrics
+
+
+def weights(log_spreads: torch.Tensor, tails: torch.Tensor, n_samples: int, generator: torch.Generator) -> torch.Tensor:
+    """Log-weights (K, B) whose mean weight is 1: log-normal of these spreads, times Pareto of these k (0: none)."""
+    shape = n_samples, len(log_spreads)
+    normal = log_spreads * torch.randn(shape, generator=generator, dtype=torch.float64) - log_spreads.square() / 2
+    return normal - tails * torch.log(torch.rand(shape, generator=generator, dtype=torch.float64)) + (1 - tails).log()
+
+
+def test_the_error_of_the_jackknife_covers_or_is_not_given() -> None:
+    """Weights whose log P is 0, K = 1,024, 200 images: how often 1.96 errors hold the truth, where there is an error.
+
+    Light tails, 60 test sets each: at least 88 % in each case (a right 95 % would be below in one of 50 seeds) and 92 %
+    of all. With 4 % of heavy tails among light ones, with all tails heavy, and with K = 256, no error is given.
+    """
+    generator = torch.Generator().manual_seed(0)
+    few = torch.zeros(200)
+    few[:8] = 1.0
+    cases = {
+        "light": (torch.full((200,), 0.5), torch.zeros(200), 1_024),
+        "wider": (torch.full((200,), 1.0), torch.zeros(200), 1_024),
+        "pareto": (torch.zeros(200), torch.full((200,), 0.3), 1_024),
+        "some heavy": (torch.full((200,), 0.5), 0.85 * few, 1_024),
+        "all heavy": (torch.full((200,), 2.5), torch.zeros(200), 1_024),
+        "few samples": (torch.full((200,), 0.5), torch.zeros(200), 256),
+    }
+    held: dict[str, list[bool]] = {}
+    for name, (spreads, tails, n_samples) in cases.items():
+        for _ in range(60 if name in ("light", "wider", "pareto") else 5):
+            metrics = summarise({0: estimated(weights(spreads, tails, n_samples, generator))}).metrics
+            error = metrics.get("nll_jackknife_nats_error")
+            if error is not None:
+                held.setdefault(name, []).append(abs(metrics["nll_jackknife_nats"]) <= 1.96 * error)
+    shares = {name: float(np.mean(found)) for name, found in held.items()}
+    assert {name: len(found) for name, found in held.items()} == {"light": 60, "wider": 60, "pareto": 60}, held.keys()
+    assert min(shares.values()) >= 0.88, shares
+    assert np.mean(list(shares.values())) >= 0.92, shares
+
+
+def test_the_error_of_the_jackknife_is_its_samples_and_the_disagreement() -> None:
+    base = dataclasses.replace(
+        fixed([-1.0] * 100, 0.3), n_samples=1_000, ess=torch.full((100,), 500.0), pareto_k=torch.full((100,), 0.3)
+    )
+    base = dataclasses.replace(base, jackknife=torch.full((100,), -0.9), extrapolation=torch.full((100,), -0.86))
+    metrics = summarise({0: base}).metrics
+    assert metrics["nll_jackknife_nats_error"] == pytest.approx(math.hypot(0.3 / 10, 0.04))
+    both = summarise({0: base, 1: base}).metrics
+    assert both["nll_jackknife_nats_error"] == pytest.approx(math.hypot(0.3 / math.sqrt(200), 0.04))
+    for n_heavy, is_given in ((2, True), (3, False)):
+        some = torch.tensor([0.9] * n_heavy + [0.3] * (100 - n_heavy))
+        assert (
+            "nll_jackknife_nats_error" in summarise({0: dataclasses.replace(base, pareto_k=some)}).metrics
+        ) == is_given
+        few = torch.tensor([9.0] * n_heavy + [500.0] * (100 - n_heavy))
+        found = summarise({0: dataclasses.replace(base, ess=few)}).metrics
+        assert ("nll_jackknife_nats_error" in found) == is_given
 
 
 def test_each_seed_has_importance_samples_of_its_own() -> None:

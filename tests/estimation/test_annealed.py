@@ -8,7 +8,7 @@ import torch
 
 import annealing
 import laws
-from bitsperdim.estimation import annealed, log_mean_exp, standard_error
+from bitsperdim.estimation import annealed, jackknife_error, log_mean_exp
 from cases import small_model
 
 
@@ -107,8 +107,8 @@ def test_a_bracket_is_of_its_weights() -> None:
     bracket = annealed.Bracket(bracket.x[:2], *parts)
     torch.testing.assert_close(bracket.lower, forward.exp().mean(0).log())
     torch.testing.assert_close(bracket.upper, -(1 / reverse.exp()).mean(0).log())
-    torch.testing.assert_close(bracket.lower_standard_error, standard_error(forward))
-    torch.testing.assert_close(bracket.upper_standard_error, standard_error(-reverse))
+    torch.testing.assert_close(bracket.lower_standard_error, jackknife_error(forward))
+    torch.testing.assert_close(bracket.upper_standard_error, jackknife_error(-reverse))
     torch.testing.assert_close(bracket.forward.log_p, log_mean_exp(forward))
     gaps = bracket.upper - bracket.lower
     assert bracket.gap == pytest.approx(gaps.mean().item())

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 import laws
-from bitsperdim.estimation import bias, bound_against_k, extrapolation, jackknife, log_mean_exp
+from bitsperdim.estimation import (
+    bias,
+    bound_against_k,
+    extrapolation,
+    jackknife,
+    jackknife_error,
+    log_mean_exp,
+    standard_error,
+)
 
 
 def log_weights(n_samples: int, spread: float = 2.0, n_images: int = 6) -> Tensor:
@@ -143,3 +151,32 @@ def test_heavy_tails_are_not_mended() -> None:
     for statistic in (jackknife, extrapolation):
         assert estimate < statistic(log_w).mean() < 0.7 * estimate
     assert bias(log_w).mean() > estimate
+
+
+@pytest.mark.parametrize("n_samples", [2, 4, 8, 16])
+@pytest.mark.parametrize("spread", [0.3, 1.0, 3.0, 5.0])
+def test_the_jackknife_error_is_the_spread_of_reruns(n_samples: int, spread: float) -> None:
+    """Log-normal weights, 20,000 reruns: its mean square is the variance of reruns or more, with 5 % for the noise of both
+    (three standard errors at most), and not much more; the usual formula is too small by far where weights are apart.
+    """
+    log_w = log_weights(n_samples, spread, 20_000)
+    variance = log_mean_exp(log_w).var().item()
+    ratio = jackknife_error(log_w).square().mean().item() / variance
+    assert 0.95 < ratio < 1.05 * max(n_samples / (n_samples - 1), 1.3 if spread >= 3 else 1.1)
+    if spread >= 3:
+        assert standard_error(log_w).square().mean().item() < 0.4 * variance
+
+
+def test_the_jackknife_error_is_its_formula() -> None:
+    for n_samples in (2, 3, 7):
+        log_w = log_weights(n_samples, 3.0)
+        left_out = [log_mean_exp(torch.cat([log_w[:k], log_w[k + 1 :]])) for k in range(n_samples)]
+        expected = torch.stack(left_out).var(0, correction=0).mul(n_samples).sqrt()
+        torch.testing.assert_close(jackknife_error(log_w), expected)
+    nothing = -math.inf
+    log_w = torch.tensor([[nothing, nothing, 0.0], [nothing, 1.0, 0.0], [nothing, nothing, 0.0]], dtype=torch.float64)
+    assert jackknife_error(log_w).tolist() == pytest.approx([0.0, math.inf, 0.0])
+    assert jackknife_error(log_w[:1]).tolist() == [math.inf] * 3
+    spike = torch.tensor([[0.0], [-800.0], [-801.0]], dtype=torch.float64)  # of which the others are no rounding
+    left_out = torch.tensor([-800 + math.log1p(math.exp(-1)), 0.0, 0.0], dtype=torch.float64)
+    assert jackknife_error(spike).item() == pytest.approx(left_out.var(correction=0).mul(3).sqrt().item())

@@ -10,7 +10,16 @@ from torch import Tensor
 
 import annealing
 import laws
-from bitsperdim.estimation import effective_sample_size, pareto_k, pareto_k_limit
+from bitsperdim.estimation import (
+    TOLERATED_SHARE,
+    bias,
+    bound_against_k,
+    effective_sample_size,
+    log_mean_exp,
+    pareto_k,
+    pareto_k_limit,
+    standard_error,
+)
 from bitsperdim.estimation.pareto import tail_size
 
 pytestmark = pytest.mark.processor
@@ -175,3 +184,44 @@ def test_k_tells_narrow_proposals_from_wide_ones() -> None:
     assert k[0.4] > pareto_k_limit(10_000) > k[0.6] > k[0.8] > 0.2
     for width in (1.3, 2.0):
         assert k[width] == pytest.approx(-1, abs=0.13)
+
+
+def test_a_small_k_of_one_image_promises_nothing() -> None:
+    """Log-normal weights with a log-spread of 2.5, K = 1,000, whose log P is 0: 6,000 images.
+
+    The 95 % interval of an image (1.96 standard errors, the estimated bias taken out) holds the truth in about 30 % of
+    the images with a k-hat below the limit, and in about 84 % of those above: the share below is far from 95 % and far
+    from the other (the limits asserted are some ten standard errors from either). As a share of all images they are
+    accused: the number as a whole is flagged.
+    """
+    n_samples, n_images = 1_000, 6_000
+    generator = torch.Generator().manual_seed(0)
+    log_w = 2.5 * torch.randn(n_samples, n_images, generator=generator, dtype=torch.float64) - 2.5**2 / 2
+    is_small = pareto_k(log_w) <= pareto_k_limit(n_samples)
+    estimate = log_mean_exp(log_w) - bias(log_w)
+    is_held = estimate.abs() <= 1.96 * standard_error(log_w)
+    assert 0.05 < is_small.double().mean() < 0.25
+    assert is_held[is_small].double().mean() < 0.5
+    assert is_held[~is_small].double().mean() > 0.7
+    assert (~is_small).double().mean() > TOLERATED_SHARE
+
+
+def test_a_flat_bound_is_not_a_tight_one() -> None:
+    """What no statistic of the weights can see: a posterior of two modes, of which the proposal knows the smaller.
+
+    z is from N(-20, 1) with probability 0.99 and from N(20, 1) else, p(x given z) is 1: log P(x) = 0. The proposal is
+    N(20, 1.05): nearly all of its samples count, k-hat is innocent, the bound is flat from K = 1 on, and it is 4.6 nats
+    too low.
+    """
+    n_samples = 1_024
+    z = 20 + 1.05 * torch.randn(n_samples, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    modes = [
+        torch.distributions.Normal(at, 1.0).log_prob(z) + math.log(share) for at, share in ((-20, 0.99), (20, 0.01))
+    ]
+    log_w = torch.logaddexp(*modes) - torch.distributions.Normal(20.0, 1.05).log_prob(z)
+    assert log_mean_exp(log_w).mean().item() == pytest.approx(math.log(0.01), abs=0.01)
+    assert effective_sample_size(log_w).min() > 0.9 * n_samples
+    assert (pareto_k(log_w) < pareto_k_limit(n_samples)).all()
+    _, bounds = bound_against_k(log_w)
+    assert (bounds[-1] - bounds[0]).max() < 0.01
+    assert bias(log_w).abs().max() < 0.01

@@ -254,11 +254,8 @@ ANNEALED = {
 def test_other_estimates_stand_beside_the_bound(tmp_path: Path) -> None:
     doubted = metrics(
         nll_jackknife_nats=3.4,
-        nll_jackknife_nats_standard_error=0.051,
-        nll_jackknife_minus_bound_nats_standard_error=0.0012,
+        nll_jackknife_nats_error=0.0012,
         nll_extrapolated_nats=3.41,
-        nll_extrapolated_nats_standard_error=0.052,
-        nll_extrapolated_minus_bound_nats_standard_error=0.0034,
         n_units=16,
         n_active_units=9,
         annealed=ANNEALED,
@@ -267,17 +264,18 @@ def test_other_estimates_stand_beside_the_bound(tmp_path: Path) -> None:
     page, twin = report(tmp_path, {"doubted": doubted, "plain": metrics()})
     section = text_of(section_of(page, "doubted"))
     for words in (
-        "3.400 ± 0.051 jackknife: an estimate, no bound",
+        "3.400 jackknife: an estimate, no bound",
         f"{MINUS}0.0230 ± 0.0012",  # 3.4 - 3.42295174
-        "3.410 ± 0.052 extrapolated in 1/K",
-        f"{MINUS}0.0130 ± 0.0034",
+        "3.410 extrapolated in 1/K: an estimate, no bound",
+        f"{MINUS}0.013 its error is not known",
         "3.50 ± 0.11 annealed: an upper bound, of 3 test images by 4 chains of 60 steps; the bound gives them 3.625",
         f"{MINUS}0.125 ± 0.031",
         "On 7 images drawn from the model",
         "a gap of 0.222 ± 0.041 nats",
         "9 of 16",
         "Heavy tails. For 20 % of the test images k-hat is above 0.67",
-        "Right of it: 20",
+        "a few samples decide an image whatever K: 20",
+        "An image left of it is not safe by itself",
     ):
         assert words in section, words
     assert 'aria-label="Histogram of k-hat of doubted: 20.0 % above the limit of 0.67."' in page
@@ -288,8 +286,19 @@ def test_other_estimates_stand_beside_the_bound(tmp_path: Path) -> None:
     assert "Heavy tails" not in other
     assert "Annealing" not in other
     assert f"against the bound on the same images: {MINUS}0.125 ± 0.031" in twin
-    assert f"jackknife {MINUS}0.0230 ± 0.0012, extrapolated in 1/K {MINUS}0.0130 ± 0.0034 (neither is a bound)" in twin
+    assert f"jackknife {MINUS}0.0230 ± 0.0012, extrapolated in 1/K {MINUS}0.013 (neither is a bound)" in twin
     assert "Active units: 9 of 16." in twin
+
+
+def test_estimates_of_a_flagged_number_are_flagged(tmp_path: Path) -> None:
+    flagged = metrics(nll_jackknife_nats=3.4, nll_extrapolated_nats=3.41, **(JUDGED | {"too_few_samples": True}))
+    page, twin = report(tmp_path, {"flagged": flagged})
+    section = text_of(section_of(page, "flagged"))
+    for words in ("3.400 † jackknife", f"{MINUS}0.023 † its error is not known", "3.410 † extrapolated"):
+        assert words in section, words
+    assert (
+        f"jackknife {MINUS}0.023†, extrapolated in 1/K {MINUS}0.013† (neither is a bound, and their errors are" in twin
+    )
 
 
 def test_one_sample_has_no_known_error(tmp_path: Path) -> None:

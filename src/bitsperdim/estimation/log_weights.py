@@ -7,7 +7,8 @@ With :math:`\hat P = \frac1K \sum_k w_k` and CV the coefficient of variation of 
 Both hold while the effective sample size is large. Where a few samples carry all the weight they
 saturate, whatever the truth: the first at 1, the second at -1/2. What does not saturate is how much the
 bound still rises at its last doubling of K, which to leading order is the bias too; :func:`bias`
-takes the larger of the two.
+takes the larger of the two. :func:`jackknife_error` does not saturate either: with few samples, as of annealing, it is
+the error to take.
 
 A weight is never exponentiated as it is: everything is relative to the largest. A log-weight of
 -inf is a weight of zero; where all are, the estimate is -inf and its errors are 0. NaN and +inf
@@ -26,7 +27,9 @@ Invariants (``tests/estimation/test_log_weights.py``, and ``test_jackknife.py`` 
 3. ESS is K for equal weights and 1 for a spike (``test_equal_weights_and_a_spike``).
 4. :func:`bound_against_k` is nondecreasing on every path (``test_the_bound_never_falls``).
 5. The jackknife is its formula with every leave-one-out bound written out (``test_jackknife_is_its_formula``).
-6. For exponential weights, of which all expectations are known, estimate, jackknife and extrapolation have the
+6. The jackknife's error is about the spread of reruns, and never less
+   (``test_the_jackknife_error_is_the_spread_of_reruns``).
+7. For exponential weights, of which all expectations are known, estimate, jackknife and extrapolation have the
    biases that the theory says: 1 / K, and 1 / K^2 of the two others (``test_biases_of_exponential_weights``).
 """
 
@@ -158,14 +161,43 @@ def jackknife(log_w: Tensor) -> Tensor:
     Reference: Nowozin 2018, "Debiasing Evidence Approximations" (there of order 1); Quenouille 1956.
     """
     n_samples = _at_least_two(log_w, "a jackknife")
+    estimate = log_mean_exp(log_w)
+    rise = _left_out(log_w).sum(0)
+    return torch.where(estimate > -torch.inf, estimate - (n_samples - 1) / n_samples * rise, -torch.inf)
+
+
+def _left_out(log_w: Tensor) -> Tensor:
+    """Return by how much log-mean-exp rises without each weight, (K, B) nats; of zeros alone it means nothing."""
     largest, first = log_w.max(0, keepdim=True)
     total = torch.logsumexp(log_w, 0, keepdim=True)
     finite_total = total.where(largest > -torch.inf, 0.0)
-    shares = torch.exp(log_w - finite_total).scatter(0, first, 0.0)
-    rest = torch.logsumexp(log_w.scatter(0, first, -torch.inf), 0)  # the sum without the largest
-    rise = torch.log1p(-shares).sum(0) + (rest - finite_total[0]) - n_samples * math.log1p(-1 / n_samples)
-    estimate = log_mean_exp(log_w)
-    return torch.where(estimate > -torch.inf, estimate - (n_samples - 1) / n_samples * rise, -torch.inf)
+    rest = torch.logsumexp(log_w.scatter(0, first, -torch.inf), 0, keepdim=True)  # the sum without the largest
+    rises = torch.log1p(-torch.exp(log_w - finite_total).scatter(0, first, 0.0))
+    return rises.scatter(0, first, rest - finite_total) - math.log1p(-1 / len(log_w))
+
+
+def jackknife_error(log_w: Tensor) -> Tensor:
+    r"""Return a Monte Carlo standard error of log-mean-exp that does not saturate, (B,) in nats; infinite for K = 1.
+
+    .. math:: \mathrm{se}^2 = \sum_k \Big( L_{K-1}^{(-k)} - \frac1K \sum_j L_{K-1}^{(-j)} \Big)^2
+
+    In expectation its square is at least the variance of log-mean-exp of K - 1 weights, whatever their distribution
+    (Efron and Stein 1981, "The Jackknife Estimate of Variance", theorem 2), where :func:`standard_error` is at most 1
+    nat however far weights are apart. Of log-normal weights its root mean square is too large by sqrt(K / (K - 1)) where
+    they are alike, and by at most 18 % from K = 4 on where they are up to 5 nats apart.
+
+    Args:
+        log_w: (K, B) in nats.
+
+    Returns:
+        (B,) nats; 0 where every weight is zero, infinite where exactly one is not.
+    """
+    if len(log_w) == 1:
+        return torch.full_like(log_w[0], torch.inf)
+    rises = _left_out(log_w)
+    error = (rises - rises.mean(0)).square().sum(0).sqrt()
+    error = torch.where(error.isnan(), torch.inf, error)  # -inf less -inf: nothing is left without the only weight
+    return torch.where(log_w.amax(0) > -torch.inf, error, 0.0)
 
 
 def extrapolation(log_w: Tensor) -> Tensor:

@@ -4,6 +4,12 @@ The largest weights follow a generalised Pareto distribution whose shape k says 
 k < 1/j. Importance weights always have a mean, P(x), but for k >= 1/2 no variance, and for k well above
 that no number of samples that anyone can afford brings the estimate near (Vehtari et al. 2024).
 
+**It judges many images, not one.** The large weights that decide an image's number may not have been drawn; then its
+k-hat is small, and its error and bias look small too. Of log-normal weights with a log-spread of 2.5 nats and K = 1,000
+an eighth of all images have a k-hat below the limit by chance: their 95 % intervals hold the truth in 30 % of cases,
+those of the images above the limit in 84 % (``test_a_small_k_of_one_image_promises_nothing``). So a number is judged by
+the share of its images above the limit, and the images below are not picked out.
+
 The fit is that of Zhang and Stephens (2009) with the weakly informative prior of Vehtari et al., vectorized over
 images. It says nothing of a tail that no sample has reached: a proposal that misses a mode altogether has an innocent
 k-hat. And it does not smooth: the estimates of this package are of the weights as they are.
@@ -17,6 +23,8 @@ Invariants (``tests/estimation/test_pareto.py``):
 4. No weights give NaN but too few of them, or only zeros (``test_ties_zeros_and_spikes``).
 5. A proposal narrower than the posterior has the k that its width says; a wider one has none to fear
    (``test_k_tells_narrow_proposals_from_wide_ones``).
+6. Among images with heavy tails, those of which k-hat is small are the ones that are further off than they say
+   (``test_a_small_k_of_one_image_promises_nothing``).
 """
 
 from __future__ import annotations
@@ -34,11 +42,13 @@ SMALLEST = 1e-290  # relative to the largest weight: what lies below may underfl
 
 
 def pareto_k_limit(n_samples: int) -> float:
-    r"""Return the k-hat below which an estimate from K samples can be trusted; NaN below K = 1,000.
+    r"""Return the k-hat above which the weights' tail is too heavy for K samples; NaN below K = 1,000.
+
+    Of one image a k-hat below it promises nothing (see the module): what counts is the share of images above it.
 
     .. math:: \min\Big(1 - \frac{1}{\log_{10} K}, \; 0.7\Big)
 
-    Both ``k < nan`` and ``k > nan`` are false: with few samples nothing is trusted and nothing is accused. At K = 100
+    Both ``k < nan`` and ``k > nan`` are false: with few samples nothing is accused. At K = 100
     about a quarter of all tails of k = 0.3 would be beyond the limit.
 
     Reference: Vehtari, Simpson, Gelman, Yao and Gabry 2024, "Pareto Smoothed Importance Sampling".

@@ -82,11 +82,8 @@ class Metrics(Stored):
     bpd_by_seed: dict[str, float] = Field(default_factory=dict)
     largest_leaked_gradient: float | None = None
     nll_jackknife_nats: float | None = None
-    nll_jackknife_nats_standard_error: float = math.inf
-    nll_jackknife_minus_bound_nats_standard_error: float = math.inf
+    nll_jackknife_nats_error: float | None = None
     nll_extrapolated_nats: float | None = None
-    nll_extrapolated_nats_standard_error: float = math.inf
-    nll_extrapolated_minus_bound_nats_standard_error: float = math.inf
     pareto_k_median: float | None = None
     pareto_k_limit: float | None = None
     pareto_k_high_share: float | None = None
