@@ -43,14 +43,50 @@ What has been moved lies under every later threshold and is not touched again.
 :math:`\max(x, \tau(v_{min}))` and :math:`\min(x, \tau(v_{max}))`, bring it back. The read-out undoes :math:`\tau`.
 
 **The error.** Where no ramp is, a level may differ from its whole number by :math:`\eta W / 2`, the rest of slope in
-its cell. A move multiplies that by c - 1 < 4T, since :math:`n < T` and :math:`-\tau \le T + 1`, and the read-out by
-:math:`\Delta / T`, where :math:`\Delta = v_{max} - v_{min}`. Ramps cover at most :math:`d (M + 1) \delta (b - a)^{d-1}`
-of the box and nothing outside, and no value there is off by more than :math:`\Delta`. Hence, with ``error`` divided
-between the two,
+its cell, and in the mean over the cell by at most half of that. A move multiplies it by c - 1 < 4T, since :math:`n < T`
+and :math:`-\tau \le T + 1`, and the read-out by :math:`\Delta / T`, where :math:`\Delta = v_{max} - v_{min}`. Ramps
+cover at most :math:`d (M + 1) \delta (b - a)^{d-1}` of the box and nothing outside, and no value there is off by more
+than :math:`\Delta`. Hence, were there no rounding,
 
-.. math:: \|R - S\|_1 \le \Delta \left[ d (M + 1) \delta (b - a)^{d-1} + 2 \eta W (b - a)^d \right] \le \text{error}.
+.. math:: \|R - S\|_1 \le \Delta \left[ d (M + 1) \delta (b - a)^{d-1} + \eta W (b - a)^d \right].
 
-The distance of S to f is another matter: it falls with h as f allows, and :func:`construct` does not know it.
+The first term is at most 3/4 of ``error`` and the second 1/8. What is left is for rounding.
+
+**Rounding.** Let :math:`u = 2^{-53}`. A block that multiplies the slope by a small :math:`\varphi` is x + V(x - c) with
+V = :math:`\varphi - 1`. It subtracts two numbers of the size of x - c, so its result, :math:`\varphi` times as large,
+keeps their rounding errors whole: u(x - c) for the difference, as much for the product, and as much again for V itself.
+When ramp j is made flat, a point that lies z to the right of it in the units of x has the height z / :math:`\delta` or
+less, and is left with an error of at most 3uz / :math:`\delta`. A stretch of x has q times its length there, so the
+point is as good as moved by 3uz / :math:`(q \delta)`. The contraction, with :math:`\varphi = q`, moves it by 2uz / q,
+and a level j is rounded by ju, a move by ju / q. The face k is met after k - 1 ramps, which are h, 2h, ... to its left.
+Hence it is moved by no more than
+
+.. math:: |s_k| \le \frac{k (k - 1)}{2} \left( \frac{3 u h}{q \delta} + \frac{2 u}{q} \right) + \frac{2 u h k}{q} + 4 u
+    \max(|a|, |b|).
+
+While :math:`|s_k| \le \delta / 2` the face stays on its ramp. Beyond that the coordinate is on the wrong side of the
+face over a length of :math:`|s_k| - \delta / 2`, or stays on the ramp for longer, where float64 has no number between.
+This is why small errors are impossible: q and :math:`\delta` both fall with ``error``, so :math:`|s_k| / \delta` grows
+with its inverse cube. Put :math:`E = \text{error} / (\Delta (b - a)^d)`. No face leaves its ramp if, about, :math:`E^3
+\ge 43 u d^2 W M^2`, or where the slope left is :math:`\eta = \eta_{max} / W`, if :math:`E^2 \ge 5.4 u d^2 W M^2 /
+\eta_{max}`.
+
+These bounds add up what is of either sign, and nearly all networks do better, most of them by far. A guard made of them
+would refuse many an error that holds. Therefore :func:`construct` runs the blocks of one staircase, in the arithmetic
+of the network, on points at all distances from every face, and looks where each is taken for when the ramp of its face
+is made. For the face k of a coordinate, let :math:`\alpha_k` be the length over which points are on the ramp, or more
+than h / 2 away, and :math:`\beta_k` the length over which they are on the wrong side of the face. The first costs
+:math:`\Delta` at most. The second costs the difference of the two cells; let :math:`J_k` be its mean over all faces
+number k of a coordinate, summed over the coordinates. Asked for is
+
+.. math:: (b - a)^{d-1} \left[ d \Delta \left( \delta + \max \left( M \delta, \sum_k \alpha_k \right) \right)
+    + \sum_k J_k \beta_k \right] + \Delta \eta W (b - a)^d \le \text{error}.
+
+If that fails, cells may keep more slope, up to what ``error`` allows, since a larger q makes all :math:`s_k` smaller.
+If that fails as well, ``error`` is refused, and one that is possible is named. The lengths are found by one point in
+each of many intervals, so this is a measurement and no proof. Of more than :data:`FACES` faces an evenly spaced part is
+looked at, and what lies between is interpolated. Another order of rounding, as on another processor, gives other
+:math:`s_k` of the same size.
 
 **What does not fall** is the largest error. On a ramp the network passes through every value on its way, often through
 :math:`v_{min}`, so :math:`\sup |R - f|` stays about as large as f, however many cells there are. The theorem is one
@@ -64,12 +100,16 @@ each row of cells has at most three runs, O(M) moves are left.
 **Differences from the paper's outline**: the outside of the box is dropped onto one level, which takes one move in
 place of many; levels are moved to places below all of them, so that no block is needed to lift them.
 
-Invariants (``tests/oneneuron/test_construction.py``):
+Invariants (``tests/oneneuron/test_construction.py``, but for the last):
 
 1. Each block has one neuron, and there are as many as stated (``test_there_are_as_many_blocks_as_stated``).
 2. At centres of cells the network is f, outside the box 0 (``test_centres_of_cells_are_met_and_the_outside_is_zero``).
 3. The L1 distance to S is at most ``error`` (``test_the_stated_error_holds``), that to f falls with the cells
    (``test_the_error_falls_as_cells_grow``), the largest error does not (``test_the_largest_error_does_not_fall``).
+4. An error that float64 does not keep is refused (``test_an_error_holds_or_is_refused``), one that is four times as
+   large is not, or 16 times for functions whose ramps cost little (``test_errors_are_not_refused_without_need``), and
+   rounding moves faces by no more than the bound (``test_faces_are_moved_by_no_more_than_the_bound``); all three in
+   ``tests/oneneuron/test_rounding_of_the_construction.py``.
 """
 
 from __future__ import annotations
@@ -88,7 +128,10 @@ Function = Callable[[np.ndarray], np.ndarray]
 
 MAX_CELLS = 100_000  # of the whole box
 MAX_SLOPE_LEFT = 2.0**-16  # of the gap between two levels: what the cells of one level may differ by
+MAX_SLOPE_IF_NEEDED = 2.0**-3  # where rounding would do harm otherwise
 RESOLUTION = 2.0**-46  # float64 has to tell the ends of a ramp apart, with six bits to spare
+NEAR, FAR, FACES = 32, 24, 250  # where rounding is looked at: points on each side of a face, and faces
+GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples are spread evenly
 DEFAULT_ERROR = 1e-3  # of the range of f times the volume of the box
 
 
@@ -164,7 +207,7 @@ def construct(
         ``error``; its largest error does not fall with the cells.
 
     Raises:
-        InputError: an argument is not allowed, or ``error`` is too small for float64.
+        InputError: an argument is not allowed, or ``error`` is too small for float64; one that is possible is named.
 
     Reference:
         Lin and Jegelka (2018), the universal approximation theorem; the module has the derivation.
@@ -186,10 +229,14 @@ def plan(
     if not (math.isfinite(error) and error > 0):
         raise InputError(f"error = {error} is not allowed; it must be a number above 0.")
     weights = float(cells) ** np.arange(d)  # (d,), M^(i-1)
-    delta = min(h / 4, 0.75 * error / (height * d * (cells + 1) * side ** (d - 1)))
-    eta = min(MAX_SLOPE_LEFT, error / (8 * height * side**d)) / weights.sum()
-    if delta < RESOLUTION * max(abs(lower), abs(upper)) or eta / h * delta < RESOLUTION * cells:
-        raise InputError(f"error = {error} is too small for float64 with {cells} cells along each of {d} dimensions.")
+    box = d, lower, upper, cells, height, _jumps(values, d, cells)
+    widths = _widths(error, *box)
+    if widths is None:
+        possible = _possible(error, height * side**d, lambda larger: _widths(larger, *box) is not None)
+        raise InputError(
+            f"error = {error:g} is too small for float64 with {cells} cells along each of {d} dimensions; {possible}."
+        )
+    delta, eta = widths
     made = Plan(d, ramp_width=delta, error=error)
     q, drop = eta / h, (weights.sum() * (cells - 1 + eta) + 2) / weights  # (d,), D of each coordinate
     for i in range(d):
@@ -254,6 +301,101 @@ def _staircase(made: Plan, i: int, lower: float, upper: float, cells: int, q: fl
         start = q * (face * h - 1.5 * delta) + (face - 1) * (rise - q * delta)
         made.along(i, 1.0, -start, steeper)
         made.along(i, 1.0, -(start + rise), -steeper / (1.0 + steeper))
+
+
+def _widths(
+    error: float, d: int, lower: float, upper: float, cells: int, height: float, jumps: np.ndarray
+) -> tuple[float, float] | None:
+    """Return delta and eta, with which the error holds in float64; None: there are none."""
+    side, h = upper - lower, (upper - lower) / cells
+    delta = min(h / 4, 0.75 * error / (height * d * (cells + 1) * side ** (d - 1)))
+    if delta < RESOLUTION * max(abs(lower), abs(upper)):
+        return None
+    allowed = error / (8 * height * side**d)
+    for slope_left in sorted({min(MAX_SLOPE_LEFT, allowed), min(MAX_SLOPE_IF_NEEDED, allowed)}):
+        eta = slope_left / float(sum(cells**i for i in range(d)))
+        away, beyond = _astray(lower, upper, cells, eta / h, delta)
+        on_ramps = delta + max(cells * delta, float(away.sum()))
+        lost = side ** (d - 1) * (d * height * on_ramps + float(jumps @ beyond))
+        if lost + slope_left * height * side**d <= error:
+            return delta, eta
+    return None
+
+
+def _jumps(values: np.ndarray, d: int, cells: int) -> np.ndarray:
+    """Return what cells on both sides of a face differ by, (M,), the mean for one coordinate, the sum over them."""
+    grid, total = values.reshape((cells,) * d), np.zeros(cells)
+    for axis in range(d):
+        last = np.zeros_like(grid.take([0], axis))  # outside of the box
+        total += np.abs(np.diff(grid, axis=axis, append=last)).mean(tuple(i for i in range(d) if i != axis))
+    return total
+
+
+def _astray(lower: float, upper: float, cells: int, q: float, delta: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return how much of a coordinate is on the ramp of each face or far away, and how much beyond the face, (M,)."""
+    faces, lengths, x, found = moved_points(lower, upper, cells, q, delta)
+    right = x > np.where(faces < cells, delta / 2, delta)[:, None]
+    far = np.abs(found - x) > (upper - lower) / cells / 2
+    away = far | ((found >= 0) & (found <= delta))
+    beyond = ~away & (right == (found < 0))
+    sums = ((lengths * where).sum(-1) for where in (away, beyond))
+    of_ramps, of_cells = (np.interp(np.arange(1, cells + 1), faces, each) for each in sums)
+    return of_ramps, of_cells
+
+
+def moved_points(
+    lower: float, upper: float, cells: int, q: float, delta: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return where rounding has moved points around the faces of one coordinate when the ramp of the face is made.
+
+    Args:
+        lower: end of the box.
+        upper: the other end.
+        cells: M.
+        q: slope inside cells.
+        delta: width of ramps.
+
+    Returns:
+        Numbers of the F faces that are looked at, from the left, the last M, that of the box; the lengths of intervals
+        (F, POINTS) that make up half a cell on both sides of a face; a point of each, and where it is taken for, both
+        from the beginning of the ramp. All lengths are those of x.
+    """
+    blocks = Plan(1)
+    _staircase(blocks, 0, lower, upper, cells, q, delta, 0.0)
+    columns = [float(column[0]) for column in blocks.columns]
+    faces = np.arange(cells, 0, -max(1, cells // FACES))[::-1]
+    at, begin = lower + (upper - lower) * faces / cells, np.where(faces < cells, -0.5, -1.0) * delta
+    half = (upper - lower) / cells / 2
+    outwards = np.append(delta / 8 * np.arange(NEAR), np.geomspace(delta / 8 * NEAR, max(half, delta * NEAR), FAR + 1))
+    outwards = np.minimum(outwards, half)
+    edges = np.concatenate([-outwards[:0:-1], outwards]) + delta / 2
+    part = faces[:, None] * GOLDEN % 1  # of an interval
+    x = (at + begin)[:, None] + edges[:-1] + part * np.diff(edges)
+    expected = (x - at[:, None]) - begin[:, None]
+    stream = x + columns[0]
+    stream += columns[1] * np.maximum(stream, 0.0)
+    found = np.empty_like(x)
+    found[-1] = (stream[-1] + blocks.biases[3]) / q
+    first = 0  # the first face that is still to come
+    for face in range(1, cells):
+        steepen, flatten = 3 + 2 * face, 4 + 2 * face
+        if faces[first] == face:
+            found[first] = (stream[first] + blocks.biases[steepen]) / q
+            first += 1
+        rest = stream[first:-1]
+        for block in (steepen, flatten):
+            rest += columns[block] * np.maximum(rest + blocks.biases[block], 0.0)
+    return faces, np.broadcast_to(np.diff(edges), x.shape), expected, found
+
+
+def _possible(error: float, largest: float, holds: Callable[[float], bool]) -> str:
+    """Return what is said to be possible in place of an error, up to the largest of any use."""
+    for power in range(math.floor(math.log10(error)), math.floor(math.log10(largest)) + 1):
+        for digits in ("1", "1.5", "2", "3", "5", "7"):
+            larger = float(f"{digits}e{power}")
+            if error < larger <= largest and holds(larger):
+                return f"{larger:g} is possible, or less with fewer cells"
+    return "no error is possible; take fewer cells or a box nearer to 0"
 
 
 def _runs(places: np.ndarray) -> list[tuple[int, int]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import test_construction as laws
+import test_rounding_of_the_construction as rounding
 
 from oneneuron import construction
 
@@ -22,6 +23,14 @@ def centres_are_met(case: str, join: bool = False) -> Callable[[], None]:
 
 def the_error_holds(case: str, share: float = 1e-3, join: bool = False) -> Callable[[], None]:
     return lambda: laws.test_the_stated_error_holds(case, share, join)
+
+
+def rounding_is_looked_at(cells: int, error: float) -> Callable[[], None]:
+    return lambda: rounding.an_error_that_broke_is_refused(cells, error)
+
+
+def an_error_holds_or_is_refused(name: str) -> Callable[[], None]:
+    return lambda: rounding.test_an_error_holds_or_is_refused(name)
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,16 @@ MUTANTS = {
     ),
     "ramps are ten times as wide": Mutant("0.75 * error", "7.5 * error", the_error_holds("plane, disc")),
     "cells are not flat": Mutant(
-        "min(MAX_SLOPE_LEFT, error / (8 * height * side**d))", "0.4", the_error_holds("line", 1e-4)
+        "return delta, eta", "return delta, 0.4 / sum(cells**i for i in range(d))", the_error_holds("line", 2e-4)
+    ),
+    "rounding is not looked at": Mutant(
+        "height * side**d <= error:", "height * side**d < math.inf:", rounding_is_looked_at(17, 1e-4)
+    ),
+    "points that stay on ramps are not counted": Mutant(
+        "max(cells * delta, float(away.sum()))", "cells * delta", an_error_holds_or_is_refused("jump")
+    ),
+    "the wrong side of a face costs nothing": Mutant(
+        " + float(jumps @ beyond)", " + 0.0", rounding_is_looked_at(17, 1e-4)
     ),
     "ramps are in the middle of cells": Mutant("face * h - 1.5", "(face - 0.5) * h - 1.5", centres_are_met("line")),
     "joined levels keep their distance": Mutant(
@@ -76,7 +94,8 @@ def test_the_law_notices(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = types.ModuleType("broken_construction")
     monkeypatch.setitem(sys.modules, broken.__name__, broken)  # dataclasses look their module up
     exec(compile(SOURCE.replace(mutant.old, mutant.new or "pass"), "broken_construction.py", "exec"), broken.__dict__)
-    monkeypatch.setattr(laws, "construct", broken.__dict__["construct"])
-    monkeypatch.setattr(laws, "plan", broken.__dict__["plan"])
+    for tests in (laws, rounding):
+        monkeypatch.setattr(tests, "construct", broken.__dict__["construct"])
+        monkeypatch.setattr(tests, "plan", broken.__dict__["plan"])
     with pytest.raises((AssertionError, ValueError)):
         mutant.law()
