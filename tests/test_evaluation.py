@@ -274,25 +274,25 @@ def weights(log_spreads: torch.Tensor, tails: torch.Tensor, n_samples: int, gene
 
 
 def test_the_error_of_the_jackknife_covers_or_is_not_given() -> None:
-    """Weights whose log P is 0, K = 1,024, 200 images: how often 1.96 errors hold the truth, where there is an error.
+    """Weights whose log P is 0, K = 1,024, 100 images: how often 1.96 errors hold the truth, where there is an error.
 
     Light tails, 60 test sets each: at least 88 % in each case (a right 95 % would be below in one of 50 seeds) and 92 %
     of all. With 4 % of heavy tails among light ones, with all tails heavy, and with K = 256, no error is given.
     """
     generator = torch.Generator().manual_seed(0)
-    few = torch.zeros(200)
-    few[:8] = 1.0
+    few = torch.zeros(100)
+    few[:4] = 1.0
     cases = {
-        "light": (torch.full((200,), 0.5), torch.zeros(200), 1_024),
-        "wider": (torch.full((200,), 1.0), torch.zeros(200), 1_024),
-        "pareto": (torch.zeros(200), torch.full((200,), 0.3), 1_024),
-        "some heavy": (torch.full((200,), 0.5), 0.85 * few, 1_024),
-        "all heavy": (torch.full((200,), 2.5), torch.zeros(200), 1_024),
-        "few samples": (torch.full((200,), 0.5), torch.zeros(200), 256),
+        "light": (torch.full((100,), 0.5), torch.zeros(100), 1_024),
+        "wider": (torch.full((100,), 1.0), torch.zeros(100), 1_024),
+        "pareto": (torch.zeros(100), torch.full((100,), 0.3), 1_024),
+        "some heavy": (torch.full((100,), 0.5), 0.85 * few, 1_024),
+        "all heavy": (torch.full((100,), 2.5), torch.zeros(100), 1_024),
+        "few samples": (torch.full((100,), 0.5), torch.zeros(100), 256),
     }
     held: dict[str, list[bool]] = {}
     for name, (spreads, tails, n_samples) in cases.items():
-        for _ in range(60 if name in ("light", "wider", "pareto") else 5):
+        for _ in range(60 if name in ("light", "wider", "pareto") else 3):
             metrics = summarise({0: estimated(weights(spreads, tails, n_samples, generator))}).metrics
             error = metrics.get("nll_jackknife_nats_error")
             if error is not None:

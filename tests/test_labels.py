@@ -53,7 +53,14 @@ def test_a_good_number_has_no_mark() -> None:
             "worse than uniform coding, which needs 8",
         ),
         ({"kind": "exact", "bpd": 8.01}, "= 8.0100 +- 0.2500", "worse than uniform coding, which needs 8 bits/dim"),
-        ({"bpd": -0.5}, "<= -0.5000 +- 0.2500", "fewer than 0 bits, which no likelihood needs"),
+        ({"kind": "exact", "bpd": -0.5}, "= -0.5000 +- 0.2500", "fewer than 0 bits, which no likelihood needs"),
+        ({"bpd": -0.5}, "<= -0.5000 +- 0.2500", "no likelihood needs, by more than 4 of its Monte Carlo errors"),
+        (
+            {"bpd": -0.007, "bpd_standard_error": 0.001},
+            "<= -0.0070 +- 0.0010",
+            "below 0 bits by chance: a bound is above its model's number on average, and the Monte Carlo error of this "
+            "one is 0.002",
+        ),
         ({"bpd": 0.2}, "<= 0.2000 +- 0.2500", "its standard error is larger than the number"),
         (FEW | {"bias_exceeds_standard_error": True}, "<= 5.5", "its bias, about -6e+02 nats, exceeds its standard"),
         (FEW | {"ess_below_10_share": 0.1}, "<= 5.5", "10 % of the test images have an effective sample size below"),
@@ -92,6 +99,18 @@ def test_copies_and_images_that_were_trained_on_are_named() -> None:
     assert labels.sentence(old) == labels.sentence(GOOD)
 
 
+def test_what_is_out_of_range_by_rounding_alone_is_called_so() -> None:
+    exact = GOOD | {"kind": "exact", "n_samples": 1, "bpd_standard_error": 0.0}
+    below = labels.sentence(exact | {"bpd": -9.4e-9, "nll_nats": -4e-7})
+    assert below == (
+        "= 0.0000 +- 0.0000 bits/dim (0.00 nats), exact, K = 1; below 0 by no more than float32 rounds, so 0"
+    )
+    assert labels.marks(exact | {"bpd": 8.000001}) == ""
+    for bpd in (-2e-6, 8.00002):
+        assert labels.marks(exact | {"bpd": bpd}) == labels.OUT_OF_RANGE
+        assert "(!)" in labels.sentence(exact | {"bpd": bpd})
+
+
 def test_what_is_not_known_is_called_so() -> None:
     one = labels.sentence(GOOD | {"n_images": 1, "bpd_standard_error": math.inf})
     assert one.startswith("<= 5.5000 +- unknown bits/dim (11711.25 nats)")
@@ -112,6 +131,9 @@ def test_a_validation_number_says_what_it_is() -> None:
     tag = GOOD["protocol"]
     assert labels.of_validation("exact", 5.5, 11711.25, tag, 16) == (
         "= 5.5000 bits/dim (11711.25 nats), exact, its error not estimated"
+    )
+    assert labels.of_validation("lower", -0.0001, -0.01, tag, 16).endswith(
+        "below 0 bits: a bound is above its model's number on average, and by chance below it"
     )
     assert labels.of_validation("lower", 9.0, 19164.0, tag, 16) == (
         "<= 9.0000 bits/dim (!) (19164.00 nats), an upper bound, K = 16, its error not estimated. (!) Not to be "

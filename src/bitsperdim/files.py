@@ -80,13 +80,13 @@ def write_text(path: Path, content: str) -> None:
 
 
 def rounded(value: Any) -> Any:  # noqa: ANN401 - any JSON value
-    """Round every float in a JSON-like value to nine significant digits."""
+    """Round every float in a JSON-like value to nine significant digits; minus zero is zero."""
     if isinstance(value, Mapping):
         return {key: rounded(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [rounded(item) for item in value]
     if isinstance(value, float):
-        return float(FLOAT_FORMAT % value)
+        return float(FLOAT_FORMAT % value) + 0.0
     return value
 
 

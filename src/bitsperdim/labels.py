@@ -24,6 +24,9 @@ PUBLISHED_SIGNS = {"exact": "=", "bound": "≤", "estimate": "≈"}
 WORDS = {"exact": "exact", "lower": "an upper bound", "density": "a density, not a likelihood: not to be ranked"}
 TOLERATED_SHARE = 0.05  # of images with a small ESS, as in bitsperdim.estimation, which imports torch
 
+ROUNDING_BPD = 1.5e-6  # a log-mass of float32 is right to 1e-6 nats, or of its size (bitsperdim.likelihoods)
+BY_CHANCE = 4  # Monte Carlo errors
+
 TOO_FEW, OUT_OF_RANGE, SEEN = "†", "‡", "§"
 MEANS = {
     TOO_FEW: "Too few samples: the bias of the bound may exceed its error, or more than 5 % of the images have an "
@@ -46,14 +49,15 @@ def uniform_bpd(protocol: str) -> float:
 
 
 def is_out_of_range(kind: str, bpd: float, protocol: str) -> bool:
-    """Return whether a finite number of bits is more than uniform coding needs, or negative.
+    """Return whether a finite number of bits is more than uniform coding needs, or negative, by more than rounding.
 
     Args:
         kind: ``exact``, ``lower`` or ``density``; a density has any value.
         bpd: bits per dimension.
         protocol: tag of the images.
     """
-    return kind != "density" and math.isfinite(bpd) and not 0 <= bpd <= uniform_bpd(protocol)
+    room = ROUNDING_BPD * max(1.0, abs(bpd))
+    return kind != "density" and math.isfinite(bpd) and not -room <= bpd <= uniform_bpd(protocol) + room
 
 
 def is_of_seen_images(metrics: Mapping[str, Any]) -> bool:
@@ -97,13 +101,29 @@ def meanings(text: str) -> list[str]:
     return [f"{mark} {words}" for mark, words in MEANS.items() if mark in text]
 
 
-def range_reason(kind: str, bpd: float, protocol: str) -> str | None:
-    """Return in words how a number is out of range, or None where it is not."""
+def range_reason(kind: str, bpd: float, protocol: str, monte_carlo_error: float | None = None) -> str | None:
+    """Return in words how a number is out of range, or None where it is not.
+
+    Args:
+        kind: as of :func:`is_out_of_range`, and so are the next two.
+        bpd: bits per dimension.
+        protocol: tag of the images.
+        monte_carlo_error: of ``bpd``; None: unknown.
+    """
     if not is_out_of_range(kind, bpd, protocol):
         return None
-    if bpd < 0:
+    if bpd >= 0:
+        return f"worse than uniform coding, which needs {uniform_bpd(protocol):.4g} bits/dim"
+    if kind == "exact":
         return "fewer than 0 bits, which no likelihood needs"
-    return f"worse than uniform coding, which needs {uniform_bpd(protocol):.4g} bits/dim"
+    if monte_carlo_error is None or not math.isfinite(monte_carlo_error):
+        return "below 0 bits: a bound is above its model's number on average, and by chance below it"
+    if -bpd <= BY_CHANCE * monte_carlo_error:
+        return (
+            f"below 0 bits by chance: a bound is above its model's number on average, and the Monte Carlo error of "
+            f"this one is {monte_carlo_error:.1g}"
+        )
+    return f"fewer than 0 bits, which no likelihood needs, by more than {BY_CHANCE} of its Monte Carlo errors"
 
 
 def reasons(metrics: Mapping[str, Any]) -> list[str]:
@@ -111,7 +131,8 @@ def reasons(metrics: Mapping[str, Any]) -> list[str]:
     found = []
     if metrics.get("n_impossible_images"):
         found.append(f"{metrics['n_impossible_images']} of {metrics['n_images']} test images have probability 0")
-    out_of_range = range_reason(metrics["kind"], metrics["bpd"], metrics["protocol"])
+    noise = metrics.get("bpd_monte_carlo_error")
+    out_of_range = range_reason(metrics["kind"], metrics["bpd"], metrics["protocol"], noise)
     if out_of_range:
         found.append(out_of_range)
     if math.isfinite(metrics["bpd_standard_error"]) and metrics["bpd_standard_error"] > abs(metrics["bpd"]):
@@ -138,7 +159,7 @@ def number(metrics: Mapping[str, Any], why: Sequence[str]) -> str:
     error, shown = metrics.get("bpd_standard_error"), ""
     if error is not None and math.isfinite(metrics["bpd"]):  # an infinite number has none
         shown = f" +- {error:.4f}" if math.isfinite(error) else " +- unknown"
-    return f"{ASCII_SIGNS[metrics['kind']]} {metrics['bpd']:.4f}{shown} bits/dim" + (f" {ASCII_MARK}" if why else "")
+    return f"{ASCII_SIGNS[metrics['kind']]} {metrics['bpd']:z.4f}{shown} bits/dim" + (f" {ASCII_MARK}" if why else "")
 
 
 def because(why: Sequence[str]) -> str:
@@ -149,7 +170,7 @@ def because(why: Sequence[str]) -> str:
 def sentence(metrics: Mapping[str, Any]) -> str:
     """Return what a ``metrics.json`` says of a model's likelihood, in ASCII: the number, its errors, what it is, K."""
     why = reasons(metrics)
-    text = f"{number(metrics, why)} ({metrics['nll_nats']:.2f} nats), {ASCII_WORDS[metrics['kind']]}"
+    text = f"{number(metrics, why)} ({metrics['nll_nats']:z.2f} nats), {ASCII_WORDS[metrics['kind']]}"
     if metrics["kind"] == "lower":
         noise = metrics["bpd_monte_carlo_error"]
         text += f", Monte Carlo error {f'{noise:.1g}' if math.isfinite(noise) else 'unknown'}"
@@ -158,7 +179,10 @@ def sentence(metrics: Mapping[str, Any]) -> str:
         text += f", the mean of {metrics['n_seeds']} seeds, which spread by {metrics['bpd_seed_spread']:.4f}"
     n_distinct = metrics.get("n_distinct_images") or metrics["n_images"]
     if n_distinct < metrics["n_images"]:
-        text += f"; of {metrics['n_images']:,} test images {n_distinct:,} are distinct"
+        verb = "is" if n_distinct == 1 else "are"
+        text += f"; of {metrics['n_images']:,} test images {n_distinct:,} {verb} distinct"
+    if metrics["kind"] == "exact" and -ROUNDING_BPD <= metrics["bpd"] < 0:
+        text += "; below 0 by no more than float32 rounds, so 0"
     if (seen := seen_in_words(metrics)) and seen not in why:
         text += f"; {seen}"
     return text + because(why)
@@ -177,5 +201,5 @@ def of_validation(kind: str, bpd: float, nats: float, protocol: str, n_samples: 
     reason = range_reason(kind, bpd, protocol)
     why = [] if reason is None else [reason]
     k = f", K = {n_samples}" if kind == "lower" else ""
-    text = f"{number({'kind': kind, 'bpd': bpd}, why)} ({nats:.2f} nats), {ASCII_WORDS[kind]}{k}"
+    text = f"{number({'kind': kind, 'bpd': bpd}, why)} ({nats:z.2f} nats), {ASCII_WORDS[kind]}{k}"
     return f"{text}, its error not estimated{because(why)}"

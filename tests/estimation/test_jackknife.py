@@ -156,8 +156,8 @@ def test_heavy_tails_are_not_mended() -> None:
 @pytest.mark.parametrize("n_samples", [2, 4, 8, 16])
 @pytest.mark.parametrize("spread", [0.3, 1.0, 3.0, 5.0])
 def test_the_jackknife_error_is_the_spread_of_reruns(n_samples: int, spread: float) -> None:
-    """Log-normal weights, 20,000 reruns: its mean square is the variance of reruns or more, with 5 % for the noise of both
-    (three standard errors at most), and not much more; the usual formula is too small by far where weights are apart.
+    """Log-normal weights, 20,000 reruns: its mean square is the variance of reruns or more, with 5 % for the noise of
+    both (three standard errors at most), and not much more; the usual formula is far too small where weights are apart.
     """
     log_w = log_weights(n_samples, spread, 20_000)
     variance = log_mean_exp(log_w).var().item()

@@ -59,7 +59,7 @@ class Numbers(Stored):
     @property
     def range_reason(self) -> str | None:
         """How it is out of range, in words; None where it is not."""
-        return range_reason(self.kind, self.bpd, self.protocol)
+        return range_reason(self.kind, self.bpd, self.protocol, self.bpd_monte_carlo_error)
 
     @property
     def marks(self) -> str:

@@ -61,10 +61,10 @@ def in_words(counts: Mapping[str, int], n_images: Mapping[str, int]) -> list[str
     """
     n_test, n_validation = n_images["test"], n_images["validation"]
     found = []
-    if counts["test_distinct"] < n_test:
+    if (n_distinct := counts["test_distinct"]) < n_test:
+        verb = "is" if n_distinct == 1 else "are"
         found.append(
-            f"{counts['test_distinct']:,} of the {n_test:,} test images are distinct: errors over test images "
-            f"count those"
+            f"{n_distinct:,} of the {n_test:,} test images {verb} distinct: errors over test images count those"
         )
     if counts["test_in_train"]:
         found.append(

@@ -182,9 +182,9 @@ def jackknife_error(log_w: Tensor) -> Tensor:
     .. math:: \mathrm{se}^2 = \sum_k \Big( L_{K-1}^{(-k)} - \frac1K \sum_j L_{K-1}^{(-j)} \Big)^2
 
     In expectation its square is at least the variance of log-mean-exp of K - 1 weights, whatever their distribution
-    (Efron and Stein 1981, "The Jackknife Estimate of Variance", theorem 2), where :func:`standard_error` is at most 1
-    nat however far weights are apart. Of log-normal weights its root mean square is too large by sqrt(K / (K - 1)) where
-    they are alike, and by at most 18 % from K = 4 on where they are up to 5 nats apart.
+    (Efron and Stein 1981, "The Jackknife Estimate of Variance"), where :func:`standard_error` is at most 1 nat however
+    far weights are apart. Of log-normal weights its root mean square is too large by sqrt(K / (K - 1)) where they are
+    alike, and by at most 18 % from K = 4 on where they are up to 5 nats apart.
 
     Args:
         log_w: (K, B) in nats.

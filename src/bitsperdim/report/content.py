@@ -100,7 +100,8 @@ class ModelReport:
     @property
     def range_reason(self) -> str | None:
         """How the number is out of the range of likelihoods, in words; None where it is not."""
-        return range_reason(self.metrics.kind, self.metrics.bpd, self.metrics.protocol)
+        numbers = self.metrics
+        return range_reason(numbers.kind, numbers.bpd, numbers.protocol, numbers.bpd_monte_carlo_error)
 
     @property
     def seen_in_words(self) -> str | None:

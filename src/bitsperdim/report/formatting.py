@@ -32,7 +32,7 @@ def with_error(value: float, error: float) -> tuple[str, str]:
     if error == 0:
         return plain(value), "0"
     decimals = _decimals(error)
-    return _signed(f"{value:.{decimals}f}"), f"{error:.{decimals}f}"
+    return _signed(f"{value:z.{decimals}f}"), f"{error:.{decimals}f}"
 
 
 def error_alone(error: float) -> str:
@@ -53,7 +53,7 @@ def plain(value: float, decimals: int = 3) -> str:
     """Return a number with a fixed number of decimals, ∞ for an infinite one, and 0 for zero."""
     if math.isinf(value):
         return _signed("∞" if value > 0 else "-∞")
-    return "0" if value == 0 else _signed(f"{value:,.{decimals}f}")
+    return "0" if value == 0 else _signed(f"{value:z,.{decimals}f}")
 
 
 def count(value: int) -> str:
