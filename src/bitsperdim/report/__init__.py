@@ -83,7 +83,10 @@ def render_page(report: Report) -> str:
         predicate_panels=resnet_charts.predicate_panels(report.resnet),
         ball_panels=resnet_charts.ball_panels(report.resnet),
         functions=FUNCTIONS,
-        model_ways=[differences(f"ways-{number}", ways) for number, ways in enumerate(report.ways)],
+        model_ways=[
+            differences(f"ways-{number}", ways, report.images.n_test_distinct)
+            for number, ways in enumerate(report.ways)
+        ],
     )
 
 

@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from bitsperdim.report.content import ModelReport
 from bitsperdim.report.formatting import count, plain, with_error
+from bitsperdim.report.intervals import standard_errors
 from bitsperdim.report.svg import (
     BOUND,
     EXACT,
@@ -37,7 +38,6 @@ Yardstick = tuple[str, str, float]
 
 SIZE = (350.0, 240.0)  # of a model's chart
 MARGINS = (46.0, 14.0, 28.0, 34.0)
-INTERVAL = 1.96  # standard errors to each side: 95 % of a normal distribution
 SEEDS_BELOW = 0.3  # rows below the mean
 FAR = 2.0  # times the bits of a raw file
 MAX_TICKS = 6
@@ -70,7 +70,8 @@ def _extent(models: Sequence[ModelReport]) -> tuple[float, float]:
 
 
 def _interval(model: ModelReport) -> tuple[float, float]:
-    half = INTERVAL * model.metrics.bpd_standard_error if math.isfinite(model.metrics.bpd_standard_error) else 0.0
+    error = model.metrics.bpd_standard_error
+    half = standard_errors(model.metrics.n_distinct_images) * error if math.isfinite(error) else 0.0
     return model.metrics.bpd - half, model.metrics.bpd + half
 
 

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from bitsperdim.compare import INTERVAL, paired_difference, ways_of_dequantizing
+from bitsperdim.compare import paired_difference, ways_of_dequantizing
 from bitsperdim.families import DequantizedSection, FamilySection
 from bitsperdim.report.formatting import plain, with_error
+from bitsperdim.report.intervals import standard_errors
 from bitsperdim.report.svg import BOUND, EXACT, INK, MUTED, PAPER, chart, shortened, to_svg
 from bitsperdim.units import bits_per_dim, nats_to_bits_per_dim
 
@@ -165,19 +166,26 @@ def of_models(
     return tables
 
 
-def differences(name: str, ways: Sequence[Way]) -> Markup:
-    """Return the paired differences with 95 % intervals, the reference as the line of zero."""
+def differences(name: str, ways: Sequence[Way], n_distinct: int) -> Markup:
+    """Return the paired differences, the reference as the line of zero, with intervals that hold together in 95 %.
+
+    Args:
+        name: of the chart.
+        ways: one of them the reference.
+        n_distinct: distinct test images.
+    """
     drawn = [way for way in ways if way.is_finite]
+    interval = standard_errors(n_distinct, max(1, len(drawn)))
     reference = next(way.name for way in ways if way.difference is None)
     row = 54.0
     height = 66.0 + row * max(1, len(drawn))
     with chart(name, 350.0, height, (12.0, 16.0, 26.0, 40.0)) as axes:
         axes.grid(visible=False)
         axes.axvline(0, color=INK, linewidth=1.2)
-        reach = max([abs(way.difference or 0) + INTERVAL * (way.difference_error or 0) for way in drawn], default=0.0)
+        reach = max([abs(way.difference or 0) + interval * (way.difference_error or 0) for way in drawn], default=0.0)
         axes.set(xlim=(-1.15 * (reach or 1), 1.15 * (reach or 1)), ylim=(max(1, len(drawn)) - 0.4, -0.75), yticks=[])
         for index, way in enumerate(drawn):
-            value, error = way.difference or 0.0, INTERVAL * (way.difference_error or 0.0)
+            value, error = way.difference or 0.0, interval * (way.difference_error or 0.0)
             colour = BOUND if value - error > 0 else EXACT if value + error < 0 else MUTED
             axes.plot((value - error, value + error), (index, index), color=colour, linewidth=2.5)
             axes.plot(value, index, "o", color=colour, markersize=8, markerfacecolor=PAPER, markeredgewidth=2)
