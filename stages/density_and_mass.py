@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from bitsperdim import labels, stage
+from bitsperdim import stage
+from bitsperdim.core import labels
+from bitsperdim.core.errors import InputError
 from bitsperdim.data import preparation
 from bitsperdim.device import described, set_up_device
-from bitsperdim.errors import InputError
 from bitsperdim.params import Params
 from bitsperdim.studies import density_and_mass
 from bitsperdim.studies.density_and_mass import dequantizing

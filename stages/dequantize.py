@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from bitsperdim import stage
+from bitsperdim.core.files import StoredArray, write_json
 from bitsperdim.data import preparation, repeated
 from bitsperdim.data.sources import SOURCES
 from bitsperdim.data.yardsticks import yardsticks
-from bitsperdim.files import StoredArray, write_json
 from bitsperdim.params import Params, raw_levels
 from bitsperdim.pictures import evenly_spaced, write_grid
 

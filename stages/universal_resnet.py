@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 
 from bitsperdim import stage
+from bitsperdim.core.errors import InputError
 from bitsperdim.device import described, set_up_device
-from bitsperdim.errors import InputError
 from bitsperdim.params import Params
 from oneneuron import study
 

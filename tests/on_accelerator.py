@@ -24,8 +24,9 @@ import training_cases
 import two_processes
 import workspace
 from accelerator import CPU, DEVICE, launches, plugged_in, waits
-from bitsperdim import causality, device, evaluation, latent, randomness, training
+from bitsperdim import causality, device, evaluation, latent, training
 from bitsperdim.checkpoints import Checkpoint
+from bitsperdim.core import randomness
 from bitsperdim.estimation import annealed as chains
 from bitsperdim.models import LatentModel
 from bitsperdim.studies.density_and_mass import dequantizing

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from bitsperdim import models
+from bitsperdim.core.files import write_csv
 from bitsperdim.data import preparation
 from bitsperdim.data.sources.base import RawImages
-from bitsperdim.files import write_csv
 from bitsperdim.params import read_params
 from bitsperdim.training import CURVE_COLUMNS, train
 

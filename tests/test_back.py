@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bitsperdim.back import go_back
-from bitsperdim.errors import InputError
+from bitsperdim.core.errors import InputError
 from laboratory import Laboratory
 
 SCRIPT = """

@@ -18,7 +18,7 @@ from bitsperdim.check import (
     TRAINED,
     compare,
 )
-from bitsperdim.files import write_json
+from bitsperdim.core.files import write_json
 
 MODEL = {**dict.fromkeys(SAME, "x"), "bpd": 2.0, "bpd_standard_error": 0.02, "bpd_monte_carlo_error": 0.0}
 IMAGES = {**dict.fromkeys(SAME_DATA, 2), **dict.fromkeys(DATA, 3.0), "protocol": "p", "test_sha256": "h"}

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 import two_processes
-from bitsperdim import device, distributed, stopping
+from bitsperdim import device, distributed
 from bitsperdim.checkpoints import Checkpoint
-from bitsperdim.errors import InputError
+from bitsperdim.core import stopping
+from bitsperdim.core.errors import InputError
 from bitsperdim.finished import MARK
 from stage_runs import Laboratory
 

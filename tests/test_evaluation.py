@@ -13,8 +13,10 @@ from PIL import Image
 import cases
 from bitsperdim import compare, evaluation, models
 from bitsperdim.checkpoints import Checkpoint
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.files import write_json
+from bitsperdim.core.units import bits_per_dim
 from bitsperdim.data.preparation import Description, PreparedImages
-from bitsperdim.errors import InputError
 from bitsperdim.estimation import (
     Estimate,
     bias,
@@ -27,12 +29,10 @@ from bitsperdim.estimation import (
     pareto_k,
     standard_error,
 )
-from bitsperdim.files import write_json
 from bitsperdim.models import build
 from bitsperdim.models.pixelcnn import PixelCNN
 from bitsperdim.params import EvaluateSection
 from bitsperdim.pictures import evenly_spaced
-from bitsperdim.units import bits_per_dim
 from cases import SMALL, small_model
 
 SECTION = EvaluateSection(

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from bitsperdim.core.errors import InputError
 from bitsperdim.data.sources import SOURCES
-from bitsperdim.errors import InputError
 from bitsperdim.families import FAMILIES, SMALLEST_DROPOUT, FamilySection, Images
 from bitsperdim.models import activations, build
 

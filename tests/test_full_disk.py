@@ -16,7 +16,7 @@ import workspace
 from bitsperdim import checkpoints, models
 from bitsperdim.blocks import in_blocks
 from bitsperdim.checkpoints import NEWER, OLDER, Checkpoint
-from bitsperdim.files import atomic_path, write_bytes
+from bitsperdim.core.files import atomic_path, write_bytes
 from bitsperdim.finished import MARK
 from cases import SMALL, small_model
 from sharded import CPU, N_IMAGES, counted

@@ -22,8 +22,8 @@ import pytest
 from ruamel.yaml import YAML
 
 import fuzzing
+from bitsperdim.core.errors import SHOWN, InputError, shown
 from bitsperdim.data.sources import SOURCES
-from bitsperdim.errors import SHOWN, InputError, shown
 from bitsperdim.families import Images
 from bitsperdim.models import build
 from bitsperdim.params import MAX_ENTRIES, Params, load_yaml, model_levels, read_params, validate

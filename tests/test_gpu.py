@@ -22,10 +22,10 @@ import two_processes
 import workspace
 from bitsperdim import evaluation, training
 from bitsperdim.checkpoints import Checkpoint
+from bitsperdim.core.randomness import stream
 from bitsperdim.device import prepare_gpu
 from bitsperdim.models import DensityModel, ImageModel, LatentModel
 from bitsperdim.presentation import Presentation
-from bitsperdim.randomness import stream
 from cases import SMALL, small_model
 from training_cases import run, weights
 from workspace import EVALUATE, TRAIN

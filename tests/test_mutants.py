@@ -18,7 +18,8 @@ from torch import Tensor
 
 import coupled
 import laws
-from bitsperdim import dequantization, estimation, evaluation, training, units
+from bitsperdim import dequantization, estimation, evaluation, training
+from bitsperdim.core import units
 from bitsperdim.data import preparation, yardsticks
 from bitsperdim.estimation import log_weights as statistics
 from bitsperdim.likelihoods import (

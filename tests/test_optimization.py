@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bitsperdim import randomness, training
+from bitsperdim import training
+from bitsperdim.core import randomness
+from bitsperdim.core.errors import InputError
 from bitsperdim.dequantization import Dequantizer
-from bitsperdim.errors import InputError
 from bitsperdim.likelihoods import DiagonalNormal, Likelihood
 from bitsperdim.models import ImageModel
 from bitsperdim.models.normalizing_flow import NormalizingFlow

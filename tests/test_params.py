@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from bitsperdim.errors import InputError
+from bitsperdim.core.errors import InputError
 from bitsperdim.params import model_levels, raw_levels, read_params, validate
 
 

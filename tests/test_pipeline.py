@@ -17,9 +17,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from bitsperdim import stage as runner
+from bitsperdim.core.errors import InputError
 from bitsperdim.data.preparation import SPLITS
 from bitsperdim.device import set_up_device
-from bitsperdim.errors import InputError
 from bitsperdim.params import RESERVED, Params
 from bitsperdim.recipes.running import commands
 from cases import write_studies

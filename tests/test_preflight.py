@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
-from bitsperdim.errors import InputError
-from bitsperdim.files import read_json
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.files import read_json
 from bitsperdim.last_commit import with_origin
 from bitsperdim.params import Params, validate
 from bitsperdim.preflight import preflight

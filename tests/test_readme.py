@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from bitsperdim import git
 from bitsperdim.comparing import commands
-from bitsperdim.errors import InputError
+from bitsperdim.core import git
+from bitsperdim.core.errors import InputError
 from bitsperdim.models import MODELS
 from bitsperdim.readme import SECTIONS, markers, update
 from bitsperdim.readme_studies import TIMES

@@ -9,7 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from bitsperdim.check import SAME, TRAINED
-from bitsperdim.files import write_json
+from bitsperdim.core.files import write_json
 from bitsperdim.rounding import rounded_otherwise, sentence
 from laboratory import git
 

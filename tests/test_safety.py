@@ -27,11 +27,11 @@ from PIL import Image
 from bitsperdim import models
 from bitsperdim.checkpoints import Checkpoint
 from bitsperdim.comparing.source import of_recipe
+from bitsperdim.core.errors import InputError
 from bitsperdim.data import preparation
 from bitsperdim.data.fetch import RemoteFile
 from bitsperdim.data.sources import SOURCES, RawImages, binarized_mnist, cifar10, idx
 from bitsperdim.data.sources.base import gunzipped
-from bitsperdim.errors import InputError
 from bitsperdim.params import DatasetSection, DequantizeSection
 from bitsperdim.report.reading import read_arrays
 from laboratory import metrics_of

@@ -20,11 +20,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitsperdim import distributed, optimization, randomness, training
+from bitsperdim import distributed, optimization, training
 from bitsperdim.checkpoints import Checkpoint
+from bitsperdim.core import randomness
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.stopping import Interrupted
 from bitsperdim.data.preparation import PreparedImages
-from bitsperdim.errors import InputError
-from bitsperdim.stopping import Interrupted
 from bitsperdim.training import Trained
 from training_cases import prepared, run, weights
 

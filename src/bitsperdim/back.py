@@ -31,8 +31,8 @@ from bitsperdim.comparing.cache import Cache
 from bitsperdim.comparing.comparison import Difference
 from bitsperdim.comparing.numbers import flat
 from bitsperdim.comparing.output import difference
-from bitsperdim.errors import InputError
-from bitsperdim.git import GitError, Repository, repository
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.git import GitError, Repository, repository
 from bitsperdim.preflight import KEPT, forget
 from bitsperdim.recipes.recipe import read_yaml
 

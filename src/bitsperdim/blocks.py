@@ -29,8 +29,8 @@ import torch
 from torch import Tensor
 
 from bitsperdim.checkpoints import Checkpoint
+from bitsperdim.core.errors import InputError
 from bitsperdim.distributed import gathered, is_first, rank, world_size
-from bitsperdim.errors import InputError
 
 KEPT_SHARE = 0.1  # of the checkpoint's interval: work that took longer is kept at its end, should later work stop
 FAILED = -1.0  # in place of a row's number

@@ -43,8 +43,8 @@ import math
 import torch
 from torch import Tensor
 
+from bitsperdim.core.randomness import stream
 from bitsperdim.models.base import AutoregressiveModel
-from bitsperdim.randomness import stream
 
 N_CHECKED = 4  # images at most, evenly spaced
 N_CUTS = 16  # of all images together

@@ -32,9 +32,9 @@ import torch
 from torch import Tensor
 
 from bitsperdim import finished
-from bitsperdim.errors import InputError
-from bitsperdim.files import atomic_path, remove_leftovers
-from bitsperdim.stopping import speaks
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.files import atomic_path, remove_leftovers
+from bitsperdim.core.stopping import speaks
 
 SECONDS = "BITSPERDIM_CHECKPOINT_SECONDS"
 NEWER, OLDER = "state.safetensors", "previous.safetensors"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bitsperdim import __version__
 from bitsperdim.comparing import commands
-from bitsperdim.errors import InputError
+from bitsperdim.core.errors import InputError
 from bitsperdim.recipes import recipe as recipes
 
 

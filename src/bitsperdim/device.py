@@ -7,8 +7,8 @@ import re
 
 import torch
 
-from bitsperdim.errors import InputError
-from bitsperdim.stopping import local_rank, local_world_size
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.stopping import local_rank, local_world_size
 
 VARIABLE = "BITSPERDIM_DEVICE"
 

@@ -25,8 +25,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from bitsperdim.errors import InputError
-from bitsperdim.stopping import local_rank, must_speak
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.stopping import local_rank, must_speak
 
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused", "remote process")
 PATIENCE = 5.0  # seconds in which what fails everywhere has failed in the first process too

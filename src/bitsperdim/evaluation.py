@@ -53,24 +53,24 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from bitsperdim.announcing import Announcement
 from bitsperdim.blocks import in_blocks
 from bitsperdim.causality import N_CHECKED, receptive_field
 from bitsperdim.checkpoints import Checkpoint
+from bitsperdim.core.announcing import Announcement
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.files import sha256
+from bitsperdim.core.labels import ASCII_SIGNS
+from bitsperdim.core.randomness import stream
+from bitsperdim.core.units import bits_per_dim, nats_to_bits_per_dim
 from bitsperdim.data.preparation import Description, PreparedImages
 from bitsperdim.distributed import is_first, world_size
-from bitsperdim.errors import InputError
 from bitsperdim.estimation import TOLERATED_SHARE, Estimate, mean_error, pareto_k_limit
 from bitsperdim.estimation.estimate import check_scorable, estimated_rows, images_at_once, n_columns, samples_of
 from bitsperdim.estimation.pareto import JUDGED_FROM
-from bitsperdim.files import sha256
-from bitsperdim.labels import ASCII_SIGNS
 from bitsperdim.models import MODEL_FILES, AutoregressiveModel, ImageModel, LatentModel, check_labels
 from bitsperdim.params import EvaluateSection
 from bitsperdim.pictures import as_grey, evenly_spaced, write_grid, write_receptive_field
-from bitsperdim.randomness import stream
 from bitsperdim.sampling import completed
-from bitsperdim.units import bits_per_dim, nats_to_bits_per_dim
 
 OF_ESTIMATES = ("log_p", "standard_error", "bias", "elbo", "ess", "pareto_k")
 PER_IMAGE_COLUMNS = ("seed", "image", *OF_ESTIMATES, "same_as", "in_train")

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-from bitsperdim.files import workspace
+from bitsperdim.core.files import workspace
 
 VARIABLE = "BITSPERDIM_CHECKPOINTS"
 MARK = "finished"

@@ -14,8 +14,8 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from bitsperdim.errors import InputError, shown
-from bitsperdim.git import repository
+from bitsperdim.core.errors import InputError, shown
+from bitsperdim.core.git import repository
 from bitsperdim.params import validate
 
 NAMED = re.compile(r"params\.yaml: ([\w-]+(?:\.[\w-]+)*) ")  # the key in a sentence on params.yaml

@@ -23,12 +23,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.randomness import leave_uncompiled
 from bitsperdim.distributed import Share, world_size
-from bitsperdim.errors import InputError
 from bitsperdim.estimation import log_mean_exp
 from bitsperdim.families import TrainSection
 from bitsperdim.models import ImageModel
-from bitsperdim.randomness import leave_uncompiled
 
 FORMS_COMPILED = 64  # of one function, which all layers of a network share with their different sizes
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

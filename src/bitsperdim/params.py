@@ -29,8 +29,8 @@ from ruamel.yaml.constructor import ConstructorError, SafeConstructor
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode
 
+from bitsperdim.core.errors import InputError, shown
 from bitsperdim.data.sources import SOURCES
-from bitsperdim.errors import InputError, shown
 from bitsperdim.families import (
     FAMILIES,
     FamilySection,

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from bitsperdim.core.files import Rows, write_bytes
 from bitsperdim.data.yardsticks import contact_sheet
-from bitsperdim.files import Rows, write_bytes
 
 TARGET_WIDTH = 640
 GREY = 128

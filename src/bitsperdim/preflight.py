@@ -9,9 +9,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.files import write_json, write_text
 from bitsperdim.data.sources import SOURCES
-from bitsperdim.errors import InputError
-from bitsperdim.files import write_json, write_text
 from bitsperdim.last_commit import with_origin
 from bitsperdim.params import Params, check_images, read_params
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitsperdim.randomness import draw
+from bitsperdim.core.randomness import draw
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bitsperdim import readme_studies
-from bitsperdim.errors import InputError
-from bitsperdim.files import read_json, write_text
-from bitsperdim.labels import SIGNS, WORDS, marks, meanings
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.files import read_json, write_text
+from bitsperdim.core.labels import SIGNS, WORDS, marks, meanings
 from bitsperdim.recipes.table import markdown
 from bitsperdim.report.formatting import plain, with_error
 

@@ -23,9 +23,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from bitsperdim.check import disagreements
-from bitsperdim.errors import InputError
-from bitsperdim.files import workspace
-from bitsperdim.git import Repository, repository
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.files import workspace
+from bitsperdim.core.git import Repository, repository
 
 LOCK = "dvc.lock"
 SHOWN = 3  # stages, disagreements

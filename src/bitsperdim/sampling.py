@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from bitsperdim.announcing import announced
+from bitsperdim.core.announcing import announced
 from bitsperdim.models.base import AutoregressiveModel
 from bitsperdim.models.causal import Memory
 from bitsperdim.models.inputs import check_counts, check_type

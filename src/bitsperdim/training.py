@@ -48,19 +48,19 @@ from tqdm import tqdm
 
 from bitsperdim import distributed
 from bitsperdim.checkpoints import Checkpoint
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.files import sha256
+from bitsperdim.core.labels import ASCII_SIGNS
+from bitsperdim.core.randomness import Stream, stream
+from bitsperdim.core.stopping import Interrupted, Request, deferred
+from bitsperdim.core.units import bits_per_dim
 from bitsperdim.data.preparation import PreparedImages
-from bitsperdim.errors import InputError
 from bitsperdim.estimation import log_mean_exp
 from bitsperdim.estimation.estimate import check_scorable
 from bitsperdim.families import FamilySection, TrainSection
-from bitsperdim.files import sha256
-from bitsperdim.labels import ASCII_SIGNS
 from bitsperdim.models import ImageModel, build, check_labels
 from bitsperdim.optimization import DTYPES, Optimization, part_of
 from bitsperdim.presentation import Presentation
-from bitsperdim.randomness import Stream, stream
-from bitsperdim.stopping import Interrupted, Request, deferred
-from bitsperdim.units import bits_per_dim
 
 CHECK_EVERY = 100  # steps between two looks at the losses, each of which waits for the device
 CURVE_COLUMNS = ("epoch", "step", "learning_rate", "train_bpd", "validation_bpd", "seed")

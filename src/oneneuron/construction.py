@@ -121,7 +121,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from bitsperdim.errors import InputError
+from bitsperdim.core.errors import InputError
 from oneneuron.nets import OneNeuronResNet
 
 Function = Callable[[np.ndarray], np.ndarray]

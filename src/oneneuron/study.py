@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from bitsperdim.files import write_csv, write_json, write_npz
+from bitsperdim.core.files import write_csv, write_json, write_npz
 from oneneuron import approximation, ball, construction, essay
 from oneneuron.approximation import TARGETS
 from oneneuron.predicates import PREDICATES

@@ -13,8 +13,8 @@ import pytest
 from bitsperdim.comparing import commands, history
 from bitsperdim.comparing.cache import Cache
 from bitsperdim.comparing.leaderboard import COLUMNS, Board, as_markdown, as_text, leaderboard
-from bitsperdim.errors import InputError
-from bitsperdim.git import repository
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.git import repository
 from laboratory import Laboratory, metrics_of
 
 Drawn = Callable[..., np.ndarray]

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bitsperdim.core.errors import InputError
 from bitsperdim.data.sources import SOURCES
-from bitsperdim.errors import InputError
 
 FOLDER = SOURCES["folder"]
 

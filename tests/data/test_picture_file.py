@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
+from bitsperdim.core.errors import InputError
 from bitsperdim.data.sources import SOURCES
 from bitsperdim.data.sources.picture_file import is_srgb, read_picture, shape_of
-from bitsperdim.errors import InputError
 from picture_files import (
     PALETTE,
     chunk,

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.files import StoredArray, sha256, write_npy
 from bitsperdim.data import preparation
 from bitsperdim.data.preparation import (
     PreparedImages,
@@ -18,8 +20,6 @@ from bitsperdim.data.preparation import (
     split_indices,
 )
 from bitsperdim.data.sources import RawImages
-from bitsperdim.errors import InputError
-from bitsperdim.files import StoredArray, sha256, write_npy
 from bitsperdim.params import DatasetSection, DequantizeSection
 
 
@@ -232,7 +232,7 @@ from pathlib import Path
 from bitsperdim.data import preparation
 from bitsperdim.data.sources.base import RawImages
 from bitsperdim.data.yardsticks import empirical_entropy
-from bitsperdim.files import StoredArray
+from bitsperdim.core.files import StoredArray
 from bitsperdim.params import DatasetSection, DequantizeSection
 from bitsperdim.stage import peak_memory
 section = DatasetSection(name="npz", path="x", n_levels=None, validation_fraction=0.1, test_fraction=0.2, seed=0)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bitsperdim.core.errors import InputError
 from bitsperdim.data.fetch import RemoteFile
 from bitsperdim.data.sources import SOURCES, binarized_mnist, cifar10, idx
-from bitsperdim.errors import InputError
 
 
 def published(folder: Path, name: str, content: bytes) -> RemoteFile:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bitsperdim.core.errors import InputError
 from bitsperdim.data.sources import SOURCES
 from bitsperdim.data.sources.npz import verify_npz
-from bitsperdim.errors import InputError
 
 
 def test_the_digits_are_the_known_ones(tmp_path: Path) -> None:

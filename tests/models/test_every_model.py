@@ -11,7 +11,7 @@ from scipy.stats import binom
 import cases
 import laws
 from bitsperdim import models
-from bitsperdim.errors import InputError
+from bitsperdim.core.errors import InputError
 from bitsperdim.families import FAMILIES
 from bitsperdim.models import MODELS, ImageModel, build
 from cases import SMALL, small_model

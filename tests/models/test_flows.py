@@ -256,7 +256,7 @@ def test_a_density_at_integers_is_called_one(generator: torch.Generator) -> None
 
 
 def test_sizes_that_do_not_fit_the_images_are_refused() -> None:
-    from bitsperdim.errors import InputError
+    from bitsperdim.core.errors import InputError
 
     realnvp = {**SMALL["realnvp-rgb"][1], "n_scales": 3}
     with pytest.raises(InputError, match="n_scales = 3 needs a height and a width that are multiples of 4"):

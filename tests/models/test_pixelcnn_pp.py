@@ -5,7 +5,7 @@ import torch
 from plain_pixelcnn_pp import PlainPixelCNNpp
 
 import laws
-from bitsperdim.errors import InputError
+from bitsperdim.core.errors import InputError
 from bitsperdim.models import build
 from bitsperdim.models.causal import CausalConv2d, CausalUpsampling
 from bitsperdim.models.pixelcnn_pp import START_OF_CHANGES, START_OF_OUTPUTS, PixelCNNpp

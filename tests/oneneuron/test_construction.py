@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from bitsperdim.errors import InputError
+from bitsperdim.core.errors import InputError
 from oneneuron import OneNeuronResNet, construct
 from oneneuron.construction import Function, centres, n_blocks, plan, steps
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from bitsperdim.errors import InputError
+from bitsperdim.core.errors import InputError
 from oneneuron import construct, construction
 from oneneuron.construction import Function, Plan, centres, moved_points, plan, steps
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bitsperdim.compare import paired_difference
-from bitsperdim.files import write_json
+from bitsperdim.core.files import write_json
 from bitsperdim.recipes.result import dequantizations
 from bitsperdim.recipes.table import listing, markdown, summary
 from bitsperdim.report.formatting import MINUS

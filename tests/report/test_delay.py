@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bitsperdim.errors import InputError
+from bitsperdim.core.errors import InputError
 from bitsperdim.report import _environment, delay_charts, formatting
 from bitsperdim.report.delay_content import OF_PROPOSALS, TABLES, Delay, read_delay
 from bitsperdim.studies import project_delay

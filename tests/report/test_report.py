@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from bitsperdim import estimation
-from bitsperdim.errors import InputError
+from bitsperdim.core.errors import InputError
 from bitsperdim.report import charts, formatting, write_report
 from bitsperdim.report import content as shown
 from bitsperdim.report.content import ImagesMetrics, read_report, title_of

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bitsperdim.errors import InputError
+from bitsperdim.core.errors import InputError
 from bitsperdim.report import _environment, formatting, resnet_charts
 from bitsperdim.report import resnet_content as content
 from bitsperdim.report.resnet_content import ResnetStudy, read_resnet

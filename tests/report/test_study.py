@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bitsperdim.errors import InputError
+from bitsperdim.core.errors import InputError
 from bitsperdim.report import _environment, formatting, study_charts
 from bitsperdim.report.study_content import TABLES, Study, read_study
 from cases import write_study

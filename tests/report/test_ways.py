@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bitsperdim.compare import paired_difference
-from bitsperdim.errors import InputError
+from bitsperdim.core.errors import InputError
 from bitsperdim.families import FAMILIES, FamilySection
 from bitsperdim.report.dequantizing import Scored, differences, of_models
 from bitsperdim.report.formatting import MINUS

@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from bitsperdim.compare import paired_difference, ways_of_dequantizing
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.randomness import stream
+from bitsperdim.core.units import bits_per_dim
 from bitsperdim.data import preparation
 from bitsperdim.data.sources.base import RawImages
-from bitsperdim.errors import InputError
 from bitsperdim.estimation import estimate
 from bitsperdim.families import TrainSection
 from bitsperdim.params import DatasetSection, DequantizeSection
-from bitsperdim.randomness import stream
 from bitsperdim.studies.density_and_mass import dequantizing
 from bitsperdim.studies.density_and_mass.dequantizing import WAYS
-from bitsperdim.units import bits_per_dim
 from cases import TINY_FLOW
 
 CPU = torch.device("cpu")

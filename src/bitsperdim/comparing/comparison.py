@@ -46,9 +46,9 @@ from bitsperdim.comparing.multiple import roots, step_down
 from bitsperdim.comparing.noise import LEVEL, Noise, in_bits_per_dim, of_means, of_tables
 from bitsperdim.comparing.numbers import Images, NoImagesError, Numbers, Scored
 from bitsperdim.comparing.source import Source
-from bitsperdim.errors import InputError
-from bitsperdim.labels import OUT_OF_RANGE, SEEN
-from bitsperdim.units import bits_per_dim
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.labels import OUT_OF_RANGE, SEEN
+from bitsperdim.core.units import bits_per_dim
 
 Verdict = Literal["better", "worse", "cannot tell", "same", "refused"]
 ErrorKind = Literal["paired", "unpaired"]

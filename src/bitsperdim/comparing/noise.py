@@ -58,7 +58,7 @@ import numpy as np
 from scipy.special import ndtri, stdtrit
 
 from bitsperdim.compare import paired_difference
-from bitsperdim.units import nats_to_bits_per_dim
+from bitsperdim.core.units import nats_to_bits_per_dim
 
 Array = Any  # a number, or an array of them
 LEVEL = 0.05  # how often an interval misses

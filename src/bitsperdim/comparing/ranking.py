@@ -38,9 +38,9 @@ from bitsperdim.comparing.noise import (
     why_unclear,
 )
 from bitsperdim.comparing.numbers import Images, Numbers, Scored, read_images
-from bitsperdim.errors import InputError
-from bitsperdim.git import Repository
-from bitsperdim.units import bits_per_dim
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.git import Repository
+from bitsperdim.core.units import bits_per_dim
 
 
 @dataclass

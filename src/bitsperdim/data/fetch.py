@@ -11,7 +11,7 @@ again.
 What a number depends on is the content of a gzipped file. A file that was compressed again or unpacked has the same,
 and is kept as it is: the checksum of the content is known. Nothing is unpacked here.
 
-Every failure is one sentence (:class:`~bitsperdim.errors.InputError`), and leaves no part of a file.
+Every failure is one sentence (:class:`~bitsperdim.core.errors.InputError`), and leaves no part of a file.
 
 Invariants (``tests/data/test_fetch.py``, against a local server that misbehaves in each way): a file
 that is cut short, has a flipped byte, is an error page, or is not there is refused by name; what
@@ -35,8 +35,8 @@ from typing import IO
 
 from tqdm import tqdm
 
-from bitsperdim.errors import InputError, shown
-from bitsperdim.files import atomic_path, workspace
+from bitsperdim.core.errors import InputError, shown
+from bitsperdim.core.files import atomic_path, workspace
 
 VARIABLE = "BITSPERDIM_MIRROR"
 OWN = Path("data") / "raw"  # in the repository, by the names of data sets

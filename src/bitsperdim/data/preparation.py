@@ -38,10 +38,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.files import (
+    CHUNK_VALUES,
+    Rows,
+    in_chunks,
+    read_json,
+    read_npy,
+    reading,
+    sha256,
+    write_json,
+    write_npy,
+)
 from bitsperdim.data import repeated
 from bitsperdim.data.sources import SOURCES, RawImages
-from bitsperdim.errors import InputError
-from bitsperdim.files import CHUNK_VALUES, Rows, in_chunks, read_json, read_npy, reading, sha256, write_json, write_npy
 
 if TYPE_CHECKING:
     from bitsperdim.params import DatasetSection, DequantizeSection

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from bitsperdim.errors import InputError
-from bitsperdim.files import read_json, reading, remove_leftovers, write_bytes, write_json
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.files import read_json, reading, remove_leftovers, write_bytes, write_json
+from bitsperdim.core.randomness import stream_seed
 from bitsperdim.models.base import AutoregressiveModel, DensityModel, ImageModel, LatentModel
 from bitsperdim.models.conv_vae import ConvVAE
 from bitsperdim.models.flow import Flow
@@ -21,7 +22,6 @@ from bitsperdim.models.pixelcnn import PixelCNN
 from bitsperdim.models.pixelcnn_pp import PixelCNNpp
 from bitsperdim.models.realnvp import RealNVP
 from bitsperdim.models.vae import VAE
-from bitsperdim.randomness import stream_seed
 
 MODELS: dict[str, type[ImageModel]] = {
     "histogram": Histogram,

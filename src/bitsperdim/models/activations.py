@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction, FunctionCtx
 
-from bitsperdim.randomness import draw
+from bitsperdim.core.randomness import draw
 
 BITS_8 = 2**8
 SMALLEST_DROPOUT = 1 / BITS_8  # of which each share is rounded to a multiple

@@ -37,11 +37,11 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from bitsperdim.core.units import n_dims
 from bitsperdim.dequantization import MAX_LEVELS, Dequantizer, dequantize
 from bitsperdim.likelihoods import DiagonalNormal, Head, Likelihood, NormalChain
 from bitsperdim.models.causal import CausalConv2d, Memory
 from bitsperdim.models.inputs import check_classes, check_counts, check_images, check_noise, check_place
-from bitsperdim.units import n_dims
 
 Kind = Literal["exact", "lower", "density"]
 LatentNormal = DiagonalNormal | NormalChain

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitsperdim.errors import InputError
+from bitsperdim.core.errors import InputError
 
 if TYPE_CHECKING:
     from bitsperdim.models.base import ImageModel

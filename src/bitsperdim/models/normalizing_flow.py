@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from bitsperdim.bijections import Logit
+from bitsperdim.core.randomness import stream
 from bitsperdim.dequantization import dequantize, dequantizer
 from bitsperdim.likelihoods.base import as_levels
 from bitsperdim.models.base import DensityModel
-from bitsperdim.randomness import stream
 
 IMAGES_TO_START = 1024
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from bitsperdim.errors import InputError, shown
+from bitsperdim.core.errors import InputError, shown
 from bitsperdim.families import PositiveInt, Section
 from bitsperdim.last_commit import refuse_itself
 from bitsperdim.params import Params, load_yaml, validate

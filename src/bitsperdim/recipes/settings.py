@@ -17,7 +17,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from bitsperdim.errors import InputError, shown
+from bitsperdim.core.errors import InputError, shown
 from bitsperdim.last_commit import refuse_itself
 from bitsperdim.params import validate
 from bitsperdim.recipes.recipe import close, quoted, read_yaml

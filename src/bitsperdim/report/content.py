@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from bitsperdim.errors import InputError
-from bitsperdim.labels import SIGNS, TOLERATED_SHARE, is_of_seen_images, marks, range_reason, seen_in_words
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.labels import SIGNS, TOLERATED_SHARE, is_of_seen_images, marks, range_reason, seen_in_words
+from bitsperdim.core.units import bits_per_dim, nats_to_bits_per_dim
 from bitsperdim.params import Params
 from bitsperdim.report.delay_content import Delay, read_delay
 from bitsperdim.report.dequantizing import Scored, Way, of_models
@@ -32,7 +33,6 @@ from bitsperdim.report.published import PublishedNumber, read_published
 from bitsperdim.report.reading import Columns, Picture, Stored, read_columns, read_picture, read_stored
 from bitsperdim.report.resnet_content import ResnetStudy, read_resnet
 from bitsperdim.report.study_content import Study, read_study
-from bitsperdim.units import bits_per_dim, nats_to_bits_per_dim
 
 
 @dataclass(frozen=True)

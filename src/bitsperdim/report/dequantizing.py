@@ -17,11 +17,11 @@ import numpy as np
 from markupsafe import Markup
 
 from bitsperdim.compare import paired_difference, ways_of_dequantizing
+from bitsperdim.core.units import bits_per_dim, nats_to_bits_per_dim
 from bitsperdim.families import DequantizedSection, FamilySection
 from bitsperdim.report.formatting import plain, with_error
 from bitsperdim.report.intervals import standard_errors
 from bitsperdim.report.svg import BOUND, EXACT, INK, MUTED, PAPER, chart, shortened, to_svg
-from bitsperdim.units import bits_per_dim, nats_to_bits_per_dim
 
 NOISE = {
     "uniform": "uniform, always fresh",

@@ -13,8 +13,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from bitsperdim.core.errors import InputError
 from bitsperdim.data import repeated
-from bitsperdim.errors import InputError
 from bitsperdim.report.formatting import plain, two_digits
 from bitsperdim.report.reading import Stored
 

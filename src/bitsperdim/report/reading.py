@@ -20,8 +20,8 @@ from typing import TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from bitsperdim.errors import InputError
-from bitsperdim.files import read_json
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.files import read_json
 
 Columns = dict[str, np.ndarray]
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bitsperdim.errors import InputError
+from bitsperdim.core.errors import InputError
 from bitsperdim.report.reading import Columns, Stored, read_arrays, read_columns, read_rows, read_stored
 
 PREDICATES = {

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from bitsperdim.errors import InputError
+from bitsperdim.core.errors import InputError
 from bitsperdim.report.dequantizing import Way, of_study
 from bitsperdim.report.reading import Columns, Stored, read_columns, read_rows, read_stored
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bitsperdim.errors import InputError, shown
-from bitsperdim.files import Rows
+from bitsperdim.core.errors import InputError, shown
+from bitsperdim.core.files import Rows
 
 
 @dataclass(frozen=True)

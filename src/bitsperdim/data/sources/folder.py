@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from bitsperdim.core.errors import InputError, shown
+from bitsperdim.core.files import StoredArray, reading, write_npy
 from bitsperdim.data.sources.base import RawImages, Source
 from bitsperdim.data.sources.containers import format_of
 from bitsperdim.data.sources.picture_file import read_picture, shape_of
-from bitsperdim.errors import InputError, shown
-from bitsperdim.files import StoredArray, reading, write_npy
 
 SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp")
 SIDE_SUFFIXES = (".csv", ".dvc", ".json", ".md", ".txt")

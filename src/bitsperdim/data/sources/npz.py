@@ -18,10 +18,10 @@ from typing import IO
 
 import numpy as np
 
+from bitsperdim.core.errors import InputError, shown
+from bitsperdim.core.files import CHUNK_VALUES, read_npy, reading, write_npy
 from bitsperdim.data.sources.base import RawImages, Source
 from bitsperdim.data.sources.folder import forget_splits, open_splits
-from bitsperdim.errors import InputError, shown
-from bitsperdim.files import CHUNK_VALUES, read_npy, reading, write_npy
 
 SPLITS = ("train", "validation", "test")
 MAX_CHANNELS = 4

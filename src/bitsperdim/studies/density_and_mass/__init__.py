@@ -29,11 +29,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bitsperdim.core.files import StoredArray, in_chunks, reading, write_csv, write_json
+from bitsperdim.core.randomness import stream
+from bitsperdim.core.units import nats_to_bits
 from bitsperdim.data import preparation
-from bitsperdim.files import StoredArray, in_chunks, reading, write_csv, write_json
-from bitsperdim.randomness import stream
 from bitsperdim.studies.density_and_mass import bound, coding, collapse, hypotheses
-from bitsperdim.units import nats_to_bits
 
 if TYPE_CHECKING:
     from bitsperdim.params import DensityAndMassSection

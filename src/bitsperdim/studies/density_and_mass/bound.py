@@ -39,9 +39,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bitsperdim.core.units import nats_to_bits
 from bitsperdim.estimation import bound_against_k, log_mean_exp, standard_error
 from bitsperdim.likelihoods import DiscretizedLogistic, Mixture
-from bitsperdim.units import nats_to_bits
 
 N_LEVELS = 8
 WEIGHTS, LOCS, SCALES = (0.3, 0.25, 0.45), (2.35, 5.6, 4.0), (0.03, 0.06, 1.2)  # in levels

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bitsperdim.files import write_csv, write_json
+from bitsperdim.core.files import write_csv, write_json
 from bitsperdim.studies.project_delay import cross_entropy, estimators, proposals
 from bitsperdim.studies.project_delay.chain import Chain
 from bitsperdim.studies.project_delay.network import PROJECT, critical_path, finishing_times

@@ -8,7 +8,7 @@ Whether a number is worse than uniform coding follows from its protocol tag, whi
 results that were written before anybody asked are marked as well. Of test images that are training images too
 (:mod:`bitsperdim.data.repeated`) a number tells always, and is marked where they matter (:func:`is_of_seen_images`).
 
-Invariants (``tests/test_labels.py``): each reason has a number with the mark and one without
+Invariants (``tests/core/test_labels.py``): each reason has a number with the mark and one without
 (``test_each_reason_has_its_mark_and_its_words``); what a stage prints is ASCII (``test_a_sentence_is_ascii``).
 """
 

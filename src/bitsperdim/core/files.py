@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from bitsperdim.errors import InputError
+from bitsperdim.core.errors import InputError
 
 FLOAT_FORMAT = "%.9g"
 CHUNK_VALUES = 2**22  # values of an array that are held at a time

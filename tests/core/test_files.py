@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from bitsperdim import models
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.files import atomic_path, read_json, remove_leftovers, sha256, write_csv, write_json, write_npz
 from bitsperdim.data import preparation
 from bitsperdim.data.sources import SOURCES, RawImages
-from bitsperdim.errors import InputError
-from bitsperdim.files import atomic_path, read_json, remove_leftovers, sha256, write_csv, write_json, write_npz
 from bitsperdim.params import DatasetSection, DequantizeSection
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bitsperdim.git import GitError, NotARepositoryError, Provenance, provenance, repository
+from bitsperdim.core.git import GitError, NotARepositoryError, Provenance, provenance, repository
 from laboratory import anothers, git
 
 CODE = ("src", "dvc.yaml")
@@ -203,7 +203,7 @@ def test_dvc_works_without_git_once_it_is_told(tmp_path: Path, repository: Path)
     (tmp_path / ".dvc").mkdir()
     shutil.copy(repository / ".dvc" / "config", tmp_path / ".dvc" / "config")
     (tmp_path / "dvc.yaml").write_text("stages:\n  one:\n    cmd: echo 1 > one\n    outs: [one]\n")
-    ask = (sys.executable, "-m", "bitsperdim.git", "--dvc")
+    ask = (sys.executable, "-m", "bitsperdim.core.git", "--dvc")
     refused = call(tmp_path, repository, *ask)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert refused.stderr.startswith(f"{tmp_path} is not a git repository, which DVC takes for a mistake. `dvc config ")
@@ -212,7 +212,7 @@ def test_dvc_works_without_git_once_it_is_told(tmp_path: Path, repository: Path)
     assert call(tmp_path, repository, *ask).returncode == 0
     done = call(tmp_path, repository, "dvc", "repro")
     assert (done.returncode, (tmp_path / "one").read_text()) == (0, "1\n"), done.stderr
-    assert "python -m bitsperdim.git --dvc\n" in (repository / "Makefile").read_text(encoding="utf-8")
+    assert "python -m bitsperdim.core.git --dvc\n" in (repository / "Makefile").read_text(encoding="utf-8")
 
 
 def test_a_rerun_of_the_last_commit_wants_one(tmp_path: Path, repository: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bitsperdim.checkpoints import Checkpoint
-from bitsperdim.stopping import Interrupted, deferred, raised
+from bitsperdim.core.stopping import Interrupted, deferred, raised
 from stage_runs import Laboratory
 from training_cases import run
 

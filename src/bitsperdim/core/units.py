@@ -4,7 +4,7 @@ A *dimension* is one sub-pixel: an image of C channels, H rows and W columns has
 A log-likelihood in nats is larger-is-better; bits per dimension are smaller-is-better, hence the
 sign in :func:`bits_per_dim`.
 
-Invariants (``tests/test_units.py``):
+Invariants (``tests/core/test_units.py``):
 
 1. One nat is 1 / ln 2 bits (``test_a_fair_coin_costs_one_bit_per_dimension``).
 2. D counts sub-pixels, not pixels (``test_colour_channels_count_as_dimensions``).

@@ -8,8 +8,8 @@ Several processes that share a batch of images hold a generator in the same stat
 take their rows (:func:`draw`): so the numbers do not depend on how many processes there are. Drawing is cheap beside
 what is done with the numbers.
 
-Invariants (``tests/test_randomness.py``): no two purposes and no two seeds share a stream; rows of a batch are drawn as
-those of the whole (``test_shares_are_rows_of_the_whole``).
+Invariants (``tests/core/test_randomness.py``): no two purposes and no two seeds share a stream; rows of a batch are
+drawn as those of the whole (``test_shares_are_rows_of_the_whole``).
 """
 
 from __future__ import annotations

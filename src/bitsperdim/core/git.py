@@ -7,7 +7,8 @@ say of edited code that nothing has changed. What git cannot tell is an error wi
 Paths are those in the laboratory: git is run there, ``<commit>:./<path>`` names a file of a commit, and
 :attr:`Repository.prefix` is for those that want paths from the top.
 
-Invariants (``tests/test_git.py``): provenance is right or unknown in each of these places, and where there is no git.
+Invariants (``tests/core/test_git.py``): provenance is right or unknown in each of these places, and where there is no
+git.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bitsperdim.errors import InputError
+from bitsperdim.core.errors import InputError
 
 SHORT = 7  # hexadecimal digits of a commit that are shown
 OF_ANOTHER = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # in a hook git names its own repository by them

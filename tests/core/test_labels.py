@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bitsperdim import labels
 from bitsperdim.comparing.comparison import rows_of
 from bitsperdim.comparing.numbers import Images, Numbers, Scored
 from bitsperdim.comparing.output import number
+from bitsperdim.core import labels
 from bitsperdim.readme import table
 from results import exact, metrics, write_results
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from bitsperdim.randomness import PURPOSES, draw, stream, stream_seed
+from bitsperdim.core.randomness import PURPOSES, draw, stream, stream_seed
 
 
 def test_no_two_purposes_and_no_two_seeds_share_a_stream() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bitsperdim.announcing import Announcement, announced, duration
+from bitsperdim.core.announcing import Announcement, announced, duration
 
 
 def clock(seconds: float) -> Iterator[float]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from bitsperdim.units import bits_per_dim, n_dims, nats_to_bits, nats_to_bits_per_dim
+from bitsperdim.core.units import bits_per_dim, n_dims, nats_to_bits, nats_to_bits_per_dim
 
 
 def test_a_fair_coin_costs_one_bit_per_dimension() -> None:

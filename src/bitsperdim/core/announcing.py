@@ -3,7 +3,7 @@
 A progress bar is drawn on a terminal alone; what is said here is one line that a log has as well. Times are told and
 never used: no result depends on them.
 
-Invariants (``tests/test_announcing.py``): a long part is announced once, with the setting that shortens it
+Invariants (``tests/core/test_announcing.py``): a long part is announced once, with the setting that shortens it
 (``test_a_long_part_is_announced_once``); a short one is not (``test_a_short_part_is_not_announced``).
 """
 
@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from bitsperdim.stopping import is_first_of_all
+from bitsperdim.core.stopping import is_first_of_all
 
 Item = TypeVar("Item")
 
