@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import cases
-from bitsperdim import compare, evaluation, models
+from bitsperdim import evaluation, models
 from bitsperdim.checkpoints import Checkpoint
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import write_json
@@ -29,6 +29,7 @@ from bitsperdim.estimation import (
     pareto_k,
     standard_error,
 )
+from bitsperdim.estimators import paired
 from bitsperdim.models import build
 from bitsperdim.models.pixelcnn import PixelCNN
 from bitsperdim.params import EvaluateSection
@@ -149,7 +150,7 @@ def test_the_error_of_copies_is_the_spread_of_test_sets(sizes: list[int]) -> Non
         means.append(float(values.mean()))
         squares.append(mean_error(values, same_as) ** 2)
         if len(means) == 1:
-            assert compare.standard_error(compare.influences(values.numpy(), same_as.numpy())) == pytest.approx(
+            assert paired.standard_error(paired.influences(values.numpy(), same_as.numpy())) == pytest.approx(
                 math.sqrt(squares[0])
             )
     ratio = float(np.mean(squares) / np.var(means))

@@ -21,7 +21,7 @@ import laws
 from bitsperdim import dequantization, estimation, evaluation, training
 from bitsperdim.core import units
 from bitsperdim.data import preparation, yardsticks
-from bitsperdim.estimation import log_weights as statistics
+from bitsperdim.estimators import log_weights as statistics
 from bitsperdim.likelihoods import (
     Bernoulli,
     Categorical,

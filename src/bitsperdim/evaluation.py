@@ -66,7 +66,7 @@ from bitsperdim.data.preparation import Description, PreparedImages
 from bitsperdim.distributed import is_first, world_size
 from bitsperdim.estimation import TOLERATED_SHARE, Estimate, mean_error, pareto_k_limit
 from bitsperdim.estimation.estimate import check_scorable, estimated_rows, images_at_once, n_columns, samples_of
-from bitsperdim.estimation.pareto import JUDGED_FROM
+from bitsperdim.estimators.pareto import JUDGED_FROM
 from bitsperdim.models import MODEL_FILES, AutoregressiveModel, ImageModel, LatentModel, check_labels
 from bitsperdim.params import EvaluateSection
 from bitsperdim.pictures import as_grey, evenly_spaced, write_grid, write_receptive_field

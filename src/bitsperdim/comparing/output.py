@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from bitsperdim.comparing.comparison import Comparison, Difference, Row
-from bitsperdim.comparing.noise import LEVEL
 from bitsperdim.comparing.numbers import Numbers, Scored
 from bitsperdim.comparing.source import Source
 from bitsperdim.core.files import rounded
 from bitsperdim.core.labels import SIGNS
+from bitsperdim.estimators.noise import LEVEL
 from bitsperdim.report.formatting import error_alone, plain, two_digits, with_error
 from bitsperdim.report.formatting import markdown as cell
 

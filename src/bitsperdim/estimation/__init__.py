@@ -4,7 +4,7 @@ Annealed importance sampling is in :mod:`bitsperdim.estimation.annealed`.
 """
 
 from bitsperdim.estimation.estimate import TOLERATED_SHARE, Estimate, estimate
-from bitsperdim.estimation.log_weights import (
+from bitsperdim.estimators.log_weights import (
     bias,
     bound_against_k,
     effective_sample_size,
@@ -16,7 +16,7 @@ from bitsperdim.estimation.log_weights import (
     mean_error,
     standard_error,
 )
-from bitsperdim.estimation.pareto import pareto_k, pareto_k_limit
+from bitsperdim.estimators.pareto import pareto_k, pareto_k_limit
 
 __all__ = [
     "TOLERATED_SHARE",

@@ -9,7 +9,7 @@ From the prior to the posterior by way of :math:`\gamma_t(z) = p(z) \, p(x \mid 
 where :math:`\mathcal T_t` leaves :math:`\gamma_t` invariant (Neal 2001, "Annealed Importance Sampling"; for decoders
 Wu, Burda, Salakhutdinov and Grosse 2017, "On the Quantitative Analysis of Decoder-Based Generative Models"). Then
 E[w] = P(x), exactly, however badly the chains mix: these are log-weights as any others, one for each chain, and
-:mod:`bitsperdim.estimation.log_weights` applies. T = 1 is naive Monte Carlo from the prior.
+:mod:`bitsperdim.estimators.log_weights` applies. T = 1 is naive Monte Carlo from the prior.
 
 *Step sizes.* Chains whose step sizes follow their own acceptance are no longer Markov chains with the right
 invariant density, and E[w] = P(x) is lost. So a pilot run goes first, on the same images with random numbers of its
@@ -50,7 +50,7 @@ import torch
 from torch import Tensor
 
 from bitsperdim.estimation.hmc import Path, Position, transition
-from bitsperdim.estimation.log_weights import effective_sample_size, jackknife_error, log_mean_exp, mean_error
+from bitsperdim.estimators.log_weights import effective_sample_size, jackknife_error, log_mean_exp, mean_error
 from bitsperdim.models.base import LatentModel
 from bitsperdim.models.inputs import check_counts
 

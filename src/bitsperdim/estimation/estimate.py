@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from bitsperdim.causality import check_causality
-from bitsperdim.estimation.log_weights import (
+from bitsperdim.estimators.log_weights import (
     bias,
     bound_against_k,
     bound_sizes,
@@ -39,7 +39,7 @@ from bitsperdim.estimation.log_weights import (
     log_mean_exp,
     standard_error,
 )
-from bitsperdim.estimation.pareto import JUDGED_FROM, pareto_k
+from bitsperdim.estimators.pareto import JUDGED_FROM, pareto_k
 from bitsperdim.models.base import AutoregressiveModel, DensityModel, ImageModel, Kind, LatentModel, Proposal
 from bitsperdim.models.inputs import check_counts
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from markupsafe import Markup
 
+from bitsperdim.estimators.intervals import standard_errors
 from bitsperdim.report.content import ModelReport
 from bitsperdim.report.formatting import count, plain, with_error
-from bitsperdim.report.intervals import standard_errors
 from bitsperdim.report.svg import (
     BOUND,
     EXACT,

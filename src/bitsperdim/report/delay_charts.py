@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
-from bitsperdim.compare import INTERVAL
+from bitsperdim.estimators.paired import INTERVAL
 from bitsperdim.report.delay_content import SUPERSCRIPTS, Delay, ProposalMetrics
 from bitsperdim.report.formatting import count, plain, two_digits
 from bitsperdim.report.svg import BOUND, EXACT, INK, MUTED, PAPER, chart, shortened, to_svg

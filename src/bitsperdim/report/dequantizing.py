@@ -1,6 +1,6 @@
 """One flow, dequantized in several ways: the rows of the table and their chart, of the study or of the models.
 
-Differences are paired, image by image (:mod:`bitsperdim.compare`).
+Differences are paired, image by image (:mod:`bitsperdim.estimators.paired`).
 
 Invariants (``tests/report/test_ways.py``): the rows are those of the files
 (``test_the_rows_of_the_study_are_those_written``); models that are one flow are found and compared
@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from bitsperdim.compare import paired_difference, ways_of_dequantizing
 from bitsperdim.core.units import bits_per_dim, nats_to_bits_per_dim
+from bitsperdim.estimators.intervals import standard_errors
+from bitsperdim.estimators.paired import paired_difference, ways_of_dequantizing
 from bitsperdim.families import DequantizedSection, FamilySection
 from bitsperdim.report.formatting import plain, with_error
-from bitsperdim.report.intervals import standard_errors
 from bitsperdim.report.svg import BOUND, EXACT, INK, MUTED, PAPER, chart, shortened, to_svg
 
 NOISE = {

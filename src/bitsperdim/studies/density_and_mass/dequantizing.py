@@ -26,13 +26,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from bitsperdim.compare import paired_difference
 from bitsperdim.core.files import StoredArray, reading
 from bitsperdim.core.randomness import stream
 from bitsperdim.core.units import bits_per_dim, nats_to_bits_per_dim
 from bitsperdim.data import preparation
 from bitsperdim.data.preparation import PreparedImages
 from bitsperdim.estimation import TOLERATED_SHARE, Estimate, estimate, mean_error
+from bitsperdim.estimators.paired import paired_difference
 from bitsperdim.training import Trained, train
 
 if TYPE_CHECKING:

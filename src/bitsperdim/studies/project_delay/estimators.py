@@ -27,8 +27,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitsperdim.compare import INTERVAL
 from bitsperdim.estimation import effective_sample_size, log_mean_exp, standard_error
+from bitsperdim.estimators.paired import INTERVAL
 from bitsperdim.studies.project_delay.network import Project, completion_times
 from bitsperdim.studies.project_delay.proposals import log_weights
 

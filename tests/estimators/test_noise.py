@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import t as student
 
-from bitsperdim.compare import paired_difference
-from bitsperdim.comparing.noise import of_means, of_tables
+from bitsperdim.estimators.noise import of_means, of_tables
+from bitsperdim.estimators.paired import paired_difference
 
 N_TRIALS = 2_000
 

@@ -16,7 +16,7 @@ Across commits, experiments and recipes: :mod:`bitsperdim.comparing`.
 
 Arrays that are not log-likelihoods of the same images, each of them a finite number, are refused.
 
-Invariants (``tests/test_compare.py``): against the textbook formula and the spread of many drawn test sets
+Invariants (``tests/estimators/test_compare.py``): against the textbook formula and the spread of many drawn test sets
 (``test_the_error_covers``); swapping the models changes the sign alone.
 """
 

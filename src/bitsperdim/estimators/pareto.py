@@ -14,7 +14,7 @@ The fit is that of Zhang and Stephens (2009) with the weakly informative prior o
 images. It says nothing of a tail that no sample has reached: a proposal that misses a mode altogether has an innocent
 k-hat. And it does not smooth: the estimates of this package are of the weights as they are.
 
-Invariants (``tests/estimation/test_pareto.py``):
+Invariants (``tests/estimators/test_pareto.py``):
 
 1. Exact Pareto tails give their k back, with the spread that the theory says (``test_exact_tails_come_back``).
 2. The vectorized fit is that of one image at a time, written out (``test_the_fit_is_its_formula``), and near the most

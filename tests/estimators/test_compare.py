@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, ttest_rel
 
-from bitsperdim.compare import paired_difference, ways_of_dequantizing
+from bitsperdim.estimators.paired import paired_difference, ways_of_dequantizing
 from bitsperdim.families import FAMILIES, FamilySection
 
 

@@ -16,7 +16,7 @@ anew for the rest, until nothing more is clear (step-down; Romano and Wolf 2005,
 instead of resampling). On a board all *pairs* are the family, not each model against the best: which one the best is is
 chosen by the data. For independent models of equal spread c is the quantile of the studentized range over sqrt(2).
 
-Invariants (``tests/comparing/test_multiple.py``): the quantile is that of the studentized range, and of one difference
+Invariants (``tests/estimators/test_multiple.py``): the quantile is that of the studentized range, and of one difference
 (``test_it_is_the_studentized_range``); false verdicts on boards of equal models in at most 5 %, for 2 to 50 models,
 normal, skewed, heavy-tailed, correlated and clustered differences (``test_false_verdicts_are_rare``); steps down find
 more than one step does (``test_steps_down_find_more``).
@@ -31,7 +31,7 @@ from functools import cached_property
 import numpy as np
 from scipy.special import ndtr
 
-from bitsperdim.comparing.noise import LEVEL, MIN_IMAGES, Seeds, images_needed, reach
+from bitsperdim.estimators.noise import LEVEL, MIN_IMAGES, Seeds, images_needed, reach
 
 N_DRAWS = 20_000  # of the maximum: the standard error of its 5 % is 0.15 %
 AT_ONCE = 4_096  # differences
@@ -92,8 +92,8 @@ class Side:
     Attributes:
         mean: the number.
         error: its standard error over the test images.
-        parts: (C,) what each distinct image adds to it (:func:`bitsperdim.compare.influences`); None: not known, and
-            the number is taken for independent of the others.
+        parts: (C,) what each distinct image adds to it (:func:`bitsperdim.estimators.paired.influences`); None: not
+            known, and the number is taken for independent of the others.
         seeds: what is known of its training seeds; None: there is one.
     """
 

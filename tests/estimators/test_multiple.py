@@ -7,10 +7,10 @@ import pytest
 from scipy.special import ndtri
 from scipy.stats import binom, studentized_range
 
-from bitsperdim.compare import influences, paired_difference, standard_error
-from bitsperdim.comparing import multiple
-from bitsperdim.comparing.multiple import AllPairs, Side, level_of_each, step_down
-from bitsperdim.comparing.noise import LEVEL, MIN_IMAGES
+from bitsperdim.estimators import multiple
+from bitsperdim.estimators.multiple import AllPairs, Side, level_of_each, step_down
+from bitsperdim.estimators.noise import LEVEL, MIN_IMAGES
+from bitsperdim.estimators.paired import influences, paired_difference, standard_error
 
 Tables = Callable[[np.random.Generator, int, int], np.ndarray]
 

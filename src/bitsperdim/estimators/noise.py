@@ -28,7 +28,7 @@ with C the number of distinct images, t the two-sided quantiles at p, q_S the sq
 gamma term and f the degrees of freedom of the seeds alone (Satterthwaite 1946); h is at least t_{C-1} errors of the
 images. Degrees of freedom of the whole combined square would be too many: where two seeds happen to agree they are
 those of the images, and two seeds against one then cover in 88 %. With one seed on both sides h is t_{C-1} errors of
-the images. Images that are there several times count once (:func:`bitsperdim.compare.paired_difference`).
+the images. Images that are there several times count once (:func:`bitsperdim.estimators.paired.paired_difference`).
 
 The seeds of A and B are taken for independent, also where they have the same numbers: another model makes other use of
 the same random numbers. Where both sides are the same trained weights, the interval is therefore too wide.
@@ -40,7 +40,7 @@ such means miss in at most 6 %. Rare images that are not among those that were s
 
 Not here: a side with one seed has a noise of seeds that nobody knows; it is in none of the numbers.
 
-Invariants (``tests/comparing/test_noise.py``):
+Invariants (``tests/estimators/test_noise.py``):
 
 1. The combined square has the mean that it should have (``test_the_combined_square_has_no_bias``).
 2. Intervals cover in 93 to 97 % of all cases from five seeds on, in 93 to 99.5 % below, those of the images alone
@@ -57,8 +57,8 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
-from bitsperdim.compare import paired_difference
 from bitsperdim.core.units import nats_to_bits_per_dim
+from bitsperdim.estimators.paired import paired_difference
 
 Array = Any  # a number, or an array of them
 LEVEL = 0.05  # how often an interval misses

@@ -16,9 +16,9 @@ are not looked for here (:func:`bitsperdim.estimation.estimate` refuses them).
 
 :func:`jackknife` and :func:`extrapolation` take the leading bias out of the estimate. What they return is no bound,
 in expectation either: it may lie above log P(x). Neither helps where the tail of the weights is so heavy that the
-bias falls more slowly than 1 / K; :mod:`bitsperdim.estimation.pareto` looks for that.
+bias falls more slowly than 1 / K; :mod:`bitsperdim.estimators.pareto` looks for that.
 
-Invariants (``tests/estimation/test_log_weights.py``, and ``test_jackknife.py`` from the fifth on):
+Invariants (``tests/estimators/test_log_weights.py``, and ``test_jackknife.py`` from the fifth on):
 
 1. Shifting all log-weights by c shifts the estimates by c and changes nothing else
    (``test_a_shift_moves_the_estimate_alone``).

@@ -20,7 +20,7 @@ from bitsperdim.estimation import (
     pareto_k_limit,
     standard_error,
 )
-from bitsperdim.estimation.pareto import tail_size
+from bitsperdim.estimators.pareto import tail_size
 
 pytestmark = pytest.mark.processor
 

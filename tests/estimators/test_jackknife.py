@@ -99,7 +99,7 @@ def test_a_line_is_extrapolated_to_its_intercept(monkeypatch: pytest.MonkeyPatch
     """Bounds that fall as the number of blocks does, without a curve, for a K that is no power of two."""
     sizes = [1, 2, 4, 8, 16, 20]
     line = torch.tensor([[-4.0 - 3.0 * math.ceil(20 / size) / 20] for size in sizes], dtype=torch.float64)
-    monkeypatch.setattr("bitsperdim.estimation.log_weights.bound_against_k", lambda _: (sizes, line))
+    monkeypatch.setattr("bitsperdim.estimators.log_weights.bound_against_k", lambda _: (sizes, line))
     assert extrapolation(torch.zeros(20, 1, dtype=torch.float64)).item() == pytest.approx(-4, abs=1e-12)
 
 
