@@ -28,12 +28,12 @@ from importance_sampling import N_SAMPLES, SIZES, model_and_images
 from measuring import coloured_digits, heading, matrix_product_peak, operations, seconds, table, wait_for
 
 from bitsperdim import training
+from bitsperdim.config.families import TrainSection
+from bitsperdim.config.params import load_yaml, model_section
 from bitsperdim.data.preparation import Description, PreparedImages
 from bitsperdim.device import set_up_device
 from bitsperdim.estimation import estimate
-from bitsperdim.families import TrainSection
 from bitsperdim.models import ImageModel, build
-from bitsperdim.params import load_yaml, model_section
 from bitsperdim.stage import peak_memory
 
 PIXELCNN_PP = {

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from bitsperdim import stage
+from bitsperdim.config.params import Params
 from bitsperdim.core import labels
 from bitsperdim.core.errors import InputError
 from bitsperdim.data import preparation
 from bitsperdim.device import described, set_up_device
-from bitsperdim.params import Params
 from bitsperdim.studies import density_and_mass
 from bitsperdim.studies.density_and_mass import dequantizing
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from bitsperdim import stage
-from bitsperdim.data.sources import SOURCES
-from bitsperdim.params import Params
+from bitsperdim.config.params import Params
+from bitsperdim.sources import SOURCES
 
 
 def main(params: Params, raw: str) -> None:

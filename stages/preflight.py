@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from bitsperdim import stage
+from bitsperdim.config.params import Params
 from bitsperdim.last_commit import with_origin
-from bitsperdim.params import Params
 from bitsperdim.preflight import preflight
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from bitsperdim import stage
-from bitsperdim.params import Params
+from bitsperdim.config.params import Params
 from bitsperdim.studies import project_delay
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from bitsperdim import finished, rounding, stage
-from bitsperdim.params import Params
+from bitsperdim.config.params import Params
 from bitsperdim.report import write_report
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 
 from bitsperdim import stage
+from bitsperdim.config.params import Params
 from bitsperdim.core.errors import InputError
 from bitsperdim.device import described, set_up_device
-from bitsperdim.params import Params
 from oneneuron import study
 
 

@@ -10,8 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from bitsperdim.config.params import (
+    DensityAndMassSection,
+    DequantizingSection,
+    ProjectDelaySection,
+    UniversalResnetSection,
+)
 from bitsperdim.models import ImageModel, build
-from bitsperdim.params import DensityAndMassSection, DequantizingSection, ProjectDelaySection, UniversalResnetSection
 from bitsperdim.studies import density_and_mass, project_delay
 from oneneuron import study as oneneuron_study
 

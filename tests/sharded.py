@@ -19,12 +19,12 @@ from torch import Tensor
 from bitsperdim import blocks, evaluation, latent
 from bitsperdim.blocks import in_blocks
 from bitsperdim.checkpoints import Checkpoint
+from bitsperdim.config.params import EvaluateSection
 from bitsperdim.core.randomness import stream
 from bitsperdim.data.preparation import Description, PreparedImages
 from bitsperdim.distributed import is_first, joined, rank, world_size
 from bitsperdim.estimation import Estimate
 from bitsperdim.models import LatentModel
-from bitsperdim.params import EvaluateSection
 from cases import SMALL, small_model
 
 CPU = torch.device("cpu")

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from bitsperdim import models
+from bitsperdim.config.params import read_params
 from bitsperdim.core.files import write_csv
 from bitsperdim.data import preparation
-from bitsperdim.data.sources.base import RawImages
-from bitsperdim.params import read_params
+from bitsperdim.sources.base import RawImages
 from bitsperdim.training import CURVE_COLUMNS, train
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.utils import backend_registration
 
-from bitsperdim.families import FAMILIES
+from bitsperdim.config.families import FAMILIES
 from cases import SMALL
 
 pytestmark = pytest.mark.skipif(

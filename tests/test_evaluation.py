@@ -13,6 +13,7 @@ from PIL import Image
 import cases
 from bitsperdim import evaluation, models
 from bitsperdim.checkpoints import Checkpoint
+from bitsperdim.config.params import EvaluateSection
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import write_json
 from bitsperdim.core.units import bits_per_dim
@@ -32,7 +33,6 @@ from bitsperdim.estimation import (
 from bitsperdim.estimators import paired
 from bitsperdim.models import build
 from bitsperdim.models.pixelcnn import PixelCNN
-from bitsperdim.params import EvaluateSection
 from bitsperdim.pictures import evenly_spaced
 from cases import SMALL, small_model
 

@@ -22,11 +22,11 @@ import pytest
 from ruamel.yaml import YAML
 
 import fuzzing
+from bitsperdim.config.families import Images
+from bitsperdim.config.params import MAX_ENTRIES, Params, load_yaml, model_levels, read_params, validate
 from bitsperdim.core.errors import SHOWN, InputError, shown
-from bitsperdim.data.sources import SOURCES
-from bitsperdim.families import Images
 from bitsperdim.models import build
-from bitsperdim.params import MAX_ENTRIES, Params, load_yaml, model_levels, read_params, validate
+from bitsperdim.sources import SOURCES
 
 N_FILES, SEED = 500, 0
 LONGEST = 340  # characters of a sentence

@@ -12,6 +12,7 @@ import torch
 
 from bitsperdim import latent
 from bitsperdim.checkpoints import Checkpoint
+from bitsperdim.config.params import AnnealedSection, EvaluateSection, read_params
 from bitsperdim.core.files import write_json
 from bitsperdim.core.randomness import stream
 from bitsperdim.data.preparation import Description, PreparedImages
@@ -19,7 +20,6 @@ from bitsperdim.estimation import estimate
 from bitsperdim.estimation.annealed import ais, bdmc
 from bitsperdim.models import LatentModel
 from bitsperdim.models.vae import VAE
-from bitsperdim.params import AnnealedSection, EvaluateSection, read_params
 from cases import small_model
 
 CPU = torch.device("cpu")

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from bitsperdim import evaluation, training
+from bitsperdim.config.families import TrainSection
 from bitsperdim.data.preparation import Description, PreparedImages
-from bitsperdim.families import TrainSection
 from bitsperdim.models import build
 from bitsperdim.training import mean_bound
 from cases import GATED, SMALL, small_model

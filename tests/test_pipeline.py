@@ -17,10 +17,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from bitsperdim import stage as runner
+from bitsperdim.config.params import RESERVED, Params
 from bitsperdim.core.errors import InputError
 from bitsperdim.data.preparation import SPLITS
 from bitsperdim.device import set_up_device
-from bitsperdim.params import RESERVED, Params
 from bitsperdim.recipes.running import commands
 from cases import write_studies
 from small_params import made_small

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
+from bitsperdim.config.params import Params, validate
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import read_json
 from bitsperdim.last_commit import with_origin
-from bitsperdim.params import Params, validate
 from bitsperdim.preflight import preflight
 from laboratory import Laboratory
 

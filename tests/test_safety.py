@@ -27,13 +27,13 @@ from PIL import Image
 from bitsperdim import models
 from bitsperdim.checkpoints import Checkpoint
 from bitsperdim.comparing.source import of_recipe
+from bitsperdim.config.params import DatasetSection, DequantizeSection
 from bitsperdim.core.errors import InputError
 from bitsperdim.data import preparation
-from bitsperdim.data.fetch import RemoteFile
-from bitsperdim.data.sources import SOURCES, RawImages, binarized_mnist, cifar10, idx
-from bitsperdim.data.sources.base import gunzipped
-from bitsperdim.params import DatasetSection, DequantizeSection
 from bitsperdim.report.reading import read_arrays
+from bitsperdim.sources import SOURCES, RawImages, binarized_mnist, cifar10, idx
+from bitsperdim.sources.base import gunzipped
+from bitsperdim.sources.fetch import RemoteFile
 from laboratory import metrics_of
 
 FORBIDDEN_CALLS = {"eval", "exec", "__import__", "system", "popen", "extractall", "extract", "unpack_archive"}

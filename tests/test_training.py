@@ -12,9 +12,9 @@ from torch import Tensor
 
 from bitsperdim import checkpoints, training
 from bitsperdim.checkpoints import Checkpoint
+from bitsperdim.config.families import FAMILIES, TrainSection
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.units import bits_per_dim
-from bitsperdim.families import FAMILIES, TrainSection
 from bitsperdim.models import ImageModel
 from bitsperdim.models.vae import VAE
 from bitsperdim.optimization import average_weight

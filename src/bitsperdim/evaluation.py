@@ -56,6 +56,7 @@ from tqdm import tqdm
 from bitsperdim.blocks import in_blocks
 from bitsperdim.causality import N_CHECKED, receptive_field
 from bitsperdim.checkpoints import Checkpoint
+from bitsperdim.config.params import EvaluateSection
 from bitsperdim.core.announcing import Announcement
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import sha256
@@ -68,7 +69,6 @@ from bitsperdim.estimation import TOLERATED_SHARE, Estimate, mean_error, pareto_
 from bitsperdim.estimation.estimate import check_scorable, estimated_rows, images_at_once, n_columns, samples_of
 from bitsperdim.estimators.pareto import JUDGED_FROM
 from bitsperdim.models import MODEL_FILES, AutoregressiveModel, ImageModel, LatentModel, check_labels
-from bitsperdim.params import EvaluateSection
 from bitsperdim.pictures import as_grey, evenly_spaced, write_grid, write_receptive_field
 from bitsperdim.sampling import completed
 

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from bitsperdim.config.params import validate
 from bitsperdim.core.git import repository
-from bitsperdim.params import validate
 from bitsperdim.preflight import check_source
 from bitsperdim.recipes.recipe import read_yaml
 from bitsperdim.recipes.settings import applied

@@ -14,9 +14,9 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from bitsperdim.config.params import validate
 from bitsperdim.core.errors import InputError, shown
 from bitsperdim.core.git import repository
-from bitsperdim.params import validate
 
 NAMED = re.compile(r"params\.yaml: ([\w-]+(?:\.[\w-]+)*) ")  # the key in a sentence on params.yaml
 ABSENT = object()

@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from bitsperdim.blocks import in_blocks
 from bitsperdim.checkpoints import Checkpoint
+from bitsperdim.config.params import AnnealedSection, EvaluateSection
 from bitsperdim.core.announcing import Announcement
 from bitsperdim.core.randomness import stream
 from bitsperdim.data.preparation import PreparedImages
@@ -36,7 +37,6 @@ from bitsperdim.distributed import is_first, world_size
 from bitsperdim.estimation import Estimate, mean_error
 from bitsperdim.estimation.annealed import ais, bdmc, n_gradients
 from bitsperdim.models import ImageModel, LatentModel
-from bitsperdim.params import AnnealedSection, EvaluateSection
 
 ACTIVE = 0.01  # variance of the posterior mean over images
 DRAWS = 16  # of the layers before, for each of two averages

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from bitsperdim.config.families import TrainSection
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.randomness import leave_uncompiled
 from bitsperdim.distributed import Share, world_size
 from bitsperdim.estimation import log_mean_exp
-from bitsperdim.families import TrainSection
 from bitsperdim.models import ImageModel
 
 FORMS_COMPILED = 64  # of one function, which all layers of a network share with their different sizes

@@ -9,11 +9,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from bitsperdim.config.params import Params, check_images, read_params
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import write_json, write_text
-from bitsperdim.data.sources import SOURCES
 from bitsperdim.last_commit import with_origin
-from bitsperdim.params import Params, check_images, read_params
+from bitsperdim.sources import SOURCES
 
 MARKER = "The parameters of this pipeline have been validated.\n"
 PICTURES = "pictures"

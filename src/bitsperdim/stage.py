@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from bitsperdim.config.params import Params, read_params
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import write_json
 from bitsperdim.core.stopping import Interrupted, is_first_of_all, raised, speaks
-from bitsperdim.params import Params, read_params
 
 PARAMS = Path("params.yaml")
 LOGS = "BITSPERDIM_LOGS"

@@ -48,6 +48,7 @@ from tqdm import tqdm
 
 from bitsperdim import distributed
 from bitsperdim.checkpoints import Checkpoint
+from bitsperdim.config.families import FamilySection, TrainSection
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import sha256
 from bitsperdim.core.labels import ASCII_SIGNS
@@ -57,7 +58,6 @@ from bitsperdim.core.units import bits_per_dim
 from bitsperdim.data.preparation import PreparedImages
 from bitsperdim.estimation import log_mean_exp
 from bitsperdim.estimation.estimate import check_scorable
-from bitsperdim.families import FamilySection, TrainSection
 from bitsperdim.models import ImageModel, build, check_labels
 from bitsperdim.optimization import DTYPES, Optimization, part_of
 from bitsperdim.presentation import Presentation

@@ -31,7 +31,7 @@ from oneneuron.approximation import TARGETS
 from oneneuron.predicates import PREDICATES
 
 if TYPE_CHECKING:
-    from bitsperdim.params import UniversalResnetSection
+    from bitsperdim.config.params import UniversalResnetSection
 
 __all__ = ["PREDICATES", "Results", "study", "write"]
 

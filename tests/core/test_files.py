@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from bitsperdim import models
+from bitsperdim.config.params import DatasetSection, DequantizeSection
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import atomic_path, read_json, remove_leftovers, sha256, write_csv, write_json, write_npz
 from bitsperdim.data import preparation
-from bitsperdim.data.sources import SOURCES, RawImages
-from bitsperdim.params import DatasetSection, DequantizeSection
+from bitsperdim.sources import SOURCES, RawImages
 
 
 def test_json_is_sorted_and_rounded(tmp_path: Path) -> None:

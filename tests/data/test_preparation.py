@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bitsperdim.config.params import DatasetSection, DequantizeSection
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import StoredArray, sha256, write_npy
 from bitsperdim.data import preparation
@@ -19,8 +20,7 @@ from bitsperdim.data.preparation import (
     quantize,
     split_indices,
 )
-from bitsperdim.data.sources import RawImages
-from bitsperdim.params import DatasetSection, DequantizeSection
+from bitsperdim.sources import RawImages
 
 
 def dataset(**changes: object) -> DatasetSection:
@@ -230,10 +230,10 @@ MEMORY = """
 import sys
 from pathlib import Path
 from bitsperdim.data import preparation
-from bitsperdim.data.sources.base import RawImages
+from bitsperdim.sources.base import RawImages
 from bitsperdim.data.yardsticks import empirical_entropy
 from bitsperdim.core.files import StoredArray
-from bitsperdim.params import DatasetSection, DequantizeSection
+from bitsperdim.config.params import DatasetSection, DequantizeSection
 from bitsperdim.stage import peak_memory
 section = DatasetSection(name="npz", path="x", n_levels=None, validation_fraction=0.1, test_fraction=0.2, seed=0)
 raw, folder = (Path(argument) for argument in sys.argv[1:])

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bitsperdim.config.params import DatasetSection, DequantizeSection
 from bitsperdim.data import preparation, repeated
-from bitsperdim.data.sources import RawImages
-from bitsperdim.params import DatasetSection, DequantizeSection
+from bitsperdim.sources import RawImages
 
 DATASET = DatasetSection.model_validate(
     {"name": "npz", "path": "x", "n_levels": None, "validation_fraction": 0.25, "test_fraction": 0.2, "seed": 0}

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom, ttest_rel
 
+from bitsperdim.config.families import FAMILIES, FamilySection
 from bitsperdim.estimators.paired import paired_difference, ways_of_dequantizing
-from bitsperdim.families import FAMILIES, FamilySection
 
 
 def test_it_is_the_textbook_formula() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from bitsperdim.params import UniversalResnetSection
+from bitsperdim.config.params import UniversalResnetSection
 from bitsperdim.report.resnet_content import NETS
 from cases import TINY_RESNET, write_resnet
 from oneneuron import OneNeuronResNet, approximation, ball, construct, essay, study

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bitsperdim.config.families import FAMILIES, FamilySection
 from bitsperdim.core.errors import InputError
 from bitsperdim.estimators.intervals import standard_errors
 from bitsperdim.estimators.paired import paired_difference
-from bitsperdim.families import FAMILIES, FamilySection
 from bitsperdim.report.dequantizing import Scored, differences, of_models
 from bitsperdim.report.formatting import MINUS
 from bitsperdim.report.study_content import read_study

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from bitsperdim.config.families import TrainSection
+from bitsperdim.config.params import DatasetSection, DequantizeSection
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.randomness import stream
 from bitsperdim.core.units import bits_per_dim
 from bitsperdim.data import preparation
-from bitsperdim.data.sources.base import RawImages
 from bitsperdim.estimation import estimate
 from bitsperdim.estimators.paired import paired_difference, ways_of_dequantizing
-from bitsperdim.families import TrainSection
-from bitsperdim.params import DatasetSection, DequantizeSection
+from bitsperdim.sources.base import RawImages
 from bitsperdim.studies.density_and_mass import dequantizing
 from bitsperdim.studies.density_and_mass.dequantizing import WAYS
 from cases import TINY_FLOW

@@ -22,9 +22,9 @@ import numpy as np
 from bitsperdim.comparing import history
 from bitsperdim.comparing.cache import Cache, locked_params, md5_of, parse
 from bitsperdim.comparing.numbers import Images, NoImagesError, Scored, fitting, read_images, read_numbers, relevant
+from bitsperdim.config.params import RESERVED
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.git import SHORT, UNSHALLOW, GitError, NotARepositoryError, Provenance, Repository, repository
-from bitsperdim.params import RESERVED
 from bitsperdim.recipes.recipe import FOLDER
 
 WORKSPACE = "workspace"

@@ -51,10 +51,10 @@ from bitsperdim.core.files import (
     write_npy,
 )
 from bitsperdim.data import repeated
-from bitsperdim.data.sources import SOURCES, RawImages
+from bitsperdim.sources import SOURCES, RawImages
 
 if TYPE_CHECKING:
-    from bitsperdim.params import DatasetSection, DequantizeSection
+    from bitsperdim.config.params import DatasetSection, DequantizeSection
 
 SPLITS = ("train", "validation", "test")
 ARRAYS = ("images", "labels", "noise", "same_as", "in_train")

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bitsperdim.families import DequantizedSection, FamilySection
+from bitsperdim.config.families import DequantizedSection, FamilySection
 
 INTERVAL = 1.96  # standard errors to each side: 95 % of a normal distribution
 

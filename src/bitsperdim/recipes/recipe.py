@@ -16,10 +16,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
+from bitsperdim.config.families import PositiveInt, Section
+from bitsperdim.config.params import Params, load_yaml, validate
 from bitsperdim.core.errors import InputError, shown
-from bitsperdim.families import PositiveInt, Section
 from bitsperdim.last_commit import refuse_itself
-from bitsperdim.params import Params, load_yaml, validate
 
 FOLDER = Path("recipes")
 SizeName = Literal["cpu", "gpu"]

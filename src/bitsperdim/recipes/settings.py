@@ -17,9 +17,9 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from bitsperdim.config.params import validate
 from bitsperdim.core.errors import InputError, shown
 from bitsperdim.last_commit import refuse_itself
-from bitsperdim.params import validate
 from bitsperdim.recipes.recipe import close, quoted, read_yaml
 
 FORMS = "write KEY=VALUE, +KEY=VALUE to add a key, or ~KEY to remove one"

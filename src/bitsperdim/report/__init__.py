@@ -25,8 +25,8 @@ from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
+from bitsperdim.config.params import Params
 from bitsperdim.core.files import write_text
-from bitsperdim.params import Params
 from bitsperdim.report import charts, delay_charts, formatting, resnet_charts, study_charts
 from bitsperdim.report.content import Report, read_report
 from bitsperdim.report.dequantizing import differences

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
+from bitsperdim.config.params import Params
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.labels import SIGNS, TOLERATED_SHARE, is_of_seen_images, marks, range_reason, seen_in_words
 from bitsperdim.core.units import bits_per_dim, nats_to_bits_per_dim
-from bitsperdim.params import Params
 from bitsperdim.report.delay_content import Delay, read_delay
 from bitsperdim.report.dequantizing import Scored, Way, of_models
 from bitsperdim.report.metrics import HASH_DIGITS, ImagesMetrics, Metrics

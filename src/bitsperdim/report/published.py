@@ -17,8 +17,8 @@ from typing import Any
 
 from bitsperdim.core.labels import PUBLISHED_SIGNS
 from bitsperdim.core.units import nats_to_bits_per_dim
-from bitsperdim.data.sources import SOURCES
 from bitsperdim.recipes.recipe import Published, RecipeFile, names, read
+from bitsperdim.sources import SOURCES
 
 OWN_IMAGES = ("folder", "npz")  # whose name says nothing of what they are
 

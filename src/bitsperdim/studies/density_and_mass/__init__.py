@@ -36,7 +36,7 @@ from bitsperdim.data import preparation
 from bitsperdim.studies.density_and_mass import bound, coding, collapse, hypotheses
 
 if TYPE_CHECKING:
-    from bitsperdim.params import DensityAndMassSection
+    from bitsperdim.config.params import DensityAndMassSection
 
 __all__ = ["Levels", "count_levels", "study", "write"]
 

@@ -36,8 +36,8 @@ from bitsperdim.estimators.paired import paired_difference
 from bitsperdim.training import Trained, train
 
 if TYPE_CHECKING:
-    from bitsperdim.families import TrainSection
-    from bitsperdim.params import DequantizingSection
+    from bitsperdim.config.families import TrainSection
+    from bitsperdim.config.params import DequantizingSection
 
 WAYS = ("uniform", "uniform_fixed", "variational", "importance_weighted")
 REFERENCE = "uniform"

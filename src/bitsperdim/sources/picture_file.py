@@ -17,7 +17,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms
 
 from bitsperdim.core.errors import InputError
-from bitsperdim.data.sources.containers import OTHER_COLOURS, SAVE_AGAIN, TO_SRGB, ZEROS, Container, Unfit, inspect
+from bitsperdim.sources.containers import OTHER_COLOURS, SAVE_AGAIN, TO_SRGB, ZEROS, Container, Unfit, inspect
 
 TOLERANCE = 3  # levels of 256 by which profiles of sRGB differ
 FLAT = 2**14  # pixels: those of 512 zeros in a JPEG or WebP file are more, where the zeros are meant

@@ -1,12 +1,12 @@
 """The registry of data sets: one file per source, one literal dict."""
 
-from bitsperdim.data.sources.base import RawImages, Source
-from bitsperdim.data.sources.binarized_mnist import BinarizedMnist
-from bitsperdim.data.sources.cifar10 import Cifar10
-from bitsperdim.data.sources.digits import Digits
-from bitsperdim.data.sources.folder import Folder
-from bitsperdim.data.sources.idx import Idx
-from bitsperdim.data.sources.npz import Npz
+from bitsperdim.sources.base import RawImages, Source
+from bitsperdim.sources.binarized_mnist import BinarizedMnist
+from bitsperdim.sources.cifar10 import Cifar10
+from bitsperdim.sources.digits import Digits
+from bitsperdim.sources.folder import Folder
+from bitsperdim.sources.idx import Idx
+from bitsperdim.sources.npz import Npz
 
 SOURCES: dict[str, Source] = {
     "digits": Digits(),

@@ -2,7 +2,7 @@
 
 Kept apart from the models so that ``preflight`` can check the parameters without importing torch.
 :meth:`FamilySection.least_weights` knows the sizes of their networks as well, so that some zeros too many are a
-sentence at once and not an exhausted memory later (``tests/test_families.py::test_weights_are_foreseen``).
+sentence at once and not an exhausted memory later (``tests/config/test_families.py::test_weights_are_foreseen``).
 A section's own keys are the keyword arguments of the family's class (``tests/models/test_every_model.py``).
 """
 

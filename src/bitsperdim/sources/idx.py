@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from bitsperdim.core.errors import InputError
-from bitsperdim.data.fetch import RemoteFile, fetch
-from bitsperdim.data.sources.base import RawImages, Source, gunzipped, unpacked_name
+from bitsperdim.sources.base import RawImages, Source, gunzipped, unpacked_name
+from bitsperdim.sources.fetch import RemoteFile, fetch
 
 FILES = {
     ("train", "images"): "train-images-idx3-ubyte.gz",

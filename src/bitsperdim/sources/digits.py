@@ -12,7 +12,7 @@ import numpy as np
 
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import reading, sha256, write_npz
-from bitsperdim.data.sources.base import RawImages, Source
+from bitsperdim.sources.base import RawImages, Source
 
 SHA256 = "f1922fb3e7033c6060bc65fb641c371c2ce593874bad425572ed8539545328e6"
 

@@ -7,7 +7,7 @@ but a model's own changes to ``train``, which may be left out.
 
 It does not check what only the data can tell (``dequantize`` does) and it imports no torch.
 
-Invariants (``tests/test_params.py``): the committed ``params.yaml`` validates; every kind of
+Invariants (``tests/config/test_params.py``): the committed ``params.yaml`` validates; every kind of
 mistake gives one sentence; a float may be written as an integer, an integer not as a float. Whatever bytes the
 file holds, it validates or gives one sentence, soon (``tests/test_fuzz.py``).
 """
@@ -29,9 +29,7 @@ from ruamel.yaml.constructor import ConstructorError, SafeConstructor
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode
 
-from bitsperdim.core.errors import InputError, shown
-from bitsperdim.data.sources import SOURCES
-from bitsperdim.families import (
+from bitsperdim.config.families import (
     FAMILIES,
     FamilySection,
     FlowSection,
@@ -42,6 +40,8 @@ from bitsperdim.families import (
     TrainSection,
     VariationalSection,
 )
+from bitsperdim.core.errors import InputError, shown
+from bitsperdim.sources import SOURCES
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]

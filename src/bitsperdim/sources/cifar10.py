@@ -17,8 +17,8 @@ from PIL import Image
 
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import read_npy, reading, write_bytes
-from bitsperdim.data.fetch import MissingError, RemoteFile, fetch, own_folder
-from bitsperdim.data.sources.base import RawImages, Source
+from bitsperdim.sources.base import RawImages, Source
+from bitsperdim.sources.fetch import MissingError, RemoteFile, fetch, own_folder
 
 MIRROR_FOLDER = "cifar-10"
 BATCHES = "cifar-10-batches-py"  # the folder that torchvision reads

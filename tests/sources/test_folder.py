@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from bitsperdim.core.errors import InputError
-from bitsperdim.data.sources import SOURCES
+from bitsperdim.sources import SOURCES
 
 FOLDER = SOURCES["folder"]
 

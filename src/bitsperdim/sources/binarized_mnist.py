@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from bitsperdim.core.errors import InputError
-from bitsperdim.data.fetch import RemoteFile, fetch
-from bitsperdim.data.sources.base import RawImages, Source, gunzipped
+from bitsperdim.sources.base import RawImages, Source, gunzipped
+from bitsperdim.sources.fetch import RemoteFile, fetch
 
 SIDE = 28
 N_IMAGES = {"train": 50_000, "validation": 10_000, "test": 10_000}

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from bitsperdim.core.errors import InputError
-from bitsperdim.data.sources import SOURCES
-from bitsperdim.data.sources.npz import verify_npz
+from bitsperdim.sources import SOURCES
+from bitsperdim.sources.npz import verify_npz
 
 
 def test_the_digits_are_the_known_ones(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_what_dvc_cannot_watch_is_refused_whatever_the_data_set(name: str, tmp_p
 
 
 def test_other_digits_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bitsperdim.data.sources.digits.SHA256", "0" * 64)
+    monkeypatch.setattr("bitsperdim.sources.digits.SHA256", "0" * 64)
     with pytest.raises(InputError, match="not the known 1,797 images"):
         SOURCES["digits"].download(tmp_path, "unused")
     assert not list(tmp_path.iterdir())
@@ -74,7 +74,7 @@ def test_grey_images_need_no_channel_axis(tmp_path: Path) -> None:
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_a_file_is_read_in_parts_in_either_order(save: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of 18 values, 40 at a time; an array in Fortran order and labels of another type come out the same."""
-    monkeypatch.setattr("bitsperdim.data.sources.npz.CHUNK_VALUES", 40)
+    monkeypatch.setattr("bitsperdim.sources.npz.CHUNK_VALUES", 40)
     train, test = grey(13, 3, 2, 3), np.asfortranarray(grey(6, 3, 2, 3))
     labels = {"train_labels": np.arange(13, dtype=np.int16), "test_labels": np.arange(6, dtype=np.uint8)}
     save(tmp_path / "own.npz", train=train, test=test, **labels)

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from bitsperdim.core.errors import InputError
-from bitsperdim.data.fetch import RemoteFile
-from bitsperdim.data.sources import SOURCES, binarized_mnist, cifar10, idx
+from bitsperdim.sources import SOURCES, binarized_mnist, cifar10, idx
+from bitsperdim.sources.fetch import RemoteFile
 
 
 def published(folder: Path, name: str, content: bytes) -> RemoteFile:

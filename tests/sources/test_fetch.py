@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from bitsperdim.core.errors import InputError
-from bitsperdim.data import fetch as module
-from bitsperdim.data.fetch import MissingError, RemoteFile, fetch
+from bitsperdim.sources import fetch as module
+from bitsperdim.sources.fetch import MissingError, RemoteFile, fetch
 
 CONTENT = bytes(range(256)) * 5000  # more than one chunk
 PAGE = b"<!DOCTYPE html><html>Sign in to the wireless network</html>"

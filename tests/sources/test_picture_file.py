@@ -18,8 +18,8 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
 from bitsperdim.core.errors import InputError
-from bitsperdim.data.sources import SOURCES
-from bitsperdim.data.sources.picture_file import is_srgb, read_picture, shape_of
+from bitsperdim.sources import SOURCES
+from bitsperdim.sources.picture_file import is_srgb, read_picture, shape_of
 from picture_files import (
     PALETTE,
     chunk,

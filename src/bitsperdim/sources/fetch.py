@@ -13,7 +13,7 @@ and is kept as it is: the checksum of the content is known. Nothing is unpacked 
 
 Every failure is one sentence (:class:`~bitsperdim.core.errors.InputError`), and leaves no part of a file.
 
-Invariants (``tests/data/test_fetch.py``, against a local server that misbehaves in each way): a file
+Invariants (``tests/sources/test_fetch.py``, against a local server that misbehaves in each way): a file
 that is cut short, has a flipped byte, is an error page, or is not there is refused by name; what
 fails for a moment is tried again, and a file on a disk is not.
 """

@@ -5,7 +5,7 @@ splits, where they are there. Names are taken in order; a link is the picture th
 cropped: a likelihood of resized images is one of other images.
 
 Every entry of the folder is read, or is one of a few kinds of known side files, which ``download`` names, or is refused
-by name. A picture is what its content is (:mod:`bitsperdim.data.sources.picture_file`), and its name has to say that
+by name. A picture is what its content is (:mod:`bitsperdim.sources.picture_file`), and its name has to say that
 it is meant as one: a copy ``a.png.bak`` is refused.
 """
 
@@ -17,9 +17,9 @@ import numpy as np
 
 from bitsperdim.core.errors import InputError, shown
 from bitsperdim.core.files import StoredArray, reading, write_npy
-from bitsperdim.data.sources.base import RawImages, Source
-from bitsperdim.data.sources.containers import format_of
-from bitsperdim.data.sources.picture_file import read_picture, shape_of
+from bitsperdim.sources.base import RawImages, Source
+from bitsperdim.sources.containers import format_of
+from bitsperdim.sources.picture_file import read_picture, shape_of
 
 SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp")
 SIDE_SUFFIXES = (".csv", ".dvc", ".json", ".md", ".txt")

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from bitsperdim.config.params import model_levels, raw_levels, read_params, validate
 from bitsperdim.core.errors import InputError
-from bitsperdim.params import model_levels, raw_levels, read_params, validate
 
 
 @pytest.fixture

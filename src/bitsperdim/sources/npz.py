@@ -20,8 +20,8 @@ import numpy as np
 
 from bitsperdim.core.errors import InputError, shown
 from bitsperdim.core.files import CHUNK_VALUES, read_npy, reading, write_npy
-from bitsperdim.data.sources.base import RawImages, Source
-from bitsperdim.data.sources.folder import forget_splits, open_splits
+from bitsperdim.sources.base import RawImages, Source
+from bitsperdim.sources.folder import forget_splits, open_splits
 
 SPLITS = ("train", "validation", "test")
 MAX_CHANNELS = 4

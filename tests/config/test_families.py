@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from bitsperdim.config.families import FAMILIES, SMALLEST_DROPOUT, FamilySection, Images
 from bitsperdim.core.errors import InputError
-from bitsperdim.data.sources import SOURCES
-from bitsperdim.families import FAMILIES, SMALLEST_DROPOUT, FamilySection, Images
 from bitsperdim.models import activations, build
+from bitsperdim.sources import SOURCES
 
 SHAPES = [(1, 8, 8), (3, 32, 32), (1, 28, 28), (2, 6, 4)]
 CHANGES: dict[str, list[dict[str, object]]] = {
@@ -30,7 +30,7 @@ CHANGES: dict[str, list[dict[str, object]]] = {
 
 
 def section(family: str, **changes: object) -> FamilySection:
-    content = YAML(typ="safe").load(Path(__file__).parents[1] / "params.yaml")[family]
+    content = YAML(typ="safe").load(Path(__file__).parents[2] / "params.yaml")[family]
     return FAMILIES[family].model_validate({**content, **changes})
 
 
