@@ -31,10 +31,10 @@ from bitsperdim import training
 from bitsperdim.config.families import TrainSection
 from bitsperdim.config.params import load_yaml, model_section
 from bitsperdim.data.preparation import Description, PreparedImages
-from bitsperdim.device import set_up_device
 from bitsperdim.estimation import estimate
 from bitsperdim.models import ImageModel, build
-from bitsperdim.stage import peak_memory
+from bitsperdim.runtime.device import set_up_device
+from bitsperdim.runtime.stage import peak_memory
 
 PIXELCNN_PP = {
     "family": "pixelcnn_pp",

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from bitsperdim import stage
 from bitsperdim.config.params import Params
 from bitsperdim.core import labels
 from bitsperdim.core.errors import InputError
 from bitsperdim.data import preparation
-from bitsperdim.device import described, set_up_device
+from bitsperdim.runtime import stage
+from bitsperdim.runtime.device import described, set_up_device
 from bitsperdim.studies import density_and_mass
 from bitsperdim.studies.density_and_mass import dequantizing
 

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from bitsperdim import stage
 from bitsperdim.config.params import Params, raw_levels
 from bitsperdim.core.files import StoredArray, write_json
 from bitsperdim.data import preparation, repeated
+from bitsperdim.data.pictures import evenly_spaced, write_grid
 from bitsperdim.data.yardsticks import yardsticks
-from bitsperdim.pictures import evenly_spaced, write_grid
+from bitsperdim.runtime import stage
 from bitsperdim.sources import SOURCES
 
 N_PICTURES = 64

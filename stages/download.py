@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from bitsperdim import stage
 from bitsperdim.config.params import Params
+from bitsperdim.runtime import stage
 from bitsperdim.sources import SOURCES
 
 

@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
-from bitsperdim import evaluation, finished, latent, models, stage
+from bitsperdim import evaluation, latent, models
 from bitsperdim.config.params import Params
 from bitsperdim.core import labels
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import remove_leftovers, write_csv, write_json
 from bitsperdim.data import preparation
-from bitsperdim.device import described, set_up_device
-from bitsperdim.distributed import is_first, joined
+from bitsperdim.runtime import finished, stage
+from bitsperdim.runtime.device import described, set_up_device
+from bitsperdim.runtime.distributed import is_first, joined
 
 
 def main(params: Params, name: str, folder: str, dequantized: str, results: str) -> dict[str, str]:

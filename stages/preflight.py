@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from bitsperdim import stage
 from bitsperdim.config.params import Params
-from bitsperdim.last_commit import with_origin
-from bitsperdim.preflight import preflight
+from bitsperdim.preflight.last_commit import with_origin
+from bitsperdim.preflight.preflight import preflight
+from bitsperdim.runtime import stage
 
 
 def main(params: Params, results: str, marker: str) -> None:

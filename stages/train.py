@@ -4,13 +4,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bitsperdim import distributed, finished, models, stage
+from bitsperdim import models
 from bitsperdim.config.params import Params
 from bitsperdim.core import labels
 from bitsperdim.core.files import write_csv
 from bitsperdim.core.units import bits_per_dim
 from bitsperdim.data import preparation
-from bitsperdim.device import described, peak_memory, set_up_device
+from bitsperdim.runtime import distributed, finished, stage
+from bitsperdim.runtime.device import described, peak_memory, set_up_device
 from bitsperdim.training import CURVE_COLUMNS, checkpoint_of, train
 
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import torch
 
-from bitsperdim import stage
 from bitsperdim.config.params import Params
 from bitsperdim.core.errors import InputError
-from bitsperdim.device import described, set_up_device
+from bitsperdim.runtime import stage
+from bitsperdim.runtime.device import described, set_up_device
 from oneneuron import study
 
 

@@ -24,11 +24,12 @@ import training_cases
 import two_processes
 import workspace
 from accelerator import CPU, DEVICE, launches, plugged_in, waits
-from bitsperdim import causality, device, evaluation, latent, training
-from bitsperdim.checkpoints import Checkpoint
+from bitsperdim import causality, evaluation, latent, training
 from bitsperdim.core import randomness
 from bitsperdim.estimation import annealed as chains
 from bitsperdim.models import LatentModel
+from bitsperdim.runtime import device
+from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.studies.density_and_mass import dequantizing
 from cases import SMALL, TINY_FLOW, TINY_RESNET, small_model
 from oneneuron import approximation, ball, essay

@@ -16,20 +16,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitsperdim import blocks, evaluation, latent
-from bitsperdim.blocks import in_blocks
-from bitsperdim.checkpoints import Checkpoint
+from bitsperdim import evaluation, latent
 from bitsperdim.config.params import EvaluateSection
 from bitsperdim.core.randomness import stream
 from bitsperdim.data.preparation import Description, PreparedImages
-from bitsperdim.distributed import is_first, joined, rank, world_size
 from bitsperdim.estimation import Estimate
 from bitsperdim.models import LatentModel
+from bitsperdim.runtime import shards
+from bitsperdim.runtime.checkpoints import Checkpoint
+from bitsperdim.runtime.distributed import is_first, joined, rank, world_size
+from bitsperdim.runtime.shards import in_blocks
 from cases import SMALL, small_model
 
 CPU = torch.device("cpu")
 CASES = ("vae-categorical", "pixelcnn-three-levels", "flow-maf")
-N_IMAGES = 10  # of three blocks, the last of them smaller
+N_IMAGES = 10  # of three shards, the last of them smaller
 STOPS_AT = 4  # so many are done when a run is interrupted
 SECTION = EvaluateSection(
     n_samples=12,
@@ -127,12 +128,12 @@ def fails(process: int | None, error: Exception) -> str:
 def mistake(name: str) -> Iterator[None]:
     """Make one mistake in all processes."""
     one_generator = stream("evaluation", 0, 0)
-    share = blocks.share
+    share = shards.share
     twins = {
-        "an image twice": (blocks, "share", lambda waiting: share(waiting[:1]) or waiting[:1] + share(waiting)),
-        "a block dropped": (blocks, "share", lambda waiting: share(waiting[1:])),
-        "every block by everyone": (blocks, "share", lambda waiting: waiting),
-        "wrong order": (blocks, "in_place", lambda rows, _: rows.flip(0)[:, 1:]),
+        "an image twice": (shards, "share", lambda waiting: share(waiting[:1]) or waiting[:1] + share(waiting)),
+        "a block dropped": (shards, "share", lambda waiting: share(waiting[1:])),
+        "every block by everyone": (shards, "share", lambda waiting: waiting),
+        "wrong order": (shards, "in_place", lambda rows, _: rows.flip(0)[:, 1:]),
         "a generator of each process": (evaluation, "stream", lambda *_, **__: one_generator),
     }
     with mock.patch.object(*twins[name]):

@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from bitsperdim import distributed, training
+from bitsperdim import training
+from bitsperdim.runtime import distributed
 
 step, rank, names, *arguments = sys.argv[1:]
 take_step = training._Trainer.take_step

@@ -12,11 +12,11 @@ from PIL import Image
 
 import cases
 from bitsperdim import evaluation, models
-from bitsperdim.checkpoints import Checkpoint
 from bitsperdim.config.params import EvaluateSection
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import write_json
 from bitsperdim.core.units import bits_per_dim
+from bitsperdim.data.pictures import evenly_spaced
 from bitsperdim.data.preparation import Description, PreparedImages
 from bitsperdim.estimation import (
     Estimate,
@@ -33,7 +33,7 @@ from bitsperdim.estimation import (
 from bitsperdim.estimators import paired
 from bitsperdim.models import build
 from bitsperdim.models.pixelcnn import PixelCNN
-from bitsperdim.pictures import evenly_spaced
+from bitsperdim.runtime.checkpoints import Checkpoint
 from cases import SMALL, small_model
 
 SECTION = EvaluateSection(

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from bitsperdim import latent
-from bitsperdim.checkpoints import Checkpoint
 from bitsperdim.config.params import AnnealedSection, EvaluateSection, read_params
 from bitsperdim.core.files import write_json
 from bitsperdim.core.randomness import stream
@@ -20,6 +19,7 @@ from bitsperdim.estimation import estimate
 from bitsperdim.estimation.annealed import ais, bdmc
 from bitsperdim.models import LatentModel
 from bitsperdim.models.vae import VAE
+from bitsperdim.runtime.checkpoints import Checkpoint
 from cases import small_model
 
 CPU = torch.device("cpu")

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-from bitsperdim import stage as runner
 from bitsperdim.config.params import RESERVED, Params
 from bitsperdim.core.errors import InputError
 from bitsperdim.data.preparation import SPLITS
-from bitsperdim.device import set_up_device
 from bitsperdim.recipes.running import commands
+from bitsperdim.runtime import stage as runner
+from bitsperdim.runtime.device import set_up_device
 from cases import write_studies
 from small_params import made_small
 

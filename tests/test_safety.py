@@ -25,12 +25,12 @@ import torch
 from PIL import Image
 
 from bitsperdim import models
-from bitsperdim.checkpoints import Checkpoint
 from bitsperdim.comparing.source import of_recipe
 from bitsperdim.config.params import DatasetSection, DequantizeSection
 from bitsperdim.core.errors import InputError
 from bitsperdim.data import preparation
 from bitsperdim.report.reading import read_arrays
+from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.sources import SOURCES, RawImages, binarized_mnist, cifar10, idx
 from bitsperdim.sources.base import gunzipped
 from bitsperdim.sources.fetch import RemoteFile

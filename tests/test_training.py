@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitsperdim import checkpoints, training
-from bitsperdim.checkpoints import Checkpoint
+from bitsperdim import training
 from bitsperdim.config.families import FAMILIES, TrainSection
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.units import bits_per_dim
@@ -19,6 +18,8 @@ from bitsperdim.models import ImageModel
 from bitsperdim.models.vae import VAE
 from bitsperdim.optimization import average_weight
 from bitsperdim.presentation import Presentation
+from bitsperdim.runtime import checkpoints
+from bitsperdim.runtime.checkpoints import Checkpoint
 from training_cases import SECTIONS, SETTINGS, images, prepared, run, weights
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitsperdim.checkpoints import Checkpoint
 from bitsperdim.config.families import FAMILIES, TrainSection
 from bitsperdim.data.preparation import Description, PreparedImages
+from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.training import Trained, train
 
 CPU = torch.device("cpu")

@@ -20,12 +20,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitsperdim import distributed, optimization, training
-from bitsperdim.checkpoints import Checkpoint
+from bitsperdim import optimization, training
 from bitsperdim.core import randomness
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.stopping import Interrupted
 from bitsperdim.data.preparation import PreparedImages
+from bitsperdim.runtime import distributed
+from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.training import Trained
 from training_cases import prepared, run, weights
 

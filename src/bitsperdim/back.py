@@ -33,7 +33,7 @@ from bitsperdim.comparing.numbers import flat
 from bitsperdim.comparing.output import difference
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.git import GitError, Repository, repository
-from bitsperdim.preflight import KEPT, forget
+from bitsperdim.preflight.preflight import KEPT, forget
 from bitsperdim.recipes.recipe import read_yaml
 
 GOES_BACK = ("params.yaml", "dvc.lock", "results")

@@ -28,7 +28,7 @@ their standard deviation. Each seed has importance samples of its own, but all s
 noise of the first sample. Pictures are those of the first seed.
 
 Images are scored in blocks, each with random numbers of its own, so that several processes can share them out and an
-interrupted evaluation goes on with those that are left: see :mod:`bitsperdim.blocks`.
+interrupted evaluation goes on with those that are left: see :mod:`bitsperdim.runtime.shards`.
 
 Test images that are training images too (:mod:`bitsperdim.data.repeated`) say how well a model remembers: where there
 are any, ``bpd_without_training_images`` is the number of the others.
@@ -53,9 +53,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from bitsperdim.blocks import in_blocks
 from bitsperdim.causality import N_CHECKED, receptive_field
-from bitsperdim.checkpoints import Checkpoint
 from bitsperdim.config.params import EvaluateSection
 from bitsperdim.core.announcing import Announcement
 from bitsperdim.core.errors import InputError
@@ -63,13 +61,15 @@ from bitsperdim.core.files import sha256
 from bitsperdim.core.labels import ASCII_SIGNS
 from bitsperdim.core.randomness import stream
 from bitsperdim.core.units import bits_per_dim, nats_to_bits_per_dim
+from bitsperdim.data.pictures import as_grey, evenly_spaced, write_grid, write_receptive_field
 from bitsperdim.data.preparation import Description, PreparedImages
-from bitsperdim.distributed import is_first, world_size
 from bitsperdim.estimation import TOLERATED_SHARE, Estimate, mean_error, pareto_k_limit
 from bitsperdim.estimation.estimate import check_scorable, estimated_rows, images_at_once, n_columns, samples_of
 from bitsperdim.estimators.pareto import JUDGED_FROM
 from bitsperdim.models import MODEL_FILES, AutoregressiveModel, ImageModel, LatentModel, check_labels
-from bitsperdim.pictures import as_grey, evenly_spaced, write_grid, write_receptive_field
+from bitsperdim.runtime.checkpoints import Checkpoint
+from bitsperdim.runtime.distributed import is_first, world_size
+from bitsperdim.runtime.shards import in_blocks
 from bitsperdim.sampling import completed
 
 OF_ESTIMATES = ("log_p", "standard_error", "bias", "elbo", "ess", "pareto_k")

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from bitsperdim.config.params import validate
 from bitsperdim.core.git import repository
-from bitsperdim.preflight import check_source
+from bitsperdim.preflight.preflight import check_source
 from bitsperdim.recipes.recipe import read_yaml
 from bitsperdim.recipes.settings import applied
 

@@ -11,7 +11,7 @@ number, that one is held back by its proposal. Both are lower bounds in expectat
 difference is paired (over the images that the estimate gives any mass). For drawn images there is an upper bound too,
 and the gap says how far this much annealing can be off there.
 
-Images are annealed in blocks, each with random numbers of its own: see :mod:`bitsperdim.blocks`.
+Images are annealed in blocks, each with random numbers of its own: see :mod:`bitsperdim.runtime.shards`.
 
 Invariants (``tests/test_latent.py``): a unit that the image moves is active and others are not, in every layer
 (``test_active_units``); the numbers are those of the annealing and of the estimate (``test_annealing_is_summarised``).
@@ -27,16 +27,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from bitsperdim.blocks import in_blocks
-from bitsperdim.checkpoints import Checkpoint
 from bitsperdim.config.params import AnnealedSection, EvaluateSection
 from bitsperdim.core.announcing import Announcement
 from bitsperdim.core.randomness import stream
 from bitsperdim.data.preparation import PreparedImages
-from bitsperdim.distributed import is_first, world_size
 from bitsperdim.estimation import Estimate, mean_error
 from bitsperdim.estimation.annealed import ais, bdmc, n_gradients
 from bitsperdim.models import ImageModel, LatentModel
+from bitsperdim.runtime.checkpoints import Checkpoint
+from bitsperdim.runtime.distributed import is_first, world_size
+from bitsperdim.runtime.shards import in_blocks
 
 ACTIVE = 0.01  # variance of the posterior mean over images
 DRAWS = 16  # of the layers before, for each of two averages

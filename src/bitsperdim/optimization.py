@@ -26,9 +26,9 @@ from torch.nn.parallel import DistributedDataParallel
 from bitsperdim.config.families import TrainSection
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.randomness import leave_uncompiled
-from bitsperdim.distributed import Share, world_size
 from bitsperdim.estimation import log_mean_exp
 from bitsperdim.models import ImageModel
+from bitsperdim.runtime.distributed import Share, world_size
 
 FORMS_COMPILED = 64  # of one function, which all layers of a network share with their different sizes
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

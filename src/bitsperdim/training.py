@@ -14,7 +14,7 @@ validation bound is taken after every epoch with the same ``validation_samples``
 random numbers for every model, and decides which weights are kept (of the fine-tuned epochs, where there are any) and
 when to stop; the test set is never seen.
 
-With a :class:`~bitsperdim.checkpoints.Checkpoint` the whole state is kept from time to time, also in the
+With a :class:`~bitsperdim.runtime.checkpoints.Checkpoint` the whole state is kept from time to time, also in the
 middle of an epoch, and the next training of the same fingerprint goes on from there. SIGTERM and SIGINT let the step
 be finished, and the state be kept, before the training stops.
 
@@ -23,15 +23,15 @@ ahead: its masks are then what they will be, and hours are saved. The weights th
 validation bound of a model that looks ahead is kept. In between they are not asked: that would cost more than the
 validation of a small set.
 
-Several processes (:mod:`bitsperdim.distributed`) share every batch, and every one holds the whole state: each draws the
-noise of the whole batch, takes the same steps, and comes to the same decisions. The first writes and speaks. Any number
-of them can go on from a checkpoint of any other.
+Several processes (:mod:`bitsperdim.runtime.distributed`) share every batch, and every one holds the whole state: each
+draws the noise of the whole batch, takes the same steps, and comes to the same decisions. The first writes and speaks.
+Any number of them can go on from a checkpoint of any other.
 
 Not here: one step (:mod:`bitsperdim.optimization`), how images are shown (:mod:`bitsperdim.presentation`).
 
 Invariants (``tests/test_training.py``): one seed gives one set of bytes, interrupted or not; the best
 weights by validation come back, not the last; every image is presented once an epoch; a loss that is
-not finite stops with one sentence. ``tests/test_distributed.py``: two processes train as one does, to rounding.
+not finite stops with one sentence. ``tests/runtime/test_distributed.py``: two processes train as one does, to rounding.
 """
 
 from __future__ import annotations
@@ -46,8 +46,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from bitsperdim import distributed
-from bitsperdim.checkpoints import Checkpoint
 from bitsperdim.config.families import FamilySection, TrainSection
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import sha256
@@ -61,6 +59,8 @@ from bitsperdim.estimation.estimate import check_scorable
 from bitsperdim.models import ImageModel, build, check_labels
 from bitsperdim.optimization import DTYPES, Optimization, part_of
 from bitsperdim.presentation import Presentation
+from bitsperdim.runtime import distributed
+from bitsperdim.runtime.checkpoints import Checkpoint
 
 CHECK_EVERY = 100  # steps between two looks at the losses, each of which waits for the device
 CURVE_COLUMNS = ("epoch", "step", "learning_rate", "train_bpd", "validation_bpd", "seed")

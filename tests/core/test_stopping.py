@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bitsperdim.checkpoints import Checkpoint
 from bitsperdim.core.stopping import Interrupted, deferred, raised
+from bitsperdim.runtime.checkpoints import Checkpoint
 from stage_runs import Laboratory
 from training_cases import run
 

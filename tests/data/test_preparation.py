@@ -234,7 +234,7 @@ from bitsperdim.sources.base import RawImages
 from bitsperdim.data.yardsticks import empirical_entropy
 from bitsperdim.core.files import StoredArray
 from bitsperdim.config.params import DatasetSection, DequantizeSection
-from bitsperdim.stage import peak_memory
+from bitsperdim.runtime.stage import peak_memory
 section = DatasetSection(name="npz", path="x", n_levels=None, validation_fraction=0.1, test_fraction=0.2, seed=0)
 raw, folder = (Path(argument) for argument in sys.argv[1:])
 before = peak_memory()

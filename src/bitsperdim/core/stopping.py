@@ -5,7 +5,7 @@ about to be saved, wait until it is (:func:`deferred`). A second signal does not
 the process started stays ignored.
 
 What goes wrong often goes wrong in every process alike: only the first of a machine says so, unless another has
-something else to say (:func:`speaks`, :mod:`bitsperdim.distributed`).
+something else to say (:func:`speaks`, :mod:`bitsperdim.runtime.distributed`).
 
 Nothing here needs torch. Invariants (``tests/core/test_stopping.py``): handlers are put back as they were
 (``test_handlers_are_put_back``); the first signal waits and the second does not

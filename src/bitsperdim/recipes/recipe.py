@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 from bitsperdim.config.families import PositiveInt, Section
 from bitsperdim.config.params import Params, load_yaml, validate
 from bitsperdim.core.errors import InputError, shown
-from bitsperdim.last_commit import refuse_itself
+from bitsperdim.preflight.last_commit import refuse_itself
 
 FOLDER = Path("recipes")
 SizeName = Literal["cpu", "gpu"]

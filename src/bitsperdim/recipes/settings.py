@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 
 from bitsperdim.config.params import validate
 from bitsperdim.core.errors import InputError, shown
-from bitsperdim.last_commit import refuse_itself
+from bitsperdim.preflight.last_commit import refuse_itself
 from bitsperdim.recipes.recipe import close, quoted, read_yaml
 
 FORMS = "write KEY=VALUE, +KEY=VALUE to add a key, or ~KEY to remove one"

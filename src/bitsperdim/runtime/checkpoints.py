@@ -4,15 +4,15 @@ They live under ``checkpoints/`` (or ``BITSPERDIM_CHECKPOINTS``), which no stage
 declared outputs before a stage runs. Each training and each evaluation has a folder of its own, named by a fingerprint
 of everything that decides its result, and two generations in it: should the newer be damaged, the
 older one serves. It is written about once a minute, or every ``BITSPERDIM_CHECKPOINT_SECONDS``. A stage whose
-outputs are written marks its folders, and the next one removes them (:mod:`bitsperdim.finished`).
+outputs are written marks its folders, and the next one removes them (:mod:`bitsperdim.runtime.finished`).
 
 A checkpoint is one safetensors file, tensors with a JSON text and a checksum of both: nothing is unpickled.
 A failure to write one is told on stderr and stops nothing; the generations before it stay as they are.
 
-Invariants (``tests/test_checkpoints.py``): what is saved comes back bit for bit; a truncated file, a foreign
+Invariants (``tests/runtime/test_checkpoints.py``): what is saved comes back bit for bit; a truncated file, a foreign
 one and one with any byte changed are refused with a sentence. A full disk leaves the last good one intact
-(``tests/test_full_disk.py``), and a process that is killed at any moment leaves one that can be used
-(``tests/test_killed.py``).
+(``tests/runtime/test_full_disk.py``), and a process that is killed at any moment leaves one that can be used
+(``tests/runtime/test_killed.py``).
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitsperdim import finished
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import atomic_path, remove_leftovers
 from bitsperdim.core.stopping import speaks
+from bitsperdim.runtime import finished
 
 SECONDS = "BITSPERDIM_CHECKPOINT_SECONDS"
 NEWER, OLDER = "state.safetensors", "previous.safetensors"

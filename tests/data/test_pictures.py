@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bitsperdim.pictures import (
+from bitsperdim.data.pictures import (
     GREY,
     LATER,
     NOT_SEEN,

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from bitsperdim import checkpoints, finished
-from bitsperdim.checkpoints import NEWER, OLDER, Checkpoint
 from bitsperdim.core.errors import InputError
+from bitsperdim.runtime import checkpoints, finished
+from bitsperdim.runtime.checkpoints import NEWER, OLDER, Checkpoint
 
 VALUES = {"step": 3, "best_log_p": float("-inf"), "curve": [{"epoch": 1, "train_bpd": 0.1 + 0.2}]}
 

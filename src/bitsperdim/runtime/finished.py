@@ -4,7 +4,7 @@ Between the end of a stage and the end of DVC's hashing a kill would make DVC ru
 done marks its folders instead of removing them. Those of earlier stages, whose outputs DVC has by then, are removed by
 the next training, the next evaluation and the report.
 
-Invariant (``tests/test_finished.py``): what is not marked, and what the caller keeps, stays.
+Invariant (``tests/runtime/test_finished.py``): what is not marked, and what the caller keeps, stays.
 """
 
 from __future__ import annotations

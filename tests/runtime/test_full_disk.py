@@ -13,11 +13,12 @@ import pytest
 import torch
 
 import workspace
-from bitsperdim import checkpoints, models
-from bitsperdim.blocks import in_blocks
-from bitsperdim.checkpoints import NEWER, OLDER, Checkpoint
+from bitsperdim import models
 from bitsperdim.core.files import atomic_path, write_bytes
-from bitsperdim.finished import MARK
+from bitsperdim.runtime import checkpoints
+from bitsperdim.runtime.checkpoints import NEWER, OLDER, Checkpoint
+from bitsperdim.runtime.finished import MARK
+from bitsperdim.runtime.shards import in_blocks
 from cases import SMALL, small_model
 from sharded import CPU, N_IMAGES, counted
 from workspace import EVALUATE, TRAIN

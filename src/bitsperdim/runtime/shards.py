@@ -10,14 +10,14 @@ has to. The first alone reads and writes the checkpoint: the others need not see
 
 Not here: what is computed of a block; a balance of blocks that differ much in cost.
 
-Invariants (``tests/test_blocks.py``):
+Invariants (``tests/runtime/test_blocks.py``):
 
 1. Each row is there exactly once and in its place, or it is an error
    (``test_rows_that_are_missing_or_there_twice_are_an_error``).
 2. One process or several, more of them than blocks too: the same bits; what stops one stops all
    (``test_sharded_is_the_same_bit_for_bit``).
 3. Interrupted or not: the same bits, and what was kept is not computed again (``test_what_is_done_is_taken_over``).
-4. Killed at any moment, the stages end with the same bytes (``tests/test_killed.py``).
+4. Killed at any moment, the stages end with the same bytes (``tests/runtime/test_killed.py``).
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bitsperdim.checkpoints import Checkpoint
 from bitsperdim.core.errors import InputError
-from bitsperdim.distributed import gathered, is_first, rank, world_size
+from bitsperdim.runtime.checkpoints import Checkpoint
+from bitsperdim.runtime.distributed import gathered, is_first, rank, world_size
 
 KEPT_SHARE = 0.1  # of the checkpoint's interval: work that took longer is kept at its end, should later work stop
 FAILED = -1.0  # in place of a row's number

@@ -14,9 +14,9 @@ from torch import Tensor
 
 import sharded
 import workspace
-from bitsperdim import blocks
-from bitsperdim.blocks import in_blocks
-from bitsperdim.checkpoints import NEWER, OLDER, Checkpoint
+from bitsperdim.runtime import shards
+from bitsperdim.runtime.checkpoints import NEWER, OLDER, Checkpoint
+from bitsperdim.runtime.shards import in_blocks
 from sharded import CPU, MISTAKES, N_IMAGES, STOPS_AT, counted, interrupted, kept
 
 LAUNCHER = ("torch.distributed.run", "--standalone", "--nproc-per-node")
@@ -38,13 +38,13 @@ def resumed(place: Checkpoint) -> tuple[Tensor, list[int], list[int]]:
 
 def together(n_processes: int, folder: Path, script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Start a script in several processes."""
-    source = Path(blocks.__file__).parents[1]
+    source = Path(shards.__file__).parents[2]
     return subprocess.run(
         [sys.executable, "-m", *LAUNCHER, str(n_processes), str(script), *arguments],
         cwd=folder,
         env={
             **os.environ,
-            "PYTHONPATH": f"{source}{os.pathsep}{Path(__file__).parent}",
+            "PYTHONPATH": f"{source}{os.pathsep}{Path(__file__).parents[1]}",
             "BITSPERDIM_DEVICE": "cpu",
             "OMP_NUM_THREADS": "1",
         },
@@ -134,7 +134,7 @@ def test_nothing_is_written_of_work_that_takes_no_time(tmp_path: Path) -> None:
 def test_it_is_written_once_in_an_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Five blocks of 40 s: after the second, the fourth and at the end."""
     clock, saved = [0.0], []
-    monkeypatch.setattr(blocks.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(shards.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(
         Checkpoint, "save", lambda self, tensors, values: saved.append((clock[0], len(tensors["rows"])))
     )
@@ -175,12 +175,12 @@ def test_a_bad_checkpoint_is_named_and_its_blocks_computed_again(
 
 def test_rows_that_are_missing_or_there_twice_are_an_error() -> None:
     rows = torch.cat([torch.arange(5, dtype=torch.float64)[:, None], torch.rand(5, 2, dtype=torch.float64)], dim=1)
-    assert torch.equal(blocks.in_place(rows[[3, 0, 4, 1, 2]], 5), rows[:, 1:])
+    assert torch.equal(shards.in_place(rows[[3, 0, 4, 1, 2]], 5), rows[:, 1:])
     for wrong in ([0, 1, 2, 3], [0, 1, 2, 3, 3], [0, 1, 2, 3, 4, 4], []):
         with pytest.raises(RuntimeError, match=f"the {len(wrong)} rows that were computed are not the 5"):
-            blocks.in_place(rows[wrong], 5)
+            shards.in_place(rows[wrong], 5)
 
 
 def test_blocks_are_a_partition_of_the_rows() -> None:
-    assert blocks.blocks(STOPS_AT + 3, 3) == [range(3), range(3, 6), range(6, 7)]
-    assert blocks.blocks(0, 3) == []
+    assert shards.blocks(STOPS_AT + 3, 3) == [range(3), range(3, 6), range(6, 7)]
+    assert shards.blocks(0, 3) == []

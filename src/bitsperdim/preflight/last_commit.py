@@ -1,7 +1,7 @@
 """Where a refused value of ``params.yaml`` comes from: ``-S`` writes into the file also what is then refused.
 
-Invariant (``tests/test_preflight.py::test_a_value_that_is_not_of_the_last_commit_is_named``): where git cannot tell,
-the sentence stays as it is.
+Invariant (``tests/preflight/test_preflight.py::test_a_value_that_is_not_of_the_last_commit_is_named``): where git
+cannot tell, the sentence stays as it is.
 """
 
 from __future__ import annotations

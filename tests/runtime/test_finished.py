@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 import workspace
-from bitsperdim import finished
-from bitsperdim.checkpoints import SECONDS, Checkpoint
+from bitsperdim.runtime import finished
+from bitsperdim.runtime.checkpoints import SECONDS, Checkpoint
 from workspace import EVALUATE, TRAIN
 
 

@@ -21,11 +21,11 @@ import training_cases
 import two_processes
 import workspace
 from bitsperdim import evaluation, training
-from bitsperdim.checkpoints import Checkpoint
 from bitsperdim.core.randomness import stream
-from bitsperdim.device import prepare_gpu
 from bitsperdim.models import DensityModel, ImageModel, LatentModel
 from bitsperdim.presentation import Presentation
+from bitsperdim.runtime.checkpoints import Checkpoint
+from bitsperdim.runtime.device import prepare_gpu
 from cases import SMALL, small_model
 from training_cases import run, weights
 from workspace import EVALUATE, TRAIN

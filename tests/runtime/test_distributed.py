@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 import two_processes
-from bitsperdim import device, distributed
-from bitsperdim.checkpoints import Checkpoint
 from bitsperdim.core import stopping
 from bitsperdim.core.errors import InputError
-from bitsperdim.finished import MARK
+from bitsperdim.runtime import device, distributed
+from bitsperdim.runtime.checkpoints import Checkpoint
+from bitsperdim.runtime.finished import MARK
 from stage_runs import Laboratory
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -159,7 +159,7 @@ def test_on_a_gpu_float32_is_float32_and_algorithms_are_deterministic() -> None:
     """In a process of its own, since the settings are those of the whole process."""
     code = """
 import torch
-from bitsperdim.device import prepare_gpu
+from bitsperdim.runtime.device import prepare_gpu
 torch.cuda.set_device = lambda device: print(device)
 torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
 prepare_gpu(torch.device("cuda:1"))

@@ -14,8 +14,8 @@ from ruamel.yaml import YAML
 from bitsperdim.config.params import Params, validate
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import read_json
-from bitsperdim.last_commit import with_origin
-from bitsperdim.preflight import preflight
+from bitsperdim.preflight.last_commit import with_origin
+from bitsperdim.preflight.preflight import preflight
 from laboratory import Laboratory
 
 
@@ -120,7 +120,7 @@ def test_a_value_that_is_not_of_the_last_commit_is_named(
         path.write_text(now, encoding="utf-8")
         for command in (
             [str(repository / "stages" / "preflight.py"), "results", "marker"],
-            ["-m", "bitsperdim.preflight", "params.yaml"],
+            ["-m", "bitsperdim.preflight.preflight", "params.yaml"],
         ):
             environment = {**os.environ, "PYTHONPATH": str(repository / "src")}
             done = subprocess.run(

@@ -12,7 +12,7 @@ from pathlib import Path
 from bitsperdim.config.params import Params, check_images, read_params
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import write_json, write_text
-from bitsperdim.last_commit import with_origin
+from bitsperdim.preflight.last_commit import with_origin
 from bitsperdim.sources import SOURCES
 
 MARKER = "The parameters of this pipeline have been validated.\n"
@@ -69,9 +69,11 @@ def _remove(folder: Path, names: tuple[str, ...]) -> None:
 
 
 def main() -> None:
-    """Validate the file of the command line and touch nothing: ``python -m bitsperdim.preflight params.yaml``."""
+    """Validate the file of the command line and touch nothing: ``python -m bitsperdim.preflight.preflight
+    params.yaml``.
+    """
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m bitsperdim.preflight PARAMS")
+        sys.exit("usage: python -m bitsperdim.preflight.preflight PARAMS")
     path = Path(sys.argv[1])
     try:
         read_params(path)

@@ -8,7 +8,7 @@ Tensors of GPUs travel by NCCL, those of CPUs by Gloo, also on a machine with GP
 numbers (when to save, when to stop) is on the CPU and makes no GPU wait. Nothing but tensors travels between them, and
 nothing is pickled.
 
-Invariants (``tests/test_distributed.py``): shares are all of a batch, once (``test_shares_are_the_whole``); two
+Invariants (``tests/runtime/test_distributed.py``): shares are all of a batch, once (``test_shares_are_the_whole``); two
 processes train and validate as one does (``test_two_processes_are_one``).
 """
 

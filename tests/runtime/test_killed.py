@@ -24,7 +24,7 @@ from typing import IO, Any
 import pytest
 
 import workspace
-from bitsperdim import finished
+from bitsperdim.runtime import finished
 from workspace import EVALUATE, TRAIN
 
 INTERVAL = "0.02"  # seconds between two checkpoints
@@ -38,7 +38,7 @@ class Stages:
 
     def __init__(self, folder: Path, repository: Path) -> None:
         self.folder, self.repository = folder, repository
-        tests = Path(__file__).parent
+        tests = Path(__file__).parents[1]
         path = f"{repository / 'src'}{os.pathsep}{tests}"
         environment = {**os.environ, **workspace.ENVIRONMENT, "PYTHONPATH": path}
         self.forks = subprocess.Popen(
