@@ -31,7 +31,7 @@ import torch
 from measuring import heading, matrix_product_peak, seconds, table
 from torch import Tensor
 
-from bitsperdim.estimation import Estimate, estimate
+from bitsperdim.evaluation.estimate import Estimate, estimate
 from bitsperdim.models import build
 from bitsperdim.models.vae import VAE
 from bitsperdim.runtime.device import set_up_device

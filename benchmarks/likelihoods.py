@@ -14,7 +14,7 @@ import sys
 import torch
 from measuring import heading, seconds, table
 
-from bitsperdim.estimation import estimate
+from bitsperdim.evaluation.estimate import estimate
 from bitsperdim.models import build
 from bitsperdim.runtime.stage import peak_memory
 

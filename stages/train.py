@@ -12,7 +12,7 @@ from bitsperdim.core.units import bits_per_dim
 from bitsperdim.data import preparation
 from bitsperdim.runtime import distributed, finished, stage
 from bitsperdim.runtime.device import described, peak_memory, set_up_device
-from bitsperdim.training import CURVE_COLUMNS, checkpoint_of, train
+from bitsperdim.training.trainer import CURVE_COLUMNS, checkpoint_of, train
 
 
 def main(params: Params, name: str, dequantized: str, folder: str, curve: str) -> dict[str, Any]:

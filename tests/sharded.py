@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitsperdim import evaluation, latent
 from bitsperdim.config.params import EvaluateSection
 from bitsperdim.core.randomness import stream
 from bitsperdim.data.preparation import Description, PreparedImages
-from bitsperdim.estimation import Estimate
+from bitsperdim.evaluation import latent_code, scoring
+from bitsperdim.evaluation.estimate import Estimate
 from bitsperdim.models import LatentModel
 from bitsperdim.runtime import shards
 from bitsperdim.runtime.checkpoints import Checkpoint
@@ -55,15 +55,15 @@ def prepared(name: str) -> PreparedImages:
 
 def evaluated(name: str, seed: int) -> Estimate:
     """One model under one seed, by as many processes as there are."""
-    return evaluation.evaluate_seed(small_model(name, seed).float(), prepared(name), SECTION, seed, CPU)
+    return scoring.evaluate_seed(small_model(name, seed).float(), prepared(name), SECTION, seed, CPU)
 
 
 def annealed(estimated: Estimate) -> dict:
     """Three blocks of chains, both of test images and of drawn ones."""
     model = small_model(CASES[0]).float()
     assert isinstance(model, LatentModel)
-    with mock.patch.object(latent, "CHAINS_AT_ONCE", 12):
-        return latent.annealing(model, prepared(CASES[0]), estimated, SECTION.annealed, 0, CPU)
+    with mock.patch.object(latent_code, "CHAINS_AT_ONCE", 12):
+        return latent_code.annealing(model, prepared(CASES[0]), estimated, SECTION.annealed, 0, CPU)
 
 
 def same(one: Estimate, other: Estimate) -> bool:
@@ -134,7 +134,7 @@ def mistake(name: str) -> Iterator[None]:
         "a block dropped": (shards, "share", lambda waiting: share(waiting[1:])),
         "every block by everyone": (shards, "share", lambda waiting: waiting),
         "wrong order": (shards, "in_place", lambda rows, _: rows.flip(0)[:, 1:]),
-        "a generator of each process": (evaluation, "stream", lambda *_, **__: one_generator),
+        "a generator of each process": (scoring, "stream", lambda *_, **__: one_generator),
     }
     with mock.patch.object(*twins[name]):
         yield

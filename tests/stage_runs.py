@@ -17,7 +17,7 @@ from bitsperdim.config.params import read_params
 from bitsperdim.core.files import write_csv
 from bitsperdim.data import preparation
 from bitsperdim.sources.base import RawImages
-from bitsperdim.training import CURVE_COLUMNS, train
+from bitsperdim.training.trainer import CURVE_COLUMNS, train
 
 
 class Laboratory:

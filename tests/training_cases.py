@@ -11,7 +11,7 @@ from torch import Tensor
 from bitsperdim.config.families import FAMILIES, TrainSection
 from bitsperdim.data.preparation import Description, PreparedImages
 from bitsperdim.runtime.checkpoints import Checkpoint
-from bitsperdim.training import Trained, train
+from bitsperdim.training.trainer import Trained, train
 
 CPU = torch.device("cpu")
 SETTINGS: dict[str, Any] = {

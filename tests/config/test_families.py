@@ -8,7 +8,8 @@ from ruamel.yaml import YAML
 
 from bitsperdim.config.families import FAMILIES, SMALLEST_DROPOUT, FamilySection, Images
 from bitsperdim.core.errors import InputError
-from bitsperdim.models import activations, build
+from bitsperdim.models import build
+from bitsperdim.models.parts import activations
 from bitsperdim.sources import SOURCES
 
 SHAPES = [(1, 8, 8), (3, 32, 32), (1, 28, 28), (2, 6, 4)]

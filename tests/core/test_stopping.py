@@ -78,12 +78,12 @@ def test_other_threads_leave_signals_alone() -> None:
 
 def test_validation_stops_too_and_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal in the first batch of the second validation: the run ends there, and goes on to the same bytes."""
-    from bitsperdim import training
+    from bitsperdim.training import trainer
     from training_cases import weights
 
     checkpoint = Checkpoint(tmp_path / "one", "one", interval=1e9)
     n_batches = 0
-    log_mean_exp = training.log_mean_exp
+    log_mean_exp = trainer.log_mean_exp
 
     def counting(log_w: object) -> object:
         nonlocal n_batches
@@ -93,7 +93,7 @@ def test_validation_stops_too_and_is_done_again(tmp_path: Path, monkeypatch: pyt
         return log_mean_exp(log_w)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "log_mean_exp", counting)
+        patch.setattr(trainer, "log_mean_exp", counting)
         with pytest.raises(Interrupted, match="stopped after 10 steps; the same command goes on from there"):
             run("iwae", checkpoint=checkpoint)
     assert n_batches == 3

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import laws
-from bitsperdim.estimation import (
+from bitsperdim.estimators.log_weights import (
     bias,
     bound_against_k,
     extrapolation,

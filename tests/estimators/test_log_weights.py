@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from bitsperdim.estimation import (
+from bitsperdim.estimators.log_weights import (
     bias,
     bound_against_k,
     effective_sample_size,

@@ -10,17 +10,9 @@ from torch import Tensor
 
 import annealing
 import laws
-from bitsperdim.estimation import (
-    TOLERATED_SHARE,
-    bias,
-    bound_against_k,
-    effective_sample_size,
-    log_mean_exp,
-    pareto_k,
-    pareto_k_limit,
-    standard_error,
-)
-from bitsperdim.estimators.pareto import tail_size
+from bitsperdim.core.labels import TOLERATED_SHARE
+from bitsperdim.estimators.log_weights import bias, bound_against_k, effective_sample_size, log_mean_exp, standard_error
+from bitsperdim.estimators.pareto import pareto_k, pareto_k_limit, tail_size
 
 pytestmark = pytest.mark.processor
 

@@ -10,10 +10,11 @@ from scipy.stats import binom
 from torch import Tensor
 
 import laws
-from bitsperdim.bijections import ActNorm, Bijection, Squeeze
-from bitsperdim.estimation import estimate, log_mean_exp
+from bitsperdim.estimators.log_weights import log_mean_exp
+from bitsperdim.evaluation.estimate import estimate
 from bitsperdim.models import build
 from bitsperdim.models.normalizing_flow import NormalizingFlow
+from bitsperdim.models.parts.bijections import ActNorm, Bijection, Squeeze
 from bitsperdim.models.realnvp import RealNVP, bijections
 from cases import SMALL, small_model
 

@@ -20,12 +20,13 @@ import sharded
 import training_cases
 import two_processes
 import workspace
-from bitsperdim import evaluation, training
 from bitsperdim.core.randomness import stream
+from bitsperdim.evaluation import scoring
 from bitsperdim.models import DensityModel, ImageModel, LatentModel
-from bitsperdim.presentation import Presentation
 from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.runtime.device import prepare_gpu
+from bitsperdim.training import trainer
+from bitsperdim.training.batches import Presentation
 from cases import SMALL, small_model
 from training_cases import run, weights
 from workspace import EVALUATE, TRAIN
@@ -122,7 +123,7 @@ def test_what_is_drawn_has_the_mean_of_the_cpu(name: str, gpu: torch.device) -> 
 @pytest.mark.parametrize("name", ["vae-categorical", "pixelcnn-three-levels", "flow-maf", "realnvp-grey"])
 def test_an_evaluation_gives_the_same_bits_each_time(name: str, gpu: torch.device) -> None:
     arguments = (sharded.prepared(name), sharded.SECTION, 0, gpu)
-    one, other = (evaluation.evaluate_seed(small_model(name).float(), *arguments) for _ in range(2))
+    one, other = (scoring.evaluate_seed(small_model(name).float(), *arguments) for _ in range(2))
     assert sharded.same(one, other)
 
 
@@ -152,7 +153,7 @@ def test_a_training_gives_the_same_bits_each_time_and_after_an_interruption(gpu:
 @pytest.mark.parametrize("model", [name for name in SPREADS if name != "realnvp"])  # whose noise is of the host
 def test_no_step_waits_for_the_gpu(model: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither to draw a batch nor to take a step. Of flows the affine one: the splines' gather is known to wait."""
-    for owner, name in ((Presentation, "batch"), (training._Trainer, "take_step")):
+    for owner, name in ((Presentation, "batch"), (trainer._Trainer, "take_step")):
         original = getattr(owner, name)
 
         def strict(*arguments: Any, _original: Any = original) -> Any:

@@ -14,7 +14,7 @@ import torch
 
 from bitsperdim.core.files import StoredArray, write_json, write_npy
 from bitsperdim.core.units import nats_to_bits
-from bitsperdim.estimation import leading_bias
+from bitsperdim.estimators.log_weights import leading_bias
 from bitsperdim.studies import density_and_mass
 from bitsperdim.studies.density_and_mass import bound, coding, collapse, hypotheses
 from cases import write_study

@@ -14,8 +14,8 @@ from bitsperdim.core.errors import InputError
 from bitsperdim.core.randomness import stream
 from bitsperdim.core.units import bits_per_dim
 from bitsperdim.data import preparation
-from bitsperdim.estimation import estimate
 from bitsperdim.estimators.paired import paired_difference, ways_of_dequantizing
+from bitsperdim.evaluation.estimate import estimate
 from bitsperdim.sources.base import RawImages
 from bitsperdim.studies.density_and_mass import dequantizing
 from bitsperdim.studies.density_and_mass.dequantizing import WAYS

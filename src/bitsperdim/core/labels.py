@@ -22,7 +22,7 @@ from typing import Any
 SIGNS = {"exact": "=", "lower": "≤", "density": "density"}
 PUBLISHED_SIGNS = {"exact": "=", "bound": "≤", "estimate": "≈"}
 WORDS = {"exact": "exact", "lower": "an upper bound", "density": "a density, not a likelihood: not to be ranked"}
-TOLERATED_SHARE = 0.05  # of images with a small ESS, as in bitsperdim.estimation, which imports torch
+TOLERATED_SHARE = 0.05  # of images with a small ESS, with a heavy tail, or that were trained on
 
 ROUNDING_BPD = 1.5e-6  # a log-mass of float32 is right to 1e-6 nats, or of its size (bitsperdim.likelihoods)
 BY_CHANCE = 4  # Monte Carlo errors

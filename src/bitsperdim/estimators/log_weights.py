@@ -12,7 +12,7 @@ the error to take.
 
 A weight is never exponentiated as it is: everything is relative to the largest. A log-weight of
 -inf is a weight of zero; where all are, the estimate is -inf and its errors are 0. NaN and +inf
-are not looked for here (:func:`bitsperdim.estimation.estimate` refuses them).
+are not looked for here (:func:`bitsperdim.evaluation.estimate.estimate` refuses them).
 
 :func:`jackknife` and :func:`extrapolation` take the leading bias out of the estimate. What they return is no bound,
 in expectation either: it may lie above log P(x). Neither helps where the tail of the weights is so heavy that the

@@ -38,10 +38,10 @@ import torch
 from torch import Tensor, nn
 
 from bitsperdim.core.units import n_dims
-from bitsperdim.dequantization import MAX_LEVELS, Dequantizer, dequantize
 from bitsperdim.likelihoods import DiagonalNormal, Head, Likelihood, NormalChain
-from bitsperdim.models.causal import CausalConv2d, Memory
 from bitsperdim.models.inputs import check_classes, check_counts, check_images, check_noise, check_place
+from bitsperdim.models.parts.causal import CausalConv2d, Memory
+from bitsperdim.models.parts.dequantization import MAX_LEVELS, Dequantizer, dequantize
 
 Kind = Literal["exact", "lower", "density"]
 LatentNormal = DiagonalNormal | NormalChain
@@ -148,7 +148,7 @@ class ImageModel(nn.Module, ABC):
         """Return log w, (K, B) in nats, with E[w_k] = P(x).
 
         In training mode too, where dropout is on: then E[w_k] is another mass for each draw of what is dropped. Whether
-        an autoregressive model looks ahead is not asked here: :func:`bitsperdim.estimation.estimate` does.
+        an autoregressive model looks ahead is not asked here: :func:`bitsperdim.evaluation.estimate.estimate` does.
 
         Args:
             x: (B, C, H, W) uint8 or another integer type, values 0..L-1, on the device of the model.
@@ -313,7 +313,7 @@ class AutoregressiveModel(ImageModel):
         self, n_images: int, *, labels: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
         """Draw images one pixel after the other."""
-        from bitsperdim.sampling import ancestral_sample  # sampling knows the models, not the other way round
+        from bitsperdim.models.sampling import ancestral_sample  # sampling knows the models, not the other way round
 
         return ancestral_sample(self, n_images, labels=labels, generator=generator)
 

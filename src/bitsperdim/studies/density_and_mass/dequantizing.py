@@ -27,13 +27,15 @@ import numpy as np
 import torch
 
 from bitsperdim.core.files import StoredArray, reading
+from bitsperdim.core.labels import TOLERATED_SHARE
 from bitsperdim.core.randomness import stream
 from bitsperdim.core.units import bits_per_dim, nats_to_bits_per_dim
 from bitsperdim.data import preparation
 from bitsperdim.data.preparation import PreparedImages
-from bitsperdim.estimation import TOLERATED_SHARE, Estimate, estimate, mean_error
+from bitsperdim.estimators.log_weights import mean_error
 from bitsperdim.estimators.paired import paired_difference
-from bitsperdim.training import Trained, train
+from bitsperdim.evaluation.estimate import Estimate, estimate
+from bitsperdim.training.trainer import Trained, train
 
 if TYPE_CHECKING:
     from bitsperdim.config.families import TrainSection

@@ -8,7 +8,7 @@ training images once, before training, and they are parameters from then on.
 
 Not here: autoregressive transforms, which come from zuko (:mod:`bitsperdim.models.flow`).
 
-Invariants (``tests/test_bijections.py``): the inverse inverts (``test_the_inverse_inverts``); ladj is that of
+Invariants (``tests/models/test_bijections.py``): the inverse inverts (``test_the_inverse_inverts``); ladj is that of
 autograd's Jacobian (``test_ladj_is_the_jacobian``); a coupling starts as the identity
 (``test_a_coupling_starts_as_the_identity``).
 """

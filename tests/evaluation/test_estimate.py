@@ -8,17 +8,9 @@ import torch
 from torch import Tensor
 
 import laws
-from bitsperdim.estimation import (
-    Estimate,
-    bias,
-    bound_against_k,
-    estimate,
-    extrapolation,
-    jackknife,
-    log_mean_exp,
-    pareto_k,
-)
-from bitsperdim.estimation.estimate import estimated_rows, n_columns
+from bitsperdim.estimators.log_weights import bias, bound_against_k, extrapolation, jackknife, log_mean_exp
+from bitsperdim.estimators.pareto import pareto_k
+from bitsperdim.evaluation.estimate import Estimate, estimate, estimated_rows, n_columns
 from bitsperdim.models import ImageModel
 from bitsperdim.models.pixelcnn import PixelCNN
 from cases import small_model
@@ -78,7 +70,7 @@ def test_chunks_change_nothing(name: str, chunk_size: int) -> None:
 
 def test_memory_does_not_grow_with_k(monkeypatch: pytest.MonkeyPatch) -> None:
     """However large K is, the model is asked for at most chunk x batch weights, and few are held at once."""
-    module = sys.modules["bitsperdim.estimation.estimate"]
+    module = sys.modules["bitsperdim.evaluation.estimate"]
     held: list[int] = []
     check = module._refuse_nan
 

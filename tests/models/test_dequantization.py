@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import laws
-from bitsperdim.dequantization import (
+from bitsperdim.models.gaussian import Gaussian
+from bitsperdim.models.parts.dequantization import (
     DEQUANTIZATIONS,
     NoDequantizer,
     UniformDequantizer,
@@ -17,7 +18,6 @@ from bitsperdim.dequantization import (
     logistic_log_density,
     uniform,
 )
-from bitsperdim.models.gaussian import Gaussian
 
 pytestmark = pytest.mark.processor
 

@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitsperdim import training
 from bitsperdim.config.families import FAMILIES, TrainSection
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.units import bits_per_dim
 from bitsperdim.models import ImageModel
 from bitsperdim.models.vae import VAE
-from bitsperdim.optimization import average_weight
-from bitsperdim.presentation import Presentation
 from bitsperdim.runtime import checkpoints
 from bitsperdim.runtime.checkpoints import Checkpoint
+from bitsperdim.training import trainer
+from bitsperdim.training.batches import Presentation
+from bitsperdim.training.step import average_weight
 from training_cases import SECTIONS, SETTINGS, images, prepared, run, weights
 
 
@@ -65,7 +65,7 @@ def test_the_last_epochs_have_another_k(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_model_that_looks_ahead_is_not_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mask is open from the start: no step is taken."""
     monkeypatch.setattr("bitsperdim.models.pixelcnn.order_of", lambda *_, **__: None)
-    monkeypatch.setattr(training._Trainer, "take_step", lambda *_: pytest.fail("a step was taken"))
+    monkeypatch.setattr(trainer._Trainer, "take_step", lambda *_: pytest.fail("a step was taken"))
     with pytest.raises(InputError, match=r"^Training \w+ \(seed 0\) stopped: the model looks ahead: a log-mass"):
         run("pixelcnn")
 
@@ -73,13 +73,13 @@ def test_a_model_that_looks_ahead_is_not_trained(monkeypatch: pytest.MonkeyPatch
 def test_the_weights_that_come_back_are_asked_whether_they_look_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once before the first step, and once at the end, in evaluation mode."""
     asked: list[dict[str, Tensor]] = []
-    check = training.check_scorable
+    check = trainer.check_scorable
 
     def listening(model: ImageModel, *inputs: Any) -> float | None:
         asked.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
         return check(model, *inputs)
 
-    monkeypatch.setattr(training, "check_scorable", listening)
+    monkeypatch.setattr(trainer, "check_scorable", listening)
     trained = run("pixelcnn", epochs=2)
     assert len(asked) == 2
     last = trained.model.state_dict()
@@ -94,7 +94,7 @@ def test_the_best_weights_by_validation_come_back() -> None:
     assert trained.best_epoch == 1 + int(np.argmin(bpds))
     assert trained.best_epoch < 12
     data = prepared()
-    again = training.mean_bound(
+    again = trainer.mean_bound(
         trained.model,
         torch.from_numpy(data.images["validation"]),
         None,
@@ -114,7 +114,7 @@ def test_patience_stops_early() -> None:
 def test_weights_from_before_the_fine_tuning_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every epoch validates worse than the one before."""
     values = iter(range(0, -100, -1))
-    monkeypatch.setattr(training, "mean_bound", lambda *_: float(next(values)))
+    monkeypatch.setattr(trainer, "mean_bound", lambda *_: float(next(values)))
     assert run("iwae", epochs=4).best_epoch == 1
     assert run("iwae", epochs=4, finetune={"epochs": 2, "train_samples": 3}).best_epoch == 3
 
@@ -124,7 +124,7 @@ def test_weights_from_before_the_fine_tuning_are_not_kept(monkeypatch: pytest.Mo
 def test_a_validation_bound_that_cannot_be_is_refused(
     model: str, value: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "mean_bound", lambda *_: value)
+    monkeypatch.setattr(trainer, "mean_bound", lambda *_: value)
     with pytest.raises(InputError, match=f"likelihood of {value}" if model == "gaussian" else "not finite at step 5"):
         run(model)
 
@@ -136,7 +136,7 @@ def test_no_training_takes_over_what_another_one_kept(monkeypatch: pytest.Monkey
 
     def place(**changes: Any) -> Checkpoint:
         given = {"section": section, "shared": shared, "prepared": data, "dataset_seed": 0, "device": cpu, "seed": 0}
-        return training.checkpoint_of(**{**given, **changes})
+        return trainer.checkpoint_of(**{**given, **changes})
 
     other = dataclasses.replace(data.description, test_sha256="other")
     places = [
@@ -206,13 +206,13 @@ def test_fixed_noise_stays_with_its_image() -> None:
 
 def test_the_noise_of_a_training_is_fixed_where_the_model_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Tensor | None] = []
-    take_step = training._Trainer.take_step
+    take_step = trainer._Trainer.take_step
 
     def spy(self: Any, x: Tensor, labels: Tensor | None, noise: Tensor | None, *rest: Any) -> Tensor:
         given.append(noise)
         return take_step(self, x, labels, noise, *rest)
 
-    monkeypatch.setattr(training._Trainer, "take_step", spy)
+    monkeypatch.setattr(trainer._Trainer, "take_step", spy)
     run("realnvp", epochs=2, batch_size=75)
     assert all(noise is not None and noise.shape == (2, 75, 1, 2, 3) for noise in given)
     first, second = (torch.cat([noise]).sum((0, 2, 3, 4)).sort().values for noise in given if noise is not None)
@@ -257,7 +257,7 @@ def test_steps_and_the_mean_over_uneven_batches() -> None:
     trained = run("pixelcnn", epochs=2, learning_rate=1e-12)
     assert [row["step"] for row in trained.curve] == [5, 10]
     settings = TrainSection.model_validate(SETTINGS)
-    exact = training.mean_bound(trained.model, torch.from_numpy(images(75, 0)), None, None, settings)
+    exact = trainer.mean_bound(trained.model, torch.from_numpy(images(75, 0)), None, None, settings)
     assert trained.curve[1]["train_bpd"] == pytest.approx(bits_per_dim(exact, (1, 2, 3)), rel=1e-6)
 
 
@@ -296,7 +296,7 @@ def test_the_average_forgets_the_start() -> None:
 def test_the_average_is_that_of_the_formula() -> None:
     """One epoch of five steps, followed by hand: what is kept is the weighted mean of the five weights."""
     seen: list[Tensor] = []
-    take_step = training._Trainer.take_step
+    take_step = trainer._Trainer.take_step
 
     def spy(self: Any, *batch: Any) -> Tensor:
         loss = take_step(self, *batch)
@@ -304,7 +304,7 @@ def test_the_average_is_that_of_the_formula() -> None:
         return loss
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training._Trainer, "take_step", spy)
+        patch.setattr(trainer._Trainer, "take_step", spy)
         trained = run("vae", epochs=1, average_decay=0.3)
     expected = seen[0]
     for n, current in enumerate(seen[1:], start=1):
@@ -338,13 +338,13 @@ def test_bfloat16_is_close_to_float32() -> None:
 def test_a_loss_that_is_not_finite_names_model_step_and_remedy(
     value: float, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take_step = training._Trainer.take_step
+    take_step = trainer._Trainer.take_step
 
     def broken(self: Any, *batch: Any) -> Tensor:
         loss = take_step(self, *batch)
         return loss * value if self.state.step == step else loss
 
-    monkeypatch.setattr(training._Trainer, "take_step", broken)
+    monkeypatch.setattr(trainer._Trainer, "take_step", broken)
     with pytest.raises(InputError) as caught:
         run("vae")
     text = str(caught.value)
@@ -377,7 +377,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
     data.images["validation"] = (data.images["validation"] > 1).astype(np.uint8)
     settings = {"average_decay": 0.5, "epochs": 4}
     whole = run(model, data, **settings)
-    take_step = training._Trainer.take_step
+    take_step = trainer._Trainer.take_step
 
     def stopping(self: Any, *arguments: Any) -> Tensor:
         if self.state.step == stop_at:
@@ -386,7 +386,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
 
     checkpoint = Checkpoint(tmp_path / "one", "one", interval=0.0)
     with monkeypatch.context() as patch:
-        patch.setattr(training._Trainer, "take_step", stopping)
+        patch.setattr(trainer._Trainer, "take_step", stopping)
         with pytest.raises(PowerCutError):
             run(model, data, checkpoint=checkpoint, **settings)
     steps: list[int] = []
@@ -395,7 +395,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
         steps.append(self.state.step)
         return take_step(self, *arguments)
 
-    monkeypatch.setattr(training._Trainer, "take_step", counting)
+    monkeypatch.setattr(trainer._Trainer, "take_step", counting)
     resumed = run(model, data, checkpoint=checkpoint, **settings)
     assert steps == list(range(stop_at, 20))
     assert f"goes on from a checkpoint in epoch {1 + stop_at // 5}, after {stop_at} steps" in capsys.readouterr().out
@@ -421,7 +421,7 @@ def test_a_training_that_took_longer_than_the_interval_is_kept_at_its_end(
     checkpoint = Checkpoint(tmp_path / "one", "one", interval=60.0)
     run("vae", checkpoint=checkpoint)
     assert checkpoint.load() is None
-    monkeypatch.setattr(training._Trainer, "seconds", 61.0)
+    monkeypatch.setattr(trainer._Trainer, "seconds", 61.0)
     run("vae", checkpoint=checkpoint)
     found = checkpoint.load()
     assert found is not None
@@ -429,13 +429,13 @@ def test_a_training_that_took_longer_than_the_interval_is_kept_at_its_end(
 
 
 def test_a_state_that_is_not_finite_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    take_step = training._Trainer.take_step
+    take_step = trainer._Trainer.take_step
 
     def broken(self: Any, *batch: Any) -> Tensor:
         loss = take_step(self, *batch)
         return loss * float("nan") if self.state.step == 3 else loss
 
-    monkeypatch.setattr(training._Trainer, "take_step", broken)
+    monkeypatch.setattr(trainer._Trainer, "take_step", broken)
     checkpoint = Checkpoint(tmp_path / "one", "one", interval=0.0)
     with pytest.raises(InputError, match="not finite at step 3, epoch 1"):
         run("vae", checkpoint=checkpoint)

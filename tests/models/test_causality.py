@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import laws
-from bitsperdim.causality import (
+from bitsperdim.models import AutoregressiveModel, build
+from bitsperdim.models.look_ahead import (
     check_causality,
     cuts_of,
     largest_leaked_change,
@@ -17,8 +18,7 @@ from bitsperdim.causality import (
     receptive_field,
     sub_pixel_order,
 )
-from bitsperdim.models import AutoregressiveModel, build
-from bitsperdim.models.causal import CausalConv2d
+from bitsperdim.models.parts.causal import CausalConv2d
 from bitsperdim.models.pixelcnn import PixelCNN
 from cases import PIXELCNN, SMALL, small_model
 

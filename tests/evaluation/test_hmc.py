@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import annealing
-from bitsperdim.estimation import hmc
+from bitsperdim.evaluation import hmc
 
 
 def test_leapfrog_is_reversible() -> None:

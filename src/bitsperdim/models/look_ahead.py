@@ -29,7 +29,7 @@ Not here: what these miss. A leak without a derivative is missed if it acts in r
 derivatives and by change, is proved for small models by the tests (``tests/laws.py``). Nor whether a model sees what it
 should: :func:`receptive_field` shows that for one place.
 
-Invariants (``tests/test_causality.py``): no model of the family leaks (``test_nothing_leaks``); a mask that lets
+Invariants (``tests/models/test_causality.py``): no model of the family leaks (``test_nothing_leaks``); a mask that lets
 through one connection is caught (``test_a_leak_is_found``), and so is a leak that has no derivative
 (``test_a_leak_without_a_derivative_is_found``); the receptive field is what the laws promise
 (``test_the_receptive_field_is_the_promised_one``).

@@ -20,7 +20,7 @@ Hoogeboom et al. 2020 for more than one draw in training). The four ways by name
 Noise is float64: what is drawn is a multiple of 2^-24 in [0, 1), and 2^-25 is added, so that it lies in the middle
 of its step and strictly inside (0, 1).
 
-Invariants (``tests/test_dequantization.py``):
+Invariants (``tests/models/test_dequantization.py``):
 
 1. The dequantized value lies strictly inside (0, 1), the top cell too (``test_the_top_cell_stays_below_one``): in
    float32 (L-1+u)/L would round to 1 about once in 150,000 draws at 256 levels, and have an infinite logit.
@@ -39,8 +39,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bitsperdim.bijections import AffineCoupling, checkerboard
 from bitsperdim.likelihoods import draw_each
+from bitsperdim.models.parts.bijections import AffineCoupling, checkerboard
 
 MAX_LEVELS = 4096  # a density is a function of float32 values: beyond, a cell has too few of them
 HALF_A_STEP = 2.0**-25  # of the uniform numbers that are drawn

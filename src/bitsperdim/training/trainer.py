@@ -27,9 +27,9 @@ Several processes (:mod:`bitsperdim.runtime.distributed`) share every batch, and
 draws the noise of the whole batch, takes the same steps, and comes to the same decisions. The first writes and speaks.
 Any number of them can go on from a checkpoint of any other.
 
-Not here: one step (:mod:`bitsperdim.optimization`), how images are shown (:mod:`bitsperdim.presentation`).
+Not here: one step (:mod:`bitsperdim.training.step`), how images are shown (:mod:`bitsperdim.training.batches`).
 
-Invariants (``tests/test_training.py``): one seed gives one set of bytes, interrupted or not; the best
+Invariants (``tests/training/test_training.py``): one seed gives one set of bytes, interrupted or not; the best
 weights by validation come back, not the last; every image is presented once an epoch; a loss that is
 not finite stops with one sentence. ``tests/runtime/test_distributed.py``: two processes train as one does, to rounding.
 """
@@ -54,13 +54,13 @@ from bitsperdim.core.randomness import Stream, stream
 from bitsperdim.core.stopping import Interrupted, Request, deferred
 from bitsperdim.core.units import bits_per_dim
 from bitsperdim.data.preparation import PreparedImages
-from bitsperdim.estimation import log_mean_exp
-from bitsperdim.estimation.estimate import check_scorable
+from bitsperdim.estimators.log_weights import log_mean_exp
+from bitsperdim.evaluation.estimate import check_scorable
 from bitsperdim.models import ImageModel, build, check_labels
-from bitsperdim.optimization import DTYPES, Optimization, part_of
-from bitsperdim.presentation import Presentation
 from bitsperdim.runtime import distributed
 from bitsperdim.runtime.checkpoints import Checkpoint
+from bitsperdim.training.batches import Presentation
+from bitsperdim.training.step import DTYPES, Optimization, part_of
 
 CHECK_EVERY = 100  # steps between two looks at the losses, each of which waits for the device
 CURVE_COLUMNS = ("epoch", "step", "learning_rate", "train_bpd", "validation_bpd", "seed")

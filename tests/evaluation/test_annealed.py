@@ -8,7 +8,8 @@ import torch
 
 import annealing
 import laws
-from bitsperdim.estimation import annealed, jackknife_error, log_mean_exp
+from bitsperdim.estimators.log_weights import jackknife_error, log_mean_exp
+from bitsperdim.evaluation import annealed
 from cases import small_model
 
 

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bitsperdim import training
 from bitsperdim.core import randomness
 from bitsperdim.core.errors import InputError
-from bitsperdim.dequantization import Dequantizer
 from bitsperdim.likelihoods import DiagonalNormal, Likelihood
 from bitsperdim.models import ImageModel
 from bitsperdim.models.normalizing_flow import NormalizingFlow
+from bitsperdim.models.parts.dequantization import Dequantizer
+from bitsperdim.training import trainer
 from training_cases import SECTIONS, prepared, run, weights
 
 TRAINED = [name for name in SECTIONS if name not in ("histogram", "gaussian")]
@@ -69,7 +69,7 @@ class NoWaiting(TorchDispatchMode):
 
 def each_step(patch: pytest.MonkeyPatch, inside: Callable[[], Any], after: Callable[[Any], None]) -> None:
     """Let every step run inside a context, and something be done with the trainer after it."""
-    take_step = training._Trainer.take_step
+    take_step = trainer._Trainer.take_step
 
     def doing(self: Any, *batch: Any) -> Tensor:
         with inside():
@@ -77,7 +77,7 @@ def each_step(patch: pytest.MonkeyPatch, inside: Callable[[], Any], after: Calla
         after(self)
         return loss
 
-    patch.setattr(training._Trainer, "take_step", doing)
+    patch.setattr(trainer._Trainer, "take_step", doing)
 
 
 @pytest.mark.parametrize("binarization", ["none", "dynamic"])
@@ -89,13 +89,13 @@ def test_a_step_waits_for_nothing(model: str, binarization: str, monkeypatch: py
     steps: list[int] = []
     each_step(monkeypatch, NoWaiting, lambda trainer: steps.append(trainer.state.step))
     if model != "realnvp":  # whose noise comes from the host, by design
-        batch = training.Presentation.batch
+        batch = trainer.Presentation.batch
 
         def drawing(self: Any, *arguments: Any) -> Any:
             with NoWaiting():
                 return batch(self, *arguments)
 
-        monkeypatch.setattr(training.Presentation, "batch", drawing)
+        monkeypatch.setattr(trainer.Presentation, "batch", drawing)
     options: dict[str, Any] = {"epochs": 1, "gradient_clip": 0.1, "average_decay": 0.5}
     if model == "gated_pixelcnn":
         options["n_classes"] = 4
@@ -180,7 +180,7 @@ def test_heads_and_log_weights_are_of_float32(
         monkeypatch.setattr(owner, name, listening)
 
     built: list[ImageModel] = []
-    build = training.build
+    build = trainer.build
 
     def building(*arguments: Any, **options: Any) -> ImageModel:
         built.append(build(*arguments, **options))
@@ -194,7 +194,7 @@ def test_heads_and_log_weights_are_of_float32(
             listen(kind, "encode")
         return built[0]
 
-    monkeypatch.setattr(training, "build", building)
+    monkeypatch.setattr(trainer, "build", building)
     convolutions: list[torch.dtype] = []
     options = {"likelihood": likelihood} if has_head else {}
     with TorchFunctionDtypes(convolutions):
@@ -276,7 +276,7 @@ def test_what_cannot_be_compiled_is_told_in_a_sentence(monkeypatch: pytest.Monke
     def failing(self: Any, *_: Any) -> Tensor:
         raise BackendCompilerFailed(lambda: None, RuntimeError("no compiler"), None)
 
-    monkeypatch.setattr("bitsperdim.optimization.Objective.forward", failing)
+    monkeypatch.setattr("bitsperdim.training.step.Objective.forward", failing)
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: None)
     with pytest.raises(InputError, match=r"train.compile = true does not work here \(.*\); it must be false"):
         run("vae", epochs=1, compile=True)

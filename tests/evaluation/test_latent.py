@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from bitsperdim import latent
 from bitsperdim.config.params import AnnealedSection, EvaluateSection, read_params
 from bitsperdim.core.files import write_json
 from bitsperdim.core.randomness import stream
 from bitsperdim.data.preparation import Description, PreparedImages
-from bitsperdim.estimation import estimate
-from bitsperdim.estimation.annealed import ais, bdmc
+from bitsperdim.evaluation import latent_code
+from bitsperdim.evaluation.annealed import ais, bdmc
+from bitsperdim.evaluation.estimate import estimate
 from bitsperdim.models import LatentModel
 from bitsperdim.models.vae import VAE
 from bitsperdim.runtime.checkpoints import Checkpoint
@@ -61,11 +61,11 @@ def test_annealing_is_in_proportion_where_its_numbers_are_null(committed: Callab
     assert (default.annealed.n_images, default.annealed.n_simulated) == (None, None)
     numbers = {}
     for n_test in (1, 2, 60, 360, 10_000):
-        found = latent.in_proportion(default, n_test)
+        found = latent_code.in_proportion(default, n_test)
         numbers[n_test] = found.n_images, found.n_simulated
     assert numbers == {1: (1, 2), 2: (2, 2), 60: (4, 3), 360: (20, 20), 10_000: (20, 20)}
     asked = default.annealed.model_copy(update={"n_images": 7, "n_simulated": 0})
-    given = latent.in_proportion(default.model_copy(update={"annealed": asked}), 60)
+    given = latent_code.in_proportion(default.model_copy(update={"annealed": asked}), 60)
     assert (given.n_images, given.n_simulated) == (7, 0)
 
 
@@ -83,8 +83,8 @@ def test_active_units() -> None:
     images = torch.from_numpy(prepared(400).images["test"])
     with torch.no_grad():
         means = model.encode(images).first.mean.var(0)
-    assert ((means > latent.ACTIVE) == torch.tensor([True, False, True])).all()
-    found = latent.active_units(model, images, torch.Generator().manual_seed(0), 77)
+    assert ((means > latent_code.ACTIVE) == torch.tensor([True, False, True])).all()
+    found = latent_code.active_units(model, images, torch.Generator().manual_seed(0), 77)
     assert found["n_units"] == 5
     with torch.no_grad():
         averages = torch.stack(
@@ -95,12 +95,12 @@ def test_active_units() -> None:
                 for seed in (1, 2)
             ]
         )
-    expected = int((averages.mean(0).var(0) > latent.ACTIVE).sum())
+    expected = int((averages.mean(0).var(0) > latent_code.ACTIVE).sum())
     assert averages[..., 0].var() == 0
     assert found["n_active_units"] == 2 + expected
-    one_layer = latent.active_units(vae([]), images, torch.Generator(), 77)
+    one_layer = latent_code.active_units(vae([]), images, torch.Generator(), 77)
     assert one_layer["n_units"] == 3
-    assert latent.active_units(model, images[:1], torch.Generator(), 77) == {}
+    assert latent_code.active_units(model, images[:1], torch.Generator(), 77) == {}
 
 
 @pytest.mark.parametrize(("variance", "active"), [(0.0097, 0), (0.0103, 3)])
@@ -111,7 +111,7 @@ def test_a_unit_is_active_from_a_variance_of_a_hundredth_on(variance: float, act
     with torch.no_grad():
         spread = model.encode(images).mean.std(0)
         model.encoders[0].to_mean.weight.mul_((variance**0.5 / spread)[:, None])
-    assert latent.active_units(model, images, torch.Generator(), 50)["n_active_units"] == active
+    assert latent_code.active_units(model, images, torch.Generator(), 50)["n_active_units"] == active
 
 
 def test_noise_of_draws_is_no_activity() -> None:
@@ -123,9 +123,9 @@ def test_noise_of_draws_is_no_activity() -> None:
         model.encoders[0].to_log_scale.bias.fill_(1.0)
         model.encoders[1].to_mean.weight.mul_(4)
         images = torch.from_numpy(prepared(2_000).images["test"])
-        one = model.encode(images).mean_of_each(latent.DRAWS, generator=torch.Generator().manual_seed(0))
-    assert (one[:, 3:].var(0) > latent.ACTIVE).any()
-    assert latent.active_units(model, images, torch.Generator().manual_seed(0), 77)["n_active_units"] == 0
+        one = model.encode(images).mean_of_each(latent_code.DRAWS, generator=torch.Generator().manual_seed(0))
+    assert (one[:, 3:].var(0) > latent_code.ACTIVE).any()
+    assert latent_code.active_units(model, images, torch.Generator().manual_seed(0), 77)["n_active_units"] == 0
 
 
 def test_annealing_is_summarised() -> None:
@@ -134,7 +134,7 @@ def test_annealing_is_summarised() -> None:
     images = torch.from_numpy(data.images["test"])
     estimated = estimate(model, images, 12, chunk_size=12, batch_size=50, generator=torch.Generator().manual_seed(1))
     done: list[int] = []
-    found = latent.annealing(model, data, estimated, chosen_section.annealed, 3, CPU, done.append)
+    found = latent_code.annealing(model, data, estimated, chosen_section.annealed, 3, CPU, done.append)
     chosen = torch.randperm(50, generator=stream("annealed_images", 3))[:5].sort().values
     expected = ais(model, images[chosen], 4, 3, generator=stream("annealing", 3, 0), n_leapfrog=2)
     difference = expected.log_p - estimated.log_p[chosen]
@@ -159,23 +159,23 @@ def test_no_more_images_than_there_are_and_none_where_none_are_asked_for() -> No
     model, data = small_model("vae-bernoulli"), prepared(30)
     images = torch.from_numpy(data.images["test"])
     estimated = estimate(model, images, 12, chunk_size=12, batch_size=50, generator=torch.Generator())
-    many = latent.of_the_code(model, data, estimated, section(n_images=45, n_simulated=0), CPU)
+    many = latent_code.of_the_code(model, data, estimated, section(n_images=45, n_simulated=0), CPU)
     assert many["annealed"]["n_images"] == 30
     assert "simulated" not in many["annealed"]
-    none = latent.of_the_code(model, data, estimated, section(n_images=0, n_simulated=0), CPU)
+    none = latent_code.of_the_code(model, data, estimated, section(n_images=0, n_simulated=0), CPU)
     assert none.keys() == {"n_units", "n_active_units"}
-    assert latent.of_the_code(small_model("pixelcnn-binary-3x3"), data, estimated, section(), CPU) == {}
+    assert latent_code.of_the_code(small_model("pixelcnn-binary-3x3"), data, estimated, section(), CPU) == {}
 
 
 def test_as_many_images_are_drawn_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three parts of at most two images each: the numbers are of all five."""
-    monkeypatch.setattr(latent, "CHAINS_AT_ONCE", 8)
+    monkeypatch.setattr(latent_code, "CHAINS_AT_ONCE", 8)
     model, data = small_model("vae-bernoulli"), prepared()
     assert isinstance(model, LatentModel)
     images = torch.from_numpy(data.images["test"])
     estimated = estimate(model, images, 12, chunk_size=12, batch_size=50, generator=torch.Generator().manual_seed(1))
     asked, done = section(n_images=5, n_simulated=5).annealed, []
-    found = latent.annealing(model, data, estimated, asked, 3, CPU, done.append)
+    found = latent_code.annealing(model, data, estimated, asked, 3, CPU, done.append)
     assert done == [2, 2, 1, 2, 2, 1]
     chosen = torch.randperm(50, generator=stream("annealed_images", 3))[:5].sort().values
     blocks = [(first, images[chosen[first : first + 2]]) for first in (0, 2, 4)]
@@ -194,13 +194,13 @@ def test_annealing_goes_on_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Interrupted among test images and again among drawn ones: the same numbers, and no block twice."""
-    monkeypatch.setattr(latent, "CHAINS_AT_ONCE", 8)
+    monkeypatch.setattr(latent_code, "CHAINS_AT_ONCE", 8)
     model, data = small_model("vae-bernoulli"), prepared()
     assert isinstance(model, LatentModel)
     images = torch.from_numpy(data.images["test"])
     estimated = estimate(model, images, 12, chunk_size=12, batch_size=50, generator=torch.Generator().manual_seed(1))
     asked, place = section(n_images=5, n_simulated=5).annealed, Checkpoint(tmp_path / "one", "one", interval=0.0)
-    expected = latent.annealing(model, data, estimated, asked, 3, CPU)
+    expected = latent_code.annealing(model, data, estimated, asked, 3, CPU)
     done: list[int] = []
 
     def stop_at(n: int) -> None:
@@ -210,11 +210,11 @@ def test_annealing_goes_on_where_it_stopped(
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            latent.annealing(model, data, estimated, asked, 3, CPU, progress, place)
+            latent_code.annealing(model, data, estimated, asked, 3, CPU, progress, place)
 
     stop_at(2)
     stop_at(5)
-    assert latent.annealing(model, data, estimated, asked, 3, CPU, done.append, place) == expected
+    assert latent_code.annealing(model, data, estimated, asked, 3, CPU, done.append, place) == expected
     assert done == [2, 2, 4, 1, 2, 5, 2, 2, 1]
     said = capsys.readouterr().out
     assert "annealing: goes on from a checkpoint, 4 of 5 images are done." in said
@@ -228,7 +228,7 @@ def test_an_impossible_image_has_no_difference(tmp_path: Path) -> None:
     estimated = estimate(model, images, 12, chunk_size=12, batch_size=50, generator=torch.Generator())
     log_p = estimated.log_p.clone()
     log_p[2] = -torch.inf
-    found = latent.annealing(model, data, dataclasses.replace(estimated, log_p=log_p), section().annealed, 3, CPU)
+    found = latent_code.annealing(model, data, dataclasses.replace(estimated, log_p=log_p), section().annealed, 3, CPU)
     assert math.isfinite(found["above_importance_sampled_nats"])
     assert found["importance_sampled_nats"] == -math.inf
     write_json(tmp_path / "metrics.json", found)

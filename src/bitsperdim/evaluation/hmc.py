@@ -7,7 +7,7 @@ A transition draws a new momentum v and a step size near the given one, follows 
 (Neal 2011, "MCMC Using Hamiltonian Dynamics", with unit masses), and accepts the end with probability
 min(1, exp(-H' + H)), else stays. It leaves :math:`\gamma_\beta` invariant, and is its own reverse: a transition from z
 to z' is as frequent as one back. All chains of all images move at once. There is no adaptation here: step sizes are
-given (:mod:`bitsperdim.estimation.annealed`).
+given (:mod:`bitsperdim.evaluation.annealed`).
 
 *Why the step size is drawn.* Where the density is nearly normal with equal widths, as the prior is, a trajectory
 of just one period ends where it began, with an acceptance that looks healthy: chains of a fixed step size may stand
@@ -17,7 +17,7 @@ at z. In the conjugate model of the tests, with three leapfrog steps, it halves 
 Gradients are taken with respect to z alone. Hamiltonians are float64 whatever the model computes in. A trajectory that
 ends where the Hamiltonian is not a number is rejected.
 
-Invariants (``tests/estimation/test_hmc.py``):
+Invariants (``tests/evaluation/test_hmc.py``):
 
 1. The leapfrog map is undone by reversing the momentum (``test_leapfrog_is_reversible``).
 2. It preserves volume (``test_leapfrog_preserves_volume``).

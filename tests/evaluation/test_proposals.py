@@ -9,7 +9,8 @@ from torch import Tensor
 
 import annealing
 import laws
-from bitsperdim.estimation import estimate, extrapolation, jackknife, log_mean_exp, standard_error
+from bitsperdim.estimators.log_weights import extrapolation, jackknife, log_mean_exp, standard_error
+from bitsperdim.evaluation.estimate import estimate
 from bitsperdim.models import LatentModel
 from cases import small_model
 

@@ -5,7 +5,7 @@ the image, :math:`A_u = \mathrm{Var}_x \, \mathbb E_{q(u \mid x)}[u] > 0.01`. In
 a parameter of q. Deeper it is an average over draws of the layer before: the variance is then the covariance of two
 independent averages, which has no share of their noise.
 
-*Annealed importance sampling* (:mod:`bitsperdim.estimation.annealed`) of some test images, and of images drawn from the
+*Annealed importance sampling* (:mod:`bitsperdim.evaluation.annealed`) of some test images, and of images drawn from the
 model itself. It starts from the prior and owes nothing to the encoder: where it is above the importance-sampled
 number, that one is held back by its proposal. Both are lower bounds in expectation, on the same images, so that their
 difference is paired (over the images that the estimate gives any mass). For drawn images there is an upper bound too,
@@ -13,7 +13,7 @@ and the gap says how far this much annealing can be off there.
 
 Images are annealed in blocks, each with random numbers of its own: see :mod:`bitsperdim.runtime.shards`.
 
-Invariants (``tests/test_latent.py``): a unit that the image moves is active and others are not, in every layer
+Invariants (``tests/evaluation/test_latent.py``): a unit that the image moves is active and others are not, in every layer
 (``test_active_units``); the numbers are those of the annealing and of the estimate (``test_annealing_is_summarised``).
 """
 
@@ -31,8 +31,9 @@ from bitsperdim.config.params import AnnealedSection, EvaluateSection
 from bitsperdim.core.announcing import Announcement
 from bitsperdim.core.randomness import stream
 from bitsperdim.data.preparation import PreparedImages
-from bitsperdim.estimation import Estimate, mean_error
-from bitsperdim.estimation.annealed import ais, bdmc, n_gradients
+from bitsperdim.estimators.log_weights import mean_error
+from bitsperdim.evaluation.annealed import ais, bdmc, n_gradients
+from bitsperdim.evaluation.estimate import Estimate
 from bitsperdim.models import ImageModel, LatentModel
 from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.runtime.distributed import is_first, world_size

@@ -13,8 +13,8 @@ from torch import Tensor
 
 import annealing
 import laws
-from bitsperdim.estimation import annealed, hmc
 from bitsperdim.estimators import log_weights, pareto
+from bitsperdim.evaluation import annealed, hmc
 from bitsperdim.models.base import LatentModel
 from mutants import Mutant, must_die
 

@@ -29,7 +29,7 @@ transition draws one near it; chains start at the prior only.
 Not here: chains that start at the encoder's q(z given x); labels; a batch that is cut
 into chunks (an image's numbers depend on the batch that it is in, as the random numbers do).
 
-Invariants (``tests/estimation/test_annealed.py``; conjugate models, whose log P(x) is known):
+Invariants (``tests/evaluation/test_annealed.py``; conjugate models, whose log P(x) is known):
 
 1. One step is importance sampling from the prior, number by number (``test_one_step_is_naive_monte_carlo``).
 2. E[w] = P(x) with step sizes from the pilot run (``test_weights_average_to_the_density``), for the real VAE against
@@ -49,8 +49,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bitsperdim.estimation.hmc import Path, Position, transition
 from bitsperdim.estimators.log_weights import effective_sample_size, jackknife_error, log_mean_exp, mean_error
+from bitsperdim.evaluation.hmc import Path, Position, transition
 from bitsperdim.models.base import LatentModel
 from bitsperdim.models.inputs import check_counts
 

@@ -4,7 +4,7 @@ It draws no image twice, drops none and filters nothing: NaN and +inf raise, -in
 model holds impossible) is kept and makes the mean infinite. Before it scores the first image it refuses what is not
 images of the model, and an autoregressive model that looks ahead (:func:`check_scorable`).
 
-Invariants (``tests/estimation/test_estimate.py``):
+Invariants (``tests/evaluation/test_estimate.py``):
 
 1. Every image is scored once, whatever the batch size (``test_no_image_is_dropped``).
 2. The chunk size changes nothing but rounding (``test_chunks_change_nothing``).
@@ -28,7 +28,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitsperdim.causality import check_causality
 from bitsperdim.estimators.log_weights import (
     bias,
     bound_against_k,
@@ -42,11 +41,11 @@ from bitsperdim.estimators.log_weights import (
 from bitsperdim.estimators.pareto import JUDGED_FROM, pareto_k
 from bitsperdim.models.base import AutoregressiveModel, DensityModel, ImageModel, Kind, LatentModel, Proposal
 from bitsperdim.models.inputs import check_counts
+from bitsperdim.models.look_ahead import check_causality
 
 PER_IMAGE = ("log_p", "standard_error", "bias", "elbo", "ess", "pareto_k", "jackknife", "extrapolation")
 WEIGHTS_AT_ONCE = 2**20  # of 8 bytes each, and a few temporary copies
 SMALL_ESS = 10  # below it an image's standard error and bias are not to be believed
-TOLERATED_SHARE = 0.05  # of images with a small ESS
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,8 @@ class Estimate:
         bias: (N,) of ``log_p``, estimated, never positive; 0 where nothing is sampled, minus infinity for K = 1.
         elbo: (N,) the mean log-weight; equals ``log_p`` where nothing is sampled.
         ess: (N,) effective sample size, between 1 and K.
-        pareto_k: (N,) shape of the tail of the weights (:func:`bitsperdim.estimation.pareto_k`); NaN where nothing is
-            sampled, and for K < 1,000, where it is too noisy to judge by.
+        pareto_k: (N,) shape of the tail of the weights (:func:`bitsperdim.estimators.pareto.pareto_k`); NaN where
+            nothing is sampled, and for K < 1,000, where it is too noisy to judge by.
         jackknife: (N,) an estimate that is no bound; equals ``log_p`` where nothing is sampled, NaN for K = 1.
         extrapolation: (N,) another one; equals ``log_p`` where nothing is sampled, NaN for K = 1.
         block_sizes: the K of each row of ``bounds``.
@@ -182,7 +181,7 @@ def check_scorable(
         images: (N, C, H, W), all that are to be scored: the values are read once, not again in each chunk.
         labels: (N,) int64.
         noise: (N, C, H, W).
-        seed: of the check of causality (:func:`bitsperdim.causality.check_causality`).
+        seed: of the check of causality (:func:`bitsperdim.models.look_ahead.check_causality`).
 
     Returns:
         The ``largest_leaked_gradient`` of an autoregressive model, which is 0; None of others.

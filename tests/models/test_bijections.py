@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitsperdim.bijections import (
+from bitsperdim.models.parts.bijections import (
     ActNorm,
     AffineCoupling,
     Bijection,

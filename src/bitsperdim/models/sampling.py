@@ -1,13 +1,13 @@
 r"""Sampling from autoregressive models, one pixel after the other, computing only what a new pixel changes.
 
 A network is asked for its outputs at one place at a time, and remembers what it computed at earlier ones
-(:class:`~bitsperdim.models.causal.Memory`): the work of a whole image is about that of one forward pass, instead of one
-pass for each pixel. Values are drawn from the likelihood at the place, with one generator, in the order of the image:
-cached or not, the same generator draws the same images.
+(:class:`~bitsperdim.models.parts.causal.Memory`): the work of a whole image is about that of one forward pass, instead
+of one pass for each pixel. Values are drawn from the likelihood at the place, with one generator, in the order of the
+image: cached or not, the same generator draws the same images.
 
 Not here: what a layer remembers (``causal.py``), and pictures.
 
-Invariants (``tests/test_sampling.py``): outputs at a place are those of a full pass
+Invariants (``tests/models/test_sampling.py``): outputs at a place are those of a full pass
 (``test_cached_outputs_are_those_of_a_full_pass``); the images are the same (``test_cached_images_are_naive_images``);
 the work is that of about one pass (``test_the_cache_saves_work``); given rows stay, and the others follow from them
 (``test_given_rows_stay``).
@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from bitsperdim.core.announcing import announced
 from bitsperdim.models.base import AutoregressiveModel
-from bitsperdim.models.causal import Memory
 from bitsperdim.models.inputs import check_counts, check_type
+from bitsperdim.models.parts.causal import Memory
 
 
 @torch.no_grad()

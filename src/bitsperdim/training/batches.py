@@ -3,7 +3,7 @@
 Images live on the device, and what is done with them waits for nothing. The one exception is noise that each image
 keeps for ever: it comes from the CPU, where every image has a generator of its own.
 
-Invariants (``tests/test_training.py``): every image is presented once an epoch
+Invariants (``tests/training/test_training.py``): every image is presented once an epoch
 (``test_every_image_is_presented_once_an_epoch``); fixed noise stays with its image
 (``test_fixed_noise_stays_with_its_image``); dynamic binarization is drawn anew each time
 (``test_dynamic_binarization_is_drawn_anew``).

@@ -11,15 +11,15 @@ import torch
 from PIL import Image
 
 import cases
-from bitsperdim import evaluation, models
+from bitsperdim import models
 from bitsperdim.config.params import EvaluateSection
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import write_json
 from bitsperdim.core.units import bits_per_dim
 from bitsperdim.data.pictures import evenly_spaced
 from bitsperdim.data.preparation import Description, PreparedImages
-from bitsperdim.estimation import (
-    Estimate,
+from bitsperdim.estimators import paired
+from bitsperdim.estimators.log_weights import (
     bias,
     bound_against_k,
     effective_sample_size,
@@ -27,10 +27,11 @@ from bitsperdim.estimation import (
     jackknife,
     log_mean_exp,
     mean_error,
-    pareto_k,
     standard_error,
 )
-from bitsperdim.estimators import paired
+from bitsperdim.estimators.pareto import pareto_k
+from bitsperdim.evaluation import scoring
+from bitsperdim.evaluation.estimate import Estimate
 from bitsperdim.models import build
 from bitsperdim.models.pixelcnn import PixelCNN
 from bitsperdim.runtime.checkpoints import Checkpoint
@@ -62,8 +63,8 @@ def column(rows: list[dict], name: str) -> np.ndarray:
 @pytest.mark.parametrize("name", SMALL)
 def test_the_mean_of_the_images_is_the_number(name: str) -> None:
     data, model = prepared(name), small_model(name).float()
-    result = evaluation.summarise(
-        {7: evaluation.evaluate_seed(model, data, SECTION, 7, torch.device("cpu"))}, model, data.description
+    result = scoring.summarise(
+        {7: scoring.evaluate_seed(model, data, SECTION, 7, torch.device("cpu"))}, model, data.description
     )
     log_p, metrics = column(result.per_image, "log_p"), result.metrics
     n_dims = math.prod(SMALL[name][2])
@@ -104,9 +105,9 @@ def fixed(log_p: list[float], standard_error: float = 0.0, bias: float = 0.0) ->
     )
 
 
-def summarise(estimates: dict[int, Estimate]) -> evaluation.Evaluation:
+def summarise(estimates: dict[int, Estimate]) -> scoring.Evaluation:
     description = Description((1, 2, 2), 3, 3, "none", {"test": 3}, "hash", "tag")
-    return evaluation.summarise(estimates, small_model("vae-categorical"), description)
+    return scoring.summarise(estimates, small_model("vae-categorical"), description)
 
 
 def test_seeds_are_averaged_per_image_and_their_spread_is_told_apart() -> None:
@@ -126,14 +127,14 @@ def test_copies_of_an_image_are_one_observation() -> None:
     model, description = small_model("vae-categorical"), Description((1, 2, 2), 3, 3, "none", {"test": 3}, "hash", "t")
     once, copied = fixed([-1, -2, -6]), fixed([-1, -2, -6] * 5)
     same_as = np.tile(np.arange(3), 5)
-    found = evaluation.summarise({0: copied}, model, description, same_as=same_as)
-    alone = evaluation.summarise({0: once}, model, description).metrics
+    found = scoring.summarise({0: copied}, model, description, same_as=same_as)
+    alone = scoring.summarise({0: once}, model, description).metrics
     assert (found.metrics["n_images"], found.metrics["n_distinct_images"]) == (15, 3)
     for key in ("nll_nats", "nll_nats_standard_error", "bpd_standard_error"):
         assert found.metrics[key] == pytest.approx(alone[key]), key
     assert [row["standard_error_nats"] for row in found.bound] == pytest.approx([alone["nll_nats_standard_error"]] * 2)
     assert column(found.per_image, "same_as").tolist() == same_as.tolist()
-    one = evaluation.summarise({0: copied}, model, description, same_as=np.zeros(15, np.int64)).metrics
+    one = scoring.summarise({0: copied}, model, description, same_as=np.zeros(15, np.int64)).metrics
     assert one["nll_nats_standard_error"] == math.inf
 
 
@@ -160,7 +161,7 @@ def test_the_error_of_copies_is_the_spread_of_test_sets(sizes: list[int]) -> Non
 def test_images_that_were_trained_on_are_told_apart() -> None:
     model, description = small_model("vae-categorical"), Description((1, 2, 2), 3, 3, "none", {"test": 3}, "hash", "t")
     for seen, others in (([True, False, False], -4.0), ([False] * 3, None), ([True] * 3, None)):
-        found = evaluation.summarise({0: fixed([-1, -2, -6])}, model, description, in_train=np.array(seen))
+        found = scoring.summarise({0: fixed([-1, -2, -6])}, model, description, in_train=np.array(seen))
         assert found.metrics["n_training_images"] == sum(seen)
         assert column(found.per_image, "in_train").tolist() == seen
         expected = None if others is None else pytest.approx(bits_per_dim(others, (1, 2, 2)))
@@ -189,14 +190,14 @@ def test_the_proposal_is_that_of_the_parameters_and_is_named() -> None:
     naive = SECTION.model_copy(update={"proposal": "prior"})
     found = {}
     for section in (SECTION, naive):
-        item = evaluation.evaluate_seed(model, data, section, 7, torch.device("cpu"))
-        metrics = evaluation.summarise({7: item}, model, data.description, section.proposal).metrics
+        item = scoring.evaluate_seed(model, data, section, 7, torch.device("cpu"))
+        metrics = scoring.summarise({7: item}, model, data.description, section.proposal).metrics
         found[metrics["proposal"]] = metrics["nll_nats"]
     assert set(found) == {"encoder", "prior"}
     assert found["encoder"] != found["prior"]
     flow = small_model("flow-maf").float()
-    item = evaluation.evaluate_seed(flow, prepared("flow-maf"), naive, 7, torch.device("cpu"))
-    assert "proposal" not in evaluation.summarise({7: item}, flow, data.description, "prior").metrics
+    item = scoring.evaluate_seed(flow, prepared("flow-maf"), naive, 7, torch.device("cpu"))
+    assert "proposal" not in scoring.summarise({7: item}, flow, data.description, "prior").metrics
 
 
 def test_debiased_numbers_are_means_over_seeds_and_go_where_an_image_is_impossible(tmp_path: Path) -> None:
@@ -326,7 +327,7 @@ def test_the_error_of_the_jackknife_is_its_samples_and_the_disagreement() -> Non
 def test_each_seed_has_importance_samples_of_its_own() -> None:
     data, model = prepared("vae-categorical"), small_model("vae-categorical").float()
     first, again, other = (
-        evaluation.evaluate_seed(model, data, SECTION, seed, torch.device("cpu")).log_p for seed in (0, 0, 1)
+        scoring.evaluate_seed(model, data, SECTION, seed, torch.device("cpu")).log_p for seed in (0, 0, 1)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -336,7 +337,7 @@ def test_each_seed_has_importance_samples_of_its_own() -> None:
 def test_the_seed_of_the_evaluation_moves_what_is_sampled(name: str, moves: bool) -> None:
     data, model = prepared(name), small_model(name).float()
     first, other = (
-        evaluation.evaluate_seed(model, data, SECTION.model_copy(update={"seed": seed}), 0, torch.device("cpu")).log_p
+        scoring.evaluate_seed(model, data, SECTION.model_copy(update={"seed": seed}), 0, torch.device("cpu")).log_p
         for seed in (0, 1)
     )
     assert torch.equal(first, other) != moves
@@ -348,11 +349,11 @@ def test_each_block_has_importance_samples_of_its_own_and_owes_nothing_to_the_ot
     data, model = prepared("vae-categorical"), small_model("vae-categorical").float()
     image = np.repeat(data.images["test"][:1], 10, axis=0)
     alike = dataclasses.replace(data, images={"test": image}, noise={"test": np.zeros_like(image, dtype=np.float32)})
-    log_p = evaluation.evaluate_seed(model, alike, SECTION, 0, torch.device("cpu")).log_p
+    log_p = scoring.evaluate_seed(model, alike, SECTION, 0, torch.device("cpu")).log_p
     assert len(set(log_p.tolist())) == 10
     fewer = dataclasses.replace(alike, images={"test": image[:6]})
-    assert torch.equal(evaluation.evaluate_seed(model, fewer, SECTION, 0, torch.device("cpu")).log_p[:4], log_p[:4])
-    assert torch.equal(evaluation.evaluate_seed(model, data, SECTION, 0, torch.device("cpu")).log_p[:1], log_p[:1])
+    assert torch.equal(scoring.evaluate_seed(model, fewer, SECTION, 0, torch.device("cpu")).log_p[:4], log_p[:4])
+    assert torch.equal(scoring.evaluate_seed(model, data, SECTION, 0, torch.device("cpu")).log_p[:1], log_p[:1])
 
 
 @pytest.mark.processor
@@ -361,8 +362,8 @@ def test_an_evaluation_goes_on_where_it_stopped(
 ) -> None:
     """With the same bits as without; each block is scored once."""
     data, model = prepared("flow-maf"), small_model("flow-maf").float()
-    whole = evaluation.evaluate_seed(model, data, SECTION, 7, torch.device("cpu"))
-    place, rows_of, scored = Checkpoint(tmp_path / "one", "one"), evaluation.estimated_rows, []
+    whole = scoring.evaluate_seed(model, data, SECTION, 7, torch.device("cpu"))
+    place, rows_of, scored = Checkpoint(tmp_path / "one", "one"), scoring.estimated_rows, []
 
     def stopping(*args: Any, first_image: int, **options: Any) -> torch.Tensor:
         scored.append(first_image)
@@ -370,10 +371,10 @@ def test_an_evaluation_goes_on_where_it_stopped(
             raise KeyboardInterrupt
         return rows_of(*args, first_image=first_image, **options)
 
-    monkeypatch.setattr(evaluation, "estimated_rows", stopping)
+    monkeypatch.setattr(scoring, "estimated_rows", stopping)
     with pytest.raises(KeyboardInterrupt):
-        evaluation.evaluate_seed(model, data, SECTION, 7, torch.device("cpu"), title="this", checkpoint=place)
-    again = evaluation.evaluate_seed(model, data, SECTION, 7, torch.device("cpu"), title="this", checkpoint=place)
+        scoring.evaluate_seed(model, data, SECTION, 7, torch.device("cpu"), title="this", checkpoint=place)
+    again = scoring.evaluate_seed(model, data, SECTION, 7, torch.device("cpu"), title="this", checkpoint=place)
     assert scored == [0, 4, 4, 8]
     assert capsys.readouterr().out == "this: goes on from a checkpoint, 4 of 10 images are done.\n"
     for name in ("log_p", "standard_error", "elbo", "ess", "jackknife", "bounds"):
@@ -389,7 +390,7 @@ def test_no_evaluation_takes_over_what_another_one_kept(tmp_path: Path, monkeypa
 
     def place(folder: str = "model", **changes: Any) -> Checkpoint:
         given = {"prepared": data, "section": SECTION, "seed": 0, "device": cpu, **changes}
-        return evaluation.checkpoint_of(tmp_path / folder, **given)
+        return scoring.checkpoint_of(tmp_path / folder, **given)
 
     places = [
         place(),
@@ -411,7 +412,7 @@ def test_a_log_weight_that_is_not_finite_names_image_and_seed() -> None:
     with torch.no_grad():
         next(iter(model.parameters())).fill_(math.nan)
     with pytest.raises(FloatingPointError, match=r"a log-weight of image 0 is NaN or \+inf \(seed 7\)"):
-        evaluation.evaluate_seed(model, data, SECTION, 7, torch.device("cpu"))
+        scoring.evaluate_seed(model, data, SECTION, 7, torch.device("cpu"))
 
 
 def test_a_model_of_other_images_is_refused() -> None:
@@ -419,7 +420,7 @@ def test_a_model_of_other_images_is_refused() -> None:
     for change in ({"n_levels": 4}, {"image_shape": (1, 4, 1)}):
         other = dataclasses.replace(data, description=dataclasses.replace(data.description, **change))
         with pytest.raises(InputError, match="was trained on images of shape"):
-            evaluation.evaluate_seed(small_model("vae-categorical"), other, SECTION, 0, torch.device("cpu"))
+            scoring.evaluate_seed(small_model("vae-categorical"), other, SECTION, 0, torch.device("cpu"))
 
 
 def test_an_impossible_image_makes_the_number_infinite_and_is_counted() -> None:
@@ -445,7 +446,7 @@ def test_an_impossible_image_makes_the_number_infinite_and_is_counted() -> None:
 def test_pictures(name: str, more: list[str], tmp_path: Path) -> None:
     for folder in ("a", "b"):
         model = small_model(name)
-        evaluation.draw_pictures(tmp_path / folder, model, prepared(name), SECTION, torch.device("cpu"))
+        scoring.draw_pictures(tmp_path / folder, model, prepared(name), SECTION, torch.device("cpu"))
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert files == sorted(f"{each}.png" for each in ("samples", *more))
     for file in files:
@@ -456,11 +457,9 @@ def test_pictures(name: str, more: list[str], tmp_path: Path) -> None:
 def test_completions_keep_the_upper_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Below a row of test images three rows of others with the same upper half, not all of them alike."""
     drawn: dict[str, tuple] = {}
-    monkeypatch.setattr(
-        evaluation, "write_grid", lambda path, images, *rest: drawn.update({path.stem: (images, *rest)})
-    )
+    monkeypatch.setattr(scoring, "write_grid", lambda path, images, *rest: drawn.update({path.stem: (images, *rest)}))
     data = prepared("gated-binary-3x3", 20)
-    evaluation.draw_pictures(tmp_path, small_model("gated-binary-3x3"), data, SECTION, torch.device("cpu"))
+    scoring.draw_pictures(tmp_path, small_model("gated-binary-3x3"), data, SECTION, torch.device("cpu"))
     grid, n_levels, n_columns = drawn["completions"]
     x = evenly_spaced(data.images["test"], 3)
     assert (n_levels, n_columns, len(grid)) == (2, 3, 12)
@@ -475,9 +474,7 @@ def test_a_model_that_is_given_the_class_draws_one_in_each_column(
 ) -> None:
     """Masses as sure as can be: class c draws level c everywhere."""
     drawn: dict[str, tuple] = {}
-    monkeypatch.setattr(
-        evaluation, "write_grid", lambda path, images, *rest: drawn.update({path.stem: (images, *rest)})
-    )
+    monkeypatch.setattr(scoring, "write_grid", lambda path, images, *rest: drawn.update({path.stem: (images, *rest)}))
     params = {**cases.GATED, "n_classes": 3}
     model = build("gated_pixelcnn", params, (1, 2, 2), 3).eval()
     monkeypatch.setattr(
@@ -490,8 +487,8 @@ def test_a_model_that_is_given_the_class_draws_one_in_each_column(
         ),
     )
     data = dataclasses.replace(prepared("vae-categorical", 6), labels={"test": np.array([0, 1, 2, 2, 1, 0])})
-    monkeypatch.setattr(evaluation, "draw_receptive_field", lambda *_: None)
-    evaluation.draw_pictures(tmp_path, model, data, SECTION, torch.device("cpu"))
+    monkeypatch.setattr(scoring, "draw_receptive_field", lambda *_: None)
+    scoring.draw_pictures(tmp_path, model, data, SECTION, torch.device("cpu"))
     grid, _, n_columns = drawn["samples"]
     assert n_columns == 3
     assert [set(image.flatten()) for image in grid] == [{index % 3} for index in range(SECTION.n_pictures)]
@@ -499,7 +496,7 @@ def test_a_model_that_is_given_the_class_draws_one_in_each_column(
     given = dataclasses.replace(
         data.description, protocol="tag/given-none", test_labels_sha256="0123456789abcdef", n_test_classes=3
     )
-    described = evaluation.summarise({0: fixed([-1, -2])}, model, given).metrics["protocol"]
+    described = scoring.summarise({0: fixed([-1, -2])}, model, given).metrics["protocol"]
     assert described == "tag/given-label3-01234567"
 
 
@@ -509,18 +506,18 @@ def test_a_model_that_looks_ahead_has_no_number() -> None:
     cpu = torch.device("cpu")
     for each, leaks in ((model, {"largest_leaked_gradient": 0.0}), (small_model("vae-rgb"), {})):
         found = {
-            seed: evaluation.evaluate_seed(each, prepared(name), SECTION, seed, cpu)
+            seed: scoring.evaluate_seed(each, prepared(name), SECTION, seed, cpu)
             for name in ["pixelcnn-rgb" if leaks else "vae-rgb"]
             for seed in (0, 7)
         }
-        metrics = evaluation.summarise(found, each, data.description).metrics
+        metrics = scoring.summarise(found, each, data.description).metrics
         assert {key: value for key, value in metrics.items() if "leak" in key} == leaks
     assert isinstance(model, PixelCNN)
     assert model.first.mask is not None
     model.first.mask[-1, -1, -1, -1] = 1
     sentence = r"^The model of seed 7 cannot be evaluated: the model looks ahead: a log-mass changes by \S+ nats"
     with pytest.raises(InputError, match=sentence):
-        evaluation.evaluate_seed(model, data, SECTION, 7, cpu)
+        scoring.evaluate_seed(model, data, SECTION, 7, cpu)
 
 
 def test_test_images_that_are_not_those_of_the_model_are_told_in_a_sentence() -> None:
@@ -530,17 +527,15 @@ def test_test_images_that_are_not_those_of_the_model_are_told_in_a_sentence() ->
     with pytest.raises(
         InputError, match=r"^The model of seed 7 cannot be evaluated: images must have values from 0 to"
     ):
-        evaluation.evaluate_seed(small_model("vae-rgb"), data, SECTION, 7, torch.device("cpu"))
+        scoring.evaluate_seed(small_model("vae-rgb"), data, SECTION, 7, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("n_images", [1, 2, 5, 20])
 def test_reconstructions_come_in_whole_rows(n_images: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: dict[str, tuple] = {}
-    monkeypatch.setattr(
-        evaluation, "write_grid", lambda path, images, *rest: drawn.update({path.stem: (images, *rest)})
-    )
+    monkeypatch.setattr(scoring, "write_grid", lambda path, images, *rest: drawn.update({path.stem: (images, *rest)}))
     model, data = small_model("vae-bernoulli"), prepared("vae-bernoulli", n_images)
-    evaluation.draw_pictures(tmp_path, model, data, SECTION, torch.device("cpu"))
+    scoring.draw_pictures(tmp_path, model, data, SECTION, torch.device("cpu"))
     grid, _, n_columns = drawn["reconstructions"]
     assert len(grid) % (2 * n_columns) == 0
     for row in range(len(grid) // (2 * n_columns)):
@@ -552,9 +547,9 @@ def test_reconstructions_come_in_whole_rows(n_images: int, tmp_path: Path, monke
 
 def test_reconstructions_stand_below_their_originals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: dict[str, np.ndarray] = {}
-    monkeypatch.setattr(evaluation, "write_grid", lambda path, images, *_: drawn.update({path.stem: images}))
+    monkeypatch.setattr(scoring, "write_grid", lambda path, images, *_: drawn.update({path.stem: images}))
     model, data = small_model("vae-bernoulli"), prepared("vae-bernoulli", 20)
-    evaluation.draw_pictures(tmp_path, model, data, SECTION, torch.device("cpu"))
+    scoring.draw_pictures(tmp_path, model, data, SECTION, torch.device("cpu"))
     grid = drawn["reconstructions"]
     x = evenly_spaced(data.images["test"], 3)
     assert np.array_equal(grid[:3], x * 255)

@@ -7,7 +7,7 @@ Errors, which are not to be added up:
 
 - the *test-set error* is the spread of log P(x) over images / sqrt(N): how much the number would
   move with another test set. It contains the Monte Carlo noise already. Copies of an image count once
-  (:func:`bitsperdim.estimation.mean_error`).
+  (:func:`bitsperdim.estimators.log_weights.mean_error`).
 - the *Monte Carlo error* is what another draw of the K samples would change.
 - the *bias* of the importance-weighted bound is reported apart, and flagged where it exceeds the
   test-set error: then the number says more about K than about the model.
@@ -36,7 +36,7 @@ are any, ``bpd_without_training_images`` is the number of the others.
 A flow without dequantization noise has the kind ``density``: its number is a density at integers, not a
 likelihood, and is compared with nothing.
 
-Invariants (``tests/test_evaluation.py``): the mean of ``per_image.csv`` is the number in
+Invariants (``tests/evaluation/test_evaluation.py``): the mean of ``per_image.csv`` is the number in
 ``metrics.json``; errors follow their formulas; an impossible image makes the number infinite.
 """
 
@@ -53,24 +53,31 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from bitsperdim.causality import N_CHECKED, receptive_field
 from bitsperdim.config.params import EvaluateSection
 from bitsperdim.core.announcing import Announcement
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import sha256
-from bitsperdim.core.labels import ASCII_SIGNS
+from bitsperdim.core.labels import ASCII_SIGNS, TOLERATED_SHARE
 from bitsperdim.core.randomness import stream
 from bitsperdim.core.units import bits_per_dim, nats_to_bits_per_dim
 from bitsperdim.data.pictures import as_grey, evenly_spaced, write_grid, write_receptive_field
 from bitsperdim.data.preparation import Description, PreparedImages
-from bitsperdim.estimation import TOLERATED_SHARE, Estimate, mean_error, pareto_k_limit
-from bitsperdim.estimation.estimate import check_scorable, estimated_rows, images_at_once, n_columns, samples_of
-from bitsperdim.estimators.pareto import JUDGED_FROM
+from bitsperdim.estimators.log_weights import mean_error
+from bitsperdim.estimators.pareto import JUDGED_FROM, pareto_k_limit
+from bitsperdim.evaluation.estimate import (
+    Estimate,
+    check_scorable,
+    estimated_rows,
+    images_at_once,
+    n_columns,
+    samples_of,
+)
 from bitsperdim.models import MODEL_FILES, AutoregressiveModel, ImageModel, LatentModel, check_labels
+from bitsperdim.models.look_ahead import N_CHECKED, receptive_field
+from bitsperdim.models.sampling import completed
 from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.runtime.distributed import is_first, world_size
 from bitsperdim.runtime.shards import in_blocks
-from bitsperdim.sampling import completed
 
 OF_ESTIMATES = ("log_p", "standard_error", "bias", "elbo", "ess", "pareto_k")
 PER_IMAGE_COLUMNS = ("seed", "image", *OF_ESTIMATES, "same_as", "in_train")
