@@ -22,7 +22,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@touch $@
 
 repro: setup  ## run the pipeline (dvc repro) and say where the report is
-	@PYTHONPATH=src python -m bitsperdim.preflight.preflight params.yaml
+	@PYTHONPATH=src python -m bitsperdim.preflight params.yaml
 	@PYTHONPATH=src python -m bitsperdim.core.git --dvc
 	@dvc repro
 	@echo "Report: $(CURDIR)/report/index.html"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bitsperdim import rounding
+from bitsperdim.comparing import rounding
 from bitsperdim.config.params import Params
 from bitsperdim.report import write_report
 from bitsperdim.runtime import finished, stage

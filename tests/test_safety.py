@@ -29,7 +29,7 @@ from bitsperdim.comparing.source import of_recipe
 from bitsperdim.config.params import DatasetSection, DequantizeSection
 from bitsperdim.core.errors import InputError
 from bitsperdim.data import preparation
-from bitsperdim.report.reading import read_arrays
+from bitsperdim.results.reading import read_arrays
 from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.sources import SOURCES, RawImages, binarized_mnist, cifar10, idx
 from bitsperdim.sources.base import gunzipped

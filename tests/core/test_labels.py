@@ -11,7 +11,7 @@ from bitsperdim.comparing.comparison import rows_of
 from bitsperdim.comparing.numbers import Images, Numbers, Scored
 from bitsperdim.comparing.output import number
 from bitsperdim.core import labels
-from bitsperdim.readme import table
+from bitsperdim.readme.sections import table
 from results import exact, metrics, write_results
 
 GOOD: dict[str, Any] = {

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bitsperdim.config.params import UniversalResnetSection
-from bitsperdim.report.resnet_content import NETS
+from bitsperdim.results.universal_resnet import NETS
 from cases import TINY_RESNET, write_resnet
 from oneneuron import OneNeuronResNet, approximation, ball, construct, essay, study
 from oneneuron.approximation import COARSE, FINE, TARGETS

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from bitsperdim.core.errors import InputError
-from bitsperdim.report import charts, formatting, write_report
+from bitsperdim.report import charts, write_report
 from bitsperdim.report.content import ImagesMetrics, read_report, title_of
-from bitsperdim.report.formatting import MINUS
+from bitsperdim.results import formatting
+from bitsperdim.results.formatting import MINUS
 from results import (
     HOSTILE,
     IMPOSSIBLE,

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from bitsperdim.core.errors import InputError
-from bitsperdim.report import _environment, formatting, study_charts
-from bitsperdim.report.study_content import TABLES, Study, read_study
+from bitsperdim.report import _environment, density_and_mass
+from bitsperdim.results import formatting
+from bitsperdim.results.density_and_mass import TABLES, Study, read_study
 from cases import write_study
 from results import every_chart_says_what_it_shows, text_of
 
@@ -25,7 +26,7 @@ class Page:
 
 
 def rendered(study: Study) -> tuple[str, str]:
-    charts = study_charts.all_charts(study)
+    charts = density_and_mass.all_charts(study)
     page = _environment().get_template("density_and_mass.html").render(report=Page(study), study=charts, model_ways=[])
     twin = _environment(formatting.markdown).get_template("density_and_mass.md").render(report=Page(study))
     return page, twin
@@ -40,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_chart_says_what_it_shows(folder: Path) -> None:
     page, _ = rendered(read_study(folder))
-    charts = study_charts.all_charts(read_study(folder))
+    charts = density_and_mass.all_charts(read_study(folder))
     every_chart_says_what_it_shows(charts, page)
 
 

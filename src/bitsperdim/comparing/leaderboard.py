@@ -32,8 +32,8 @@ from bitsperdim.comparing.source import RESULTS, WORKSPACE, Source, find, of_rec
 from bitsperdim.config.params import RESERVED
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.git import UNSHALLOW, NotARepositoryError, Repository, repository
-from bitsperdim.report.formatting import markdown as cell
-from bitsperdim.report.formatting import two_digits, with_error
+from bitsperdim.results.formatting import markdown as cell
+from bitsperdim.results.formatting import two_digits, with_error
 
 if TYPE_CHECKING:
     import pandas as pd

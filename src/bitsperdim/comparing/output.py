@@ -20,8 +20,8 @@ from bitsperdim.comparing.source import Source
 from bitsperdim.core.files import rounded
 from bitsperdim.core.labels import SIGNS
 from bitsperdim.estimators.noise import LEVEL
-from bitsperdim.report.formatting import error_alone, plain, two_digits, with_error
-from bitsperdim.report.formatting import markdown as cell
+from bitsperdim.results.formatting import error_alone, plain, two_digits, with_error
+from bitsperdim.results.formatting import markdown as cell
 
 SCHEMA = 2
 WIDTH = 110  # of a line of text

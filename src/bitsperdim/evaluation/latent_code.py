@@ -13,8 +13,9 @@ and the gap says how far this much annealing can be off there.
 
 Images are annealed in blocks, each with random numbers of its own: see :mod:`bitsperdim.runtime.shards`.
 
-Invariants (``tests/evaluation/test_latent.py``): a unit that the image moves is active and others are not, in every layer
-(``test_active_units``); the numbers are those of the annealing and of the estimate (``test_annealing_is_summarised``).
+Invariants (``tests/evaluation/test_latent.py``): a unit that the image moves is active and others are not, in every
+layer (``test_active_units``); the numbers are those of the annealing and of the estimate
+(``test_annealing_is_summarised``).
 """
 
 from __future__ import annotations

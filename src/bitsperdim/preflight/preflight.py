@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from bitsperdim.config.params import Params, check_images, read_params
@@ -66,20 +65,3 @@ def _remove(folder: Path, names: tuple[str, ...]) -> None:
             path.unlink()
     if not any(folder.iterdir()):
         folder.rmdir()
-
-
-def main() -> None:
-    """Validate the file of the command line and touch nothing: ``python -m bitsperdim.preflight.preflight
-    params.yaml``.
-    """
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m bitsperdim.preflight.preflight PARAMS")
-    path = Path(sys.argv[1])
-    try:
-        read_params(path)
-    except InputError as error:
-        sys.exit(str(with_origin(error, path.parent)))
-
-
-if __name__ == "__main__":
-    main()

@@ -6,10 +6,11 @@ gather from their bins, whose derivative may make torch wait where it has to be 
 Where there are several processes each takes its share of the batch, and gradients are averaged with the weights of the
 shares while they are being computed (DistributedDataParallel). Every process then takes the same step.
 
-Invariants (``tests/training/test_optimization.py``): the host waits for nothing in a step (``test_a_step_waits_for_nothing``);
-every weight has a gradient (``test_every_weight_has_a_gradient``), so that no process waits for one; heads and
-log-weights are of float32 in a network of bfloat16 (``test_heads_and_log_weights_are_of_float32``); a compiled
-objective is the same to rounding (``test_a_compiled_objective_is_the_same``).
+Invariants (``tests/training/test_optimization.py``): the host waits for nothing in a step
+(``test_a_step_waits_for_nothing``); every weight has a gradient (``test_every_weight_has_a_gradient``), so that no
+process waits for one; heads and log-weights are of float32 in a network of bfloat16
+(``test_heads_and_log_weights_are_of_float32``); a compiled objective is the same to rounding
+(``test_a_compiled_objective_is_the_same``).
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ from bitsperdim.config.families import DequantizedSection, FamilySection
 from bitsperdim.core.units import bits_per_dim, nats_to_bits_per_dim
 from bitsperdim.estimators.intervals import standard_errors
 from bitsperdim.estimators.paired import paired_difference, ways_of_dequantizing
-from bitsperdim.report.formatting import plain, with_error
 from bitsperdim.report.svg import BOUND, EXACT, INK, MUTED, PAPER, chart, shortened, to_svg
+from bitsperdim.results.formatting import plain, with_error
 
 NOISE = {
     "uniform": "uniform, always fresh",

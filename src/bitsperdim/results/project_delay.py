@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from bitsperdim.core.errors import InputError
-from bitsperdim.report.reading import Columns, Stored, read_columns, read_rows, read_stored
+from bitsperdim.results.reading import Columns, Stored, read_columns, read_rows, read_stored
 
 TABLES = {
     "distribution": ("t", "tail", "density"),

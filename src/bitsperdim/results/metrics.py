@@ -15,8 +15,8 @@ from pydantic import Field
 
 from bitsperdim.core.errors import InputError
 from bitsperdim.data import repeated
-from bitsperdim.report.formatting import plain, two_digits
-from bitsperdim.report.reading import Stored
+from bitsperdim.results.formatting import plain, two_digits
+from bitsperdim.results.reading import Stored
 
 HASH_DIGITS = 12
 

@@ -16,9 +16,9 @@ import numpy as np
 from markupsafe import Markup
 
 from bitsperdim.estimators.paired import INTERVAL
-from bitsperdim.report.delay_content import SUPERSCRIPTS, Delay, ProposalMetrics
-from bitsperdim.report.formatting import count, plain, two_digits
 from bitsperdim.report.svg import BOUND, EXACT, INK, MUTED, PAPER, chart, shortened, to_svg
+from bitsperdim.results.formatting import count, plain, two_digits
+from bitsperdim.results.project_delay import SUPERSCRIPTS, Delay, ProposalMetrics
 
 if TYPE_CHECKING:  # matplotlib is imported once something is drawn
     from matplotlib.axes import Axes

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitsperdim.core.errors import InputError
-from bitsperdim.report.dequantizing import Way, of_study
-from bitsperdim.report.reading import Columns, Stored, read_columns, read_rows, read_stored
+from bitsperdim.results.reading import Columns, Stored, read_columns, read_rows, read_stored
+from bitsperdim.results.variants import Way, of_study
 
 TABLES = {
     "hypotheses": ("y", "density_a", "density_b"),

@@ -15,8 +15,8 @@ from bitsperdim.comparing import commands
 from bitsperdim.core import git
 from bitsperdim.core.errors import InputError
 from bitsperdim.models import MODELS
-from bitsperdim.readme import SECTIONS, markers, update
-from bitsperdim.readme_studies import TIMES
+from bitsperdim.readme.sections import SECTIONS, markers, update
+from bitsperdim.readme.studies import TIMES
 
 
 @pytest.fixture

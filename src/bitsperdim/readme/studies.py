@@ -3,7 +3,7 @@
 The numbers of ``project_delay`` and of the constructed networks are those of the committed run; the trained networks'
 are of the full budget, ``docs/universal_resnet.json``, where the essay's stand too.
 
-Invariants (``tests/test_readme.py``): every number is that of the files, each in its row
+Invariants (``tests/readme/test_readme.py``): every number is that of the files, each in its row
 (``test_the_delay_says_what_its_files_say``, ``test_the_networks_are_those_of_their_files``); the comparison is what the
 command prints (``test_the_comparison_is_what_the_command_prints``).
 """
@@ -15,10 +15,10 @@ import math
 from pathlib import Path
 
 from bitsperdim.comparing import commands
-from bitsperdim.report.delay_content import SUPERSCRIPTS, DelayMetrics, ProposalMetrics
-from bitsperdim.report.formatting import count, plain, two_digits
-from bitsperdim.report.reading import read_rows, read_stored
-from bitsperdim.report.resnet_content import ERRORS, NETS, PREDICATES, ResnetMetrics, ScoreMetrics
+from bitsperdim.results.formatting import count, plain, two_digits
+from bitsperdim.results.project_delay import SUPERSCRIPTS, DelayMetrics, ProposalMetrics
+from bitsperdim.results.reading import read_rows, read_stored
+from bitsperdim.results.universal_resnet import ERRORS, NETS, PREDICATES, ResnetMetrics, ScoreMetrics
 
 COMPARED = ("mnist-8bit-dequantization:flow_uniform", "mnist-8bit-dequantization:flow_iw")
 ROLES = {"mistake": ": a mistake", "yardstick": " (a yardstick: it needs the answer)", "method": ""}

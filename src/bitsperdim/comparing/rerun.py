@@ -3,9 +3,9 @@
 On the machine that made ``dvc.lock`` a rerun is byte-identical; on another, sums are taken in another
 order, training amplifies the difference, and the numbers agree within the tolerances below only.
 
-Usage: ``python -m bitsperdim.check REFERENCE RERUN``, two folders of results.
+Usage: ``python -m bitsperdim.comparing.rerun REFERENCE RERUN``, two folders of results.
 
-Invariant (``tests/test_check.py``): a missing metric, another text and a number beyond its
+Invariant (``tests/comparing/test_check.py``): a missing metric, another text and a number beyond its
 tolerance are each reported.
 """
 
@@ -119,7 +119,7 @@ def compare(reference: Path, rerun: Path) -> list[str]:
 def main() -> None:
     """Compare the two folders of the command line; exit with status 1 where they disagree."""
     if len(sys.argv) != 3:
-        sys.exit("usage: python -m bitsperdim.check REFERENCE RERUN")
+        sys.exit("usage: python -m bitsperdim.comparing.rerun REFERENCE RERUN")
     found = compare(Path(sys.argv[1]), Path(sys.argv[2]))
     if found:
         sys.exit("\n".join(found))

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from bitsperdim.check import SAME, TRAINED
+from bitsperdim.comparing.rerun import SAME, TRAINED
+from bitsperdim.comparing.rounding import rounded_otherwise, sentence
 from bitsperdim.core.files import write_json
-from bitsperdim.rounding import rounded_otherwise, sentence
 from laboratory import git
 
 

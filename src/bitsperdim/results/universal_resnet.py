@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from bitsperdim.core.errors import InputError
-from bitsperdim.report.reading import Columns, Stored, read_arrays, read_columns, read_rows, read_stored
+from bitsperdim.results.reading import Columns, Stored, read_arrays, read_columns, read_rows, read_stored
 
 PREDICATES = {
     "easy": "inside: radius below 0.4",

@@ -18,9 +18,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from markupsafe import Markup
 
-from bitsperdim.report.formatting import MINUS, count, plain
-from bitsperdim.report.resnet_content import BALL_KINDS, DEPTHS, DRAWN, FUNCTIONS, NETS, PREDICATES, RINGS, ResnetStudy
 from bitsperdim.report.svg import BOUND, EXACT, INK, MUTED, PAPER, chart, label, name_y, to_svg
+from bitsperdim.results.formatting import MINUS, count, plain
+from bitsperdim.results.universal_resnet import (
+    BALL_KINDS,
+    DEPTHS,
+    DRAWN,
+    FUNCTIONS,
+    NETS,
+    PREDICATES,
+    RINGS,
+    ResnetStudy,
+)
 
 if TYPE_CHECKING:  # matplotlib is imported once something is drawn
     from matplotlib.axes import Axes

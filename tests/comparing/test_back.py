@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bitsperdim.back import go_back
+from bitsperdim.comparing.back import go_back
 from bitsperdim.core.errors import InputError
 from laboratory import Laboratory
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bitsperdim.check import (
+from bitsperdim.comparing.rerun import (
     DATA,
     DELAY,
     NEURONS,

@@ -1,21 +1,20 @@
 """The numbers of results in README.md, written from ``results/``, ``recipes/results/`` and ``docs/``: none is typed.
 
-``make readme`` rewrites what stands between the two markers of each section; ``tests/test_readme.py`` fails where a
-section and the committed files differ.
+``make readme`` rewrites what stands between the two markers of each section; ``tests/readme/test_readme.py`` fails
+where a section and the committed files differ.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bitsperdim import readme_studies
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import read_json, write_text
 from bitsperdim.core.labels import SIGNS, WORDS, marks, meanings
+from bitsperdim.readme import studies
 from bitsperdim.recipes.table import markdown
-from bitsperdim.report.formatting import plain, with_error
+from bitsperdim.results.formatting import plain, with_error
 
 HEADER = """| model | bits/dim | the number is | nats per image | Monte Carlo error, bits/dim | K |
 | --- | --- | --- | --- | --- | --- |
@@ -52,11 +51,11 @@ def table(results: Path) -> str:
 
 SECTIONS: dict[str, Callable[[Path], str]] = {
     "results": lambda root: table(root / "results"),
-    "compare": readme_studies.comparison,
+    "compare": studies.comparison,
     "recipes": markdown,
-    "delay": readme_studies.delay,
-    "disc": readme_studies.disc,
-    "networks": readme_studies.networks,
+    "delay": studies.delay,
+    "disc": studies.disc,
+    "networks": studies.networks,
 }
 
 
@@ -83,19 +82,3 @@ def between(text: str, name: str, content: str) -> str:
         raise InputError(f"README.md must hold the markers {begin!r} and {end!r} once each.")
     before, rest = text.split(begin)
     return f"{before}{begin}\n{content}{end}{rest.split(end)[1]}"
-
-
-def main() -> None:
-    """Rewrite the numbers of the README in the repository of the command line: ``python -m bitsperdim.readme ROOT``."""
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m bitsperdim.readme ROOT")
-    root = Path(sys.argv[1])
-    readme = root / "README.md"
-    try:
-        write_text(readme, update(readme.read_text(encoding="utf-8"), root))
-    except InputError as error:
-        sys.exit(str(error))
-
-
-if __name__ == "__main__":
-    main()

@@ -3,13 +3,13 @@
 Processors add numbers in an order of their own, and so do GPUs, other numbers of threads and other versions of PyTorch;
 a training amplifies the differences. So a rerun of the last commit on another machine modifies files that git tracks,
 though nobody changed anything. The end of a run says so, and why, and whether the numbers agree within the tolerances
-of :mod:`bitsperdim.check`.
+of :mod:`bitsperdim.comparing.rerun`.
 
 ``dvc.lock`` tells which stages: those whose command, code and parameters are the ones of the last commit, as are those
 of all stages before them, but whose outputs are not.
 
-Invariants (``tests/test_rounding.py``): other outputs of the same inputs are told; those of another command, another
-parameter, an edit of the code or other images, here or in an earlier stage, are not.
+Invariants (``tests/comparing/test_rounding.py``): other outputs of the same inputs are told; those of another command,
+another parameter, an edit of the code or other images, here or in an earlier stage, are not.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from bitsperdim.check import disagreements
+from bitsperdim.comparing.rerun import disagreements
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import workspace
 from bitsperdim.core.git import Repository, repository

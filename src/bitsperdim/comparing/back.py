@@ -10,8 +10,8 @@ makes git read every file, and what differs is written anew.
 Not here: edits of anything else, which are named and kept, outputs that DVC's cache does not have as the commit has
 them, which are named and left as they are, and images beside a ``.dvc`` file of one's own.
 
-Invariant (``tests/test_back.py``): afterwards every tracked file of :data:`GOES_BACK` has the bytes of the last commit,
-whatever its size and times.
+Invariant (``tests/comparing/test_back.py``): afterwards every tracked file of :data:`GOES_BACK` has the bytes of the
+last commit, whatever its size and times.
 """
 
 from __future__ import annotations
