@@ -8,7 +8,7 @@ from bitsperdim.config.params import Params
 from bitsperdim.core.errors import InputError
 from bitsperdim.runtime import stage
 from bitsperdim.runtime.device import described, set_up_device
-from oneneuron import study
+from bitsperdim.studies.universal_resnet import study
 
 
 def main(params: Params, results: str) -> dict[str, str]:

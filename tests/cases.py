@@ -18,7 +18,7 @@ from bitsperdim.config.params import (
 )
 from bitsperdim.models import ImageModel, build
 from bitsperdim.studies import density_and_mass, project_delay
-from oneneuron import study as oneneuron_study
+from bitsperdim.studies.universal_resnet import study as oneneuron_study
 
 NOISE = {"n_couplings": 2, "n_filters": 4, "n_blocks": 1}
 UNIFORM = {"logit_margin": 0.0, "dequantization": "uniform", "variational": NOISE}

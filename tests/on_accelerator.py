@@ -31,10 +31,10 @@ from bitsperdim.models import LatentModel, look_ahead
 from bitsperdim.runtime import device
 from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.studies.density_and_mass import dequantizing
+from bitsperdim.studies.universal_resnet import approximation, ball, essay
+from bitsperdim.studies.universal_resnet import study as oneneuron_study
 from bitsperdim.training import trainer
 from cases import SMALL, TINY_FLOW, TINY_RESNET, small_model
-from oneneuron import approximation, ball, essay
-from oneneuron import study as oneneuron_study
 
 Outcome = dict[str, Any]
 REPOSITORY = Path(__file__).resolve().parent.parent

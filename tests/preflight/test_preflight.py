@@ -120,7 +120,7 @@ def test_a_value_that_is_not_of_the_last_commit_is_named(
         path.write_text(now, encoding="utf-8")
         for command in (
             [str(repository / "stages" / "preflight.py"), "results", "marker"],
-            ["-m", "bitsperdim.preflight.preflight", "params.yaml"],
+            ["-m", "bitsperdim.preflight", "params.yaml"],
         ):
             environment = {**os.environ, "PYTHONPATH": str(repository / "src")}
             done = subprocess.run(

@@ -15,8 +15,8 @@ from bitsperdim.report import _environment, universal_resnet
 from bitsperdim.results import formatting
 from bitsperdim.results import universal_resnet as content
 from bitsperdim.results.universal_resnet import ResnetStudy, read_resnet
+from bitsperdim.studies.universal_resnet import approximation, ball, essay
 from cases import write_resnet
-from oneneuron import approximation, ball, essay
 
 
 class Page:

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bitsperdim.config.params import Params, check_images, read_params
-from bitsperdim.core.errors import InputError
+from bitsperdim.config.params import Params, check_images
 from bitsperdim.core.files import write_json, write_text
-from bitsperdim.preflight.last_commit import with_origin
 from bitsperdim.sources import SOURCES
 
 MARKER = "The parameters of this pipeline have been validated.\n"

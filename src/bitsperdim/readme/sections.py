@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bitsperdim.core.errors import InputError
-from bitsperdim.core.files import read_json, write_text
+from bitsperdim.core.files import read_json
 from bitsperdim.core.labels import SIGNS, WORDS, marks, meanings
 from bitsperdim.readme import studies
 from bitsperdim.recipes.table import markdown

@@ -1,7 +1,7 @@
 """What the report shows of the study ``universal_resnet``: its metrics, tables and decision regions, read and checked.
 
-It draws nothing and computes nothing; what each number is, :mod:`oneneuron.study` says, which imports torch and is
-therefore not imported here.
+It draws nothing and computes nothing; what each number is, :mod:`bitsperdim.studies.universal_resnet.study` says, which
+imports torch and is therefore not imported here.
 
 Invariant (``tests/report/test_resnet.py``): a missing or broken file is one sentence that names it
 (``test_a_missing_file_is_one_sentence``).
@@ -23,7 +23,7 @@ PREDICATES = {
     "hard": "inside: radius below 0.3, or 0.6 to 0.8, or by chance with probability 0.1",
 }
 RINGS = {"easy": (0.4,), "medium": (0.4, 0.7), "hard": (0.3, 0.6, 0.8)}
-# as in oneneuron.essay and oneneuron.ball: key in metrics.json -> in words, in the order of the report
+# as in studies/universal_resnet/essay.py and ball.py: key in metrics.json -> in words, in the order of the report
 NETS = {
     **{f"resnet_{depth}": f"one-neuron ResNet, {depth} blocks" for depth in (5, 10, 40)},
     **{f"dense_{width}_{depth}": f"width {width}, {depth} layers" for width in (2, 6) for depth in (5, 10, 40)},

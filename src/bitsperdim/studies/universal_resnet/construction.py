@@ -100,7 +100,7 @@ each row of cells has at most three runs, O(M) moves are left.
 **Differences from the paper's outline**: the outside of the box is dropped onto one level, which takes one move in
 place of many; levels are moved to places below all of them, so that no block is needed to lift them.
 
-Invariants (``tests/oneneuron/test_construction.py``, but for the last):
+Invariants (``tests/studies/universal_resnet/test_construction.py``, but for the last):
 
 1. Each block has one neuron, and there are as many as stated (``test_there_are_as_many_blocks_as_stated``).
 2. At centres of cells the network is f, outside the box 0 (``test_centres_of_cells_are_met_and_the_outside_is_zero``).
@@ -109,7 +109,7 @@ Invariants (``tests/oneneuron/test_construction.py``, but for the last):
 4. An error that float64 does not keep is refused (``test_an_error_holds_or_is_refused``), one that is four times as
    large is not, or 16 times for functions whose ramps cost little (``test_errors_are_not_refused_without_need``), and
    rounding moves faces by no more than the bound (``test_faces_are_moved_by_no_more_than_the_bound``); all three in
-   ``tests/oneneuron/test_rounding_of_the_construction.py``.
+   ``tests/studies/universal_resnet/test_rounding_of_the_construction.py``.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ import numpy as np
 import torch
 
 from bitsperdim.core.errors import InputError
-from oneneuron.nets import OneNeuronResNet
+from bitsperdim.studies.universal_resnet.nets import OneNeuronResNet
 
 Function = Callable[[np.ndarray], np.ndarray]
 

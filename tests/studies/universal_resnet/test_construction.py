@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from bitsperdim.core.errors import InputError
-from oneneuron import OneNeuronResNet, construct
-from oneneuron.construction import Function, centres, n_blocks, plan, steps
+from bitsperdim.studies.universal_resnet import OneNeuronResNet, construct
+from bitsperdim.studies.universal_resnet.construction import Function, centres, n_blocks, plan, steps
 
 BUMP = (-1.0, 1.0)
 

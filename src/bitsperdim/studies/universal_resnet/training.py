@@ -5,7 +5,7 @@ parameter. What they are trained for is a matter of the loss.
 
 Not here: early stopping, validation; the experiments ask how well a network can fit.
 
-Invariants (``tests/oneneuron/test_many_trainings.py``):
+Invariants (``tests/studies/universal_resnet/test_many_trainings.py``):
 
 1. A stack is trained as its networks are alone (``test_a_stack_is_trained_as_its_networks_are_alone``).
 2. The rate rises, falls to zero, and is never negative (``test_the_rate_rises_and_falls_to_zero``).

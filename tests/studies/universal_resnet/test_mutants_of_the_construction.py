@@ -12,7 +12,7 @@ import pytest
 import test_construction as laws
 import test_rounding_of_the_construction as rounding
 
-from oneneuron import construction
+from bitsperdim.studies.universal_resnet import construction
 
 SOURCE = Path(construction.__file__).read_text(encoding="utf-8")
 

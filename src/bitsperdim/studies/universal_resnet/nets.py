@@ -14,9 +14,10 @@ seeds of an experiment train together. Without a generator every weight is zero:
 **Difference from the paper.** None in the block. The paper has no rule for where training starts; see
 :class:`OneNeuronResNet`.
 
-Not here: training (:mod:`oneneuron.training`), weights that are computed (:mod:`oneneuron.construction`).
+Not here: training (:mod:`bitsperdim.studies.universal_resnet.training`), weights that are computed
+    (:mod:`bitsperdim.studies.universal_resnet.construction`).
 
-Invariants (``tests/oneneuron/test_nets.py``):
+Invariants (``tests/studies/universal_resnet/test_nets.py``):
 
 1. A block adds to its input something of rank one, by one neuron (``test_a_block_has_one_neuron``).
 2. Networks held together give what each gives alone (``test_networks_do_not_see_each_other``).

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from bitsperdim.core.errors import InputError
-from oneneuron import construct, construction
-from oneneuron.construction import Function, Plan, centres, moved_points, plan, steps
+from bitsperdim.studies.universal_resnet import construct, construction
+from bitsperdim.studies.universal_resnet.construction import Function, Plan, centres, moved_points, plan, steps
 
 TOLERANCES = (1e-2, 3e-4, 3e-5)
 LINES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], float, float]] = {

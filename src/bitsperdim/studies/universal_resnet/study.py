@@ -10,7 +10,7 @@ Four parts:
 Trained accuracies depend on the number of steps, which is a parameter: small by default, so that the whole study takes
 seconds. Errors of constructed networks are deterministic.
 
-Invariants (``tests/oneneuron/test_universal_resnet.py``): the same parameters give the same bytes
+Invariants (``tests/studies/universal_resnet/test_universal_resnet.py``): the same parameters give the same bytes
 (``test_a_rerun_is_byte_identical``); the derivation's figures show the network that is measured
 (``test_the_last_step_is_the_network``).
 """
@@ -26,9 +26,9 @@ import numpy as np
 import torch
 
 from bitsperdim.core.files import write_csv, write_json, write_npz
-from oneneuron import approximation, ball, construction, essay
-from oneneuron.approximation import TARGETS
-from oneneuron.predicates import PREDICATES
+from bitsperdim.studies.universal_resnet import approximation, ball, construction, essay
+from bitsperdim.studies.universal_resnet.approximation import TARGETS
+from bitsperdim.studies.universal_resnet.predicates import PREDICATES
 
 if TYPE_CHECKING:
     from bitsperdim.config.params import UniversalResnetSection

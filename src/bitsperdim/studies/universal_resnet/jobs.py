@@ -3,8 +3,8 @@
 Small networks leave most of a core idle between operations. Two trainings side by side, each in its own thread with
 its own generator, take about two thirds of the time of one after the other, and give the same bytes.
 
-Invariant (``tests/oneneuron/test_many_trainings.py``): the order and the number of threads change nothing
-(``test_threads_change_nothing``).
+Invariant (``tests/studies/universal_resnet/test_many_trainings.py``): the order and the number of threads change
+nothing (``test_threads_change_nothing``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Literal, TypeVar
 import numpy as np
 import torch
 
-from oneneuron.nets import DenseNet, OneNeuronResNet
+from bitsperdim.studies.universal_resnet.nets import DenseNet, OneNeuronResNet
 
 Kind = Literal["resnet", "dense", "single"]
 Item = TypeVar("Item")

@@ -9,10 +9,10 @@ import torch
 
 from bitsperdim.config.params import UniversalResnetSection
 from bitsperdim.results.universal_resnet import NETS
+from bitsperdim.studies.universal_resnet import OneNeuronResNet, approximation, ball, construct, essay, study
+from bitsperdim.studies.universal_resnet.approximation import COARSE, FINE, TARGETS
+from bitsperdim.studies.universal_resnet.predicates import PREDICATES
 from cases import TINY_RESNET, write_resnet
-from oneneuron import OneNeuronResNet, approximation, ball, construct, essay, study
-from oneneuron.approximation import COARSE, FINE, TARGETS
-from oneneuron.predicates import PREDICATES
 
 CPU = torch.device("cpu")
 

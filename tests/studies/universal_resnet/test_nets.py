@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from oneneuron import DenseNet, OneNeuronResNet
+from bitsperdim.studies.universal_resnet import DenseNet, OneNeuronResNet
 
 
 def test_the_formula(generator: torch.Generator) -> None:

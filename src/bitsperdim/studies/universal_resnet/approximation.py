@@ -11,7 +11,7 @@ all networks. The largest error is looked for on that grid and, for constructed 
 Trained networks minimise the mean squared error on a coarser grid: with the absolute error itself they end at the
 median, 0, for the disc.
 
-Invariant (``tests/oneneuron/test_universal_resnet.py``): the midpoint rule gives known integrals
+Invariant (``tests/studies/universal_resnet/test_universal_resnet.py``): the midpoint rule gives known integrals
 (``test_the_distance_of_known_functions``).
 """
 
@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from oneneuron import construction
-from oneneuron.construction import Function
-from oneneuron.jobs import Architecture, side_by_side, streams, torch_generator
-from oneneuron.nets import OneNeuronResNet
-from oneneuron.training import fit, squared_error
+from bitsperdim.studies.universal_resnet import construction
+from bitsperdim.studies.universal_resnet.construction import Function
+from bitsperdim.studies.universal_resnet.jobs import Architecture, side_by_side, streams, torch_generator
+from bitsperdim.studies.universal_resnet.nets import OneNeuronResNet
+from bitsperdim.studies.universal_resnet.training import fit, squared_error
 
 FINE = {1: 8_192, 2: 256}  # nodes along each dimension where the error is measured; powers of two meet no ramp's middle
 COARSE = {1: 256, 2: 24}  # and where networks are trained

@@ -7,9 +7,9 @@ the training points, mean and spread of five trainings, in percent. Ours are of 
 step, and the rate follows half a cosine. Besides the training points, fresh ones drawn alike are scored: the essay asks
 only how well a network fits.
 
-Invariants (``tests/oneneuron/test_universal_resnet.py``): a network that says the same of all points gets the share
-of the larger class (``test_a_constant_scores_the_larger_class``); every network of the essay is there with its
-published number (``test_every_network_of_the_essay_is_there``).
+Invariants (``tests/studies/universal_resnet/test_universal_resnet.py``): a network that says the same of all points
+gets the share of the larger class (``test_a_constant_scores_the_larger_class``); every network of the essay is there
+with its published number (``test_every_network_of_the_essay_is_there``).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from oneneuron.jobs import Architecture, side_by_side, streams, torch_generator
-from oneneuron.nets import DenseNet, OneNeuronResNet
-from oneneuron.predicates import PREDICATES, labelled_points
-from oneneuron.training import cross_entropy, fit
+from bitsperdim.studies.universal_resnet.jobs import Architecture, side_by_side, streams, torch_generator
+from bitsperdim.studies.universal_resnet.nets import DenseNet, OneNeuronResNet
+from bitsperdim.studies.universal_resnet.predicates import PREDICATES, labelled_points
+from bitsperdim.studies.universal_resnet.training import cross_entropy, fit
 
 Percent = tuple[float, float | None]
 

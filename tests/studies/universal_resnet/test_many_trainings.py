@@ -6,9 +6,9 @@ import os
 import pytest
 import torch
 
-from oneneuron import OneNeuronResNet
-from oneneuron.jobs import Architecture, side_by_side, streams, torch_generator
-from oneneuron.training import cross_entropy, fit, rate, squared_error
+from bitsperdim.studies.universal_resnet import OneNeuronResNet
+from bitsperdim.studies.universal_resnet.jobs import Architecture, side_by_side, streams, torch_generator
+from bitsperdim.studies.universal_resnet.training import cross_entropy, fit, rate, squared_error
 from other_processor import VARIABLE
 
 pytestmark = pytest.mark.processor

@@ -11,8 +11,8 @@ What one block cannot do: its decision is bounded by one bent line. Two blocks c
 Not here: a proof. A circle is asked at :data:`N_DIRECTIONS` places, and a strip thinner than their distance would slip
 through; so would a bounded region that reaches farther.
 
-Invariants (``tests/oneneuron/test_universal_resnet.py``): a half-plane, a strip and a wedge are unbounded, a
-triangle is not (``test_regions_that_go_to_infinity_are_told_from_closed_ones``).
+Invariants (``tests/studies/universal_resnet/test_universal_resnet.py``): a half-plane, a strip and a wedge are
+unbounded, a triangle is not (``test_regions_that_go_to_infinity_are_told_from_closed_ones``).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from oneneuron.essay import SOFT, accuracy, grid
-from oneneuron.jobs import Architecture, side_by_side, streams, torch_generator
-from oneneuron.predicates import ball_and_shell
-from oneneuron.training import cross_entropy, fit
+from bitsperdim.studies.universal_resnet.essay import SOFT, accuracy, grid
+from bitsperdim.studies.universal_resnet.jobs import Architecture, side_by_side, streams, torch_generator
+from bitsperdim.studies.universal_resnet.predicates import ball_and_shell
+from bitsperdim.studies.universal_resnet.training import cross_entropy, fit
 
 DEPTHS = (1, 2, 3, 4, 5)
 FAR, N_DIRECTIONS = 100.0, 7_200
@@ -69,7 +69,9 @@ def far_share(decide: Callable[[Tensor], Tensor], device: torch.device) -> np.nd
 def run(
     seed: int, n_points: int, n_seeds: int, n_steps: int, rates: Mapping[str, float], device: torch.device
 ) -> Outcome:
-    """Train both kinds at every depth; the arguments are those of :func:`oneneuron.essay.run`."""
+    """Train both kinds at every depth; the arguments are those of
+    :func:`bitsperdim.studies.universal_resnet.essay.run`.
+    """
     x, inside = ball_and_shell(n_points, np.random.default_rng(streams(seed, 3)))
     points = torch.from_numpy(x.astype(np.float32)).to(device)
     labels = torch.from_numpy(inside.astype(np.float32)).to(device).expand(n_seeds, -1)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from oneneuron.predicates import PREDICATES, ball_and_shell, hard, labelled_points
+from bitsperdim.studies.universal_resnet.predicates import PREDICATES, ball_and_shell, hard, labelled_points
 
 N = 200_000
 

@@ -6,7 +6,7 @@ origin, the last one with a tenth of the points inside by chance. Points are uni
 The ball is the experiment of Lin and Jegelka (2018): points of the unit ball against points of a shell around
 it. The shell lies between 2 and 3 here, with as many points as the ball.
 
-Invariants (``tests/oneneuron/test_predicates.py``): the shares are the areas of the rings
+Invariants (``tests/studies/universal_resnet/test_predicates.py``): the shares are the areas of the rings
 (``test_the_shares_are_the_areas_of_the_rings``); the same seed gives the same points (``test_points_follow_the_seed``).
 """
 
