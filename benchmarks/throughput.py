@@ -28,7 +28,8 @@ from importance_sampling import N_SAMPLES, SIZES, model_and_images
 from measuring import coloured_digits, heading, matrix_product_peak, operations, seconds, table, wait_for
 
 from bitsperdim.config.families import TrainSection
-from bitsperdim.config.params import load_yaml, model_section
+from bitsperdim.config.loading import load_yaml
+from bitsperdim.config.params import model_section
 from bitsperdim.data.preparation import Description, PreparedImages
 from bitsperdim.evaluation.estimate import estimate
 from bitsperdim.models import ImageModel, build

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from bitsperdim.config.params import model_levels, raw_levels, read_params, validate
 from bitsperdim.core.errors import InputError
+from bitsperdim.preflight.agreement import model_levels, raw_levels, read_validated, validated
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def test_a_mistake_gets_one_sentence(path: str, value: object, sentence: str, co
     else:
         wrong = {**content, path: value}
     with pytest.raises(InputError) as caught:
-        validate(wrong)
+        validated(wrong)
     text = str(caught.value)
     assert sentence in text
     assert text.startswith("params.yaml: ")
@@ -196,7 +196,7 @@ def test_a_mistake_gets_one_sentence(path: str, value: object, sentence: str, co
 
 
 def test_the_committed_file_validates(content: dict[str, Any]) -> None:
-    params = validate(content)
+    params = validated(content)
     assert set(params.models) <= set(params.sections)
     assert raw_levels(params) == model_levels(params) == 17
 
@@ -207,12 +207,12 @@ def test_the_committed_file_validates(content: dict[str, Any]) -> None:
 )
 def test_the_levels_that_models_see(change: dict[str, object], expected: int, content: dict[str, Any]) -> None:
     content["dequantize"].update(change)
-    assert model_levels(validate(content)) == expected
+    assert model_levels(validated(content)) == expected
 
 
 def test_a_model_overrides_the_trainer_for_itself_alone(content: dict[str, Any]) -> None:
     content["vae"]["train"] = {"epochs": 7, "gradient_clip": None, "learning_rate": 1}
-    params = validate(content)
+    params = validated(content)
     settings = params.section("vae").settings(params.train)
     assert (settings.epochs, settings.gradient_clip, settings.learning_rate) == (7, None, 1)
     assert settings.batch_size == params.train.batch_size
@@ -224,7 +224,7 @@ def test_scientific_notation_is_a_number(tmp_path: Path, committed: Callable[[st
     text = committed("params.yaml")
     path = tmp_path / "params.yaml"
     path.write_text(text.replace("learning_rate: 0.001", "learning_rate: 1e-05"), encoding="utf-8")
-    assert read_params(path).train.learning_rate == 1e-5
+    assert read_validated(path).train.learning_rate == 1e-5
 
 
 @pytest.mark.parametrize(
@@ -245,14 +245,14 @@ def test_a_file_that_is_not_what_it_should_be(text: str, sentence: str, tmp_path
     path = tmp_path / "params.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(InputError) as caught:
-        read_params(path)
+        read_validated(path)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_unreadable_files_get_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read: No such file"):
-        read_params(tmp_path / "params.yaml")
+        read_validated(tmp_path / "params.yaml")
     (tmp_path / "params.yaml").write_bytes(b"a: \xff")
     with pytest.raises(InputError, match="is not UTF-8 text"):
-        read_params(tmp_path / "params.yaml")
+        read_validated(tmp_path / "params.yaml")

@@ -5,7 +5,8 @@ import pytest
 from scipy.stats import binom, ttest_rel
 
 from bitsperdim.config.families import FAMILIES, FamilySection
-from bitsperdim.estimators.paired import paired_difference, ways_of_dequantizing
+from bitsperdim.config.variants import ways_of_dequantizing
+from bitsperdim.estimators.paired import paired_difference
 
 
 def test_it_is_the_textbook_formula() -> None:

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-from bitsperdim.comparing.source import SAME_AS, of_recipe
+from bitsperdim.comparing.source import of_recipe
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.git import Provenance
 from bitsperdim.core.units import bits_per_dim
 from bitsperdim.recipes import result, table
 from bitsperdim.recipes.recipe import read, read_yaml
+from bitsperdim.recipes.result import SAME_AS
 from bitsperdim.recipes.running import commands, finished
 from small_params import made_small
 

@@ -14,9 +14,10 @@ from bitsperdim.config.families import FAMILIES, FamilySection
 from bitsperdim.core.errors import InputError
 from bitsperdim.estimators.intervals import standard_errors
 from bitsperdim.estimators.paired import paired_difference
+from bitsperdim.report.variants import differences
 from bitsperdim.results.density_and_mass import read_study
 from bitsperdim.results.formatting import MINUS
-from bitsperdim.results.variants import Scored, differences, of_models
+from bitsperdim.results.variants import Scored, of_models
 from cases import WAYS, write_study
 
 SHAPE = (1, 2, 2)

@@ -10,11 +10,12 @@ import torch
 
 from bitsperdim.config.families import TrainSection
 from bitsperdim.config.params import DatasetSection, DequantizeSection
+from bitsperdim.config.variants import ways_of_dequantizing
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.randomness import stream
 from bitsperdim.core.units import bits_per_dim
 from bitsperdim.data import preparation
-from bitsperdim.estimators.paired import paired_difference, ways_of_dequantizing
+from bitsperdim.estimators.paired import paired_difference
 from bitsperdim.evaluation.estimate import estimate
 from bitsperdim.sources.base import RawImages
 from bitsperdim.studies.density_and_mass import dequantizing

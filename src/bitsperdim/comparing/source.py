@@ -26,10 +26,10 @@ from bitsperdim.config.params import RESERVED
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.git import SHORT, UNSHALLOW, GitError, NotARepositoryError, Provenance, Repository, repository
 from bitsperdim.recipes.recipe import FOLDER
+from bitsperdim.recipes.result import SAME_AS
 
 WORKSPACE = "workspace"
 RESULTS = FOLDER / "results"
-SAME_AS = "/same_as"  # beside the models, of which none has such a name
 Kind = Literal["workspace", "revision", "experiment", "recipe result"]
 
 

@@ -5,7 +5,8 @@ work: an unknown key, a missing one, a wrong type or a value out of range raises
 names the key, the value and what is allowed. Nothing is converted silently, and no key has a default
 but a model's own changes to ``train``, which may be left out.
 
-It does not check what only the data can tell (``dequantize`` does) and it imports no torch.
+It does not check what only the data set can tell (:mod:`bitsperdim.preflight.agreement` does, and ``dequantize`` once
+the images are there), and it imports no torch.
 
 Invariants (``tests/config/test_params.py``): the committed ``params.yaml`` validates; every kind of
 mistake gives one sentence; a float may be written as an integer, an integer not as a float. Whatever bytes the
@@ -14,42 +15,34 @@ file holds, it validates or gives one sentence, soon (``tests/test_fuzz.py``).
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import re
-import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.constructor import ConstructorError, SafeConstructor
-from ruamel.yaml.error import YAMLError
-from ruamel.yaml.nodes import MappingNode
 
 from bitsperdim.config.families import (
     FAMILIES,
     FamilySection,
     FlowSection,
-    Images,
     Section,
     Size,
     TrainOverrides,
     TrainSection,
     VariationalSection,
 )
+from bitsperdim.config.loading import MAX_ENTRIES, load_yaml
+from bitsperdim.config.sentences import key_shown, listed, sentence, suggestion
 from bitsperdim.core.errors import InputError, shown
-from bitsperdim.sources import SOURCES
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Scale = Annotated[float, Field(ge=0.1, le=100)]
 Rate = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
 Number = TypeVar("Number", bound=float)
-MAX_LISTED = 14  # names in a message
-MAX_ENTRIES = 1_000  # models, seeds; pairs that merge keys of YAML bring into one mapping
 
 
 def rising(values: list[Any]) -> list[Any]:
@@ -226,7 +219,7 @@ class Params(Section):
         """Return the section of one model."""
         if model not in self.sections:
             raise InputError(
-                f"There is no model section {shown(model)} in params.yaml; there are {_listed(self.sections)}."
+                f"There is no model section {shown(model)} in params.yaml; there are {listed(self.sections)}."
             )
         return self.sections[model]
 
@@ -238,42 +231,6 @@ def read_params(path: Path) -> Params:
         InputError: one sentence naming the key, its value and what is allowed.
     """
     return validate(load_yaml(path))
-
-
-def load_yaml(path: Path) -> object:
-    """Read a YAML file as DVC does.
-
-    Raises:
-        InputError: one sentence with the place where it is not YAML.
-    """
-    try:
-        reader = YAML(typ="safe")
-        reader.Constructor = _Constructor
-        with warnings.catch_warnings():  # of what YAML allows: an anchor that is used again
-            warnings.simplefilter("ignore")
-            return reader.load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
-    except RecursionError as error:
-        raise InputError(f"{path} is nested too deeply.") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start}).") from error
-    except (YAMLError, ValueError) as error:  # ValueError: an impossible date, an integer that is none
-        # problem_mark names the place in every error of the scanner and the parser
-        mark = getattr(error, "problem_mark", None)
-        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path} is not valid YAML{place}: {problem}.") from error
-
-
-class _Constructor(SafeConstructor):
-    """Refuses mappings that merge others, which merge others, until no memory holds them."""
-
-    def flatten_mapping(self, node: MappingNode) -> None:
-        super().flatten_mapping(node)
-        if len(node.value) > MAX_ENTRIES:
-            problem = f"merge keys make a mapping of more than {MAX_ENTRIES} pairs"
-            raise ConstructorError(None, None, problem, node.start_mark)
 
 
 def validate(content: object) -> Params:
@@ -291,24 +248,9 @@ def validate(content: object) -> Params:
     try:
         params = Params(**own, sections=sections)
     except ValidationError as error:
-        raise InputError(_sentence(error, Params)) from error
+        raise InputError(sentence(error, Params)) from error
     _check_lists(params)
-    _check_levels(params)
     return params
-
-
-def raw_levels(params: Params) -> int:
-    """Return the number of levels of the images as the source gives them."""
-    return params.dataset.n_levels or SOURCES[params.dataset.name].n_levels
-
-
-def model_levels(params: Params) -> int:
-    """Return L, the number of levels that the models see: after quantization and binarization."""
-    if params.dequantize.binarization != "none":
-        return 2
-    if params.dequantize.bits is not None:
-        return int(2**params.dequantize.bits)
-    return raw_levels(params)
 
 
 def model_section(name: str, value: object) -> FamilySection:
@@ -320,7 +262,7 @@ def model_section(name: str, value: object) -> FamilySection:
     known = [*(field for field in Params.model_fields if field != "sections")]
     if not isinstance(value, Mapping) or "family" not in value:
         raise InputError(
-            f"params.yaml: {_key(name)} is not a known section{_suggestion(name, known)}; known are {_listed(known)}, "
+            f"params.yaml: {key_shown(name)} is not a known section{suggestion(name, known)}; known are {listed(known)}, "
             f"and model sections, which have a key 'family'."
         )
     if name in RESERVED or not re.fullmatch(r"[a-z][a-z0-9_-]{0,63}", name):
@@ -330,11 +272,11 @@ def model_section(name: str, value: object) -> FamilySection:
         )
     family = value["family"]
     if not isinstance(family, str) or family not in FAMILIES:
-        raise InputError(f"params.yaml: {name}.family = {shown(family)} is not a family; choose {_listed(FAMILIES)}.")
+        raise InputError(f"params.yaml: {name}.family = {shown(family)} is not a family; choose {listed(FAMILIES)}.")
     try:
         return FAMILIES[family].model_validate(dict(value))
     except ValidationError as error:
-        raise InputError(_sentence(error, FAMILIES[family], prefix=name)) from error
+        raise InputError(sentence(error, FAMILIES[family], prefix=name)) from error
 
 
 def _check_lists(params: Params) -> None:
@@ -342,149 +284,9 @@ def _check_lists(params: Params) -> None:
         if model not in params.sections:
             raise InputError(
                 f"params.yaml: models names {shown(model)}, which has no section; sections are "
-                f"{_listed(params.sections)}."
+                f"{listed(params.sections)}."
             )
     for key, values in (("models", params.models), ("seeds", params.seeds)):
         value, n_times = Counter[object](values).most_common(1)[0]
         if n_times > 1:
             raise InputError(f"params.yaml: {key} names {value!r} twice; each may stand there once.")
-
-
-def _check_levels(params: Params) -> None:
-    name = params.dataset.name
-    if name not in SOURCES:
-        raise InputError(f"params.yaml: dataset.name = {shown(name)} is not a data set; choose {_listed(SOURCES)}.")
-    source = SOURCES[name]
-    if params.dataset.n_levels is not None and source.fixed_levels and params.dataset.n_levels != source.n_levels:
-        raise InputError(
-            f"params.yaml: dataset.n_levels = {params.dataset.n_levels} is not allowed; "
-            f"{name} has {source.n_levels} levels, so write {source.n_levels} or null."
-        )
-    binarization = params.dequantize.binarization
-    if source.is_static != (binarization == "static"):
-        allowed = "must be 'static'" if source.is_static else "may be none, threshold or dynamic"
-        raise InputError(
-            f"params.yaml: dequantize.binarization = {binarization!r} is not allowed with dataset.name = {name!r}; "
-            f"it {allowed}."
-        )
-    levels, bits = raw_levels(params), params.dequantize.bits
-    if bits is not None and 2**bits >= levels:
-        raise InputError(
-            f"params.yaml: dequantize.bits = {bits} is not allowed; {2**bits} levels are not fewer than "
-            f"the {levels} that the images have, so choose fewer bits or null."
-        )
-    check_images(params, source.image_shape, source.n_classes)
-
-
-def check_images(params: Params, shape: tuple[int, int, int] | None, n_classes: int | None) -> None:
-    """Refuse models that cannot be built for images of a shape (C, H, W) and a number of classes, None: unknown."""
-    images = Images(model_levels(params), shape, n_classes)
-    for model in params.models:
-        section = params.sections[model]
-        section.check_images(model, images)
-        section.check_size(model, images)
-        section.check_training(model, section.settings(params.train))
-    params.density_and_mass.dequantizing.flow("variational").check_size("density_and_mass.dequantizing", images)
-
-
-def _sentence(error: ValidationError, schema: type[Section], prefix: str = "") -> str:
-    """Turn the first of pydantic's errors into one sentence."""
-    first = error.errors()[0]
-    keys = [str(part) for part in first["loc"]]
-    path = ".".join(_key(key) for key in ([prefix, *keys] if prefix else keys))
-    value = shown(first["input"])
-    context = first.get("ctx", {})
-    kind = first["type"]
-    if kind == "missing":
-        return f"params.yaml: {path} is missing{_of_what(schema, keys)}."
-    if kind == "extra_forbidden":
-        known = list(_fields(schema, keys[:-1]))
-        return (
-            f"params.yaml: {path} is not a known key{_suggestion(keys[-1], known)} (its value is {value}); "
-            f"allowed are {_listed(known)}."
-        )
-    allowed = _allowed(kind, context, first["msg"])
-    if kind == "list_type":
-        entry = first["input"]
-        is_word = isinstance(entry, str) and entry.lower() != "none" and bool(re.fullmatch(r"[\w.-]{1,40}", entry))
-        is_plain = is_word or (type(entry) is int and abs(entry) < 10**9)
-        allowed += f": write [{entry}]" if is_plain else ", written [FIRST, SECOND]"
-    if keys and type(None) in get_args(getattr(_fields(schema, keys[:-1]).get(keys[-1]), "annotation", None)):
-        allowed += ", or null"
-    return f"params.yaml: {path} = {value} is not allowed; it must be {allowed}."
-
-
-def _allowed(kind: str, context: Mapping[str, Any], message: str) -> str:
-    bounds = {
-        "greater_than": ("gt", "above"),
-        "greater_than_equal": ("ge", "at least"),
-        "less_than": ("lt", "below"),
-        "less_than_equal": ("le", "at most"),
-    }
-    if kind in bounds:
-        key, words = bounds[kind]
-        return f"{words} {context[key]}"
-    if kind == "multiple_of":
-        return f"a multiple of {context['multiple_of']}"
-    if kind == "value_error":
-        return str(context["error"])
-    if kind == "literal_error":
-        return f"one of {context['expected']}"
-    if kind in ("too_short", "too_long"):
-        bound = context.get("min_length", context.get("max_length"))
-        return f"a list of {'at least' if kind == 'too_short' else 'at most'} {bound} entries"
-    types = {
-        "int_type": "an integer",
-        "int_from_float": "an integer",
-        "float_type": "a number",
-        "string_type": "text",
-        "string_unicode": "text without lone surrogates",
-        "list_type": "a list",
-        "bool_type": "true or false",
-        "model_type": "a mapping of keys to values",
-        "model_attributes_type": "a mapping of keys to values",
-        "dict_type": "a mapping of keys to values",
-        "finite_number": "a finite number",
-    }
-    return types.get(kind, message[:1].lower() + message[1:])
-
-
-def _fields(schema: type[Section], keys: list[str]) -> Mapping[str, Any]:
-    """Return the fields of the (nested) section that ``keys`` leads to."""
-    for key in keys:
-        if key.isdigit():  # an entry of a list, whose schema is known already
-            continue
-        annotation = schema.model_fields[key].annotation if key in schema.model_fields else None
-        inner = [annotation, *get_args(annotation)]  # a section by itself, in a list, or one that may be null
-        sections = [each for each in inner if isinstance(each, type) and issubclass(each, Section)]
-        if not sections:
-            return {}
-        schema = sections[0]
-    fields = dict(schema.model_fields)
-    fields.pop("sections", None)
-    return fields
-
-
-def _of_what(schema: type[Section], keys: list[str]) -> str:
-    known = _fields(schema, keys[:-1])
-    field = known.get(keys[-1])
-    annotation = getattr(field, "annotation", None)
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return f"; it is a section with the keys {_listed(annotation.model_fields)}"
-    return f"; the keys there are {_listed(known)}" if known else ""
-
-
-def _key(name: str) -> str:
-    """Return a key as a message shows it: in quotes where it is strange."""
-    return name if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) else shown(name)
-
-
-def _suggestion(word: str, known: list[str]) -> str:
-    word = word[:64]
-    close = difflib.get_close_matches(word, known, n=1)
-    return f", did you mean {close[0]!r}?" if close else ""
-
-
-def _listed(names: Iterable[str]) -> str:
-    every = list(names)
-    return ", ".join(every[:MAX_LISTED]) + (f" and {len(every) - MAX_LISTED} more" if len(every) > MAX_LISTED else "")

@@ -24,6 +24,12 @@ PUBLISHED_SIGNS = {"exact": "=", "bound": "≤", "estimate": "≈"}
 WORDS = {"exact": "exact", "lower": "an upper bound", "density": "a density, not a likelihood: not to be ranked"}
 TOLERATED_SHARE = 0.05  # of images with a small ESS, with a heavy tail, or that were trained on
 
+COUNTED = (
+    "test_distinct",
+    "test_in_train",
+    "test_in_validation",
+    "validation_in_train",
+)  # what is the same: bitsperdim.data.repeated
 ROUNDING_BPD = 1.5e-6  # a log-mass of float32 is right to 1e-6 nats, or of its size (bitsperdim.likelihoods)
 BY_CHANCE = 4  # Monte Carlo errors
 
@@ -203,3 +209,35 @@ def of_validation(kind: str, bpd: float, nats: float, protocol: str, n_samples: 
     k = f", K = {n_samples}" if kind == "lower" else ""
     text = f"{number({'kind': kind, 'bpd': bpd}, why)} ({nats:z.2f} nats), {ASCII_WORDS[kind]}{k}"
     return f"{text}, its error not estimated{because(why)}"
+
+
+def same_in_words(counts: Mapping[str, int], n_images: Mapping[str, int]) -> list[str]:
+    """Return a sentence for each thing that :func:`bitsperdim.data.repeated.counted` found to be the same.
+
+    Args:
+        counts: what was found.
+        n_images: of each split.
+    """
+    n_test, n_validation = n_images["test"], n_images["validation"]
+    found = []
+    if (n_distinct := counts["test_distinct"]) < n_test:
+        verb = "is" if n_distinct == 1 else "are"
+        found.append(
+            f"{n_distinct:,} of the {n_test:,} test images {verb} distinct: errors over test images count those"
+        )
+    if counts["test_in_train"]:
+        found.append(
+            f"{counts['test_in_train']:,} of the {n_test:,} test images are training images too: on these a model is "
+            f"scored on what it was trained on"
+        )
+    if counts["test_in_validation"]:
+        found.append(
+            f"{counts['test_in_validation']:,} of the {n_test:,} test images are validation images too, by which the "
+            f"weights are chosen that are scored"
+        )
+    if counts["validation_in_train"]:
+        found.append(
+            f"{counts['validation_in_train']:,} of the {n_validation:,} validation images are training images too: "
+            f"they do not show where a model begins to remember"
+        )
+    return found

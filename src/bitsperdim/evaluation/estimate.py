@@ -41,7 +41,7 @@ from bitsperdim.estimators.log_weights import (
 from bitsperdim.estimators.pareto import JUDGED_FROM, pareto_k
 from bitsperdim.models.base import AutoregressiveModel, DensityModel, ImageModel, Kind, LatentModel, Proposal
 from bitsperdim.models.inputs import check_counts
-from bitsperdim.models.look_ahead import check_causality
+from bitsperdim.models.look_ahead import check_scorable
 
 PER_IMAGE = ("log_p", "standard_error", "bias", "elbo", "ess", "pareto_k", "jackknife", "extrapolation")
 WEIGHTS_AT_ONCE = 2**20  # of 8 bytes each, and a few temporary copies
@@ -169,34 +169,6 @@ def estimate(
             total += float(part[:, 0].sum())
             progress(start + len(part), total / (start + len(part)))
     return Estimate.of_rows(model, n_samples, torch.cat(parts), leak)
-
-
-def check_scorable(
-    model: ImageModel, images: Tensor, labels: Tensor | None, noise: Tensor | None, *, seed: int = 0
-) -> float | None:
-    """Refuse what has no number: images, labels or noise that are not the model's, or a model that looks ahead.
-
-    Args:
-        model: as of :func:`estimate`, and so are the others.
-        images: (N, C, H, W), all that are to be scored: the values are read once, not again in each chunk.
-        labels: (N,) int64.
-        noise: (N, C, H, W).
-        seed: of the check of causality (:func:`bitsperdim.models.look_ahead.check_causality`).
-
-    Returns:
-        The ``largest_leaked_gradient`` of an autoregressive model, which is 0; None of others.
-
-    Raises:
-        ValueError: saying what it is.
-        FloatingPointError: a log-mass or a derivative is not finite.
-    """
-    model.check_mode("estimate")
-    model.check(images, labels, noise)
-    if isinstance(model, DensityModel) and noise is not None and noise.shape != images.shape:
-        raise ValueError(f"noise must have the shape of the images, {tuple(images.shape)}, not {tuple(noise.shape)}")
-    if isinstance(model, AutoregressiveModel):
-        return check_causality(model, images, labels=labels, seed=seed)
-    return None
 
 
 @torch.no_grad()

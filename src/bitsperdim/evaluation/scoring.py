@@ -64,16 +64,9 @@ from bitsperdim.data.pictures import as_grey, evenly_spaced, write_grid, write_r
 from bitsperdim.data.preparation import Description, PreparedImages
 from bitsperdim.estimators.log_weights import mean_error
 from bitsperdim.estimators.pareto import JUDGED_FROM, pareto_k_limit
-from bitsperdim.evaluation.estimate import (
-    Estimate,
-    check_scorable,
-    estimated_rows,
-    images_at_once,
-    n_columns,
-    samples_of,
-)
+from bitsperdim.evaluation.estimate import Estimate, estimated_rows, images_at_once, n_columns, samples_of
 from bitsperdim.models import MODEL_FILES, AutoregressiveModel, ImageModel, LatentModel, check_labels
-from bitsperdim.models.look_ahead import N_CHECKED, receptive_field
+from bitsperdim.models.look_ahead import N_CHECKED, check_scorable, receptive_field
 from bitsperdim.models.sampling import completed
 from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.runtime.distributed import is_first, world_size

@@ -44,7 +44,7 @@ import torch
 from torch import Tensor
 
 from bitsperdim.core.randomness import stream
-from bitsperdim.models.base import AutoregressiveModel
+from bitsperdim.models.base import AutoregressiveModel, DensityModel, ImageModel
 
 N_CHECKED = 4  # images at most, evenly spaced
 N_CUTS = 16  # of all images together
@@ -236,3 +236,31 @@ def random_log_masses(
     values = torch.randint(model.n_levels, images.shape, generator=generator, device=device)
     weights = torch.randn(images.shape, generator=generator, device=device, dtype=dtype)
     return x, weights * model.conditionals(x, labels).log_prob(values)
+
+
+def check_scorable(
+    model: ImageModel, images: Tensor, labels: Tensor | None, noise: Tensor | None, *, seed: int = 0
+) -> float | None:
+    """Refuse what has no number: images, labels or noise that are not the model's, or a model that looks ahead.
+
+    Args:
+        model: to be scored.
+        images: (N, C, H, W), all that are to be scored: the values are read once, not again in each chunk.
+        labels: (N,) int64.
+        noise: (N, C, H, W).
+        seed: of the check of causality (:func:`bitsperdim.models.look_ahead.check_causality`).
+
+    Returns:
+        The ``largest_leaked_gradient`` of an autoregressive model, which is 0; None of others.
+
+    Raises:
+        ValueError: saying what it is.
+        FloatingPointError: a log-mass or a derivative is not finite.
+    """
+    model.check_mode("estimate")
+    model.check(images, labels, noise)
+    if isinstance(model, DensityModel) and noise is not None and noise.shape != images.shape:
+        raise ValueError(f"noise must have the shape of the images, {tuple(images.shape)}, not {tuple(noise.shape)}")
+    if isinstance(model, AutoregressiveModel):
+        return check_causality(model, images, labels=labels, seed=seed)
+    return None

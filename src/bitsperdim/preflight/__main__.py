@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from bitsperdim.config.params import read_params
 from bitsperdim.core.errors import InputError
+from bitsperdim.preflight.agreement import read_validated
 from bitsperdim.preflight.last_commit import with_origin
 
 
@@ -14,7 +14,7 @@ def main() -> None:
         sys.exit("usage: python -m bitsperdim.preflight PARAMS")
     path = Path(sys.argv[1])
     try:
-        read_params(path)
+        read_validated(path)
     except InputError as error:
         sys.exit(str(with_origin(error, path.parent)))
 

@@ -14,9 +14,9 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from bitsperdim.config.params import validate
 from bitsperdim.core.errors import InputError, shown
 from bitsperdim.core.git import repository
+from bitsperdim.preflight.agreement import validated
 
 NAMED = re.compile(r"params\.yaml: ([\w-]+(?:\.[\w-]+)*) ")  # the key in a sentence on params.yaml
 ABSENT = object()
@@ -44,7 +44,7 @@ def refuse_itself(content: Mapping[str, Any], error: InputError, folder: Path = 
         InputError: it is; no change is blamed.
     """
     try:
-        validate(content)
+        validated(content)
     except InputError as own:
         if str(error).endswith(str(own)):
             raise with_origin(own, folder) from error

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bitsperdim.config.params import Params, check_images
+from bitsperdim.config.params import Params
 from bitsperdim.core.files import write_json, write_text
+from bitsperdim.preflight.agreement import check_images, check_levels
 from bitsperdim.sources import SOURCES
 
 MARKER = "The parameters of this pipeline have been validated.\n"
@@ -37,11 +38,12 @@ def preflight(params: Params, results: Path, marker: Path) -> None:
 
 
 def check_source(params: Params) -> None:
-    """Refuse a ``dataset.path`` that cannot be used, and models that do not fit its images.
+    """Refuse a data set that is none, a ``dataset.path`` that cannot be used, and models that do not fit the images.
 
     Raises:
         InputError: one sentence with key, value and what is allowed.
     """
+    check_levels(params)
     source = SOURCES[params.dataset.name]
     source.check(params.dataset.path)
     check_images(params, *source.facts(params.dataset.path))

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from bitsperdim.config.params import validate
 from bitsperdim.core.git import repository
+from bitsperdim.preflight.agreement import validated
 from bitsperdim.preflight.preflight import check_source
 from bitsperdim.recipes.recipe import read_yaml
 from bitsperdim.recipes.settings import applied
@@ -34,7 +34,7 @@ def run(root: Path, arguments: Sequence[str]) -> NoReturn:
     settings = parser.parse_known_args(arguments)[0].set_param
     if not {"-h", "--help"} & set(arguments):
         repository(root)  # DVC keeps experiments in git
-        params = validate(applied(read_yaml(root / "params.yaml"), settings, root))
+        params = validated(applied(read_yaml(root / "params.yaml"), settings, root))
         with contextlib.chdir(root):
             check_source(params)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])

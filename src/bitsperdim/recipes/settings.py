@@ -17,8 +17,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from bitsperdim.config.params import validate
 from bitsperdim.core.errors import InputError, shown
+from bitsperdim.preflight.agreement import validated
 from bitsperdim.preflight.last_commit import refuse_itself
 from bitsperdim.recipes.recipe import close, quoted, read_yaml
 
@@ -70,7 +70,7 @@ def _applied(content: Mapping[str, Any], settings: Sequence[str]) -> dict[str, A
         raise InputError(f"-S can only change params.yaml, not {shown(min(other))}.")
     result = _changed_by_dvc(content, of_files.get("params.yaml", []))
     try:
-        validate(result)
+        validated(result)
     except InputError as error:
         raise InputError(f"{_named(settings)}: {error}" if settings else str(error)) from error
     return result

@@ -29,9 +29,9 @@ from bitsperdim.config.params import Params
 from bitsperdim.core.files import write_text
 from bitsperdim.report import charts, density_and_mass, project_delay, universal_resnet
 from bitsperdim.report.content import Report, read_report
+from bitsperdim.report.variants import differences
 from bitsperdim.results import formatting
 from bitsperdim.results.universal_resnet import FUNCTIONS
-from bitsperdim.results.variants import differences
 
 __all__ = ["write_report"]
 

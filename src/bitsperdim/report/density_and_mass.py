@@ -19,9 +19,9 @@ from markupsafe import Markup
 from bitsperdim.report.svg import BOUND, EXACT, INK, MUTED, PAPER, chart, to_svg
 from bitsperdim.report.svg import label as _label
 from bitsperdim.report.svg import name_y as _name_y
+from bitsperdim.report.variants import differences
 from bitsperdim.results.density_and_mass import Study
 from bitsperdim.results.formatting import MINUS, count, plain, two_digits
-from bitsperdim.results.variants import differences
 
 if TYPE_CHECKING:  # matplotlib is imported once something is drawn
     from matplotlib.axes import Axes

@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import Field
 
 from bitsperdim.core.errors import InputError
-from bitsperdim.data import repeated
+from bitsperdim.core.labels import COUNTED, same_in_words
 from bitsperdim.results.formatting import plain, two_digits
 from bitsperdim.results.reading import Stored
 
@@ -115,8 +115,8 @@ class ImagesMetrics(Stored):
     @property
     def same_in_words(self) -> list[str]:
         """What is the same within the test images and between the splits, a sentence each, without its full stop."""
-        counts = {name: getattr(self, f"n_{name}") for name in repeated.COUNTED}
-        return repeated.in_words(counts, {split: getattr(self, f"n_{split}") for split in ("validation", "test")})
+        counts = {name: getattr(self, f"n_{name}") for name in COUNTED}
+        return same_in_words(counts, {split: getattr(self, f"n_{split}") for split in ("validation", "test")})
 
     @cached_property
     def yardsticks(self) -> list[tuple[str, str, float]]:

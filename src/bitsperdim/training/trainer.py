@@ -55,8 +55,8 @@ from bitsperdim.core.stopping import Interrupted, Request, deferred
 from bitsperdim.core.units import bits_per_dim
 from bitsperdim.data.preparation import PreparedImages
 from bitsperdim.estimators.log_weights import log_mean_exp
-from bitsperdim.evaluation.estimate import check_scorable
 from bitsperdim.models import ImageModel, build, check_labels
+from bitsperdim.models.look_ahead import check_scorable
 from bitsperdim.runtime import distributed
 from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.training.batches import Presentation
