@@ -30,7 +30,7 @@ from measuring import coloured_digits, heading, matrix_product_peak, operations,
 from bitsperdim.config.families import TrainSection
 from bitsperdim.config.loading import load_yaml
 from bitsperdim.config.params import model_section
-from bitsperdim.data.preparation import Description, PreparedImages
+from bitsperdim.data.prepared import Description, PreparedImages
 from bitsperdim.evaluation.estimate import estimate
 from bitsperdim.models import ImageModel, build
 from bitsperdim.runtime.device import set_up_device

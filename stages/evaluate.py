@@ -7,7 +7,7 @@ from bitsperdim.config.params import Params
 from bitsperdim.core import labels
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import remove_leftovers, write_csv, write_json
-from bitsperdim.data import preparation
+from bitsperdim.data.prepared import load_prepared
 from bitsperdim.evaluation import latent_code, scoring
 from bitsperdim.runtime import finished, stage
 from bitsperdim.runtime.device import described, set_up_device
@@ -17,7 +17,7 @@ from bitsperdim.runtime.distributed import is_first, joined
 def main(params: Params, name: str, folder: str, dequantized: str, results: str) -> dict[str, str]:
     """Read ``folder``/<seed> and the test images; write metrics, per-image values, bounds and pictures."""
     section, out, device = params.evaluate, Path(results), set_up_device()
-    prepared = preparation.load(Path(dequantized), ("test",))
+    prepared = load_prepared(Path(dequantized), ("test",))
     folders = {seed: Path(folder) / str(seed) for seed in params.seeds}
     trained = {seed: models.load(path, params.section(name).family) for seed, path in folders.items()}
     places = {seed: scoring.checkpoint_of(path, prepared, section, seed, device) for seed, path in folders.items()}

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bitsperdim.config.params import EvaluateSection
 from bitsperdim.core.randomness import stream
-from bitsperdim.data.preparation import Description, PreparedImages
+from bitsperdim.data.prepared import Description, PreparedImages
 from bitsperdim.evaluation import latent_code, scoring
 from bitsperdim.evaluation.estimate import Estimate
 from bitsperdim.models import LatentModel

@@ -31,7 +31,7 @@ from bitsperdim.likelihoods import (
     DiscretizedLogistic,
     DiscretizedNormal,
 )
-from bitsperdim.models import LatentModel, base
+from bitsperdim.models import LatentModel, base, density, latent
 from bitsperdim.models.gaussian import Gaussian
 from bitsperdim.models.parts import dequantization
 from bitsperdim.models.parts.causal import CausalConv2d
@@ -200,7 +200,7 @@ def without_levels(self: Any, x: Tensor, n_samples: int = 1, **rest: Any) -> Ten
     return DENSITY_LOG_WEIGHTS(self, x, n_samples, **rest) + self.n_dims * math.log(self.n_levels)
 
 
-DENSITY_LOG_WEIGHTS = base.DensityModel.unchecked_log_weights
+DENSITY_LOG_WEIGHTS = density.DensityModel.unchecked_log_weights
 
 
 def weights_masked_by(change: Callable[[Tensor], Tensor]) -> Callable[[Any], Tensor]:
@@ -278,9 +278,9 @@ def mean_with_nan_removed(log_w: Tensor, first_image: int) -> None:
 
 MUTANTS = {
     "proposal added instead of subtracted": Mutant(
-        base.LatentModel, "unchecked_log_weights", added_proposal, vae_is_unbiased
+        latent.LatentModel, "unchecked_log_weights", added_proposal, vae_is_unbiased
     ),
-    "prior forgotten": Mutant(base.LatentModel, "log_joint", forgotten_prior, vae_is_unbiased),
+    "prior forgotten": Mutant(latent.LatentModel, "log_joint", forgotten_prior, vae_is_unbiased),
     "normal without its scale": Mutant(
         DiagonalNormal,
         "log_prob",
@@ -314,10 +314,10 @@ MUTANTS = {
         lambda self, x: self.logits.gather(-1, x.long().expand(self.logits.shape[:-1])[..., None])[..., 0],
         exact_models_sum_to_one,
     ),
-    "D log L forgotten": Mutant(base.DensityModel, "unchecked_log_weights", without_levels, gaussian_is_unbiased),
-    "L - 1 for L": Mutant(base, "dequantize", lambda x, u, n: (x + u) / (n - 1), gaussian_is_unbiased),
+    "D log L forgotten": Mutant(density.DensityModel, "unchecked_log_weights", without_levels, gaussian_is_unbiased),
+    "L - 1 for L": Mutant(density, "dequantize", lambda x, u, n: (x + u) / (n - 1), gaussian_is_unbiased),
     "noise around the level instead of above it": Mutant(
-        base, "dequantize", lambda x, u, n: (x + u - 0.5) / n, gaussian_is_unbiased
+        density, "dequantize", lambda x, u, n: (x + u - 0.5) / n, gaussian_is_unbiased
     ),
     "top cell rounds to one": Mutant(dequantization, "dequantize", rounding_dequantize, the_top_cell_is_below_one),
     "mask forgotten": Mutant(CausalConv2d, "effective_weight", weights_masked_by(torch.ones_like), pixelcnn_is_causal),

@@ -9,16 +9,16 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from test_evaluation import fixed, summarise
 
 from bitsperdim.config.families import TrainSection
-from bitsperdim.data.preparation import Description, PreparedImages
+from bitsperdim.data.prepared import Description, PreparedImages
 from bitsperdim.evaluation import scoring
 from bitsperdim.models import build
 from bitsperdim.training import trainer
 from bitsperdim.training.trainer import mean_bound
 from cases import GATED, SMALL, small_model
 from sharded import SECTION
-from test_evaluation import fixed, summarise
 from training_cases import SETTINGS, run
 
 CPU = torch.device("cpu")

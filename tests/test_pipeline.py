@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 
 from bitsperdim.config.params import RESERVED, Params
 from bitsperdim.core.errors import InputError
-from bitsperdim.data.preparation import SPLITS
+from bitsperdim.data.prepared import SPLITS
 from bitsperdim.recipes.running import commands
 from bitsperdim.runtime import stage as runner
 from bitsperdim.runtime.device import set_up_device

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bitsperdim.config.families import FAMILIES, TrainSection
-from bitsperdim.data.preparation import Description, PreparedImages
+from bitsperdim.data.prepared import Description, PreparedImages
 from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.training.trainer import Trained, train
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from bitsperdim.core import randomness
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.stopping import Interrupted
-from bitsperdim.data.preparation import PreparedImages
+from bitsperdim.data.prepared import PreparedImages
 from bitsperdim.runtime import distributed
 from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.training import step, trainer

@@ -13,6 +13,7 @@ from bitsperdim.config.params import DatasetSection, DequantizeSection
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import atomic_path, read_json, remove_leftovers, sha256, write_csv, write_json, write_npz
 from bitsperdim.data import preparation
+from bitsperdim.data.prepared import load_prepared
 from bitsperdim.sources import SOURCES, RawImages
 
 
@@ -59,9 +60,9 @@ def files_of_a_run(folder: Path) -> dict[str, Callable[[], object]]:
     models.save(model, "histogram", {"pseudocount": 1.0}, folder / "model")
     return {
         "raw/digits.npz": lambda: SOURCES["digits"].read(folder / "raw"),
-        "images/description.json": lambda: preparation.load(folder / "images"),
-        "images/train/images.npy": lambda: preparation.load(folder / "images"),
-        "images/test/noise.npy": lambda: preparation.load(folder / "images"),
+        "images/description.json": lambda: load_prepared(folder / "images"),
+        "images/train/images.npy": lambda: load_prepared(folder / "images"),
+        "images/test/noise.npy": lambda: load_prepared(folder / "images"),
         "model/model.json": lambda: models.load(folder / "model"),
         "model/weights.safetensors": lambda: models.load(folder / "model"),
     }

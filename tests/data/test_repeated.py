@@ -9,6 +9,7 @@ import pytest
 from bitsperdim.config.params import DatasetSection, DequantizeSection
 from bitsperdim.core import labels
 from bitsperdim.data import preparation, repeated
+from bitsperdim.data.prepared import PreparedImages, load_prepared
 from bitsperdim.sources import RawImages
 
 DATASET = DatasetSection.model_validate(
@@ -16,10 +17,10 @@ DATASET = DatasetSection.model_validate(
 )
 
 
-def stored(folder: Path, train: np.ndarray, test: np.ndarray, **treated: object) -> preparation.PreparedImages:
+def stored(folder: Path, train: np.ndarray, test: np.ndarray, **treated: object) -> PreparedImages:
     section = DequantizeSection.model_validate({"bits": None, "binarization": "none", **treated})
     preparation.prepare(RawImages({"train": train, "test": test}, {}), DATASET, section, 256, folder)
-    return preparation.load(folder)
+    return load_prepared(folder)
 
 
 def test_it_is_the_comparison_of_every_pair() -> None:
@@ -117,7 +118,7 @@ def test_treatments_that_give_the_same_images_have_one_tag(tmp_path: Path) -> No
             section = DequantizeSection.model_validate({"bits": bits, "binarization": binarization})
             raw = RawImages({"train": ramp, "test": ramp}, {})
             tag = preparation.prepare(raw, DATASET, section, levels, tmp_path).protocol
-            made.append((tag, preparation.load(tmp_path).images["test"].tobytes()))
+            made.append((tag, load_prepared(tmp_path).images["test"].tobytes()))
         for (tag, images), (other_tag, other_images) in itertools.combinations(made, 2):
             assert (tag == other_tag) == (images == other_images), (levels, tag, other_tag)
         assert len({tag for tag, _ in made}) > 1 or levels == 2

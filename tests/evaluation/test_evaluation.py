@@ -17,7 +17,7 @@ from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import write_json
 from bitsperdim.core.units import bits_per_dim
 from bitsperdim.data.pictures import evenly_spaced
-from bitsperdim.data.preparation import Description, PreparedImages
+from bitsperdim.data.prepared import Description, PreparedImages
 from bitsperdim.estimators import paired
 from bitsperdim.estimators.log_weights import (
     bias,

@@ -13,7 +13,7 @@ import torch
 from bitsperdim.config.params import AnnealedSection, EvaluateSection, read_params
 from bitsperdim.core.files import write_json
 from bitsperdim.core.randomness import stream
-from bitsperdim.data.preparation import Description, PreparedImages
+from bitsperdim.data.prepared import Description, PreparedImages
 from bitsperdim.evaluation import latent_code
 from bitsperdim.evaluation.annealed import ais, bdmc
 from bitsperdim.evaluation.estimate import estimate

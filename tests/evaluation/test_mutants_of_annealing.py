@@ -15,7 +15,7 @@ import annealing
 import laws
 from bitsperdim.estimators import log_weights, pareto
 from bitsperdim.evaluation import annealed, hmc
-from bitsperdim.models.base import LatentModel
+from bitsperdim.models.latent import LatentModel
 from mutants import Mutant, must_die
 
 # Laws that are not in ``annealing.py``.

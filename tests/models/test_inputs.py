@@ -15,6 +15,7 @@ from bitsperdim.evaluation.annealed import ais, bdmc
 from bitsperdim.evaluation.estimate import estimate, estimated_rows
 from bitsperdim.evaluation.latent_code import active_units
 from bitsperdim.models import AutoregressiveModel, DensityModel, ImageModel, LatentModel, build
+from bitsperdim.models.autoregressive import ancestral_sample, completed
 from bitsperdim.models.inputs import check_place
 from bitsperdim.models.look_ahead import (
     check_causality,
@@ -22,7 +23,6 @@ from bitsperdim.models.look_ahead import (
     largest_leaked_gradient,
     receptive_field,
 )
-from bitsperdim.models.sampling import ancestral_sample, completed
 from cases import SMALL, small_model
 
 Function = Callable[..., Any]

@@ -6,8 +6,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import laws
 from bitsperdim.models import AutoregressiveModel, build
+from bitsperdim.models.autoregressive import ancestral_sample, completed, outputs_at
 from bitsperdim.models.parts.causal import Memory
-from bitsperdim.models.sampling import ancestral_sample, completed, outputs_at
 from cases import small_model
 
 HEAD = {"likelihood": "categorical", "n_mixtures": 1}

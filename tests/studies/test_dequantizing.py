@@ -15,6 +15,7 @@ from bitsperdim.core.errors import InputError
 from bitsperdim.core.randomness import stream
 from bitsperdim.core.units import bits_per_dim
 from bitsperdim.data import preparation
+from bitsperdim.data.prepared import load_prepared
 from bitsperdim.estimators.paired import paired_difference
 from bitsperdim.evaluation.estimate import estimate
 from bitsperdim.sources.base import RawImages
@@ -68,7 +69,7 @@ def test_the_flows_differ_in_their_noise_alone() -> None:
 def test_no_more_images_are_read_than_asked_for(folder: Path) -> None:
     some = dequantizing.some_images(folder, 7)
     assert {split: len(images) for split, images in some.images.items()} == {"train": 7, "validation": 7, "test": 7}
-    whole = preparation.load(folder)
+    whole = load_prepared(folder)
     everything = dequantizing.some_images(folder, 1_000)
     for split in ("train", "validation", "test"):
         assert np.array_equal(everything.images[split], whole.images[split])

@@ -51,8 +51,8 @@ from torch import Tensor
 
 from bitsperdim.estimators.log_weights import effective_sample_size, jackknife_error, log_mean_exp, mean_error
 from bitsperdim.evaluation.hmc import Path, Position, transition
-from bitsperdim.models.base import LatentModel
 from bitsperdim.models.inputs import check_counts
+from bitsperdim.models.latent import LatentModel
 
 PILOT_CHAINS = 8  # for each image
 PILOT_TRANSITIONS = 100  # at least; with fewer temperatures several at each

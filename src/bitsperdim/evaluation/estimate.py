@@ -39,8 +39,11 @@ from bitsperdim.estimators.log_weights import (
     standard_error,
 )
 from bitsperdim.estimators.pareto import JUDGED_FROM, pareto_k
-from bitsperdim.models.base import AutoregressiveModel, DensityModel, ImageModel, Kind, LatentModel, Proposal
+from bitsperdim.models.autoregressive import AutoregressiveModel
+from bitsperdim.models.base import ImageModel, Kind
+from bitsperdim.models.density import DensityModel
 from bitsperdim.models.inputs import check_counts
+from bitsperdim.models.latent import LatentModel, Proposal
 from bitsperdim.models.look_ahead import check_scorable
 
 PER_IMAGE = ("log_p", "standard_error", "bias", "elbo", "ess", "pareto_k", "jackknife", "extrapolation")

@@ -35,7 +35,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bitsperdim.models.base import LatentModel
+from bitsperdim.models.latent import LatentModel
 
 JITTER = 0.2  # each chain's step size is uniform within so much of the given one, relatively
 

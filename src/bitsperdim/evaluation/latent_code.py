@@ -31,7 +31,7 @@ from tqdm import tqdm
 from bitsperdim.config.params import AnnealedSection, EvaluateSection
 from bitsperdim.core.announcing import Announcement
 from bitsperdim.core.randomness import stream
-from bitsperdim.data.preparation import PreparedImages
+from bitsperdim.data.prepared import PreparedImages
 from bitsperdim.estimators.log_weights import mean_error
 from bitsperdim.evaluation.annealed import ais, bdmc, n_gradients
 from bitsperdim.evaluation.estimate import Estimate

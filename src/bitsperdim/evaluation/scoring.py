@@ -61,13 +61,13 @@ from bitsperdim.core.labels import ASCII_SIGNS, TOLERATED_SHARE
 from bitsperdim.core.randomness import stream
 from bitsperdim.core.units import bits_per_dim, nats_to_bits_per_dim
 from bitsperdim.data.pictures import as_grey, evenly_spaced, write_grid, write_receptive_field
-from bitsperdim.data.preparation import Description, PreparedImages
+from bitsperdim.data.prepared import Description, PreparedImages
 from bitsperdim.estimators.log_weights import mean_error
 from bitsperdim.estimators.pareto import JUDGED_FROM, pareto_k_limit
 from bitsperdim.evaluation.estimate import Estimate, estimated_rows, images_at_once, n_columns, samples_of
 from bitsperdim.models import MODEL_FILES, AutoregressiveModel, ImageModel, LatentModel, check_labels
+from bitsperdim.models.autoregressive import completed
 from bitsperdim.models.look_ahead import N_CHECKED, check_scorable, receptive_field
-from bitsperdim.models.sampling import completed
 from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.runtime.distributed import is_first, world_size
 from bitsperdim.runtime.shards import in_blocks

@@ -11,13 +11,16 @@ import torch
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import read_json, reading, remove_leftovers, write_bytes, write_json
 from bitsperdim.core.randomness import stream_seed
-from bitsperdim.models.base import AutoregressiveModel, DensityModel, ImageModel, LatentModel
+from bitsperdim.models.autoregressive import AutoregressiveModel
+from bitsperdim.models.base import ImageModel
 from bitsperdim.models.conv_vae import ConvVAE
+from bitsperdim.models.density import DensityModel
 from bitsperdim.models.flow import Flow
 from bitsperdim.models.gated_pixelcnn import GatedPixelCNN
 from bitsperdim.models.gaussian import Gaussian
 from bitsperdim.models.histogram import Histogram
 from bitsperdim.models.inputs import check_labels
+from bitsperdim.models.latent import LatentModel
 from bitsperdim.models.pixelcnn import PixelCNN
 from bitsperdim.models.pixelcnn_pp import PixelCNNpp
 from bitsperdim.models.realnvp import RealNVP

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bitsperdim.likelihoods.base import as_levels
-from bitsperdim.models.base import DensityModel
+from bitsperdim.models.density import DensityModel
 from bitsperdim.models.parts.dequantization import UniformDequantizer
 
 CHUNK = 4096  # images at a time in the fit, so that its memory is that of the covariance

@@ -44,7 +44,9 @@ import torch
 from torch import Tensor
 
 from bitsperdim.core.randomness import stream
-from bitsperdim.models.base import AutoregressiveModel, DensityModel, ImageModel
+from bitsperdim.models.autoregressive import AutoregressiveModel
+from bitsperdim.models.base import ImageModel
+from bitsperdim.models.density import DensityModel
 
 N_CHECKED = 4  # images at most, evenly spaced
 N_CUTS = 16  # of all images together

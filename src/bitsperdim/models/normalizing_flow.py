@@ -21,7 +21,7 @@ from torch import Tensor
 
 from bitsperdim.core.randomness import stream
 from bitsperdim.likelihoods.base import as_levels
-from bitsperdim.models.base import DensityModel
+from bitsperdim.models.density import DensityModel
 from bitsperdim.models.parts.bijections import Logit
 from bitsperdim.models.parts.dequantization import dequantize, dequantizer
 

@@ -53,7 +53,7 @@ from bitsperdim.core.labels import ASCII_SIGNS
 from bitsperdim.core.randomness import Stream, stream
 from bitsperdim.core.stopping import Interrupted, Request, deferred
 from bitsperdim.core.units import bits_per_dim
-from bitsperdim.data.preparation import PreparedImages
+from bitsperdim.data.prepared import PreparedImages
 from bitsperdim.estimators.log_weights import log_mean_exp
 from bitsperdim.models import ImageModel, build, check_labels
 from bitsperdim.models.look_ahead import check_scorable

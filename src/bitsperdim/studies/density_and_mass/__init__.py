@@ -33,6 +33,7 @@ from bitsperdim.core.files import StoredArray, in_chunks, reading, write_csv, wr
 from bitsperdim.core.randomness import stream
 from bitsperdim.core.units import nats_to_bits
 from bitsperdim.data import preparation
+from bitsperdim.data.prepared import load_prepared
 from bitsperdim.studies.density_and_mass import bound, coding, collapse, hypotheses
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def count_levels(folder: Path, max_pixels: int) -> Levels:
     Raises:
         InputError: there are no images, or they are damaged.
     """
-    description = preparation.load(folder, ()).description
+    description = load_prepared(folder, ()).description
     path = folder / "train" / "images.npy"
     with reading(path, "dequantize"):
         images = StoredArray(path)

@@ -30,8 +30,7 @@ from bitsperdim.core.files import StoredArray, reading
 from bitsperdim.core.labels import TOLERATED_SHARE
 from bitsperdim.core.randomness import stream
 from bitsperdim.core.units import bits_per_dim, nats_to_bits_per_dim
-from bitsperdim.data import preparation
-from bitsperdim.data.preparation import PreparedImages
+from bitsperdim.data.prepared import PreparedImages, load_prepared
 from bitsperdim.estimators.log_weights import mean_error
 from bitsperdim.estimators.paired import paired_difference
 from bitsperdim.evaluation.estimate import Estimate, estimate
@@ -52,7 +51,7 @@ def some_images(folder: Path, n_images: int) -> PreparedImages:
     Raises:
         InputError: there are no images, or they are damaged.
     """
-    found = PreparedImages(preparation.load(folder, ()).description, {})
+    found = PreparedImages(load_prepared(folder, ()).description, {})
     for split in ("train", "validation", "test"):
         for name, into in (("images", found.images), ("noise", found.noise)):
             path = folder / split / f"{name}.npy"

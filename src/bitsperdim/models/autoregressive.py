@@ -1,4 +1,6 @@
-r"""Sampling from autoregressive models, one pixel after the other, computing only what a new pixel changes.
+"""Models of one sub-pixel after the other, each given those before, and how they are sampled.
+
+**Sampling** goes one pixel after the other, computing only what a new pixel changes.
 
 A network is asked for its outputs at one place at a time, and remembers what it computed at earlier ones
 (:class:`~bitsperdim.models.parts.causal.Memory`): the work of a whole image is about that of one forward pass, instead
@@ -15,14 +17,82 @@ the work is that of about one pass (``test_the_cache_saves_work``); given rows s
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from bitsperdim.core.announcing import announced
-from bitsperdim.models.base import AutoregressiveModel
+from bitsperdim.likelihoods import Head, Likelihood
+from bitsperdim.models.base import ImageModel
 from bitsperdim.models.inputs import check_counts, check_type
 from bitsperdim.models.parts.causal import Memory
+
+
+class AutoregressiveModel(ImageModel):
+    r"""Each sub-pixel given the ones before it: exact.
+
+    .. math:: \log P(x) = \sum_{i=1}^{D} \log p(x_i \mid x_{<i})
+
+    The order is row by row, pixel by pixel, and inside a pixel channel by channel. The network gives the outputs of
+    each pixel, and the head makes a likelihood of them; where that couples the channels of a pixel itself, the outputs
+    depend on earlier pixels only.
+
+    Attributes:
+        head: from outputs to a likelihood.
+    """
+
+    is_exact = True
+    head: Head
+
+    @abstractmethod
+    def outputs(
+        self,
+        x: Tensor,
+        labels: Tensor | None = None,
+        *,
+        memory: Memory | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return what the network says of p(x_i given x_<i), (B, G * n, H, W), for all i at once or at one place.
+
+        Args:
+            x: (B, C, H, W), 0..L-1.
+            labels: (B,) int64.
+            memory: of the places before the one that is asked for (``causal.py``); the result is of that place only,
+                (B, G * n, 1, 1), or (B, G * n, 1, W) for a row, and no later value in ``x`` matters.
+            generator: of dropout, in training mode.
+        """
+
+    def likelihood(self, outputs: Tensor) -> Likelihood:
+        """Return the likelihood that outputs (B, G * n, H, W) stand for, batch shape (B, C, H, W)."""
+        grouped = outputs.unflatten(1, (self.head.n_groups, self.head.n_outputs))  # (B, G, n, H, W)
+        return self.head(grouped.permute(0, 1, 3, 4, 2))
+
+    def conditionals(
+        self, x: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None
+    ) -> Likelihood:
+        """Return p(x_i given x_<i) for all i at once, batch shape (B, C, H, W); arguments as of :meth:`outputs`."""
+        return self.likelihood(self.outputs(x, labels, generator=generator)).given(x)
+
+    def unchecked_log_weights(
+        self,
+        x: Tensor,
+        n_samples: int = 1,
+        *,
+        labels: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """Return log P(x), exact, (1, B) in nats."""
+        return self.likelihood(self.outputs(x, labels, generator=generator)).log_prob_of_images(x)[None]
+
+    def unchecked_sample(
+        self, n_images: int, *, labels: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draw images one pixel after the other."""
+        return ancestral_sample(self, n_images, labels=labels, generator=generator)
 
 
 @torch.no_grad()
