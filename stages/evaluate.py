@@ -8,7 +8,7 @@ from bitsperdim.core import labels
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import remove_leftovers, write_csv, write_json
 from bitsperdim.data.prepared import load_prepared
-from bitsperdim.evaluation import latent_code, scoring
+from bitsperdim.evaluation import latent_code, pictures, scoring, summary
 from bitsperdim.runtime import finished, stage
 from bitsperdim.runtime.device import described, set_up_device
 from bitsperdim.runtime.distributed import is_first, joined
@@ -39,10 +39,10 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
     except FloatingPointError as error:
         raise InputError(f"Evaluating {name} stopped: {error}; train it again.") from error
     copies = {"same_as": prepared.same_as["test"], "in_train": prepared.in_train["test"]}
-    result = scoring.summarise(estimates, first, prepared.description, section.proposal, **copies)
-    scoring.draw_pictures(out / "pictures", first, prepared, section, device)
-    write_csv(out / "per_image.csv", scoring.PER_IMAGE_COLUMNS, result.per_image)
-    write_csv(out / "bound_against_k.csv", scoring.BOUND_COLUMNS, result.bound)
+    result = summary.summarise(estimates, first, prepared.description, section.proposal, **copies)
+    pictures.draw_pictures(out / "pictures", first, prepared, section, device)
+    write_csv(out / "per_image.csv", summary.PER_IMAGE_COLUMNS, result.per_image)
+    write_csv(out / "bound_against_k.csv", summary.BOUND_COLUMNS, result.bound)
     write_json(out / "metrics.json", result.metrics | code)
     for place in places.values():
         place.finish()

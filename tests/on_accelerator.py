@@ -26,7 +26,7 @@ import workspace
 from accelerator import CPU, DEVICE, launches, plugged_in, waits
 from bitsperdim.core import randomness
 from bitsperdim.evaluation import annealed as chains
-from bitsperdim.evaluation import latent_code, scoring
+from bitsperdim.evaluation import latent_code, pictures, scoring
 from bitsperdim.models import LatentModel, look_ahead
 from bitsperdim.runtime import device
 from bitsperdim.runtime.checkpoints import Checkpoint
@@ -203,7 +203,7 @@ def drawn(name: str, place: torch.device) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "pictures").mkdir()
         arguments = (small_model(name).float(), sharded.prepared(name), section, place)
-        scoring.draw_pictures(Path(folder) / "pictures", *arguments)
+        pictures.draw_pictures(Path(folder) / "pictures", *arguments)
         return workspace.written(Path(folder), "pictures")
 
 

@@ -22,7 +22,7 @@ from bitsperdim.core import units
 from bitsperdim.data import preparation, yardsticks
 from bitsperdim.estimators import log_weights as statistics
 from bitsperdim.evaluation import estimate as evaluator
-from bitsperdim.evaluation import scoring
+from bitsperdim.evaluation import summary
 from bitsperdim.likelihoods import (
     Bernoulli,
     Categorical,
@@ -149,7 +149,7 @@ def the_top_cell_is_below_one() -> None:
 
 def the_number_is_the_mean_of_the_images() -> None:
     log_p = torch.tensor([-3.0, -9.0, -4.0, -8.0], dtype=torch.float64)
-    assert scoring.mean_error(log_p) == pytest.approx(np.std(log_p.numpy(), ddof=1) / 2)
+    assert summary.mean_error(log_p) == pytest.approx(np.std(log_p.numpy(), ddof=1) / 2)
 
 
 def validation_comes_from_training() -> None:
@@ -393,7 +393,7 @@ MUTANTS = {
     "nats for bits": Mutant(units, "NATS_PER_BIT", 1.0, a_coin_costs_a_bit),
     "entropy in nats": Mutant(yardsticks, "nats_to_bits", lambda nats: nats, entropy_is_in_bits_per_dimension),
     "spread not divided by root N": Mutant(
-        scoring, "mean_error", lambda log_p: float(log_p.std()), the_number_is_the_mean_of_the_images
+        summary, "mean_error", lambda log_p: float(log_p.std()), the_number_is_the_mean_of_the_images
     ),
     "validation also trained on": Mutant(
         preparation, "split_indices", overlapping_split, validation_comes_from_training

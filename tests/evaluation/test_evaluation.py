@@ -30,7 +30,7 @@ from bitsperdim.estimators.log_weights import (
     standard_error,
 )
 from bitsperdim.estimators.pareto import pareto_k
-from bitsperdim.evaluation import scoring
+from bitsperdim.evaluation import pictures, scoring, summary
 from bitsperdim.evaluation.estimate import Estimate
 from bitsperdim.models import build
 from bitsperdim.models.pixelcnn import PixelCNN
@@ -63,7 +63,7 @@ def column(rows: list[dict], name: str) -> np.ndarray:
 @pytest.mark.parametrize("name", SMALL)
 def test_the_mean_of_the_images_is_the_number(name: str) -> None:
     data, model = prepared(name), small_model(name).float()
-    result = scoring.summarise(
+    result = summary.summarise(
         {7: scoring.evaluate_seed(model, data, SECTION, 7, torch.device("cpu"))}, model, data.description
     )
     log_p, metrics = column(result.per_image, "log_p"), result.metrics
@@ -105,9 +105,9 @@ def fixed(log_p: list[float], standard_error: float = 0.0, bias: float = 0.0) ->
     )
 
 
-def summarise(estimates: dict[int, Estimate]) -> scoring.Evaluation:
+def summarise(estimates: dict[int, Estimate]) -> summary.Evaluation:
     description = Description((1, 2, 2), 3, 3, "none", {"test": 3}, "hash", "tag")
-    return scoring.summarise(estimates, small_model("vae-categorical"), description)
+    return summary.summarise(estimates, small_model("vae-categorical"), description)
 
 
 def test_seeds_are_averaged_per_image_and_their_spread_is_told_apart() -> None:
@@ -127,14 +127,14 @@ def test_copies_of_an_image_are_one_observation() -> None:
     model, description = small_model("vae-categorical"), Description((1, 2, 2), 3, 3, "none", {"test": 3}, "hash", "t")
     once, copied = fixed([-1, -2, -6]), fixed([-1, -2, -6] * 5)
     same_as = np.tile(np.arange(3), 5)
-    found = scoring.summarise({0: copied}, model, description, same_as=same_as)
-    alone = scoring.summarise({0: once}, model, description).metrics
+    found = summary.summarise({0: copied}, model, description, same_as=same_as)
+    alone = summary.summarise({0: once}, model, description).metrics
     assert (found.metrics["n_images"], found.metrics["n_distinct_images"]) == (15, 3)
     for key in ("nll_nats", "nll_nats_standard_error", "bpd_standard_error"):
         assert found.metrics[key] == pytest.approx(alone[key]), key
     assert [row["standard_error_nats"] for row in found.bound] == pytest.approx([alone["nll_nats_standard_error"]] * 2)
     assert column(found.per_image, "same_as").tolist() == same_as.tolist()
-    one = scoring.summarise({0: copied}, model, description, same_as=np.zeros(15, np.int64)).metrics
+    one = summary.summarise({0: copied}, model, description, same_as=np.zeros(15, np.int64)).metrics
     assert one["nll_nats_standard_error"] == math.inf
 
 
@@ -161,7 +161,7 @@ def test_the_error_of_copies_is_the_spread_of_test_sets(sizes: list[int]) -> Non
 def test_images_that_were_trained_on_are_told_apart() -> None:
     model, description = small_model("vae-categorical"), Description((1, 2, 2), 3, 3, "none", {"test": 3}, "hash", "t")
     for seen, others in (([True, False, False], -4.0), ([False] * 3, None), ([True] * 3, None)):
-        found = scoring.summarise({0: fixed([-1, -2, -6])}, model, description, in_train=np.array(seen))
+        found = summary.summarise({0: fixed([-1, -2, -6])}, model, description, in_train=np.array(seen))
         assert found.metrics["n_training_images"] == sum(seen)
         assert column(found.per_image, "in_train").tolist() == seen
         expected = None if others is None else pytest.approx(bits_per_dim(others, (1, 2, 2)))
@@ -191,13 +191,13 @@ def test_the_proposal_is_that_of_the_parameters_and_is_named() -> None:
     found = {}
     for section in (SECTION, naive):
         item = scoring.evaluate_seed(model, data, section, 7, torch.device("cpu"))
-        metrics = scoring.summarise({7: item}, model, data.description, section.proposal).metrics
+        metrics = summary.summarise({7: item}, model, data.description, section.proposal).metrics
         found[metrics["proposal"]] = metrics["nll_nats"]
     assert set(found) == {"encoder", "prior"}
     assert found["encoder"] != found["prior"]
     flow = small_model("flow-maf").float()
     item = scoring.evaluate_seed(flow, prepared("flow-maf"), naive, 7, torch.device("cpu"))
-    assert "proposal" not in scoring.summarise({7: item}, flow, data.description, "prior").metrics
+    assert "proposal" not in summary.summarise({7: item}, flow, data.description, "prior").metrics
 
 
 def test_debiased_numbers_are_means_over_seeds_and_go_where_an_image_is_impossible(tmp_path: Path) -> None:
@@ -446,7 +446,7 @@ def test_an_impossible_image_makes_the_number_infinite_and_is_counted() -> None:
 def test_pictures(name: str, more: list[str], tmp_path: Path) -> None:
     for folder in ("a", "b"):
         model = small_model(name)
-        scoring.draw_pictures(tmp_path / folder, model, prepared(name), SECTION, torch.device("cpu"))
+        pictures.draw_pictures(tmp_path / folder, model, prepared(name), SECTION, torch.device("cpu"))
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert files == sorted(f"{each}.png" for each in ("samples", *more))
     for file in files:
@@ -457,9 +457,9 @@ def test_pictures(name: str, more: list[str], tmp_path: Path) -> None:
 def test_completions_keep_the_upper_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Below a row of test images three rows of others with the same upper half, not all of them alike."""
     drawn: dict[str, tuple] = {}
-    monkeypatch.setattr(scoring, "write_grid", lambda path, images, *rest: drawn.update({path.stem: (images, *rest)}))
+    monkeypatch.setattr(pictures, "write_grid", lambda path, images, *rest: drawn.update({path.stem: (images, *rest)}))
     data = prepared("gated-binary-3x3", 20)
-    scoring.draw_pictures(tmp_path, small_model("gated-binary-3x3"), data, SECTION, torch.device("cpu"))
+    pictures.draw_pictures(tmp_path, small_model("gated-binary-3x3"), data, SECTION, torch.device("cpu"))
     grid, n_levels, n_columns = drawn["completions"]
     x = evenly_spaced(data.images["test"], 3)
     assert (n_levels, n_columns, len(grid)) == (2, 3, 12)
@@ -474,7 +474,7 @@ def test_a_model_that_is_given_the_class_draws_one_in_each_column(
 ) -> None:
     """Masses as sure as can be: class c draws level c everywhere."""
     drawn: dict[str, tuple] = {}
-    monkeypatch.setattr(scoring, "write_grid", lambda path, images, *rest: drawn.update({path.stem: (images, *rest)}))
+    monkeypatch.setattr(pictures, "write_grid", lambda path, images, *rest: drawn.update({path.stem: (images, *rest)}))
     params = {**cases.GATED, "n_classes": 3}
     model = build("gated_pixelcnn", params, (1, 2, 2), 3).eval()
     monkeypatch.setattr(
@@ -487,8 +487,8 @@ def test_a_model_that_is_given_the_class_draws_one_in_each_column(
         ),
     )
     data = dataclasses.replace(prepared("vae-categorical", 6), labels={"test": np.array([0, 1, 2, 2, 1, 0])})
-    monkeypatch.setattr(scoring, "draw_receptive_field", lambda *_: None)
-    scoring.draw_pictures(tmp_path, model, data, SECTION, torch.device("cpu"))
+    monkeypatch.setattr(pictures, "draw_receptive_field", lambda *_: None)
+    pictures.draw_pictures(tmp_path, model, data, SECTION, torch.device("cpu"))
     grid, _, n_columns = drawn["samples"]
     assert n_columns == 3
     assert [set(image.flatten()) for image in grid] == [{index % 3} for index in range(SECTION.n_pictures)]
@@ -496,7 +496,7 @@ def test_a_model_that_is_given_the_class_draws_one_in_each_column(
     given = dataclasses.replace(
         data.description, protocol="tag/given-none", test_labels_sha256="0123456789abcdef", n_test_classes=3
     )
-    described = scoring.summarise({0: fixed([-1, -2])}, model, given).metrics["protocol"]
+    described = summary.summarise({0: fixed([-1, -2])}, model, given).metrics["protocol"]
     assert described == "tag/given-label3-01234567"
 
 
@@ -510,7 +510,7 @@ def test_a_model_that_looks_ahead_has_no_number() -> None:
             for name in ["pixelcnn-rgb" if leaks else "vae-rgb"]
             for seed in (0, 7)
         }
-        metrics = scoring.summarise(found, each, data.description).metrics
+        metrics = summary.summarise(found, each, data.description).metrics
         assert {key: value for key, value in metrics.items() if "leak" in key} == leaks
     assert isinstance(model, PixelCNN)
     assert model.first.mask is not None
@@ -533,9 +533,9 @@ def test_test_images_that_are_not_those_of_the_model_are_told_in_a_sentence() ->
 @pytest.mark.parametrize("n_images", [1, 2, 5, 20])
 def test_reconstructions_come_in_whole_rows(n_images: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: dict[str, tuple] = {}
-    monkeypatch.setattr(scoring, "write_grid", lambda path, images, *rest: drawn.update({path.stem: (images, *rest)}))
+    monkeypatch.setattr(pictures, "write_grid", lambda path, images, *rest: drawn.update({path.stem: (images, *rest)}))
     model, data = small_model("vae-bernoulli"), prepared("vae-bernoulli", n_images)
-    scoring.draw_pictures(tmp_path, model, data, SECTION, torch.device("cpu"))
+    pictures.draw_pictures(tmp_path, model, data, SECTION, torch.device("cpu"))
     grid, _, n_columns = drawn["reconstructions"]
     assert len(grid) % (2 * n_columns) == 0
     for row in range(len(grid) // (2 * n_columns)):
@@ -547,9 +547,9 @@ def test_reconstructions_come_in_whole_rows(n_images: int, tmp_path: Path, monke
 
 def test_reconstructions_stand_below_their_originals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: dict[str, np.ndarray] = {}
-    monkeypatch.setattr(scoring, "write_grid", lambda path, images, *_: drawn.update({path.stem: images}))
+    monkeypatch.setattr(pictures, "write_grid", lambda path, images, *_: drawn.update({path.stem: images}))
     model, data = small_model("vae-bernoulli"), prepared("vae-bernoulli", 20)
-    scoring.draw_pictures(tmp_path, model, data, SECTION, torch.device("cpu"))
+    pictures.draw_pictures(tmp_path, model, data, SECTION, torch.device("cpu"))
     grid = drawn["reconstructions"]
     x = evenly_spaced(data.images["test"], 3)
     assert np.array_equal(grid[:3], x * 255)

@@ -262,8 +262,8 @@ def model_section(name: str, value: object) -> FamilySection:
     known = [*(field for field in Params.model_fields if field != "sections")]
     if not isinstance(value, Mapping) or "family" not in value:
         raise InputError(
-            f"params.yaml: {key_shown(name)} is not a known section{suggestion(name, known)}; known are {listed(known)}, "
-            f"and model sections, which have a key 'family'."
+            f"params.yaml: {key_shown(name)} is not a known section{suggestion(name, known)}; known are "
+            f"{listed(known)}, and model sections, which have a key 'family'."
         )
     if name in RESERVED or not re.fullmatch(r"[a-z][a-z0-9_-]{0,63}", name):
         raise InputError(

@@ -53,7 +53,7 @@ class AnnealedMetrics(Stored):
 
 
 class Metrics(Stored):
-    """``results/<model>/metrics.json``; :func:`bitsperdim.evaluation.scoring.summarise` says what each number is."""
+    """``results/<model>/metrics.json``; :func:`bitsperdim.evaluation.summary.summarise` says what each number is."""
 
     kind: Literal["exact", "lower", "density"]
     protocol: str

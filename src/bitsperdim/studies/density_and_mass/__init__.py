@@ -32,7 +32,6 @@ import numpy as np
 from bitsperdim.core.files import StoredArray, in_chunks, reading, write_csv, write_json
 from bitsperdim.core.randomness import stream
 from bitsperdim.core.units import nats_to_bits
-from bitsperdim.data import preparation
 from bitsperdim.data.prepared import load_prepared
 from bitsperdim.studies.density_and_mass import bound, coding, collapse, hypotheses
 
