@@ -27,7 +27,7 @@ import torch
 from importance_sampling import N_SAMPLES, SIZES, model_and_images
 from measuring import coloured_digits, heading, matrix_product_peak, operations, seconds, table, wait_for
 
-from bitsperdim.config.families import TrainSection
+from bitsperdim.config.families.base import TrainSection
 from bitsperdim.config.loading import load_yaml
 from bitsperdim.config.params import model_section
 from bitsperdim.data.prepared import Description, PreparedImages

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from bitsperdim.config.families import FamilySection
+from bitsperdim.config.families.base import FamilySection
 from bitsperdim.config.params import Params, read_params
 from bitsperdim.core.files import write_csv, write_json
 from bitsperdim.report import write_report

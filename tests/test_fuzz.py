@@ -22,7 +22,7 @@ import pytest
 from ruamel.yaml import YAML
 
 import fuzzing
-from bitsperdim.config.families import Images
+from bitsperdim.config.families.base import Images
 from bitsperdim.config.loading import MAX_ENTRIES, load_yaml
 from bitsperdim.config.params import Params
 from bitsperdim.core.errors import SHOWN, InputError, shown

@@ -11,7 +11,7 @@ import pytest
 import torch
 from test_evaluation import fixed, summarise
 
-from bitsperdim.config.families import TrainSection
+from bitsperdim.config.families.base import TrainSection
 from bitsperdim.data.prepared import Description, PreparedImages
 from bitsperdim.evaluation import scoring
 from bitsperdim.models import build

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitsperdim.config.families import FAMILIES, TrainSection
+from bitsperdim.config.families import FAMILIES
+from bitsperdim.config.families.base import TrainSection
 from bitsperdim.data.prepared import Description, PreparedImages
 from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.training.trainer import Trained, train

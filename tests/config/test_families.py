@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from bitsperdim.config.families import FAMILIES, SMALLEST_DROPOUT, FamilySection, Images
+from bitsperdim.config.families import FAMILIES
+from bitsperdim.config.families.base import FamilySection, Images
+from bitsperdim.config.families.pixelcnn_pp import SMALLEST_DROPOUT
 from bitsperdim.core.errors import InputError
 from bitsperdim.models import build
 from bitsperdim.models.parts import activations

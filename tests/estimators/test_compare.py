@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom, ttest_rel
 
-from bitsperdim.config.families import FAMILIES, FamilySection
+from bitsperdim.config.families import FAMILIES
+from bitsperdim.config.families.base import FamilySection
 from bitsperdim.config.variants import ways_of_dequantizing
 from bitsperdim.estimators.paired import paired_difference
 

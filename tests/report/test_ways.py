@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bitsperdim.config.families import FAMILIES, FamilySection
+from bitsperdim.config.families import FAMILIES
+from bitsperdim.config.families.base import FamilySection
 from bitsperdim.core.errors import InputError
 from bitsperdim.estimators.intervals import standard_errors
 from bitsperdim.estimators.paired import paired_difference

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from bitsperdim.config.families import TrainSection
+from bitsperdim.config.families.base import TrainSection
 from bitsperdim.config.params import DatasetSection, DequantizeSection
 from bitsperdim.config.variants import ways_of_dequantizing
 from bitsperdim.core.errors import InputError

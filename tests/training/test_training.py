@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitsperdim.config.families import FAMILIES, TrainSection
+from bitsperdim.config.families import FAMILIES
+from bitsperdim.config.families.base import TrainSection
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.units import bits_per_dim
 from bitsperdim.models import ImageModel

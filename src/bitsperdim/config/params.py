@@ -24,10 +24,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError
 
-from bitsperdim.config.families import (
-    FAMILIES,
+from bitsperdim.config.families import FAMILIES
+from bitsperdim.config.families.base import (
     FamilySection,
-    FlowSection,
     Section,
     Size,
     TrainOverrides,
@@ -122,14 +121,14 @@ class DequantizingSection(Section):
     n_samples: Annotated[int, Field(ge=2, le=100_000)]
     train: TrainOverrides = TrainOverrides()
 
-    def flow(self, way: str) -> FlowSection:
+    def flow(self, way: str) -> FamilySection:
         """Return the section of the flow with one way of dequantizing."""
         content = self.model_dump(exclude={"n_images", "n_samples", "train"})
         content |= {"family": "flow", "train": self.train.model_dump(exclude_unset=True)}
         is_weighted = way == "importance_weighted"
         content["dequantization"] = "uniform" if is_weighted else way
         content["train_samples"] = self.train_samples if is_weighted else 1
-        return FlowSection.model_validate(content)
+        return FAMILIES["flow"].model_validate(content)  # found by its name: see bitsperdim.core.code
 
 
 class DensityAndMassSection(Section):

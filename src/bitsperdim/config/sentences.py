@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from bitsperdim.config.families import Section
+from bitsperdim.config.families.base import Section
 from bitsperdim.core.errors import shown
 
 MAX_LISTED = 14  # names in a message

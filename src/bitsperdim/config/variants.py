@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bitsperdim.config.families import DequantizedSection, FamilySection
+from bitsperdim.config.families.base import DequantizedSection, FamilySection
 
 
 def ways_of_dequantizing(sections: Mapping[str, FamilySection]) -> list[tuple[str, list[str]]]:

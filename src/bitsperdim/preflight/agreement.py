@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bitsperdim.config.families import Images
+from bitsperdim.config.families.base import Images
 from bitsperdim.config.loading import load_yaml
 from bitsperdim.config.params import Params, validate
 from bitsperdim.config.sentences import listed

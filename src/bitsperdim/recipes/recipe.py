@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from bitsperdim.config.families import PositiveInt, Section
+from bitsperdim.config.families.base import PositiveInt, Section
 from bitsperdim.config.loading import load_yaml
 from bitsperdim.config.params import Params
 from bitsperdim.core.errors import InputError, shown

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bitsperdim.config.families import DequantizedSection, FamilySection
+from bitsperdim.config.families.base import DequantizedSection, FamilySection
 from bitsperdim.config.variants import ways_of_dequantizing
 from bitsperdim.core.units import bits_per_dim, nats_to_bits_per_dim
 from bitsperdim.estimators.paired import paired_difference

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from bitsperdim.config.families import TrainSection
+from bitsperdim.config.families.base import TrainSection
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.randomness import leave_uncompiled
 from bitsperdim.estimators.log_weights import log_mean_exp

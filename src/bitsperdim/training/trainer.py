@@ -46,7 +46,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from bitsperdim.config.families import FamilySection, TrainSection
+from bitsperdim.config.families.base import FamilySection, TrainSection
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import sha256
 from bitsperdim.core.labels import ASCII_SIGNS

@@ -37,7 +37,7 @@ from bitsperdim.evaluation.estimate import Estimate, estimate
 from bitsperdim.training.trainer import Trained, train
 
 if TYPE_CHECKING:
-    from bitsperdim.config.families import TrainSection
+    from bitsperdim.config.families.base import TrainSection
     from bitsperdim.config.params import DequantizingSection
 
 WAYS = ("uniform", "uniform_fixed", "variational", "importance_weighted")

@@ -1,20 +1,17 @@
-"""The typed parameter section of every model family; the keys are those of :data:`bitsperdim.models.MODELS`.
+"""What the typed sections of several families have in common: sizes, likelihoods, latent codes, dequantization.
 
-Kept apart from the models so that ``preflight`` can check the parameters without importing torch.
-:meth:`FamilySection.least_weights` knows the sizes of their networks as well, so that some zeros too many are a
-sentence at once and not an exhausted memory later (``tests/config/test_families.py::test_weights_are_foreseen``).
-A section's own keys are the keyword arguments of the family's class (``tests/models/test_every_model.py``).
+Invariants (``tests/config/test_families.py``): some zeros too many are a sentence at once and not an exhausted memory
+later (``test_weights_are_foreseen``).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from bitsperdim.core.errors import InputError
 
@@ -22,7 +19,6 @@ PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Size = Annotated[int, Field(ge=1, le=65_536)]
 Precision = Literal["float32", "bfloat16"]
-SMALLEST_DROPOUT = 1 / 256  # as in models/activations.py, which imports torch
 MAX_WEIGHTS = 10**10  # with gradients and the two moments of AdamW 160 GB
 Schedule = Literal["constant", "cosine"]
 LikelihoodName = Literal["bernoulli", "categorical", "logistic", "normal", "coupled_logistic"]  # as in heads.py
@@ -93,8 +89,13 @@ else:
 
 
 class FamilySection(Section):
-    """What the section of every model has: its family, and its own changes to ``train``."""
+    """What the section of every model has: its family, and its own changes to ``train``.
 
+    Attributes:
+        network: the class of the family's models, by its path; a section's own keys are its keyword arguments.
+    """
+
+    network: ClassVar[str]
     family: str
     train: TrainOverrides = TrainOverrides()
 
@@ -138,27 +139,6 @@ class FamilySection(Section):
     def settings(self, train: TrainSection) -> TrainSection:
         """Return ``train`` with this model's own overrides."""
         return train.model_copy(update=self.train.model_dump(exclude_unset=True))
-
-
-class HistogramSection(FamilySection):
-    """Every sub-pixel on its own: counts with a pseudocount."""
-
-    family: Literal["histogram"]
-    pseudocount: PositiveFloat
-
-    def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
-        """Return the number of its counts."""
-        return math.prod(shape) * n_levels
-
-
-class GaussianSection(FamilySection):
-    """A multivariate normal density of dequantized images, in closed form."""
-
-    family: Literal["gaussian"]
-
-    def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
-        """Return the number of covariances."""
-        return math.prod(shape) ** 2
 
 
 class HeadSection(FamilySection):
@@ -236,48 +216,6 @@ class LatentSection(HeadSection):
             )
 
 
-class StochasticLayer(Section):
-    """A further stochastic layer of a VAE, and the hidden layers of its encoder."""
-
-    latent_size: Size
-    hidden_sizes: Annotated[list[Size], Field(min_length=1, max_length=16)]
-
-
-class VAESection(LatentSection):
-    """A variational autoencoder of fully connected layers."""
-
-    family: Literal["vae"]
-    latent_size: Size
-    hidden_sizes: Annotated[list[Size], Field(min_length=1, max_length=16)]
-    deeper: Annotated[list[StochasticLayer], Field(max_length=16)]
-
-    def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
-        """Return the number of weights of all encoders and decoders."""
-        n_outputs = shape[1] * shape[2] * self.n_outputs(shape, n_levels)
-        first = [*self.hidden_sizes, self.latent_size]
-        total, below = dense([math.prod(shape), *first]) + dense([n_outputs, *first]), self.latent_size
-        for layer in self.deeper:
-            total += 2 * dense([below, *layer.hidden_sizes, layer.latent_size])
-            below = layer.latent_size
-        return total
-
-
-class ConvVAESection(LatentSection):
-    """A variational autoencoder of convolutions."""
-
-    family: Literal["conv_vae"]
-    latent_maps: Size
-    n_scales: Annotated[int, Field(ge=1, le=16)]
-    n_filters: Size
-    n_blocks: Annotated[int, Field(ge=0, le=1_000)]
-
-    def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
-        """Return the number of weights of its 3x3 convolutions between hidden maps, and of the last."""
-        n_convolutions = 2 * (2 * self.n_scales * self.n_blocks + self.n_scales - 1)
-        ends = 3 * self.latent_maps + self.n_outputs(shape, n_levels)
-        return 9 * n_convolutions * self.n_filters**2 + ends * self.n_filters
-
-
 class MaskedSection(HeadSection):
     """What both networks of masked convolutions have: every group of channels has maps of its own."""
 
@@ -290,78 +228,6 @@ class MaskedSection(HeadSection):
             raise InputError(
                 f"params.yaml: {name}.n_filters = {self.n_filters} is not allowed with likelihood = "
                 f"{self.likelihood!r} and images of {images.shape[0]} channels; it must be at least {least}."
-            )
-
-
-class PixelCNNSection(MaskedSection):
-    """A PixelCNN of masked convolutions."""
-
-    family: Literal["pixelcnn"]
-    n_blocks: Annotated[int, Field(ge=1, le=1_000)]
-    kernel_size: Annotated[int, Field(ge=3, le=101), AfterValidator(odd)]
-
-    def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
-        """Return the number of weights of the first convolution, the blocks and the outputs."""
-        ends = shape[0] * self.kernel_size * (self.kernel_size // 2 + 1) + self.n_outputs(shape, n_levels)
-        return self.n_filters * ends + (5 * self.n_blocks + 2) * self.n_filters**2 // 2
-
-
-class GatedPixelCNNSection(MaskedSection):
-    """A gated PixelCNN of a vertical and a horizontal stack, given the class if ``n_classes`` is a number."""
-
-    family: Literal["gated_pixelcnn"]
-    n_layers: Annotated[int, Field(ge=1, le=1_000)]
-    kernel_size: Annotated[int, Field(ge=3, le=101), AfterValidator(odd)]
-    n_classes: Annotated[int, Field(ge=2, le=65_536)] | None
-
-    def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
-        """Return the number of weights of the first convolution, the other layers, the classes and the outputs."""
-        ends = shape[0] * self.kernel_size * (self.kernel_size - 1) + self.n_outputs(shape, n_levels)
-        of_classes = 4 * self.n_layers * (self.n_classes or 0)
-        return self.n_filters * (ends + of_classes) + (21 * self.n_layers + 6) * self.n_filters**2
-
-    def check_images(self, name: str, images: Images) -> None:
-        """Refuse to be given classes of images that have no labels, or more of them."""
-        super().check_images(name, images)
-        if self.n_classes is None or images.n_classes is None or 0 < images.n_classes <= self.n_classes:
-            return
-        there, allowed = (
-            (f"whose labels have {images.n_classes} classes", f"at least {images.n_classes}, or null")
-            if images.n_classes
-            else ("that have no labels", "null")
-        )
-        raise InputError(
-            f"params.yaml: {name}.n_classes = {self.n_classes} is not allowed with images {there}; "
-            f"it must be {allowed}."
-        )
-
-
-class PixelCNNppSection(HeadSection):
-    """A PixelCNN++ of two shifted streams at several scales."""
-
-    family: Literal["pixelcnn_pp"]
-    n_filters: Size
-    n_blocks: Annotated[int, Field(ge=1, le=1_000)]
-    n_scales: Annotated[int, Field(ge=1, le=16)]
-    dropout: Annotated[float, Field(ge=0, le=0.99)]
-
-    def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
-        """Return the number of weights of the blocks of both streams, there and back, and of the outputs."""
-        n_blocks = self.n_scales * (2 * self.n_blocks + 1) - 1
-        return 60 * n_blocks * self.n_filters**2 + self.n_filters * self.n_outputs(shape, n_levels)
-
-    def check_images(self, name: str, images: Images) -> None:
-        """Refuse likelihoods of channels one by one, and dropout that would round to none."""
-        super().check_images(name, images)
-        if images.shape is not None and self.n_groups(images.shape) != 1:
-            raise InputError(
-                f"params.yaml: {name}.likelihood = {self.likelihood!r} is not allowed with images of "
-                f"{images.shape[0]} channels; it must be 'coupled_logistic'."
-            )
-        if 0 < self.dropout < SMALLEST_DROPOUT:
-            raise InputError(
-                f"params.yaml: {name}.dropout = {self.dropout} is not allowed; it must be 0, or at least "
-                f"{SMALLEST_DROPOUT}, of which it is rounded to a multiple."
             )
 
 
@@ -401,69 +267,3 @@ class DequantizedSection(FamilySection):
     def weights_of_noise(self, shape: tuple[int, int, int]) -> int:
         """Return the number of weights of learned noise."""
         return self.variational.least_weights(shape) if self.dequantization == "variational" else 0
-
-
-class FlowSection(DequantizedSection):
-    """An autoregressive flow of dequantized images: affine (maf) or monotonic splines (nsf)."""
-
-    family: Literal["flow"]
-    transform: Literal["maf", "nsf"]
-    n_transforms: Annotated[int, Field(ge=1, le=1_000)]
-    hidden_sizes: Annotated[list[Size], Field(min_length=1, max_length=16)]
-    n_bins: Annotated[int, Field(ge=2, le=1_000)]
-
-    def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
-        """Return the number of weights, masked ones too, and those of learned noise."""
-        n_dims = math.prod(shape)
-        n_outputs = n_dims * (2 if self.transform == "maf" else 3 * self.n_bins - 1)
-        return self.n_transforms * dense([n_dims, *self.hidden_sizes, n_outputs]) + self.weights_of_noise(shape)
-
-
-class RealNVPSection(DequantizedSection):
-    """A multi-scale flow of affine couplings of convolutions, on dequantized images."""
-
-    family: Literal["realnvp"]
-    n_scales: Annotated[int, Field(ge=1, le=16)]
-    n_filters: Size
-    n_blocks: Annotated[int, Field(ge=0, le=1_000)]
-
-    def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
-        """Return the number of weights of all couplings: six at each scale but the last, four there, and of noise."""
-        total, channels = self.weights_of_noise(shape), shape[0]
-        for _ in range(self.n_scales - 1):
-            for n_channels in (channels, 4 * channels):
-                total += 3 * of_coupling(n_channels, self.n_filters, self.n_blocks, 2 * n_channels)
-            channels *= 2
-        return total + 4 * of_coupling(channels, self.n_filters, self.n_blocks, 2 * channels)
-
-    def check_images(self, name: str, images: Images) -> None:
-        """Refuse more scales than the images can be halved to, with two pixels left."""
-        super().check_images(name, images)
-        if images.shape is None:
-            return
-        _, height, width = images.shape
-        possible = [
-            n_scales
-            for n_scales in range(1, 17)
-            if not height % (unit := 2 ** (n_scales - 1)) and not width % unit and height * width > unit * unit
-        ]
-        if self.n_scales not in possible:
-            allowed = f"at most {possible[-1]}" if possible else "left out of models"
-            raise InputError(
-                f"params.yaml: {name}.n_scales = {self.n_scales} is not allowed with images of {height}x{width} "
-                f"pixels, which are halved at each scale but the last and must keep two pixels there; "
-                f"it must be {allowed}."
-            )
-
-
-FAMILIES: dict[str, type[FamilySection]] = {
-    "histogram": HistogramSection,
-    "gaussian": GaussianSection,
-    "vae": VAESection,
-    "conv_vae": ConvVAESection,
-    "pixelcnn": PixelCNNSection,
-    "gated_pixelcnn": GatedPixelCNNSection,
-    "pixelcnn_pp": PixelCNNppSection,
-    "flow": FlowSection,
-    "realnvp": RealNVPSection,
-}
