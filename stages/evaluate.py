@@ -19,8 +19,10 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
     section, out, device = params.evaluate, Path(results), set_up_device()
     prepared = load_prepared(Path(dequantized), ("test",))
     folders = {seed: Path(folder) / str(seed) for seed in params.seeds}
-    trained = {seed: models.load(path, params.section(name).family) for seed, path in folders.items()}
-    places = {seed: scoring.checkpoint_of(path, prepared, section, seed, device) for seed, path in folders.items()}
+    family = params.section(name).family
+    trained = {seed: models.load(path, family) for seed, path in folders.items()}
+    decides = (family, prepared, section)
+    places = {seed: scoring.checkpoint_of(path, *decides, seed, device) for seed, path in folders.items()}
     finished.clear(keep={place.folder for place in places.values()})
     first, first_place = trained[params.seeds[0]], places[params.seeds[0]]
     try:

@@ -98,7 +98,7 @@ def test_any_file_validates_or_is_refused_in_a_sentence(
 ) -> None:
     """The whole script of ``preflight``, in a workspace that holds the results of an earlier run."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["preflight.py", "results", "data/preflight.txt"])
+    monkeypatch.setattr(sys, "argv", ["preflight.py", "results", "data/preflight.txt", "data/code"])
     script = str(repository / "stages" / "preflight.py")
     fill(tmp_path)
     before, built, outcomes = hashes(tmp_path), set[str](), Counter[str]()

@@ -389,13 +389,14 @@ def test_no_evaluation_takes_over_what_another_one_kept(tmp_path: Path, monkeypa
     cpu, description = torch.device("cpu"), dataclasses.replace(data.description, test_sha256="other")
 
     def place(folder: str = "model", **changes: Any) -> Checkpoint:
-        given = {"prepared": data, "section": SECTION, "seed": 0, "device": cpu, **changes}
+        given = {"family": "vae", "prepared": data, "section": SECTION, "seed": 0, "device": cpu, **changes}
         return scoring.checkpoint_of(tmp_path / folder, **given)
 
     places = [
         place(),
         place("other"),
         place(seed=1),
+        place(family="flow"),  # whose code is another
         place(device=torch.device("cuda")),
         place(section=SECTION.model_copy(update={"n_samples": 13})),
         place(section=SECTION.model_copy(update={"batch_size": 5})),

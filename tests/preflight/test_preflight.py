@@ -119,7 +119,7 @@ def test_a_value_that_is_not_of_the_last_commit_is_named(
         laboratory.git("commit", "--quiet", "-m", "Parameters")
         path.write_text(now, encoding="utf-8")
         for command in (
-            [str(repository / "stages" / "preflight.py"), "results", "marker"],
+            [str(repository / "stages" / "preflight.py"), "results", "marker", "code"],
             ["-m", "bitsperdim.preflight", "params.yaml"],
         ):
             environment = {**os.environ, "PYTHONPATH": str(repository / "src")}

@@ -129,22 +129,14 @@ def test_a_checkpoint_that_cannot_be_written_stops_nothing(tmp_path: Path, capsy
 
 def test_the_fingerprint_tells_trainings_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(finished.VARIABLE, str(tmp_path))
-    one = Checkpoint.of({"section": {"a": 1}, "seed": 0})
+    code = tmp_path / "code.py"
+    code.write_text("x = 1\n", encoding="utf-8")
+    one = Checkpoint.of({"section": {"a": 1}, "seed": 0}, [code])
     assert one.folder.parent == tmp_path
-    assert one == Checkpoint.of({"seed": 0, "section": {"a": 1}})
-    assert one != Checkpoint.of({"section": {"a": 1}, "seed": 1})
-    assert one != Checkpoint.of({"section": {"a": 2}, "seed": 0})
-    monkeypatch.setattr(checkpoints, "code_hash", lambda: "other code")
-    assert one != Checkpoint.of({"section": {"a": 1}, "seed": 0})
-
-
-def test_an_edit_of_the_code_changes_its_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a.py").write_text("x = 1")
-    monkeypatch.setattr(checkpoints, "PACKAGE", tmp_path)
-    before = checkpoints.code_hash()
-    assert before == checkpoints.code_hash()
-    (tmp_path / "a.py").write_text("x = 2")
-    assert before != checkpoints.code_hash()
+    assert one == Checkpoint.of({"seed": 0, "section": {"a": 1}}, [code])
+    assert one != Checkpoint.of({"section": {"a": 1}, "seed": 1}, [code])
+    assert one != Checkpoint.of({"section": {"a": 2}, "seed": 0}, [code])
+    assert one != Checkpoint.of({"section": {"a": 1}, "seed": 0}, [Path(__file__)])
 
 
 def test_parts_are_apart(checkpoint: Checkpoint) -> None:
@@ -170,14 +162,14 @@ def test_what_a_killed_process_left_is_removed(checkpoint: Checkpoint) -> None:
 
 @pytest.mark.parametrize("seconds", ["0", "2.5", "1e3"])
 def test_the_interval_comes_from_the_environment(seconds: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Checkpoint.of({}).interval == 60
+    assert Checkpoint.of({}, []).interval == 60
     monkeypatch.setenv(checkpoints.SECONDS, seconds)
-    assert Checkpoint.of({}).interval == float(seconds)
-    assert Checkpoint.of({}).fingerprint == Checkpoint.of({}).part("a").fingerprint.removesuffix("-a")
+    assert Checkpoint.of({}, []).interval == float(seconds)
+    assert Checkpoint.of({}, []).fingerprint == Checkpoint.of({}, []).part("a").fingerprint.removesuffix("-a")
 
 
 @pytest.mark.parametrize("seconds", ["", "soon", "-1", "nan", "inf"])
 def test_an_interval_that_is_no_number_is_refused(seconds: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(checkpoints.SECONDS, seconds)
     with pytest.raises(InputError, match=f"BITSPERDIM_CHECKPOINT_SECONDS = '{seconds}' is not allowed; it must be"):
-        Checkpoint.of({})
+        Checkpoint.of({}, [])

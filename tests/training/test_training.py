@@ -16,7 +16,6 @@ from bitsperdim.core.errors import InputError
 from bitsperdim.core.units import bits_per_dim
 from bitsperdim.models import ImageModel
 from bitsperdim.models.vae import VAE
-from bitsperdim.runtime import checkpoints
 from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.training import trainer
 from bitsperdim.training.batches import Presentation
@@ -152,7 +151,7 @@ def test_no_training_takes_over_what_another_one_kept(monkeypatch: pytest.Monkey
     ]
     assert place() == places[0]
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "code_hash", lambda: "other")
+        patch.setattr(trainer, "code_of", lambda _: ())
         places.append(place())
     monkeypatch.setattr(torch, "__version__", "0")
     places.append(place())

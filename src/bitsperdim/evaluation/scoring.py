@@ -17,14 +17,17 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from bitsperdim.config.families import code_of
 from bitsperdim.config.params import EvaluateSection
 from bitsperdim.core.announcing import Announcement
+from bitsperdim.core.code import needed
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import sha256
 from bitsperdim.core.labels import ASCII_SIGNS
 from bitsperdim.core.randomness import stream
 from bitsperdim.core.units import bits_per_dim
 from bitsperdim.data.prepared import PreparedImages
+from bitsperdim.evaluation import latent_code
 from bitsperdim.evaluation.estimate import Estimate, estimated_rows, images_at_once, n_columns, samples_of
 from bitsperdim.models import MODEL_FILES, ImageModel, LatentModel, check_labels
 from bitsperdim.models.look_ahead import check_scorable
@@ -121,12 +124,13 @@ def evaluate_seed(
 
 
 def checkpoint_of(
-    folder: Path, prepared: PreparedImages, section: EvaluateSection, seed: int, device: torch.device
+    folder: Path, family: str, prepared: PreparedImages, section: EvaluateSection, seed: int, device: torch.device
 ) -> Checkpoint:
     """Return the place for the finished images of one seed's evaluation, which no other may take over.
 
     Args:
         folder: of the trained model.
+        family: of it.
         prepared: with the test split.
         section: of the evaluation.
         seed: of the training.
@@ -141,4 +145,4 @@ def checkpoint_of(
         "seed": seed,
         "device": device.type,
     }
-    return Checkpoint.of(decides)
+    return Checkpoint.of(decides, needed(Path(latent_code.__file__), Path(__file__), *code_of(family)))

@@ -23,7 +23,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bitsperdim.core.code import digest
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import atomic_path, remove_leftovers
 from bitsperdim.core.stopping import speaks
@@ -38,7 +39,6 @@ from bitsperdim.runtime import finished
 
 SECONDS = "BITSPERDIM_CHECKPOINT_SECONDS"
 NEWER, OLDER = "state.safetensors", "previous.safetensors"
-PACKAGE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,18 @@ class Checkpoint:
     interval: float = 60.0
 
     @staticmethod
-    def of(decides: Mapping[str, Any]) -> Checkpoint:
-        """Return the place for work that is decided by these values, by the code and by torch's version.
+    def of(decides: Mapping[str, Any], code: Iterable[Path]) -> Checkpoint:
+        """Return the place for work that is decided by these values, by code and by torch's version.
+
+        Args:
+            decides: names and values of JSON.
+            code: the files of Python that the work needs (:func:`bitsperdim.core.code.needed`): an edit of any other,
+                such as a chart or another family, leaves the work where it is.
 
         Raises:
             InputError: BITSPERDIM_CHECKPOINT_SECONDS is no number of seconds.
         """
-        content = {**decides, "code": code_hash(), "torch": torch.__version__}
+        content = {**decides, "code": digest(code), "torch": torch.__version__}
         fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
         return Checkpoint(finished.folder_of_all() / fingerprint, fingerprint, _interval())
 
@@ -138,13 +143,4 @@ def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def code_hash() -> str:
-    """Return the SHA-256 of this package's Python files: an edit may change what a training computes."""
-    digest = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
-        digest.update(f"{path.relative_to(PACKAGE).as_posix()} {path.stat().st_size}\n".encode())
-        digest.update(path.read_bytes())
     return digest.hexdigest()

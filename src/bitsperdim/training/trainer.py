@@ -41,12 +41,15 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from bitsperdim.config.families import code_of
 from bitsperdim.config.families.base import FamilySection, TrainSection
+from bitsperdim.core.code import needed
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import sha256
 from bitsperdim.core.labels import ASCII_SIGNS
@@ -424,7 +427,7 @@ def checkpoint_of(
         "device": device.type,
         "seed": seed,
     }
-    return Checkpoint.of(decides)
+    return Checkpoint.of(decides, needed(Path(__file__), *code_of(section.family)))
 
 
 @torch.no_grad()

@@ -10,9 +10,11 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Iterator, Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import get_args
 
 from bitsperdim.config.families.base import FamilySection
+from bitsperdim.core.code import file_of
 
 
 class _Families(Mapping[str, type[FamilySection]]):
@@ -40,3 +42,8 @@ class _Families(Mapping[str, type[FamilySection]]):
 
 
 FAMILIES = _Families()
+
+
+def code_of(family: str) -> tuple[Path, Path]:
+    """Return the files of a family: of its section, and of its network."""
+    return file_of(f"{__name__}.{family}"), file_of(FAMILIES[family].network.rpartition(".")[0])
