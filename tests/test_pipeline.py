@@ -380,12 +380,12 @@ def test_stages_out_of_order_are_one_sentence(
         "density_and_mass": (("images", "results/density_and_mass"), "dequantize"),
         "report": (("results", "report"), ""),
     }
-    for name, (arguments, needed) in needs.items():
+    for name, (arguments, advice) in needs.items():
         result = run_stage(name, tmp_path, repository, *arguments)
         assert result.returncode == 1, name
         assert result.stderr.startswith(f"{name}: "), result.stderr
         assert result.stderr.count("\n") == 1, result.stderr
-        assert not needed or f"run the stage '{needed}' first." in result.stderr
+        assert not advice or f"run the stage '{advice}' first." in result.stderr
 
 
 @pytest.mark.parametrize("name", ["tpu", "mps", "cuda:99", ""])
