@@ -13,7 +13,7 @@ forgotten() {
 command -v "${launcher%% *}" >/dev/null || forgotten "there is no command '${launcher%% *}' here"
 if [ "$launcher" = python ]; then
   python -c 'import importlib.util, sys
-names = "jinja2 markupsafe matplotlib numpy PIL pydantic ruamel.yaml safetensors sklearn torch torchvision tqdm zuko"
+names = "jinja2 markupsafe matplotlib numpy PIL pydantic ruamel.yaml safetensors scipy sklearn torch torchvision tqdm zuko"
 sys.exit(sys.version_info < (3, 11) or not all(map(importlib.util.find_spec, names.split())))' 2>/dev/null ||
     forgotten "the python here ($(command -v python)) is not that of bitsperdim, or lacks some of its packages"
 fi

@@ -116,7 +116,13 @@ class Laboratory:
             cached.parent.mkdir(parents=True, exist_ok=True)
             cached.write_bytes(file.read_bytes())
             own = {model: self.params[model]} if model in self.params else {}
-            stages[f"evaluate@{model}"] = {"cmd": "x", "params": {"params.yaml": {**used, **own}}, "outs": outs}
+            code = sorted(self.root.glob(f"data/code/*/{model}.json"))
+            md5s = {path: hashlib.md5(path.read_bytes()).hexdigest() for path in code}
+            deps = [
+                {"path": str(path.relative_to(self.root)), "hash": "md5", "md5": md5s[path], "size": 1} for path in code
+            ]
+            made = {"cmd": "x", "deps": deps, "params": {"params.yaml": {**used, **own}}, "outs": outs}
+            stages[f"evaluate@{model}"] = made if deps else {key: made[key] for key in ("cmd", "params", "outs")}
         for path, content in (("dvc.lock", {"schema": "2.0", "stages": stages}), ("params.yaml", self.params)):
             yaml = YAML()
             yaml.default_flow_style = False

@@ -41,7 +41,11 @@ MISTAKES: list[tuple[str, object, str]] = [
     ("train.epoch", 3, "train.epoch is not a known key, did you mean 'epochs'? (its value is 3); allowed are epochs,"),
     ("vae.train", {"epoch": 3}, "vae.train.epoch is not a known key, did you mean 'epochs'?"),
     ("evalute", {"n_samples": 3}, "evalute is not a known section, did you mean 'evaluate'?; known are dataset,"),
-    ("pixelcnn.family", "pixelrnn", "pixelcnn.family = 'pixelrnn' is not a family; choose histogram, gaussian, vae,"),
+    (
+        "pixelcnn.family",
+        "pixelrnn",
+        "pixelcnn.family = 'pixelrnn' is not a family; choose conv_vae, flow, gated_pixelcnn,",
+    ),
     ("dataset.name", "mnits", "dataset.name = 'mnits' is not a data set; choose digits, mnist, fashion_mnist,"),
     ("models", ["vae", "vea"], "models names 'vea', which has no section; sections are histogram, gaussian, vae,"),
     # missing

@@ -128,6 +128,7 @@ class Scored:
         images: returns what is known of every test image; raises NoImagesError where it is nowhere, and InputError
             where it is damaged.
         notes: sentences on what does not fit.
+        code: of its training and evaluation, a hash for each room of the package; empty where it is not known.
     """
 
     model: str
@@ -135,6 +136,7 @@ class Scored:
     params: Mapping[str, Any]
     images: Callable[[], Images]
     notes: list[str] = field(default_factory=list)
+    code: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_numbers(content: bytes, place: str) -> Numbers:

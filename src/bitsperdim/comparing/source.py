@@ -165,9 +165,28 @@ def of_files(
                 )
             return read_images(content, numbers, f"{path} {place}")
 
-        return Scored(model, numbers, params, images, notes)
+        return Scored(model, numbers, params, images, notes, _code(file, lock, model))
 
     return Source(name, kind, commit, models, read, None if commit is None else Provenance(commit, False))
+
+
+def _code(file: Callable[[str], bytes | None], lock: str, model: str) -> dict[str, str]:
+    """Return the hashes of the code that a number was made with (:mod:`bitsperdim.preflight.code_files`).
+
+    Empty where they are not there, or not those that ``dvc.lock`` names.
+    """
+    code: dict[str, str] = {}
+    for stage in ("train", "evaluate"):
+        path = f"data/code/{stage}/{model}.json"
+        content = file(path) or b""
+        if md5_of(lock, path) != hashlib.md5(content, usedforsecurity=False).hexdigest():
+            return {}
+        rooms = parse(content.decode("utf-8", "replace"))
+        rooms = rooms.get("rooms") if isinstance(rooms, Mapping) else None
+        if not isinstance(rooms, Mapping):
+            return {}
+        code |= {f"{room} of {stage}": str(digest) for room, digest in rooms.items()}
+    return code
 
 
 def of_recipe(root: Path, name: str) -> Source:

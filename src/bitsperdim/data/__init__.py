@@ -1,1 +1,1 @@
-"""Data: where images come from (``sources``), how they are split, quantized and binarized (``preparation``)."""
+"""How images are split, quantized and binarized, stored, read back, and measured by yardsticks."""
