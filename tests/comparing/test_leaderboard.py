@@ -246,7 +246,8 @@ def test_a_merge_with_numbers_of_its_own_is_a_row(laboratory: Laboratory, drawn:
     laboratory.git("merge", "--quiet", "--no-ff", "--no-commit", "side")
     laboratory.write("vae", drawn(2))
     merge = laboratory.commit("Merge and run")
-    assert [change.commit for change in history.changes(repository(laboratory.root))][-1] == merge
+    last = list(history.changes(repository(laboratory.root)))[-1]
+    assert (last.commit, last.blob) == (merge, laboratory.git("rev-parse", f"{merge}:results/vae/metrics.json"))
 
 
 def test_infinite_numbers_are_last_and_untied(laboratory: Laboratory, drawn: Drawn) -> None:
