@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from bitsperdim.compare import paired_difference, ways_of_dequantizing
+from bitsperdim.compare import influences, paired_difference, standard_error, ways_of_dequantizing
 from bitsperdim.data import preparation
 from bitsperdim.data.sources.base import RawImages
 from bitsperdim.errors import InputError
@@ -74,6 +74,8 @@ def test_no_more_images_are_read_than_asked_for(folder: Path) -> None:
         rows = np.arange(7) * len(whole.images[split]) // 7
         assert np.array_equal(some.images[split], whole.images[split][rows])
     assert np.array_equal(everything.noise["test"], whole.noise["test"])
+    assert np.array_equal(everything.same_as["test"], whole.same_as["test"])
+    assert np.array_equal(some.same_as["test"], whole.same_as["test"][np.arange(7) * len(whole.images["test"]) // 7])
     assert "train" not in everything.noise
     (folder / "broken" / "test").mkdir(parents=True)
     with pytest.raises(InputError, match="run the stage 'dequantize' first"):
@@ -86,7 +88,7 @@ def test_one_test_image_has_an_error_that_is_unknown(n_images: int, folder: Path
     images = dequantizing.some_images(folder, n_images)
     trained = dequantizing.train_all(TINY_FLOW, TRAIN, images, 0, CPU)
     estimates = dequantizing.evaluate_all(TINY_FLOW, trained, images, 0, CPU)
-    for row in dequantizing.rows(TINY_FLOW, trained, estimates, (1, 2, 2)):
+    for row in dequantizing.rows(TINY_FLOW, trained, estimates, (1, 2, 2), np.arange(n_images)):
         assert not any(isinstance(value, float) and np.isnan(value) for value in row.values()), row
         log_p = estimates[row["way"]].log_p
         expected = np.inf if n_images == 1 else -bits_per_dim(abs(float(log_p[0] - log_p[1])) / 2, (1, 2, 2))
@@ -100,6 +102,8 @@ def test_the_rows_are_those_of_the_models(folder: Path) -> None:
     assert [row["way"] for row in rows] == list(WAYS)
     assert (metrics["n_train"], metrics["n_test"], metrics["n_test_of_all"]) == (40, 18, 18)
     images = dequantizing.some_images(folder, 40)
+    same_as = images.same_as["test"]
+    assert metrics["n_test_distinct"] == len(np.unique(images.images["test"], axis=0)) < 18  # copies count once
     trained = dequantizing.train_all(TINY_FLOW, TRAIN, images, 0, CPU)
     estimates = {
         way: estimate(
@@ -118,7 +122,12 @@ def test_the_rows_are_those_of_the_models(folder: Path) -> None:
         assert (item.kind, item.n_samples, len(item.log_p)) == ("lower", 5, 18)
         assert row["bpd"] == pytest.approx(bits_per_dim(float(item.log_p.mean()), (1, 2, 2)))
         assert row["elbo_bpd"] >= row["bpd"]
-        pair = paired_difference(item.log_p.numpy(), estimates["uniform"].log_p.numpy())
+        pair = paired_difference(item.log_p.numpy(), estimates["uniform"].log_p.numpy(), same_as)
+        unit = -bits_per_dim(1.0, (1, 2, 2))
+        assert row["difference_bpd_standard_error"] == pytest.approx(unit * pair.standard_error)
+        assert row["bpd_standard_error"] == pytest.approx(
+            unit * standard_error(influences(item.log_p.numpy(), same_as))
+        )
         assert row["difference_bpd"] == pytest.approx(bits_per_dim(pair.nats, (1, 2, 2)))
         assert len(trained[way].curve) == 3
         objectives = {epoch["epoch"]: epoch["train_bpd"] for epoch in trained[way].curve}
