@@ -92,16 +92,20 @@ def test_dequantized_data_keep_the_entropy_as_a_bound(name: str) -> None:
 def test_a_density_of_whole_numbers_falls_without_end() -> None:
     """Each step lowers every log-scale by half the step size in the end, so a bound of b bits takes O(b) steps."""
     p = DISTRIBUTIONS["gaps"]
-    fits = collapse.fit_both(p, 2_000, 0.25, np.random.default_rng(0))
-    rows = fits.rows
+    rows = collapse.fit_both(p, 2_000, 0.25, np.random.default_rng(0)).rows
     bits = np.array([row["raw_bits"] for row in rows])
     assert (np.diff(bits) < 0).all()
     for lowest in (-10, -100, -300):
         assert bits[-1] < lowest
     per_step = (bits[-1] - bits[-2]) / (rows[-1]["step"] - rows[-2]["step"])
     assert per_step == pytest.approx(-nats_to_bits(0.25 / 2), rel=1e-6)
-    of_a_peak = math.log2(math.sqrt(2 * math.pi)) + math.log2(fits.smallest_scale)  # all components are as narrow
-    assert bits[-1] == pytest.approx(nats_to_bits(collapse.entropy(p)) + of_a_peak, rel=1e-9)
+
+
+def test_the_smallest_scale_is_that_of_the_density_that_collapses() -> None:
+    """Of one level the height of the one peak tells its width; what is fitted to x + u keeps the width of a cell."""
+    fits = collapse.fit_both(DISTRIBUTIONS["one"], 500, 0.25, np.random.default_rng(0))
+    assert fits.smallest_scale < 1e-20
+    assert fits.rows[-1]["raw_bits"] == pytest.approx(math.log2(math.sqrt(2 * math.pi) * fits.smallest_scale))
 
 
 def test_a_step_is_the_scaled_gradient() -> None:

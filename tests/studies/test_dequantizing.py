@@ -141,3 +141,10 @@ def test_the_rows_are_those_of_the_models(folder: Path) -> None:
     assert len({row["bpd"] for row in rows}) == 4
     _, again = dequantizing.compare_ways(TINY_FLOW, TRAIN, folder, 0, CPU)
     assert list(again) == list(rows)
+
+
+def test_some_of_the_test_images_are_not_called_all_of_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dequantizing, "WAYS", ("uniform",))
+    few = TINY_FLOW.model_copy(update={"n_images": 7})
+    metrics, _ = dequantizing.compare_ways(few, TRAIN, folder, 0, CPU)
+    assert (metrics["n_train"], metrics["n_test"], metrics["n_test_of_all"]) == (7, 7, 18)
