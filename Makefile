@@ -23,7 +23,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 
 repro: setup  ## run the pipeline (dvc repro) and say where the report is
 	@PYTHONPATH=src python -m bitsperdim.preflight params.yaml
-	@PYTHONPATH=src python -m bitsperdim.git --dvc
+	@PYTHONPATH=src python -m bitsperdim.core.git --dvc
 	@dvc repro
 	@echo "Report: $(CURDIR)/report/index.html"
 
@@ -52,7 +52,7 @@ benchmarks: setup  ## measure training, sampling, likelihoods and importance sam
 	@for name in throughput sampling training_pixelcnn_pp likelihoods importance_sampling; do PYTHONPATH=src python benchmarks/$$name.py; done
 
 gpu: setup  ## test what needs a GPU, and measure there
-	@python -m pytest -n 4 tests/test_gpu.py -rs
+	@python -m pytest -n 4 tests/runtime/test_gpu.py -rs
 	@PYTHONPATH=src python benchmarks/importance_sampling.py --gpu
 	@PYTHONPATH=src python benchmarks/throughput.py
 

@@ -31,11 +31,11 @@ import torch
 from measuring import heading, matrix_product_peak, seconds, table
 from torch import Tensor
 
-from bitsperdim.device import set_up_device
-from bitsperdim.estimation import Estimate, estimate
+from bitsperdim.evaluation.estimate import Estimate, estimate
 from bitsperdim.models import build
 from bitsperdim.models.vae import VAE
-from bitsperdim.stage import peak_memory
+from bitsperdim.runtime.device import set_up_device
+from bitsperdim.runtime.stage import peak_memory
 
 SIZES = {"latent_size": 50, "hidden_sizes": [200, 200], "deeper": []}
 N_TURNS, N_SAMPLES, N_IMAGES = 20, 5_000, 40

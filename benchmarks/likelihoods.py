@@ -14,9 +14,9 @@ import sys
 import torch
 from measuring import heading, seconds, table
 
-from bitsperdim.estimation import estimate
+from bitsperdim.evaluation.estimate import estimate
 from bitsperdim.models import build
-from bitsperdim.stage import peak_memory
+from bitsperdim.runtime.stage import peak_memory
 
 N_IMAGES, BATCH = 10_000, 100
 SOFTMAX = {"likelihood": "categorical", "n_mixtures": 1}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from bitsperdim.models.causal import CausalConv2d, CausalUpsampling
+from bitsperdim.models.parts.causal import CausalConv2d, CausalUpsampling
 from bitsperdim.models.pixelcnn_pp import PixelCNNpp
 
 

@@ -12,7 +12,7 @@ import torch
 from measuring import coloured_digits, heading, operations, seconds, table
 
 from bitsperdim.models import AutoregressiveModel, build
-from bitsperdim.sampling import ancestral_sample, outputs_at
+from bitsperdim.models.autoregressive import ancestral_sample, outputs_at
 
 N_IMAGES, SHAPE, N_NAIVE = 16, (3, 32, 32), 3
 COUPLED = {"likelihood": "coupled_logistic", "n_mixtures": 10}

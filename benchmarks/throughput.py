@@ -1,10 +1,10 @@
 """How fast the real trainer and the real evaluator are, and what share of the machine they use, on CPU or GPU.
 
-Training is ``bitsperdim.training.train`` on one epoch of a few steps, each of which is timed (the data do not matter);
-evaluation is ``bitsperdim.estimation.estimate``. FLOPs are counted by torch in one more step, forward and backward, or
-one more evaluation; they are those of matrix products and convolutions, without what is only looked up or added. The
-peak is that of square matrix products of the same type of number in the same process, one between any two steps, so
-that what else the machine does hits both. Medians; the first step warms up and does not count.
+Training is ``bitsperdim.training.trainer.train`` on one epoch of a few steps, each of which is timed (the data do not
+matter); evaluation is ``bitsperdim.evaluation.estimate.estimate``. FLOPs are counted by torch in one more step, forward
+and backward, or one more evaluation; they are those of matrix products and convolutions, without what is only looked up
+or added. The peak is that of square matrix products of the same type of number in the same process, one between any two
+steps, so that what else the machine does hits both. Medians; the first step warms up and does not count.
 
 Each row is a process of its own, and its memory the most that it had: on a CPU resident memory above that after the
 imports, on a GPU what torch had allocated during a step.
@@ -27,14 +27,15 @@ import torch
 from importance_sampling import N_SAMPLES, SIZES, model_and_images
 from measuring import coloured_digits, heading, matrix_product_peak, operations, seconds, table, wait_for
 
-from bitsperdim import training
-from bitsperdim.data.preparation import Description, PreparedImages
-from bitsperdim.device import set_up_device
-from bitsperdim.estimation import estimate
-from bitsperdim.families import TrainSection
+from bitsperdim.config.families.base import TrainSection
+from bitsperdim.config.loading import load_yaml
+from bitsperdim.config.params import model_section
+from bitsperdim.data.prepared import Description, PreparedImages
+from bitsperdim.evaluation.estimate import estimate
 from bitsperdim.models import ImageModel, build
-from bitsperdim.params import load_yaml, model_section
-from bitsperdim.stage import peak_memory
+from bitsperdim.runtime.device import set_up_device
+from bitsperdim.runtime.stage import peak_memory
+from bitsperdim.training import trainer
 
 PIXELCNN_PP = {
     "family": "pixelcnn_pp",
@@ -109,8 +110,8 @@ def measure_training(name: str, content: dict[str, Any], changes: dict[str, Any]
     params: Any = load_yaml(Path(__file__).parents[1] / "params.yaml")
     settings = TrainSection.model_validate({**params["train"], "epochs": 1, "validation_samples": 1, **changes})
     section = model_section("model", content)
-    meter = Meter(device, training.DTYPES[settings.precision])
-    take_step = training._Trainer.take_step
+    meter = Meter(device, trainer.DTYPES[settings.precision])
+    take_step = trainer._Trainer.take_step
     flops: list[int] = []
 
     def metered(self: Any, *batch: Any) -> Any:  # noqa: ANN401
@@ -120,9 +121,9 @@ def measure_training(name: str, content: dict[str, Any], changes: dict[str, Any]
         flops.append(operations(lambda: results.append(take_step(self, *batch))))
         return results[0]
 
-    training._Trainer.take_step = metered  # type: ignore[method-assign]
+    trainer._Trainer.take_step = metered  # type: ignore[method-assign]
     n_levels = 2 if content["likelihood"] == "bernoulli" else 256
-    training.train("model", section, settings, prepared(images, n_levels, settings.batch_size), seed=0, device=device)
+    trainer.train("model", section, settings, prepared(images, n_levels, settings.batch_size), seed=0, device=device)
     return meter.row(name, settings.batch_size, "images", flops[0])
 
 

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from bitsperdim import labels, stage
-from bitsperdim.data import preparation
-from bitsperdim.device import described, set_up_device
-from bitsperdim.errors import InputError
-from bitsperdim.params import Params
+from bitsperdim.config.params import Params
+from bitsperdim.core import labels
+from bitsperdim.core.errors import InputError
+from bitsperdim.data.prepared import load_prepared
+from bitsperdim.runtime import stage
+from bitsperdim.runtime.device import described, set_up_device
 from bitsperdim.studies import density_and_mass
 from bitsperdim.studies.density_and_mass import dequantizing
 
@@ -32,7 +33,7 @@ def main(params: Params, dequantized: str, results: str) -> dict[str, str]:
         f"a density of raw levels {fits['raw_bits']:.2f} (no likelihood), of dequantized ones "
         f"{fits['dequantized_bits']:.4f} bits; a message took {code['message_bits']:.4f} bits per symbol"
     )
-    protocol, k = preparation.load(Path(dequantized), ()).description.protocol, metrics["dequantizing"]["n_samples"]
+    protocol, k = load_prepared(Path(dequantized), ()).description.protocol, metrics["dequantizing"]["n_samples"]
     for row in tables["dequantizing"]:
         bound = {"kind": "lower", "protocol": protocol, "n_samples": k, **row}
         number = labels.number(bound, why := labels.reasons(bound))

@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
-from bitsperdim import stage
-from bitsperdim.data import preparation, repeated
-from bitsperdim.data.sources import SOURCES
+from bitsperdim.config.params import Params
+from bitsperdim.core import labels
+from bitsperdim.core.files import StoredArray, write_json
+from bitsperdim.data import preparation
+from bitsperdim.data.pictures import evenly_spaced, write_grid
 from bitsperdim.data.yardsticks import yardsticks
-from bitsperdim.files import StoredArray, write_json
-from bitsperdim.params import Params, raw_levels
-from bitsperdim.pictures import evenly_spaced, write_grid
+from bitsperdim.preflight.agreement import raw_levels
+from bitsperdim.runtime import stage
+from bitsperdim.sources import SOURCES
 
 N_PICTURES = 64
 
@@ -25,7 +27,7 @@ def main(params: Params, raw: str, dequantized: str, results: str) -> None:
     metrics |= {"protocol": description.protocol, "test_sha256": description.test_sha256}
     write_json(Path(results) / "metrics.json", metrics)
     write_grid(Path(results) / "pictures" / "test_images.png", evenly_spaced(test, N_PICTURES), description.n_levels)
-    for sentence in repeated.in_words(description.n_same, description.n_images):
+    for sentence in labels.same_in_words(description.n_same, description.n_images):
         print(f"dequantize: {sentence}")
 
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from bitsperdim import stage
-from bitsperdim.data.sources import SOURCES
-from bitsperdim.params import Params
+from bitsperdim.config.params import Params
+from bitsperdim.runtime import stage
+from bitsperdim.sources import SOURCES
 
 
 def main(params: Params, raw: str) -> None:

@@ -2,44 +2,49 @@
 
 from pathlib import Path
 
-from bitsperdim import evaluation, finished, labels, latent, models, stage
-from bitsperdim.data import preparation
-from bitsperdim.device import described, set_up_device
-from bitsperdim.distributed import is_first, joined
-from bitsperdim.errors import InputError
-from bitsperdim.files import remove_leftovers, write_csv, write_json
-from bitsperdim.params import Params
+from bitsperdim import models
+from bitsperdim.config.params import Params
+from bitsperdim.core import labels
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.files import remove_leftovers, write_csv, write_json
+from bitsperdim.data.prepared import load_prepared
+from bitsperdim.evaluation import latent_code, pictures, scoring, summary
+from bitsperdim.runtime import finished, stage
+from bitsperdim.runtime.device import described, set_up_device
+from bitsperdim.runtime.distributed import is_first, joined
 
 
 def main(params: Params, name: str, folder: str, dequantized: str, results: str) -> dict[str, str]:
     """Read ``folder``/<seed> and the test images; write metrics, per-image values, bounds and pictures."""
     section, out, device = params.evaluate, Path(results), set_up_device()
-    prepared = preparation.load(Path(dequantized), ("test",))
+    prepared = load_prepared(Path(dequantized), ("test",))
     folders = {seed: Path(folder) / str(seed) for seed in params.seeds}
-    trained = {seed: models.load(path, params.section(name).family) for seed, path in folders.items()}
-    places = {seed: evaluation.checkpoint_of(path, prepared, section, seed, device) for seed, path in folders.items()}
+    family = params.section(name).family
+    trained = {seed: models.load(path, family) for seed, path in folders.items()}
+    decides = (family, prepared, section)
+    places = {seed: scoring.checkpoint_of(path, *decides, seed, device) for seed, path in folders.items()}
     finished.clear(keep={place.folder for place in places.values()})
     first, first_place = trained[params.seeds[0]], places[params.seeds[0]]
     try:
         with joined(device):
             writes, estimates = is_first(), {}
             for seed, model in trained.items():
-                estimates[seed] = evaluation.evaluate_seed(
+                estimates[seed] = scoring.evaluate_seed(
                     *(model, prepared, section, seed, device),
                     title=f"evaluate {name} seed {seed}",
                     checkpoint=places[seed],
                 )
-            code = latent.of_the_code(first, prepared, estimates[params.seeds[0]], section, device, first_place)
+            code = latent_code.of_the_code(first, prepared, estimates[params.seeds[0]], section, device, first_place)
         if not writes:
             return described(device)
         remove_leftovers(out)
     except FloatingPointError as error:
         raise InputError(f"Evaluating {name} stopped: {error}; train it again.") from error
     copies = {"same_as": prepared.same_as["test"], "in_train": prepared.in_train["test"]}
-    result = evaluation.summarise(estimates, first, prepared.description, section.proposal, **copies)
-    evaluation.draw_pictures(out / "pictures", first, prepared, section, device)
-    write_csv(out / "per_image.csv", evaluation.PER_IMAGE_COLUMNS, result.per_image)
-    write_csv(out / "bound_against_k.csv", evaluation.BOUND_COLUMNS, result.bound)
+    result = summary.summarise(estimates, first, prepared.description, section.proposal, **copies)
+    pictures.draw_pictures(out / "pictures", first, prepared, section, device)
+    write_csv(out / "per_image.csv", summary.PER_IMAGE_COLUMNS, result.per_image)
+    write_csv(out / "bound_against_k.csv", summary.BOUND_COLUMNS, result.bound)
     write_json(out / "metrics.json", result.metrics | code)
     for place in places.values():
         place.finish()

@@ -2,15 +2,17 @@
 
 from pathlib import Path
 
-from bitsperdim import stage
-from bitsperdim.last_commit import with_origin
-from bitsperdim.params import Params
-from bitsperdim.preflight import preflight
+from bitsperdim.config.params import Params
+from bitsperdim.preflight.code_files import write_code_files
+from bitsperdim.preflight.last_commit import with_origin
+from bitsperdim.preflight.preflight import preflight
+from bitsperdim.runtime import stage
 
 
-def main(params: Params, results: str, marker: str) -> None:
-    """Write ``models.json`` into ``results`` and the marker that ``download`` waits for."""
+def main(params: Params, results: str, marker: str, code: str) -> None:
+    """Write ``models.json`` into ``results``, the marker that ``download`` waits for, and the folder ``code``."""
     preflight(params, Path(results), Path(marker))
+    write_code_files(params, Path(__file__).parent, Path(code))
 
 
-stage.run("preflight", main, "results", "marker", explain=with_origin)
+stage.run("preflight", main, "results", "marker", "code", explain=with_origin)

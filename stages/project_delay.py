@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from bitsperdim import stage
-from bitsperdim.params import Params
+from bitsperdim.config.params import Params
+from bitsperdim.runtime import stage
 from bitsperdim.studies import project_delay
 
 

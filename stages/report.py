@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from bitsperdim import finished, rounding, stage
-from bitsperdim.params import Params
+from bitsperdim.comparing import rounding
+from bitsperdim.config.params import Params
 from bitsperdim.report import write_report
+from bitsperdim.runtime import finished, stage
 
 
 def main(params: Params, results: str, folder: str) -> None:

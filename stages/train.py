@@ -4,19 +4,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bitsperdim import distributed, finished, labels, models, stage
-from bitsperdim.data import preparation
-from bitsperdim.device import described, peak_memory, set_up_device
-from bitsperdim.files import write_csv
-from bitsperdim.params import Params
-from bitsperdim.training import CURVE_COLUMNS, checkpoint_of, train
-from bitsperdim.units import bits_per_dim
+from bitsperdim import models
+from bitsperdim.config.params import Params
+from bitsperdim.core import labels
+from bitsperdim.core.files import write_csv
+from bitsperdim.core.units import bits_per_dim
+from bitsperdim.data.prepared import load_prepared
+from bitsperdim.runtime import distributed, finished, stage
+from bitsperdim.runtime.device import described, peak_memory, set_up_device
+from bitsperdim.training.trainer import CURVE_COLUMNS, checkpoint_of, train
 
 
 def main(params: Params, name: str, dequantized: str, folder: str, curve: str) -> dict[str, Any]:
     """Read the folder ``dequantized``; write ``folder``/<seed> and the training curve of all seeds."""
     section, device, started = params.section(name), set_up_device(), time.monotonic()
-    prepared = preparation.load(Path(dequantized), ("train", "validation"))
+    prepared = load_prepared(Path(dequantized), ("train", "validation"))
     decides = (section, params.train, prepared, params.dataset.seed, device)
     checkpoints = {seed: checkpoint_of(*decides, seed) for seed in params.seeds}
     finished.clear(keep={checkpoint.folder for checkpoint in checkpoints.values()})

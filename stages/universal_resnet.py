@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 
-from bitsperdim import stage
-from bitsperdim.device import described, set_up_device
-from bitsperdim.errors import InputError
-from bitsperdim.params import Params
-from oneneuron import study
+from bitsperdim.config.params import Params
+from bitsperdim.core.errors import InputError
+from bitsperdim.runtime import stage
+from bitsperdim.runtime.device import described, set_up_device
+from bitsperdim.studies.universal_resnet import study
 
 
 def main(params: Params, results: str) -> dict[str, str]:

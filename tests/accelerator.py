@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 
-from bitsperdim import randomness
+from bitsperdim.core import randomness
 from bitsperdim.likelihoods import normal
 
 NAME = "standin"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import laws
-from bitsperdim.estimation import annealed, hmc
+from bitsperdim.evaluation import annealed, hmc
 from bitsperdim.likelihoods import DiagonalNormal, Likelihood
 from bitsperdim.models import LatentModel
 from cases import small_model

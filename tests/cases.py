@@ -10,10 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from bitsperdim.config.params import (
+    DensityAndMassSection,
+    DequantizingSection,
+    ProjectDelaySection,
+    UniversalResnetSection,
+)
 from bitsperdim.models import ImageModel, build
-from bitsperdim.params import DensityAndMassSection, DequantizingSection, ProjectDelaySection, UniversalResnetSection
 from bitsperdim.studies import density_and_mass, project_delay
-from oneneuron import study as oneneuron_study
+from bitsperdim.studies.universal_resnet import study as oneneuron_study
 
 NOISE = {"n_couplings": 2, "n_filters": 4, "n_blocks": 1}
 UNIFORM = {"logit_margin": 0.0, "dequantization": "uniform", "variational": NOISE}

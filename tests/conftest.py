@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import other_processor
-from bitsperdim import git
+from bitsperdim.core import git
 from stage_runs import Laboratory
 
 if "PYTEST_XDIST_WORKER" in os.environ:

@@ -10,7 +10,8 @@ import runpy
 import sys
 import traceback
 
-from bitsperdim import evaluation, latent, training  # noqa: F401 - this is what takes the time
+from bitsperdim.evaluation import latent_code, scoring  # noqa: F401
+from bitsperdim.training import trainer  # noqa: F401
 
 
 def start(script: str, arguments: list[str], output: str) -> int:

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from bitsperdim.comparing.cache import Cache
 from bitsperdim.comparing.comparison import Comparison, compare
 from bitsperdim.comparing.source import find
-from bitsperdim.units import bits_per_dim, nats_to_bits_per_dim
+from bitsperdim.core.units import bits_per_dim, nats_to_bits_per_dim
 
 SHAPE = (1, 2, 2)
 PROTOCOL = "tiny/none/2x2x1/L256/test{n}/given-none"

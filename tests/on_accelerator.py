@@ -25,14 +25,17 @@ import training_cases
 import two_processes
 import workspace
 from accelerator import CPU, DEVICE, launches, plugged_in, waits
-from bitsperdim import causality, device, evaluation, latent, randomness, training
-from bitsperdim.checkpoints import Checkpoint
-from bitsperdim.estimation import annealed as chains
-from bitsperdim.models import LatentModel
+from bitsperdim.core import randomness
+from bitsperdim.evaluation import annealed as chains
+from bitsperdim.evaluation import latent_code, pictures, scoring
+from bitsperdim.models import LatentModel, look_ahead
+from bitsperdim.runtime import device
+from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.studies.density_and_mass import dequantizing
+from bitsperdim.studies.universal_resnet import approximation, ball, essay
+from bitsperdim.studies.universal_resnet import study as oneneuron_study
+from bitsperdim.training import trainer
 from cases import SMALL, TINY_FLOW, TINY_RESNET, small_model
-from oneneuron import approximation, ball, essay
-from oneneuron import study as oneneuron_study
 
 Outcome = dict[str, Any]
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -66,7 +69,7 @@ def counted(work: Callable[[torch.device], Any]) -> tuple[Any, int]:
     return on(DEVICE, work), sum(waits.values())
 
 
-def trained(case: Callable[[], training.Trained], place: torch.device) -> Outcome:
+def trained(case: Callable[[], trainer.Trained], place: torch.device) -> Outcome:
     """A training of two_processes.py."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training_cases, "CPU", place)
@@ -99,7 +102,7 @@ def of_training() -> Outcome:
     return outcome
 
 
-def cases() -> dict[str, Callable[[], training.Trained]]:
+def cases() -> dict[str, Callable[[], trainer.Trained]]:
     """Trainings by name."""
     return {**two_processes.CASES, "gaussian": lambda: training_cases.run("gaussian")}
 
@@ -119,7 +122,7 @@ def one(name: str, n_images: int, place: torch.device) -> Outcome:
 def generator_of_the_host(patch: pytest.MonkeyPatch) -> None:
     """Draw on the CPU for the device."""
     stream = randomness.stream
-    patch.setattr(training, "stream", lambda *seeds, **_: stream(*seeds))
+    patch.setattr(trainer, "stream", lambda *seeds, **_: stream(*seeds))
 
 
 def noise_of_the_host(patch: pytest.MonkeyPatch) -> None:
@@ -130,19 +133,19 @@ def noise_of_the_host(patch: pytest.MonkeyPatch) -> None:
 
 def images_of_the_host(patch: pytest.MonkeyPatch) -> None:
     """Leave images on the CPU."""
-    patch.setattr(training.Presentation, "batch", lambda self, index, _: (self.images.cpu()[index.cpu()], None, None))
+    patch.setattr(trainer.Presentation, "batch", lambda self, index, _: (self.images.cpu()[index.cpu()], None, None))
 
 
 def a_number_in_each_step(patch: pytest.MonkeyPatch) -> None:
     """Look at the loss of each step."""
-    take_step = training._Trainer.take_step
+    take_step = trainer._Trainer.take_step
 
     def looking(self: Any, *batch: Any) -> Tensor:
         loss = take_step(self, *batch)
         assert float(loss) > 0
         return loss
 
-    patch.setattr(training._Trainer, "take_step", looking)
+    patch.setattr(trainer._Trainer, "take_step", looking)
 
 
 MISTAKES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
@@ -167,7 +170,7 @@ def mistaken(name: str) -> str:
 def evaluated(name: str, chunk_size: int, place: torch.device) -> Any:
     """The rows of an estimate of three blocks."""
     section = sharded.SECTION.model_copy(update={"chunk_size": chunk_size})
-    return evaluation.evaluate_seed(small_model(name).float(), sharded.prepared(name), section, 0, place)
+    return scoring.evaluate_seed(small_model(name).float(), sharded.prepared(name), section, 0, place)
 
 
 def annealed(name: str, n_steps: int, n_leapfrog: int, place: torch.device) -> Outcome:
@@ -175,12 +178,12 @@ def annealed(name: str, n_steps: int, n_leapfrog: int, place: torch.device) -> O
     model = small_model(name).float().to(place)
     assert isinstance(model, LatentModel)
     data, lengths = sharded.prepared(name), {"n_steps": n_steps, "n_leapfrog": n_leapfrog}
-    estimated = evaluation.evaluate_seed(model, data, sharded.SECTION, 0, place)
+    estimated = scoring.evaluate_seed(model, data, sharded.SECTION, 0, place)
     section = sharded.SECTION.model_copy(update={"annealed": CHAINS.model_copy(update=lengths)})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chains, "PILOT_TRANSITIONS", 4)
         patch.setattr(chains, "PILOT_WARM_UP", 2)
-        return latent.of_the_code(model, data, estimated, section, place)
+        return latent_code.of_the_code(model, data, estimated, section, place)
 
 
 def launched(name: str, n_samples: int) -> int:
@@ -201,7 +204,7 @@ def drawn(name: str, place: torch.device) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "pictures").mkdir()
         arguments = (small_model(name).float(), sharded.prepared(name), section, place)
-        evaluation.draw_pictures(Path(folder) / "pictures", *arguments)
+        pictures.draw_pictures(Path(folder) / "pictures", *arguments)
         return workspace.written(Path(folder), "pictures")
 
 
@@ -285,7 +288,7 @@ GROUPS = {"training": of_training, "evaluation": of_evaluation, "stages": of_sta
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    causality.N_CUTS = 2  # the check of each model, which launches thousands of operations, is the same with two
+    look_ahead.N_CUTS = 2  # the check of each model, which launches thousands of operations, is the same with two
     said = os.dup(1)
     os.dup2(2, 1)  # what stages say
     content = json.dumps(GROUPS[sys.argv[1]]())

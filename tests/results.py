@@ -11,9 +11,9 @@ from typing import Any
 
 from PIL import Image
 
-from bitsperdim.families import FamilySection
-from bitsperdim.files import write_csv, write_json
-from bitsperdim.params import Params, read_params
+from bitsperdim.config.families.base import FamilySection
+from bitsperdim.config.params import Params, read_params
+from bitsperdim.core.files import write_csv, write_json
 from bitsperdim.report import write_report
 from cases import write_studies
 

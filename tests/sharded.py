@@ -16,20 +16,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitsperdim import blocks, evaluation, latent
-from bitsperdim.blocks import in_blocks
-from bitsperdim.checkpoints import Checkpoint
-from bitsperdim.data.preparation import Description, PreparedImages
-from bitsperdim.distributed import is_first, joined, rank, world_size
-from bitsperdim.estimation import Estimate
+from bitsperdim.config.params import EvaluateSection
+from bitsperdim.core.randomness import stream
+from bitsperdim.data.prepared import Description, PreparedImages
+from bitsperdim.evaluation import latent_code, scoring
+from bitsperdim.evaluation.estimate import Estimate
 from bitsperdim.models import LatentModel
-from bitsperdim.params import EvaluateSection
-from bitsperdim.randomness import stream
+from bitsperdim.runtime import shards
+from bitsperdim.runtime.checkpoints import Checkpoint
+from bitsperdim.runtime.distributed import is_first, joined, rank, world_size
+from bitsperdim.runtime.shards import in_blocks
 from cases import SMALL, small_model
 
 CPU = torch.device("cpu")
 CASES = ("vae-categorical", "pixelcnn-three-levels", "flow-maf")
-N_IMAGES = 10  # of three blocks, the last of them smaller
+N_IMAGES = 10  # of three shards, the last of them smaller
 STOPS_AT = 4  # so many are done when a run is interrupted
 SECTION = EvaluateSection(
     n_samples=12,
@@ -54,15 +55,15 @@ def prepared(name: str) -> PreparedImages:
 
 def evaluated(name: str, seed: int) -> Estimate:
     """One model under one seed, by as many processes as there are."""
-    return evaluation.evaluate_seed(small_model(name, seed).float(), prepared(name), SECTION, seed, CPU)
+    return scoring.evaluate_seed(small_model(name, seed).float(), prepared(name), SECTION, seed, CPU)
 
 
 def annealed(estimated: Estimate) -> dict:
     """Three blocks of chains, both of test images and of drawn ones."""
     model = small_model(CASES[0]).float()
     assert isinstance(model, LatentModel)
-    with mock.patch.object(latent, "CHAINS_AT_ONCE", 12):
-        return latent.annealing(model, prepared(CASES[0]), estimated, SECTION.annealed, 0, CPU)
+    with mock.patch.object(latent_code, "CHAINS_AT_ONCE", 12):
+        return latent_code.annealing(model, prepared(CASES[0]), estimated, SECTION.annealed, 0, CPU)
 
 
 def same(one: Estimate, other: Estimate) -> bool:
@@ -127,13 +128,13 @@ def fails(process: int | None, error: Exception) -> str:
 def mistake(name: str) -> Iterator[None]:
     """Make one mistake in all processes."""
     one_generator = stream("evaluation", 0, 0)
-    share = blocks.share
+    share = shards.share
     twins = {
-        "an image twice": (blocks, "share", lambda waiting: share(waiting[:1]) or waiting[:1] + share(waiting)),
-        "a block dropped": (blocks, "share", lambda waiting: share(waiting[1:])),
-        "every block by everyone": (blocks, "share", lambda waiting: waiting),
-        "wrong order": (blocks, "in_place", lambda rows, _: rows.flip(0)[:, 1:]),
-        "a generator of each process": (evaluation, "stream", lambda *_, **__: one_generator),
+        "an image twice": (shards, "share", lambda waiting: share(waiting[:1]) or waiting[:1] + share(waiting)),
+        "a block dropped": (shards, "share", lambda waiting: share(waiting[1:])),
+        "every block by everyone": (shards, "share", lambda waiting: waiting),
+        "wrong order": (shards, "in_place", lambda rows, _: rows.flip(0)[:, 1:]),
+        "a generator of each process": (scoring, "stream", lambda *_, **__: one_generator),
     }
     with mock.patch.object(*twins[name]):
         yield

@@ -10,10 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
-from bitsperdim import distributed, training
+from bitsperdim.runtime import distributed
+from bitsperdim.training import trainer
 
 step, rank, names, *arguments = sys.argv[1:]
-take_step = training._Trainer.take_step
+take_step = trainer._Trainer.take_step
 
 
 def signalled(self: Any, *batch: Any) -> Tensor:
@@ -24,7 +25,7 @@ def signalled(self: Any, *batch: Any) -> Tensor:
     return loss
 
 
-training._Trainer.take_step = signalled  # type: ignore[method-assign]
+trainer._Trainer.take_step = signalled  # type: ignore[method-assign]
 signal.signal(signal.SIGINT, signal.default_int_handler)  # heard, also where the tests were started in the background
 sys.argv = arguments
 runpy.run_path(arguments[0], run_name="__main__")

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 
 from bitsperdim import models
+from bitsperdim.config.params import read_params
+from bitsperdim.core.files import write_csv
 from bitsperdim.data import preparation
-from bitsperdim.data.sources.base import RawImages
-from bitsperdim.files import write_csv
-from bitsperdim.params import read_params
-from bitsperdim.training import CURVE_COLUMNS, train
+from bitsperdim.data.prepared import load_prepared
+from bitsperdim.sources.base import RawImages
+from bitsperdim.training.trainer import CURVE_COLUMNS, train
 
 
 class Laboratory:
@@ -57,7 +58,7 @@ class Laboratory:
 
     def in_one_process(self, model: str) -> tuple[list[float], bytes]:
         """The curve, and the file of the weights, of the same training in this process."""
-        params, images = read_params(self.folder / "params.yaml"), preparation.load(self.folder / "images")
+        params, images = read_params(self.folder / "params.yaml"), load_prepared(self.folder / "images")
         section = params.section(model)
         trained = train(model, section, params.train, images, seed=0, device=torch.device("cpu"))
         other = self.folder / "other"

@@ -22,11 +22,13 @@ import pytest
 from ruamel.yaml import YAML
 
 import fuzzing
-from bitsperdim.data.sources import SOURCES
-from bitsperdim.errors import SHOWN, InputError, shown
-from bitsperdim.families import Images
+from bitsperdim.config.families.base import Images
+from bitsperdim.config.loading import MAX_ENTRIES, load_yaml
+from bitsperdim.config.params import Params
+from bitsperdim.core.errors import SHOWN, InputError, shown
 from bitsperdim.models import build
-from bitsperdim.params import MAX_ENTRIES, Params, load_yaml, model_levels, read_params, validate
+from bitsperdim.preflight.agreement import model_levels, read_validated, validated
+from bitsperdim.sources import SOURCES
 
 N_FILES, SEED = 500, 0
 LONGEST = 340  # characters of a sentence
@@ -96,7 +98,7 @@ def test_any_file_validates_or_is_refused_in_a_sentence(
 ) -> None:
     """The whole script of ``preflight``, in a workspace that holds the results of an earlier run."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["preflight.py", "results", "data/preflight.txt"])
+    monkeypatch.setattr(sys, "argv", ["preflight.py", "results", "data/preflight.txt", "data/code"])
     script = str(repository / "stages" / "preflight.py")
     fill(tmp_path)
     before, built, outcomes = hashes(tmp_path), set[str](), Counter[str]()
@@ -115,7 +117,7 @@ def test_any_file_validates_or_is_refused_in_a_sentence(
             raise AssertionError(f"file {number}: {file[:2_000]!r}") from error
         outcomes["validates"] += 1
         assert not (tmp_path / "results" / "old").exists()
-        use(read_params(tmp_path / "params.yaml"), built)
+        use(read_validated(tmp_path / "params.yaml"), built)
         shutil.rmtree(tmp_path / "logs")
         fill(tmp_path)
     assert outcomes["validates"] > 60
@@ -131,7 +133,7 @@ def test_every_value_in_every_place_is_taken_or_refused_by_its_key(content: dict
         for value in loaded:
             changed = fuzzing.put(copy.deepcopy(content), path, value)
             try:
-                use(validate(changed), set())
+                use(validated(changed), set())
             except InputError as error:
                 refused.append((".".join(map(str, path)), str(error)))
     assert not [sentence for key, sentence in refused if key not in sentence or not is_one_sentence(sentence)]
@@ -152,7 +154,7 @@ def test_a_few_lines_that_stand_for_billions_are_refused_at_once(content: dict[s
         (tmp_path / "params.yaml").write_bytes(file)
         started = time.monotonic()
         with pytest.raises(InputError) as caught:
-            read_params(tmp_path / "params.yaml")
+            read_validated(tmp_path / "params.yaml")
         assert sentence in str(caught.value)
         assert time.monotonic() - started < 20, sentence  # seconds in truth; hours without a bound
 
@@ -164,10 +166,10 @@ def test_merge_keys_work_as_long_as_they_are_few(tmp_path: Path) -> None:
 
 def test_no_more_models_or_seeds_than_are_compared_in_a_moment(content: dict[str, Any]) -> None:
     content["seeds"] = list(range(MAX_ENTRIES))
-    assert len(validate(content).seeds) == MAX_ENTRIES
+    assert len(validated(content).seeds) == MAX_ENTRIES
     content["seeds"].append(MAX_ENTRIES)
     with pytest.raises(InputError, match=r"seeds = .* is not allowed; it must be a list of at most 1000 entries"):
-        validate(content)
+        validated(content)
 
 
 def test_a_value_is_shown_in_a_few_printable_characters() -> None:

@@ -18,9 +18,11 @@ from torch import Tensor
 
 import coupled
 import laws
-from bitsperdim import dequantization, estimation, evaluation, training, units
+from bitsperdim.core import units
 from bitsperdim.data import preparation, yardsticks
-from bitsperdim.estimation import log_weights as statistics
+from bitsperdim.estimators import log_weights as statistics
+from bitsperdim.evaluation import estimate as evaluator
+from bitsperdim.evaluation import summary
 from bitsperdim.likelihoods import (
     Bernoulli,
     Categorical,
@@ -29,9 +31,11 @@ from bitsperdim.likelihoods import (
     DiscretizedLogistic,
     DiscretizedNormal,
 )
-from bitsperdim.models import LatentModel, base
-from bitsperdim.models.causal import CausalConv2d
+from bitsperdim.models import LatentModel, base, density, latent
 from bitsperdim.models.gaussian import Gaussian
+from bitsperdim.models.parts import dequantization
+from bitsperdim.models.parts.causal import CausalConv2d
+from bitsperdim.training import trainer
 from cases import SMALL, small_model
 from mutants import Mutant, must_die
 
@@ -125,7 +129,7 @@ def errors_are_those_of_the_weights() -> None:
 def every_image_is_scored() -> None:
     model = small_model("histogram-grey")
     images = laws.all_images(model.image_shape, model.n_levels)
-    result = estimation.estimate(model, images, 1, chunk_size=1, batch_size=50)  # 729 is no multiple of 50
+    result = evaluator.estimate(model, images, 1, chunk_size=1, batch_size=50)  # 729 is no multiple of 50
     assert result.log_p.shape == (729,)
     assert result.log_p.exp().sum().item() == pytest.approx(1)
 
@@ -134,7 +138,7 @@ def nan_is_refused() -> None:
     model = small_model("vae-categorical")
     model.centre[0] = torch.nan
     with pytest.raises(FloatingPointError):
-        estimation.estimate(model, torch.zeros(3, 1, 2, 2, dtype=torch.uint8), 1, chunk_size=1, batch_size=2)
+        evaluator.estimate(model, torch.zeros(3, 1, 2, 2, dtype=torch.uint8), 1, chunk_size=1, batch_size=2)
 
 
 def the_top_cell_is_below_one() -> None:
@@ -145,7 +149,7 @@ def the_top_cell_is_below_one() -> None:
 
 def the_number_is_the_mean_of_the_images() -> None:
     log_p = torch.tensor([-3.0, -9.0, -4.0, -8.0], dtype=torch.float64)
-    assert evaluation.mean_error(log_p) == pytest.approx(np.std(log_p.numpy(), ddof=1) / 2)
+    assert summary.mean_error(log_p) == pytest.approx(np.std(log_p.numpy(), ddof=1) / 2)
 
 
 def validation_comes_from_training() -> None:
@@ -169,7 +173,7 @@ def binarization_has_its_probability() -> None:
 
 def every_image_is_trained_on() -> None:
     x = torch.arange(50, dtype=torch.uint8).reshape(50, 1, 1, 1)
-    presentation = training.Presentation(x, None, 256, dynamic=False)
+    presentation = trainer.Presentation(x, None, 256, dynamic=False)
     rows = presentation.batches(presentation.order(generator()), 16)
     assert sorted(torch.cat(rows).tolist()) == list(range(50))
 
@@ -196,7 +200,7 @@ def without_levels(self: Any, x: Tensor, n_samples: int = 1, **rest: Any) -> Ten
     return DENSITY_LOG_WEIGHTS(self, x, n_samples, **rest) + self.n_dims * math.log(self.n_levels)
 
 
-DENSITY_LOG_WEIGHTS = base.DensityModel.unchecked_log_weights
+DENSITY_LOG_WEIGHTS = density.DensityModel.unchecked_log_weights
 
 
 def weights_masked_by(change: Callable[[Tensor], Tensor]) -> Callable[[Any], Tensor]:
@@ -229,7 +233,7 @@ def dropped_tail(model: Any, images: Tensor, *args: Any, **kwargs: Any) -> Any:
     return ESTIMATE(model, images[:whole], *args, **kwargs)
 
 
-ESTIMATE = estimation.estimate
+ESTIMATE = evaluator.estimate
 
 
 def rounding_dequantize(x: Tensor, u: Tensor, n_levels: int) -> Tensor:
@@ -274,9 +278,9 @@ def mean_with_nan_removed(log_w: Tensor, first_image: int) -> None:
 
 MUTANTS = {
     "proposal added instead of subtracted": Mutant(
-        base.LatentModel, "unchecked_log_weights", added_proposal, vae_is_unbiased
+        latent.LatentModel, "unchecked_log_weights", added_proposal, vae_is_unbiased
     ),
-    "prior forgotten": Mutant(base.LatentModel, "log_joint", forgotten_prior, vae_is_unbiased),
+    "prior forgotten": Mutant(latent.LatentModel, "log_joint", forgotten_prior, vae_is_unbiased),
     "normal without its scale": Mutant(
         DiagonalNormal,
         "log_prob",
@@ -310,10 +314,10 @@ MUTANTS = {
         lambda self, x: self.logits.gather(-1, x.long().expand(self.logits.shape[:-1])[..., None])[..., 0],
         exact_models_sum_to_one,
     ),
-    "D log L forgotten": Mutant(base.DensityModel, "unchecked_log_weights", without_levels, gaussian_is_unbiased),
-    "L - 1 for L": Mutant(base, "dequantize", lambda x, u, n: (x + u) / (n - 1), gaussian_is_unbiased),
+    "D log L forgotten": Mutant(density.DensityModel, "unchecked_log_weights", without_levels, gaussian_is_unbiased),
+    "L - 1 for L": Mutant(density, "dequantize", lambda x, u, n: (x + u) / (n - 1), gaussian_is_unbiased),
     "noise around the level instead of above it": Mutant(
-        base, "dequantize", lambda x, u, n: (x + u - 0.5) / n, gaussian_is_unbiased
+        density, "dequantize", lambda x, u, n: (x + u - 0.5) / n, gaussian_is_unbiased
     ),
     "top cell rounds to one": Mutant(dequantization, "dequantize", rounding_dequantize, the_top_cell_is_below_one),
     "mask forgotten": Mutant(CausalConv2d, "effective_weight", weights_masked_by(torch.ones_like), pixelcnn_is_causal),
@@ -346,9 +350,9 @@ MUTANTS = {
     "ESS of unnormalised weights": Mutant(
         statistics, "effective_sample_size", lambda w: 1 / w.exp().square().sum(0), errors_are_those_of_the_weights
     ),
-    "test tail dropped": Mutant(estimation, "estimate", dropped_tail, every_image_is_scored),
+    "test tail dropped": Mutant(evaluator, "estimate", dropped_tail, every_image_is_scored),
     "NaN filtered out": Mutant(
-        sys.modules["bitsperdim.estimation.estimate"],
+        sys.modules["bitsperdim.evaluation.estimate"],
         "_refuse_nan",
         mean_with_nan_removed,
         nan_is_refused,
@@ -389,7 +393,7 @@ MUTANTS = {
     "nats for bits": Mutant(units, "NATS_PER_BIT", 1.0, a_coin_costs_a_bit),
     "entropy in nats": Mutant(yardsticks, "nats_to_bits", lambda nats: nats, entropy_is_in_bits_per_dimension),
     "spread not divided by root N": Mutant(
-        evaluation, "mean_error", lambda log_p: float(log_p.std()), the_number_is_the_mean_of_the_images
+        summary, "mean_error", lambda log_p: float(log_p.std()), the_number_is_the_mean_of_the_images
     ),
     "validation also trained on": Mutant(
         preparation, "split_indices", overlapping_split, validation_comes_from_training
@@ -406,7 +410,7 @@ MUTANTS = {
         lambda x, n, rng: rng.random(x.shape) * n < x,
         binarization_has_its_probability,
     ),
-    "training tail dropped": Mutant(training.Presentation, "batches", only_whole_batches, every_image_is_trained_on),
+    "training tail dropped": Mutant(trainer.Presentation, "batches", only_whole_batches, every_image_is_trained_on),
 }
 
 

@@ -9,15 +9,16 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from test_evaluation import fixed, summarise
 
-from bitsperdim import evaluation, training
-from bitsperdim.data.preparation import Description, PreparedImages
-from bitsperdim.families import TrainSection
+from bitsperdim.config.families.base import TrainSection
+from bitsperdim.data.prepared import Description, PreparedImages
+from bitsperdim.evaluation import scoring
 from bitsperdim.models import build
-from bitsperdim.training import mean_bound
+from bitsperdim.training import trainer
+from bitsperdim.training.trainer import mean_bound
 from cases import GATED, SMALL, small_model
 from sharded import SECTION
-from test_evaluation import fixed, summarise
 from training_cases import SETTINGS, run
 
 CPU = torch.device("cpu")
@@ -41,7 +42,7 @@ def test_each_test_image_has_its_own_label() -> None:
     description = Description((1, 2, 3), 4, 4, "none", {"test": N_IMAGES}, "hash", "tag")
     noise = np.zeros(images.shape, dtype=np.float32)
     data = PreparedImages(description, {"test": images.numpy()}, {"test": labels.numpy()}, {"test": noise})
-    found = evaluation.evaluate_seed(model, data, SECTION, 0, CPU).log_p  # type: ignore[arg-type]
+    found = scoring.evaluate_seed(model, data, SECTION, 0, CPU).log_p  # type: ignore[arg-type]
     expected = model.log_weights(images, labels=labels)[0]
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     others = model.log_weights(images, labels=labels.roll(1))[0]
@@ -73,13 +74,13 @@ def test_each_test_image_has_its_own_noise() -> None:
     description = Description(shape, n_levels, n_levels, "none", {"test": N_IMAGES}, "hash", "tag")
     data = PreparedImages(description, {"test": x.numpy()}, noise={"test": noise.numpy()})
     section = SECTION.model_copy(update={"n_samples": 1})
-    found = evaluation.evaluate_seed(flow, data, section, 0, CPU).log_p
+    found = scoring.evaluate_seed(flow, data, section, 0, CPU).log_p
     torch.testing.assert_close(found, flow.log_weights(x, noise=noise)[0], rtol=1e-9, atol=1e-9)
 
 
 def test_the_epoch_that_is_kept_is_the_best_of_validation() -> None:
-    """Not of training, which goes on to get better."""
-    with mock.patch.object(training, "mean_bound", side_effect=[-9.0, -5.0, -7.0, -6.0]):
+    """Not of trainer, which goes on to get better."""
+    with mock.patch.object(trainer, "mean_bound", side_effect=[-9.0, -5.0, -7.0, -6.0]):
         trained = run("vae", epochs=4)
     assert trained.best_epoch == 2
     assert np.argmin([row["train_bpd"] for row in trained.curve]) != 1

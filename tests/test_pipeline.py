@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-from bitsperdim import stage as runner
-from bitsperdim.data.preparation import SPLITS
-from bitsperdim.device import set_up_device
-from bitsperdim.errors import InputError
-from bitsperdim.params import RESERVED, Params
+from bitsperdim.config.families import FAMILIES, code_of
+from bitsperdim.config.params import RESERVED, Params
+from bitsperdim.core.code import needed
+from bitsperdim.core.errors import InputError
+from bitsperdim.data.prepared import SPLITS
 from bitsperdim.recipes.running import commands
+from bitsperdim.runtime import stage as runner
+from bitsperdim.runtime.device import set_up_device
 from cases import write_studies
 from small_params import made_small
 
@@ -106,48 +108,12 @@ def test_every_parameter_is_a_dependency_of_some_stage(pipeline: dict[str, Any],
     assert set(content) - of_models - {"models"} <= listed
 
 
-def imported_modules(path: Path, source: Path) -> set[Path]:
-    """Return the project's files that a file imports, directly or not; a package brings its __init__ along."""
-    seen: set[Path] = set()
-    waiting = [path]
-    while waiting:
-        tree = ast.parse(waiting.pop().read_text(encoding="utf-8"))
-        names: set[str] = set()
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Import):
-                names |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-        for name in names:
-            parts = name.split(".")
-            for length in range(1, len(parts) + 1):
-                base = source.joinpath(*parts[:length])
-                for file in (base.with_suffix(".py"), base / "__init__.py"):
-                    if file.is_file() and file not in seen:
-                        seen.add(file)
-                        waiting.append(file)
-    return seen
-
-
-def test_the_dependencies_name_every_module_that_a_stage_imports(pipeline: dict[str, Any], repository: Path) -> None:
-
-    def does_something(module: Path) -> bool:
-        """A package's __init__ of a docstring, a version and how long threads wait changes no result."""
-        body = ast.parse(module.read_text(encoding="utf-8")).body
-        return any(not isinstance(node, ast.Expr | ast.Assign | ast.Import) for node in body)
-
+def test_a_stage_depends_on_the_code_that_it_needs(pipeline: dict[str, Any]) -> None:
+    """By one file that preflight writes: ``tests/core/test_code.py`` and ``test_reruns.py`` prove what is in it."""
     for name, stage in pipeline.items():
-        declared = [repository / dep for dep in stage["deps"] if "$" not in dep]
-        needed = imported_modules(repository / "stages" / f"{name}.py", repository / "src")
-        needed = {module for module in needed if does_something(module)}
-        assert needed, name
-        for module in needed:
-            covered = any(module == dep or dep in module.parents for dep in declared)
-            assert covered, f"stage {name} imports {module.relative_to(repository)}, which is not among its deps"
-        for dep in declared:
-            assert dep.exists() or not str(dep.relative_to(repository)).startswith(("src", "stages"))
-            if dep.suffix == ".py" and dep.is_relative_to(repository / "src"):
-                assert dep in needed, f"stage {name} depends on {dep.relative_to(repository)} for nothing"
+        of_code = [dep for dep in stage["deps"] if dep.startswith(("src", "stages", "data/code"))]
+        expected = [f"data/code/{name}/${{item}}.json" if name in ("train", "evaluate") else f"data/code/{name}.json"]
+        assert of_code == (["src/bitsperdim", "stages"] if name == "preflight" else expected), name
 
 
 def start(folder: Path, path: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -186,7 +152,7 @@ def test_the_packages_that_stages_import_are_looked_for(repository: Path) -> Non
     named = re.findall(r'names = "(.*)"', (repository / START).read_text(encoding="utf-8"))[0].split()
     source, imported = repository / "src", set()
     for script in (repository / "stages").glob("*.py"):
-        for module in (script, *imported_modules(script, source)):
+        for module in needed(script, *(file for family in FAMILIES for file in code_of(family))):
             for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Import):
                     imported |= {alias.name.split(".")[0] for alias in node.names}
@@ -265,7 +231,12 @@ def test_the_committed_lock_is_that_of_the_committed_code_and_numbers(
             if tracked and entry["path"] in md5s and entry["path"] != "results":  # results/ has files of DVC too
                 assert md5s[entry["path"]] == entry["md5"], f"{name}: {entry['path']} changed; run `dvc repro`"
                 checked.add(entry["path"])
-    assert {"params.yaml", "src/bitsperdim/models", "src/bitsperdim/training.py", "results/vae/metrics.json"} <= checked
+    assert {
+        "params.yaml",
+        "src/bitsperdim/models",
+        "src/bitsperdim/training/trainer.py",
+        "results/vae/metrics.json",
+    } <= checked
 
 
 @pytest.mark.parametrize("settings", [("core.autocrlf=true",), ("core.autocrlf=false", "core.eol=crlf")])
@@ -316,7 +287,7 @@ def test_the_stages_run_one_after_the_other_without_dvc(
     text = made_small(committed("params.yaml"), {"seeds": [0, 1], "models": ["histogram", "vae", "pixelcnn", "flow"]})
     (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
     commands = [
-        ("preflight", "results", "data/preflight.txt"),
+        ("preflight", "results", "data/preflight.txt", "data/code"),
         ("download", "raw"),
         ("dequantize", "raw", "images", "results/dequantize"),
     ]
@@ -360,7 +331,7 @@ def test_a_test_set_of_one_image_has_a_report(
     images = np.random.default_rng(0).integers(256, size=(5, 4, 4), dtype=np.uint8)
     np.savez(tmp_path / "own.npz", train=images[2:], validation=images[:1], test=images[1:2])
     write_studies(tmp_path / "results")
-    commands = [("preflight", "results", "marker"), ("download", "raw")]
+    commands = [("preflight", "results", "marker", "code"), ("download", "raw")]
     commands += [("dequantize", "raw", "images", "results/dequantize")]
     for model in params["models"]:
         commands += [("train", model, "images", f"models/{model}", f"results/{model}/training_curve.csv")]
@@ -388,7 +359,7 @@ def test_a_mistake_of_the_user_is_one_sentence_and_status_1(
 ) -> None:
     text = committed("params.yaml")
     (tmp_path / "params.yaml").write_text(text.replace("latent_size: 16", "latent_size: -16", 1), encoding="utf-8")
-    result = run_stage("preflight", tmp_path, repository, "results", "marker")
+    result = run_stage("preflight", tmp_path, repository, "results", "marker", "code")
     assert result.returncode == 1
     assert result.stderr == ("preflight: params.yaml: vae.latent_size = -16 is not allowed; it must be at least 1.\n")
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
@@ -409,12 +380,12 @@ def test_stages_out_of_order_are_one_sentence(
         "density_and_mass": (("images", "results/density_and_mass"), "dequantize"),
         "report": (("results", "report"), ""),
     }
-    for name, (arguments, needed) in needs.items():
+    for name, (arguments, advice) in needs.items():
         result = run_stage(name, tmp_path, repository, *arguments)
         assert result.returncode == 1, name
         assert result.stderr.startswith(f"{name}: "), result.stderr
         assert result.stderr.count("\n") == 1, result.stderr
-        assert not needed or f"run the stage '{needed}' first." in result.stderr
+        assert not advice or f"run the stage '{advice}' first." in result.stderr
 
 
 @pytest.mark.parametrize("name", ["tpu", "mps", "cuda:99", ""])

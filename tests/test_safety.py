@@ -25,15 +25,16 @@ import torch
 from PIL import Image
 
 from bitsperdim import models
-from bitsperdim.checkpoints import Checkpoint
 from bitsperdim.comparing.source import of_recipe
+from bitsperdim.config.params import DatasetSection, DequantizeSection
+from bitsperdim.core.errors import InputError
 from bitsperdim.data import preparation
-from bitsperdim.data.fetch import RemoteFile
-from bitsperdim.data.sources import SOURCES, RawImages, binarized_mnist, cifar10, idx
-from bitsperdim.data.sources.base import gunzipped
-from bitsperdim.errors import InputError
-from bitsperdim.params import DatasetSection, DequantizeSection
-from bitsperdim.report.reading import read_arrays
+from bitsperdim.data.prepared import load_prepared
+from bitsperdim.results.reading import read_arrays
+from bitsperdim.runtime.checkpoints import Checkpoint
+from bitsperdim.sources import SOURCES, RawImages, binarized_mnist, cifar10, idx
+from bitsperdim.sources.base import gunzipped
+from bitsperdim.sources.fetch import RemoteFile
 from laboratory import metrics_of
 
 FORBIDDEN_CALLS = {"eval", "exec", "__import__", "system", "popen", "extractall", "extract", "unpack_archive"}
@@ -89,10 +90,10 @@ def readers(folder: Path) -> dict[str, Callable[[], object]]:
         "own.npz": lambda: SOURCES["npz"].download(folder / "raw", str(folder / "own.npz")),
         "raw/train.npy": lambda: SOURCES["npz"].read(folder / "raw"),
         "raw/train_labels.npy": lambda: SOURCES["npz"].read(folder / "raw"),
-        "images/train/images.npy": lambda: preparation.load(folder / "images"),
-        "images/train/labels.npy": lambda: preparation.load(folder / "images"),
-        "images/test/noise.npy": lambda: preparation.load(folder / "images"),
-        "images/description.json": lambda: preparation.load(folder / "images"),
+        "images/train/images.npy": lambda: load_prepared(folder / "images"),
+        "images/train/labels.npy": lambda: load_prepared(folder / "images"),
+        "images/test/noise.npy": lambda: load_prepared(folder / "images"),
+        "images/description.json": lambda: load_prepared(folder / "images"),
         "model/weights.safetensors": lambda: models.load(folder / "model"),
         "model/model.json": lambda: models.load(folder / "model"),
         "mine/a.png": lambda: SOURCES["folder"].download(folder / "raw of mine", str(folder / "mine")),

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitsperdim.checkpoints import Checkpoint
-from bitsperdim.data.preparation import Description, PreparedImages
-from bitsperdim.families import FAMILIES, TrainSection
-from bitsperdim.training import Trained, train
+from bitsperdim.config.families import FAMILIES
+from bitsperdim.config.families.base import TrainSection
+from bitsperdim.data.prepared import Description, PreparedImages
+from bitsperdim.runtime.checkpoints import Checkpoint
+from bitsperdim.training.trainer import Trained, train
 
 CPU = torch.device("cpu")
 SETTINGS: dict[str, Any] = {

@@ -20,12 +20,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitsperdim import distributed, optimization, randomness, training
-from bitsperdim.checkpoints import Checkpoint
-from bitsperdim.data.preparation import PreparedImages
-from bitsperdim.errors import InputError
-from bitsperdim.stopping import Interrupted
-from bitsperdim.training import Trained
+from bitsperdim.core import randomness
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.stopping import Interrupted
+from bitsperdim.data.prepared import PreparedImages
+from bitsperdim.runtime import distributed
+from bitsperdim.runtime.checkpoints import Checkpoint
+from bitsperdim.training import step, trainer
+from bitsperdim.training.trainer import Trained
 from training_cases import prepared, run, weights
 
 STOPPED_AFTER = 7  # steps, of which an epoch has five
@@ -63,7 +65,7 @@ def same_noise_for_all(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_average_of_gradients(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(optimization, "DistributedDataParallel", lambda module, **_: module)
+    patch.setattr(step, "DistributedDataParallel", lambda module, **_: module)
 
 
 def no_sums(patch: pytest.MonkeyPatch) -> None:
@@ -88,8 +90,8 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
 
 def in_float64(patch: pytest.MonkeyPatch) -> None:
     """Let models have weights of float64, where rounding has no consequences."""
-    build = training.build
-    patch.setattr(training, "build", lambda *arguments, **options: build(*arguments, **options).double())
+    build = trainer.build
+    patch.setattr(trainer, "build", lambda *arguments, **options: build(*arguments, **options).double())
 
 
 def told(trained: Trained) -> dict[str, Any]:
@@ -107,14 +109,14 @@ def told(trained: Trained) -> dict[str, Any]:
 @contextlib.contextmanager
 def at_step(number: int, do: Callable[[Tensor], Tensor], patch: pytest.MonkeyPatch) -> Iterator[None]:
     """Do something with the loss of one step."""
-    take_step = training._Trainer.take_step
+    take_step = trainer._Trainer.take_step
 
     def doing(self: Any, *batch: Any) -> Tensor:
         loss = take_step(self, *batch)
         return do(loss) if self.state.step == number else loss
 
     with patch.context() as inner:
-        inner.setattr(training._Trainer, "take_step", doing)
+        inner.setattr(trainer._Trainer, "take_step", doing)
         yield
 
 

@@ -11,10 +11,10 @@ import torch
 from ruamel.yaml import YAML
 
 from bitsperdim import models
+from bitsperdim.config.params import read_params
 from bitsperdim.data import preparation
-from bitsperdim.data.sources import RawImages
-from bitsperdim.params import read_params
 from bitsperdim.recipes.recipe import merged
+from bitsperdim.sources import RawImages
 
 ENVIRONMENT = {"BITSPERDIM_DEVICE": "cpu", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 TRAIN = ("train.py", "vae", "images", "models/vae", "results/vae/training_curve.csv")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bitsperdim import __version__
 from bitsperdim.comparing import commands
-from bitsperdim.errors import InputError
+from bitsperdim.core.errors import InputError
 from bitsperdim.recipes import recipe as recipes
 
 
@@ -99,14 +99,14 @@ def leaderboard(arguments: argparse.Namespace) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run an experiment of DVC once its parameters have been checked."""
-    from bitsperdim import experiment
+    from bitsperdim.recipes import experiment
 
     experiment.run(repository(), arguments.of_dvc)
 
 
 def back(_: argparse.Namespace) -> None:
     """Go back to the last commit."""
-    from bitsperdim.back import go_back
+    from bitsperdim.comparing.back import go_back
 
     for line in go_back(repository()):
         print(line, flush=True)

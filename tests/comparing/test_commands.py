@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from bitsperdim.comparing import commands
 from bitsperdim.comparing.cache import locked_params, md5_of
-from bitsperdim.errors import InputError
+from bitsperdim.core.errors import InputError
 from laboratory import PARAMS, Laboratory
 
 Drawn = Callable[..., np.ndarray]

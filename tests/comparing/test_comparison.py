@@ -12,7 +12,7 @@ from scipy.stats import ttest_rel
 from bitsperdim.comparing.comparison import Row, limited, refusal, rows_of
 from bitsperdim.comparing.numbers import Images, NoImagesError, Numbers, Scored
 from bitsperdim.comparing.output import cells
-from bitsperdim.errors import InputError
+from bitsperdim.core.errors import InputError
 from laboratory import Laboratory, metrics_of
 
 Drawn = Callable[..., np.ndarray]

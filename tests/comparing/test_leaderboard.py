@@ -14,8 +14,8 @@ from bitsperdim.comparing import commands, history
 from bitsperdim.comparing.cache import Cache
 from bitsperdim.comparing.leaderboard import COLUMNS, Board, as_markdown, as_text, in_words, leaderboard
 from bitsperdim.comparing.ranking import Together
-from bitsperdim.errors import InputError
-from bitsperdim.git import repository
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.git import repository
 from laboratory import Laboratory, metrics_of
 
 Drawn = Callable[..., np.ndarray]

@@ -9,7 +9,7 @@ import pytest
 from bitsperdim.comparing import commands
 from bitsperdim.comparing.cache import Cache
 from bitsperdim.comparing.leaderboard import Board, as_text, leaderboard
-from bitsperdim.errors import InputError
+from bitsperdim.core.errors import InputError
 from laboratory import Laboratory, anothers, git
 
 Drawn = Callable[..., np.ndarray]

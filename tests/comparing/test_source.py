@@ -13,8 +13,8 @@ from bitsperdim.comparing.cache import Cache, locked_params, md5_of
 from bitsperdim.comparing.leaderboard import leaderboard
 from bitsperdim.comparing.numbers import Numbers, fitting, read_images, read_numbers
 from bitsperdim.comparing.source import find
-from bitsperdim.errors import InputError
-from bitsperdim.git import repository
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.git import repository
 from laboratory import PARAMS, Laboratory, metrics_of
 
 Drawn = Callable[..., np.ndarray]

@@ -13,7 +13,7 @@ from bitsperdim.comparing.cache import Cache
 from bitsperdim.comparing.history import Change
 from bitsperdim.comparing.numbers import Images, Numbers, Scored
 from bitsperdim.comparing.ranking import Entry, Reader, rank
-from bitsperdim.errors import InputError
+from bitsperdim.core.errors import InputError
 from laboratory import Laboratory, metrics_of
 
 Drawn = Callable[..., np.ndarray]

@@ -9,18 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bitsperdim.config.params import DatasetSection, DequantizeSection
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.files import StoredArray, sha256, write_npy
 from bitsperdim.data import preparation
-from bitsperdim.data.preparation import (
-    PreparedImages,
-    binarize_by_chance,
-    binarize_by_threshold,
-    quantize,
-    split_indices,
-)
-from bitsperdim.data.sources import RawImages
-from bitsperdim.errors import InputError
-from bitsperdim.files import StoredArray, sha256, write_npy
-from bitsperdim.params import DatasetSection, DequantizeSection
+from bitsperdim.data.preparation import binarize_by_chance, binarize_by_threshold, quantize, split_indices
+from bitsperdim.data.prepared import SPLITS, PreparedImages, load_prepared
+from bitsperdim.sources import RawImages
 
 
 def dataset(**changes: object) -> DatasetSection:
@@ -36,7 +31,7 @@ def prepare(raw: RawImages, of: DatasetSection, treated: DequantizeSection, raw_
     """Write the splits into a temporary folder and read them back."""
     with tempfile.TemporaryDirectory() as folder:
         preparation.prepare(raw, of, treated, raw_levels, Path(folder))
-        return preparation.load(Path(folder))
+        return load_prepared(Path(folder))
 
 
 def numbered(n_images: int, shape: tuple[int, int, int] = (1, 2, 2), levels: int = 256) -> np.ndarray:
@@ -166,7 +161,7 @@ def test_labels_go_with_their_images() -> None:
     images = numbered(200)
     labels = images[:, 0, 0, 0].astype(np.int64)
     prepared = prepare(RawImages({"train": images}, {"train": labels}), dataset(), dequantize(), 256)
-    for split in preparation.SPLITS:
+    for split in SPLITS:
         assert np.array_equal(prepared.labels[split], prepared.images[split][:, 0, 0, 0])
 
 
@@ -216,14 +211,14 @@ def test_neither_files_nor_chunks_change_a_byte(
     assert len(files) == 1 + 3 + 3 + 2 + 2
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
-    loaded = preparation.load(tmp_path / "a")
+    loaded = load_prepared(tmp_path / "a")
     assert loaded.description == described
     assert described.test_sha256 == sha256(loaded.images["test"])
     assert described.train_sha256 == sha256(loaded.images["train"])
     assert described.validation_sha256 == sha256(loaded.images["validation"])
-    assert preparation.load(tmp_path / "a", ("test",)).images.keys() == {"test"}
+    assert load_prepared(tmp_path / "a", ("test",)).images.keys() == {"test"}
     with pytest.raises(InputError, match="run the stage 'dequantize' first"):
-        preparation.load(tmp_path / "c")
+        load_prepared(tmp_path / "c")
 
 
 def test_nothing_of_other_data_stays(tmp_path: Path) -> None:
@@ -231,18 +226,18 @@ def test_nothing_of_other_data_stays(tmp_path: Path) -> None:
         RawImages({"train": numbered(200)}, {"train": np.arange(200)}), dataset(), dequantize(), 256, tmp_path
     )
     preparation.prepare(RawImages({"train": numbered(100)}, {}), dataset(), dequantize(), 256, tmp_path)
-    assert not preparation.load(tmp_path).labels
+    assert not load_prepared(tmp_path).labels
 
 
 MEMORY = """
 import sys
 from pathlib import Path
 from bitsperdim.data import preparation
-from bitsperdim.data.sources.base import RawImages
+from bitsperdim.sources.base import RawImages
 from bitsperdim.data.yardsticks import empirical_entropy
-from bitsperdim.files import StoredArray
-from bitsperdim.params import DatasetSection, DequantizeSection
-from bitsperdim.stage import peak_memory
+from bitsperdim.core.files import StoredArray
+from bitsperdim.config.params import DatasetSection, DequantizeSection
+from bitsperdim.runtime.stage import peak_memory
 section = DatasetSection(name="npz", path="x", n_levels=None, validation_fraction=0.1, test_fraction=0.2, seed=0)
 raw, folder = (Path(argument) for argument in sys.argv[1:])
 before = peak_memory()
@@ -266,11 +261,11 @@ def test_the_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, repo
         assert least < float(done.stdout) < most
 
 
-@pytest.mark.parametrize("split", preparation.SPLITS)
+@pytest.mark.parametrize("split", SPLITS)
 def test_other_images_than_the_described_ones_are_refused(split: str, tmp_path: Path) -> None:
     preparation.prepare(RawImages({"train": numbered(200)}, {}), dataset(), dequantize(), 256, tmp_path)
-    images = preparation.load(tmp_path).images[split]
+    images = load_prepared(tmp_path).images[split]
     images[0, 0, 0, 0] ^= 1
     write_npy(tmp_path / split / "images.npy", images.shape, images.dtype, [images])
     with pytest.raises(InputError, match=rf"images\.npy is not the {split} set that .* describes"):
-        preparation.load(tmp_path)
+        load_prepared(tmp_path)

@@ -6,19 +6,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bitsperdim.config.params import DatasetSection, DequantizeSection
+from bitsperdim.core import labels
 from bitsperdim.data import preparation, repeated
-from bitsperdim.data.sources import RawImages
-from bitsperdim.params import DatasetSection, DequantizeSection
+from bitsperdim.data.prepared import PreparedImages, load_prepared
+from bitsperdim.sources import RawImages
 
 DATASET = DatasetSection.model_validate(
     {"name": "npz", "path": "x", "n_levels": None, "validation_fraction": 0.25, "test_fraction": 0.2, "seed": 0}
 )
 
 
-def stored(folder: Path, train: np.ndarray, test: np.ndarray, **treated: object) -> preparation.PreparedImages:
+def stored(folder: Path, train: np.ndarray, test: np.ndarray, **treated: object) -> PreparedImages:
     section = DequantizeSection.model_validate({"bits": None, "binarization": "none", **treated})
     preparation.prepare(RawImages({"train": train, "test": test}, {}), DATASET, section, 256, folder)
-    return preparation.load(folder)
+    return load_prepared(folder)
 
 
 def test_it_is_the_comparison_of_every_pair() -> None:
@@ -72,7 +74,7 @@ def test_what_is_stored_says_which_images_are_the_same(tmp_path: Path) -> None:
     assert sum(of_training) + sum(of_validation) == 6
     alone = stored(tmp_path, train, rng.integers(256, size=(9, 1, 4, 4), dtype=np.uint8))
     assert alone.same_as["test"].tolist() == list(range(9))
-    assert repeated.in_words(alone.description.n_same, alone.description.n_images) == []
+    assert labels.same_in_words(alone.description.n_same, alone.description.n_images) == []
 
 
 @pytest.mark.parametrize("binarization", ["none", "threshold", "dynamic"])
@@ -91,7 +93,7 @@ def test_images_are_the_same_as_models_see_them_but_for_chance(tmp_path: Path, b
 
 def test_each_thing_that_is_the_same_is_said_once() -> None:
     n_images = {"train": 100, "validation": 20, "test": 1_000}
-    nothing = dict(zip(repeated.COUNTED, (1_000, 0, 0, 0), strict=True))
+    nothing = dict(zip(labels.COUNTED, (1_000, 0, 0, 0), strict=True))
     words = {
         "test_distinct": "990 of the 1,000 test images are distinct",
         "test_in_train": "7 of the 1,000 test images are training images too",
@@ -99,10 +101,10 @@ def test_each_thing_that_is_the_same_is_said_once() -> None:
         "validation_in_train": "7 of the 20 validation images are training images too",
     }
     for name, sentence in words.items():
-        said = repeated.in_words({**nothing, name: 990 if name == "test_distinct" else 7}, n_images)
+        said = labels.same_in_words({**nothing, name: 990 if name == "test_distinct" else 7}, n_images)
         assert len(said) == 1
         assert said[0].startswith(sentence)
-    assert len(repeated.in_words(dict(zip(repeated.COUNTED, (1, 2, 3, 4), strict=True)), n_images)) == 4
+    assert len(labels.same_in_words(dict(zip(labels.COUNTED, (1, 2, 3, 4), strict=True)), n_images)) == 4
 
 
 def test_treatments_that_give_the_same_images_have_one_tag(tmp_path: Path) -> None:
@@ -116,7 +118,7 @@ def test_treatments_that_give_the_same_images_have_one_tag(tmp_path: Path) -> No
             section = DequantizeSection.model_validate({"bits": bits, "binarization": binarization})
             raw = RawImages({"train": ramp, "test": ramp}, {})
             tag = preparation.prepare(raw, DATASET, section, levels, tmp_path).protocol
-            made.append((tag, preparation.load(tmp_path).images["test"].tobytes()))
+            made.append((tag, load_prepared(tmp_path).images["test"].tobytes()))
         for (tag, images), (other_tag, other_images) in itertools.combinations(made, 2):
             assert (tag == other_tag) == (images == other_images), (levels, tag, other_tag)
         assert len({tag for tag, _ in made}) > 1 or levels == 2
@@ -126,8 +128,8 @@ def test_the_labels_are_part_of_the_tag_of_a_model_that_is_given_them(tmp_path: 
     images = np.random.default_rng(3).integers(256, size=(40, 1, 4, 4), dtype=np.uint8)
     section = DequantizeSection.model_validate({"bits": None, "binarization": "none"})
     tags = []
-    for labels in (np.arange(40) % 4, np.arange(40) % 4, np.arange(40) // 10, np.arange(40) % 5):
-        raw = RawImages({"train": images, "test": images}, {"train": labels, "test": labels})
+    for given in (np.arange(40) % 4, np.arange(40) % 4, np.arange(40) // 10, np.arange(40) % 5):
+        raw = RawImages({"train": images, "test": images}, {"train": given, "test": given})
         described = preparation.prepare(raw, DATASET, section, 256, tmp_path)
         assert described.protocol == "npz/none/4x4x1/L256/test40/given-none"
         tags.append(described.protocol_given_labels())

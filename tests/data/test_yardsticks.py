@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
+from bitsperdim.core.files import StoredArray, write_npy
+from bitsperdim.core.units import bits_per_dim
 from bitsperdim.data import yardsticks as module
 from bitsperdim.data.yardsticks import code_length, contact_sheet, empirical_entropy, yardsticks
-from bitsperdim.files import StoredArray, write_npy
 from bitsperdim.models.histogram import Histogram
-from bitsperdim.units import bits_per_dim
 
 
 def test_entropy_of_known_distributions() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitsperdim.families import LikelihoodName
+from bitsperdim.config.families.base import LikelihoodName
 from bitsperdim.likelihoods import HEADS, CoupledLogisticMixture, Likelihood, Mixture, build_head
 from bitsperdim.likelihoods.heads import means_of_parts
 from bitsperdim.models.base import level_counts

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 import laws
+from bitsperdim.core.randomness import stream
 from bitsperdim.likelihoods import normal
 from bitsperdim.likelihoods.normal import draw_each
-from bitsperdim.randomness import stream
 from cases import small_model
 
 pytestmark = pytest.mark.processor

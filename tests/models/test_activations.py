@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bitsperdim.models.activations import add_gated, concatenated_elu, dropped_out
+from bitsperdim.models.parts.activations import add_gated, concatenated_elu, dropped_out
 
 pytestmark = pytest.mark.processor
 

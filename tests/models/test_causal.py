@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitsperdim.models.causal import CausalConv2d, CausalUpsampling, Memory, groups_of, in_row, order_of
+from bitsperdim.models.parts.causal import CausalConv2d, CausalUpsampling, Memory, groups_of, in_row, order_of
 
 pytestmark = pytest.mark.processor
 

@@ -11,8 +11,8 @@ from scipy.stats import binom
 import cases
 import laws
 from bitsperdim import models
-from bitsperdim.errors import InputError
-from bitsperdim.families import FAMILIES
+from bitsperdim.config.families import FAMILIES
+from bitsperdim.core.errors import InputError
 from bitsperdim.models import MODELS, ImageModel, build
 from cases import SMALL, small_model
 

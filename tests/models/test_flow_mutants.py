@@ -11,11 +11,12 @@ from torch import Tensor
 import laws
 import models.test_flows as flows
 import test_dequantization as noises
-from bitsperdim import bijections, dequantization, training
-from bitsperdim.bijections import ActNorm, AffineCoupling, Logit
-from bitsperdim.dequantization import VariationalDequantizer
 from bitsperdim.models import flow, realnvp
+from bitsperdim.models.parts import bijections, dequantization
+from bitsperdim.models.parts.bijections import ActNorm, AffineCoupling, Logit
+from bitsperdim.models.parts.dequantization import VariationalDequantizer
 from bitsperdim.models.realnvp import RealNVP
+from bitsperdim.training import trainer
 from mutants import Mutant, must_die
 
 
@@ -77,7 +78,7 @@ def noise_never_touches_zero() -> None:
 
 def fixed_noise_is_fixed() -> None:
     x = torch.zeros(9, 1, 2, 2, dtype=torch.uint8)
-    presentation = training.Presentation(x, None, 4, dynamic=False, noise_seed=0)
+    presentation = trainer.Presentation(x, None, 4, dynamic=False, noise_seed=0)
     first = presentation.fixed_noise(torch.tensor([4, 2]))
     second = presentation.fixed_noise(torch.tensor([2, 7, 4]))
     assert first is not None
@@ -173,7 +174,7 @@ MUTANTS = {
     "batch statistics": Mutant(ActNorm, "forward", on_the_batch, images_do_not_touch),
     "factored-out half dropped": Mutant(RealNVP, "to_normal", latent_dropped, flow_of_two_scales_keeps_everything),
     "noise of exactly zero": Mutant(dequantization, "HALF_A_STEP", 0.0, noise_never_touches_zero),
-    "fixed noise drawn anew": Mutant(training.Presentation, "fixed_noise", drawn_anew, fixed_noise_is_fixed),
+    "fixed noise drawn anew": Mutant(trainer.Presentation, "fixed_noise", drawn_anew, fixed_noise_is_fixed),
 }
 
 

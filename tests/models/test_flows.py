@@ -10,10 +10,11 @@ from scipy.stats import binom
 from torch import Tensor
 
 import laws
-from bitsperdim.bijections import ActNorm, Bijection, Squeeze
-from bitsperdim.estimation import estimate, log_mean_exp
+from bitsperdim.estimators.log_weights import log_mean_exp
+from bitsperdim.evaluation.estimate import estimate
 from bitsperdim.models import build
 from bitsperdim.models.normalizing_flow import NormalizingFlow
+from bitsperdim.models.parts.bijections import ActNorm, Bijection, Squeeze
 from bitsperdim.models.realnvp import RealNVP, bijections
 from cases import SMALL, small_model
 
@@ -256,7 +257,7 @@ def test_a_density_at_integers_is_called_one(generator: torch.Generator) -> None
 
 
 def test_sizes_that_do_not_fit_the_images_are_refused() -> None:
-    from bitsperdim.errors import InputError
+    from bitsperdim.core.errors import InputError
 
     realnvp = {**SMALL["realnvp-rgb"][1], "n_scales": 3}
     with pytest.raises(InputError, match="n_scales = 3 needs a height and a width that are multiples of 4"):

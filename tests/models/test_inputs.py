@@ -11,14 +11,18 @@ from torch import Tensor
 
 import cases
 import laws
-from bitsperdim.causality import check_causality, largest_leaked_change, largest_leaked_gradient, receptive_field
-from bitsperdim.estimation import estimate
-from bitsperdim.estimation.annealed import ais, bdmc
-from bitsperdim.estimation.estimate import estimated_rows
-from bitsperdim.latent import active_units
+from bitsperdim.evaluation.annealed import ais, bdmc
+from bitsperdim.evaluation.estimate import estimate, estimated_rows
+from bitsperdim.evaluation.latent_code import active_units
 from bitsperdim.models import AutoregressiveModel, DensityModel, ImageModel, LatentModel, build
+from bitsperdim.models.autoregressive import ancestral_sample, completed
 from bitsperdim.models.inputs import check_place
-from bitsperdim.sampling import ancestral_sample, completed
+from bitsperdim.models.look_ahead import (
+    check_causality,
+    largest_leaked_change,
+    largest_leaked_gradient,
+    receptive_field,
+)
 from cases import SMALL, small_model
 
 Function = Callable[..., Any]

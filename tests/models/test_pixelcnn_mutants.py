@@ -11,12 +11,12 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import laws
-from bitsperdim import causality, sampling
-from bitsperdim.causality import largest_leaked_gradient
 from bitsperdim.likelihoods import CoupledLogisticMixture
-from bitsperdim.models import AutoregressiveModel, activations, causal, gated_pixelcnn, pixelcnn_pp
-from bitsperdim.models.causal import CausalConv2d, CausalUpsampling
+from bitsperdim.models import AutoregressiveModel, gated_pixelcnn, look_ahead, pixelcnn_pp, sampling
 from bitsperdim.models.gated_pixelcnn import GatedPixelCNN
+from bitsperdim.models.look_ahead import largest_leaked_gradient
+from bitsperdim.models.parts import activations, causal
+from bitsperdim.models.parts.causal import CausalConv2d, CausalUpsampling
 from bitsperdim.models.pixelcnn_pp import PixelCNNpp
 from cases import small_model
 from mutants import Mutant, must_die
@@ -195,7 +195,7 @@ MUTANTS = {
     "an indicator for each channel": Mutant(
         CoupledLogisticMixture, "log_prob_of_images", an_indicator_per_channel, the_image_is_the_product_of_conditionals
     ),
-    "check in the order of memory": Mutant(causality, "sub_pixel_order", order_of_memory, nothing_leaks),
+    "check in the order of memory": Mutant(look_ahead, "sub_pixel_order", order_of_memory, nothing_leaks),
     "derivative without its sign": Mutant(
         activations._ConcatenatedELU, "backward", staticmethod(unsigned_backward), derivatives_are_right
     ),

@@ -5,9 +5,9 @@ import torch
 from plain_pixelcnn_pp import PlainPixelCNNpp
 
 import laws
-from bitsperdim.errors import InputError
+from bitsperdim.core.errors import InputError
 from bitsperdim.models import build
-from bitsperdim.models.causal import CausalConv2d, CausalUpsampling
+from bitsperdim.models.parts.causal import CausalConv2d, CausalUpsampling
 from bitsperdim.models.pixelcnn_pp import START_OF_CHANGES, START_OF_OUTPUTS, PixelCNNpp
 
 SIZES = {"n_filters": 6, "n_blocks": 1, "n_scales": 2, "dropout": 0.5}

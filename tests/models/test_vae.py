@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import laws
-from bitsperdim.estimation import log_mean_exp
+from bitsperdim.estimators.log_weights import log_mean_exp
 from bitsperdim.models import vae
 from bitsperdim.models.vae import VAE
 

@@ -14,8 +14,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from bitsperdim import __version__, cli
-from bitsperdim.errors import InputError
-from bitsperdim.git import Provenance
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.git import Provenance
 from bitsperdim.recipes.recipe import read
 from bitsperdim.recipes.running import experiment_references, finished, run, run_name
 from laboratory import Laboratory, anothers, git

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from bitsperdim.errors import InputError
+from bitsperdim.core.errors import InputError
 from bitsperdim.recipes.recipe import SIZES, merged, names, overrides, read, read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,14 +15,15 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-from bitsperdim.comparing.source import SAME_AS, of_recipe
-from bitsperdim.errors import InputError
-from bitsperdim.files import write_json
-from bitsperdim.git import Provenance
+from bitsperdim.comparing.source import of_recipe
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.files import write_json
+from bitsperdim.core.git import Provenance
+from bitsperdim.core.units import bits_per_dim
 from bitsperdim.recipes import result, table
 from bitsperdim.recipes.recipe import read, read_yaml
+from bitsperdim.recipes.result import SAME_AS
 from bitsperdim.recipes.running import Finished, commands, finished
-from bitsperdim.units import bits_per_dim
 from small_params import made_small
 
 TINY: dict[str, Any] = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bitsperdim.errors import InputError
+from bitsperdim.core.errors import InputError
 from bitsperdim.recipes.recipe import merged, read, read_yaml
 from bitsperdim.recipes.settings import applied
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bitsperdim.compare import paired_difference
-from bitsperdim.files import write_json
+from bitsperdim.core.files import write_json
+from bitsperdim.estimators.paired import paired_difference
 from bitsperdim.recipes.result import dequantizations
 from bitsperdim.recipes.table import listing, markdown, summary
-from bitsperdim.report.formatting import MINUS
+from bitsperdim.results.formatting import MINUS
 
 METRICS = {
     "kind": "lower",

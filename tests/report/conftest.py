@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bitsperdim.report import resnet_charts
+from bitsperdim.report import universal_resnet
 
 DRAWN: dict[str, Any] = {}
 
@@ -22,5 +22,5 @@ def drawn_once(name: str, draw: Callable[[Any], Any], study: object) -> Any:
 def resnet_charts_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of the rest of the page: those of the one-neuron ResNet take a second, and have tests of their own."""
     for name in ("all_charts", "predicate_panels", "ball_panels"):
-        draw = getattr(resnet_charts, name)
-        monkeypatch.setattr(resnet_charts, name, lambda study, name=name, draw=draw: drawn_once(name, draw, study))
+        draw = getattr(universal_resnet, name)
+        monkeypatch.setattr(universal_resnet, name, lambda study, name=name, draw=draw: drawn_once(name, draw, study))

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from bitsperdim.errors import InputError
-from bitsperdim.report import _environment, delay_charts, formatting
-from bitsperdim.report.delay_content import OF_PROPOSALS, TABLES, Delay, read_delay
+from bitsperdim.core.errors import InputError
+from bitsperdim.report import _environment
+from bitsperdim.report import project_delay as delay_charts
+from bitsperdim.results import formatting
+from bitsperdim.results.project_delay import OF_PROPOSALS, TABLES, Delay, read_delay
 from bitsperdim.studies import project_delay
 from cases import TINY_DELAY, write_delay
 from results import every_chart_says_what_it_shows, text_of

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from bitsperdim.errors import InputError
+from bitsperdim.core.errors import InputError
 from bitsperdim.recipes.recipe import names, read
 from bitsperdim.report import write_report
 from bitsperdim.report.published import read_published

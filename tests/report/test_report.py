@@ -14,12 +14,11 @@ from typing import Any
 
 import pytest
 
-from bitsperdim import estimation
-from bitsperdim.errors import InputError
-from bitsperdim.report import charts, formatting, write_report
-from bitsperdim.report import content as shown
+from bitsperdim.core.errors import InputError
+from bitsperdim.report import charts, write_report
 from bitsperdim.report.content import ImagesMetrics, read_report, title_of
-from bitsperdim.report.formatting import MINUS
+from bitsperdim.results import formatting
+from bitsperdim.results.formatting import MINUS
 from results import (
     HOSTILE,
     IMPOSSIBLE,
@@ -223,10 +222,6 @@ def test_a_biased_number_is_flagged(tmp_path: Path) -> None:
     assert "> error" not in text_of(row_of(page, "many"))
     assert "(exceeds the standard error)" in twin
     assert "**Biased:** the bias exceeds" in twin
-
-
-def test_the_tolerated_share_is_that_of_the_estimation() -> None:
-    assert shown.TOLERATED_SHARE == estimation.TOLERATED_SHARE
 
 
 def test_a_small_effective_sample_size_is_flagged(tmp_path: Path) -> None:

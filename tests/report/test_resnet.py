@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bitsperdim.errors import InputError
-from bitsperdim.report import _environment, formatting, resnet_charts
-from bitsperdim.report import resnet_content as content
-from bitsperdim.report.resnet_content import ResnetStudy, read_resnet
+from bitsperdim.core.errors import InputError
+from bitsperdim.report import _environment, universal_resnet
+from bitsperdim.results import formatting
+from bitsperdim.results import universal_resnet as content
+from bitsperdim.results.universal_resnet import ResnetStudy, read_resnet
+from bitsperdim.studies.universal_resnet import approximation, ball, essay
 from cases import write_resnet
-from oneneuron import approximation, ball, essay
 
 
 class Page:
@@ -32,9 +33,9 @@ def rendered(resnet: ResnetStudy) -> tuple[str, str]:
         .get_template("universal_resnet.html")
         .render(
             report=Page(resnet),
-            resnet=resnet_charts.all_charts(resnet),
-            predicate_panels=resnet_charts.predicate_panels(resnet),
-            ball_panels=resnet_charts.ball_panels(resnet),
+            resnet=universal_resnet.all_charts(resnet),
+            predicate_panels=universal_resnet.predicate_panels(resnet),
+            ball_panels=universal_resnet.ball_panels(resnet),
             functions=content.FUNCTIONS,
         )
     )
@@ -69,13 +70,13 @@ def test_each_panel_shows_the_region_of_its_own_network(folder: Path, monkeypatc
         for name, numbers in numbered.items()
     }
     drawn: list[int] = []
-    monkeypatch.setattr(resnet_charts, "_region", lambda axes, values, reach: drawn.append(int(values[0, 0])))
+    monkeypatch.setattr(universal_resnet, "_region", lambda axes, values, reach: drawn.append(int(values[0, 0])))
     study = dataclasses.replace(study, regions={**study.regions, **regions})
-    resnet_charts.ball_panels(study)
+    universal_resnet.ball_panels(study)
     names = [architecture.name for architecture in ball.ARCHITECTURES]
     assert drawn == [names.index(f"{kind}_{depth}") for kind in content.BALL_KINDS for depth in content.DEPTHS]
     drawn.clear()
-    resnet_charts.predicate_panels(study)
+    universal_resnet.predicate_panels(study)
     assert drawn == [
         essay.DRAWN.index(net) * len(essay.PREDICATES) + list(essay.PREDICATES).index(predicate)
         for predicate in content.PREDICATES
@@ -86,9 +87,9 @@ def test_each_panel_shows_the_region_of_its_own_network(folder: Path, monkeypatc
 def test_every_chart_says_what_it_shows(folder: Path) -> None:
     study = read_resnet(folder)
     page, _ = rendered(study)
-    charts = list(resnet_charts.all_charts(study).values())
-    charts += [drawing for *_, panels in resnet_charts.predicate_panels(study) for _, drawing in panels]
-    charts += [drawing for _, panels in resnet_charts.ball_panels(study) for _, drawing in panels]
+    charts = list(universal_resnet.all_charts(study).values())
+    charts += [drawing for *_, panels in universal_resnet.predicate_panels(study) for _, drawing in panels]
+    charts += [drawing for _, panels in universal_resnet.ball_panels(study) for _, drawing in panels]
     assert len(charts) == 10 + 3 * 6 + 2 * 5
     for chart in charts:
         assert str(chart) in page
@@ -151,7 +152,7 @@ def test_regions_of_one_side_break_no_chart(value: int, tmp_path: Path) -> None:
     study = read_resnet(tmp_path)
     page, _ = rendered(study)
     assert not re.search(r"\bnan\b", page, re.IGNORECASE)
-    panels = [drawing for _, drawings in resnet_charts.ball_panels(study) for _, drawing in drawings]
+    panels = [drawing for _, drawings in universal_resnet.ball_panels(study) for _, drawing in drawings]
     assert [bool(re.search(r"opacity: 0\.30?\b", panel)) for panel in panels] == [value > 0] * 10
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from bitsperdim.errors import InputError
-from bitsperdim.report import _environment, formatting, study_charts
-from bitsperdim.report.study_content import TABLES, Study, read_study
+from bitsperdim.core.errors import InputError
+from bitsperdim.report import _environment, density_and_mass
+from bitsperdim.results import formatting
+from bitsperdim.results.density_and_mass import TABLES, Study, read_study
 from cases import write_study
 from results import every_chart_says_what_it_shows, text_of
 
@@ -26,7 +27,7 @@ class Page:
 
 
 def rendered(study: Study) -> tuple[str, str]:
-    charts = study_charts.all_charts(study)
+    charts = density_and_mass.all_charts(study)
     page = _environment().get_template("density_and_mass.html").render(report=Page(study), study=charts, model_ways=[])
     twin = _environment(formatting.markdown).get_template("density_and_mass.md").render(report=Page(study))
     return page, twin
@@ -41,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_chart_says_what_it_shows(folder: Path) -> None:
     page, _ = rendered(read_study(folder))
-    charts = study_charts.all_charts(read_study(folder))
+    charts = density_and_mass.all_charts(read_study(folder))
     every_chart_says_what_it_shows(charts, page)
 
 
@@ -74,9 +75,9 @@ def test_an_error_bar_is_as_long_as_its_interval(
         drawn.extend(bars.lines[2][0].get_segments())
         return to_svg(axes, said)
 
-    to_svg = study_charts.to_svg
-    monkeypatch.setattr(study_charts, "to_svg", kept)
-    getattr(study_charts, name)(study)
+    to_svg = density_and_mass.to_svg
+    monkeypatch.setattr(density_and_mass, "to_svg", kept)
+    getattr(density_and_mass, name)(study)
     errors = dict(zip(*(study.tables["bound_against_k"][key].tolist() for key in ("n_samples", column)), strict=True))
     assert len(drawn) > 2
     for (x, low), (_, high) in drawn:

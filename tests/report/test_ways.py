@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bitsperdim.compare import paired_difference
-from bitsperdim.errors import InputError
-from bitsperdim.families import FAMILIES, FamilySection
-from bitsperdim.report.dequantizing import Scored, differences, of_models
-from bitsperdim.report.formatting import MINUS
-from bitsperdim.report.intervals import standard_errors
-from bitsperdim.report.study_content import read_study
+from bitsperdim.config.families import FAMILIES
+from bitsperdim.config.families.base import FamilySection
+from bitsperdim.core.errors import InputError
+from bitsperdim.estimators.intervals import standard_errors
+from bitsperdim.estimators.paired import paired_difference
+from bitsperdim.report.variants import differences
+from bitsperdim.results.density_and_mass import read_study
+from bitsperdim.results.formatting import MINUS
+from bitsperdim.results.variants import Scored, of_models
 from cases import WAYS, write_study
 
 SHAPE = (1, 2, 2)

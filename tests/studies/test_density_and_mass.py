@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from bitsperdim.estimation import leading_bias
-from bitsperdim.files import StoredArray, write_json, write_npy
+from bitsperdim.core.files import StoredArray, write_json, write_npy
+from bitsperdim.core.units import nats_to_bits
+from bitsperdim.estimators.log_weights import leading_bias
 from bitsperdim.studies import density_and_mass
 from bitsperdim.studies.density_and_mass import bound, coding, collapse, hypotheses
-from bitsperdim.units import nats_to_bits
 from cases import write_study
 
 FAR = 4.9  # a two-sided z of 4.9 is exceeded by chance once in a million

@@ -8,17 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from bitsperdim.compare import influences, paired_difference, standard_error, ways_of_dequantizing
+from bitsperdim.config.families.base import TrainSection
+from bitsperdim.config.params import DatasetSection, DequantizeSection
+from bitsperdim.config.variants import ways_of_dequantizing
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.randomness import stream
+from bitsperdim.core.units import bits_per_dim
 from bitsperdim.data import preparation
-from bitsperdim.data.sources.base import RawImages
-from bitsperdim.errors import InputError
-from bitsperdim.estimation import estimate
-from bitsperdim.families import TrainSection
-from bitsperdim.params import DatasetSection, DequantizeSection
-from bitsperdim.randomness import stream
+from bitsperdim.data.prepared import load_prepared
+from bitsperdim.estimators.paired import influences, paired_difference, standard_error
+from bitsperdim.evaluation.estimate import estimate
+from bitsperdim.sources.base import RawImages
 from bitsperdim.studies.density_and_mass import dequantizing
 from bitsperdim.studies.density_and_mass.dequantizing import WAYS
-from bitsperdim.units import bits_per_dim
 from cases import TINY_FLOW
 
 CPU = torch.device("cpu")
@@ -67,7 +69,7 @@ def test_the_flows_differ_in_their_noise_alone() -> None:
 def test_no_more_images_are_read_than_asked_for(folder: Path) -> None:
     some = dequantizing.some_images(folder, 7)
     assert {split: len(images) for split, images in some.images.items()} == {"train": 7, "validation": 7, "test": 7}
-    whole = preparation.load(folder)
+    whole = load_prepared(folder)
     everything = dequantizing.some_images(folder, 1_000)
     for split in ("train", "validation", "test"):
         assert np.array_equal(everything.images[split], whole.images[split])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from bitsperdim.errors import InputError
+from bitsperdim.core.errors import InputError
 from bitsperdim.studies import project_delay
 from bitsperdim.studies.project_delay import cross_entropy, estimators, proposals
 from bitsperdim.studies.project_delay.chain import Chain

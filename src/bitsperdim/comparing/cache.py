@@ -21,8 +21,8 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from bitsperdim.errors import InputError
-from bitsperdim.git import repository
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.git import repository
 
 
 class Cache:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from bitsperdim.errors import InputError
+from bitsperdim.core.errors import InputError
 
 NAMES = (
     "A and B are git revisions, names of DVC experiments, or names in recipes/results; 'workspace' is what lies there "

@@ -1,10 +1,11 @@
 r"""Two results on the same test images: the difference, its paired error, and what may be concluded of it.
 
-With d_n = log P_b(x_n) - log P_a(x_n), each the mean over seeds, the difference B - A in bits/dim is -mean(d) /
-(D ln 2), negative where B is better; its standard error is that of the paired differences (:mod:`bitsperdim.compare`),
-where a side has several seeds together with theirs (:mod:`.noise`), and z their ratio. A difference is clear beyond
-the interval that misses in 5 % of cases, by t quantiles where images or seeds are few; where several models are
-compared, of all comparisons of equal models together 5 % call any of them clear (:mod:`.multiple`).
+With d_n = log P_b(x_n) - log P_a(x_n), each the mean over seeds, the difference B - A in bits/dim is -mean(d) / (D ln
+2), negative where B is better; its standard error is that of the paired differences
+(:mod:`bitsperdim.estimators.paired`), where a side has several seeds together with theirs
+(:mod:`bitsperdim.estimators.noise`), and z their ratio. A difference is clear beyond the interval that misses in 5 % of
+cases, by t quantiles where images or seeds are few; where several models are compared, of all comparisons of equal
+models together 5 % call any of them clear (:mod:`bitsperdim.estimators.multiple`).
 
 **Bounds.** The number of a ``lower`` result is an upper bound of its model's negative log-likelihood: the model's own
 number is there or lower. A clear difference of numbers therefore holds for the models if the worse number is exact, and
@@ -41,14 +42,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bitsperdim.compare import influences
-from bitsperdim.comparing.multiple import roots, step_down
-from bitsperdim.comparing.noise import LEVEL, Noise, in_bits_per_dim, of_means, of_tables
 from bitsperdim.comparing.numbers import Images, NoImagesError, Numbers, Scored
 from bitsperdim.comparing.source import Source
-from bitsperdim.errors import InputError
-from bitsperdim.labels import OUT_OF_RANGE, SEEN
-from bitsperdim.units import bits_per_dim
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.labels import OUT_OF_RANGE, SEEN
+from bitsperdim.core.units import bits_per_dim
+from bitsperdim.estimators.multiple import roots, step_down
+from bitsperdim.estimators.noise import LEVEL, Noise, in_bits_per_dim, of_means, of_tables
+from bitsperdim.estimators.paired import influences
 
 Verdict = Literal["better", "worse", "cannot tell", "same", "refused"]
 ErrorKind = Literal["paired", "unpaired"]
@@ -224,7 +225,9 @@ class Measured:
 
 
 def rows_of(pairs: Sequence[tuple[Scored, Scored]]) -> list[Row]:
-    """Compare results pair by pair; what is clear is so although all of them are looked at (:mod:`.multiple`)."""
+    """Compare results pair by pair; what is clear is so although all of them are looked at
+    (:mod:`bitsperdim.estimators.multiple`).
+    """
     found = [measured(a, b) for a, b in pairs]
     doubtful = [item for item in found if item.is_doubtful]
     level, _ = step_down(

@@ -2,7 +2,7 @@
 
 DVC keeps an experiment as a commit under ``refs/exps/<baseline>/<name>``; metrics are committed, so that git alone is
 enough to read them. What DVC keeps in its cache is the business of :mod:`bitsperdim.comparing.cache`, and which
-repository it is that of :mod:`bitsperdim.git`.
+repository it is that of :mod:`bitsperdim.core.git`.
 
 Invariants: an experiment is found by its name (``tests/comparing/test_source.py``,
 ``test_an_experiment_is_found_by_its_name``); every metrics file that a commit wrote is a change, also one that a merge
@@ -16,8 +16,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bitsperdim.errors import InputError
-from bitsperdim.git import SHORT, Repository
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.git import SHORT, Repository
 
 METRICS = re.compile(r"results/([^/\n]+)/metrics\.json")
 EXPERIMENT = re.compile(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38,62})/([^/]+)")

@@ -29,11 +29,11 @@ from bitsperdim.comparing.numbers import read_numbers
 from bitsperdim.comparing.output import WIDTH, aligned, markdown_table, number, printable
 from bitsperdim.comparing.ranking import Entry, Reader, Together, rank
 from bitsperdim.comparing.source import RESULTS, WORKSPACE, Source, find, of_recipe
-from bitsperdim.errors import InputError
-from bitsperdim.git import UNSHALLOW, NotARepositoryError, Repository, repository
-from bitsperdim.params import RESERVED
-from bitsperdim.report.formatting import markdown as cell
-from bitsperdim.report.formatting import two_digits, with_error
+from bitsperdim.config.params import RESERVED
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.git import UNSHALLOW, NotARepositoryError, Repository, repository
+from bitsperdim.results.formatting import markdown as cell
+from bitsperdim.results.formatting import two_digits, with_error
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,10 +17,10 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import ValidationError
 
-from bitsperdim.errors import InputError
-from bitsperdim.labels import is_of_seen_images, is_out_of_range, marks, range_reason, seen_in_words
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.labels import is_of_seen_images, is_out_of_range, marks, range_reason, seen_in_words
 from bitsperdim.recipes.recipe import merged
-from bitsperdim.report.reading import Stored
+from bitsperdim.results.reading import Stored
 
 SHARED = ("dataset", "dequantize", "evaluate", "seeds")  # sections that matter to every model, as `train` does
 

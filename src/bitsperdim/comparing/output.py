@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from bitsperdim.comparing.comparison import Comparison, Difference, Row
-from bitsperdim.comparing.noise import LEVEL
 from bitsperdim.comparing.numbers import Numbers, Scored
 from bitsperdim.comparing.source import Source
-from bitsperdim.files import rounded
-from bitsperdim.labels import SIGNS
-from bitsperdim.report.formatting import error_alone, plain, two_digits, with_error
-from bitsperdim.report.formatting import markdown as cell
+from bitsperdim.core.files import rounded
+from bitsperdim.core.labels import SIGNS
+from bitsperdim.estimators.noise import LEVEL
+from bitsperdim.results.formatting import error_alone, plain, two_digits, with_error
+from bitsperdim.results.formatting import markdown as cell
 
 SCHEMA = 2
 WIDTH = 110  # of a line of text

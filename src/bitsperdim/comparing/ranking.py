@@ -1,10 +1,11 @@
 """The results of one protocol and its test images in order, and which of them are clearly apart.
 
 **Ties.** A row is tied with the best of its protocol unless the two are clearly apart when all pairs are looked at
-(:mod:`.multiple`): of boards on which all are equally good at most 5 % call anything clear. The error is that of paired
-differences where both have their log-likelihoods in DVC's cache, else the root of the summed squares of the two
-test-set errors, which is too large as a rule, and the row says ``unpaired``. Several seeds of a side add their noise
-(:mod:`.noise`). Where both have one and the difference exceeds what any number of pairs on the board would need of the
+(:mod:`bitsperdim.estimators.multiple`): of boards on which all are equally good at most 5 % call anything clear. The
+error is that of paired differences where both have their log-likelihoods in DVC's cache, else the root of the summed
+squares of the two test-set errors, which is too large as a rule, and the row says ``unpaired``. Several seeds of a side
+add their noise (:mod:`bitsperdim.estimators.noise`). Where both have one and the difference exceeds what any number of
+pairs on the board would need of the
 *sum* of the two errors, no data are read: a paired error cannot be larger than that (``not needed``).
 
 **Verdicts.** A rank and a tie are of numbers, a verdict is of models, by the rule of ``compare`` (:mod:`.comparison`):
@@ -23,12 +24,15 @@ from typing import Literal
 
 import numpy as np
 
-from bitsperdim.compare import influences
 from bitsperdim.comparing import history
 from bitsperdim.comparing.cache import Cache, md5_of
 from bitsperdim.comparing.comparison import is_established, unpaired
-from bitsperdim.comparing.multiple import AllPairs, Side
-from bitsperdim.comparing.noise import (
+from bitsperdim.comparing.numbers import Images, Numbers, Scored, read_images
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.git import Repository
+from bitsperdim.core.units import bits_per_dim
+from bitsperdim.estimators.multiple import AllPairs, Side
+from bitsperdim.estimators.noise import (
     LEVEL,
     in_bits_per_dim,
     of_tables,
@@ -37,10 +41,7 @@ from bitsperdim.comparing.noise import (
     seeds_of_table,
     why_unclear,
 )
-from bitsperdim.comparing.numbers import Images, Numbers, Scored, read_images
-from bitsperdim.errors import InputError
-from bitsperdim.git import Repository
-from bitsperdim.units import bits_per_dim
+from bitsperdim.estimators.paired import influences
 
 
 @dataclass

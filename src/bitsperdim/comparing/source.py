@@ -22,14 +22,14 @@ import numpy as np
 from bitsperdim.comparing import history
 from bitsperdim.comparing.cache import Cache, locked_params, md5_of, parse
 from bitsperdim.comparing.numbers import Images, NoImagesError, Scored, fitting, read_images, read_numbers, relevant
-from bitsperdim.errors import InputError
-from bitsperdim.git import SHORT, UNSHALLOW, GitError, NotARepositoryError, Provenance, Repository, repository
-from bitsperdim.params import RESERVED
+from bitsperdim.config.params import RESERVED
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.git import SHORT, UNSHALLOW, GitError, NotARepositoryError, Provenance, Repository, repository
 from bitsperdim.recipes.recipe import FOLDER
+from bitsperdim.recipes.result import SAME_AS
 
 WORKSPACE = "workspace"
 RESULTS = FOLDER / "results"
-SAME_AS = "/same_as"  # beside the models, of which none has such a name
 Kind = Literal["workspace", "revision", "experiment", "recipe result"]
 
 

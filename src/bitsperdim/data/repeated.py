@@ -19,8 +19,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from bitsperdim.core.labels import COUNTED
+
 DIGEST_BYTES = 16
-COUNTED = ("test_distinct", "test_in_train", "test_in_validation", "validation_in_train")
 
 
 def digests(images: np.ndarray) -> list[bytes]:
@@ -50,35 +51,3 @@ def counted(hashes: Mapping[str, Sequence[bytes]]) -> dict[str, int]:
         int(are_among(validation, train).sum()),
     )
     return dict(zip(COUNTED, counts, strict=True))
-
-
-def in_words(counts: Mapping[str, int], n_images: Mapping[str, int]) -> list[str]:
-    """Return a sentence for each thing that :func:`counted` found to be the same.
-
-    Args:
-        counts: what was found.
-        n_images: of each split.
-    """
-    n_test, n_validation = n_images["test"], n_images["validation"]
-    found = []
-    if (n_distinct := counts["test_distinct"]) < n_test:
-        verb = "is" if n_distinct == 1 else "are"
-        found.append(
-            f"{n_distinct:,} of the {n_test:,} test images {verb} distinct: errors over test images count those"
-        )
-    if counts["test_in_train"]:
-        found.append(
-            f"{counts['test_in_train']:,} of the {n_test:,} test images are training images too: on these a model is "
-            f"scored on what it was trained on"
-        )
-    if counts["test_in_validation"]:
-        found.append(
-            f"{counts['test_in_validation']:,} of the {n_test:,} test images are validation images too, by which the "
-            f"weights are chosen that are scored"
-        )
-    if counts["validation_in_train"]:
-        found.append(
-            f"{counts['validation_in_train']:,} of the {n_validation:,} validation images are training images too: "
-            f"they do not show where a model begins to remember"
-        )
-    return found

@@ -21,8 +21,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from bitsperdim.files import Rows, in_chunks
-from bitsperdim.units import n_dims, nats_to_bits
+from bitsperdim.core.files import Rows, in_chunks
+from bitsperdim.core.units import n_dims, nats_to_bits
 
 MAX_SIDE = 16_383  # pixels of a WebP file
 PAGE_VALUES = 2**25  # sub-pixels on a sheet

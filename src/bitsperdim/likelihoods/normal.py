@@ -10,8 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from bitsperdim.core.randomness import draw
 from bitsperdim.likelihoods.base import at_least_float32
-from bitsperdim.randomness import draw
 
 ONE_BY_ONE = ("cpu",)  # devices on which every sample is drawn by a call of its own
 

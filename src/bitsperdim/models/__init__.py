@@ -1,40 +1,41 @@
-"""The models: one paper per file, one literal registry, and how they are built, saved and loaded."""
+"""The models: one paper per file, a registry, and how they are built, saved and loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bitsperdim.errors import InputError
-from bitsperdim.files import read_json, reading, remove_leftovers, write_bytes, write_json
-from bitsperdim.models.base import AutoregressiveModel, DensityModel, ImageModel, LatentModel
-from bitsperdim.models.conv_vae import ConvVAE
-from bitsperdim.models.flow import Flow
-from bitsperdim.models.gated_pixelcnn import GatedPixelCNN
-from bitsperdim.models.gaussian import Gaussian
-from bitsperdim.models.histogram import Histogram
+from bitsperdim.config.families import FAMILIES
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.files import read_json, reading, remove_leftovers, write_bytes, write_json
+from bitsperdim.core.randomness import stream_seed
+from bitsperdim.models.autoregressive import AutoregressiveModel
+from bitsperdim.models.base import ImageModel
+from bitsperdim.models.density import DensityModel
 from bitsperdim.models.inputs import check_labels
-from bitsperdim.models.pixelcnn import PixelCNN
-from bitsperdim.models.pixelcnn_pp import PixelCNNpp
-from bitsperdim.models.realnvp import RealNVP
-from bitsperdim.models.vae import VAE
-from bitsperdim.randomness import stream_seed
+from bitsperdim.models.latent import LatentModel
 
-MODELS: dict[str, type[ImageModel]] = {
-    "histogram": Histogram,
-    "gaussian": Gaussian,
-    "vae": VAE,
-    "conv_vae": ConvVAE,
-    "pixelcnn": PixelCNN,
-    "gated_pixelcnn": GatedPixelCNN,
-    "pixelcnn_pp": PixelCNNpp,
-    "flow": Flow,
-    "realnvp": RealNVP,
-}
 
+class _Models(Mapping[str, type[ImageModel]]):
+    """The network of each family, imported when it is asked for (:mod:`bitsperdim.config.families` says why)."""
+
+    def __getitem__(self, family: str) -> type[ImageModel]:
+        module, _, name = FAMILIES[family].network.rpartition(".")
+        network: type[ImageModel] = getattr(import_module(module), name)
+        return network
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(FAMILIES)
+
+    def __len__(self) -> int:
+        return len(FAMILIES)
+
+
+MODELS = _Models()
 MODEL_FILES = ("model.json", "weights.safetensors")  # of a saved model
 
 __all__ = [

@@ -30,22 +30,17 @@ Invariants (``tests/models/``):
 from __future__ import annotations
 
 import itertools
-import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from bitsperdim.dequantization import MAX_LEVELS, Dequantizer, dequantize
-from bitsperdim.likelihoods import DiagonalNormal, Head, Likelihood, NormalChain
-from bitsperdim.models.causal import CausalConv2d, Memory
-from bitsperdim.models.inputs import check_classes, check_counts, check_images, check_noise, check_place
-from bitsperdim.units import n_dims
+from bitsperdim.core.units import n_dims
+from bitsperdim.models.inputs import check_classes, check_counts, check_images, check_place
+from bitsperdim.models.parts.causal import CausalConv2d
 
 Kind = Literal["exact", "lower", "density"]
-LatentNormal = DiagonalNormal | NormalChain
-Proposal = Literal["encoder", "prior"]
 COUNTED_AT_ONCE = 2**22  # sub-pixels, 8 bytes each
 
 
@@ -148,7 +143,7 @@ class ImageModel(nn.Module, ABC):
         """Return log w, (K, B) in nats, with E[w_k] = P(x).
 
         In training mode too, where dropout is on: then E[w_k] is another mass for each draw of what is dropped. Whether
-        an autoregressive model looks ahead is not asked here: :func:`bitsperdim.estimation.estimate` does.
+        an autoregressive model looks ahead is not asked here: :func:`bitsperdim.evaluation.estimate.estimate` does.
 
         Args:
             x: (B, C, H, W) uint8 or another integer type, values 0..L-1, on the device of the model.
@@ -249,235 +244,3 @@ def level_counts(images: Tensor, n_levels: int) -> Tensor:
     for chunk in images.split(max(1, COUNTED_AT_ONCE // n_places)):
         counts += torch.bincount((first + chunk.flatten(1).long()).flatten(), minlength=len(counts))
     return counts.reshape(*shape, n_levels)
-
-
-class AutoregressiveModel(ImageModel):
-    r"""Each sub-pixel given the ones before it: exact.
-
-    .. math:: \log P(x) = \sum_{i=1}^{D} \log p(x_i \mid x_{<i})
-
-    The order is row by row, pixel by pixel, and inside a pixel channel by channel. The network gives the outputs of
-    each pixel, and the head makes a likelihood of them; where that couples the channels of a pixel itself, the outputs
-    depend on earlier pixels only.
-
-    Attributes:
-        head: from outputs to a likelihood.
-    """
-
-    is_exact = True
-    head: Head
-
-    @abstractmethod
-    def outputs(
-        self,
-        x: Tensor,
-        labels: Tensor | None = None,
-        *,
-        memory: Memory | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Return what the network says of p(x_i given x_<i), (B, G * n, H, W), for all i at once or at one place.
-
-        Args:
-            x: (B, C, H, W), 0..L-1.
-            labels: (B,) int64.
-            memory: of the places before the one that is asked for (``causal.py``); the result is of that place only,
-                (B, G * n, 1, 1), or (B, G * n, 1, W) for a row, and no later value in ``x`` matters.
-            generator: of dropout, in training mode.
-        """
-
-    def likelihood(self, outputs: Tensor) -> Likelihood:
-        """Return the likelihood that outputs (B, G * n, H, W) stand for, batch shape (B, C, H, W)."""
-        grouped = outputs.unflatten(1, (self.head.n_groups, self.head.n_outputs))  # (B, G, n, H, W)
-        return self.head(grouped.permute(0, 1, 3, 4, 2))
-
-    def conditionals(
-        self, x: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None
-    ) -> Likelihood:
-        """Return p(x_i given x_<i) for all i at once, batch shape (B, C, H, W); arguments as of :meth:`outputs`."""
-        return self.likelihood(self.outputs(x, labels, generator=generator)).given(x)
-
-    def unchecked_log_weights(
-        self,
-        x: Tensor,
-        n_samples: int = 1,
-        *,
-        labels: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        noise: Tensor | None = None,
-    ) -> Tensor:
-        """Return log P(x), exact, (1, B) in nats."""
-        return self.likelihood(self.outputs(x, labels, generator=generator)).log_prob_of_images(x)[None]
-
-    def unchecked_sample(
-        self, n_images: int, *, labels: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Draw images one pixel after the other."""
-        from bitsperdim.sampling import ancestral_sample  # sampling knows the models, not the other way round
-
-        return ancestral_sample(self, n_images, labels=labels, generator=generator)
-
-
-class LatentModel(ImageModel):
-    r"""A latent variable z with prior p(z), likelihood p(x given z) and proposal q(z given x).
-
-    .. math:: \log w_k = \log p(x \mid z_k) + \log p(z_k) - \log q(z_k \mid x), \qquad z_k \sim q(z \mid x)
-
-    or, with the prior as the proposal, :math:`\log w_k = \log p(x \mid z_k)` with :math:`z_k \sim p(z)`.
-    z is (K, B, Z), flat over all stochastic layers.
-
-    In training the derivative of the bound in the weights of the proposal may be taken in the doubly reparameterized
-    way (Tucker et al. 2019, "Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives"):
-
-    .. math:: \nabla_\phi \log \frac1K \sum_k w_k
-              \;\to\; \sum_k \tilde w_k^2 \, \frac{\partial \log w_k}{\partial z_k} \, \nabla_\phi z_k,
-              \qquad \tilde w_k = \frac{w_k}{\sum_j w_j}
-
-    It has the same mean, and its signal does not drown in its noise as K grows. The other derivatives are as they were.
-
-    Attributes:
-        doubly_reparameterized: whether it is.
-    """
-
-    doubly_reparameterized: bool = False
-
-    @abstractmethod
-    def prior(self) -> LatentNormal:
-        """Return p(z), of shape (Z,)."""
-
-    @abstractmethod
-    def encode(self, x: Tensor) -> LatentNormal:
-        """Return q(z given x), of shape (B, Z)."""
-
-    @abstractmethod
-    def decode(self, z: Tensor) -> Likelihood:
-        """Return p(x given z) for z (K, B, Z), batch shape (K, B, C, H, W)."""
-
-    def log_p_x_given_z(self, x: Tensor, z: Tensor) -> Tensor:
-        """Return log p(x given z) for z (K, B, Z), (K, B) in nats."""
-        return self.decode(z).log_prob_of_images(x)
-
-    def log_joint(self, x: Tensor, z: Tensor) -> Tensor:
-        """Return log p(x given z) + log p(z), (K, B) in nats."""
-        return self.log_p_x_given_z(x, z) + self.prior().log_prob(z)
-
-    def unchecked_log_weights(
-        self,
-        x: Tensor,
-        n_samples: int = 1,
-        *,
-        labels: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        noise: Tensor | None = None,
-        proposal: Proposal = "encoder",
-        encoded: LatentNormal | None = None,
-    ) -> Tensor:
-        """Return log w, (K, B) in nats, differentiable in all parameters that it depends on.
-
-        Args:
-            x: (B, C, H, W) uint8, values 0..L-1.
-            n_samples: K.
-            labels: of no use here.
-            generator: of all randomness; on a CPU the k-th row does not depend on K.
-            noise: of no use here.
-            proposal: ``encoder`` draws z from q(z given x), ``prior`` from p(z): naive Monte Carlo, each image with
-                draws of its own.
-            encoded: q(z given x) of these images, where it is known already.
-
-        Raises:
-            ValueError: a proposal of another name.
-        """
-        if proposal not in get_args(Proposal):
-            raise ValueError(f"proposal must be one of {', '.join(get_args(Proposal))}, not {proposal!r}")
-        if proposal == "prior":
-            return self.log_p_x_given_z(x, self.draw_latents(n_samples, len(x), generator=generator))
-        q_z_given_x = self.encode(x) if encoded is None else encoded
-        z = q_z_given_x.rsample(n_samples, generator=generator)  # (K, B, Z)
-        if not (self.doubly_reparameterized and self.training and z.requires_grad):
-            return self.log_joint(x, z) - q_z_given_x.log_prob(z)
-        log_w = self.log_joint(x, z) - q_z_given_x.detach().log_prob(z)
-        # the bound's own derivative brings one factor of these to z; the second is put on there
-        shares = torch.softmax(log_w.detach(), dim=0)[..., None]  # (K, B, 1)
-        z.register_hook(lambda gradient: gradient * shares)
-        return log_w
-
-    def unchecked_sample(
-        self, n_images: int, *, labels: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Draw z from the prior, then x from p(x given z)."""
-        return self.sample_joint(n_images, generator=generator)[1]
-
-    def sample_joint(self, n_images: int, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Draw z (B, Z) from the prior, then x (B, C, H, W) from p(x given z): z is then a draw from p(z given x)."""
-        z = self.prior().rsample(n_images, generator=generator)  # (B, Z)
-        return z, self.decode(z[None]).sample(generator=generator)[0]
-
-    def draw_latents(self, n_samples: int, n_images: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw z from the prior, (K, B, Z), independent for each image; on a CPU the k-th does not depend on K."""
-        return self.prior().expand(n_images).rsample(n_samples, generator=generator)
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """Return the middle of p(x given z) at the mean of q(z given x), (B, C, H, W) in level units, to be looked at.
-
-        It is the mean, but for coupled channels: see ``central`` there.
-
-        Raises:
-            ValueError: x is not images of the model.
-        """
-        self.check(x)
-        self.check_places(x)
-        return self.decode(self.encode(x).mean[None]).central[0]
-
-
-class DensityModel(ImageModel):
-    r"""A density p(y) of dequantized images y = (x + u) / L in [0, 1)^D.
-
-    .. math:: \log w_k = \log p\Big(\frac{x + u_k}{L}\Big) - D \log L - \log r(u_k \mid x), \qquad u_k \sim r(u \mid x)
-
-    Raises:
-        ValueError: more levels than float32 can tell noise within.
-    """
-
-    dequantizer: Dequantizer
-
-    def __init__(self, image_shape: tuple[int, int, int], n_levels: int) -> None:
-        """Refuse more than 4,096 levels."""
-        super().__init__(image_shape, n_levels)
-        if n_levels > MAX_LEVELS:
-            raise ValueError(f"a density model takes at most {MAX_LEVELS} levels, not {n_levels}")
-
-    @property
-    def kind(self) -> Kind:
-        """``density`` without dequantization noise, else ``lower``."""
-        return "lower" if self.dequantizer.is_noise else "density"
-
-    @property
-    def keeps_noise(self) -> bool:
-        """Whether the dequantizer is of fixed noise."""
-        return self.dequantizer.is_fixed
-
-    def check(self, x: Tensor, labels: Tensor | None = None, noise: Tensor | None = None) -> None:
-        """Refuse what is not images of this model, or not noise for them: see :meth:`ImageModel.check`."""
-        super().check(x, labels, noise)
-        if noise is not None:
-            check_noise(noise, x.shape)
-
-    @abstractmethod
-    def log_density(self, y: Tensor) -> Tensor:
-        """Return log p(y), (B,) in nats, of y (B, C, H, W) float64 in (0, 1)."""
-
-    def unchecked_log_weights(
-        self,
-        x: Tensor,
-        n_samples: int = 1,
-        *,
-        labels: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        noise: Tensor | None = None,
-    ) -> Tensor:
-        """Return log w for u ~ r(u given x), (K, B) in nats; without noise the density at the middle of the cell."""
-        n_samples = n_samples if self.dequantizer.is_noise else 1
-        u, log_r_u_given_x = self.dequantizer(x, n_samples, generator=generator, noise=noise)
-        y = dequantize(x, u, self.n_levels)  # (K, B, C, H, W)
-        log_density = self.log_density(y.flatten(0, 1)).unflatten(0, y.shape[:2])  # (K, B)
-        return log_density - self.n_dims * math.log(self.n_levels) - log_r_u_given_x

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bitsperdim.likelihoods import DiagonalNormal, Likelihood, build_head
-from bitsperdim.models.base import LatentModel, LatentNormal, in_full_precision, level_counts
+from bitsperdim.models.base import in_full_precision, level_counts
+from bitsperdim.models.latent import LatentModel, LatentNormal
 
 
 class ResidualBlock(nn.Module):
@@ -66,7 +67,7 @@ class ConvVAE(LatentModel):
         n_blocks: residual blocks at each scale, of the encoder and of the decoder.
         likelihood: a key of :data:`bitsperdim.likelihoods.HEADS`.
         n_mixtures: the number of its components.
-        doubly_reparameterized: see :class:`bitsperdim.models.base.LatentModel`.
+        doubly_reparameterized: see :class:`bitsperdim.models.latent.LatentModel`.
     """
 
     def __init__(

@@ -17,9 +17,9 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from bitsperdim.bijections import ActNorm
 from bitsperdim.likelihoods import at_least_float32
 from bitsperdim.models.normalizing_flow import NormalizingFlow
+from bitsperdim.models.parts.bijections import ActNorm
 
 TRANSFORMS = ("maf", "nsf")
 

@@ -33,8 +33,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bitsperdim.likelihoods import build_head
-from bitsperdim.models.base import AutoregressiveModel, in_full_precision
-from bitsperdim.models.causal import CausalConv2d, Memory, at_place, groups_of, in_row, order_of
+from bitsperdim.models.autoregressive import AutoregressiveModel
+from bitsperdim.models.base import in_full_precision
+from bitsperdim.models.parts.causal import CausalConv2d, Memory, at_place, groups_of, in_row, order_of
 from bitsperdim.models.pixelcnn import check_sizes, masked, start_at_marginals
 
 KERNEL_SIZE = 3  # of all layers but the first

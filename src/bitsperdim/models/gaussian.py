@@ -18,9 +18,9 @@ import math
 import torch
 from torch import Tensor
 
-from bitsperdim.dequantization import UniformDequantizer
 from bitsperdim.likelihoods.base import as_levels
-from bitsperdim.models.base import DensityModel
+from bitsperdim.models.density import DensityModel
+from bitsperdim.models.parts.dequantization import UniformDequantizer
 
 CHUNK = 4096  # images at a time in the fit, so that its memory is that of the covariance
 NOISE_VARIANCE = 1 / 12  # of u, uniform on [0, 1)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from bitsperdim.likelihoods import Categorical, Likelihood, build_head
-from bitsperdim.models.base import AutoregressiveModel, level_counts
-from bitsperdim.models.causal import Memory
+from bitsperdim.models.autoregressive import AutoregressiveModel
+from bitsperdim.models.base import level_counts
+from bitsperdim.models.parts.causal import Memory
 
 
 class Histogram(AutoregressiveModel):

@@ -8,7 +8,7 @@ given.
 Types, shapes and devices cost nothing to look at. Values have to be read, and to read them from a GPU makes the host
 wait.
 
-Not here: whether an autoregressive model looks ahead (:mod:`bitsperdim.causality`).
+Not here: whether an autoregressive model looks ahead (:mod:`bitsperdim.models.look_ahead`).
 
 Invariants (``tests/models/test_inputs.py``): whatever does not fit is refused by every family and every function
 (``test_what_is_not_an_input_of_the_model_is_refused``); every integer type gives the same numbers
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitsperdim.errors import InputError
+from bitsperdim.core.errors import InputError
 
 if TYPE_CHECKING:
     from bitsperdim.models.base import ImageModel

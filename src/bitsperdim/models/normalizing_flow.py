@@ -19,11 +19,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from bitsperdim.bijections import Logit
-from bitsperdim.dequantization import dequantize, dequantizer
+from bitsperdim.core.randomness import stream
 from bitsperdim.likelihoods.base import as_levels
-from bitsperdim.models.base import DensityModel
-from bitsperdim.randomness import stream
+from bitsperdim.models.density import DensityModel
+from bitsperdim.models.parts.bijections import Logit
+from bitsperdim.models.parts.dequantization import dequantize, dequantizer
 
 IMAGES_TO_START = 1024
 

@@ -29,8 +29,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bitsperdim.likelihoods import build_head
-from bitsperdim.models.base import AutoregressiveModel, in_full_precision, level_counts
-from bitsperdim.models.causal import CausalConv2d, Memory, groups_of, order_of
+from bitsperdim.models.autoregressive import AutoregressiveModel
+from bitsperdim.models.base import in_full_precision, level_counts
+from bitsperdim.models.parts.causal import CausalConv2d, Memory, groups_of, order_of
 
 
 def masked(n_inputs: int, n_outputs: int, kernel_size: int, n_groups: int, *, sees_own_group: bool) -> CausalConv2d:

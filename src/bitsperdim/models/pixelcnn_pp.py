@@ -41,9 +41,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bitsperdim.likelihoods import build_head
-from bitsperdim.models.activations import SMALLEST_DROPOUT, add_gated, concatenated_elu, dropped_out
-from bitsperdim.models.base import AutoregressiveModel, in_full_precision
-from bitsperdim.models.causal import CausalConv2d, CausalUpsampling, Memory, at_place, in_row
+from bitsperdim.models.autoregressive import AutoregressiveModel
+from bitsperdim.models.base import in_full_precision
+from bitsperdim.models.parts.activations import SMALLEST_DROPOUT, add_gated, concatenated_elu, dropped_out
+from bitsperdim.models.parts.causal import CausalConv2d, CausalUpsampling, Memory, at_place, in_row
 from bitsperdim.models.pixelcnn import start_at_marginals
 
 Window = tuple[tuple[int, int], tuple[int, int]]  # rows and columns

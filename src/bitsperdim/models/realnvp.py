@@ -20,8 +20,15 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from bitsperdim.bijections import ActNorm, AffineCoupling, Bijection, Squeeze, checkerboard, half_of_the_channels
 from bitsperdim.models.normalizing_flow import NormalizingFlow
+from bitsperdim.models.parts.bijections import (
+    ActNorm,
+    AffineCoupling,
+    Bijection,
+    Squeeze,
+    checkerboard,
+    half_of_the_channels,
+)
 
 N_CHECKERBOARD, N_CHANNEL, N_LAST = 3, 3, 4  # couplings of a scale, and of the last
 

@@ -41,7 +41,8 @@ from bitsperdim.likelihoods import (
     build_head,
     tanh_,
 )
-from bitsperdim.models.base import LatentModel, LatentNormal, in_full_precision, level_counts
+from bitsperdim.models.base import in_full_precision, level_counts
+from bitsperdim.models.latent import LatentModel, LatentNormal
 
 ROWS_AT_ONCE = 1024  # samples times images, of a Bernoulli that is only evaluated
 
@@ -92,7 +93,7 @@ class VAE(LatentModel):
         deeper: further stochastic layers, each with its ``latent_size`` and the ``hidden_sizes`` of its encoder.
         likelihood: a key of :data:`bitsperdim.likelihoods.HEADS`.
         n_mixtures: the number of its components.
-        doubly_reparameterized: see :class:`bitsperdim.models.base.LatentModel`.
+        doubly_reparameterized: see :class:`bitsperdim.models.latent.LatentModel`.
     """
 
     centre: Tensor

@@ -16,10 +16,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from bitsperdim.errors import InputError, shown
-from bitsperdim.families import PositiveInt, Section
-from bitsperdim.last_commit import refuse_itself
-from bitsperdim.params import Params, load_yaml, validate
+from bitsperdim.config.families.base import PositiveInt, Section
+from bitsperdim.config.loading import load_yaml
+from bitsperdim.config.params import Params
+from bitsperdim.core.errors import InputError, shown
+from bitsperdim.preflight.agreement import validated
+from bitsperdim.preflight.last_commit import refuse_itself
 
 FOLDER = Path("recipes")
 SizeName = Literal["cpu", "gpu"]
@@ -92,7 +94,7 @@ class Recipe:
         """
         content = merged(base, self.changes(size))
         try:
-            params: Params = validate(content)
+            params: Params = validated(content)
         except InputError as error:
             refuse_itself(base, error)
             raise InputError(f"recipes/{self.name}.yaml, size {size}: {error}") from error

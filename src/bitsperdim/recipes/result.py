@@ -23,16 +23,17 @@ from typing import Any
 
 import numpy as np
 
-from bitsperdim.compare import paired_difference, ways_of_dequantizing
-from bitsperdim.comparing.source import SAME_AS
-from bitsperdim.errors import InputError
-from bitsperdim.files import read_json, write_json, write_npz
-from bitsperdim.params import model_section
+from bitsperdim.config.params import model_section
+from bitsperdim.config.variants import ways_of_dequantizing
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.files import read_json, write_json, write_npz
+from bitsperdim.core.units import bits_per_dim, nats_to_bits_per_dim
+from bitsperdim.estimators.paired import paired_difference
 from bitsperdim.recipes.recipe import FOLDER, Recipe, SizeName, merged
 from bitsperdim.recipes.running import Finished, reading_result
-from bitsperdim.units import bits_per_dim, nats_to_bits_per_dim
 
 RESULTS = FOLDER / "results"
+SAME_AS = "/same_as"  # beside the models, of which none has such a name
 SHARED = ("dataset", "dequantize", "models", "seeds", "train", "evaluate")
 
 

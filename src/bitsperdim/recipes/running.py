@@ -32,13 +32,13 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from bitsperdim import finished as ended
-from bitsperdim import stage
-from bitsperdim.errors import InputError
-from bitsperdim.files import REPOSITORY, read_json, write_json, write_text
-from bitsperdim.git import UNSHALLOW, GitError, NotARepositoryError, Provenance, Repository, provenance, repository
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.files import REPOSITORY, read_json, write_json, write_text
+from bitsperdim.core.git import UNSHALLOW, GitError, NotARepositoryError, Provenance, Repository, provenance, repository
 from bitsperdim.recipes.recipe import Recipe, SizeName, merged, overrides, read_yaml
 from bitsperdim.recipes.settings import applied
+from bitsperdim.runtime import finished as ended
+from bitsperdim.runtime import stage
 
 RUNS, LOGS = Path("runs"), Path("logs") / "recipes"
 BASED_ON = "based-on.json"  # in a run's folder: the commit and the parameters

@@ -17,9 +17,9 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from bitsperdim.errors import InputError, shown
-from bitsperdim.last_commit import refuse_itself
-from bitsperdim.params import validate
+from bitsperdim.core.errors import InputError, shown
+from bitsperdim.preflight.agreement import validated
+from bitsperdim.preflight.last_commit import refuse_itself
 from bitsperdim.recipes.recipe import close, quoted, read_yaml
 
 FORMS = "write KEY=VALUE, +KEY=VALUE to add a key, or ~KEY to remove one"
@@ -70,7 +70,7 @@ def _applied(content: Mapping[str, Any], settings: Sequence[str]) -> dict[str, A
         raise InputError(f"-S can only change params.yaml, not {shown(min(other))}.")
     result = _changed_by_dvc(content, of_files.get("params.yaml", []))
     try:
-        validate(result)
+        validated(result)
     except InputError as error:
         raise InputError(f"{_named(settings)}: {error}" if settings else str(error)) from error
     return result

@@ -11,15 +11,15 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from bitsperdim.errors import InputError
-from bitsperdim.files import read_json
-from bitsperdim.git import Provenance
-from bitsperdim.labels import PUBLISHED_SIGNS, SIGNS, TOO_FEW, WORDS, marks, meanings
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.files import read_json
+from bitsperdim.core.git import Provenance
+from bitsperdim.core.labels import PUBLISHED_SIGNS, SIGNS, TOO_FEW, WORDS, marks, meanings
 from bitsperdim.recipes import recipe as recipes
 from bitsperdim.recipes.result import RESULTS, result_name
 from bitsperdim.recipes.running import reading_result
-from bitsperdim.report.formatting import markdown as markdown_cell
-from bitsperdim.report.formatting import plain, with_error
+from bitsperdim.results.formatting import markdown as markdown_cell
+from bitsperdim.results.formatting import plain, with_error
 
 HEADER = """| recipe: model | bits/dim | nats per image | the number is | K | published |
 | --- | --- | --- | --- | --- | --- |

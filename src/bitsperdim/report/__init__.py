@@ -25,12 +25,13 @@ from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-from bitsperdim.files import write_text
-from bitsperdim.params import Params
-from bitsperdim.report import charts, delay_charts, formatting, resnet_charts, study_charts
+from bitsperdim.config.params import Params
+from bitsperdim.core.files import write_text
+from bitsperdim.report import charts, density_and_mass, project_delay, universal_resnet
 from bitsperdim.report.content import Report, read_report
-from bitsperdim.report.dequantizing import differences
-from bitsperdim.report.resnet_content import FUNCTIONS
+from bitsperdim.report.variants import differences
+from bitsperdim.results import formatting
+from bitsperdim.results.universal_resnet import FUNCTIONS
 
 __all__ = ["write_report"]
 
@@ -77,11 +78,11 @@ def render_page(report: Report) -> str:
         bound=[charts.bound(model) for model in report.models],
         tails=[charts.tails(model) for model in report.models],
         histogram=[charts.histogram(model) for model in report.models],
-        study=study_charts.all_charts(report.study),
-        delay=delay_charts.all_charts(report.delay),
-        resnet=resnet_charts.all_charts(report.resnet),
-        predicate_panels=resnet_charts.predicate_panels(report.resnet),
-        ball_panels=resnet_charts.ball_panels(report.resnet),
+        study=density_and_mass.all_charts(report.study),
+        delay=project_delay.all_charts(report.delay),
+        resnet=universal_resnet.all_charts(report.resnet),
+        predicate_panels=universal_resnet.predicate_panels(report.resnet),
+        ball_panels=universal_resnet.ball_panels(report.resnet),
         functions=FUNCTIONS,
         model_ways=[
             differences(f"ways-{number}", ways, report.images.n_test_distinct)

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from markupsafe import Markup
 
+from bitsperdim.estimators.intervals import standard_errors
 from bitsperdim.report.content import ModelReport
-from bitsperdim.report.formatting import count, plain, with_error
-from bitsperdim.report.intervals import standard_errors
 from bitsperdim.report.svg import (
     BOUND,
     EXACT,
@@ -30,6 +29,7 @@ from bitsperdim.report.svg import (
     text_width,
     to_svg,
 )
+from bitsperdim.results.formatting import count, plain, with_error
 
 if TYPE_CHECKING:  # matplotlib is imported once something is drawn
     from matplotlib.axes import Axes

@@ -1,6 +1,6 @@
 """What the report shows, gathered from ``results`` and checked: metrics, curves, per-image numbers, pictures.
 
-It draws nothing and formats nothing; :mod:`bitsperdim.report.reading` opens the files. Numbers of
+It draws nothing and formats nothing; :mod:`bitsperdim.results.reading` opens the files. Numbers of
 one report must be comparable: a model that was scored on other test images than ``dequantize``
 describes is refused; one that was scored under another protocol tag (it was given the label, say)
 is kept and says so.
@@ -22,17 +22,17 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from bitsperdim.errors import InputError
-from bitsperdim.labels import SIGNS, TOLERATED_SHARE, is_of_seen_images, marks, range_reason, seen_in_words
-from bitsperdim.params import Params
-from bitsperdim.report.delay_content import Delay, read_delay
-from bitsperdim.report.dequantizing import Scored, Way, of_models
-from bitsperdim.report.metrics import HASH_DIGITS, ImagesMetrics, Metrics
+from bitsperdim.config.params import Params
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.labels import SIGNS, TOLERATED_SHARE, is_of_seen_images, marks, range_reason, seen_in_words
+from bitsperdim.core.units import bits_per_dim, nats_to_bits_per_dim
 from bitsperdim.report.published import PublishedNumber, read_published
-from bitsperdim.report.reading import Columns, Picture, Stored, read_columns, read_picture, read_stored
-from bitsperdim.report.resnet_content import ResnetStudy, read_resnet
-from bitsperdim.report.study_content import Study, read_study
-from bitsperdim.units import bits_per_dim, nats_to_bits_per_dim
+from bitsperdim.results.density_and_mass import Study, read_study
+from bitsperdim.results.metrics import HASH_DIGITS, ImagesMetrics, Metrics
+from bitsperdim.results.project_delay import Delay, read_delay
+from bitsperdim.results.reading import Columns, Picture, Stored, read_columns, read_picture, read_stored
+from bitsperdim.results.universal_resnet import ResnetStudy, read_resnet
+from bitsperdim.results.variants import Scored, Way, of_models
 
 
 @dataclass(frozen=True)

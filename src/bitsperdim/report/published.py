@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bitsperdim.data.sources import SOURCES
-from bitsperdim.labels import PUBLISHED_SIGNS
+from bitsperdim.core.labels import PUBLISHED_SIGNS
+from bitsperdim.core.units import nats_to_bits_per_dim
 from bitsperdim.recipes.recipe import Published, RecipeFile, names, read
-from bitsperdim.units import nats_to_bits_per_dim
+from bitsperdim.sources import SOURCES
 
 OWN_IMAGES = ("folder", "npz")  # whose name says nothing of what they are
 

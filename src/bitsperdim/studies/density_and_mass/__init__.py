@@ -29,14 +29,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bitsperdim.data import preparation
-from bitsperdim.files import StoredArray, in_chunks, reading, write_csv, write_json
-from bitsperdim.randomness import stream
+from bitsperdim.core.files import StoredArray, in_chunks, reading, write_csv, write_json
+from bitsperdim.core.randomness import stream
+from bitsperdim.core.units import nats_to_bits
+from bitsperdim.data.prepared import load_prepared
 from bitsperdim.studies.density_and_mass import bound, coding, collapse, hypotheses
-from bitsperdim.units import nats_to_bits
 
 if TYPE_CHECKING:
-    from bitsperdim.params import DensityAndMassSection
+    from bitsperdim.config.params import DensityAndMassSection
 
 __all__ = ["Levels", "count_levels", "study", "write"]
 
@@ -70,7 +70,7 @@ def count_levels(folder: Path, max_pixels: int) -> Levels:
     Raises:
         InputError: there are no images, or they are damaged.
     """
-    description = preparation.load(folder, ()).description
+    description = load_prepared(folder, ()).description
     path = folder / "train" / "images.npy"
     with reading(path, "dequantize"):
         images = StoredArray(path)

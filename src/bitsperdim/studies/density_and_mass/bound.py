@@ -13,7 +13,7 @@ samples the noise u. With K samples,
 
 (Theis, van den Oord and Bethge 2016, equations 4 to 7, for K = 1; Burda, Grosse and Salakhutdinov 2016 for K;
 Nowozin 2018, proposition 1, for the bias). The statistics are those with which every model is evaluated,
-:mod:`bitsperdim.estimation`: here their answers are known.
+:mod:`bitsperdim.evaluation`: here their answers are known.
 
 Exact: Q (closed form); the bound at K = 1 and CV (quadrature). Monte Carlo, with a standard error over replicates:
 the gap at each K (with a control variate that needs the true Q, so that small gaps are seen), the coverage of the
@@ -39,9 +39,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bitsperdim.estimation import bound_against_k, log_mean_exp, standard_error
+from bitsperdim.core.units import nats_to_bits
+from bitsperdim.estimators.log_weights import bound_against_k, log_mean_exp, standard_error
 from bitsperdim.likelihoods import DiscretizedLogistic, Mixture
-from bitsperdim.units import nats_to_bits
 
 N_LEVELS = 8
 WEIGHTS, LOCS, SCALES = (0.3, 0.25, 0.45), (2.35, 5.6, 4.0), (0.03, 0.06, 1.2)  # in levels

@@ -35,8 +35,8 @@ from typing import Any
 
 import numpy as np
 
+from bitsperdim.core.units import nats_to_bits
 from bitsperdim.studies.density_and_mass.collapse import entropy
-from bitsperdim.units import nats_to_bits
 
 MAX_BLOCKS = 70_000  # words of a block code: 256 levels in pairs
 MAX_BLOCK = 8  # symbols of a block

@@ -34,7 +34,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bitsperdim.units import nats_to_bits
+from bitsperdim.core.units import nats_to_bits
 
 FIRST_SCALE = 0.5  # of every component, in levels
 N_DRAWS = 256  # of the noise at each step, at least one for each level

@@ -26,18 +26,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from bitsperdim.compare import paired_difference
-from bitsperdim.data import preparation
-from bitsperdim.data.preparation import SPLITS, PreparedImages
-from bitsperdim.estimation import TOLERATED_SHARE, Estimate, estimate, mean_error
-from bitsperdim.files import StoredArray, reading
-from bitsperdim.randomness import stream
-from bitsperdim.training import Trained, train
-from bitsperdim.units import bits_per_dim, nats_to_bits_per_dim
+from bitsperdim.core.files import StoredArray, reading
+from bitsperdim.core.labels import TOLERATED_SHARE
+from bitsperdim.core.randomness import stream
+from bitsperdim.core.units import bits_per_dim, nats_to_bits_per_dim
+from bitsperdim.data.prepared import SPLITS, PreparedImages, load_prepared
+from bitsperdim.estimators.log_weights import mean_error
+from bitsperdim.estimators.paired import paired_difference
+from bitsperdim.evaluation.estimate import Estimate, estimate
+from bitsperdim.training.trainer import Trained, train
 
 if TYPE_CHECKING:
-    from bitsperdim.families import TrainSection
-    from bitsperdim.params import DequantizingSection
+    from bitsperdim.config.families.base import TrainSection
+    from bitsperdim.config.params import DequantizingSection
 
 WAYS = ("uniform", "uniform_fixed", "variational", "importance_weighted")
 REFERENCE = "uniform"
@@ -52,7 +53,7 @@ def some_images(folder: Path, n_images: int) -> PreparedImages:
     Raises:
         InputError: there are no images, or they are damaged.
     """
-    found = PreparedImages(preparation.load(folder, ()).description, {})
+    found = PreparedImages(load_prepared(folder, ()).description, {})
     for split in SPLITS:
         for name, into, splits in (
             ("images", found.images, SPLITS),

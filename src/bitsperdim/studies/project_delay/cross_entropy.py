@@ -29,7 +29,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bitsperdim.errors import InputError
+from bitsperdim.core.errors import InputError
 from bitsperdim.studies.project_delay import proposals
 from bitsperdim.studies.project_delay.network import Project, completion_times
 

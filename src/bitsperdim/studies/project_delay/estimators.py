@@ -1,7 +1,7 @@
 r"""Estimates of P(T >= d) from weighted draws, with what is said of their error and whether it holds.
 
 The log-weight of a draw that is late is log w, of any other minus infinity; the statistics are those of every
-likelihood here, :mod:`bitsperdim.estimation`. With n draws,
+likelihood here, :mod:`bitsperdim.evaluation`. With n draws,
 
 .. math:: \hat P = \frac1n \sum_k w_k 1\{T_k \ge d\}, \qquad
           \mathrm{ESS} = \frac{(\sum_k w_k 1\{T_k \ge d\})^2}{\sum_k w_k^2 1\{T_k \ge d\}}
@@ -27,8 +27,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitsperdim.compare import INTERVAL
-from bitsperdim.estimation import effective_sample_size, log_mean_exp, standard_error
+from bitsperdim.estimators.log_weights import effective_sample_size, log_mean_exp, standard_error
+from bitsperdim.estimators.paired import INTERVAL
 from bitsperdim.studies.project_delay.network import Project, completion_times
 from bitsperdim.studies.project_delay.proposals import log_weights
 

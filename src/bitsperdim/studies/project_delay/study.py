@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bitsperdim.files import write_csv, write_json
+from bitsperdim.core.files import write_csv, write_json
 from bitsperdim.studies.project_delay import cross_entropy, estimators, proposals
 from bitsperdim.studies.project_delay.chain import Chain
 from bitsperdim.studies.project_delay.network import PROJECT, critical_path, finishing_times
 
 if TYPE_CHECKING:
-    from bitsperdim.params import ProjectDelaySection
+    from bitsperdim.config.params import ProjectDelaySection
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 CURVE_POINTS, CURVE_REACH = 280, 1.4  # of the distribution, and how far it is drawn, in deadlines

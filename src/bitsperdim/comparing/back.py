@@ -1,0 +1,172 @@
+"""``bitsperdim back``: the parameters, the results and DVC's outputs become those of the last commit.
+
+``git checkout .`` cannot be trusted with that. Git holds a file for unchanged, without reading it, where size, inode
+and times are those of its index, and many builds of git compare whole seconds. ``dvc exp run`` writes a file as the
+last commit has it, notes its times in the index, and a few milliseconds later writes the experiment's content into it;
+where both have the same size and the index itself is written in a later second, git never looks again: ``git status``
+is clean, and ``git checkout .`` leaves another experiment's number on the disk. Here a new index, which knows no times,
+makes git read every file, and what differs is written anew.
+
+Not here: edits of anything else, which are named and kept, outputs that DVC's cache does not have as the commit has
+them, which are named and left as they are, and images beside a ``.dvc`` file of one's own.
+
+Invariant (``tests/comparing/test_back.py``): afterwards every tracked file of :data:`GOES_BACK` has the bytes of the
+last commit, whatever its size and times.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from bitsperdim.comparing.cache import Cache
+from bitsperdim.comparing.comparison import Difference
+from bitsperdim.comparing.numbers import flat
+from bitsperdim.comparing.output import difference
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.git import GitError, Repository, repository
+from bitsperdim.preflight.preflight import KEPT, forget
+from bitsperdim.recipes.recipe import read_yaml
+
+GOES_BACK = ("params.yaml", "dvc.lock", "results")
+MOST_NAMED = 10  # parameters
+
+
+def go_back(root: Path) -> Iterator[str]:
+    """Make params.yaml, dvc.lock, results/ and the pipeline's outputs those of the last commit; yield what changed.
+
+    Raises:
+        InputError: there is no commit, or git or DVC fails.
+    """
+    here = repository(root)
+    head = here.find("rev-parse", "--verify", "--quiet", "--short", "HEAD")
+    if head is None:
+        raise InputError(f"{root} has no commits: there is nothing to go back to.")
+    commit = head.decode().strip()
+    differing = files_that_differ(here)
+    to_restore = [path for path in differing if _goes_back(path)]
+    parameters = _parameters(here, to_restore)
+    committed = _names(here.ask("ls-tree", "-r", "-z", "--name-only", "HEAD", "--", *GOES_BACK))
+    compared = ("--cached", "--no-renames", "--name-only", "--relative", "-z", "HEAD", "--", *GOES_BACK)
+    unknown = sorted({*to_restore, *_names(here.ask("diff-index", *compared))})
+    try:
+        here.ask("update-index", "--force-remove", "-z", "--stdin", content=_listing(unknown))
+        if wanted := [path for path in unknown if path in set(committed)]:  # of which the index knows no times now
+            from_file = ("--pathspec-from-file=-", "--pathspec-file-nul")
+            here.ask("--literal-pathspecs", "checkout", "--quiet", "HEAD", *from_file, content=_listing(wanted))
+    except GitError as error:
+        raise InputError(f"Not everything could go back: {error}") from error
+    yield f"Going back to the last commit, {commit}:"
+    yield from parameters[:MOST_NAMED]
+    if more := parameters[MOST_NAMED:]:
+        yield f"  params.yaml: and {len(more)} more"
+    yield from (f"  restored: {path}" for path in to_restore)
+    removed = _forget_other_models(root, committed)
+    yield from (f"  removed: the pipeline's files in {name}" for name in removed)
+    if kept := [path for path in differing if not _goes_back(path)]:
+        yield f"  kept, though it differs from the commit: {', '.join(kept)}"
+    changed, missing = _dvc_checkout(root, committed)
+    yield from (f"  DVC: {line}" for line in changed)
+    if missing:
+        shown = f"{', '.join(missing[:3])}{', ...' if missing[3:] else ''}"
+        yield f"  left as it is, for DVC's cache does not have the committed one: {shown}; `dvc repro` makes it anew."
+    if not (to_restore or removed or changed):
+        yield "  nothing had to change."
+
+
+def files_that_differ(here: Repository) -> list[str]:
+    """Return the tracked files of the laboratory that have not the last commit's content, or are gone; all are read.
+
+    Raises:
+        GitError: git cannot tell.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        index = Path(folder) / "index"
+        here.ask("read-tree", "HEAD", index=index)
+        options = ("--porcelain", "--no-renames", "--untracked-files=no", "-z", "--", ".")
+        listing = here.ask("status", *options, index=index)  # paths from the top
+    return [entry[3:].removeprefix(here.prefix) for entry in _names(listing)]
+
+
+def _goes_back(path: str) -> bool:
+    return path.split("/", 1)[0] in GOES_BACK
+
+
+def _parameters(here: Repository, differing: list[str]) -> list[str]:
+    """Return the parameters that go back, in words; none of a file that cannot be read."""
+    if "params.yaml" not in differing:
+        return []
+    with tempfile.TemporaryDirectory() as folder:
+        before = Path(folder) / "params.yaml"
+        before.write_bytes(here.ask("show", "HEAD:./params.yaml"))
+        try:
+            now, then = (flat(read_yaml(path)) for path in (here.root / "params.yaml", before))
+        except InputError:
+            return []
+    return [f"  params.yaml: {difference(item)}" for item in _differences(now, then)]
+
+
+def _differences(now: Mapping[str, Any], then: Mapping[str, Any]) -> list[Difference]:
+    keys = [key for key in {**then, **now} if (key in now, now.get(key)) != (key in then, then.get(key))]
+    return [Difference(key, (now.get(key), then.get(key)), (key in now, key in then)) for key in keys]
+
+
+def _forget_other_models(root: Path, committed: list[str]) -> list[str]:
+    """Remove what the pipeline wrote into folders of results/ of which the commit has no file; return their names."""
+    known, results = {path.split("/")[1] for path in committed if path.startswith("results/")}, root / "results"
+    folders = sorted(results.iterdir()) if results.is_dir() else []
+    others = [folder for folder in folders if folder.name not in (*known, *KEPT)]
+    found = []
+    for folder in others:
+        if folder.is_dir() and not folder.is_symlink():
+            before = set(folder.iterdir())
+            forget(folder)
+            if not folder.exists() or set(folder.iterdir()) != before:
+                found.append(f"results/{folder.name}")
+    return found
+
+
+def _dvc_checkout(root: Path, of_git: Collection[str]) -> tuple[list[str], list[str]]:
+    """Have DVC restore the outputs of the stages that its cache has as a whole; DVC removes those that it has not.
+
+    Args:
+        root: of the laboratory, with the ``dvc.lock`` of the commit.
+        of_git: the files that git has restored.
+
+    Returns:
+        What DVC changed, and the outputs that were left as they are, since the cache does not have them.
+
+    Raises:
+        InputError: it failed.
+    """
+    stages = YAML(typ="safe").load((root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+    outs = {out["path"]: out.get("md5", "") for stage in stages.values() for out in stage.get("outs", [])}
+    cache = Cache(root)
+    wanted = [path for path in sorted(outs) if path not in of_git]
+    there = [path for path in wanted if cache.has(outs[path])]
+    changed = []
+    if there:
+        command = [sys.executable, "-m", "dvc", "checkout", "--force", *there]
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+        if done.returncode:
+            reason = " ".join(done.stderr.split())[:300]
+            raise InputError(f"Git's files are those of the last commit; `dvc checkout` fails: {reason}.")
+        changed = [f"{found[1]} {found[2]}" for found in re.finditer(r"(?m)^([AMD])\s+(.+)$", done.stdout)]
+    return changed, [path for path in wanted if path not in there]
+
+
+def _names(listing: bytes) -> list[str]:
+    """Return the names of a listing that ends each with a zero byte; those that are no UTF-8 stay what they are."""
+    return [os.fsdecode(name) for name in listing.split(b"\0") if name]
+
+
+def _listing(names: list[str]) -> bytes:
+    return b"".join(os.fsencode(name) + b"\0" for name in names)

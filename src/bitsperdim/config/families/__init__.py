@@ -1,0 +1,49 @@
+"""The families of models by name: a typed section of ``params.yaml`` for each, and the path of its network.
+
+A family is one file here and one in ``bitsperdim/models``. It is found by its name, without an import that names it, so
+that the code of a stage's model is that of its own family: a new one leaves the others' trained models alone
+(:mod:`bitsperdim.core.code`). No torch is imported, so that parameters are checked at once.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import get_args
+
+from bitsperdim.config.families.base import FamilySection
+from bitsperdim.core.code import file_of
+
+
+class _Families(Mapping[str, type[FamilySection]]):
+    """The section of each family, imported when it is asked for."""
+
+    names = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base"))
+
+    def __getitem__(self, family: str) -> type[FamilySection]:
+        if family not in self.names:
+            raise KeyError(family)
+        module = import_module(f"{__name__}.{family}")
+        return next(
+            value
+            for value in vars(module).values()
+            if isinstance(value, type)
+            and issubclass(value, FamilySection)
+            and get_args(value.model_fields["family"].annotation) == (family,)
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+FAMILIES = _Families()
+
+
+def code_of(family: str) -> tuple[Path, Path]:
+    """Return the files of a family: of its section, and of its network."""
+    return file_of(f"{__name__}.{family}"), file_of(FAMILIES[family].network.rpartition(".")[0])

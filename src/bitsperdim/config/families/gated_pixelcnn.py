@@ -1,0 +1,41 @@
+"""Typed parameters of one family: a gated PixelCNN."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from bitsperdim.config.families.base import Images, MaskedSection, odd
+from bitsperdim.core.errors import InputError
+
+
+class GatedPixelCNNSection(MaskedSection):
+    """A gated PixelCNN of a vertical and a horizontal stack, given the class if ``n_classes`` is a number."""
+
+    network = "bitsperdim.models.gated_pixelcnn.GatedPixelCNN"
+    family: Literal["gated_pixelcnn"]
+    n_layers: Annotated[int, Field(ge=1, le=1_000)]
+    kernel_size: Annotated[int, Field(ge=3, le=101), AfterValidator(odd)]
+    n_classes: Annotated[int, Field(ge=2, le=65_536)] | None
+
+    def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
+        """Return the number of weights of the first convolution, the other layers, the classes and the outputs."""
+        ends = shape[0] * self.kernel_size * (self.kernel_size - 1) + self.n_outputs(shape, n_levels)
+        of_classes = 4 * self.n_layers * (self.n_classes or 0)
+        return self.n_filters * (ends + of_classes) + (21 * self.n_layers + 6) * self.n_filters**2
+
+    def check_images(self, name: str, images: Images) -> None:
+        """Refuse to be given classes of images that have no labels, or more of them."""
+        super().check_images(name, images)
+        if self.n_classes is None or images.n_classes is None or 0 < images.n_classes <= self.n_classes:
+            return
+        there, allowed = (
+            (f"whose labels have {images.n_classes} classes", f"at least {images.n_classes}, or null")
+            if images.n_classes
+            else ("that have no labels", "null")
+        )
+        raise InputError(
+            f"params.yaml: {name}.n_classes = {self.n_classes} is not allowed with images {there}; "
+            f"it must be {allowed}."
+        )

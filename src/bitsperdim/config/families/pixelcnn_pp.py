@@ -1,0 +1,42 @@
+"""Typed parameters of one family: A PixelCNN++."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from bitsperdim.config.families.base import HeadSection, Images, Size
+from bitsperdim.core.errors import InputError
+
+SMALLEST_DROPOUT = 1 / 256  # as in models/activations.py, which imports torch
+
+
+class PixelCNNppSection(HeadSection):
+    """A PixelCNN++ of two shifted streams at several scales."""
+
+    network = "bitsperdim.models.pixelcnn_pp.PixelCNNpp"
+    family: Literal["pixelcnn_pp"]
+    n_filters: Size
+    n_blocks: Annotated[int, Field(ge=1, le=1_000)]
+    n_scales: Annotated[int, Field(ge=1, le=16)]
+    dropout: Annotated[float, Field(ge=0, le=0.99)]
+
+    def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
+        """Return the number of weights of the blocks of both streams, there and back, and of the outputs."""
+        n_blocks = self.n_scales * (2 * self.n_blocks + 1) - 1
+        return 60 * n_blocks * self.n_filters**2 + self.n_filters * self.n_outputs(shape, n_levels)
+
+    def check_images(self, name: str, images: Images) -> None:
+        """Refuse likelihoods of channels one by one, and dropout that would round to none."""
+        super().check_images(name, images)
+        if images.shape is not None and self.n_groups(images.shape) != 1:
+            raise InputError(
+                f"params.yaml: {name}.likelihood = {self.likelihood!r} is not allowed with images of "
+                f"{images.shape[0]} channels; it must be 'coupled_logistic'."
+            )
+        if 0 < self.dropout < SMALLEST_DROPOUT:
+            raise InputError(
+                f"params.yaml: {name}.dropout = {self.dropout} is not allowed; it must be 0, or at least "
+                f"{SMALLEST_DROPOUT}, of which it is rounded to a multiple."
+            )

@@ -1,0 +1,48 @@
+"""Typed parameters of one family: a multi-scale flow of affine couplings."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from bitsperdim.config.families.base import DequantizedSection, Images, Size, of_coupling
+from bitsperdim.core.errors import InputError
+
+
+class RealNVPSection(DequantizedSection):
+    """A multi-scale flow of affine couplings of convolutions, on dequantized images."""
+
+    network = "bitsperdim.models.realnvp.RealNVP"
+    family: Literal["realnvp"]
+    n_scales: Annotated[int, Field(ge=1, le=16)]
+    n_filters: Size
+    n_blocks: Annotated[int, Field(ge=0, le=1_000)]
+
+    def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
+        """Return the number of weights of all couplings: six at each scale but the last, four there, and of noise."""
+        total, channels = self.weights_of_noise(shape), shape[0]
+        for _ in range(self.n_scales - 1):
+            for n_channels in (channels, 4 * channels):
+                total += 3 * of_coupling(n_channels, self.n_filters, self.n_blocks, 2 * n_channels)
+            channels *= 2
+        return total + 4 * of_coupling(channels, self.n_filters, self.n_blocks, 2 * channels)
+
+    def check_images(self, name: str, images: Images) -> None:
+        """Refuse more scales than the images can be halved to, with two pixels left."""
+        super().check_images(name, images)
+        if images.shape is None:
+            return
+        _, height, width = images.shape
+        possible = [
+            n_scales
+            for n_scales in range(1, 17)
+            if not height % (unit := 2 ** (n_scales - 1)) and not width % unit and height * width > unit * unit
+        ]
+        if self.n_scales not in possible:
+            allowed = f"at most {possible[-1]}" if possible else "left out of models"
+            raise InputError(
+                f"params.yaml: {name}.n_scales = {self.n_scales} is not allowed with images of {height}x{width} "
+                f"pixels, which are halved at each scale but the last and must keep two pixels there; "
+                f"it must be {allowed}."
+            )

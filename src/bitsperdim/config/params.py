@@ -1,0 +1,291 @@
+"""Typed, validated ``params.yaml``.
+
+Read as DVC reads it (YAML 1.2, so that ``1e-05`` is a number) and checked as a whole, before any
+work: an unknown key, a missing one, a wrong type or a value out of range raises one sentence that
+names the key, the value and what is allowed. Nothing is converted silently, and no key has a default
+but a model's own changes to ``train``, which may be left out.
+
+It does not check what only the data set can tell (:mod:`bitsperdim.preflight.agreement` does, and ``dequantize`` once
+the images are there), and it imports no torch.
+
+Invariants (``tests/config/test_params.py``): the committed ``params.yaml`` validates; every kind of
+mistake gives one sentence; a float may be written as an integer, an integer not as a float. Whatever bytes the
+file holds, it validates or gives one sentence, soon (``tests/test_fuzz.py``).
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, Field, ValidationError
+
+from bitsperdim.config.families import FAMILIES
+from bitsperdim.config.families.base import (
+    FamilySection,
+    Section,
+    Size,
+    TrainOverrides,
+    TrainSection,
+    VariationalSection,
+)
+from bitsperdim.config.loading import MAX_ENTRIES, load_yaml
+from bitsperdim.config.sentences import key_shown, listed, sentence, suggestion
+from bitsperdim.core.errors import InputError, shown
+
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Scale = Annotated[float, Field(ge=0.1, le=100)]
+Rate = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
+Number = TypeVar("Number", bound=float)
+
+
+def rising(values: list[Any]) -> list[Any]:
+    """Refuse a list in which a value is not above the one before."""
+    if any(later <= earlier for earlier, later in itertools.pairwise(values)):
+        raise ValueError("a list of rising numbers")
+    return values
+
+
+def without_control_characters(text: str) -> str:
+    """Refuse what no path of a file can be, or no terminal should show."""
+    if re.search(r"[\x00-\x1f\x7f]", text):
+        raise ValueError("text without control characters")
+    return text
+
+
+Rising = Annotated[list[Number], Field(min_length=1, max_length=20), AfterValidator(rising)]
+
+# Names of sections, stages and folders under results/ that a model may not take.
+RESERVED = (
+    *("dataset", "dequantize", "train", "evaluate", "models", "seeds", "preflight", "download", "report"),
+    *("density_and_mass", "project_delay", "universal_resnet"),
+)
+
+
+class DatasetSection(Section):
+    """Which images, and the seed of everything drawn once about them: splits, binarization, noise."""
+
+    name: str
+    path: Annotated[str, Field(min_length=1, max_length=4_096), AfterValidator(without_control_characters)]
+    n_levels: Annotated[int, Field(ge=2, le=256)] | None
+    validation_fraction: Fraction
+    test_fraction: Fraction
+    seed: Seed
+
+
+class DequantizeSection(Section):
+    """What is done to the levels of an image before any model sees it."""
+
+    bits: Annotated[int, Field(ge=1, le=7)] | None
+    binarization: Literal["none", "threshold", "dynamic", "static"]
+
+
+class AnnealedSection(Section):
+    """Annealed importance sampling of some images, beside the importance sampling of all."""
+
+    n_images: Annotated[int, Field(ge=0, le=1_000_000)] | None
+    n_simulated: Annotated[int, Field(ge=0, le=1_000_000)] | None
+    n_chains: Annotated[int, Field(ge=2, le=10_000)]
+    n_steps: Annotated[int, Field(ge=2, le=100_000)]
+    n_leapfrog: Annotated[int, Field(ge=1, le=1_000)]
+
+
+class EvaluateSection(Section):
+    """Importance sampling on the test set."""
+
+    n_samples: Annotated[int, Field(ge=1, le=1_000_000)]
+    chunk_size: Annotated[int, Field(ge=1, le=100_000)]
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)]
+    n_pictures: Annotated[int, Field(ge=1, le=1_024)]
+    seed: Seed
+    proposal: Literal["encoder", "prior"]
+    annealed: AnnealedSection
+
+
+class DequantizingSection(Section):
+    """The flow that the study trains in several ways, and the images that it sees."""
+
+    n_images: Annotated[int, Field(ge=2, le=1_000_000)]
+    transform: Literal["maf", "nsf"]
+    n_transforms: Annotated[int, Field(ge=1, le=1_000)]
+    hidden_sizes: Annotated[list[Size], Field(min_length=1, max_length=16)]
+    n_bins: Annotated[int, Field(ge=2, le=1_000)]
+    logit_margin: Annotated[float, Field(ge=0, lt=0.5)] | None
+    variational: VariationalSection
+    train_samples: Annotated[int, Field(ge=2, le=10_000)]
+    n_samples: Annotated[int, Field(ge=2, le=100_000)]
+    train: TrainOverrides = TrainOverrides()
+
+    def flow(self, way: str) -> FamilySection:
+        """Return the section of the flow with one way of dequantizing."""
+        content = self.model_dump(exclude={"n_images", "n_samples", "train"})
+        content |= {"family": "flow", "train": self.train.model_dump(exclude_unset=True)}
+        is_weighted = way == "importance_weighted"
+        content["dequantization"] = "uniform" if is_weighted else way
+        content["train_samples"] = self.train_samples if is_weighted else 1
+        return FAMILIES["flow"].model_validate(content)  # found by its name: see bitsperdim.core.code
+
+
+class DensityAndMassSection(Section):
+    """The study of densities and masses: what is counted, fitted, drawn and coded."""
+
+    seed: Seed
+    max_pixels: Annotated[int, Field(ge=1_000, le=1_000_000_000)]
+    n_steps: Annotated[int, Field(ge=1, le=2_000)]  # with the largest step size, scales of e^-250: no overflow
+    step_size: Annotated[float, Field(gt=0, le=0.25)]
+    n_replicates: Annotated[int, Field(ge=2, le=1_000)]
+    n_samples: Annotated[int, Field(ge=2, le=4_096)]
+    n_symbols: Annotated[int, Field(ge=2, le=50_000)]
+    dequantizing: DequantizingSection
+
+
+class MistakeSection(Section):
+    """A proposal of infinite variance: tasks off the critical path at half their mean or less."""
+
+    scale_critical: Scale
+    scale_others: Annotated[float, Field(ge=0.1, le=0.5)]
+
+
+class CrossEntropySection(Section):
+    """The optimization of a proposal, level by level."""
+
+    n_samples: Annotated[int, Field(ge=100, le=1_000_000)]
+    elite_share: Annotated[float, Field(ge=0.01, le=0.5)]
+    n_final: Annotated[int, Field(ge=1, le=100)]
+    max_rounds: Annotated[int, Field(ge=1, le=1_000)]
+
+
+class ProjectDelaySection(Section):
+    """The study of a rare delay: the deadline, the proposals, how often each is drawn from."""
+
+    seed: Seed
+    deadline: Annotated[float, Field(ge=20, le=200)]  # the mean is 18; at 200 the probability is 2e-16
+    n_samples: Annotated[
+        list[Annotated[int, Field(ge=2, le=10_000_000)]], Field(min_length=1, max_length=20), AfterValidator(rising)
+    ]
+    scale_all: Scale
+    scale_critical: Annotated[list[Scale], Field(min_length=1, max_length=10), AfterValidator(rising)]
+    mistake: MistakeSection
+    n_replicates: Annotated[int, Field(ge=2, le=1_000)]
+    replicate_samples: Annotated[
+        list[Annotated[int, Field(ge=2, le=10_000)]], Field(min_length=1, max_length=10), AfterValidator(rising)
+    ]
+    cross_entropy: CrossEntropySection
+
+
+class LearningRatesSection(Section):
+    """The largest learning rate of each kind of network in the study of the one-neuron ResNet."""
+
+    resnet: Rate
+    dense: Rate
+    single: Rate
+    approximation: Rate
+
+
+class UniversalResnetSection(Section):
+    """The study of the one-neuron ResNet: what is trained and for how long, what is constructed."""
+
+    seed: Seed
+    n_steps: Annotated[int, Field(ge=1, le=1_000_000)]
+    n_seeds: Annotated[int, Field(ge=2, le=1_000)]
+    n_points: Annotated[int, Field(ge=10, le=100_000)]
+    learning_rates: LearningRatesSection
+    depths: Rising[Annotated[int, Field(ge=1, le=1_000)]]
+    cells_line: Rising[Annotated[int, Field(ge=2, le=1_000)]]
+    cells_plane: Rising[Annotated[int, Field(ge=2, le=128)]]
+
+
+class Params(Section):
+    """The whole of ``params.yaml``; ``sections`` holds every model section by name."""
+
+    dataset: DatasetSection
+    dequantize: DequantizeSection
+    models: Annotated[list[str], Field(min_length=1, max_length=MAX_ENTRIES)]
+    seeds: Annotated[list[Seed], Field(min_length=1, max_length=MAX_ENTRIES)]
+    train: TrainSection
+    evaluate: EvaluateSection
+    density_and_mass: DensityAndMassSection
+    project_delay: ProjectDelaySection
+    universal_resnet: UniversalResnetSection
+    sections: dict[str, FamilySection]
+
+    def section(self, model: str) -> FamilySection:
+        """Return the section of one model."""
+        if model not in self.sections:
+            raise InputError(
+                f"There is no model section {shown(model)} in params.yaml; there are {listed(self.sections)}."
+            )
+        return self.sections[model]
+
+
+def read_params(path: Path) -> Params:
+    """Read and validate ``params.yaml``.
+
+    Raises:
+        InputError: one sentence naming the key, its value and what is allowed.
+    """
+    return validate(load_yaml(path))
+
+
+def validate(content: object) -> Params:
+    """Validate the content of ``params.yaml``; see :func:`read_params`."""
+    if not isinstance(content, Mapping):
+        raise InputError(f"params.yaml must be a mapping of sections, but it holds {shown(content)}.")
+    for key in content:
+        if not isinstance(key, str):
+            raise InputError(f"params.yaml: {shown(key)} is not a section name; section names are text.")
+    own = {name: content[name] for name in Params.model_fields if name in content and name != "sections"}
+    rest = {name: value for name, value in content.items() if name not in own}
+    sections: dict[str, FamilySection] = {}
+    for name, value in rest.items():
+        sections[name] = model_section(name, value)
+    try:
+        params = Params(**own, sections=sections)
+    except ValidationError as error:
+        raise InputError(sentence(error, Params)) from error
+    _check_lists(params)
+    return params
+
+
+def model_section(name: str, value: object) -> FamilySection:
+    """Validate the section of one model.
+
+    Raises:
+        InputError: one sentence naming the key, its value and what is allowed.
+    """
+    known = [*(field for field in Params.model_fields if field != "sections")]
+    if not isinstance(value, Mapping) or "family" not in value:
+        raise InputError(
+            f"params.yaml: {key_shown(name)} is not a known section{suggestion(name, known)}; known are "
+            f"{listed(known)}, and model sections, which have a key 'family'."
+        )
+    if name in RESERVED or not re.fullmatch(r"[a-z][a-z0-9_-]{0,63}", name):
+        raise InputError(
+            f"params.yaml: {shown(name)} cannot name a model; a name has at most 64 lower-case letters, digits, "
+            f"'_' and '-', begins with a letter, and is not that of a stage or of another section."
+        )
+    family = value["family"]
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise InputError(f"params.yaml: {name}.family = {shown(family)} is not a family; choose {listed(FAMILIES)}.")
+    try:
+        return FAMILIES[family].model_validate(dict(value))
+    except ValidationError as error:
+        raise InputError(sentence(error, FAMILIES[family], prefix=name)) from error
+
+
+def _check_lists(params: Params) -> None:
+    for model in params.models:
+        if model not in params.sections:
+            raise InputError(
+                f"params.yaml: models names {shown(model)}, which has no section; sections are "
+                f"{listed(params.sections)}."
+            )
+    for key, values in (("models", params.models), ("seeds", params.seeds)):
+        value, n_times = Counter[object](values).most_common(1)[0]
+        if n_times > 1:
+            raise InputError(f"params.yaml: {key} names {value!r} twice; each may stand there once.")

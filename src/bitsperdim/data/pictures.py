@@ -1,0 +1,77 @@
+"""Grids of images as PNG files: samples, reconstructions, test images.
+
+Grey levels are stretched to 0..255 and pixels enlarged without smoothing: what is drawn is what the
+model sees.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from bitsperdim.core.files import Rows, write_bytes
+from bitsperdim.data.yardsticks import contact_sheet
+
+TARGET_WIDTH = 640
+GREY = 128
+OWN, NOT_SEEN, LATER = (230, 120, 20), (40, 90, 200), (245, 222, 196)
+
+
+def evenly_spaced(images: Rows, n_images: int) -> np.ndarray:
+    """Return at most ``n_images`` of the images, evenly spaced: a set that is sorted by class shows all classes."""
+    n_shown = min(n_images, len(images))
+    return images[np.arange(n_shown) * len(images) // n_shown]
+
+
+def as_grey(images: np.ndarray, n_levels: int) -> np.ndarray:
+    """Return levels 0..L-1 as 0..255, uint8."""
+    grey: np.ndarray = np.rint(images.astype(np.float64) * 255 / (n_levels - 1)).astype(np.uint8)
+    return grey
+
+
+def write_grid(path: Path, images: np.ndarray, n_levels: int, n_columns: int | None = None) -> None:
+    """Write images (N, C, H, W) uint8 of L levels as one PNG, row by row.
+
+    Nearly as many rows as columns unless ``n_columns`` is given; what is left of the last row is
+    grey. Only one or three channels can be drawn; of any other number the first is.
+    """
+    n_columns = n_columns or math.ceil(math.sqrt(len(images)))
+    if images.shape[1] not in (1, 3):
+        images = images[:, :1]
+    grey = as_grey(images, n_levels)
+    n_missing = -len(images) % n_columns
+    padded = np.pad(grey, ((0, n_missing), (0, 0), (1, 0), (1, 0)), constant_values=GREY)  # a hairline between images
+    sheet = contact_sheet(padded, n_columns)
+    scale = max(1, TARGET_WIDTH // sheet.shape[2])
+    sheet = sheet[:, 1:, 1:].repeat(scale, axis=1).repeat(scale, axis=2)
+    picture = Image.fromarray(sheet[0] if sheet.shape[0] == 1 else sheet.transpose(1, 2, 0))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    write_bytes(path, buffer.getvalue())
+
+
+def write_receptive_field(path: Path, seen: np.ndarray, row: int, column: int) -> None:
+    """Write what one pixel depends on as a PNG: its own place orange, later ones pale, those it never sees blue.
+
+    Args:
+        path: of the file.
+        seen: (H, W), how much it depends on each pixel; those with zero are not seen, the others are the brighter the
+            larger they are, from black to white by the logarithm.
+        row: of the pixel.
+        column: of the pixel.
+    """
+    height, width = seen.shape
+    is_later = np.arange(height * width).reshape(height, width) > row * width + column
+    logarithm = np.log(np.where(seen > 0, seen, 1.0))
+    known = (seen > 0) & ~is_later
+    low, high = (float(f(logarithm[known])) if known.any() else 0.0 for f in (np.min, np.max))
+    shade = np.rint(40 + 215 * (logarithm - low) / max(high - low, 1e-9))
+    colours = np.repeat(np.where(known, shade, 0)[..., None], 3, -1)
+    colours[~known & ~is_later] = NOT_SEEN
+    colours[is_later] = LATER
+    colours[row, column] = OWN
+    write_grid(path, colours.transpose(2, 0, 1)[None].astype(np.uint8), 256, 1)

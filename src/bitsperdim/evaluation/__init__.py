@@ -1,0 +1,1 @@
+"""From a model and test images to numbers with their errors: the evaluator, its metrics and pictures."""

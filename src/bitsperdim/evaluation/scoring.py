@@ -1,0 +1,148 @@
+"""Score the test images under one seed's weights, in shards that may be shared out and go on after an interruption.
+
+Images are scored in shards, each with random numbers of its own, so that several processes can share them out and an
+interrupted evaluation goes on with those that are left: see :mod:`bitsperdim.runtime.shards`. What is said of the
+estimates is in :mod:`bitsperdim.evaluation.summary`.
+
+Invariants (``tests/evaluation/test_evaluation.py``): each image is scored once, whatever the shards; each seed has
+importance samples of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from bitsperdim.config.families import code_of
+from bitsperdim.config.params import EvaluateSection
+from bitsperdim.core.announcing import Announcement
+from bitsperdim.core.code import needed
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.files import sha256
+from bitsperdim.core.labels import ASCII_SIGNS
+from bitsperdim.core.randomness import stream
+from bitsperdim.core.units import bits_per_dim
+from bitsperdim.data.prepared import PreparedImages
+from bitsperdim.evaluation import latent_code
+from bitsperdim.evaluation.estimate import Estimate, estimated_rows, images_at_once, n_columns, samples_of
+from bitsperdim.models import MODEL_FILES, ImageModel, LatentModel, check_labels
+from bitsperdim.models.look_ahead import check_scorable
+from bitsperdim.runtime.checkpoints import Checkpoint
+from bitsperdim.runtime.distributed import is_first, world_size
+from bitsperdim.runtime.shards import in_blocks
+
+ADVICE = "its K is evaluate.n_samples"
+
+
+def evaluate_seed(
+    model: ImageModel,
+    prepared: PreparedImages,
+    section: EvaluateSection,
+    seed: int,
+    device: torch.device,
+    *,
+    title: str = "evaluate",
+    checkpoint: Checkpoint | None = None,
+) -> Estimate:
+    """Estimate the whole test set under one seed's weights.
+
+    Args:
+        model: trained with ``seed``.
+        prepared: with the test split.
+        section: K, sizes and the seed of the samples.
+        seed: of the training; each has importance samples of its own.
+        device: where the work is done.
+        title: of the progress bar.
+        checkpoint: where finished images are kept; None: nowhere.
+
+    Raises:
+        InputError: the model was made for other images, looks ahead, or another process stopped.
+        FloatingPointError: a log-weight is NaN or +inf, or a derivative is not finite.
+    """
+    description = prepared.description
+    if (model.image_shape, model.n_levels) != (description.image_shape, description.n_levels):
+        raise InputError(
+            f"The model was trained on images of shape {model.image_shape} and {model.n_levels} levels, but the test "
+            f"images have {description.image_shape} and {description.n_levels}; train it again."
+        )
+    check_labels(model, prepared.labels)
+    model = model.to(device).eval()
+    images, noise = torch.from_numpy(prepared.images["test"]), torch.from_numpy(prepared.noise["test"])
+    labels = torch.from_numpy(prepared.labels["test"]) if prepared.labels else None
+    proposal = section.proposal if isinstance(model, LatentModel) else "encoder"
+    try:
+        leak = check_scorable(model, images, labels, noise, seed=section.seed)
+    except ValueError as error:
+        raise InputError(f"The model of seed {seed} cannot be evaluated: {error}.") from error
+    k = samples_of(model, section.n_samples)
+    cost = Announcement(title, k * len(images) // world_size(), ADVICE if k > 1 else "each test image is scored once")
+
+    def scored(block: range) -> torch.Tensor:
+        at = slice(block.start, block.stop)
+        return estimated_rows(
+            model,
+            images[at],
+            section.n_samples,
+            chunk_size=section.chunk_size,
+            generator=stream("evaluation", section.seed, seed, block.start, device=device),
+            labels=None if labels is None else labels[at],
+            noise=noise[at],
+            proposal=proposal,
+            first_image=block.start,
+            after_chunk=cost.step,
+        )
+
+    with tqdm(total=len(images), desc=title, unit="image", disable=None if is_first() else True) as bar:
+        n_done, total = 0, 0.0
+
+        def show(rows: torch.Tensor) -> None:
+            nonlocal n_done, total
+            n_done, total = n_done + len(rows), total + float(rows[:, 0].sum())
+            log_p = total / n_done
+            bar.update(len(rows))
+            sign, bpd = ASCII_SIGNS[model.kind], bits_per_dim(log_p, model.image_shape)
+            bar.set_postfix_str(f"{sign} {bpd:.4f} bits/dim ({-log_p:.2f} nats)")
+
+        try:
+            rows = in_blocks(
+                title,
+                len(images),
+                images_at_once(model, section.n_samples, section.batch_size),
+                n_columns(model, section.n_samples),
+                scored,
+                device=device,
+                checkpoint=None if checkpoint is None else checkpoint.part("estimate"),
+                progress=show,
+            )
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{error} (seed {seed})") from error
+    return Estimate.of_rows(model, section.n_samples, rows, leak)
+
+
+def checkpoint_of(
+    folder: Path, family: str, prepared: PreparedImages, section: EvaluateSection, seed: int, device: torch.device
+) -> Checkpoint:
+    """Return the place for the finished images of one seed's evaluation, which no other may take over.
+
+    Args:
+        folder: of the trained model.
+        family: of it.
+        prepared: with the test split.
+        section: of the evaluation.
+        seed: of the training.
+        device: where the work is done.
+    """
+    decides = {
+        "model": [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in MODEL_FILES],
+        "evaluate": section.model_dump(mode="json"),
+        "data": asdict(prepared.description),
+        "noise": sha256(prepared.noise["test"]),
+        "labels": {split: sha256(labels) for split, labels in prepared.labels.items()},
+        "seed": seed,
+        "device": device.type,
+    }
+    return Checkpoint.of(decides, needed(Path(latent_code.__file__), Path(__file__), *code_of(family)))

@@ -1,0 +1,200 @@
+"""What ``evaluate`` says of a model: numbers with their errors, per image and on the whole test set.
+
+Every number here is a function of the weights, the test images and the parameters: no time, no
+device, no commit.
+
+Errors, which are not to be added up:
+
+- the *test-set error* is the spread of log P(x) over images / sqrt(N): how much the number would
+  move with another test set. It contains the Monte Carlo noise already. Copies of an image count once
+  (:func:`bitsperdim.estimators.log_weights.mean_error`).
+- the *Monte Carlo error* is what another draw of the K samples would change.
+- the *bias* of the importance-weighted bound is reported apart, and flagged where it exceeds the
+  test-set error: then the number says more about K than about the model.
+
+Both Monte Carlo error and bias can be believed only where the effective sample size is not small;
+``ess_below_10_share`` says for what share of the images it is. From K = 1,000 on, ``pareto_k_high_share`` says for what
+share the tail of the weights is so heavy that neither can be believed at any affordable K. ``too_few_samples`` flags
+either share above 5 %, as well as a bias above the test-set error.
+
+``nll_jackknife_nats`` and ``nll_extrapolated_nats`` take the leading bias out; they are estimates, and no bounds. The
+jackknife has an error, of what it says of these images' log P(x), where the weights are known to be light: K at least
+1,000, and at most 2 % of the images with a small effective sample size, or a k-hat above the limit. It is the root of
+the squares of the Monte Carlo error and of the difference of the two estimates: both take out as much bias as falls
+as 1 / K, each by its own way, and differ by what does not. Elsewhere no error of theirs is known, and none is given.
+
+With several seeds the number is the mean over seeds of the same images; ``bpd_seed_spread`` is
+their standard deviation. Each seed has importance samples of its own, but all share the dequantization
+noise of the first sample. Pictures are those of the first seed.
+
+Images are scored in blocks, each with random numbers of its own, so that several processes can share them out and an
+interrupted evaluation goes on with those that are left: see :mod:`bitsperdim.runtime.shards`.
+
+Test images that are training images too (:mod:`bitsperdim.data.repeated`) say how well a model remembers: where there
+are any, ``bpd_without_training_images`` is the number of the others.
+
+A flow without dequantization noise has the kind ``density``: its number is a density at integers, not a
+likelihood, and is compared with nothing.
+
+Invariants (``tests/evaluation/test_evaluation.py``): the mean of ``per_image.csv`` is the number in
+``metrics.json``; errors follow their formulas; an impossible image makes the number infinite.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from bitsperdim.core.labels import TOLERATED_SHARE
+from bitsperdim.core.units import bits_per_dim, nats_to_bits_per_dim
+from bitsperdim.data.prepared import Description
+from bitsperdim.estimators.log_weights import mean_error
+from bitsperdim.estimators.pareto import JUDGED_FROM, pareto_k_limit
+from bitsperdim.evaluation.estimate import Estimate
+from bitsperdim.models import ImageModel, LatentModel
+
+OF_ESTIMATES = ("log_p", "standard_error", "bias", "elbo", "ess", "pareto_k")
+PER_IMAGE_COLUMNS = ("seed", "image", *OF_ESTIMATES, "same_as", "in_train")
+BOUND_COLUMNS = ("n_samples", "bpd", "nll_nats", "standard_error_nats")
+LIGHT_SHARE = 0.02  # of images with a small ESS or a heavy tail: up to it estimates beside the bound have an error
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is written for one model.
+
+    Attributes:
+        metrics: for ``metrics.json``.
+        per_image: rows for ``per_image.csv``.
+        bound: rows for ``bound_against_k.csv``, the mean over seeds and images.
+    """
+
+    metrics: dict[str, Any]
+    per_image: list[dict[str, float | int]]
+    bound: list[dict[str, float | int]]
+
+
+def summarise(
+    estimates: Mapping[int, Estimate],
+    model: ImageModel,
+    description: Description,
+    proposal: str = "encoder",
+    *,
+    same_as: np.ndarray | None = None,
+    in_train: np.ndarray | None = None,
+) -> Evaluation:
+    """Turn the estimates of all seeds into metrics and rows.
+
+    Args:
+        estimates: seed -> estimate, at least one, of the same images.
+        model: any of the seeds' models, for what does not depend on weights.
+        description: of the images.
+        proposal: that the samples of a latent code came from.
+        same_as: (N,) for each test image the number of the first that is equal; None: all are distinct.
+        in_train: (N,) whether each is a training image too; None: none is.
+    """
+    shape = description.image_shape
+    first = next(iter(estimates.values()))
+    log_p = torch.stack([item.log_p for item in estimates.values()])  # (seeds, N)
+    n_seeds, n_images = log_p.shape
+    groups = torch.arange(n_images) if same_as is None else torch.from_numpy(same_as)
+    seen = torch.zeros(n_images, dtype=torch.bool) if in_train is None else torch.from_numpy(in_train)
+    over_seeds = log_p.mean(0)
+    elbo = torch.stack([item.elbo for item in estimates.values()]).mean()
+    bias = float(torch.stack([item.bias for item in estimates.values()]).mean())
+    variances = torch.stack([item.standard_error for item in estimates.values()]).square()
+    monte_carlo_error = math.sqrt(float(variances.sum())) / (n_seeds * n_images)
+    test_error = mean_error(over_seeds, groups)
+    ess = torch.stack([item.ess for item in estimates.values()])
+    small_ess = sum(item.small_ess_share for item in estimates.values()) / n_seeds
+    bias_exceeds = abs(bias) > test_error
+    k_hat = torch.stack([item.pareto_k for item in estimates.values()])
+    high_k = float((k_hat > pareto_k_limit(first.n_samples)).double().mean())
+    nll = -float(over_seeds.mean())
+    metrics: dict[str, Any] = {
+        "kind": first.kind,
+        "protocol": protocol_of(model, description),
+        "test_sha256": description.test_sha256,
+        "n_images": n_images,
+        "n_distinct_images": len(groups.unique()),
+        "n_training_images": int(seen.sum()),
+        "n_seeds": n_seeds,
+        "n_samples": first.n_samples,
+        "n_parameters": model.n_parameters,
+        "bpd": bits_per_dim(-nll, shape),
+        "bpd_standard_error": nats_to_bits_per_dim(test_error, shape),
+        "bpd_monte_carlo_error": nats_to_bits_per_dim(monte_carlo_error, shape),
+        "nll_nats": nll,
+        "nll_nats_standard_error": test_error,
+        "nll_nats_monte_carlo_error": monte_carlo_error,
+        "log_p_bias_nats": bias,
+        "bias_exceeds_standard_error": bias_exceeds,
+        "too_few_samples": bias_exceeds or small_ess > TOLERATED_SHARE or high_k > TOLERATED_SHARE,
+        "elbo_nats": float(elbo),
+        "ess_median": float(ess.median()),
+        "ess_smallest": float(ess.min()),
+        "ess_below_10_share": small_ess,
+        "n_impossible_images": int(over_seeds.isneginf().sum()),
+    }
+    if first.kind == "lower" and first.n_samples > 1 and math.isfinite(nll):  # an infinite number has no bias
+        for name, values in (("jackknife", "jackknife"), ("extrapolated", "extrapolation")):
+            found = torch.stack([getattr(item, values) for item in estimates.values()])
+            metrics[f"nll_{name}_nats"] = -float(found.mean())
+        disagreement = metrics["nll_jackknife_nats"] - metrics["nll_extrapolated_nats"]
+        is_light = first.n_samples >= JUDGED_FROM and max(small_ess, high_k) <= LIGHT_SHARE
+        if is_light and math.isfinite(disagreement):
+            metrics["nll_jackknife_nats_error"] = math.hypot(monte_carlo_error, disagreement)
+    if first.kind == "lower" and first.n_samples >= JUDGED_FROM:
+        metrics |= {
+            "pareto_k_limit": pareto_k_limit(first.n_samples),
+            "pareto_k_high_share": high_k,
+        }
+        if bool((~k_hat.isnan()).any()):
+            metrics["pareto_k_median"] = float(k_hat[~k_hat.isnan()].median())
+    if 0 < int(seen.sum()) < n_images:
+        metrics["bpd_without_training_images"] = bits_per_dim(float(over_seeds[~seen].mean()), shape)
+    if isinstance(model, LatentModel):
+        metrics["proposal"] = proposal
+    if n_seeds > 1:
+        per_seed = bits_per_dim(log_p.mean(1), shape)
+        metrics["bpd_seed_spread"] = float(per_seed.std()) if bool(per_seed.isfinite().all()) else math.inf
+        metrics["bpd_by_seed"] = {str(seed): float(value) for seed, value in zip(estimates, per_seed, strict=True)}
+    leaks = [item.largest_leaked_gradient for item in estimates.values() if item.largest_leaked_gradient is not None]
+    if leaks:
+        metrics["largest_leaked_gradient"] = max(leaks)
+    return Evaluation(metrics, _per_image(estimates, groups, seen), _bound(estimates, shape, groups))
+
+
+def protocol_of(model: ImageModel, description: Description) -> str:
+    """Return the tag under which a number may be compared: what the model was given is part of it."""
+    return description.protocol if model.n_classes is None else description.protocol_given_labels()
+
+
+def _per_image(
+    estimates: Mapping[int, Estimate], same_as: torch.Tensor, in_train: torch.Tensor
+) -> list[dict[str, float | int]]:
+    rows = []
+    of_images = {"same_as": same_as.tolist(), "in_train": in_train.int().tolist()}
+    for seed, item in estimates.items():
+        columns = {name: getattr(item, name).tolist() for name in OF_ESTIMATES} | of_images
+        for image in range(len(item.log_p)):
+            rows.append({"seed": seed, "image": image, **{name: column[image] for name, column in columns.items()}})
+    return rows
+
+
+def _bound(
+    estimates: Mapping[int, Estimate], shape: tuple[int, int, int], same_as: torch.Tensor
+) -> list[dict[str, float | int]]:
+    sizes = next(iter(estimates.values())).block_sizes
+    bounds = torch.stack([item.bounds for item in estimates.values()]).mean(0)  # (sizes, N)
+    rows: list[dict[str, float | int]] = []
+    for size, bound in zip(sizes, bounds, strict=True):
+        mean = float(bound.mean())
+        row = {"n_samples": size, "bpd": bits_per_dim(mean, shape), "nll_nats": -mean}
+        rows.append({**row, "standard_error_nats": mean_error(bound, same_as)})
+    return rows

@@ -1,0 +1,202 @@
+"""Models of one sub-pixel after the other, each given those before, and how they are sampled.
+
+**Sampling** goes one pixel after the other, computing only what a new pixel changes.
+
+A network is asked for its outputs at one place at a time, and remembers what it computed at earlier ones
+(:class:`~bitsperdim.models.parts.causal.Memory`): the work of a whole image is about that of one forward pass, instead
+of one pass for each pixel. Values are drawn from the likelihood at the place, with one generator, in the order of the
+image: cached or not, the same generator draws the same images.
+
+Not here: what a layer remembers (``causal.py``), and pictures.
+
+Invariants (``tests/models/test_sampling.py``): outputs at a place are those of a full pass
+(``test_cached_outputs_are_those_of_a_full_pass``); the images are the same (``test_cached_images_are_naive_images``);
+the work is that of about one pass (``test_the_cache_saves_work``); given rows stay, and the others follow from them
+(``test_given_rows_stay``).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from bitsperdim.core.announcing import announced
+from bitsperdim.likelihoods import Head, Likelihood
+from bitsperdim.models.base import ImageModel
+from bitsperdim.models.inputs import check_counts, check_type
+from bitsperdim.models.parts.causal import Memory
+
+
+class AutoregressiveModel(ImageModel):
+    r"""Each sub-pixel given the ones before it: exact.
+
+    .. math:: \log P(x) = \sum_{i=1}^{D} \log p(x_i \mid x_{<i})
+
+    The order is row by row, pixel by pixel, and inside a pixel channel by channel. The network gives the outputs of
+    each pixel, and the head makes a likelihood of them; where that couples the channels of a pixel itself, the outputs
+    depend on earlier pixels only.
+
+    Attributes:
+        head: from outputs to a likelihood.
+    """
+
+    is_exact = True
+    head: Head
+
+    @abstractmethod
+    def outputs(
+        self,
+        x: Tensor,
+        labels: Tensor | None = None,
+        *,
+        memory: Memory | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return what the network says of p(x_i given x_<i), (B, G * n, H, W), for all i at once or at one place.
+
+        Args:
+            x: (B, C, H, W), 0..L-1.
+            labels: (B,) int64.
+            memory: of the places before the one that is asked for (``causal.py``); the result is of that place only,
+                (B, G * n, 1, 1), or (B, G * n, 1, W) for a row, and no later value in ``x`` matters.
+            generator: of dropout, in training mode.
+        """
+
+    def likelihood(self, outputs: Tensor) -> Likelihood:
+        """Return the likelihood that outputs (B, G * n, H, W) stand for, batch shape (B, C, H, W)."""
+        grouped = outputs.unflatten(1, (self.head.n_groups, self.head.n_outputs))  # (B, G, n, H, W)
+        return self.head(grouped.permute(0, 1, 3, 4, 2))
+
+    def conditionals(
+        self, x: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None
+    ) -> Likelihood:
+        """Return p(x_i given x_<i) for all i at once, batch shape (B, C, H, W); arguments as of :meth:`outputs`."""
+        return self.likelihood(self.outputs(x, labels, generator=generator)).given(x)
+
+    def unchecked_log_weights(
+        self,
+        x: Tensor,
+        n_samples: int = 1,
+        *,
+        labels: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """Return log P(x), exact, (1, B) in nats."""
+        return self.likelihood(self.outputs(x, labels, generator=generator)).log_prob_of_images(x)[None]
+
+    def unchecked_sample(
+        self, n_images: int, *, labels: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draw images one pixel after the other."""
+        return ancestral_sample(self, n_images, labels=labels, generator=generator)
+
+
+@torch.no_grad()
+def ancestral_sample(
+    model: AutoregressiveModel,
+    n_images: int,
+    *,
+    labels: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    use_cache: bool = True,
+) -> Tensor:
+    """Draw images in the order of the model: row by row, pixel by pixel, channel by channel.
+
+    Args:
+        model: in evaluation mode.
+        n_images: B, at least 1.
+        labels: (B,) int64, for models that are given the class; others ignore them.
+        generator: on the device of the model.
+        use_cache: False computes a full forward pass for every pixel instead, to compare with.
+
+    Returns:
+        (B, C, H, W) uint8.
+
+    Raises:
+        ValueError: as of :func:`completed`.
+    """
+    check_counts(n_images=n_images)
+    x = torch.zeros(n_images, *model.image_shape, dtype=torch.uint8, device=model.device)
+    return completed(model, x, 0, labels=labels, generator=generator, use_cache=use_cache)
+
+
+@torch.no_grad()
+def completed(
+    model: AutoregressiveModel,
+    images: Tensor,
+    n_rows: int,
+    *,
+    labels: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    use_cache: bool = True,
+) -> Tensor:
+    """Keep the first rows of images, and draw the others given them.
+
+    Args:
+        model: in evaluation mode.
+        images: (B, C, H, W) uint8, values 0..L-1, on the device of the model.
+        n_rows: how many rows are kept.
+        labels: (B,) int64, for models that are given the class; others ignore them.
+        generator: on the device of the model.
+        use_cache: as of :func:`ancestral_sample`.
+
+    Returns:
+        (B, C, H, W) uint8.
+
+    Raises:
+        ValueError: the model is not autoregressive, is in training mode or has more than 256 levels, or an argument
+            does not fit it.
+    """
+    if not isinstance(model, AutoregressiveModel):
+        raise ValueError(f"only an autoregressive model completes images, not {type(model).__name__}")
+    model.check_mode("sampling")
+    check_type("images", images, (torch.uint8,), "torch.uint8")
+    if model.n_levels > 256:
+        raise ValueError(f"images are uint8, which holds 256 levels, but the model has {model.n_levels}")
+    model.check(images, labels)
+    model.check_places(images, labels, generator)
+    _, height, width = model.image_shape
+    if not 0 <= n_rows <= height:
+        raise ValueError(f"n_rows must be from 0 to {height}, not {n_rows}")
+    x, memory = images.clone(), Memory(height, width) if use_cache else None
+    x[:, :, n_rows:] = 0
+    if memory is not None:
+        for row in range(n_rows):
+            model.outputs(x, labels, memory=memory.go_to(row))
+    title = f"draw {len(images)} image{'' if len(images) == 1 else 's'}"
+    rows = announced(range(n_rows, height), title, height - n_rows, "evaluate.n_pictures says how many are drawn")
+    for row in tqdm(rows, total=height - n_rows, desc=title, unit="row", disable=None, leave=False):
+        for column in range(width):
+            draw_pixel(model, x, row, column, memory, labels, generator)
+    return x
+
+
+def draw_pixel(
+    model: AutoregressiveModel,
+    x: Tensor,
+    row: int,
+    column: int,
+    memory: Memory | None,
+    labels: Tensor | None,
+    generator: torch.Generator | None,
+) -> None:
+    """Draw one pixel of all images in place; the groups of its channels follow each other."""
+    groups = model.head.n_groups
+    per_group = model.image_shape[0] // groups
+    for group in range(groups):
+        drawn = model.likelihood(outputs_at(model, x, row, column, memory, labels)).sample(generator=generator)
+        channels = slice(group * per_group, (group + 1) * per_group)
+        x[:, channels, row, column] = drawn[:, channels, 0, 0].to(x.dtype)
+
+
+def outputs_at(
+    model: AutoregressiveModel, x: Tensor, row: int, column: int, memory: Memory | None, labels: Tensor | None
+) -> Tensor:
+    """Return the outputs of the network at a place, (B, G * n, 1, 1); without a memory they are cut from a pass."""
+    if memory is None:
+        return model.outputs(x, labels)[:, :, row : row + 1, column : column + 1]
+    return model.outputs(x, labels, memory=memory.go_to(row, column))

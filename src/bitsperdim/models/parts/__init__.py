@@ -1,0 +1,1 @@
+"""Parts of networks that several models share: masks, bijections, activations, dequantization noise."""

@@ -1,0 +1,84 @@
+"""Do the parameters fit the data set, and the models the images? What ``params.yaml`` alone cannot tell.
+
+Invariants (``tests/config/test_params.py``, ``tests/preflight/test_preflight.py``): levels, bits, binarization and
+models that do not fit the images are one sentence.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bitsperdim.config.families.base import Images
+from bitsperdim.config.loading import load_yaml
+from bitsperdim.config.params import Params, validate
+from bitsperdim.config.sentences import listed
+from bitsperdim.core.errors import InputError, shown
+from bitsperdim.sources import SOURCES
+
+
+def validated(content: object) -> Params:
+    """Validate the content of ``params.yaml``, also against its data set.
+
+    Raises:
+        InputError: one sentence naming the key, its value and what is allowed.
+    """
+    params = validate(content)
+    check_levels(params)
+    return params
+
+
+def read_validated(path: Path) -> Params:
+    """Read and validate ``params.yaml``; see :func:`validated`."""
+    return validated(load_yaml(path))
+
+
+def raw_levels(params: Params) -> int:
+    """Return the number of levels of the images as the source gives them."""
+    return params.dataset.n_levels or SOURCES[params.dataset.name].n_levels
+
+
+def model_levels(params: Params) -> int:
+    """Return L, the number of levels that the models see: after quantization and binarization."""
+    if params.dequantize.binarization != "none":
+        return 2
+    if params.dequantize.bits is not None:
+        return int(2**params.dequantize.bits)
+    return raw_levels(params)
+
+
+def check_levels(params: Params) -> None:
+    """Refuse a data set that is none, and levels and models that do not fit its images."""
+    name = params.dataset.name
+    if name not in SOURCES:
+        raise InputError(f"params.yaml: dataset.name = {shown(name)} is not a data set; choose {listed(SOURCES)}.")
+    source = SOURCES[name]
+    if params.dataset.n_levels is not None and source.fixed_levels and params.dataset.n_levels != source.n_levels:
+        raise InputError(
+            f"params.yaml: dataset.n_levels = {params.dataset.n_levels} is not allowed; "
+            f"{name} has {source.n_levels} levels, so write {source.n_levels} or null."
+        )
+    binarization = params.dequantize.binarization
+    if source.is_static != (binarization == "static"):
+        allowed = "must be 'static'" if source.is_static else "may be none, threshold or dynamic"
+        raise InputError(
+            f"params.yaml: dequantize.binarization = {binarization!r} is not allowed with dataset.name = {name!r}; "
+            f"it {allowed}."
+        )
+    levels, bits = raw_levels(params), params.dequantize.bits
+    if bits is not None and 2**bits >= levels:
+        raise InputError(
+            f"params.yaml: dequantize.bits = {bits} is not allowed; {2**bits} levels are not fewer than "
+            f"the {levels} that the images have, so choose fewer bits or null."
+        )
+    check_images(params, source.image_shape, source.n_classes)
+
+
+def check_images(params: Params, shape: tuple[int, int, int] | None, n_classes: int | None) -> None:
+    """Refuse models that cannot be built for images of a shape (C, H, W) and a number of classes, None: unknown."""
+    images = Images(model_levels(params), shape, n_classes)
+    for model in params.models:
+        section = params.sections[model]
+        section.check_images(model, images)
+        section.check_size(model, images)
+        section.check_training(model, section.settings(params.train))
+    params.density_and_mass.dequantizing.flow("variational").check_size("density_and_mass.dequantizing", images)

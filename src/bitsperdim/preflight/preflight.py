@@ -1,0 +1,67 @@
+"""What must be right before any work, and the tidying that DVC cannot do.
+
+``results/<model>`` of a model that is no longer listed in ``models`` would stay in the folder that
+``report`` reads; only files that the pipeline itself wrote there are removed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bitsperdim.config.params import Params
+from bitsperdim.core.files import write_json, write_text
+from bitsperdim.preflight.agreement import check_images, check_levels
+from bitsperdim.sources import SOURCES
+
+MARKER = "The parameters of this pipeline have been validated.\n"
+PICTURES = "pictures"
+OF_A_MODEL = ("metrics.json", "per_image.csv", "bound_against_k.csv", "training_curve.csv")
+OF_PICTURES = ("samples.png", "reconstructions.png", "completions.png", "receptive_field.png")
+# folders of results/ that belong to stages, not to models
+KEPT = ("dequantize", "density_and_mass", "project_delay", "universal_resnet")
+
+
+def preflight(params: Params, results: Path, marker: Path) -> None:
+    """Check path and models for the images, forget the results of unlisted models, write the list of models.
+
+    Args:
+        params: already validated.
+        results: the folder of results.
+        marker: a constant file: that it is there says that the parameters were valid once they got this far.
+    """
+    check_source(params)
+    for folder in sorted(results.iterdir()) if results.is_dir() else []:
+        if folder.is_dir() and not folder.is_symlink() and folder.name not in (*params.models, *KEPT):
+            forget(folder)
+    write_json(results / "models.json", {"models": list(params.models)})
+    write_text(marker, MARKER)
+
+
+def check_source(params: Params) -> None:
+    """Refuse a data set that is none, a ``dataset.path`` that cannot be used, and models that do not fit the images.
+
+    Raises:
+        InputError: one sentence with key, value and what is allowed.
+    """
+    check_levels(params)
+    source = SOURCES[params.dataset.name]
+    source.check(params.dataset.path)
+    check_images(params, *source.facts(params.dataset.path))
+
+
+def forget(folder: Path) -> None:
+    """Remove what the pipeline wrote for a model; a folder that holds anything else stays."""
+    pictures = folder / PICTURES
+    if pictures.is_dir() and not pictures.is_symlink():
+        _remove(pictures, OF_PICTURES)
+    _remove(folder, OF_A_MODEL)
+
+
+def _remove(folder: Path, names: tuple[str, ...]) -> None:
+    """Remove files and links of these names, and the folder where nothing else is in it."""
+    for name in names:
+        path = folder / name
+        if path.is_symlink() or path.is_file():
+            path.unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()

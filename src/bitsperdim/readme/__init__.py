@@ -1,0 +1,1 @@
+"""The numbers in README.md, written from committed files: none is typed."""

@@ -1,0 +1,88 @@
+"""The numbers of results in README.md, written from ``results/``, ``recipes/results/`` and ``docs/``: none is typed.
+
+``make readme`` rewrites what stands between the two markers of each section; ``tests/readme/test_readme.py`` fails
+where a section and the committed files differ.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.files import read_json
+from bitsperdim.core.labels import SIGNS, WORDS, marks, meanings
+from bitsperdim.readme import studies
+from bitsperdim.recipes.table import markdown
+from bitsperdim.results.formatting import plain, with_error
+
+HEADER = """| model | bits/dim | the number is | nats per image | Monte Carlo error, bits/dim | K |
+| --- | --- | --- | --- | --- | --- |
+"""
+YARDSTICKS = {
+    "entropy_bpd": "*independent pixels, fitted to the test set itself*",
+    "webp_bpd": "*lossless WebP, all test images on one sheet*",
+    "png_bpd": "*PNG, all test images on one sheet*",
+}
+
+
+def table(results: Path) -> str:
+    """Return the Markdown table of the models and yardsticks in a folder of results."""
+    rows: list[str] = []
+    others: list[str] = []
+    images = read_json(results / "dequantize" / "metrics.json")
+    for name in read_json(results / "models.json")["models"]:
+        metrics = read_json(results / name / "metrics.json")
+        relation, words = SIGNS[metrics["kind"]], WORDS[metrics["kind"]]
+        bpd, error = with_error(metrics["bpd"], metrics["bpd_standard_error"])
+        nll, nll_error = with_error(metrics["nll_nats"], metrics["nll_nats_standard_error"])
+        monte_carlo = metrics["bpd_monte_carlo_error"]  # infinite with one sample, which cannot tell
+        noise = (
+            "none" if metrics["kind"] != "lower" else f"{monte_carlo:.1g}" if math.isfinite(monte_carlo) else "unknown"
+        )
+        is_other = metrics["protocol"] != images["protocol"]
+        label = f"`{name}`" + (f", of another protocol, not comparable: `{metrics['protocol']}`" if is_other else "")
+        flag = marks(metrics)
+        row = f"| {label} | {relation} {bpd} ± {error}{flag} | {words} | {nll} ± {nll_error}{flag} | {noise}{flag} "
+        (others if is_other else rows).append(f"{row}| {metrics['n_samples']} |\n")
+    for key, words in YARDSTICKS.items():
+        rows.append(f"| {words} | {plain(images[key])} | | | | |\n")
+    caption = f"\nProtocol `{images['protocol']}`; ± is one standard error over the {images['n_test']} test images.\n"
+    text = HEADER + "".join(rows + others) + caption
+    return "\n".join([text, *(f"{sentence}\n" for sentence in meanings(text))])
+
+
+SECTIONS: dict[str, Callable[[Path], str]] = {
+    "results": lambda root: table(root / "results"),
+    "compare": studies.comparison,
+    "recipes": markdown,
+    "delay": studies.delay,
+    "disc": studies.disc,
+    "networks": studies.networks,
+}
+
+
+def update(text: str, root: Path) -> str:
+    """Return the text of a README with what stands between its markers written anew."""
+    for name, section in SECTIONS.items():
+        text = between(text, name, section(root))
+    return text
+
+
+def markers(name: str) -> tuple[str, str]:
+    """Return the lines before and after a section."""
+    return f"<!-- {name}: begin (make readme) -->", f"<!-- {name}: end -->"
+
+
+def between(text: str, name: str, content: str) -> str:
+    """Return ``text`` with ``content`` between the markers of a section.
+
+    Raises:
+        InputError: a marker is not there exactly once.
+    """
+    begin, end = markers(name)
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise InputError(f"README.md must hold the markers {begin!r} and {end!r} once each.")
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n{content}{end}{rest.split(end)[1]}"

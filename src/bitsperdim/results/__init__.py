@@ -1,0 +1,1 @@
+"""The one reader of results: what the stages wrote, checked and typed."""

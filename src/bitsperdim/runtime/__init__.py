@@ -1,0 +1,1 @@
+"""How a stage runs, stops and goes on: device, processes, checkpoints, shards of the work."""

@@ -1,0 +1,71 @@
+"""The device, which comes from the environment: where a number was computed must not invalidate it."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import torch
+
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.stopping import local_rank, local_world_size
+
+VARIABLE = "BITSPERDIM_DEVICE"
+
+
+def set_up_device() -> torch.device:
+    """Return the device named by BITSPERDIM_DEVICE: ``auto`` (the default), ``cpu``, ``cuda`` or ``cuda:1``.
+
+    Where torchrun started several processes here, each has the GPU of its own number.
+
+    On a GPU, float32 is made to mean float32 (no TF32 in products and convolutions) and algorithms
+    that give the same bits every time are chosen where there are any.
+
+    Raises:
+        InputError: there is no such device here, or there are fewer GPUs than processes.
+    """
+    name = os.environ.get(VARIABLE, "auto")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    n_gpus, n_processes = torch.cuda.device_count(), local_world_size()
+    known = re.fullmatch(r"cpu|cuda(:\d+)?", name)
+    device = torch.device(name) if known else None
+    if device is None or (device.type == "cuda" and (device.index or 0) >= n_gpus):
+        raise InputError(
+            f"{VARIABLE} = {name!r} is no device of this machine; choose auto, cpu, or one of its "
+            f"{n_gpus} GPUs as cuda:0 and so on."
+        )
+    if device.type == "cpu":
+        return device
+    if n_processes > 1 and (device.index is not None or n_processes > n_gpus):
+        raise InputError(
+            f"{VARIABLE} = {name!r} is not enough for the {n_processes} processes of this machine, each of which "
+            f"needs one of its {n_gpus} GPUs; start fewer, and choose cuda, or cpu."
+        )
+    device = torch.device("cuda", local_rank() if device.index is None else device.index)
+    prepare_gpu(device)
+    return device
+
+
+def prepare_gpu(device: torch.device) -> None:
+    """Make a GPU the current one, and float32 mean float32."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    torch.cuda.set_device(device)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing is read there
+
+
+def described(device: torch.device) -> dict[str, str]:
+    """Return what the log of a stage says about where and with what it ran."""
+    n_threads = torch.get_num_threads()
+    on_cpu = f"CPU, {n_threads} thread{'' if n_threads == 1 else 's'}"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else on_cpu
+    return {"device": name, "torch": torch.__version__}
+
+
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """Return what the log says of the largest memory of a GPU that tensors took so far, in MiB; of a CPU, nothing."""
+    return {} if device.type == "cpu" else {"gpu_peak_memory_mib": torch.cuda.max_memory_allocated(device) / 2**20}

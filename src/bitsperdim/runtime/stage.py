@@ -1,0 +1,111 @@
+"""What every stage script has in common: paths from the command line, typed parameters, errors, a log.
+
+Times, devices and memory go to ``logs/`` (or ``BITSPERDIM_LOGS``), which no stage declares: outputs depend
+on inputs alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from bitsperdim.config.params import Params, read_params
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.files import write_json
+from bitsperdim.core.stopping import Interrupted, is_first_of_all, raised, speaks
+
+PARAMS = Path("params.yaml")
+LOGS = "BITSPERDIM_LOGS"
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # as torch says it
+
+
+def run(
+    stage: str,
+    main: Callable[..., Mapping[str, Any] | None],
+    *arguments: str,
+    explain: Callable[[InputError], InputError] = lambda error: error,
+) -> None:
+    """Run a stage: ``main(params, *command_line_arguments)``.
+
+    A mistake of the user, a file that cannot be read or written and too little memory end it with one
+    sentence and status 1, Ctrl-C with status 130, SIGTERM with status 143. Of several processes that were started by
+    torchrun the first of each machine says so, and the first of all writes the log.
+
+    Args:
+        stage: its name, for messages and the log.
+        main: does the work; called with the parameters and the arguments as text. What it returns is added to
+            the log; ``earlier_seconds`` are those of interrupted runs that this one went on from.
+        *arguments: what the command line has to give, for the usage message.
+        explain: adds to the sentence of a mistake of the user.
+    """
+    values = sys.argv[1:]
+    if len(values) != len(arguments):
+        sys.exit(f"usage: python stages/{stage}.py {' '.join(name.upper() for name in arguments)}")
+    started = time.perf_counter()
+    try:
+        with raised():
+            more = main(read_params(PARAMS), *values)
+    except InputError as error:
+        _end(f"{stage}: {explain(error)}")
+    except OSError as error:
+        _end(f"{stage}: {error.filename or 'a file'} cannot be read or written: {error.strerror or error}.")
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):
+            raise
+        _end(f"{stage}: the memory is not enough ({_first_line(error)}); try smaller batch or chunk sizes.")
+    except KeyboardInterrupt as error:
+        if speaks():
+            sys.stderr.write(f"\n{stage}: {error or 'interrupted'}.\n")
+        sys.exit(128 + (error.number if isinstance(error, Interrupted) else signal.SIGINT))
+    if not is_first_of_all():
+        return
+    try:
+        _log(stage, values, time.perf_counter() - started, more or {})
+    except OSError as error:  # the work is done: a log that cannot be written does not undo it
+        sys.stderr.write(f"{stage}: its log cannot be written ({error}).\n")
+
+
+def _end(sentence: str) -> NoReturn:
+    sys.exit(sentence if speaks() else 1)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or ["no more to be had"])[0]
+
+
+def _log(stage: str, values: list[str], seconds: float, more: Mapping[str, Any]) -> None:
+    model = f"-{values[0]}" if stage in ("train", "evaluate") else ""
+    content = {
+        "stage": stage + model.replace("-", "@", 1),
+        "params_sha256": hashlib.sha256(PARAMS.read_bytes()).hexdigest(),
+        "seconds": round(seconds, 2),
+        "peak_memory_mib": round(peak_memory() / 2**20, 1),
+        "python": platform.python_version(),
+        **more,
+    }
+    write_json(Path(os.environ.get(LOGS, "logs")) / f"{stage}{model}.json", content)
+
+
+def peak_memory() -> int:
+    """Return the largest resident memory of this process so far, in bytes.
+
+    Linux says it of the program itself; ``getrusage``, elsewhere, includes what the launching process had.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+__all__ = ["Params", "peak_memory", "run"]

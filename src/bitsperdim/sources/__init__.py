@@ -1,0 +1,21 @@
+"""The registry of data sets: one file per source, one literal dict."""
+
+from bitsperdim.sources.base import RawImages, Source
+from bitsperdim.sources.binarized_mnist import BinarizedMnist
+from bitsperdim.sources.cifar10 import Cifar10
+from bitsperdim.sources.digits import Digits
+from bitsperdim.sources.folder import Folder
+from bitsperdim.sources.idx import Idx
+from bitsperdim.sources.npz import Npz
+
+SOURCES: dict[str, Source] = {
+    "digits": Digits(),
+    "mnist": Idx("mnist", "MNIST"),
+    "fashion_mnist": Idx("fashion-mnist", "FashionMNIST"),
+    "binarized_mnist": BinarizedMnist(),
+    "cifar10": Cifar10(),
+    "npz": Npz(),
+    "folder": Folder(),
+}
+
+__all__ = ["SOURCES", "RawImages", "Source"]

@@ -1,0 +1,1 @@
+"""The one trainer: batches, steps, and what goes on after an interruption."""

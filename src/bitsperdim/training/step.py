@@ -1,0 +1,202 @@
+"""One step of a training: the objective, its gradient over all processes, clipping, the optimizer, the average.
+
+No step waits for a GPU: nothing is read back from it, so that the next step can be prepared meanwhile. (Spline flows
+gather from their bins, whose derivative may make torch wait where it has to be the same every time.)
+
+Where there are several processes each takes its share of the batch, and gradients are averaged with the weights of the
+shares while they are being computed (DistributedDataParallel). Every process then takes the same step.
+
+Invariants (``tests/training/test_optimization.py``): the host waits for nothing in a step
+(``test_a_step_waits_for_nothing``); every weight has a gradient (``test_every_weight_has_a_gradient``), so that no
+process waits for one; heads and log-weights are of float32 in a network of bfloat16
+(``test_heads_and_log_weights_are_of_float32``); a compiled objective is the same to rounding
+(``test_a_compiled_objective_is_the_same``).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from bitsperdim.config.families.base import TrainSection
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.randomness import leave_uncompiled
+from bitsperdim.estimators.log_weights import log_mean_exp
+from bitsperdim.models import ImageModel
+from bitsperdim.runtime.distributed import Share, world_size
+
+FORMS_COMPILED = 64  # of one function, which all layers of a network share with their different sizes
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Objective(nn.Module):
+    """Minus the mean over images of the bound, nats: what is differentiated.
+
+    Args:
+        model: whose weights are trained.
+        precision: of its networks.
+        generator: of all its randomness.
+    """
+
+    def __init__(self, model: ImageModel, precision: torch.dtype, generator: torch.Generator) -> None:
+        """Take the model."""
+        super().__init__()
+        self.model, self.precision, self.generator = model, precision, generator
+
+    def forward(self, x: Tensor, labels: Tensor | None, noise: Tensor | None, n_samples: int) -> Tensor:
+        """Return the loss, a scalar; arguments as of :meth:`bitsperdim.models.ImageModel.log_weights`, checked before.
+
+        Reading their values in each step would make the host wait for a GPU.
+        """
+        with torch.autocast(x.device.type, dtype=self.precision, enabled=self.precision != torch.float32):
+            log_w = self.model.unchecked_log_weights(x, n_samples, labels=labels, generator=self.generator, noise=noise)
+        return -log_mean_exp(log_w).mean()
+
+
+class Optimization:
+    """The weights under way, and all that moves them.
+
+    Args:
+        model: initialised, on its device.
+        settings: of the training.
+        n_steps: of the whole training.
+        generator: of the model's randomness.
+
+    Attributes:
+        averaged: a model with the moving average of the weights; None where there is none.
+    """
+
+    def __init__(self, model: ImageModel, settings: TrainSection, n_steps: int, generator: torch.Generator) -> None:
+        """Make the optimizer."""
+        self.model, self.settings, self.n_steps = model, settings, n_steps
+        self.averaged = copy.deepcopy(model).requires_grad_(False) if settings.average_decay else None
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
+        objective: nn.Module = Objective(model, DTYPES[settings.precision], generator)
+        if settings.compile:
+            let_compile()
+            objective.compile()
+        if world_size() > 1:
+            objective = DistributedDataParallel(objective, broadcast_buffers=False, gradient_as_bucket_view=True)
+        self.objective = objective
+
+    @property
+    def candidate(self) -> ImageModel:
+        """The model that is validated: with averaged weights where there are any."""
+        return self.model if self.averaged is None else self.averaged
+
+    def learning_rate(self, step: int) -> float:
+        """Rise linearly over ``warmup_steps`` (at most half of the run), then stay, or fall along a half cosine."""
+        highest, warmup = self.settings.learning_rate, min(self.settings.warmup_steps, self.n_steps // 2)
+        if step < warmup:
+            return highest * (step + 1) / warmup
+        if self.settings.schedule == "constant":
+            return highest
+        progress = (step - warmup) / max(1, self.n_steps - warmup)
+        return highest * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+    def take_step(
+        self, number: int, x: Tensor, labels: Tensor | None, noise: Tensor | None, n_samples: int, share: Share
+    ) -> Tensor:
+        """Move the weights.
+
+        Args:
+            number: of the step, from 0.
+            x: (B, C, H, W) uint8, this process's share of the batch.
+            labels: (B,) int64.
+            noise: (K, B, C, H, W), the dequantization noise where it is fixed.
+            n_samples: K of the objective.
+            share: what of the batch that is.
+
+        Returns:
+            what these images add to the loss of the whole batch, in nats per image of it, detached.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(number)
+        loss = self.loss(x, labels, noise, n_samples)
+        self.optimizer.zero_grad(set_to_none=True)
+        # gradients are averaged over processes, whose shares may be uneven
+        (loss * (share.fraction * world_size())).backward()
+        if self.settings.gradient_clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
+        self.optimizer.step()
+        if self.averaged is not None:
+            self.update_average(self.averaged, number)
+        return loss.detach() * share.fraction
+
+    def loss(self, x: Tensor, labels: Tensor | None, noise: Tensor | None, n_samples: int) -> Tensor:
+        """Return the mean loss of some images.
+
+        Raises:
+            InputError: it was to be compiled, which is not possible here.
+        """
+        if not self.settings.compile:
+            return self.objective(x, labels, noise, n_samples)
+        from torch._dynamo.exc import TorchDynamoException
+
+        try:
+            return self.objective(x, labels, noise, n_samples)
+        except TorchDynamoException as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(
+                f"params.yaml: train.compile = true does not work here ({reason}); it must be false."
+            ) from error
+
+    @torch.no_grad()
+    def update_average(self, averaged: ImageModel, number: int) -> None:
+        """Move the averaged weights towards the current ones, of which the first are taken as they are."""
+        kept: list[Tensor] = list(averaged.parameters())
+        new: list[Tensor] = list(self.model.parameters())
+        if number == 0:
+            torch._foreach_copy_(kept, new)
+        else:
+            torch._foreach_lerp_(kept, new, 1 - average_weight(self.settings.average_decay, number))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the whole state: what :meth:`load` takes."""
+        parts: dict[str, Mapping[str, Tensor]] = {"model": self.model.state_dict()}
+        parts["average"] = {} if self.averaged is None else self.averaged.state_dict()
+        for number, values in self.optimizer.state_dict()["state"].items():
+            parts[f"optimizer.{number}"] = values
+        return {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from a state, perhaps among other tensors."""
+        self.model.load_state_dict(part_of(tensors, "model"))
+        if self.averaged is not None:
+            self.averaged.load_state_dict(part_of(tensors, "average"))
+        content: dict[str, Any] = self.optimizer.state_dict()
+        for number, parameter in enumerate(self.model.parameters()):
+            if moments := part_of(tensors, f"optimizer.{number}"):
+                content["state"][number] = {name: laid_out(value, parameter) for name, value in moments.items()}
+        self.optimizer.load_state_dict(content)
+
+
+def let_compile() -> None:
+    """Set what compilers need to know of these models."""
+    import torch._dynamo  # imported here: a second
+
+    torch._dynamo.config.recompile_limit = FORMS_COMPILED
+    leave_uncompiled()
+
+
+def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with ``part`` and a dot, by what comes after it."""
+    return {name.removeprefix(f"{part}."): value for name, value in tensors.items() if name.startswith(f"{part}.")}
+
+
+def laid_out(tensor: Tensor, like: Tensor) -> Tensor:
+    """Return ``tensor`` with the strides of a parameter: a fused optimizer walks both through memory as they lie."""
+    return torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor
+
+
+def average_weight(decay: float, n_averaged: int) -> float:
+    """Return the weight of the past in a moving average: it rises to ``decay``, so that the start is forgotten."""
+    return min(decay, (1 + n_averaged) / (10 + n_averaged))

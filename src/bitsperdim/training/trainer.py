@@ -1,0 +1,474 @@
+r"""The one trainer, for every model.
+
+It maximizes the mean over images of
+
+.. math:: \log \frac1K \sum_{k=1}^{K} w_k(x)
+
+with K = ``train_samples``, and another K in the last epochs where there is a ``finetune``: maximum likelihood for
+exact models, the ELBO for K = 1, the importance-weighted bound of Burda et al. 2016 beyond. A model without trainable
+weights is fitted by its ``initialise`` alone.
+
+Images live on the device. Dynamic binarization draws them anew at each presentation; dequantization noise is
+fresh too, unless the model asks for noise that is fixed for ever. The
+validation bound is taken after every epoch with the same ``validation_samples`` and the same
+random numbers for every model, and decides which weights are kept (of the fine-tuned epochs, where there are any) and
+when to stop; the test set is never seen.
+
+With a :class:`~bitsperdim.runtime.checkpoints.Checkpoint` the whole state is kept from time to time, also in the
+middle of an epoch, and the next training of the same fingerprint goes on from there. SIGTERM and SIGINT let the step
+be finished, and the state be kept, before the training stops.
+
+Before the first step, what the training is given is checked, and an autoregressive model is asked whether it looks
+ahead: its masks are then what they will be, and hours are saved. The weights that come back are asked again, so that no
+validation bound of a model that looks ahead is kept. In between they are not asked: that would cost more than the
+validation of a small set.
+
+Several processes (:mod:`bitsperdim.runtime.distributed`) share every batch, and every one holds the whole state: each
+draws the noise of the whole batch, takes the same steps, and comes to the same decisions. The first writes and speaks.
+Any number of them can go on from a checkpoint of any other.
+
+Not here: one step (:mod:`bitsperdim.training.step`), how images are shown (:mod:`bitsperdim.training.batches`).
+
+Invariants (``tests/training/test_training.py``): one seed gives one set of bytes, interrupted or not; the best
+weights by validation come back, not the last; every image is presented once an epoch; a loss that is
+not finite stops with one sentence. ``tests/runtime/test_distributed.py``: two processes train as one does, to rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from bitsperdim.config.families import code_of
+from bitsperdim.config.families.base import FamilySection, TrainSection
+from bitsperdim.core.code import needed
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.files import sha256
+from bitsperdim.core.labels import ASCII_SIGNS
+from bitsperdim.core.randomness import Stream, stream
+from bitsperdim.core.stopping import Interrupted, Request, deferred
+from bitsperdim.core.units import bits_per_dim
+from bitsperdim.data.prepared import PreparedImages
+from bitsperdim.estimators.log_weights import log_mean_exp
+from bitsperdim.models import ImageModel, build, check_labels
+from bitsperdim.models.look_ahead import check_scorable
+from bitsperdim.runtime import distributed
+from bitsperdim.runtime.checkpoints import Checkpoint
+from bitsperdim.training.batches import Presentation
+from bitsperdim.training.step import DTYPES, Optimization, part_of
+
+CHECK_EVERY = 100  # steps between two looks at the losses, each of which waits for the device
+CURVE_COLUMNS = ("epoch", "step", "learning_rate", "train_bpd", "validation_bpd", "seed")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model and how it came about.
+
+    Attributes:
+        model: with the best weights by validation, in evaluation mode.
+        curve: one row per epoch, the keys :data:`CURVE_COLUMNS`.
+        best_epoch: the epoch of the weights; 0 for a closed-form model.
+        validation_log_p: the mean validation bound at that epoch, nats per image.
+        seconds: of all the runs that it took, without what an interruption threw away.
+        n_presented: images, in the steps of this run, by all processes.
+        step_seconds: that these steps took.
+    """
+
+    model: ImageModel
+    curve: list[dict[str, float | int]]
+    best_epoch: int
+    validation_log_p: float
+    seconds: float = 0.0
+    n_presented: int = 0
+    step_seconds: float = 0.0
+
+
+def train(
+    name: str,
+    section: FamilySection,
+    shared: TrainSection,
+    prepared: PreparedImages,
+    *,
+    seed: int,
+    device: torch.device,
+    checkpoint: Checkpoint | None = None,
+) -> Trained:
+    """Train one model with one seed.
+
+    Args:
+        name: of the section, for messages.
+        section: the family, its hyperparameters and its own changes to ``train``.
+        shared: the section ``train``.
+        prepared: with the splits ``train`` and ``validation``.
+        seed: of the initial weights, the order of the images and all noise.
+        device: where the work is done.
+        checkpoint: where the state of an unfinished training is kept; None: nowhere.
+
+    Raises:
+        InputError: the images do not fit the model, it looks ahead, a loss is not finite, no epoch had a finite
+            validation bound, or checkpoints are not shared.
+        Interrupted: a signal asked for the end; the state is kept.
+    """
+    description = prepared.description
+    settings = section.settings(shared)
+    model = build(section.family, section.hyperparameters, description.image_shape, description.n_levels, seed=seed).to(
+        device
+    )
+    check_labels(model, prepared.labels)
+    generator = stream("training", seed, device=device)
+    labels = prepared.labels.get("train")
+    presentation = Presentation(
+        images=torch.from_numpy(prepared.images["train"]).to(device),
+        labels=None if labels is None else torch.from_numpy(labels).to(device),
+        train_levels=description.train_levels,
+        dynamic=description.binarization == "dynamic",
+        noise_seed=seed if model.keeps_noise else None,
+        n_samples=section.n_train_samples,
+    )
+    trainer = _Trainer(name, model, section, settings, presentation, prepared, seed, generator, checkpoint)
+    images = presentation.drawn(presentation.images, generator)
+    model.initialise(images)
+    distributed.broadcast([*model.parameters(), *model.buffers()])  # machines may differ in their last digits
+    trainer.check(model)
+    has_weights = any(parameter.requires_grad for parameter in model.parameters())
+    trained = trainer.run() if has_weights else trainer.run_closed_form(images)
+    trainer.check(trained.model)
+    return trained
+
+
+@dataclass
+class _State:
+    """The numbers of a training that is under way.
+
+    Attributes:
+        step: taken so far.
+        epoch: the one that is being trained, from 1.
+        curve: a row for each finished epoch.
+        best_log_p, best_epoch: by validation.
+        last_log_p: the validation bound of the last finished epoch.
+        seconds: of this run and those before it.
+    """
+
+    step: int = 0
+    epoch: int = 1
+    curve: list[dict[str, float | int]] = field(default_factory=list)
+    best_log_p: float = -math.inf
+    best_epoch: int = 0
+    last_log_p: float = -math.inf
+    seconds: float = 0.0
+
+
+class _Trainer:
+    """One training: the model, what it is shown, and how far it has come."""
+
+    def __init__(
+        self,
+        name: str,
+        model: ImageModel,
+        section: FamilySection,
+        settings: TrainSection,
+        presentation: Presentation,
+        prepared: PreparedImages,
+        seed: int,
+        generator: Stream,
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        self.name, self.model, self.settings, self.seed = name, model, settings, seed
+        self.section = section
+        self.presentation, self.generator, self.checkpoint = presentation, generator, checkpoint
+        self.device = presentation.images.device
+        self.validation = (
+            torch.from_numpy(prepared.images["validation"]).to(self.device),
+            torch.from_numpy(prepared.labels["validation"]).to(self.device) if prepared.labels else None,
+            torch.from_numpy(prepared.noise["validation"]).to(self.device),
+        )
+        self.n_steps = settings.epochs * math.ceil(len(presentation.images) / settings.batch_size)
+        self.state = _State()
+        self.order: Tensor | None = None  # of the images in this epoch; None between two epochs
+        self.losses: list[Tensor] = []  # of this epoch, on the device, looked at from time to time
+        self.n_settled = 0  # of these, that are of all processes and have been looked at
+        self.best_weights: dict[str, Tensor] | None = None
+        self.request = Request()
+        self.n_presented, self.step_seconds = 0, 0.0
+        self.started = self.saved = time.monotonic()
+
+    def check(self, model: ImageModel) -> None:
+        """Refuse a model that looks ahead, and validation images that do not fit it; leave it in evaluation mode.
+
+        Raises:
+            InputError: saying what it is.
+        """
+        try:
+            check_scorable(model.eval(), *self.validation)
+        except (ValueError, FloatingPointError) as error:
+            raise InputError(f"Training {self.name} (seed {self.seed}) stopped: {error}.") from error
+
+    def run_closed_form(self, images: Tensor) -> Trained:
+        """Score the model as ``initialise`` left it: one row, epoch 0."""
+        labels = self.presentation.labels
+        train_log_p = mean_bound(self.model, images, labels, None, self.settings)
+        log_p = mean_bound(self.model, *self.validation, self.settings)
+        if math.isnan(log_p) or log_p == math.inf:
+            raise InputError(f"The closed-form fit of {self.name} gives validation images a likelihood of {log_p}.")
+        return Trained(self.model, [self.row(0, 0.0, train_log_p, log_p)], 0, log_p, time.monotonic() - self.started)
+
+    def row(self, epoch: int, learning_rate: float, train_log_p: float, log_p: float) -> dict[str, float | int]:
+        """Return one row of the training curve."""
+        return {
+            "epoch": epoch,
+            "step": self.state.step,
+            "learning_rate": learning_rate,
+            "train_bpd": bits_per_dim(train_log_p, self.model.image_shape),
+            "validation_bpd": bits_per_dim(log_p, self.model.image_shape),
+            "seed": self.seed,
+        }
+
+    def run(self) -> Trained:
+        """Train until the last epoch, or until patience runs out; go on from a checkpoint where there is one."""
+        settings, state = self.settings, self.state
+        self.optimization = Optimization(self.model, settings, self.n_steps, self.generator)
+        self.resume()
+        title, silent = f"train {self.name} seed {self.seed}", None if distributed.is_first() else True
+        n_done = state.epoch - 1
+        bar = tqdm(total=settings.epochs, initial=n_done, desc=title, unit="epoch", disable=silent, mininterval=0.5)
+        with deferred() as self.request, bar:
+            while not self.finished:
+                row, sign = self.run_epoch(), ASCII_SIGNS[self.model.kind]
+                bar.set_postfix_str(
+                    f"train {row['train_bpd']:.4f}, validation {sign} {row['validation_bpd']:.4f} bits/dim "
+                    f"({-state.last_log_p:.2f} nats)"
+                )
+                bar.update()
+                self.pause()
+        if self.best_weights is None:
+            raise InputError(
+                f"Training {self.name} (seed {self.seed}) gave the validation images no mass in any epoch; "
+                f"try a smaller learning_rate."
+            )
+        if self.checkpoint is not None and self.seconds > self.checkpoint.interval:
+            self.save()  # should a later seed of the same stage be interrupted
+        self.model.load_state_dict(self.best_weights)
+        numbers = (state.best_epoch, state.best_log_p, self.seconds, self.n_presented, self.step_seconds)
+        return Trained(self.model.eval(), state.curve, *numbers)
+
+    @property
+    def finished(self) -> bool:
+        """Whether no epoch is left, or patience has run out."""
+        n_done, patience = self.state.epoch - 1, self.settings.patience
+        return n_done >= self.settings.epochs or (patience is not None and n_done - self.state.best_epoch >= patience)
+
+    @property
+    def seconds(self) -> float:
+        """Of this run and those before it."""
+        return self.state.seconds + time.monotonic() - self.started
+
+    def run_epoch(self) -> dict[str, float | int]:
+        """Present every image once (after an interruption those that are left), then validate; return the row."""
+        state = self.state
+        self.model.train()
+        if self.order is None:
+            self.order = self.presentation.order(self.generator)
+        batches = self.presentation.batches(self.order, self.settings.batch_size)
+        started = time.monotonic()
+        for index in batches[len(self.losses) :]:
+            mine = distributed.share(len(index))
+            self.generator.share = (mine.rows.start, mine.n_whole)
+            self.losses.append(self.take_step(*self.presentation.batch(index[mine.rows], self.generator), mine))
+            self.n_presented += len(index)
+            if len(self.losses) % CHECK_EVERY == 0:
+                self.settle()
+            self.pause()
+        self.settle()
+        self.step_seconds += time.monotonic() - started
+        candidate = self.optimization.candidate
+        log_p = mean_bound(candidate, *self.validation, self.settings, self.pause)
+        if math.isnan(log_p) or log_p == math.inf:
+            raise InputError(self.not_finite(state.step))
+        n_images = torch.tensor([len(batch) for batch in batches], dtype=torch.float64)
+        train_log_p = -float((torch.stack(self.losses).double().cpu() * n_images).sum() / n_images.sum())
+        learning_rate = self.optimization.learning_rate(state.step - len(batches))
+        row = self.row(state.epoch, learning_rate, train_log_p, log_p)
+        state.curve.append(row)
+        state.last_log_p = log_p
+        if state.epoch == self.section.first_finetuned_epoch(self.settings.epochs):
+            state.best_log_p = -math.inf  # the weights that are kept are fine-tuned ones
+        if log_p > state.best_log_p:
+            state.best_log_p, state.best_epoch = log_p, state.epoch
+            self.best_weights = copy.deepcopy(candidate.state_dict())
+        state.epoch += 1
+        self.order, self.losses, self.n_settled = None, [], 0
+        return row
+
+    def take_step(self, x: Tensor, labels: Tensor | None, noise: Tensor | None, mine: distributed.Share) -> Tensor:
+        """Take one step of the optimizer; return what these images add to the loss, nats per image, detached."""
+        n_samples = self.section.n_train_samples_in(self.state.epoch, self.settings.epochs)
+        loss = self.optimization.take_step(self.state.step, x, labels, noise, n_samples, mine)
+        self.state.step += 1
+        return loss
+
+    def settle(self) -> None:
+        """Add up the losses of all processes since the last time; raise InputError where one is not finite."""
+        new = self.losses[self.n_settled :]
+        if not new:
+            return
+        whole = distributed.all_summed(torch.stack(new))
+        bad = ~whole.isfinite()
+        if bad.any():
+            raise InputError(self.not_finite(self.state.step - len(new) + int(bad.nonzero()[0]) + 1))
+        self.losses[self.n_settled :] = whole.unbind()
+        self.n_settled = len(self.losses)
+
+    def pause(self) -> None:
+        """Save where it is due, and stop where a signal asked for it: all processes at the same point.
+
+        Raises:
+            Interrupted: they stop.
+        """
+        interval = math.inf if self.checkpoint is None else self.checkpoint.interval
+        due = distributed.is_first() and time.monotonic() - self.saved >= interval
+        number, is_due = distributed.largest(self.request.number, int(due))
+        if number or is_due:
+            self.save()
+        if number:
+            distributed.largest()  # until the first has saved
+            where = "" if self.checkpoint is None else "; the same command goes on from there"
+            raise Interrupted(number, f"{self.name} (seed {self.seed}) stopped after {self.state.step} steps{where}")
+
+    def save(self) -> None:
+        """Write the whole state: what :meth:`resume` reads."""
+        self.saved = time.monotonic()
+        if self.checkpoint is None:
+            return
+        self.settle()
+        if not distributed.is_first():
+            return
+        tensors = self.optimization.tensors() | {"generator": self.generator.get_state()}
+        tensors |= {f"best.{name}": value for name, value in (self.best_weights or {}).items()}
+        if self.order is not None:
+            tensors["order"] = self.order
+        if self.losses:
+            tensors["losses"] = torch.stack(self.losses)
+        self.checkpoint.save(tensors, asdict(self.state) | {"seconds": self.seconds})
+        self.saved = time.monotonic()
+
+    def resume(self) -> None:
+        """Go on from the checkpoint, if there is one."""
+        found = None if self.checkpoint is None else self.checkpoint.load()
+        step = -1 if found is None else found[1]["step"]
+        highest, lowest = distributed.largest(step, -step)
+        if highest != -lowest:
+            raise InputError(
+                f"Training {self.name} (seed {self.seed}) cannot go on, since its processes found different "
+                f"checkpoints; the folder must be the same for all (BITSPERDIM_CHECKPOINTS), or be removed."
+            )
+        if found is None:
+            return
+        tensors, values = found
+        for name, value in values.items():
+            setattr(self.state, name, value)
+        self.optimization.load(tensors)
+        best = part_of(tensors, "best")
+        self.best_weights = {name: tensor.to(self.device) for name, tensor in best.items()} or None
+        self.generator.set_state(tensors["generator"])
+        self.order = tensors["order"].to(self.device) if "order" in tensors else None
+        self.losses = list(tensors["losses"].to(self.device).unbind()) if "losses" in tensors else []
+        self.n_settled = len(self.losses)
+        if distributed.is_first():
+            where = "of its end" if self.finished else f"in epoch {self.state.epoch}"
+            print(
+                f"{self.name} seed {self.seed}: goes on from a checkpoint {where}, "
+                f"after {self.state.step} steps and {self.state.seconds:.0f} s."
+            )
+
+    def not_finite(self, step: int) -> str:
+        settings = self.settings
+        clip = f"{settings.gradient_clip:g}" if settings.gradient_clip is not None else "null"
+        return (
+            f"Training {self.name} (seed {self.seed}) met a loss that is not finite at step {step}, "
+            f"epoch {self.state.epoch}; try a smaller learning_rate (now {settings.learning_rate:g}), "
+            f"a smaller gradient_clip (now {clip}) "
+            f"or precision: float32 (now {settings.precision})."
+        )
+
+
+def checkpoint_of(
+    section: FamilySection,
+    shared: TrainSection,
+    prepared: PreparedImages,
+    dataset_seed: int,
+    device: torch.device,
+    seed: int,
+) -> Checkpoint:
+    """Return the place for the state of one training, which no other may take over.
+
+    Args:
+        section: the family, its hyperparameters and its own changes to ``train``.
+        shared: the section ``train``.
+        prepared: with the splits ``train`` and ``validation``.
+        dataset_seed: of the splits.
+        device: where the work is done.
+        seed: of the training.
+    """
+    decides = {
+        "section": section.model_dump(mode="json"),
+        "train": section.settings(shared).model_dump(mode="json"),
+        "data": asdict(prepared.description),
+        "labels": {split: sha256(labels) for split, labels in prepared.labels.items()},
+        "dataset_seed": dataset_seed,
+        "device": device.type,
+        "seed": seed,
+    }
+    return Checkpoint.of(decides, needed(Path(__file__), *code_of(section.family)))
+
+
+@torch.no_grad()
+def mean_bound(
+    model: ImageModel,
+    images: Tensor,
+    labels: Tensor | None,
+    noise: Tensor | None,
+    settings: TrainSection,
+    after_batch: Callable[[], None] = lambda: None,
+) -> float:
+    """Return the mean over images of the bound with ``validation_samples``, nats, always on the same random numbers.
+
+    Several processes share each batch, and all get the same number.
+
+    Args:
+        model: on the device of the images, which fit it (they are not checked again each epoch); left in evaluation
+            mode.
+        images: (N, C, H, W) uint8.
+        labels: (N,) int64.
+        noise: (N, C, H, W), the dequantization noise of the first sample.
+        settings: batch size, samples and precision.
+        after_batch: called after each batch.
+    """
+    model.eval()
+    device = images.device
+    generator = stream("validation", device=device)
+    precision = DTYPES[settings.precision]
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    for start in range(0, len(images), settings.batch_size):
+        mine = distributed.share(min(settings.batch_size, len(images) - start))
+        rows = slice(start + mine.rows.start, start + mine.rows.stop)
+        generator.share = (mine.rows.start, mine.n_whole)
+        with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
+            log_w = model.unchecked_log_weights(
+                images[rows],
+                settings.validation_samples,
+                labels=None if labels is None else labels[rows],
+                generator=generator,
+                noise=None if noise is None else noise[rows],
+            )
+        total += log_mean_exp(log_w.double())[: mine.n_own].sum()
+        after_batch()
+    return float(distributed.all_summed(total)) / len(images)

@@ -1,0 +1,92 @@
+"""A disagreement of any kind is reported, and agreement is not."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bitsperdim.comparing.rerun import (
+    DATA,
+    DELAY,
+    NEURONS,
+    SAME,
+    SAME_DATA,
+    SAME_DELAY,
+    SAME_NEURONS,
+    SAME_STUDY,
+    STUDY,
+    TRAINED,
+    compare,
+)
+from bitsperdim.core.files import write_json
+
+MODEL = {**dict.fromkeys(SAME, "x"), "bpd": 2.0, "bpd_standard_error": 0.02, "bpd_monte_carlo_error": 0.0}
+IMAGES = {**dict.fromkeys(SAME_DATA, 2), **dict.fromkeys(DATA, 3.0), "protocol": "p", "test_sha256": "h"}
+
+
+def nested(*paths: str) -> dict[str, Any]:
+    """Metrics with the number 3 at each of these keys."""
+    found: dict[str, Any] = {}
+    for path in paths:
+        *parents, last = path.split(".")
+        section = found
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        section[last] = 3.0
+    return found
+
+
+STUDIED, DELAYED, BUILT = nested(*STUDY, *SAME_STUDY), nested(*DELAY, *SAME_DELAY), nested(*NEURONS, *SAME_NEURONS)
+STUDIES = {"density_and_mass": STUDIED, "project_delay": DELAYED, "universal_resnet": BUILT}
+KINDS = {"vae": MODEL, "dequantize": IMAGES, **STUDIES}
+
+
+def folders(tmp_path: Path, name: str, change: dict[str, Any]) -> tuple[Path, Path]:
+    for folder in ("reference", "rerun"):
+        for model, metrics in KINDS.items():
+            changed = {**metrics, **change} if (folder, model) == ("rerun", name) else metrics
+            changed = {key: value for key, value in changed.items() if value != "gone"}
+            write_json(tmp_path / folder / model / "metrics.json", changed)
+    return tmp_path / "reference", tmp_path / "rerun"
+
+
+def test_equal_and_close_numbers_agree(tmp_path: Path) -> None:
+    assert compare(*folders(tmp_path, "vae", {})) == []
+    assert compare(*folders(tmp_path, "vae", {"bpd": 2.0 + 0.9 * TRAINED["bpd"]})) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "key"),
+    [
+        ("vae", {"bpd": 2.0 + 1.1 * TRAINED["bpd"]}, "bpd is 2.05500"),
+        ("vae", {"bpd": 2.0 - 1.1 * TRAINED["bpd"]}, "bpd is"),
+        ("vae", {"bpd": float("inf")}, "bpd is inf"),
+        ("vae", {"bpd": "gone"}, "bpd is nan"),
+        ("vae", {"kind": "exact"}, "kind is 'exact', but 'x' is committed"),
+        ("vae", {"n_images": 3}, "n_images is 3"),
+        ("dequantize", {"test_sha256": "other"}, "test_sha256 is 'other'"),
+        ("dequantize", {"n_test_in_train": 1}, "n_test_in_train is 1"),
+        ("dequantize", {"entropy_bpd": 3.0001}, "entropy_bpd is"),
+        ("density_and_mass", {"levels": {**STUDIED["levels"], "entropy_bits": 3.1}}, "levels.entropy_bits is 3.10000"),
+        ("density_and_mass", {"levels": {**STUDIED["levels"], "n_images": 4}}, "levels.n_images is 4"),
+        ("density_and_mass", {"hypotheses": "gone"}, "hypotheses.posterior_b is nan"),
+        ("project_delay", {"exact": {**DELAYED["exact"], "mean": 3.1}}, "exact.mean is 3.10000"),
+        ("project_delay", {"deadline": 70.0}, "deadline is 70.0"),
+        ("universal_resnet", {"n_steps": 4.0}, "n_steps is 4.0"),
+        ("universal_resnet", {"majority": {"hard": 3.1}}, "majority.hard is 3.10000"),
+    ],
+)
+def test_each_kind_of_disagreement_is_reported(name: str, change: dict, key: str, tmp_path: Path) -> None:
+    found = compare(*folders(tmp_path, name, change))
+    assert len(found) == 1
+    assert found[0].startswith(f"{name}: {key}")
+
+
+def test_a_missing_result_is_reported(tmp_path: Path) -> None:
+    reference, rerun = folders(tmp_path, "vae", {})
+    (rerun / "vae" / "metrics.json").unlink()
+    assert compare(reference, rerun) == [
+        "The rerun has results of density_and_mass, dequantize, project_delay, universal_resnet, "
+        "but density_and_mass, dequantize, project_delay, universal_resnet, vae are committed."
+    ]
+    assert compare(tmp_path / "empty", tmp_path / "empty")

@@ -1,0 +1,151 @@
+"""Other digits of the same code and parameters are told from those of another parameter, an edit or other images."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from bitsperdim.comparing.rerun import SAME, TRAINED
+from bitsperdim.comparing.rounding import rounded_otherwise, sentence
+from bitsperdim.core.files import write_json
+from laboratory import git
+
+
+def file(path: str, md5: str) -> dict[str, Any]:
+    return {"path": path, "hash": "md5", "md5": md5, "size": 1}
+
+
+def stage(deps: dict[str, str], outs: dict[str, str], **params: Any) -> dict[str, Any]:
+    return {
+        "cmd": "do it",
+        "deps": [file(path, md5) for path, md5 in deps.items()],
+        "params": {"params.yaml": params},
+        "outs": [file(path, md5) for path, md5 in outs.items()],
+    }
+
+
+BEFORE = {
+    "dequantize": stage({"src/data": "1"}, {"data": "d"}, bits=None),
+    "train@vae": stage({"data": "d", "src/models": "1"}, {"models/vae": "v"}, lr=1),
+    "train@other": stage({"data": "d", "src/models": "1"}, {"models/other": "o"}, lr=1),
+    "evaluate@vae": stage({"data": "d", "models/vae": "v", "src/models": "1"}, {"results/vae/metrics.json": "m"}, k=8),
+    "report": stage({"results": "r", "src/report": "1"}, {"report": "h"}),
+}
+
+
+def test_nothing_is_told_of_the_same_lock() -> None:
+    assert rounded_otherwise(BEFORE, BEFORE) == []
+
+
+def elsewhere(**changes: str) -> dict[str, Any]:
+    """The lock of a rerun in which models/vae, and what follows from it, is something else; and more such changes."""
+    changes = {"models/vae": "V", "results/vae/metrics.json": "M", "results": "R", "report": "H"} | changes
+    after = copy.deepcopy(BEFORE)
+    for content in after.values():
+        for entry in (*content["deps"], *content["outs"]):
+            entry["md5"] = changes.get(entry["path"], entry["md5"])
+    return after
+
+
+def test_other_outputs_of_the_same_inputs_are_told() -> None:
+    """With all that follows from them; a stage that is new is not."""
+    assert rounded_otherwise(BEFORE, elsewhere()) == ["train@vae", "evaluate@vae", "report"]
+    assert rounded_otherwise({}, elsewhere()) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"src/models": "2"}, []),  # an edit of what trains and scores: the report follows from it
+        ({"src/report": "2"}, ["train@vae", "evaluate@vae"]),
+        ({"data": "D"}, ["dequantize", "train@vae", "evaluate@vae", "report"]),  # a resampled image, say
+        ({"src/data": "2", "data": "D"}, []),
+        ({"src/data": "2"}, []),
+    ],
+)
+def test_what_an_edit_has_changed_is_not_told(changed: dict[str, str], told: list[str]) -> None:
+    assert rounded_otherwise(BEFORE, elsewhere(**changed)) == told
+
+
+def test_what_another_command_has_changed_is_not_told() -> None:
+    after = elsewhere()
+    after["evaluate@vae"]["cmd"] = "do it otherwise"
+    assert rounded_otherwise(BEFORE, after) == ["train@vae"]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("dequantize", []),
+        ("train@vae", []),
+        ("train@other", ["train@vae", "evaluate@vae", "report"]),
+        ("evaluate@vae", ["train@vae"]),
+    ],
+)
+def test_what_another_parameter_has_changed_is_not_told(name: str, told: list[str]) -> None:
+    """In the stage itself or one before it."""
+    after = elsewhere()
+    after[name]["params"] = {"params.yaml": {"another": 1}}
+    assert rounded_otherwise(BEFORE, after) == told
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A repository with a lock and the results of one model, committed."""
+    write_lock(tmp_path, BEFORE)
+    metrics = {**dict.fromkeys(SAME, "x"), **dict.fromkeys(TRAINED, 2.0)}
+    write_json(tmp_path / "results" / "vae" / "metrics.json", metrics)
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", "--all")
+    git(tmp_path, "commit", "--quiet", "-m", "Results")
+    return tmp_path
+
+
+def write_lock(root: Path, stages: dict[str, Any]) -> None:
+    with (root / "dvc.lock").open("w", encoding="utf-8") as opened:
+        YAML(typ="safe").dump({"schema": "2.0", "stages": stages}, opened)
+
+
+def rerun(root: Path, moved_by: float) -> None:
+    """Leave what a rerun on another processor leaves."""
+    write_lock(root, elsewhere())
+    path = root / "results" / "vae" / "metrics.json"
+    write_json(path, {**json.loads(path.read_text()), "bpd": 2.0 + moved_by})
+
+
+def test_the_sentence_says_what_moved_why_and_whether_it_may(root: Path) -> None:
+    assert sentence(root) == ""
+    rerun(root, 0.4 * TRAINED["bpd"])
+    told = sentence(root)
+    assert told.startswith(
+        "Other digits than in the last commit, from the same code and parameters: evaluate@vae, report, train@vae. "
+    )
+    assert "These numbers agree with the committed ones, within the tolerances of `make check`." in told
+    assert told.endswith("Tracked files that are modified by that: 2.")
+    rerun(root, 2 * TRAINED["bpd"])
+    assert "NOT within the tolerances of `make check`: vae: bpd is 2.10000, but 2.00000 is committed" in sentence(root)
+
+
+def test_a_model_with_another_parameter_is_not_judged(root: Path) -> None:
+    """One moved by rounding, and another that was changed on purpose: the verdict is on the first."""
+    rerun(root, 0.4 * TRAINED["bpd"])
+    after = elsewhere(**{"models/other": "O"})
+    after["train@other"]["params"] = {"params.yaml": {"lr": 2}}
+    write_lock(root, after)
+    write_json(root / "results" / "other" / "metrics.json", {"bpd": 9.0})
+    assert "These numbers agree" in sentence(root)
+
+
+@pytest.mark.parametrize("content", ["", "stages: 3", "{", "<<<<<<< HEAD\n"])
+def test_nothing_is_said_of_what_is_not_a_lock(content: str, root: Path) -> None:
+    (root / "dvc.lock").write_text(content)
+    assert sentence(root) == ""
+
+
+def test_nothing_is_said_where_git_cannot_tell(root: Path) -> None:
+    rerun(root, 0.01)
+    (root / ".git").rename(root / "elsewhere")
+    assert sentence(root) == ""

@@ -1,0 +1,178 @@
+"""A number that is not to be believed is not printed as if it were: each reason has its mark and its words."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bitsperdim.comparing.comparison import rows_of
+from bitsperdim.comparing.numbers import Images, Numbers, Scored
+from bitsperdim.comparing.output import number
+from bitsperdim.core import labels
+from bitsperdim.readme.sections import table
+from results import exact, metrics, write_results
+
+GOOD: dict[str, Any] = {
+    "kind": "lower",
+    "protocol": "own/none/32x32x3/L256/test60/given-none",
+    "n_images": 60,
+    "n_distinct_images": 60,
+    "n_training_images": 0,
+    "n_seeds": 1,
+    "n_samples": 1024,
+    "bpd": 5.5,
+    "bpd_standard_error": 0.25,
+    "bpd_monte_carlo_error": 0.002,
+    "nll_nats": 11711.25,
+    "log_p_bias_nats": -600.0,
+    "bias_exceeds_standard_error": False,
+    "too_few_samples": False,
+    "ess_below_10_share": 0.05,
+    "pareto_k_high_share": 0.05,
+    "n_impossible_images": 0,
+}
+FEW = {"too_few_samples": True}
+
+
+def test_a_good_number_has_no_mark() -> None:
+    expected = "<= 5.5000 +- 0.2500 bits/dim (11711.25 nats), an upper bound, Monte Carlo error 0.002, K = 1024"
+    assert labels.sentence(GOOD) == expected
+    exact = GOOD | {"kind": "exact", "n_samples": 1, "bpd": 8.0}  # as good as uniform coding
+    assert labels.sentence(exact) == "= 8.0000 +- 0.2500 bits/dim (11711.25 nats), exact, K = 1"
+    assert labels.marks(exact) == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "number", "reason"),
+    [
+        (
+            {"bpd": 953.2, "bpd_standard_error": 68.2},
+            "<= 953.2000 +- 68.2000",
+            "worse than uniform coding, which needs 8",
+        ),
+        ({"kind": "exact", "bpd": 8.01}, "= 8.0100 +- 0.2500", "worse than uniform coding, which needs 8 bits/dim"),
+        ({"kind": "exact", "bpd": -0.5}, "= -0.5000 +- 0.2500", "fewer than 0 bits, which no likelihood needs"),
+        ({"bpd": -0.5}, "<= -0.5000 +- 0.2500", "no likelihood needs, by more than 4 of its Monte Carlo errors"),
+        (
+            {"bpd": -0.007, "bpd_standard_error": 0.001},
+            "<= -0.0070 +- 0.0010",
+            "below 0 bits by chance: a bound is above its model's number on average, and the Monte Carlo error of this "
+            "one is 0.002",
+        ),
+        ({"bpd": 0.2}, "<= 0.2000 +- 0.2500", "its standard error is larger than the number"),
+        (FEW | {"bias_exceeds_standard_error": True}, "<= 5.5", "its bias, about -6e+02 nats, exceeds its standard"),
+        (FEW | {"ess_below_10_share": 0.1}, "<= 5.5", "10 % of the test images have an effective sample size below"),
+        (FEW | {"pareto_k_high_share": 1.0}, "<= 5.5", "100 % of the test images have weights with a heavy tail"),
+        (FEW, "<= 5.5", "too few samples"),  # of an old result, which does not say why
+        (FEW | {"n_samples": 1}, "<= 5.5", "K = 1, which tells neither its bias nor its Monte Carlo error"),
+        ({"n_training_images": 4}, "<= 5.5", "4 of the 60 test images are training images too"),
+        (
+            {"n_training_images": 1, "bpd_without_training_images": 5.76},
+            "<= 5.5",
+            "1 of the 60 test images are training images too, and without them it is 5.7600 bits/dim",
+        ),
+        ({"bpd": math.inf, "n_impossible_images": 3}, "<= inf bits/dim", "3 of 60 test images have probability 0"),
+    ],
+)
+def test_each_reason_has_its_mark_and_its_words(changes: dict[str, Any], number: str, reason: str) -> None:
+    text = labels.sentence(GOOD | changes)
+    assert text.startswith(number)
+    assert " bits/dim (!) (11711.25 nats)" in text
+    assert reason in text.partition(". (!) Not to be believed as it stands: ")[2]
+    assert len(labels.reasons(GOOD | changes)) == 1
+
+
+def test_copies_and_images_that_were_trained_on_are_named() -> None:
+    """Also where they are too few to matter: 3 of 60, which move the number by less than its error."""
+    few = GOOD | {"n_distinct_images": 57, "n_training_images": 3, "bpd_without_training_images": 5.74}
+    assert labels.sentence(few).endswith(
+        "K = 1024; of 60 test images 57 are distinct; 3 of the 60 test images are training images too, and without "
+        "them it is 5.7400 bits/dim"
+    )
+    assert labels.marks(few) == ""
+    assert labels.marks(few | {"bpd_without_training_images": 5.76}) == labels.SEEN
+    assert labels.marks(few | {"bpd_without_training_images": 5.24}) == labels.SEEN
+    assert labels.marks(few | {"n_training_images": 4}) == labels.SEEN
+    old = {key: value for key, value in GOOD.items() if key not in ("n_distinct_images", "n_training_images")}
+    assert labels.sentence(old) == labels.sentence(GOOD)
+
+
+def test_what_is_out_of_range_by_rounding_alone_is_called_so() -> None:
+    exact = GOOD | {"kind": "exact", "n_samples": 1, "bpd_standard_error": 0.0}
+    below = labels.sentence(exact | {"bpd": -9.4e-9, "nll_nats": -4e-7})
+    assert below == (
+        "= 0.0000 +- 0.0000 bits/dim (0.00 nats), exact, K = 1; below 0 by no more than float32 rounds, so 0"
+    )
+    for bpd in (8.000001, 8.00001):  # a number is rounded in proportion to its size
+        assert labels.marks(exact | {"bpd": bpd}) == ""
+    for bpd in (-2e-6, 8.00002):
+        assert labels.marks(exact | {"bpd": bpd}) == labels.OUT_OF_RANGE
+        assert "(!)" in labels.sentence(exact | {"bpd": bpd})
+
+
+def test_what_is_not_known_is_called_so() -> None:
+    one = labels.sentence(GOOD | {"n_images": 1, "bpd_standard_error": math.inf})
+    assert one.startswith("<= 5.5000 +- unknown bits/dim (11711.25 nats)")
+    sampled_once = labels.sentence(GOOD | FEW | {"n_samples": 1, "bpd_monte_carlo_error": math.inf})
+    assert "Monte Carlo error unknown, K = 1." in sampled_once
+    assert "+-" not in labels.sentence(GOOD | {"bpd": math.inf, "bpd_standard_error": math.inf})
+    seeds = labels.sentence(GOOD | {"n_seeds": 3, "bpd_seed_spread": 0.0125})
+    assert seeds.endswith("K = 1024, the mean of 3 seeds, which spread by 0.0125")
+
+
+def test_a_density_is_in_no_range() -> None:
+    for bpd in (-30.0, 30.0):
+        text = labels.sentence(GOOD | {"kind": "density", "n_samples": 1, "bpd": bpd})
+        assert text == f"density, not a likelihood, {bpd:.4f} +- 0.2500 bits/dim (11711.25 nats), a density, K = 1"
+
+
+def test_a_validation_number_says_what_it_is() -> None:
+    tag = GOOD["protocol"]
+    assert labels.of_validation("exact", 5.5, 11711.25, tag, 16) == (
+        "= 5.5000 bits/dim (11711.25 nats), exact, its error not estimated"
+    )
+    assert labels.of_validation("lower", -0.0001, -0.01, tag, 16).endswith(
+        "below 0 bits: a bound is above its model's number on average, and by chance below it"
+    )
+    assert labels.of_validation("lower", 9.0, 19164.0, tag, 16) == (
+        "<= 9.0000 bits/dim (!) (19164.00 nats), an upper bound, K = 16, its error not estimated. (!) Not to be "
+        "believed as it stands: worse than uniform coding, which needs 8 bits/dim"
+    )
+
+
+def test_a_sentence_is_ascii() -> None:
+    for kind in ("exact", "lower", "density"):
+        for changes in ({}, FEW, {"bpd": -1.0}, {"bpd": 1e3}, {"bpd": math.inf}):
+            assert labels.sentence(GOOD | changes | {"kind": kind}).isascii()
+
+
+def test_uniform_coding_is_that_of_the_levels() -> None:
+    assert labels.uniform_bpd("digits/none/8x8x1/L17/test360/given-none") == pytest.approx(math.log2(17))
+    assert labels.uniform_bpd("a tag without levels") == math.inf
+
+
+def test_the_tables_mark_what_is_worse_than_uniform(tmp_path: Path) -> None:
+    """That of the README; those of the recipes are in ``tests/recipes/test_table.py``."""
+    folder = tmp_path / "results"
+    write_results(folder, {"good": exact(bpd=1.5), "bad": exact(bpd=2.5)})
+    text = table(folder)
+    rows = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
+    assert "2.500 ± 0.034‡ |" in rows["bad"]
+    assert "‡" not in rows["good"]
+    assert text.count("‡ Worse than uniform coding") == 1
+    assert "†" not in text
+
+
+def test_a_comparison_says_which_side_is_out_of_range() -> None:
+    sides = []
+    for bpd in (1.5, 2.5):
+        log_p = np.array([[-bpd * 4 * math.log(2)] * 5])
+        numbers = Numbers.model_validate(metrics(bpd=bpd, nll_nats=-float(log_p.mean())))
+        sides.append(Scored("vae", numbers, {}, lambda log_p=log_p: Images(log_p)))  # type: ignore[misc]
+    good, bad = sides
+    assert (number(good.numbers)[-1] == "‡", number(bad.numbers)[-1] == "‡") == (False, True)
+    said = "B's number is worse than uniform coding, which needs 2 bits/dim (‡)."
+    assert said in rows_of([(good, bad)])[0].notes
+    assert not any("‡" in note for note in rows_of([(good, good)])[0].notes)

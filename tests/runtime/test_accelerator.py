@@ -1,0 +1,81 @@
+"""Everything that may run on a GPU keeps to one device, and waits for it no more often than it must.
+
+There is a stand-in for the GPU, see ``accelerator.py``; each group of work runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils import backend_registration
+
+from bitsperdim.config.families import FAMILIES
+from cases import SMALL
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
+    reason=f"torch {torch.__version__} can have no device that is written in Python",
+)
+
+
+def outcome(repository: Path, group: str) -> dict[str, Any]:
+    """What on_accelerator.py says of a group."""
+    result = subprocess.run(
+        [sys.executable, str(repository / "tests" / "on_accelerator.py"), group],
+        env={"PYTHONPATH": f"{repository / 'src'}:{repository / 'tests'}", "OMP_NUM_THREADS": "1"},
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def test_training_keeps_to_its_device(repository: Path) -> None:
+    """The bits are those of the CPU, also after an interruption; twice as many steps wait as often."""
+    found = outcome(repository, "training")
+    mistakes, waits = found.pop("mistakes"), found.pop("waits")
+    models = ("histogram", "gaussian", "iwae", "conv_vae", "gated_pixelcnn", "pixelcnn_pp", "flow", "realnvp")
+    assert found == dict.fromkeys([*models, "goes on"], "same")
+    assert set(waits) == {"vae", "conv_vae", "iwae", "pixelcnn", "gated_pixelcnn", "pixelcnn_pp", "flow"}
+    assert all(few == many for few, many in waits.values()), waits
+    assert "has a generator of another device" in mistakes.pop("a generator of the host")
+    assert mistakes.pop("a number in each step") == "10 waits more"
+    assert len(mistakes) == 2
+    assert all("has tensors of standin:0 and of the CPU" in said for said in mistakes.values()), mistakes
+
+
+def test_evaluation_keeps_to_its_device(repository: Path) -> None:
+    """Every small model; more chunks of samples, and longer annealing, wait as often; more samples launch as often.
+
+    Waits and launches are counted for one or two models of each family.
+    """
+    found = outcome(repository, "evaluation")
+    waits, annealing, launches = found.pop("waits"), found.pop("waits of annealing"), found.pop("launches")
+    assert found.keys() >= SMALL.keys()
+    assert len(found) == len(SMALL) + 10 + 3
+    assert {name: said for name, said in found.items() if said != "same"} == {}
+    families = {SMALL[name][0] for name in waits}
+    assert families == FAMILIES.keys()
+    assert len(annealing) == 3
+    assert all(few == many for few, many in [*waits.values(), *annealing.values()]), (waits, annealing)
+    assert launches.keys() == waits.keys()
+    assert all(0 < few == many for few, many in launches.values()), launches
+
+
+def test_stages_keep_to_their_device(repository: Path) -> None:
+    """The files of ``train`` and ``evaluate``, byte for byte."""
+    assert outcome(repository, "stages") == {"vae": "same", "pixelcnn": "same"}
+
+
+def test_studies_keep_to_their_device(repository: Path) -> None:
+    """Those that compute on a device, byte for byte."""
+    assert outcome(repository, "studies") == {"dequantizing": "same", "universal_resnet": "same"}

@@ -1,0 +1,223 @@
+"""Training and evaluation are killed twenty times, at seeded moments, and end with the bytes of a run that was not.
+
+Some kills come at any moment, some at any moment after the first checkpoint of the run, some while another checkpoint
+is being written, some while the stage writes its outputs. Each time the same stage is started again, until it has been
+killed its share of times.
+"""
+
+import contextlib
+import json
+import os
+import random
+import re
+import select
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+import workspace
+from bitsperdim.runtime import finished
+from workspace import EVALUATE, TRAIN
+
+INTERVAL = "0.02"  # seconds between two checkpoints
+KINDS = ("under way", "a checkpoint", "any moment", "under way", "a checkpoint")
+KINDS += ("outputs", "any moment", "a checkpoint", "under way", "outputs")  # of the kills of each stage, in turn
+OUTPUTS = {TRAIN: ("models", "results/vae/training_curve.csv"), EVALUATE: ("results",)}
+
+
+class Stages:
+    """Starts stages in a folder, by way of ``forks.py``."""
+
+    def __init__(self, folder: Path, repository: Path) -> None:
+        self.folder, self.repository = folder, repository
+        tests = Path(__file__).parents[1]
+        path = f"{repository / 'src'}{os.pathsep}{tests}"
+        environment = {**os.environ, **workspace.ENVIRONMENT, "PYTHONPATH": path}
+        self.forks = subprocess.Popen(
+            [sys.executable, str(tests / "forks.py")],
+            cwd=folder,
+            env={**environment, "BITSPERDIM_CHECKPOINT_SECONDS": INTERVAL},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def start(self, stage: tuple[str, ...]) -> int:
+        """Return the number of the process."""
+        script, *arguments = stage
+        line = json.dumps([str(self.repository / "stages" / script), arguments, str(self.folder / "output")])
+        stdin, stdout = self.pipes
+        stdin.write(line + "\n")
+        stdin.flush()
+        return int(stdout.readline())
+
+    @property
+    def pipes(self) -> tuple[IO[str], IO[str]]:
+        assert self.forks.stdin is not None
+        assert self.forks.stdout is not None
+        return self.forks.stdin, self.forks.stdout
+
+    def has_ended(self) -> bool:
+        """Whether the process that was started last has."""
+        return bool(select.select([self.pipes[1]], [], [], 0)[0])
+
+    def status(self) -> int:
+        """Wait for its end: its exit status, or minus the signal."""
+        return int(self.pipes[1].readline())
+
+    def close(self) -> None:
+        self.pipes[0].close()
+        self.forks.wait()
+        self.pipes[1].close()
+
+
+@pytest.fixture
+def stages(tmp_path: Path, repository: Path) -> Iterator[Stages]:
+    workspace.prepare(tmp_path, repository, {"train": {"epochs": 40}})
+    started = Stages(tmp_path, repository)
+    yield started
+    started.close()
+
+
+def files(folder: Path, *names: str) -> dict[str, int]:
+    """Files, temporary ones too, and when each was written, while a process makes and moves and removes them."""
+    found = {}
+    for name in names:
+        inside = [os.path.join(at, file) for at, _, inner in os.walk(folder / name) for file in inner]  # noqa: PTH118
+        for path in (str(folder / name), *inside):
+            with contextlib.suppress(FileNotFoundError):
+                status = os.stat(path)  # noqa: PTH116 - as fast as can be
+                if stat.S_ISREG(status.st_mode):
+                    found[path] = status.st_mtime_ns
+    return found
+
+
+def partial(folder: Path) -> list[str]:
+    """Checkpoints that are being written, or were."""
+    return [path for path in files(folder, "checkpoints") if "/.state" in path]
+
+
+def kept(folder: Path) -> set[tuple[str, int]]:
+    """Checkpoints that are whole, and when each was written."""
+    return {(path, when) for path, when in files(folder, "checkpoints").items() if "/state" in path}
+
+
+def caught(process: int, has_ended: Callable[[], bool], is_there: Callable[[], Any]) -> bool:
+    """Stop the process while something is there; False where it ended before."""
+    while not has_ended():
+        if is_there():
+            os.kill(process, signal.SIGSTOP)
+            time.sleep(0.003)  # until it has stopped
+            if is_there():
+                return True
+            os.kill(process, signal.SIGCONT)
+    return False
+
+
+def kill_once(stages: Stages, stage: tuple[str, ...], kind: str, moment: float) -> str:
+    """Start a stage and kill it at ``moment`` or the next occasion after it; return '' where it came to its end before.
+
+    The moment counts from the first checkpoint of the run, or from its start for any moment.
+    """
+    folder = stages.folder
+    kept_before, there = kept(folder), files(folder, *OUTPUTS[stage])
+    process = stages.start(stage)
+    while kind in ("under way", "a checkpoint") and kept(folder) <= kept_before and not stages.has_ended():
+        time.sleep(0.001)
+    begun = time.monotonic()
+    while kind != "outputs" and time.monotonic() < begun + moment and not stages.has_ended():
+        time.sleep(0.001)
+    occasions = {
+        "any moment": lambda: True,
+        "under way": lambda: True,
+        "a checkpoint": lambda: partial(folder),
+        "outputs": lambda: files(folder, *OUTPUTS[stage]) != there,
+    }
+    if caught(process, stages.has_ended, occasions[kind]):
+        os.kill(process, signal.SIGKILL)
+    status = stages.status()
+    assert status in (0, -signal.SIGKILL), (folder / "output").read_text()
+    return kind if status else ""
+
+
+def came_from(folder: Path) -> str:
+    """What the last run said of where it went on from."""
+    said = re.findall(
+        r"(seed \d|annealing|simulation)[^\n]*from a checkpoint,? ?([^\n]*)", (folder / "output").read_text()
+    )
+    return ", ".join(f"{what}: {how.rstrip('.')}" for what, how in said)
+
+
+@pytest.mark.parametrize("stage", [TRAIN, EVALUATE], ids=["train", "evaluate"])
+def test_killed_at_any_moment_the_bytes_are_the_same(
+    stage: tuple[str, ...], stages: Stages, repository: Path, tmp_path: Path
+) -> None:
+    if stage == EVALUATE:
+        workspace.make_models(tmp_path)
+    before = workspace.written(tmp_path, *OUTPUTS[stage])
+    whole = workspace.run(tmp_path, repository, *stage)  # a run of its own, which is not killed
+    assert whole.returncode == 0, whole.stderr
+    assert "from a checkpoint" not in whole.stdout
+    expected = workspace.written(tmp_path, *OUTPUTS[stage])
+    name = stage[0].removesuffix(".py")
+    seconds = json.loads((tmp_path / "logs" / f"{name}-vae.json").read_text())["seconds"]
+
+    def is_whole() -> None:
+        """It came to its end: the outputs are those of the run that was not killed, and nothing else is left."""
+        assert workspace.written(tmp_path, *OUTPUTS[stage]) == expected
+        assert (tmp_path / "output").read_text().splitlines()[-1] == whole.stdout.splitlines()[-1]
+        assert marked() == folders()
+
+    def folders() -> set[Path]:
+        return set((tmp_path / "checkpoints").glob("*"))
+
+    def marked() -> set[Path]:
+        return {path.parent for path in (tmp_path / "checkpoints").glob(f"*/{finished.MARK}")}
+
+    def start_anew() -> None:
+        """Without what DVC removes; checkpoints stay, but for those of a stage that is done."""
+        for folder in marked():
+            shutil.rmtree(folder)
+        for output in expected.keys() - before.keys():
+            (tmp_path / output).unlink()
+
+    start_anew()
+    rng, kills, n_resumed, n_finished = random.Random(0), 0, 0, 0
+    while kills < len(KINDS):
+        kind = KINDS[kills]
+        moment = rng.uniform(0, 0.8 if kind == "any moment" else 0.15) * seconds
+        hit = kill_once(stages, stage, kind, moment)
+        origin = came_from(tmp_path)
+        n_resumed += bool(origin)
+        if hit:
+            kills += 1
+            left = len(partial(tmp_path))
+            assert left or kind != "a checkpoint"
+            what = f"kill {kills}, {moment:.2f} s, {kind}, {left} half-written"
+        else:
+            n_finished += 1
+            assert n_finished <= len(KINDS), "it mostly came to its end before it was killed"
+            what = "came to its end"
+            is_whole()
+            start_anew()
+        print(f"{name}: went on from {origin or 'nothing'}; {what}")
+    stages.start(stage)
+    assert stages.status() == 0, (tmp_path / "output").read_text()
+    print(f"{name}: went on from {came_from(tmp_path)}; came to its end")
+    is_whole()
+    if stage == TRAIN:  # killed once more, before DVC has recorded the outputs: no step is done again
+        for output in expected.keys() - before.keys():
+            (tmp_path / output).unlink()
+        stages.start(stage)
+        assert stages.status() == 0
+        assert came_from(tmp_path)
+        is_whole()
+    assert n_resumed >= len(KINDS) // 2

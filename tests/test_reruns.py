@@ -1,0 +1,140 @@
+"""What an edit reruns: one file of each kind is edited in a copy, and the stages that ``dvc repro`` runs are listed.
+
+In the copy ``preflight`` is the real one, and every other stage writes its outputs from its dependencies at once, so
+that DVC's decisions alone are measured.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+MODELS = ("vae", "flow")
+# what a stage makes is a function of its name and of the outputs that it reads; code changes nothing here
+STAND_IN = """
+import os, pathlib, sys
+name, *arguments = sys.argv[1:]
+if name == "preflight":
+    os.environ["PYTHONPATH"] = "src"
+    os.execv(sys.executable, [sys.executable, "stages/preflight.py", *arguments])
+from ruamel.yaml import YAML
+stages = YAML(typ="safe").load(open("dvc.yaml"))["stages"]
+stage = stages[name].get("do", stages[name])
+for kind in ("outs", "metrics", "plots"):
+    for out in stage.get(kind, []):
+        place = out if isinstance(out, str) else next(iter(out))
+        path = pathlib.Path(place.replace("${item}", arguments[0]).replace("${dataset.name}", "digits"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+"""
+
+
+@pytest.fixture(scope="module")
+def laboratory(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("laboratory")
+    for part in ("src", "stages"):
+        shutil.copytree(repository / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for name in ("dvc.yaml", ".dvcignore", "params.yaml"):
+        shutil.copy(repository / name, folder / name)
+    (folder / "recipes").mkdir()
+    (folder / "data" / "own").mkdir(parents=True)
+    (folder / "data" / "own" / "README.md").write_text("Your own images.\n", encoding="utf-8")
+    (folder / "recipes" / "a.yaml").write_text("a: 1\n", encoding="utf-8")
+    (folder / ".dvc").mkdir()
+    (folder / ".dvc" / "config").write_text(
+        "[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n"
+    )
+    text = (folder / "params.yaml").read_text(encoding="utf-8")
+    text = re.sub(r"(?m)^models: .*", f"models: [{', '.join(MODELS)}]", text)
+    (folder / "params.yaml").write_text(text, encoding="utf-8")
+    (folder / "stand_in.py").write_text(STAND_IN, encoding="utf-8")
+    start = f'exec {sys.executable} stand_in.py "$@"\n'
+    (folder / "stages" / "start.sh").write_text(start, encoding="utf-8")
+    ran(folder)
+    return folder
+
+
+def ran(folder: Path) -> set[str]:
+    """Run the pipeline; return the stages that were run."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "repro"],
+        cwd=folder,
+        env={**os.environ, "DVC_NO_ANALYTICS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return set(re.findall(r"Running stage '([^']*)'", done.stdout))
+
+
+def append(path: Path, text: str) -> None:
+    path.write_text(path.read_text(encoding="utf-8") + text, encoding="utf-8")
+
+
+def a_new_family(folder: Path) -> None:
+    config, models = folder / "src/bitsperdim/config/families", folder / "src/bitsperdim/models"
+    section = (config / "histogram.py").read_text(encoding="utf-8").replace("histogram", "counts")
+    (config / "counts.py").write_text(
+        section.replace("models.counts.Histogram", "models.counts.Counts"), encoding="utf-8"
+    )
+    network = (models / "histogram.py").read_text(encoding="utf-8").replace("class Histogram", "class Counts")
+    (models / "counts.py").write_text(network, encoding="utf-8")
+    append(folder / "params.yaml", "counts: {family: counts, pseudocount: 1.0}\n")
+    text = (folder / "params.yaml").read_text(encoding="utf-8")
+    (folder / "params.yaml").write_text(text.replace("models: [", "models: [counts, "), encoding="utf-8")
+
+
+def a_new_data_set(folder: Path) -> None:
+    sources = folder / "src/bitsperdim/sources"
+    text = (sources / "digits.py").read_text(encoding="utf-8")
+    (sources / "numerals.py").write_text(text.replace("class Digits", "class Numerals"), encoding="utf-8")
+    append(sources / "__init__.py", "\nfrom bitsperdim.sources.numerals import Numerals  # noqa: E402\n")
+    append(sources / "__init__.py", '\nSOURCES["numerals"] = Numerals()\n')
+
+
+def edit(folder: Path, *paths: str) -> None:
+    for path in paths:
+        append(folder / "src/bitsperdim" / path, ".\n" if path.endswith(".md") else "\nEDITED = 1\n")
+
+
+def both(*models: str) -> set[str]:
+    return {f"{stage}@{model}" for stage in ("train", "evaluate") for model in models}
+
+
+ALL = ("counts", *MODELS)
+EDITS: dict[str, tuple[Callable[[Path], None], set[str]]] = {
+    "a comment in the trainer": (
+        lambda folder: append(folder / "src/bitsperdim/training/trainer.py", "# a comment\n"),
+        set(),
+    ),
+    "a new family": (a_new_family, {"report", *both("counts")}),
+    "a family, a page and a study": (
+        lambda folder: edit(folder, "models/vae.py", "report/template.md", "studies/project_delay/chain.py"),
+        {"report", "project_delay", *both("vae")},
+    ),
+    "a new data set, and a family that a study trains": (
+        lambda folder: (a_new_data_set(folder), edit(folder, "models/flow.py"))[1],
+        {"download", "dequantize", "report", "density_and_mass", *both("flow")},
+    ),
+    "the trainer, and the comparison of commits": (
+        lambda folder: edit(folder, "training/step.py", "comparing/leaderboard.py"),
+        {"density_and_mass", *(f"train@{model}" for model in ALL)},
+    ),
+    "the evaluator": (
+        lambda folder: edit(folder, "evaluation/summary.py"),
+        {f"evaluate@{model}" for model in ALL},
+    ),
+}
+
+
+def test_an_edit_reruns_what_it_can_change(laboratory: Path) -> None:
+    """One after the other, each in what those before have left; preflight reads all code, and runs each time."""
+    for name, (change, expected) in EDITS.items():
+        change(laboratory)
+        assert ran(laboratory) == {"preflight", *expected}, name
