@@ -155,6 +155,7 @@ DEQUANTIZING = {
     "kind": "lower",
     "n_train": 30,
     "n_test": 10,
+    "n_test_distinct": 10,
     "n_test_of_all": 10,
     "n_samples": 5,
     "epochs": 3,

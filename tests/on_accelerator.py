@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -264,7 +265,8 @@ def of_flows(place: torch.device) -> list[Outcome]:
     data.images["test"], data.noise["test"] = data.images["validation"], data.noise["validation"]
     trained = dequantizing.train_all(TINY_FLOW, settings, data, 0, place)
     estimates = dequantizing.evaluate_all(TINY_FLOW, trained, data, 0, place)
-    return list(dequantizing.rows(TINY_FLOW, trained, estimates, data.description.image_shape))
+    same_as = np.arange(len(data.images["test"]))
+    return list(dequantizing.rows(TINY_FLOW, trained, estimates, data.description.image_shape, same_as))
 
 
 def of_neurons(place: torch.device) -> dict[str, bytes]:

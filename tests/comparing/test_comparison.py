@@ -235,6 +235,23 @@ def test_without_the_images_the_difference_is_unpaired(z: float, verdict: str, s
     assert row(scored(drawn(0), kind="density"), b).error_is is None
 
 
+@pytest.mark.parametrize(("n_distinct", "verdict"), [(19, "cannot tell"), (20, "worse"), (None, "worse")])
+@pytest.mark.parametrize("side", ["A", "B"])
+def test_an_unpaired_difference_counts_distinct_images(
+    side: str, n_distinct: int | None, verdict: str, drawn: Drawn
+) -> None:
+    """As many as the side knows that has looked: 40 images of which 19 are distinct give no verdict."""
+    a, b = (
+        without_images(drawn(0) - shift, kind="exact", n_distinct_images=n_distinct if name == side else None)
+        for name, shift in (("A", 0), ("B", 600))
+    )
+    found = row(a, b)
+    assert (found.verdict, found.error_is) == (verdict, "unpaired")
+    assert ("No verdict: there are 19 distinct test images, and a verdict needs 20." in found.notes) == (
+        n_distinct == 19
+    )
+
+
 def test_an_unpaired_difference_knows_bounds_seeds_and_infinity(drawn: Drawn) -> None:
     """All that holds of pairs holds of it; equal numbers with an error are not called the same."""
     worse = row(scored(drawn(0), kind="exact"), without_images(drawn(0) - 60, kind="lower"))

@@ -12,7 +12,8 @@ import pytest
 
 from bitsperdim.comparing import commands, history
 from bitsperdim.comparing.cache import Cache
-from bitsperdim.comparing.leaderboard import COLUMNS, Board, as_markdown, as_text, leaderboard
+from bitsperdim.comparing.leaderboard import COLUMNS, Board, as_markdown, as_text, in_words, leaderboard
+from bitsperdim.comparing.ranking import Together
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.git import repository
 from laboratory import Laboratory, metrics_of
@@ -246,7 +247,22 @@ def test_a_merge_with_numbers_of_its_own_is_a_row(laboratory: Laboratory, drawn:
     laboratory.git("merge", "--quiet", "--no-ff", "--no-commit", "side")
     laboratory.write("vae", drawn(2))
     merge = laboratory.commit("Merge and run")
-    assert [change.commit for change in history.changes(repository(laboratory.root))][-1] == merge
+    last = list(history.changes(repository(laboratory.root)))[-1]
+    assert (last.commit, last.blob) == (merge, laboratory.git("rev-parse", f"{merge}:results/vae/metrics.json"))
+
+
+@pytest.mark.parametrize(
+    ("n", "level", "said"),
+    [
+        (2, 0.05, "2 results, 1 pair: clearly apart from 1.96"),
+        (5, 0.0027, "5 results, 10 pairs: clearly apart from 3.00"),
+    ],
+)
+def test_a_level_is_said_in_standard_errors_to_each_side(n: int, level: float, said: str) -> None:
+    text = in_words(Together(n, level, 2, 0.0123, None))
+    assert text.startswith(f"{said} standard errors on, ")
+    assert text.endswith("would be expected to look 0.012 bits/dim better than it is.")
+    assert in_words(Together(n, level, 1, None, None)).count(".") == said.count(".") + 1
 
 
 def test_infinite_numbers_are_last_and_untied(laboratory: Laboratory, drawn: Drawn) -> None:

@@ -53,6 +53,21 @@ def test_the_markdown_is_a_table(filled: Laboratory) -> None:
     assert "- vae: vae.latent_size: 16 -&gt; 8" in text.splitlines()
 
 
+@pytest.mark.parametrize("exceeds", [True, False])
+def test_a_result_of_the_first_commits_is_flagged_by_the_flag_it_has(
+    exceeds: bool, laboratory: Laboratory, drawn: Drawn
+) -> None:
+    """Which was of the bias alone."""
+    laboratory.write("vae", drawn(1), bias_exceeds_standard_error=exceeds, too_few_samples=None)
+    laboratory.commit()
+    laboratory.write("vae", drawn(2))
+    found = laboratory.compare("HEAD")
+    (vae,) = json.loads(as_json(found))["models"]
+    assert (vae["a"]["too_few_samples"], vae["b"]["too_few_samples"]) == (exceeds, False)
+    line = next(line for line in as_text(found).splitlines() if line.startswith("vae "))
+    assert line.count("†") == exceeds
+
+
 def test_the_json_always_has_the_same_keys(filled: Laboratory) -> None:
     found = json.loads(as_json(filled.compare("HEAD", "changed")))
     assert set(found) == {"schema", "a", "b", "level", "models", "only_in_a", "only_in_b"}

@@ -58,6 +58,16 @@ def test_no_error_is_needed_beyond_the_sum_of_both(reader: Reader) -> None:
     assert (above.error_is, above.above) == ("not needed", 2.0)
 
 
+@pytest.mark.parametrize("n", [2, 3, 6])
+def test_the_more_pairs_there_are_the_farther_is_beyond_any_error(n: int, reader: Reader) -> None:
+    """At the level of each of n (n - 1) / 2 pairs, which no step of the judgement on all of them asks for more than."""
+    edge = float(t.ppf(1 - 0.05 / (n * (n - 1)), 39)) * (0.25 + 0.5)
+    for shift, error_is in ((-1e-9, "unpaired"), (1e-9, "not needed")):
+        mine = entry(edge + shift, 0.25)
+        rank([entry(0.0, 0.5), mine, *(entry(1e3 + other, 0.1) for other in range(n - 2))], reader)
+        assert mine.error_is == error_is
+
+
 @pytest.mark.parametrize(("mine", "best"), [(2, 1), (1, 2), (2, 2)])
 def test_with_several_seeds_an_error_is_always_needed(mine: int, best: int, reader: Reader) -> None:
     """Their spread may be larger than any error of the images."""

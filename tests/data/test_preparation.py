@@ -119,6 +119,14 @@ def test_dynamic_keeps_training_grey_and_draws_the_rest_once() -> None:
     assert first.description.test_sha256 == again.description.test_sha256 != other.description.test_sha256
 
 
+def test_training_images_that_are_drawn_later_have_the_levels_they_were_quantized_to() -> None:
+    """Of which a presentation makes probabilities: of 256 levels none of 8 would be drawn as 1 but by rare chance."""
+    raw = RawImages({"train": numbered(300), "test": numbered(50)}, {})
+    prepared = prepare(raw, dataset(), dequantize(bits=3, binarization="dynamic"), 256)
+    assert prepared.images["train"].max() + 1 == prepared.description.train_levels == 8
+    assert prepared.description.n_levels == 2
+
+
 def test_binarization_does_not_move_the_split_or_the_noise() -> None:
     raw = RawImages({"train": numbered(300)}, {})
     plain = prepare(raw, dataset(), dequantize(), 256)

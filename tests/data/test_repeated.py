@@ -138,3 +138,18 @@ def test_the_labels_are_part_of_the_tag_of_a_model_that_is_given_them(tmp_path: 
     stem = "npz/none/4x4x1/L256/test40/given-label"
     assert [tag.removeprefix(stem).split("-")[0] for tag in tags] == ["4", "4", "4", "5"]
     assert all(len(tag.rsplit("-", 1)[1]) == 8 for tag in tags)
+
+
+def test_the_labels_of_other_splits_are_no_part_of_the_tag(tmp_path: Path) -> None:
+    """Which names what was scored: the same test images under the same labels, however the model was trained."""
+    images = np.random.default_rng(3).integers(256, size=(40, 1, 4, 4), dtype=np.uint8)
+    section = DequantizeSection.model_validate({"bits": None, "binarization": "none"})
+    tags = []
+    for of_training in (np.arange(40) % 4, np.arange(40) % 7, np.arange(40) // 4):
+        labels = {"train": of_training, "test": np.arange(40) % 3}
+        described = preparation.prepare(
+            RawImages({"train": images, "test": images}, labels), DATASET, section, 256, tmp_path
+        )
+        assert described.n_test_classes == 3
+        tags.append(described.protocol_given_labels())
+    assert len(set(tags)) == 1

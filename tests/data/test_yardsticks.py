@@ -53,6 +53,12 @@ def test_the_sheet_holds_every_image_once() -> None:
     assert sheet.astype(int).sum() == images.astype(int).sum()
 
 
+@pytest.mark.parametrize(("height", "width"), [(2, 8), (8, 2), (4, 4)])
+def test_the_sheet_is_square_whatever_the_shape_of_the_images(height: int, width: int) -> None:
+    """A code of a long strip has other neighbours, and another length: 36 images of 16 pixels are 24 by 24."""
+    assert contact_sheet(np.zeros((36, 1, height, width), np.uint8)).shape == (1, 24, 24)
+
+
 def test_a_sheet_larger_than_webp_allows_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """The parts cost as much as each on its own, and images wider than a file may be are no error."""
     sheet = np.random.default_rng(0).integers(256, size=(1, 50, 70), dtype=np.uint8)

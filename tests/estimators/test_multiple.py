@@ -9,7 +9,7 @@ from scipy.stats import binom, studentized_range
 
 from bitsperdim.estimators import multiple
 from bitsperdim.estimators.multiple import AllPairs, Side, level_of_each, step_down
-from bitsperdim.estimators.noise import LEVEL, MIN_IMAGES
+from bitsperdim.estimators.noise import LEVEL, MIN_IMAGES, of_tables, seeds_of_table
 from bitsperdim.estimators.paired import influences, paired_difference, standard_error
 
 Tables = Callable[[np.random.Generator, int, int], np.ndarray]
@@ -166,6 +166,21 @@ def test_numbers_without_images_are_taken_for_independent() -> None:
     assert not AllPairs([Side(0.0, 0.3), Side(0.95, 0.4)], 1_000).judged()[1][0, 1]
     seeds = multiple.Seeds(square=0.2, gamma=0.0, n=2)
     assert not AllPairs([Side(0.0, 0.3), Side(2.0, 0.4, None, seeds)], 1_000).judged()[1][0, 1]
+
+
+def test_each_direction_is_as_long_as_the_error_of_its_difference() -> None:
+    """Of images and seeds: what both hold, an image under a seed, counts once."""
+    rng = np.random.default_rng(7)
+    tables = [0.3 * rng.standard_normal((n, 1)) + rng.standard_normal((n, 50)) for n in (1, 2, 5)]
+    parts = [influences(table.mean(0)) for table in tables]
+    sides = [
+        Side(float(table.mean()), standard_error(part), part, seeds_of_table(table))
+        for table, part in zip(tables, parts, strict=True)
+    ]
+    pairs = AllPairs(sides, 50)
+    for i, j in zip(*pairs.pairs, strict=True):
+        expected = of_tables(tables[i], tables[j]).combined
+        assert np.linalg.norm(pairs.roots[i] - pairs.roots[j]) == pytest.approx(expected)
 
 
 def test_each_step_takes_out_what_is_clear() -> None:

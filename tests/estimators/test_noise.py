@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import t as student
 
-from bitsperdim.estimators.noise import of_means, of_tables
+from bitsperdim.comparing.comparison import of_seeds
+from bitsperdim.estimators.noise import Noise, of_means, of_tables
 from bitsperdim.estimators.paired import paired_difference
 
 N_TRIALS = 2_000
@@ -132,3 +133,12 @@ def test_means_alone_are_cautious() -> None:
 def test_one_image_has_an_infinite_error() -> None:
     noise = of_tables(np.array([[1.0], [2.0]]), np.array([[1.0]]))
     assert (noise.images, noise.combined, noise.reach()) == (math.inf, math.inf, math.inf)
+
+
+@pytest.mark.parametrize(("bpd", "is_said"), [(1.9, False), (2.2, True), (-2.2, True), (9.0, False)])
+def test_it_is_said_where_the_seeds_alone_take_a_verdict_away(bpd: float, is_said: bool) -> None:
+    """At the level of that verdict: of many differences one beyond 1.96 errors of the images is not clear anyway."""
+    noise = Noise(1.0, (1.0, 1.0), math.sqrt(3), 10_000, 0.0, 10.0)
+    said = "not beyond that of the training seeds"
+    assert any(said in note for note in of_seeds(bpd, noise, 0.05)) == is_said
+    assert not any(said in note for note in of_seeds(bpd, noise, 0.005))

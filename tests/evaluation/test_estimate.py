@@ -68,6 +68,24 @@ def test_chunks_change_nothing(name: str, chunk_size: int) -> None:
     torch.testing.assert_close(run(chunk_size), run(7), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_each_image_has_its_own_label(batch_size: int) -> None:
+    """In whatever batch it comes: a class is worth -1, -2 or -3 nats here, whatever the image is."""
+
+    class Labelled(Scripted):
+        def unchecked_log_weights(
+            self, x: Tensor, n_samples: int = 1, *, labels: Tensor | None = None, **_: object
+        ) -> Tensor:
+            assert labels is not None
+            return self.table[:, labels].expand(n_samples, len(x))
+
+    model = Labelled(torch.tensor([[-1.0, -2.0, -3.0]], dtype=torch.float64)).eval()
+    model.n_classes = 3
+    labels = torch.tensor([2, 0, 1, 2, 1])
+    result = estimate(model, images(0, 0, 0, 0, 0), 1, chunk_size=1, batch_size=batch_size, labels=labels)
+    assert result.log_p.tolist() == [-3, -1, -2, -3, -2]
+
+
 def test_memory_does_not_grow_with_k(monkeypatch: pytest.MonkeyPatch) -> None:
     """However large K is, the model is asked for at most chunk x batch weights, and few are held at once."""
     module = sys.modules["bitsperdim.evaluation.estimate"]

@@ -182,6 +182,10 @@ def test_few_effective_samples_are_flagged() -> None:
     assert summarise({0: enough}).metrics["too_few_samples"] is False
     exact = dataclasses.replace(few, kind="exact")
     assert summarise({0: exact}).metrics["too_few_samples"] is False
+    many = dataclasses.replace(few, ess=torch.tensor([9.9] * 6 + [500.0] * 34))
+    for seeds in ({0: enough, 1: many}, {0: many, 1: enough}):  # 5 and 15 %: one seed hides no other
+        assert summarise(seeds).metrics["ess_below_10_share"] == pytest.approx(0.1)
+        assert summarise(seeds).metrics["too_few_samples"] is True
 
 
 def test_the_proposal_is_that_of_the_parameters_and_is_named() -> None:

@@ -14,6 +14,7 @@ from bitsperdim.config.params import AnnealedSection, EvaluateSection, read_para
 from bitsperdim.core.files import write_json
 from bitsperdim.core.randomness import stream
 from bitsperdim.data.prepared import Description, PreparedImages
+from bitsperdim.estimators.log_weights import mean_error
 from bitsperdim.evaluation import latent_code
 from bitsperdim.evaluation.annealed import ais, bdmc
 from bitsperdim.evaluation.estimate import estimate
@@ -153,6 +154,23 @@ def test_annealing_is_summarised() -> None:
     assert found["simulated"]["gap_nats_standard_error"] == pytest.approx(bracket.gap_standard_error)
     assert done == [5, 3]
     assert (found["n_images"], found["n_chains"], found["n_steps"]) == (5, 4, 3)
+
+
+def test_copies_among_the_annealed_images_count_once() -> None:
+    """Whether they are copies is known by their numbers in the whole set."""
+    model, data = small_model("vae-bernoulli"), prepared()
+    assert isinstance(model, LatentModel)
+    chosen = torch.randperm(50, generator=stream("annealed_images", 3))[:5].sort().values
+    assert chosen.tolist() != [0, 1, 2, 3, 4]
+    same_as, images = np.arange(50), torch.from_numpy(data.images["test"])
+    same_as[chosen[1]] = chosen[0]
+    estimated = estimate(model, images, 12, chunk_size=12, batch_size=50, generator=torch.Generator().manual_seed(1))
+    data = dataclasses.replace(data, same_as={"test": same_as})
+    found = latent_code.annealing(model, data, estimated, section(n_simulated=0).annealed, 3, CPU)
+    expected = ais(model, images[chosen], 4, 3, generator=stream("annealing", 3, 0), n_leapfrog=2)
+    error = mean_error(expected.log_p, torch.tensor([0, 0, 2, 3, 4]))
+    assert found["log_p_nats_standard_error"] == pytest.approx(error)
+    assert error != pytest.approx(mean_error(expected.log_p))
 
 
 def test_no_more_images_than_there_are_and_none_where_none_are_asked_for() -> None:

@@ -15,6 +15,7 @@ from bitsperdim.models.look_ahead import (
     cuts_of,
     largest_leaked_change,
     largest_leaked_gradient,
+    random_log_masses,
     receptive_field,
     sub_pixel_order,
 )
@@ -229,6 +230,43 @@ def test_the_receptive_field_is_the_promised_one(generator: torch.Generator) -> 
     histogram = small_model("histogram-grey")
     assert isinstance(histogram, AutoregressiveModel)
     assert receptive_field(histogram, images(histogram), 1, 1, generator=generator).max() == 0
+
+
+def test_the_receptive_field_is_that_of_all_channels(generator: torch.Generator) -> None:
+    """Green is told red of its own pixel, though red is told nothing of it."""
+    model = small_model("pixelcnn-rgb")
+    assert isinstance(model, AutoregressiveModel)
+    seen = receptive_field(model, images(model), 0, 0, generator=generator)
+    assert seen[0, 0] > 0
+    assert seen.count_nonzero() == 1
+
+
+def test_the_receptive_field_adds_up_images_and_channels_without_their_signs() -> None:
+    """What one image or channel adds cannot be taken away by another."""
+    model = small_model("pixelcnn-rgb")
+    assert isinstance(model, AutoregressiveModel)
+    x, log_p = random_log_masses(model, images(model), None, torch.Generator().manual_seed(0))
+    (gradient,) = torch.autograd.grad(log_p[:, :, 1, 1].sum(), x)
+    expected = sum(part.abs() for image in gradient for part in image)
+    found = receptive_field(model, images(model), 1, 1, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(found, expected)
+
+
+def test_images_of_all_parts_of_a_set_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A set that is sorted by class is not judged by its first class alone."""
+    model, seen = small_model("pixelcnn-rgb"), list[Tensor]()
+    assert isinstance(model, AutoregressiveModel)
+    x = torch.randint(model.n_levels, (11, *model.image_shape), generator=torch.Generator().manual_seed(5))
+
+    def kept(model: AutoregressiveModel, images: Tensor, **rest: Any) -> float:
+        seen.append(images)
+        return 0.0
+
+    for name in ("largest_leaked_gradient", "largest_leaked_change"):
+        monkeypatch.setattr(f"bitsperdim.models.look_ahead.{name}", kept)
+    check_causality(model, x)
+    assert len(seen) == 2
+    assert all(torch.equal(each, x[[0, 2, 5, 8]]) for each in seen)
 
 
 def test_the_order_is_pixel_by_pixel() -> None:

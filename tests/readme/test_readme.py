@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import re
 import shutil
 import zipfile
@@ -15,8 +16,9 @@ from bitsperdim.comparing import commands
 from bitsperdim.core import git
 from bitsperdim.core.errors import InputError
 from bitsperdim.models import MODELS
-from bitsperdim.readme.sections import SECTIONS, markers, update
+from bitsperdim.readme.sections import SECTIONS, markers, table, update
 from bitsperdim.readme.studies import TIMES
+from results import exact, metrics, write_results
 
 
 @pytest.fixture
@@ -46,6 +48,15 @@ def section(text: str, name: str) -> str:
 
 def test_the_numbers_are_those_of_the_committed_results(text: str, release: Path) -> None:
     assert update(text, release) == text, "run `make readme`"
+
+
+def test_a_bound_of_one_sample_has_an_unknown_monte_carlo_error(tmp_path: Path) -> None:
+    """Which is not none: that is the error of a number for which nothing is drawn."""
+    once = metrics(n_samples=1, bpd_monte_carlo_error=math.inf, too_few_samples=True)
+    write_results(tmp_path, {"once": once, "bound": metrics(), "sure": exact(bpd=1.5)})
+    rows = [line.split(" | ") for line in table(tmp_path).splitlines() if line.startswith("| `")]
+    noise = f"{metrics()['bpd_monte_carlo_error']:.1g}"
+    assert [row[4] for row in rows] == ["unknown†", noise, "none"]
 
 
 def test_another_number_is_another_readme(text: str, release: Path, tmp_path: Path) -> None:

@@ -49,8 +49,8 @@ for path, content in files.items():
     Path(path).write_text(json.dumps(content))
 Path("models/vae/0").mkdir(parents=True, exist_ok=True)
 Path("models/vae/0/weights.safetensors").write_bytes(b"weights")
-rows = [f"0,{{n}},{{value!r}}" for n, value in enumerate(log_p[0].tolist())]
-Path("results/vae/per_image.csv").write_text("\\n".join(["seed,image,log_p", *rows]) + "\\n")
+rows = [f"0,{{n}},{{value!r}},{{n}}" for n, value in enumerate(log_p[0].tolist())]
+Path("results/vae/per_image.csv").write_text("\\n".join(["seed,image,log_p,same_as", *rows]) + "\\n")
 Path("results/vae/bound_against_k.csv").write_text(f"n_samples,nll_nats\\n8,{{-log_p.mean()}}\\n")
 """
 PIPELINE = """

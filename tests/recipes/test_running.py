@@ -2,6 +2,7 @@
 
 import dataclasses
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -16,12 +17,13 @@ from ruamel.yaml import YAML
 
 from bitsperdim.comparing.source import of_recipe
 from bitsperdim.core.errors import InputError
+from bitsperdim.core.files import write_json
 from bitsperdim.core.git import Provenance
 from bitsperdim.core.units import bits_per_dim
 from bitsperdim.recipes import result, table
 from bitsperdim.recipes.recipe import read, read_yaml
 from bitsperdim.recipes.result import SAME_AS
-from bitsperdim.recipes.running import commands, finished
+from bitsperdim.recipes.running import Finished, commands, finished
 from small_params import made_small
 
 TINY: dict[str, Any] = {
@@ -116,6 +118,26 @@ def test_the_result_says_what_it_cost(written: dict[str, Any]) -> None:
     assert written["wall_seconds"] == pytest.approx(sum(of_models), abs=0.06)
     assert all(log["peak_memory_mib"] > 10 for log in written["stages"].values())
     assert "torch" in written["stages"]["train@vae"]
+
+
+def test_what_an_interrupted_stage_took_before_counts_too(tmp_path: Path) -> None:
+    """And of a stage that ran under other parameters nothing does: the sum of the others is then not known."""
+    digest = hashlib.sha256(b"params").hexdigest()
+    done = Finished("tiny-cpu", lambda _: b"params", {}, tmp_path, Provenance(None, None, ""))
+    for stage, log in (("train-vae", {"seconds": 3.0, "earlier_seconds": 4.5}), ("evaluate-vae", {"seconds": 1.0})):
+        write_json(tmp_path / f"{stage}.json", {"stage": stage, "params_sha256": digest, "device": "CPU", **log})
+    stages = ["download", "train-vae", "evaluate-vae"]
+    costs = result._costs(done, stages)
+    assert costs["stages"]["train@vae"] == {"seconds": 7.5, "device": "CPU"}
+    assert (costs["wall_seconds"], costs["device"]) == (8.5, "CPU")
+    write_json(tmp_path / "train-pixelcnn.json", {"stage": "x", "params_sha256": "another", "seconds": 9.0})
+    assert result._costs(done, [*stages, "train-pixelcnn"])["wall_seconds"] is None
+
+
+def test_log_likelihoods_are_in_the_order_of_the_seeds() -> None:
+    """That of the parameters, which the result names, not that of their numbers or of the file."""
+    per_image = "seed,image,log_p\n2,0,-1\n2,1,-2\n7,0,-3\n7,1,-4\n"
+    assert result.of_images(per_image, "log_p", [7, 2]).tolist() == [[-3, -4], [-1, -2]]
 
 
 def test_the_kept_log_likelihoods_are_those_of_the_metrics(written: dict[str, Any], root: Path) -> None:

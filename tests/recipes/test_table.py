@@ -188,13 +188,15 @@ def test_no_results_are_no_table(tmp_path: Path) -> None:
     assert listing(tmp_path) == ("There are no recipes.", [])
 
 
-def test_a_density_stands_below_all_and_says_that_it_is_none(root: Path) -> None:
+@pytest.mark.parametrize(("bpd", "shown"), [(-30.0, f"{MINUS}30.000"), (30.0, "30.000")])
+def test_a_density_stands_below_all_and_says_that_it_is_none(bpd: float, shown: str, root: Path) -> None:
+    """Whatever its number: it has no place among likelihoods, not even that of the worst."""
     result = copy.deepcopy(RESULT)
-    result["models"]["raw"] = {"metrics": {**METRICS, "kind": "density", "bpd": -30.0}}
+    result["models"]["raw"] = {"metrics": {**METRICS, "kind": "density", "bpd": bpd}}
     write_json(root / "recipes" / "results" / "one.json", result)
     last = rows(markdown(root))[-1]
     assert last[0] == "`one`: raw"
-    assert last[1].startswith(f"density {MINUS}30.000")
+    assert last[1].startswith(f"density {shown}")
     assert last[3] == "a density, not a likelihood: not to be ranked"
 
 
@@ -206,6 +208,18 @@ def test_paired_differences_stand_below_their_table(root: Path) -> None:
     write_json(root / "recipes" / "results" / "one.json", result)
     assert "above those of `plain` on the same test images" in markdown(root)
     assert "`fixed` 0.0691 ± 0.0026." in markdown(root)
+
+
+@pytest.mark.parametrize(("flagged", "mark"), [("fixed", "†"), ("plain", "†"), ("vae", "")])
+def test_a_paired_difference_is_flagged_where_one_of_the_two_is(flagged: str, mark: str, root: Path) -> None:
+    """Too few samples of the reference are as bad as too few of the other; those of a third are none of theirs."""
+    result = copy.deepcopy(RESULT)
+    for name in ("vae", "fixed", "plain"):
+        result["models"][name] = {"metrics": {**METRICS, "too_few_samples": name == flagged}}
+    pair = {"bpd": 0.0691, "bpd_standard_error": 0.0026, "log_p_nats": -3.1, "log_p_nats_standard_error": 0.1}
+    result["dequantizations"] = [{"reference": "plain", "differences": {"fixed": pair}}]
+    write_json(root / "recipes" / "results" / "one.json", result)
+    assert f"`fixed` 0.0691 ± 0.0026{mark}.\n" in markdown(root)
 
 
 def test_the_differences_of_a_result_are_paired() -> None:
@@ -229,3 +243,7 @@ def test_the_differences_of_a_result_are_paired() -> None:
     assert found["log_p_nats"] == pair.nats
     assert found["bpd"] == pytest.approx(-pair.nats / 4 / math.log(2))
     assert found["bpd_standard_error"] == pytest.approx(pair.standard_error / 4 / math.log(2))
+    same_as = np.arange(30) // 3 * 3  # ten images, three times each
+    (of_copies,) = dequantizations(params, log_p, kinds, (1, 2, 2), same_as)
+    expected = paired_difference(log_p["learned"].mean(0), log_p["plain"].mean(0), same_as).standard_error
+    assert of_copies["differences"]["learned"]["log_p_nats_standard_error"] == expected != pair.standard_error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,12 +95,51 @@ def test_a_short_error_bar_is_flagged(folder: Path, tmp_path: Path) -> None:
     metrics["proposals"]["all_x4"].update(ess=50.0, error_factor=2.34)
     metrics["proposals"]["least_variance"].update(ess=50.0, error_factor=1.4)
     metrics["proposals"]["critical_x2"].update(ess=4.0, error_factor=9.0)
+    metrics["proposals"]["critical_x3_5"].update(ess=50.0, error_factor=1.9, standard_error=1.0)
     (tmp_path / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
     delay = read_delay(tmp_path)
     flags = {key: item.flag for key, item in delay.proposals}
     assert flags["all_x4"] == "error bar 2.3 times too short"
     assert flags["critical_x2"] == "fewer than 10 weights count"
     assert flags["least_variance"] == ""
+    assert flags["critical_x3_5"] == "error bar 1.9 times too short"
+    worst = delay.shortest_bar  # by what it lacks, not by its length
+    assert worst is not None
+    assert (
+        worst.error_factor == max(item.error_factor for key, item in delay.proposals if "too short" in flags[key]) > 2
+    )
+
+
+def test_an_error_bar_is_as_long_as_its_interval(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1.96 standard errors to each side, as far as the chart reaches."""
+    delay, drawn = read_delay(folder), []
+
+    def kept(axes: Any, said: str) -> Any:
+        drawn.append([line.get_xydata() for line in axes.lines])
+        return to_svg(axes, said)
+
+    to_svg = delay_charts.to_svg
+    monkeypatch.setattr(delay_charts, "to_svg", kept)
+    p, n_bars = delay.metrics.exact.probability, 0
+    for key, item in delay.proposals[1:4]:
+        delay_charts.estimates(delay, key, item)
+        bars = [line for line in drawn[-1] if len(line) == 2 and line[0, 0] == line[1, 0]]
+        rows = [row for row in delay.of_proposals["estimates"][key] if row["n_late"]]
+        for row, bar in zip(rows, bars, strict=True):
+            ends = [row["probability"] + side * 1.96 * row["standard_error"] for side in (-1, 1)]
+            assert bar[:, 1] == pytest.approx([min(max(end, p / 4), 4 * p) for end in ends])
+            n_bars += any(p / 4 < end < 4 * p for end in ends)
+    assert n_bars > 2
+
+
+def test_the_coverage_that_is_said_is_that_of_the_largest_size(folder: Path) -> None:
+    delay = read_delay(folder)
+    said = str(delay_charts.coverage(delay))
+    assert "at n = 100: " in said
+    held = {item.label: delay.of_proposals["coverage"][key] for key, item in delay.proposals}
+    assert any(rows[0]["coverage"] != rows[-1]["coverage"] for rows in held.values())
+    for label, rows in held.items():
+        assert f"{label} {formatting.plain(100 * rows[-1]['coverage'], 0)}" in said
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,7 @@ def test_the_entropy_of_few_images_is_no_yardstick(n_test: int, n_levels: int, i
     assert ("independent pixels" in [name for name, _, _ in images.drawn_yardsticks]) == is_drawn
     meaning = next(meaning for name, meaning, _ in images.yardsticks if name == "independent pixels")
     assert ("no yardstick here" in meaning) != is_drawn
+    assert meaning.endswith("; too small by about 0.25") == is_drawn
     assert is_drawn or f"cannot have more than {math.log2(n_test):.2f}" in meaning
 
 

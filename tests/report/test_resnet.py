@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import json
 import re
@@ -58,6 +59,29 @@ def test_the_names_are_those_of_the_study() -> None:
     ]
     assert list(content.PREDICATES) == list(content.RINGS) == list(essay.PREDICATES)
     assert list(content.FUNCTIONS) == list(approximation.TARGETS)
+
+
+def test_each_panel_shows_the_region_of_its_own_network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regions are arrays in the order of the study, panels in that of the page."""
+    study = read_resnet(folder)
+    numbered = {name: np.arange(np.prod(study.regions[name].shape[:-2])) for name in ("ball", "essay")}
+    regions = {
+        name: np.broadcast_to(numbers.reshape(*study.regions[name].shape[:-2], 1, 1), study.regions[name].shape)
+        for name, numbers in numbered.items()
+    }
+    drawn: list[int] = []
+    monkeypatch.setattr(universal_resnet, "_region", lambda axes, values, reach: drawn.append(int(values[0, 0])))
+    study = dataclasses.replace(study, regions={**study.regions, **regions})
+    universal_resnet.ball_panels(study)
+    names = [architecture.name for architecture in ball.ARCHITECTURES]
+    assert drawn == [names.index(f"{kind}_{depth}") for kind in content.BALL_KINDS for depth in content.DEPTHS]
+    drawn.clear()
+    universal_resnet.predicate_panels(study)
+    assert drawn == [
+        essay.DRAWN.index(net) * len(essay.PREDICATES) + list(essay.PREDICATES).index(predicate)
+        for predicate in content.PREDICATES
+        for net in content.DRAWN
+    ]
 
 
 def test_every_chart_says_what_it_shows(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,6 +61,27 @@ def test_every_number_is_one_that_was_written_and_says_what_it_is(folder: Path) 
     for figure in re.findall(r"<figure.*?</figure>", page, re.DOTALL)[3:]:  # the first three share one badge
         assert re.search(r'class="badge (exact|chance|none)"', figure)
     assert "no likelihood" in twin
+
+
+@pytest.mark.parametrize(("name", "column", "unit"), [("gap", "gap_error", 1.0), ("coverage", "coverage_error", 100.0)])
+def test_an_error_bar_is_as_long_as_its_interval(
+    name: str, column: str, unit: float, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1.96 standard errors to each side, at every K that is drawn."""
+    study, drawn = read_study(folder), []
+
+    def kept(axes: Any, said: str) -> Any:
+        (bars,) = axes.containers
+        drawn.extend(bars.lines[2][0].get_segments())
+        return to_svg(axes, said)
+
+    to_svg = density_and_mass.to_svg
+    monkeypatch.setattr(density_and_mass, "to_svg", kept)
+    getattr(density_and_mass, name)(study)
+    errors = dict(zip(*(study.tables["bound_against_k"][key].tolist() for key in ("n_samples", column)), strict=True))
+    assert len(drawn) > 2
+    for (x, low), (_, high) in drawn:
+        assert (high - low) / 2 == pytest.approx(1.96 * unit * errors[x])
 
 
 @pytest.mark.parametrize("counts", [[9, 1], [1, 9], [5, 5], [0, 7], [7, 0], [3] * 256, [1000, *[1] * 16]])

@@ -66,6 +66,11 @@ def test_models_that_are_one_flow_are_compared() -> None:
     assert ways[0].difference == pytest.approx(-pair.nats / 4 / np.log(2))
     assert ways[0].difference_error == pytest.approx(pair.standard_error / 4 / np.log(2))
     assert ways[1].difference is None
+    same_as = np.arange(20) // 2 * 2  # ten images, twice each
+    copies = {name: dataclasses.replace(scored(values), same_as=same_as) for name, values in log_p.items()}
+    (of_copies,) = of_models(sections, copies, SHAPE)
+    expected = paired_difference(log_p["fixed"], log_p["plain"], same_as).standard_error
+    assert of_copies[0].difference_error == pytest.approx(expected / 4 / np.log(2))
     log_p["fixed"][3] = -np.inf  # nothing to pair
     assert of_models(sections, {name: scored(values) for name, values in log_p.items()}, SHAPE) == []
 
@@ -91,6 +96,17 @@ def test_the_chart_tells_better_from_worse_and_from_neither(tmp_path: Path) -> N
         assert words in drawing
     alone = [way for way in read_study(tmp_path).ways if way.difference is None]
     assert "<svg" in str(differences("alone", alone, 50))
+
+
+@pytest.mark.parametrize(("n_drawn", "is_coloured"), [(1, True), (3, False)])
+def test_a_colour_asks_for_all_intervals_together(n_drawn: int, is_coloured: bool, tmp_path: Path) -> None:
+    """2.1 errors are beyond the interval of one difference of many images, and within those of three."""
+    write_study(tmp_path)
+    ways = [
+        way if way.difference is None else dataclasses.replace(way, difference=0.021, difference_error=0.01)
+        for way in read_study(tmp_path).ways
+    ]
+    assert ("var(--bound)" in str(differences("one", ways[: 1 + n_drawn], 1_000))) == is_coloured
 
 
 @pytest.mark.parametrize(("n_distinct", "n_together"), [(2, 1), (5, 1), (5, 4), (60, 4)])

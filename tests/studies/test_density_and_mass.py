@@ -101,6 +101,13 @@ def test_a_density_of_whole_numbers_falls_without_end() -> None:
     assert per_step == pytest.approx(-nats_to_bits(0.25 / 2), rel=1e-6)
 
 
+def test_the_smallest_scale_is_that_of_the_density_that_collapses() -> None:
+    """Of one level the height of the one peak tells its width; what is fitted to x + u keeps the width of a cell."""
+    fits = collapse.fit_both(DISTRIBUTIONS["one"], 500, 0.25, np.random.default_rng(0))
+    assert fits.smallest_scale < 1e-20
+    assert fits.rows[-1]["raw_bits"] == pytest.approx(math.log2(math.sqrt(2 * math.pi) * fits.smallest_scale))
+
+
 def test_a_step_is_the_scaled_gradient() -> None:
     """Against autograd, divided by the informations that the docstring states."""
     rng = np.random.default_rng(0)
@@ -231,6 +238,19 @@ def best_lengths(p: list[float]) -> float:
     return min(float(np.dot(p, c)) for c in choices if sum(0.5**length for length in c) <= 1)
 
 
+def test_the_error_of_a_coverage_is_that_of_independent_levels() -> None:
+    """Of two that have one half each it is that of one over the root of two; of one it is the binomial's."""
+    log_w = torch.randn(8, 1, 400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    truth, one = torch.full((2,), 0.5, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    alone = bound._error_bars(log_w, truth[:1], one)
+    share = alone["coverage"]
+    assert 0.6 < share < 0.99
+    assert alone["coverage_error"] == pytest.approx(math.sqrt(share * (1 - share) / 399))
+    both = bound._error_bars(log_w.expand(8, 2, 400), truth, one.expand(2) / 2)
+    assert both["coverage"] == pytest.approx(share)
+    assert both["coverage_error"] == pytest.approx(alone["coverage_error"] / math.sqrt(2))
+
+
 def test_huffman_codes_are_complete_and_optimal() -> None:
     rng = np.random.default_rng(0)
     # the textbook's case (Cover and Thomas, example 5.6.1): lengths 2 2 2 3 3, mean 2.3 bits
@@ -298,6 +318,20 @@ def test_the_wrong_code_costs_the_divergence() -> None:
     assert coding.divergence(np.array([0.5, 0.5]), np.array([1.0, 0.0])) == math.inf
     one_way = coding.divergence(np.array([0.9, 0.1]), np.array([0.5, 0.5]))
     assert one_way == pytest.approx(0.9 * math.log(1.8) + 0.1 * math.log(0.2))
+
+
+def test_the_table_of_words_holds_the_most_frequent_levels() -> None:
+    """The first of equals first; a level that does not occur has no word."""
+    counts = np.array([5, 0, 2, 9, 9, 1])
+    table = coding.code_table(counts)
+    assert [row["level"] for row in table] == [3, 4, 0, 2, 5]
+    assert coding.code_table(counts, 3) == table[:3]
+    lengths = dict(zip((0, 2, 3, 4, 5), coding.huffman_lengths([5, 2, 9, 9, 1]), strict=True))
+    for row in table:
+        assert row["probability"] == pytest.approx(counts[row["level"]] / 26)
+        assert row["surprise_bits"] == pytest.approx(-math.log2(row["probability"]))
+        assert row["shannon_length"] == math.ceil(row["surprise_bits"])
+        assert len(row["word"]) == lengths[row["level"]]
 
 
 def test_blocks_approach_the_entropy() -> None:

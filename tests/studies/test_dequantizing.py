@@ -16,7 +16,7 @@ from bitsperdim.core.randomness import stream
 from bitsperdim.core.units import bits_per_dim
 from bitsperdim.data import preparation
 from bitsperdim.data.prepared import load_prepared
-from bitsperdim.estimators.paired import paired_difference
+from bitsperdim.estimators.paired import influences, paired_difference, standard_error
 from bitsperdim.evaluation.estimate import estimate
 from bitsperdim.sources.base import RawImages
 from bitsperdim.studies.density_and_mass import dequantizing
@@ -76,6 +76,8 @@ def test_no_more_images_are_read_than_asked_for(folder: Path) -> None:
         rows = np.arange(7) * len(whole.images[split]) // 7
         assert np.array_equal(some.images[split], whole.images[split][rows])
     assert np.array_equal(everything.noise["test"], whole.noise["test"])
+    assert np.array_equal(everything.same_as["test"], whole.same_as["test"])
+    assert np.array_equal(some.same_as["test"], whole.same_as["test"][np.arange(7) * len(whole.images["test"]) // 7])
     assert "train" not in everything.noise
     (folder / "broken" / "test").mkdir(parents=True)
     with pytest.raises(InputError, match="run the stage 'dequantize' first"):
@@ -88,7 +90,7 @@ def test_one_test_image_has_an_error_that_is_unknown(n_images: int, folder: Path
     images = dequantizing.some_images(folder, n_images)
     trained = dequantizing.train_all(TINY_FLOW, TRAIN, images, 0, CPU)
     estimates = dequantizing.evaluate_all(TINY_FLOW, trained, images, 0, CPU)
-    for row in dequantizing.rows(TINY_FLOW, trained, estimates, (1, 2, 2)):
+    for row in dequantizing.rows(TINY_FLOW, trained, estimates, (1, 2, 2), np.arange(n_images)):
         assert not any(isinstance(value, float) and np.isnan(value) for value in row.values()), row
         log_p = estimates[row["way"]].log_p
         expected = np.inf if n_images == 1 else -bits_per_dim(abs(float(log_p[0] - log_p[1])) / 2, (1, 2, 2))
@@ -102,6 +104,8 @@ def test_the_rows_are_those_of_the_models(folder: Path) -> None:
     assert [row["way"] for row in rows] == list(WAYS)
     assert (metrics["n_train"], metrics["n_test"], metrics["n_test_of_all"]) == (40, 18, 18)
     images = dequantizing.some_images(folder, 40)
+    same_as = images.same_as["test"]
+    assert metrics["n_test_distinct"] == len(np.unique(images.images["test"], axis=0)) < 18  # copies count once
     trained = dequantizing.train_all(TINY_FLOW, TRAIN, images, 0, CPU)
     estimates = {
         way: estimate(
@@ -120,7 +124,12 @@ def test_the_rows_are_those_of_the_models(folder: Path) -> None:
         assert (item.kind, item.n_samples, len(item.log_p)) == ("lower", 5, 18)
         assert row["bpd"] == pytest.approx(bits_per_dim(float(item.log_p.mean()), (1, 2, 2)))
         assert row["elbo_bpd"] >= row["bpd"]
-        pair = paired_difference(item.log_p.numpy(), estimates["uniform"].log_p.numpy())
+        pair = paired_difference(item.log_p.numpy(), estimates["uniform"].log_p.numpy(), same_as)
+        unit = -bits_per_dim(1.0, (1, 2, 2))
+        assert row["difference_bpd_standard_error"] == pytest.approx(unit * pair.standard_error)
+        assert row["bpd_standard_error"] == pytest.approx(
+            unit * standard_error(influences(item.log_p.numpy(), same_as))
+        )
         assert row["difference_bpd"] == pytest.approx(bits_per_dim(pair.nats, (1, 2, 2)))
         assert len(trained[way].curve) == 3
         objectives = {epoch["epoch"]: epoch["train_bpd"] for epoch in trained[way].curve}
@@ -134,3 +143,10 @@ def test_the_rows_are_those_of_the_models(folder: Path) -> None:
     assert len({row["bpd"] for row in rows}) == 4
     _, again = dequantizing.compare_ways(TINY_FLOW, TRAIN, folder, 0, CPU)
     assert list(again) == list(rows)
+
+
+def test_some_of_the_test_images_are_not_called_all_of_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dequantizing, "WAYS", ("uniform",))
+    few = TINY_FLOW.model_copy(update={"n_images": 7})
+    metrics, _ = dequantizing.compare_ways(few, TRAIN, folder, 0, CPU)
+    assert (metrics["n_train"], metrics["n_test"], metrics["n_test_of_all"]) == (7, 7, 18)

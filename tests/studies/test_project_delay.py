@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from pathlib import Path
 
 import mpmath
@@ -60,6 +61,7 @@ def test_the_critical_path_is_the_longest_at_the_means() -> None:
         found = critical_path(PROJECT, durations)
         assert found in lengths
         assert durations[list(found)].sum() == pytest.approx(completion_times(PROJECT, durations[None])[0])
+    assert critical_path(Project((2.0, 2.0, 1.0, 1.0), ((), (), (0, 1), (1, 0)))) == (0, 2)  # the first of equals
 
 
 @pytest.mark.parametrize(
@@ -249,6 +251,23 @@ def test_the_method_finds_the_durations_of_late_projects(seed: int) -> None:
     assert p * (1 - p) / proposals.variance(CHAIN, found, DEADLINE) > 100
 
 
+@pytest.mark.parametrize("n_samples", [1_000, 1_004, 1_009])
+def test_no_level_is_higher_than_the_share_of_the_draws_that_must_reach_it(n_samples: int) -> None:
+    """Also where the share is no whole number of draws."""
+    rounds = cross_entropy.optimize(
+        PROJECT,
+        30.0,
+        n_samples=n_samples,
+        elite_share=0.3,
+        n_final=1,
+        max_rounds=50,
+        generator=np.random.default_rng(0),
+    )
+    assert len(rounds) > 1
+    assert all(done.n_late >= 0.3 * n_samples for done in rounds)
+    assert all(done.n_late <= 0.3 * n_samples + 2 for done in rounds[:-1])
+
+
 def test_a_deadline_out_of_reach_is_one_sentence() -> None:
     with pytest.raises(InputError, match=r"came to .* in 2 rounds and not to project_delay.deadline = 70; raise") as e:
         cross_entropy.optimize(
@@ -321,6 +340,16 @@ def test_intervals_of_a_fair_coin_hold_as_often_as_promised() -> None:
     assert held.coverage_error == pytest.approx(math.sqrt(held.coverage * (1 - held.coverage) / r))
 
 
+def test_a_coverage_is_that_of_its_replicates() -> None:
+    """Three of four draws each, by hand: 1 +- 0, 1/4 +- 1/4 and 1/2 +- 1/sqrt(12); the ratio is that in the middle."""
+    log_event = torch.tensor([[1.0, 1, 1], [1, 0, 1], [1, 0, 0], [1, 0, 0]], dtype=torch.float64).log()
+    found = estimators.coverage(log_event, 0.5, 1.0)
+    assert (found.n_samples, found.empty) == (4, 0)
+    assert found.coverage == pytest.approx(2 / 3)
+    assert found.coverage_error == pytest.approx(math.sqrt(2 / 27))
+    assert found.error_ratio == pytest.approx(0.25 / 0.5)
+
+
 def test_chunks_are_the_draws_of_one_generator(monkeypatch: pytest.MonkeyPatch) -> None:
     means = np.array(PROJECT.means) * 2
     whole = estimators.draw(PROJECT, means, 30.0, 1_000, np.random.default_rng(0))
@@ -350,6 +379,11 @@ def test_the_tables_say_what_the_parts_say() -> None:
     assert wrong["variance_reduction_exact"] == 0
     assert wrong["n_samples_for_ten_percent"] == math.inf
     assert best["n_samples_for_ten_percent"] == pytest.approx(1549.16, abs=0.1)
+    for item in metrics["proposals"].values():
+        if item["n_late"]:  # above 1 the bar is too short, below 1 too long
+            assert item["error_factor"] * item["standard_error"] == pytest.approx(item["exact_error"])
+            assert item["deviation"] * item["standard_error"] == pytest.approx(item["probability"] - p)
+    assert len({item["error_factor"] > 1 for item in metrics["proposals"].values()}) == 2
     for row in tables["estimates"]:
         exact = metrics["proposals"][row["proposal"]]["exact_error"]
         assert row["exact_error"] == pytest.approx(exact * math.sqrt(2_000 / row["n_samples"]))
@@ -365,6 +399,19 @@ def test_the_tables_say_what_the_parts_say() -> None:
         "finish": 12.0,
         "is_critical": False,
     }
+
+
+def test_no_two_parts_of_the_study_share_their_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither two proposals nor an estimate and its replicates: an error in one would be an error in both."""
+    module, asked = sys.modules["bitsperdim.studies.project_delay.study"], []
+
+    def generator(seed: int, number: int) -> np.random.Generator:
+        asked.append((seed, number))
+        return np.random.default_rng([seed, number])
+
+    monkeypatch.setattr(module, "_generator", generator)
+    project_delay.study(TINY_DELAY)
+    assert len(asked) == len(set(asked)) == 1 + 2 * 7
 
 
 def test_a_rerun_is_byte_identical(tmp_path: Path) -> None:

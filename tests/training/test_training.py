@@ -20,6 +20,7 @@ from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.training import trainer
 from bitsperdim.training.batches import Presentation
 from bitsperdim.training.step import average_weight
+from cases import small_model
 from training_cases import SECTIONS, SETTINGS, images, prepared, run, weights
 
 
@@ -164,6 +165,17 @@ def test_a_closed_form_model_has_one_row_and_both_numbers() -> None:
         assert [row["epoch"] for row in trained.curve] == [0]
         assert trained.best_epoch == 0
         assert np.isfinite([trained.curve[0]["train_bpd"], trained.curve[0]["validation_bpd"]]).all()
+
+
+def test_the_validation_bound_is_that_of_the_noise_that_was_given() -> None:
+    """In every batch that of its own images, so that all models are chosen by the same draw."""
+    model, generator = small_model("gaussian-grey"), torch.Generator().manual_seed(0)
+    x = torch.randint(model.n_levels, (7, *model.image_shape), generator=generator, dtype=torch.uint8)
+    noise = torch.rand(x.shape, generator=generator)
+    settings = TrainSection.model_validate({**SETTINGS, "batch_size": 3, "validation_samples": 1})
+    expected = float(model.log_weights(x, 1, noise=noise).mean())
+    assert trainer.mean_bound(model, x, None, noise, settings) == pytest.approx(expected)
+    assert trainer.mean_bound(model, x, None, noise.flip(0), settings) != pytest.approx(expected)
 
 
 @pytest.mark.parametrize("n", [1, 15, 16, 17, 75])

@@ -6,6 +6,7 @@ where a section and the committed files differ.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,7 +37,10 @@ def table(results: Path) -> str:
         relation, words = SIGNS[metrics["kind"]], WORDS[metrics["kind"]]
         bpd, error = with_error(metrics["bpd"], metrics["bpd_standard_error"])
         nll, nll_error = with_error(metrics["nll_nats"], metrics["nll_nats_standard_error"])
-        noise = f"{metrics['bpd_monte_carlo_error']:.1g}" if metrics["kind"] == "lower" else "none"
+        monte_carlo = metrics["bpd_monte_carlo_error"]  # infinite with one sample, which cannot tell
+        noise = (
+            "none" if metrics["kind"] != "lower" else f"{monte_carlo:.1g}" if math.isfinite(monte_carlo) else "unknown"
+        )
         is_other = metrics["protocol"] != images["protocol"]
         label = f"`{name}`" + (f", of another protocol, not comparable: `{metrics['protocol']}`" if is_other else "")
         flag = marks(metrics)

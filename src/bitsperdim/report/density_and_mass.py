@@ -46,7 +46,7 @@ def all_charts(study: Study) -> dict[str, Markup]:
         "coverage": coverage(study),
         "blocks": blocks(study),
         "price": price(study),
-        "dequantizing": differences("study-dequantizing", study.ways, study.metrics.dequantizing.n_test),
+        "dequantizing": differences("study-dequantizing", study.ways, study.metrics.dequantizing.n_test_distinct),
     }
 
 

@@ -132,6 +132,7 @@ class DequantizingMetrics(Stored):
 
     n_train: int
     n_test: int
+    n_test_distinct: int
     n_test_of_all: int
     n_samples: int
     epochs: int

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bitsperdim.config.params import UniversalResnetSection
-from bitsperdim.results.universal_resnet import NETS
+from bitsperdim.results.universal_resnet import ERRORS, NETS
 from bitsperdim.studies.universal_resnet import OneNeuronResNet, approximation, ball, construct, essay, study
 from bitsperdim.studies.universal_resnet.approximation import COARSE, FINE, TARGETS
 from bitsperdim.studies.universal_resnet.predicates import PREDICATES
@@ -85,6 +85,53 @@ def test_regions_that_go_to_infinity_are_told_from_closed_ones() -> None:
     for name, (decide, share) in regions.items():
         [found] = ball.far_share(lambda x, decide=decide: decide(x)[None], CPU)
         assert found > 0 if share is None else found == pytest.approx(share, abs=5e-4), name
+
+
+def test_the_region_that_is_shown_is_that_of_the_best_seed() -> None:
+    """Of each predicate its own; the first of equals."""
+    train = np.array([[0.5, 0.9, 0.9], [0.8, 0.2, 0.1], [0.3, 0.4, 0.5]])  # (predicates, seeds)
+    pixels = torch.zeros(essay.N_PIXELS**2, 2)
+    shown = essay._regions(lambda x: torch.arange(9.0)[:, None].expand(9, len(x)), pixels, train)  # type: ignore[arg-type]
+    assert shown.shape == (3, essay.N_PIXELS, essay.N_PIXELS)
+    assert shown[:, 0, 0] == pytest.approx(np.tanh(essay.SOFT * np.array([1, 3, 8])))
+
+
+def test_the_constructed_network_that_is_named_is_the_largest() -> None:
+    """Of its function, and of those that join levels or do not."""
+    rows = [
+        {"function": name, "join": join, "cells": cells, **dict.fromkeys((*ERRORS, "stated_l1_to_steps"), cells / 7)}
+        for name in TARGETS
+        for join in (0, 1)
+        for cells in (2, 5, 9 + join)
+    ]
+    for name in TARGETS:
+        for join in (False, True):
+            found = study._largest(rows, name, join)
+            assert (found["cells"], found["l1"]) == (9 + join, (9 + join) / 7)
+
+
+def test_a_closed_ball_is_held_and_is_the_one_that_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three discs around the origin, which fit less and less: most of the ball, all of it and more, the plane.
+
+    The first does not hold enough of it, though it is right about more points; the last goes to infinity.
+    """
+    radii = torch.tensor([0.85**0.5, 2.5, 1e3])
+
+    class Discs(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return radii[:, None] - x.norm(dim=-1)
+
+    monkeypatch.setattr(ball.Architecture, "build", lambda *_, **__: Discs())
+    monkeypatch.setattr(ball, "ARCHITECTURES", ball.ARCHITECTURES[:1])
+    monkeypatch.setattr(ball, "fit", lambda *_: None)
+    outcome = ball.run(0, 2_000, len(radii), 1, {"dense": 0.1}, CPU)
+    accuracies = [row["accuracy"] for row in outcome.rows]
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert accuracies[0] > ball.COVERED
+    assert [row["is_closed"] for row in outcome.rows] == [0, 1, 0]
+    assert ball.summary(outcome)[ball.ARCHITECTURES[0].name]["n_closed"] == 1
+    distance = np.linalg.norm(essay.grid(ball.N_PIXELS, ball.REACH), axis=-1).reshape(outcome.regions[0].shape)
+    assert np.array_equal(outcome.regions[0] > 0, distance < 2.5)
 
 
 def test_two_blocks_can_close_the_ball_and_one_cannot() -> None:

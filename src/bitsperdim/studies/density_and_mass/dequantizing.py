@@ -30,7 +30,7 @@ from bitsperdim.core.files import StoredArray, reading
 from bitsperdim.core.labels import TOLERATED_SHARE
 from bitsperdim.core.randomness import stream
 from bitsperdim.core.units import bits_per_dim, nats_to_bits_per_dim
-from bitsperdim.data.prepared import PreparedImages, load_prepared
+from bitsperdim.data.prepared import SPLITS, PreparedImages, load_prepared
 from bitsperdim.estimators.log_weights import mean_error
 from bitsperdim.estimators.paired import paired_difference
 from bitsperdim.evaluation.estimate import Estimate, estimate
@@ -48,14 +48,20 @@ CHUNK, BATCH = 16, 100  # samples and images at a time
 def some_images(folder: Path, n_images: int) -> PreparedImages:
     """Read at most ``n_images`` of each split, evenly spread over it, with the noise of those that are evaluated.
 
+    Test images come with the numbers of those that they equal, which may not be among the ones that are read.
+
     Raises:
         InputError: there are no images, or they are damaged.
     """
     found = PreparedImages(load_prepared(folder, ()).description, {})
-    for split in ("train", "validation", "test"):
-        for name, into in (("images", found.images), ("noise", found.noise)):
+    for split in SPLITS:
+        for name, into, splits in (
+            ("images", found.images, SPLITS),
+            ("noise", found.noise, SPLITS[1:]),
+            ("same_as", found.same_as, SPLITS[2:]),
+        ):
             path = folder / split / f"{name}.npy"
-            if name == "images" or split != "train":
+            if split in splits:
                 with reading(path, "dequantize"):
                     array = StoredArray(path)
                     rows = np.arange(min(len(array), n_images)) * len(array) // min(len(array), n_images)
@@ -104,21 +110,22 @@ def rows(
     trained: dict[str, Trained],
     estimates: dict[str, Estimate],
     shape: tuple[int, int, int],
+    same_as: np.ndarray,
 ) -> Sequence[dict[str, Any]]:
     """Return one row for each way.
 
     All in bits per dimension. ``train_bpd`` is the objective in the epoch whose weights are scored, with the K of
     training: where noise was fixed it bounds nothing. ``elbo_bpd`` and ``bpd`` are upper bounds of the test images,
     with one sample and with all; the paired difference is to fresh uniform noise, and negative where this way is
-    better.
+    better. Copies of an image, those with one number in ``same_as`` (N,), count once in the errors.
     ``too_few_samples`` is 1 where the bias exceeds the standard error, or too many images rest on few samples.
     """
     reference = estimates[REFERENCE].log_p.numpy()
     found = []
     for way, item in estimates.items():
         log_p = item.log_p.numpy()
-        pair = paired_difference(log_p, reference)
-        spread = mean_error(item.log_p)
+        pair = paired_difference(log_p, reference, same_as)
+        spread = mean_error(item.log_p, torch.from_numpy(same_as))
         bias = float(item.bias.mean())
         found.append(
             {
@@ -158,10 +165,11 @@ def compare_ways(
         "kind": "lower",
         "n_train": len(images.images["train"]),
         "n_test": len(images.images["test"]),
+        "n_test_distinct": len(np.unique(images.same_as["test"])),
         "n_test_of_all": images.description.n_images["test"],
         "n_samples": section.n_samples,
         "n_train_samples": section.train_samples,
         "epochs": section.flow(REFERENCE).settings(shared).epochs,
         "transform": section.transform,
     }
-    return metrics, rows(section, trained, estimates, shape)
+    return metrics, rows(section, trained, estimates, shape, images.same_as["test"])
