@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import test_dequantization as noises
 import torch
 from torch import Tensor
 
 import laws
 import models.test_flows as flows
-import test_dequantization as noises
 from bitsperdim.models import flow, realnvp
 from bitsperdim.models.parts import bijections, dequantization
 from bitsperdim.models.parts.bijections import ActNorm, AffineCoupling, Logit
