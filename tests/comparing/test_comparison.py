@@ -426,3 +426,11 @@ def test_what_moved_a_number_is_named(laboratory: Laboratory, drawn: Drawn) -> N
     old = commit(drawn(0) - 3, "m", "e")
     path.write_text(json.dumps({"code": "", "rooms": {"core": "edited"}}))  # since then, and not run
     assert "what moved the number is the code, the data or the machine" in notes(old, first) + notes("workspace", first)
+
+
+def test_images_that_were_trained_on_are_named(drawn: Drawn) -> None:
+    seen = {"n_training_images": 10, "bpd_without_training_images": 1.25}
+    words = "10 of the 40 test images are training images too, and without them it is 1.2500 bits/dim (§)."
+    assert f"A and B: {words}" in row(scored(drawn(0), **seen), scored(drawn(1), **seen)).notes
+    assert f"B: {words}" in row(scored(drawn(0)), scored(drawn(1), **seen)).notes
+    assert not any("training images" in note for note in row(scored(drawn(0)), scored(drawn(1))).notes)

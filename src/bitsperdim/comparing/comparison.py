@@ -326,8 +326,11 @@ def judged(pair: Measured, level: float = LEVEL, n_compared: int = 1) -> Row:
     for side, scored in (("A", a), ("B", b)):
         if scored.numbers.range_reason:
             notes.append(f"{side}'s number is {scored.numbers.range_reason} ({OUT_OF_RANGE}).")
-        if seen := scored.numbers.seen_in_words:
-            notes.append(f"{side}: {seen}{f' ({SEEN})' if scored.numbers.is_of_seen_images else ''}.")
+    seen: dict[str, list[str]] = {}
+    for side, scored in (("A", a), ("B", b)):
+        if words := scored.numbers.seen_in_words:
+            seen.setdefault(f"{words}{f' ({SEEN})' if scored.numbers.is_of_seen_images else ''}", []).append(side)
+    notes += [f"{' and '.join(sides)}: {words}." for words, sides in seen.items()]
     return Row(a, b, verdict, bpd, noise, z, error_is, None, notes, parameters, level, n_compared)
 
 
