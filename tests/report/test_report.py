@@ -491,3 +491,21 @@ def test_importing_costs_neither_torch_nor_matplotlib() -> None:
     code = "import sys, bitsperdim.report; print([m for m in ('torch', 'matplotlib', 'pandas') if m in sys.modules])"
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); {code}"]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_images_that_are_the_same_are_named_at_the_top_and_beside_the_number(tmp_path: Path) -> None:
+    seen = exact(n_distinct_images=3, n_training_images=2, bpd_without_training_images=1.5)
+    write_results(tmp_path / "results", {"seen": seen, "other": exact()})
+    path = tmp_path / "results" / "dequantize" / "metrics.json"
+    counts = {"n_test_distinct": 3, "n_test_in_train": 2}
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **counts}), "utf-8")
+    write_report(params_of({"seen": seen, "other": seen}), tmp_path / "results", tmp_path / "out")
+    page, twin = ((tmp_path / "out" / name).read_text("utf-8") for name in ("index.html", "report.md"))
+    top = text_of(page.split("<main>")[0])
+    assert "3 of the 5 test images are distinct: errors over test images count those. 2 of the 5 test images are" in top
+    assert "- **The same images:** 3 of the 5 test images are distinct" in twin
+    words = "2 of the 5 test images are training images too, and without them it is 1.5000 bits/dim"
+    assert f"Trained on test images. {words}" in text_of(section_of(page, "seen"))
+    assert f"**Trained on test images:** {words}." in twin
+    assert "training images too" not in text_of(section_of(page, "other"))
+    assert "§ trained on test images" in text_of(row_of(page, "seen"))
