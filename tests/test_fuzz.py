@@ -34,6 +34,7 @@ N_FILES, SEED = 500, 0
 LONGEST = 340  # characters of a sentence
 BUILT = 300_000  # weights of the largest models that are built
 OUTPUTS = {
+    "data/code/train/old.json": "{}",
     "results/models.json": '{"models": ["vae"]}\n',
     "results/vae/metrics.json": "{}\n",
     "results/old/metrics.json": "{}\n",
@@ -118,7 +119,9 @@ def test_any_file_validates_or_is_refused_in_a_sentence(
         outcomes["validates"] += 1
         assert not (tmp_path / "results" / "old").exists()
         use(read_validated(tmp_path / "params.yaml"), built)
-        shutil.rmtree(tmp_path / "logs")
+        assert not (tmp_path / "data" / "code" / "train" / "old.json").exists()
+        for folder in ("logs", "data/code"):
+            shutil.rmtree(tmp_path / folder)
         fill(tmp_path)
     assert outcomes["validates"] > 60
     assert outcomes["refused"] > 300

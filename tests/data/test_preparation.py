@@ -255,7 +255,7 @@ def test_the_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, repo
     command = [sys.executable, "-c", MEMORY, str(tmp_path / "raw.npy"), str(tmp_path / "prepared")]
     environment = {**os.environ, "PYTHONPATH": str(repository / "src")}
     for at_once, least, most in ((False, 10, 150), (True, 300, 3000)):  # the second shows that the first can fail
-        change = "from bitsperdim import files; files.CHUNK_VALUES = 2**40; " if at_once else ""
+        change = "from bitsperdim.core import files; files.CHUNK_VALUES = 2**40; " if at_once else ""
         code = [sys.executable, "-c", change + MEMORY.strip(), *command[3:]]
         done = subprocess.run(code, env=environment, capture_output=True, text=True, check=True)
         assert least < float(done.stdout) < most

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import laws
 from bitsperdim.likelihoods import CoupledLogisticMixture
-from bitsperdim.models import AutoregressiveModel, gated_pixelcnn, look_ahead, pixelcnn_pp, sampling
+from bitsperdim.models import AutoregressiveModel, autoregressive, gated_pixelcnn, look_ahead, pixelcnn_pp
 from bitsperdim.models.gated_pixelcnn import GatedPixelCNN
 from bitsperdim.models.look_ahead import largest_leaked_gradient
 from bitsperdim.models.parts import activations, causal
@@ -63,7 +63,7 @@ def cached_images_are_naive_images() -> None:
     for model in (gated(), plus(), small_model("pixelcnn-rgb")):
         assert isinstance(model, AutoregressiveModel)
         cached, naive = (
-            sampling.ancestral_sample(model, 20, generator=generator(), use_cache=use_cache)
+            autoregressive.ancestral_sample(model, 20, generator=generator(), use_cache=use_cache)
             for use_cache in (True, False)
         )
         assert torch.equal(cached, naive)
@@ -74,7 +74,7 @@ def the_cache_saves_work() -> None:
     with torch.no_grad(), FlopCounterMode(display=False) as one_pass:
         model.outputs(x)
     with FlopCounterMode(display=False) as all_pixels:
-        sampling.ancestral_sample(model, 2, generator=generator())
+        autoregressive.ancestral_sample(model, 2, generator=generator())
     assert all_pixels.get_total_flops() <= 1.3 * one_pass.get_total_flops()  # an odd size has more coarse places
 
 
@@ -188,7 +188,7 @@ MUTANTS = {
     "one coarse place remembered": Mutant(
         CausalUpsampling, "forward", of_the_last_coarse_place, cached_images_are_naive_images
     ),
-    "a cache that computes all": Mutant(sampling, "outputs_at", through_a_full_pass, the_cache_saves_work),
+    "a cache that computes all": Mutant(autoregressive, "outputs_at", through_a_full_pass, the_cache_saves_work),
     "mixture weights forgotten": Mutant(
         CoupledLogisticMixture, "log_prob_of_images", without_mixture_weights, coupled_models_sum_to_one
     ),
