@@ -20,6 +20,10 @@ Path("results/vae/per_image.csv").write_text(number)
 """
 PIPELINE = f"""
 stages:
+  preflight:
+    cmd: mkdir -p data/code && printf '${{number}}' > data/code/vae.json
+    outs:
+      - data/code: {{cache: false, persist: true}}
   evaluate:
     cmd: {sys.executable} stage.py
     deps: [stage.py]
@@ -30,6 +34,7 @@ stages:
 """
 COMMITTED = {
     "params.yaml": "number: 17\n",
+    "data/code/vae.json": "17",
     "results/vae/metrics.json": '{"bpd": 17}',
     "results/vae/per_image.csv": "17",
 }
@@ -44,7 +49,7 @@ def laboratory(tmp_path: Path) -> Laboratory:
         (root / name).write_text(text)
     command = [sys.executable, "-m", "dvc", "repro", "--quiet"]
     subprocess.run(command, cwd=root, check=True, capture_output=True)
-    for name in ("params.yaml", "results/vae/metrics.json"):
+    for name in ("params.yaml", "data/code/vae.json", "results/vae/metrics.json"):
         os.utime(root / name, (1_000_000_000, 1_000_000_000))  # long before git's index
     laboratory.git("config", "core.trustctime", "false")
     laboratory.git("add", "--all")
@@ -80,6 +85,7 @@ def test_what_git_takes_for_unchanged_goes_back(laboratory: Laboratory) -> None:
     assert said == [
         f"Going back to the last commit, {laboratory.git('rev-parse', '--short', 'HEAD')}:",
         "  params.yaml: number: 99 -> 17",
+        "  restored: data/code/vae.json",
         "  restored: params.yaml",
         "  restored: results/vae/metrics.json",
         "  DVC: M results/vae/per_image.csv",

@@ -36,7 +36,7 @@ from bitsperdim.core.git import GitError, Repository, repository
 from bitsperdim.preflight.preflight import KEPT, forget
 from bitsperdim.recipes.recipe import read_yaml
 
-GOES_BACK = ("params.yaml", "dvc.lock", "results")
+GOES_BACK = ("params.yaml", "dvc.lock", "results", "data/code")  # which code made the results stands in the last
 MOST_NAMED = 10  # parameters
 
 
@@ -97,7 +97,7 @@ def files_that_differ(here: Repository) -> list[str]:
 
 
 def _goes_back(path: str) -> bool:
-    return path.split("/", 1)[0] in GOES_BACK
+    return any(path == name or path.startswith(f"{name}/") for name in GOES_BACK)
 
 
 def _parameters(here: Repository, differing: list[str]) -> list[str]:
@@ -150,7 +150,8 @@ def _dvc_checkout(root: Path, of_git: Collection[str]) -> tuple[list[str], list[
     stages = YAML(typ="safe").load((root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
     outs = {out["path"]: out.get("md5", "") for stage in stages.values() for out in stage.get("outs", [])}
     cache = Cache(root)
-    wanted = [path for path in sorted(outs) if path not in of_git]
+    folders = {str(folder) for path in of_git if path.startswith("data/code/") for folder in Path(path).parents}
+    wanted = [path for path in sorted(outs) if path not in of_git and path not in folders]
     there = [path for path in wanted if cache.has(outs[path])]
     changed = []
     if there:
