@@ -156,22 +156,31 @@ def test_heavy_tails_are_not_mended() -> None:
 @pytest.mark.parametrize("n_samples", [2, 4, 8, 16])
 @pytest.mark.parametrize("spread", [0.3, 1.0, 3.0, 5.0])
 def test_the_jackknife_error_is_the_spread_of_reruns(n_samples: int, spread: float) -> None:
-    """Log-normal weights, 20,000 reruns: its mean square is the variance of reruns or more, with 5 % for the noise of
-    both (three standard errors at most), and not much more; the usual formula is far too small where weights are apart.
+    """Log-normal weights, 20,000 reruns: the root of its mean square is their spread, within 15 % (the noise of both is
+    1 %), where the usual formula is far too small if weights are apart.
     """
     log_w = log_weights(n_samples, spread, 20_000)
     variance = log_mean_exp(log_w).var().item()
-    ratio = jackknife_error(log_w).square().mean().item() / variance
-    assert 0.95 < ratio < 1.05 * max(n_samples / (n_samples - 1), 1.3 if spread >= 3 else 1.1)
+    assert (jackknife_error(log_w).square().mean().item() / variance) ** 0.5 == pytest.approx(1, abs=0.15)
     if spread >= 3:
         assert standard_error(log_w).square().mean().item() < 0.4 * variance
+
+
+@pytest.mark.parametrize("n_samples", [4, 8])
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_the_jackknife_error_is_not_too_small_with_a_tail_to_the_left(n_samples: int, scale: float) -> None:
+    """As log-weights of annealing have it: minus exponential numbers, 20,000 reruns; 8 to 33 % too large."""
+    drawn = torch.rand(n_samples, 20_000, generator=torch.Generator().manual_seed(n_samples), dtype=torch.float64)
+    log_w = scale * drawn.log()
+    ratio = (jackknife_error(log_w).square().mean() / log_mean_exp(log_w).var()).sqrt().item()
+    assert 1 < ratio < 1.35
 
 
 def test_the_jackknife_error_is_its_formula() -> None:
     for n_samples in (2, 3, 7):
         log_w = log_weights(n_samples, 3.0)
         left_out = [log_mean_exp(torch.cat([log_w[:k], log_w[k + 1 :]])) for k in range(n_samples)]
-        expected = torch.stack(left_out).var(0, correction=0).mul(n_samples).sqrt()
+        expected = torch.stack(left_out).var(0, correction=0).mul(n_samples - 1).sqrt()
         torch.testing.assert_close(jackknife_error(log_w), expected)
     nothing = -math.inf
     log_w = torch.tensor([[nothing, nothing, 0.0], [nothing, 1.0, 0.0], [nothing, nothing, 0.0]], dtype=torch.float64)
@@ -179,4 +188,4 @@ def test_the_jackknife_error_is_its_formula() -> None:
     assert jackknife_error(log_w[:1]).tolist() == [math.inf] * 3
     spike = torch.tensor([[0.0], [-800.0], [-801.0]], dtype=torch.float64)  # of which the others are no rounding
     left_out = torch.tensor([-800 + math.log1p(math.exp(-1)), 0.0, 0.0], dtype=torch.float64)
-    assert jackknife_error(spike).item() == pytest.approx(left_out.var(correction=0).mul(3).sqrt().item())
+    assert jackknife_error(spike).item() == pytest.approx(left_out.var(correction=0).mul(2).sqrt().item())

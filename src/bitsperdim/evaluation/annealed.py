@@ -85,8 +85,8 @@ class Annealed:
     def standard_error(self) -> Tensor:
         """Monte Carlo standard error of ``log_p``, (B,) in nats; infinite for one chain.
 
-        The jackknife's, on average a little too large (sqrt(8/7) for 8 chains): chains are few and their weights nats
-        apart, where the usual formula saturates.
+        The jackknife's, up to a third too large (:func:`bitsperdim.estimators.log_weights.jackknife_error`): chains are
+        few and their weights nats apart, where the usual formula saturates.
         """
         return jackknife_error(self.log_w)
 
