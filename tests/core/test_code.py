@@ -115,3 +115,24 @@ def test_rooms_are_told_apart(repository: Path) -> None:
     assert rooms == code.digests_by_room(files)
     fewer = code.digests_by_room([path for path in files if path.name != "chain.py"])
     assert {room for room in rooms if rooms[room] != fewer[room]} == {"studies"}
+
+
+def test_a_link_to_the_package_changes_nothing(repository: Path, tmp_path: Path) -> None:
+    """A home folder may be a link: hashes are those of the places that it leads to."""
+    (tmp_path / "link").symlink_to(repository / "src")
+    script = (
+        "from bitsperdim.config.families import code_of\n"
+        "from bitsperdim.core.code import digest, needed\n"
+        "print(digest(needed(*code_of('vae'))))"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "PYTHONPATH": str(source)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for source in (repository / "src", tmp_path / "link")
+    }
+    assert len(found) == 1

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
-SOURCE = Path(__file__).parents[2]  # the folder that holds the package
+SOURCE = Path(__file__).resolve().parents[2]  # the folder that holds the package, whatever links lead there
 ROOM = 2  # parts of a path that name a room: bitsperdim/core
 
 
