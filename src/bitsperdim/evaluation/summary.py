@@ -36,7 +36,7 @@ are any, ``bpd_without_training_images`` is the number of the others.
 A flow without dequantization noise has the kind ``density``: its number is a density at integers, not a
 likelihood, and is compared with nothing.
 
-Invariants (``tests/evaluation/test_evaluation.py``): the mean of ``per_image.csv`` is the number in
+Invariants (``tests/evaluation/test_summary.py``): the mean of ``per_image.csv`` is the number in
 ``metrics.json``; errors follow their formulas; an impossible image makes the number infinite.
 """
 

@@ -1,0 +1,144 @@
+"""How far a number can be trusted, as the report says it: marks, other estimates, images that are the same."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from bitsperdim.report import write_report
+from bitsperdim.results.formatting import MINUS
+from results import (
+    JUDGED,
+    exact,
+    metrics,
+    params_of,
+    report,
+    row_of,
+    section_of,
+    text_of,
+    write_results,
+)
+
+
+def test_a_biased_number_is_flagged(tmp_path: Path) -> None:
+    page, twin = report(tmp_path, {"few": metrics(bias_exceeds_standard_error=True), "many": metrics()})
+    assert "> error" in text_of(row_of(page, "few"))
+    assert "more about K = 8 than about the model" in text_of(section_of(page, "few"))
+    assert "exceeds" not in text_of(row_of(page, "many") + section_of(page, "many"))
+    assert "> error" not in text_of(row_of(page, "many"))
+    assert "(exceeds the standard error)" in twin
+    assert "**Biased:** the bias exceeds" in twin
+
+
+def test_a_small_effective_sample_size_is_flagged(tmp_path: Path) -> None:
+    few = metrics(too_few_samples=True, ess_below_10_share=0.123)
+    page, twin = report(tmp_path, {"few": few, "many": metrics()})
+    assert "12 % below 10" in text_of(row_of(page, "few"))
+    assert "12 % of the test images have an effective sample size below 10" in text_of(section_of(page, "few"))
+    assert "below 10" not in text_of(row_of(page, "many") + section_of(page, "many"))
+    assert "**Few samples count:** 12 %" in twin
+    assert "(12 % below 10)" in twin
+
+
+ANNEALED = {
+    "n_images": 3,
+    "n_chains": 4,
+    "n_steps": 60,
+    "log_p_nats": -3.5,
+    "log_p_nats_standard_error": 0.11,
+    "importance_sampled_nats": -3.625,
+    "above_importance_sampled_nats": 0.125,
+    "above_importance_sampled_nats_standard_error": 0.031,
+    "simulated": {"n_images": 7, "gap_nats": 0.222, "gap_nats_standard_error": 0.041},
+}
+
+
+def test_other_estimates_stand_beside_the_bound(tmp_path: Path) -> None:
+    doubted = metrics(
+        nll_jackknife_nats=3.4,
+        nll_jackknife_nats_error=0.0012,
+        nll_extrapolated_nats=3.41,
+        n_units=16,
+        n_active_units=9,
+        annealed=ANNEALED,
+        **JUDGED,
+    )
+    page, twin = report(tmp_path, {"doubted": doubted, "plain": metrics()})
+    section = text_of(section_of(page, "doubted"))
+    for words in (
+        "3.400 jackknife: an estimate, no bound",
+        f"{MINUS}0.0230 ± 0.0012",  # 3.4 - 3.42295174
+        "3.410 extrapolated in 1/K: an estimate, no bound",
+        f"{MINUS}0.013 its error is not known",
+        "3.50 ± 0.11 annealed: an upper bound, of 3 test images by 4 chains of 60 steps; the bound gives them 3.625",
+        f"{MINUS}0.125 ± 0.031",
+        "On 7 images drawn from the model",
+        "a gap of 0.222 ± 0.041 nats",
+        "9 of 16",
+        "Heavy tails. For 20 % of the test images k-hat is above 0.67",
+        "a few samples decide an image whatever K: 20",
+        "An image left of it is not safe by itself",
+    ):
+        assert words in section, words
+    assert 'aria-label="Histogram of k-hat of doubted: 20.0 % above the limit of 0.67."' in page
+    assert "20 % heavy tails" in text_of(row_of(page, "doubted"))
+    assert "(20 % heavy tails)" in twin
+    other = text_of(section_of(page, "plain"))
+    assert "Not judged: k-hat needs K of at least 1,000." in other
+    assert "Heavy tails" not in other
+    assert "Annealing" not in other
+    assert f"against the bound on the same images: {MINUS}0.125 ± 0.031" in twin
+    assert f"jackknife {MINUS}0.0230 ± 0.0012, extrapolated in 1/K {MINUS}0.013 (neither is a bound)" in twin
+    assert "Active units: 9 of 16." in twin
+
+
+def test_estimates_of_a_flagged_number_are_flagged(tmp_path: Path) -> None:
+    flagged = metrics(nll_jackknife_nats=3.4, nll_extrapolated_nats=3.41, **(JUDGED | {"too_few_samples": True}))
+    page, twin = report(tmp_path, {"flagged": flagged})
+    section = text_of(section_of(page, "flagged"))
+    for words in ("3.400 † jackknife", f"{MINUS}0.023 † its error is not known", "3.410 † extrapolated"):
+        assert words in section, words
+    assert (
+        f"jackknife {MINUS}0.023†, extrapolated in 1/K {MINUS}0.013† (neither is a bound, and their errors are" in twin
+    )
+
+
+def test_one_sample_has_no_known_error(tmp_path: Path) -> None:
+    unknown = {"bpd_monte_carlo_error": math.inf, "log_p_bias_nats": -math.inf, "bias_exceeds_standard_error": True}
+    page, twin = report(tmp_path, {"elbo": metrics(n_samples=1, **unknown)})
+    assert text_of(row_of(page, "elbo")).count("unknown") == 2
+    assert "With K = 1 the bias cannot be told" in text_of(section_of(page, "elbo"))
+    assert "| unknown |" in twin
+    assert "with K = 1 the bias cannot be told." in twin
+
+
+def test_what_is_not_to_be_believed_is_marked(tmp_path: Path) -> None:
+    models = {"good": metrics(), "few": metrics(too_few_samples=True), "bad": exact(bpd=2.5, nll_nats=6.93147181)}
+    page, twin = report(tmp_path, models)
+    lines = {name: next(line for line in twin.splitlines() if line.startswith(f"| {name} |")) for name in models}
+    assert "1.235 ± 0.034 |" in lines["good"]
+    assert "1.235 ± 0.034† |" in lines["few"]
+    assert "2.500 ± 0.034‡ |" in lines["bad"]
+    assert twin.count("**Not to be believed:** the number is worse than uniform coding, which needs 2 bits/dim.") == 1
+    assert page.count('<small class="flag">worse than uniform</small>') == 1
+    assert page.count('<sup class="flag">†</sup>') == 4  # table, title, other estimates
+    assert page.count('<sup class="flag">‡</sup>') == 3
+
+
+def test_images_that_are_the_same_are_named_at_the_top_and_beside_the_number(tmp_path: Path) -> None:
+    seen = exact(n_distinct_images=3, n_training_images=2, bpd_without_training_images=1.5)
+    write_results(tmp_path / "results", {"seen": seen, "other": exact()})
+    path = tmp_path / "results" / "dequantize" / "metrics.json"
+    counts = {"n_test_distinct": 3, "n_test_in_train": 2}
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **counts}), "utf-8")
+    write_report(params_of({"seen": seen, "other": seen}), tmp_path / "results", tmp_path / "out")
+    page, twin = ((tmp_path / "out" / name).read_text("utf-8") for name in ("index.html", "report.md"))
+    top = text_of(page.split("<main>")[0])
+    assert "3 of the 5 test images are distinct: errors over test images count those. 2 of the 5 test images are" in top
+    assert "- **The same images:** 3 of the 5 test images are distinct" in twin
+    words = "2 of the 5 test images are training images too, and without them it is 1.5000 bits/dim"
+    assert f"Trained on test images. {words}" in text_of(section_of(page, "seen"))
+    assert f"**Trained on test images:** {words}." in twin
+    assert "training images too" not in text_of(section_of(page, "other"))
+    assert "§ trained on test images" in text_of(row_of(page, "seen"))
