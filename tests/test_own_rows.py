@@ -9,7 +9,6 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from test_evaluation import fixed, summarise
 
 from bitsperdim.config.families.base import TrainSection
 from bitsperdim.data.prepared import Description, PreparedImages
@@ -18,6 +17,7 @@ from bitsperdim.models import build
 from bitsperdim.training import trainer
 from bitsperdim.training.trainer import mean_bound
 from cases import GATED, SMALL, small_model
+from estimates import fixed, summarise
 from sharded import SECTION
 from training_cases import SETTINGS, run
 
