@@ -1,20 +1,21 @@
 """Estimate the test likelihood of one model by importance sampling, and draw pictures."""
 
 from pathlib import Path
+from typing import Any
 
 from bitsperdim import models
 from bitsperdim.config.params import Params
-from bitsperdim.core import labels
+from bitsperdim.core import labels, made_with
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import remove_leftovers, write_csv, write_json
 from bitsperdim.data.prepared import load_prepared
 from bitsperdim.evaluation import latent_code, pictures, scoring, summary
 from bitsperdim.runtime import finished, stage
 from bitsperdim.runtime.device import described, set_up_device
-from bitsperdim.runtime.distributed import is_first, joined
+from bitsperdim.runtime.distributed import is_first, joined, world_size
 
 
-def main(params: Params, name: str, folder: str, dequantized: str, results: str) -> dict[str, str]:
+def main(params: Params, name: str, folder: str, dequantized: str, results: str) -> dict[str, Any]:
     """Read ``folder``/<seed> and the test images; write metrics, per-image values, bounds and pictures."""
     section, out, device = params.evaluate, Path(results), set_up_device()
     prepared = load_prepared(Path(dequantized), ("test",))
@@ -28,6 +29,7 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
     try:
         with joined(device):
             writes, estimates = is_first(), {}
+            used = {**described(device), "n_processes": world_size()}
             for seed, model in trained.items():
                 estimates[seed] = scoring.evaluate_seed(
                     *(model, prepared, section, seed, device),
@@ -36,7 +38,7 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
                 )
             code = latent_code.of_the_code(first, prepared, estimates[params.seeds[0]], section, device, first_place)
         if not writes:
-            return described(device)
+            return used
         remove_leftovers(out)
     except FloatingPointError as error:
         raise InputError(f"Evaluating {name} stopped: {error}; train it again.") from error
@@ -46,10 +48,11 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
     write_csv(out / "per_image.csv", summary.PER_IMAGE_COLUMNS, result.per_image)
     write_csv(out / "bound_against_k.csv", summary.BOUND_COLUMNS, result.bound)
     write_json(out / "metrics.json", result.metrics | code)
+    write_json(out / made_with.FILES["evaluate"], used)
     for place in places.values():
         place.finish()
     print(f"{name}: test {labels.sentence(result.metrics)}")
-    return described(device)
+    return used
 
 
 stage.run("evaluate", main, "model", "folder", "dequantized", "results")

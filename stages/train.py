@@ -6,8 +6,8 @@ from typing import Any
 
 from bitsperdim import models
 from bitsperdim.config.params import Params
-from bitsperdim.core import labels
-from bitsperdim.core.files import write_csv
+from bitsperdim.core import labels, made_with
+from bitsperdim.core.files import write_csv, write_json
 from bitsperdim.core.units import bits_per_dim
 from bitsperdim.data.prepared import load_prepared
 from bitsperdim.runtime import distributed, finished, stage
@@ -16,7 +16,9 @@ from bitsperdim.training.trainer import CURVE_COLUMNS, checkpoint_of, train
 
 
 def main(params: Params, name: str, dequantized: str, folder: str, curve: str) -> dict[str, Any]:
-    """Read the folder ``dequantized``; write ``folder``/<seed> and the training curve of all seeds."""
+    """Read the folder ``dequantized``; write ``folder``/<seed>, the training curve of all seeds, and what they were
+    trained with.
+    """
     section, device, started = params.section(name), set_up_device(), time.monotonic()
     prepared = load_prepared(Path(dequantized), ("train", "validation"))
     decides = (section, params.train, prepared, params.dataset.seed, device)
@@ -24,6 +26,7 @@ def main(params: Params, name: str, dequantized: str, folder: str, curve: str) -
     finished.clear(keep={checkpoint.folder for checkpoint in checkpoints.values()})
     rows, done = [], []
     with distributed.joined(device):
+        used = {**described(device), "n_processes": distributed.world_size()}
         for seed, checkpoint in checkpoints.items():
             trained = train(name, section, params.train, prepared, seed=seed, device=device, checkpoint=checkpoint)
             done.append(trained)
@@ -38,12 +41,13 @@ def main(params: Params, name: str, dequantized: str, folder: str, curve: str) -
             print(f"{name} seed {seed}: {fitted}, validation {found}")
         if distributed.is_first():
             write_csv(Path(curve), CURVE_COLUMNS, rows)
+            write_json(Path(curve).with_name(made_with.FILES["train"]), used)
             for checkpoint in checkpoints.values():
                 checkpoint.finish()
         earlier = max(0.0, sum(trained.seconds for trained in done) - (time.monotonic() - started))
         speed = sum(trained.n_presented for trained in done) / max(1e-9, sum(trained.step_seconds for trained in done))
-        log = {**described(device), **peak_memory(device), "n_processes": distributed.world_size()}
-        return {**log, "earlier_seconds": round(earlier, 2), "images_per_second": round(speed, 1)}
+        log = {**used, **peak_memory(device), "earlier_seconds": round(earlier, 2)}
+        return {**log, "images_per_second": round(speed, 1)}
 
 
 stage.run("train", main, "model", "dequantized", "folder", "curve")

@@ -109,7 +109,7 @@ class Laboratory:
             model, outs = file.parent.name, []
             if not file.with_name("metrics.json").exists():
                 continue  # git has removed the one that it knows
-            for path in (file.with_name("metrics.json"), file):
+            for path in (*sorted(file.parent.glob("*_with.json")), file.with_name("metrics.json"), file):
                 md5 = hashlib.md5(path.read_bytes()).hexdigest()
                 outs.append({"path": str(path.relative_to(self.root)), "hash": "md5", "md5": md5, "size": 1})
             cached = self.cached(md5)

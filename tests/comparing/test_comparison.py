@@ -1,6 +1,5 @@
 """The difference against the formula by hand, verdicts, refusals, and what a bound beside an exact number allows."""
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -395,37 +394,6 @@ def test_few_or_skewed_images_give_no_verdict() -> None:
     skewed = row(scored(np.zeros(100)), scored(-np.exp(2 * rng.normal(size=100))))
     assert skewed.verdict == "cannot tell"
     assert any(note.startswith("No verdict: the differences of the images are skewed (") for note in skewed.notes)
-
-
-def test_what_moved_a_number_is_named(laboratory: Laboratory, drawn: Drawn) -> None:
-    """From commits: the code of a training and an evaluation by rooms, where dvc.lock vouches for it."""
-
-    def commit(log_p: np.ndarray, models: str, evaluation: str) -> str:
-        laboratory.write("vae", log_p)
-        for stage, rooms in (("train", {"core": "c", "models": models}), ("evaluate", {"evaluation": evaluation})):
-            path = laboratory.root / "data" / "code" / stage / "vae.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps({"code": models + evaluation, "rooms": rooms}))
-        return laboratory.commit()
-
-    first, same = commit(drawn(0), "m", "e"), commit(drawn(0) - 1, "m", "e")
-    other, both = commit(drawn(0) - 1, "n", "e"), commit(drawn(0) - 1, "n", "f")
-
-    def notes(one: str, two: str) -> str:
-        return " ".join(laboratory.compare(one, two).rows[0].notes)
-
-    assert "Neither a parameter nor the code differs" in notes(first, same)
-    assert "No parameter differs; the code does, in models." in notes(first, other)
-    assert "No parameter differs; the code does, in evaluation, models." in notes(first, both)
-    laboratory.params["vae"]["latent_size"] = 8
-    changed = commit(drawn(0) - 1, "n", "f")
-    assert "The code differs too, in evaluation, models." in notes(first, changed)
-    assert "code" not in notes(same, commit(drawn(0) - 2, "m", "e"))
-    path = laboratory.root / "data" / "code" / "train" / "vae.json"
-    laboratory.params["vae"]["latent_size"] = 16
-    old = commit(drawn(0) - 3, "m", "e")
-    path.write_text(json.dumps({"code": "", "rooms": {"core": "edited"}}))  # since then, and not run
-    assert "what moved the number is the code, the data or the machine" in notes(old, first) + notes("workspace", first)
 
 
 def test_images_that_were_trained_on_are_named(drawn: Drawn) -> None:

@@ -36,6 +36,16 @@ BEFORE = {
 }
 
 
+def test_the_name_of_another_machine_is_no_digit() -> None:
+    before, after = copy.deepcopy(BEFORE), copy.deepcopy(BEFORE)
+    for lock, md5 in ((before, "1"), (after, "2")):
+        lock["train@vae"]["outs"].append(file("results/vae/trained_with.json", md5))
+        lock["evaluate@vae"]["outs"].append(file("results/vae/evaluated_with.json", md5))
+    assert rounded_otherwise(before, after) == []
+    after["train@vae"]["outs"][0]["md5"] = "w"
+    assert rounded_otherwise(before, after) == ["train@vae"]
+
+
 def test_nothing_is_told_of_the_same_lock() -> None:
     assert rounded_otherwise(BEFORE, BEFORE) == []
 

@@ -87,8 +87,10 @@ class Cache:
 
 
 def md5_of(lock: str, path: str) -> str | None:
-    """Return the MD5 that a ``dvc.lock`` has for an output, or None."""
-    found = re.search(rf"^ *- path: {re.escape(path)}\n +hash: md5\n +md5: ([0-9a-f]{{32}})$", lock, re.MULTILINE)
+    """Return the MD5 that a ``dvc.lock`` has for a file or folder, which ends in ``.dir``, or None."""
+    found = re.search(
+        rf"^ *- path: {re.escape(path)}\n +hash: md5\n +md5: ([0-9a-f]{{32}}(?:\.dir)?)$", lock, re.MULTILINE
+    )
     return found[1] if found else None
 
 

@@ -43,6 +43,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bitsperdim.comparing.numbers import Images, NoImagesError, Numbers, Scored
+from bitsperdim.comparing.origin import what_differs
 from bitsperdim.comparing.source import Source
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.labels import OUT_OF_RANGE, SEEN
@@ -314,8 +315,8 @@ def judged(pair: Measured, level: float = LEVEL, n_compared: int = 1) -> Row:
     notes += limits
     notes += [f"Unpaired: {sentence}" for sentence in dict.fromkeys(pair.missing)]
     error_is: ErrorKind | None = None if noise is None else "unpaired" if pair.missing else "paired"
-    if verdict != "same" and bpd != 0:
-        notes += why_it_moved(a, b, has_parameters=bool(parameters))
+    if verdict != "same" and bpd != 0 and a.model == b.model:  # the code of two models differs as they do
+        notes += what_differs(a.origin, b.origin, has_parameters=bool(parameters))
     notes += [f"{side}: {note}" for side, scored in (("A", a), ("B", b)) for note in scored.notes]
     flagged = [side for side, scored in (("A", a), ("B", b)) if scored.numbers.is_flagged]
     if flagged:
@@ -332,23 +333,6 @@ def judged(pair: Measured, level: float = LEVEL, n_compared: int = 1) -> Row:
             seen.setdefault(f"{words}{f' ({SEEN})' if scored.numbers.is_of_seen_images else ''}", []).append(side)
     notes += [f"{' and '.join(sides)}: {words}." for words, sides in seen.items()]
     return Row(a, b, verdict, bpd, noise, z, error_is, None, notes, parameters, level, n_compared)
-
-
-def why_it_moved(a: Scored, b: Scored, *, has_parameters: bool) -> list[str]:
-    """Return in a sentence what else than parameters differs, as far as it is known: the code, by rooms."""
-    if a.model != b.model:  # whose code differs as they do
-        return []
-    if not a.code or not b.code:
-        unknown = "No parameter differs: what moved the number is the code, the data or the machine."
-        return [] if has_parameters else [unknown]
-    rooms = sorted({name.split(" of ")[0] for name in {*a.code, *b.code} if a.code.get(name) != b.code.get(name)})
-    if rooms and has_parameters:
-        return [f"The code differs too, in {', '.join(rooms)}."]
-    if rooms:
-        return [f"No parameter differs; the code does, in {', '.join(rooms)}."]
-    if has_parameters:
-        return []
-    return ["Neither a parameter nor the code differs: what moved the number is the data, the machine or a library."]
 
 
 def refusal(a: Numbers, b: Numbers) -> str | None:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import ValidationError
 
+from bitsperdim.comparing.origin import Origin
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.labels import is_of_seen_images, is_out_of_range, marks, range_reason, seen_in_words
 from bitsperdim.recipes.recipe import merged
@@ -128,7 +129,7 @@ class Scored:
         images: returns what is known of every test image; raises NoImagesError where it is nowhere, and InputError
             where it is damaged.
         notes: sentences on what does not fit.
-        code: of its training and evaluation, a hash for each room of the package; empty where it is not known.
+        origin: what it was made from and with, as far as it is recorded.
     """
 
     model: str
@@ -136,7 +137,7 @@ class Scored:
     params: Mapping[str, Any]
     images: Callable[[], Images]
     notes: list[str] = field(default_factory=list)
-    code: Mapping[str, str] = field(default_factory=dict)
+    origin: Origin = field(default_factory=Origin)
 
 
 def read_numbers(content: bytes, place: str) -> Numbers:

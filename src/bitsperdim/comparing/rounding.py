@@ -23,6 +23,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from bitsperdim.comparing.rerun import disagreements
+from bitsperdim.core import made_with
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import workspace
 from bitsperdim.core.git import Repository, repository
@@ -68,7 +69,9 @@ def rounded_otherwise(before: Stages, after: Stages) -> list[str]:
 
 
 def _outs(stage: Mapping[str, Any]) -> dict[str, Any]:
-    return {out["path"]: out.get("md5") for out in stage.get("outs", [])}
+    """Return the hash of each output, but of those that name the machine: they hold no digits."""
+    files = tuple(made_with.FILES.values())
+    return {out["path"]: out.get("md5") for out in stage.get("outs", []) if not out["path"].endswith(files)}
 
 
 def sentence(root: Path) -> str:

@@ -15,14 +15,16 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from bitsperdim.comparing import history
 from bitsperdim.comparing.cache import Cache, locked_params, md5_of, parse
 from bitsperdim.comparing.numbers import Images, NoImagesError, Scored, fitting, read_images, read_numbers, relevant
+from bitsperdim.comparing.origin import Origin, read_origin
 from bitsperdim.config.params import RESERVED
+from bitsperdim.core import made_with
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.git import SHORT, UNSHALLOW, GitError, NotARepositoryError, Provenance, Repository, repository
 from bitsperdim.recipes.recipe import FOLDER
@@ -165,28 +167,9 @@ def of_files(
                 )
             return read_images(content, numbers, f"{path} {place}")
 
-        return Scored(model, numbers, params, images, notes, _code(file, lock, model))
+        return Scored(model, numbers, params, images, notes, read_origin(file, lock, model))
 
     return Source(name, kind, commit, models, read, None if commit is None else Provenance(commit, False))
-
-
-def _code(file: Callable[[str], bytes | None], lock: str, model: str) -> dict[str, str]:
-    """Return the hashes of the code that a number was made with (:mod:`bitsperdim.preflight.code_files`).
-
-    Empty where they are not there, or not those that ``dvc.lock`` names.
-    """
-    code: dict[str, str] = {}
-    for stage in ("train", "evaluate"):
-        path = f"data/code/{stage}/{model}.json"
-        content = file(path) or b""
-        if md5_of(lock, path) != hashlib.md5(content, usedforsecurity=False).hexdigest():
-            return {}
-        rooms = parse(content.decode("utf-8", "replace"))
-        rooms = rooms.get("rooms") if isinstance(rooms, Mapping) else None
-        if not isinstance(rooms, Mapping):
-            return {}
-        code |= {f"{room} of {stage}": str(digest) for room, digest in rooms.items()}
-    return code
 
 
 def of_recipe(root: Path, name: str) -> Source:
@@ -219,9 +202,20 @@ def of_recipe(root: Path, name: str) -> Source:
                 raise InputError(f"{file} is damaged: it does not hold the log-likelihoods of {model}.") from error
             return fitting(stored, same_as, numbers, str(file))
 
-        return Scored(model, numbers, relevant(params, model), images)
+        return Scored(model, numbers, relevant(params, model), images, origin=_origin_of_recipe(content, model))
 
     return Source(name, "recipe result", provenance.commit, list(entries), read, provenance)
+
+
+def _origin_of_recipe(content: Mapping[str, Any], model: str) -> Origin:
+    """Return what a recipe's result says of its origin; the code is that of a commit, of which no hashes are kept."""
+    stages, data = content.get("stages"), content.get("data")
+    logs = stages if isinstance(stages, Mapping) else {}
+    hashes = data.get("sha256") if isinstance(data, Mapping) else None
+    images = {str(split): str(value) for split, value in hashes.items()} if isinstance(hashes, Mapping) else {}
+    return Origin(
+        images=images, used={stage: made_with.read(logs.get(f"{stage}@{model}")) for stage in made_with.FILES}
+    )
 
 
 def _in_order(models: list[str], listed: bytes | None) -> list[str]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from bitsperdim.config.params import Params
+from bitsperdim.core import made_with
 from bitsperdim.core.files import write_json, write_text
 from bitsperdim.preflight.agreement import check_images, check_levels
 from bitsperdim.sources import SOURCES
 
 MARKER = "The parameters of this pipeline have been validated.\n"
 PICTURES = "pictures"
-OF_A_MODEL = ("metrics.json", "per_image.csv", "bound_against_k.csv", "training_curve.csv")
+OF_A_MODEL = ("metrics.json", "per_image.csv", "bound_against_k.csv", "training_curve.csv", *made_with.FILES.values())
 OF_PICTURES = ("samples.png", "reconstructions.png", "completions.png", "receptive_field.png")
 # folders of results/ that belong to stages, not to models
 KEPT = ("dequantize", "density_and_mass", "project_delay", "universal_resnet")

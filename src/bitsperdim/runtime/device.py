@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
+from pathlib import Path
 
 import torch
 
@@ -11,6 +13,7 @@ from bitsperdim.core.errors import InputError
 from bitsperdim.core.stopping import local_rank, local_world_size
 
 VARIABLE = "BITSPERDIM_DEVICE"
+CPU_INFORMATION = Path("/proc/cpuinfo")  # of Linux
 
 
 def set_up_device() -> torch.device:
@@ -59,11 +62,23 @@ def prepare_gpu(device: torch.device) -> None:
 
 
 def described(device: torch.device) -> dict[str, str]:
-    """Return what the log of a stage says about where and with what it ran."""
+    """Return where and with what a stage runs (:mod:`bitsperdim.core.made_with`)."""
     n_threads = torch.get_num_threads()
     on_cpu = f"CPU, {n_threads} thread{'' if n_threads == 1 else 's'}"
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else on_cpu
-    return {"device": name, "torch": torch.__version__}
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else on_cpu,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "processor": processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def processor() -> str:
+    """Return the name of the processor, or as much of it as the system says."""
+    text = CPU_INFORMATION.read_text(errors="replace") if CPU_INFORMATION.exists() else ""
+    found = re.search(r"^model name[ \t]*:[ \t]*(\S.*?)[ \t]*$", text, re.MULTILINE)
+    return found[1] if found else platform.processor() or platform.machine()
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:

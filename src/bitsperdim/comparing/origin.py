@@ -1,0 +1,91 @@
+"""What a number was made from and with: the code, the images, the versions and the machine, as far as it is recorded.
+
+``bitsperdim compare`` says in one sentence what of it differs between two results, beside their parameters.
+
+Invariants (``tests/comparing/test_origin.py``): each thing that differs is named, and what is not recorded is not said
+to be the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from bitsperdim.comparing.cache import md5_of, parse
+from bitsperdim.core import made_with
+
+PREPARED = "data/dequantized"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What is recorded of a number.
+
+    Attributes:
+        code: of its training and evaluation, a hash for each room of the package; empty where it is not known.
+        images: hashes of all images, those of training and validation too, by what was hashed.
+        used: versions and machine of its training and evaluation.
+    """
+
+    code: Mapping[str, str] = field(default_factory=dict)
+    images: Mapping[str, str] = field(default_factory=dict)
+    used: made_with.MadeWith = field(default_factory=dict)
+
+
+def read_origin(file: Callable[[str], bytes | None], lock: str, model: str) -> Origin:
+    """Return the origin of a model's number from the files of a workspace or a commit.
+
+    Args:
+        file: returns the content of a file by its path, or None.
+        lock: the text of ``dvc.lock``, which has to vouch for each file: others were made since.
+        model: its name.
+    """
+
+    def vouched(path: str) -> object:
+        content = file(path) or b""
+        if md5_of(lock, path) != hashlib.md5(content, usedforsecurity=False).hexdigest():
+            return None
+        return parse(content.decode("utf-8", "replace"))
+
+    code: dict[str, str] = {}
+    used = {}
+    for stage, name in made_with.FILES.items():
+        content = vouched(f"data/code/{stage}/{model}.json")
+        rooms = content.get("rooms") if isinstance(content, Mapping) else None
+        if isinstance(rooms, Mapping):
+            code |= {f"{room} of {stage}": str(digest) for room, digest in rooms.items()}
+        used[stage] = made_with.read(vouched(f"results/{model}/{name}"))
+    is_whole = all(any(name.endswith(f" of {stage}") for name in code) for stage in made_with.FILES)
+    prepared = md5_of(lock, PREPARED)
+    return Origin(code if is_whole else {}, {PREPARED: prepared} if prepared else {}, used)
+
+
+def what_differs(a: Origin, b: Origin, *, has_parameters: bool) -> list[str]:
+    """Return in one sentence what differs between the origins of two numbers, and what is not recorded.
+
+    Args:
+        a: of the first number.
+        b: of the second.
+        has_parameters: whether parameters differ, which are listed elsewhere.
+    """
+    found, unknown = [], []
+    if a.code and b.code:
+        rooms = sorted({name.split(" of ")[0] for name in {*a.code, *b.code} if a.code.get(name) != b.code.get(name)})
+        found += [f"the code in {', '.join(rooms)}"] if rooms else []
+    else:
+        unknown.append("the code")
+    if both := {*a.images} & {*b.images}:
+        found += ["the images of training or validation"] if any(a.images[key] != b.images[key] for key in both) else []
+    else:
+        unknown.append("the images of training and validation")
+    found += made_with.differing(a.used, b.used)
+    if not all(item.get(stage) for item in (a.used, b.used) for stage in made_with.FILES):
+        unknown.append("versions and machine")
+    if not found and not has_parameters and not unknown:
+        return ["Nothing differs that is recorded: neither parameters nor code, images, versions or machine."]
+    if not found and has_parameters:
+        return []
+    text = "Beside the parameters, these differ: " if has_parameters else "No parameter differs. These differ: "
+    text = text + ", ".join(found) if found else "No parameter differs"
+    return [text + (f"; not recorded for both: {', '.join(unknown)}." if unknown else ".")]

@@ -1,0 +1,71 @@
+"""What moved a number is named: code, images, versions and machine, where they are recorded."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bitsperdim.comparing.origin import Origin, what_differs
+from laboratory import Laboratory
+
+USED = {"python": "3.11.7", "torch": "2.14.1", "processor": "one", "device": "CPU, 1 thread", "n_processes": 1}
+ALL = Origin({"models of train": "m", "evaluation of evaluate": "e"}, {"data/dequantized": "d"}, {})
+
+
+def commit(laboratory: Laboratory, log_p: np.ndarray, models: str = "m", **used: Any) -> str:
+    """Commit results of one model, with what they were made from and with."""
+    laboratory.write("vae", log_p)
+    root = laboratory.root
+    for stage, name in (("train", "trained_with.json"), ("evaluate", "evaluated_with.json")):
+        path = root / "data" / "code" / stage / "vae.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"code": models, "rooms": {"core": "c", "models": models}}))
+        (root / "results" / "vae" / name).write_text(json.dumps({**USED, **used}))
+    return laboratory.commit()
+
+
+def test_what_moved_a_number_is_named(laboratory: Laboratory, drawn: Callable[[int], np.ndarray]) -> None:
+    """From commits: where dvc.lock vouches for it."""
+
+    def notes(one: str, two: str) -> str:
+        return " ".join(laboratory.compare(one, two).rows[0].notes)
+
+    first, same = commit(laboratory, drawn(0)), commit(laboratory, drawn(0) - 1)
+    assert "No parameter differs; not recorded for both: the images of training and validation." in notes(first, same)
+    other = commit(laboratory, drawn(0) - 1, "n", torch="2.11.0", processor="two")
+    assert (
+        "No parameter differs. These differ: the code in models, PyTorch (2.14.1 and 2.11.0), processor (one and two); "
+        "not recorded for both: the images of training and validation." in notes(first, other)
+    )
+    laboratory.params["vae"]["latent_size"] = 8
+    changed = commit(laboratory, drawn(0) - 1, "n")
+    assert "Beside the parameters, these differ: the code in models; not recorded" in notes(first, changed)
+    assert "differ:" not in notes(same, commit(laboratory, drawn(0) - 2))
+    laboratory.params["vae"]["latent_size"] = 16
+    commit(laboratory, drawn(0) - 3)
+    for path in ("data/code/train/vae.json", "results/vae/trained_with.json"):
+        Path(laboratory.root, path).write_text("{}")  # since then, and not run
+    assert "not recorded for both: the code, the images of training and validation, versions and machine" in notes(
+        "workspace", first
+    )
+
+
+@pytest.mark.parametrize("has_parameters", [False, True])
+def test_each_part_is_named(has_parameters: bool) -> None:
+    used = {stage: {"torch": "1"} for stage in ("train", "evaluate")}
+    whole = Origin(ALL.code, ALL.images, used)
+
+    def said(other: Origin) -> list[str]:
+        return what_differs(whole, other, has_parameters=has_parameters)
+
+    start = "Beside the parameters, these differ: " if has_parameters else "No parameter differs. These differ: "
+    assert said(Origin({**ALL.code, "models of train": "n"}, ALL.images, used)) == [f"{start}the code in models."]
+    assert said(Origin(ALL.code, {"data/dequantized": "e"}, used)) == [f"{start}the images of training or validation."]
+    assert said(Origin(ALL.code, ALL.images, {**used, "train": {"torch": "2"}})) == [f"{start}PyTorch (1 and 2)."]
+    nothing = "Nothing differs that is recorded: neither parameters nor code, images, versions or machine."
+    assert said(whole) == ([] if has_parameters else [nothing])
+    missing = "No parameter differs; not recorded for both: the code, the images of training and validation, "
+    assert said(Origin()) == ([] if has_parameters else [f"{missing}versions and machine."])
