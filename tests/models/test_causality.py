@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import laws
 from bitsperdim.models import AutoregressiveModel, build
+from bitsperdim.models.conditional import sub_pixel_order
 from bitsperdim.models.look_ahead import (
     check_causality,
     cuts_of,
@@ -17,7 +18,6 @@ from bitsperdim.models.look_ahead import (
     largest_leaked_gradient,
     random_log_masses,
     receptive_field,
-    sub_pixel_order,
 )
 from bitsperdim.models.parts.causal import CausalConv2d
 from bitsperdim.models.pixelcnn import PixelCNN

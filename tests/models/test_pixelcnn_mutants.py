@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -12,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import laws
 from bitsperdim.likelihoods import CoupledLogisticMixture
-from bitsperdim.models import AutoregressiveModel, autoregressive, gated_pixelcnn, look_ahead, pixelcnn_pp
+from bitsperdim.models import AutoregressiveModel, autoregressive, conditional, gated_pixelcnn, pixelcnn_pp
 from bitsperdim.models.gated_pixelcnn import GatedPixelCNN
 from bitsperdim.models.look_ahead import largest_leaked_gradient
 from bitsperdim.models.parts import activations, causal
@@ -166,7 +168,7 @@ def through_a_full_pass(model: Any, x: Tensor, row: int, column: int, memory: An
 
 
 def order_of_memory(shape: torch.Size, device: torch.device) -> Tensor:
-    return torch.arange(shape.numel(), device=device).reshape(shape)
+    return torch.arange(math.prod(shape), device=device).reshape(shape)
 
 
 MUTANTS = {
@@ -195,7 +197,7 @@ MUTANTS = {
     "an indicator for each channel": Mutant(
         CoupledLogisticMixture, "log_prob_of_images", an_indicator_per_channel, the_image_is_the_product_of_conditionals
     ),
-    "check in the order of memory": Mutant(look_ahead, "sub_pixel_order", order_of_memory, nothing_leaks),
+    "check in the order of memory": Mutant(conditional, "sub_pixel_order", order_of_memory, nothing_leaks),
     "derivative without its sign": Mutant(
         activations._ConcatenatedELU, "backward", staticmethod(unsigned_backward), derivatives_are_right
     ),

@@ -39,8 +39,8 @@ from bitsperdim.estimators.log_weights import (
     standard_error,
 )
 from bitsperdim.estimators.pareto import JUDGED_FROM, pareto_k
-from bitsperdim.models.autoregressive import AutoregressiveModel
 from bitsperdim.models.base import ImageModel, Kind
+from bitsperdim.models.conditional import ConditionalModel
 from bitsperdim.models.density import DensityModel
 from bitsperdim.models.inputs import check_counts
 from bitsperdim.models.latent import LatentModel, Proposal
@@ -105,7 +105,7 @@ class Estimate:
         Raises:
             ValueError: the model is autoregressive, and it was not asked whether it looks ahead.
         """
-        if isinstance(model, AutoregressiveModel) and leak is None:
+        if isinstance(model, ConditionalModel) and leak is None:
             raise ValueError("an estimate of an autoregressive model needs what check_scorable returned")
         k, n = samples_of(model, n_samples), len(PER_IMAGE)
         columns = dict(zip(PER_IMAGE, rows[:, :n].T.contiguous(), strict=True))
@@ -233,6 +233,8 @@ def estimated_rows(
         after_chunk(log_w.numel())
     log_w = torch.cat(chunks)  # (K, B)
     _refuse_nan(log_w, first_image)
+    if model.draws_bounds:
+        return _mean_of_bounds(log_w)
     log_p, is_sampled = log_mean_exp(log_w), model.kind == "lower"
     none, unknown = torch.zeros_like(log_p), torch.full_like(log_p, torch.nan)
     without_bias = (jackknife(log_w), extrapolation(log_w)) if n_samples > 1 else (unknown, unknown)
@@ -247,6 +249,28 @@ def estimated_rows(
         "extrapolation": without_bias[1] if is_sampled else log_p,
     }
     return torch.stack([*(columns[name] for name in PER_IMAGE), *bound_against_k(log_w)[1]], dim=1).cpu()
+
+
+def _mean_of_bounds(drawn: Tensor) -> Tensor:
+    """Return the rows of a model that draws bounds, (K, B) nats: their mean is a bound as it is, however few there are.
+
+    No samples are weighted: every one counts, whatever K is, and nothing can be extrapolated from K.
+    """
+    n_samples, n_images = drawn.shape
+    log_p = drawn.mean(0)
+    unknown = torch.full((n_images,), torch.inf, dtype=drawn.dtype, device=drawn.device)
+    columns = {
+        "log_p": log_p,
+        "standard_error": drawn.std(0) / n_samples**0.5 if n_samples > 1 else unknown,
+        "bias": torch.zeros_like(log_p),
+        "elbo": log_p,
+        "ess": torch.full_like(log_p, n_samples),
+        "pareto_k": torch.full_like(log_p, torch.nan),
+        "jackknife": log_p,
+        "extrapolation": log_p,
+    }
+    of_sizes = [log_p] * len(bound_sizes(n_samples))
+    return torch.stack([*(columns[name] for name in PER_IMAGE), *of_sizes], dim=1).cpu()
 
 
 def images_at_once(model: ImageModel, n_samples: int, batch_size: int) -> int:

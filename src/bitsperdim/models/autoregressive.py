@@ -25,15 +25,13 @@ from tqdm import tqdm
 
 from bitsperdim.core.announcing import announced
 from bitsperdim.likelihoods import Head, Likelihood
-from bitsperdim.models.base import ImageModel
+from bitsperdim.models.conditional import ConditionalModel
 from bitsperdim.models.inputs import check_counts, check_type
 from bitsperdim.models.parts.causal import Memory
 
 
-class AutoregressiveModel(ImageModel):
-    r"""Each sub-pixel given the ones before it: exact.
-
-    .. math:: \log P(x) = \sum_{i=1}^{D} \log p(x_i \mid x_{<i})
+class AutoregressiveModel(ConditionalModel):
+    """Each sub-pixel given the ones before it, by a network of masks that can draw what it models.
 
     The order is row by row, pixel by pixel, and inside a pixel channel by channel. The network gives the outputs of
     each pixel, and the head makes a likelihood of them; where that couples the channels of a pixel itself, the outputs
@@ -43,7 +41,6 @@ class AutoregressiveModel(ImageModel):
         head: from outputs to a likelihood.
     """
 
-    is_exact = True
     head: Head
 
     @abstractmethod

@@ -51,10 +51,13 @@ class ImageModel(nn.Module, ABC):
         image_shape: (C, H, W).
         n_levels: L.
         is_exact: whether ``log_weights`` is log P(x) itself, without variance.
+        draws_bounds: whether ``log_weights`` draws lower bounds of log P(x), whose mean counts, and not logarithms of
+            weights whose mean is P(x).
         n_classes: of labels, one of which the model is given with each image; None: it is given none.
     """
 
     is_exact: ClassVar[bool] = False
+    draws_bounds: ClassVar[bool] = False
     n_classes: int | None = None
 
     @property
@@ -89,6 +92,12 @@ class ImageModel(nn.Module, ABC):
         """Where the weights are."""
         tensors = itertools.chain(self.parameters(), self.buffers())
         return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights: that of the first that holds floating-point numbers; float32 where there is none."""
+        tensors = itertools.chain(self.parameters(), self.buffers())
+        return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
 
     def check(self, x: Tensor, labels: Tensor | None = None, noise: Tensor | None = None) -> None:
         """Refuse what is not images of this model, on whatever device they are; the values are read.
@@ -218,8 +227,7 @@ class ImageModel(nn.Module, ABC):
 
     def scaled(self, x: Tensor) -> Tensor:
         """Map levels 0..L-1 to [-1, 1] in the dtype of the model, as the input of a network."""
-        dtype = next(self.parameters()).dtype
-        return x.to(dtype) * (2 / (self.n_levels - 1)) - 1
+        return x.to(self.dtype) * (2 / (self.n_levels - 1)) - 1
 
 
 def in_full_precision(layer: nn.Module, x: Tensor, *more: object) -> Tensor:

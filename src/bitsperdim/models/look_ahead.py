@@ -44,8 +44,8 @@ import torch
 from torch import Tensor
 
 from bitsperdim.core.randomness import stream
-from bitsperdim.models.autoregressive import AutoregressiveModel
 from bitsperdim.models.base import ImageModel
+from bitsperdim.models.conditional import ConditionalModel
 from bitsperdim.models.density import DensityModel
 
 N_CHECKED = 4  # images at most, evenly spaced
@@ -53,9 +53,7 @@ N_CUTS = 16  # of all images together
 TOLERATED = 0.5  # power of the unit of rounding
 
 
-def check_causality(
-    model: AutoregressiveModel, images: Tensor, *, labels: Tensor | None = None, seed: int = 0
-) -> float:
+def check_causality(model: ConditionalModel, images: Tensor, *, labels: Tensor | None = None, seed: int = 0) -> float:
     """Refuse a model that looks ahead, judged by a few of the images; return its largest leaked gradient, which is 0.
 
     It is as much work as scoring some 40 images, however many there are. It is done on the CPU, in a copy where the
@@ -97,7 +95,7 @@ def check_causality(
 
 @torch.enable_grad()
 def largest_leaked_gradient(
-    model: AutoregressiveModel, images: Tensor, *, labels: Tensor | None = None, generator: torch.Generator
+    model: ConditionalModel, images: Tensor, *, labels: Tensor | None = None, generator: torch.Generator
 ) -> float:
     """Return the largest absolute derivative of a log-mass with respect to a value that it must not know: exactly 0.
 
@@ -114,7 +112,7 @@ def largest_leaked_gradient(
         ValueError: the model is in training mode, or an argument does not fit it.
     """
     x, log_p = random_log_masses(model, images, labels, generator)
-    order = sub_pixel_order(images.shape[1:], images.device)
+    order = model.order
     if not log_p.requires_grad:  # a model that looks at nothing
         return 0.0
     largest = 0.0
@@ -128,7 +126,7 @@ def largest_leaked_gradient(
 
 @torch.no_grad()
 def largest_leaked_change(
-    model: AutoregressiveModel, images: Tensor, *, labels: Tensor | None = None, generator: torch.Generator
+    model: ConditionalModel, images: Tensor, *, labels: Tensor | None = None, generator: torch.Generator
 ) -> float:
     """Return by how much a log-mass moves, beyond rounding, when all values that it must not know become other levels.
 
@@ -147,7 +145,7 @@ def largest_leaked_change(
     """
     check_arguments(model, images, labels, generator)
     images = images.long()
-    order = sub_pixel_order(images.shape[1:], images.device)
+    order = model.order
     values = torch.randint(model.n_levels, images.shape, generator=generator, device=images.device)
 
     def log_masses(x: Tensor) -> Tensor:
@@ -181,7 +179,7 @@ def cuts_of(images: Tensor, generator: torch.Generator) -> Tensor:
 
 @torch.enable_grad()
 def receptive_field(
-    model: AutoregressiveModel,
+    model: ConditionalModel,
     images: Tensor,
     row: int,
     column: int,
@@ -213,27 +211,19 @@ def receptive_field(
     return gradient.abs().sum((0, 1))
 
 
-def check_arguments(
-    model: AutoregressiveModel, images: Tensor, labels: Tensor | None, generator: torch.Generator
-) -> None:
+def check_arguments(model: ConditionalModel, images: Tensor, labels: Tensor | None, generator: torch.Generator) -> None:
     """Refuse a model in training mode, and what does not fit it, with ValueError."""
     model.check_mode("the check of causality")
     model.check(images, labels)
     model.check_places(images, labels, generator)
 
 
-def sub_pixel_order(shape: torch.Size, device: torch.device) -> Tensor:
-    """Return the place of every sub-pixel in the order of the model, (C, H, W): pixel by pixel, channels inside."""
-    channels, height, width = shape
-    return torch.arange(channels * height * width, device=device).reshape(height, width, channels).permute(2, 0, 1)
-
-
 def random_log_masses(
-    model: AutoregressiveModel, images: Tensor, labels: Tensor | None, generator: torch.Generator
+    model: ConditionalModel, images: Tensor, labels: Tensor | None, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Return the images as floating-point numbers that take a gradient, and r log p(v given x_<i), (B, C, H, W)."""
     check_arguments(model, images, labels, generator)
-    device, dtype = images.device, next(iter(model.state_dict().values())).dtype
+    device, dtype = images.device, model.dtype
     x = images.to(dtype).requires_grad_()
     values = torch.randint(model.n_levels, images.shape, generator=generator, device=device)
     weights = torch.randn(images.shape, generator=generator, device=device, dtype=dtype)
@@ -263,6 +253,6 @@ def check_scorable(
     model.check(images, labels, noise)
     if isinstance(model, DensityModel) and noise is not None and noise.shape != images.shape:
         raise ValueError(f"noise must have the shape of the images, {tuple(images.shape)}, not {tuple(noise.shape)}")
-    if isinstance(model, AutoregressiveModel):
+    if isinstance(model, ConditionalModel):
         return check_causality(model, images, labels=labels, seed=seed)
     return None

@@ -1,0 +1,219 @@
+"""What a model returns of sub-pixels and of latent codes: logits, ``torch.distributions`` or objects like them.
+
+A mass of sub-pixels is given as logits, (B, ..., L) or (B, L, ...) with the sub-pixels in the layout of the model, or
+as a distribution over the levels 0..L-1. Of a distribution only ``log_prob`` is asked, for levels as int64 (as
+floating-point numbers where it is one of Bernoulli trials); that it sums to one is not taken for granted but checked by
+the audit.
+
+Invariants (``tests/models/external/test_distributions.py``): every accepted form of one mass is the same mass
+(``test_every_form_is_the_same_mass``); a density, or what has another shape, is refused in one sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributions as td
+
+from bitsperdim.core.errors import InputError
+from bitsperdim.likelihoods import Likelihood
+from bitsperdim.likelihoods.base import as_levels
+from bitsperdim.models.external.convention import Convention
+
+BERNOULLI = (td.Bernoulli, td.Binomial, td.Geometric)  # whose log_prob wants floating-point numbers
+
+
+class ExternalLikelihood(Likelihood):
+    """Masses of sub-pixels, or of whole images, that a model gave, of batch shape (*leading, C, H, W).
+
+    Args:
+        ask: for levels (B, C, H, W) int64, of which B is the product of ``leading``; returns log-masses of the same
+            shape, or of whole images (B,).
+        name: of the method that gave it, for messages.
+        leading: the first dimensions of the batch.
+        image_shape: (C, H, W).
+        n_levels: L.
+        device: where it computes.
+    """
+
+    def __init__(
+        self,
+        ask: Callable[[Tensor], Tensor],
+        name: str,
+        leading: Sequence[int],
+        image_shape: tuple[int, int, int],
+        n_levels: int,
+        device: torch.device,
+    ) -> None:
+        """Take what the model gave."""
+        self.ask, self.name, self.leading, self.image_shape = ask, name, tuple(leading), image_shape
+        self.n_levels, self.device = n_levels, device
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return log p(x) in nats, (*leading, C, H, W).
+
+        Raises:
+            InputError: it has no masses of single sub-pixels.
+        """
+        found = self._asked(x)
+        if found.ndim == 1:
+            raise InputError(
+                f"log_prob of what {self.name} returned gives one number for each image, but masses of single "
+                f"sub-pixels are needed here."
+            )
+        return found.reshape(*self.leading, *self.image_shape)
+
+    def log_prob_of_images(self, x: Tensor) -> Tensor:
+        """Return log p(x) of whole images in nats, (*leading)."""
+        found = self._asked(x)
+        return (found if found.ndim == 1 else found.flatten(1).sum(1)).reshape(self.leading)
+
+    def _asked(self, x: Tensor) -> Tensor:
+        wide = x.long().to(self.device).expand(*self.leading, *self.image_shape)
+        return self.ask(wide.reshape(-1, *self.image_shape))
+
+    def log_masses(self) -> Tensor:
+        """Return log p of every level, (*leading, C, H, W, L)."""
+        level = torch.zeros(self.image_shape, dtype=torch.int64, device=self.device)
+        return torch.stack([self.log_prob(level + value) for value in range(self.n_levels)], dim=-1)
+
+    def cdf(self, x: Tensor) -> Tensor:
+        """Return P(X <= x) by adding up masses."""
+        masses = self.log_masses().exp().cumsum(-1)
+        wide = x.long().to(self.device).expand(masses.shape[:-1])
+        return masses.gather(-1, wide[..., None])[..., 0]
+
+    def sample(self, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw each sub-pixel by its masses, as if they did not depend on each other."""
+        masses = self.log_masses().exp().double()
+        total = masses.cumsum(-1)
+        u = torch.rand(total.shape[:-1], generator=generator, dtype=total.dtype, device=total.device)
+        drawn = (total < u[..., None] * total[..., -1:]).sum(-1)
+        return as_levels(drawn, self.n_levels)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean in level units, (*leading, C, H, W)."""
+        masses = self.log_masses().exp()
+        return masses @ torch.arange(self.n_levels, dtype=masses.dtype, device=masses.device)
+
+
+def likelihood_of(
+    given: Any,  # noqa: ANN401 - whatever somebody's model returns
+    name: str,
+    leading: Sequence[int],
+    image_shape: tuple[int, int, int],
+    n_levels: int,
+    convention: Convention,
+) -> Likelihood:
+    """Return the masses that a model gave for images.
+
+    Args:
+        given: logits, a distribution, an object with a ``log_prob``, or one of our own likelihoods.
+        name: of the method that gave it, for messages.
+        leading: the first dimensions of the batch, of which the model saw the product, B.
+        image_shape: (C, H, W).
+        n_levels: L.
+        convention: of the model.
+
+    Raises:
+        InputError: saying what the method returned and what is allowed.
+    """
+    if isinstance(given, Likelihood):
+        return given
+    n_images = int(torch.Size(leading).numel())
+    inner = convention.inner_shape(image_shape)
+    if isinstance(given, Tensor):
+        log_masses = normalized(given, name, n_images, inner, n_levels)  # (B, *inner, L)
+        ours = convention.back(log_masses, image_shape)
+
+        def look_up(levels: Tensor) -> Tensor:
+            return ours.gather(-1, levels[..., None])[..., 0]
+
+        return ExternalLikelihood(look_up, name, leading, image_shape, n_levels, given.device)
+    if not callable(getattr(given, "log_prob", None)):
+        raise InputError(
+            f"{name} returned {type(given).__name__}; it must return logits, or a distribution over the levels "
+            f"0..{n_levels - 1} with a method log_prob."
+        )
+    refuse_density(given, name)
+    asked = _single(given)
+    wants_floats = isinstance(asked, BERNOULLI)
+
+    def log_prob(levels: Tensor) -> Tensor:
+        value = convention.arranged(levels)
+        found = asked.log_prob(value.to(torch.get_default_dtype()) if wants_floats else value)
+        if isinstance(found, Tensor) and tuple(found.shape) == (n_images,):
+            return found
+        if not isinstance(found, Tensor) or tuple(found.shape) != (n_images, *inner):
+            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise InputError(
+                f"log_prob of what {name} returned must give one number for each sub-pixel, shape "
+                f"{(n_images, *inner)}, but gave {shape}."
+            )
+        return convention.back(found, image_shape)
+
+    device = next((value.device for value in vars(asked).values() if isinstance(value, Tensor)), torch.device("cpu"))
+    return ExternalLikelihood(log_prob, name, leading, image_shape, n_levels, device)
+
+
+def _single(given: Any) -> Any:  # noqa: ANN401 - a distribution
+    """Return a distribution of single sub-pixels: what :class:`torch.distributions.Independent` puts together."""
+    while isinstance(given, td.Independent):
+        given = given.base_dist
+    return given
+
+
+def refuse_density(given: Any, name: str) -> None:  # noqa: ANN401 - a distribution
+    """Refuse a distribution of continuous values where masses of levels are asked for.
+
+    Raises:
+        InputError: it is one.
+    """
+    base = _single(given)
+    try:
+        is_discrete = bool(base.support.is_discrete)
+    except Exception:  # it says nothing of its support
+        return
+    if not is_discrete:
+        raise InputError(
+            f"{name} returned {type(base).__name__}, which is a density and no mass: a likelihood of levels is needed "
+            f"(a categorical one, a discretized one), or offer log_density with its range."
+        )
+
+
+def normalized(logits: Tensor, name: str, n_images: int, inner: tuple[int, ...], n_levels: int) -> Tensor:
+    """Return log-masses (B, *inner, L) of logits in any of the accepted shapes.
+
+    Raises:
+        InputError: they have another shape, or one that may be read in two ways.
+    """
+    last, first = (n_images, *inner, n_levels), (n_images, n_levels, *inner)
+    shape = tuple(logits.shape)
+    accepted = {last: "last", first: "first"}
+    without_channel = (n_images, n_levels, *inner[1:])
+    if len(inner) == 3 and inner[0] == 1 and without_channel not in accepted:
+        accepted[without_channel] = "plane"
+    if n_levels == 2 and (n_images, *inner) not in accepted:
+        accepted[n_images, *inner] = "bernoulli"
+    if shape not in accepted or (last == first and n_levels == inner[0] and len(inner) > 0):
+        both = " may be read in two ways" if shape in accepted else ""
+        allowed = " or ".join(str(each) for each in accepted)
+        raise InputError(
+            f"{name} returned logits of shape {shape}{' which' if both else ''}{both}; for {n_images} images of "
+            f"{n_levels} levels allowed are {allowed}, or a torch.distributions.Categorical."
+        )
+    kind = accepted[shape]
+    if not logits.is_floating_point():
+        raise InputError(f"{name} returned logits of type {logits.dtype}; they must be floating-point numbers.")
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    if kind == "bernoulli":
+        return torch.stack([torch.nn.functional.logsigmoid(-logits), torch.nn.functional.logsigmoid(logits)], dim=-1)
+    if kind == "first":
+        logits = logits.movedim(1, -1)
+    elif kind == "plane":
+        logits = logits[:, :, None].movedim(1, -1)
+    return torch.log_softmax(logits, dim=-1)

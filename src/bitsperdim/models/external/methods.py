@@ -1,0 +1,115 @@
+"""What a model that was made elsewhere offers: one of the methods by which it can be asked for a likelihood.
+
+Invariants (``tests/models/external/test_methods.py``): each method is found on a module, an object and a function; a
+model that offers none is refused in a sentence that lists them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import distributions as td
+from torch import nn
+
+from bitsperdim.core.errors import InputError, shown
+
+# the strongest first: what they return, and what follows for the number
+METHODS: Mapping[str, str] = {
+    "conditionals": "conditionals(x): a distribution of every sub-pixel given those before it; exact",
+    "logits": "logits(x): the same as logits of the levels; exact",
+    "log_prob": "log_prob(x): log P(x) of images of integers, nats, shape (B,); exact",
+    "encode": "encode(x), decode(z) and prior(): distributions; a bound by importance sampling",
+    "log_weights": "log_weights(x, K): log-weights whose exponentials have the mean P(x), nats, shape (K, B); a bound",
+    "log_density": "log_density(y): of values in the interval `range`, nats, shape (B,); a bound by dequantization",
+    "bound": "bound(x): one draw, without bias, of a lower bound of log P(x), nats, shape (B,); a bound",
+}
+OF_LATENT = ("encode", "decode", "prior")
+EXACT = ("conditionals", "logits", "log_prob")
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A method of a model.
+
+    Attributes:
+        method: one of :data:`METHODS`.
+        functions: by name: the method itself, or ``encode``, ``decode`` and ``prior``; ``sample`` where it is there.
+        module: that holds the weights; None where there are none that torch knows.
+    """
+
+    method: str
+    functions: Mapping[str, Callable[..., Any]]
+    module: nn.Module | None
+
+
+def offers_of(model: object, offers: str | None = None) -> list[Offer]:
+    """Return what a model offers, the strongest first.
+
+    Args:
+        model: a module, another object with methods, a distribution, or a plain function.
+        offers: which method to take: of a function, of a module whose ``forward`` is meant, or where there are several.
+
+    Raises:
+        InputError: it offers none of them, or not the one that is asked for.
+    """
+    if offers is not None and offers not in METHODS:
+        raise InputError(f"offers = {shown(offers)} is not a method; choose one of {', '.join(METHODS)}.")
+    module = model if isinstance(model, nn.Module) else None
+    sample = _function(model, "sample")
+    further = {} if sample is None or isinstance(model, td.Distribution) else {"sample": sample}
+    found = []
+    for method in METHODS if offers is None else (offers,):
+        functions = _functions(model, method)
+        if functions is None and offers is not None:
+            functions = _meant(model, method)
+        if functions is not None:
+            found.append(Offer(method, {**functions, **further}, module))
+    if not found:
+        what = f"{type(model).__name__} offers" if not _is_function(model) else "A function needs `offers`, and has"
+        asked = "none of the methods by which a likelihood can be asked for" if offers is None else f"no {offers}"
+        every = "; ".join(METHODS.values() if offers is None else [METHODS[offers]])
+        raise InputError(f"{what} {asked}: {every}. For a plain function, or forward, say which one it is by `offers`.")
+    return found
+
+
+def _functions(model: object, method: str) -> dict[str, Callable[..., Any]] | None:
+    names = OF_LATENT if method == "encode" else (method,)
+    functions = {name: _function(model, name) for name in names}
+    return None if None in functions.values() else functions  # type: ignore[return-value]  # mypy does not see it
+
+
+def _function(model: object, name: str) -> Callable[..., Any] | None:
+    """Return a method of a model by its name; a prior may be a distribution itself."""
+    value = getattr(model, name, None)
+    if name == "prior" and value is not None and (not callable(value) or isinstance(value, td.Distribution)):
+        return lambda: value
+    return value if callable(value) else None
+
+
+def _meant(model: object, method: str) -> dict[str, Callable[..., Any]] | None:
+    """Return what stands for a method that the model does not name: log_prob of a density, forward, a function."""
+    if method == "log_density" and (function := _function(model, "log_prob")) is not None:
+        return {method: function}
+    if method == "encode":
+        return None
+    if isinstance(model, nn.Module) and type(model).forward is not nn.Module.forward:  # it has one of its own
+        return {method: model}
+    return {method: model} if _is_function(model) and callable(model) else None
+
+
+def _is_function(model: object) -> bool:
+    return callable(model) and not isinstance(model, nn.Module | type | td.Distribution)
+
+
+def is_training(model: object) -> bool:
+    """Return whether any part of a module is in training mode."""
+    return isinstance(model, nn.Module) and any(part.training for part in model.modules())
+
+
+def device_of(model: object) -> torch.device:
+    """Return where the weights of a module are; the CPU where there are none."""
+    tensors = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
+    return tensors[0].device if tensors else torch.device("cpu")
