@@ -233,9 +233,12 @@ def estimated_rows(
         after_chunk(log_w.numel())
     log_w = torch.cat(chunks)  # (K, B)
     _refuse_nan(log_w, first_image)
-    if model.draws_bounds:
-        return _mean_of_bounds(log_w)
-    log_p, is_sampled = log_mean_exp(log_w), model.kind == "lower"
+    return (rows_of_bounds if model.draws_bounds else rows_of_weights)(log_w, is_sampled=model.kind == "lower")
+
+
+def rows_of_weights(log_w: Tensor, *, is_sampled: bool) -> Tensor:
+    """Return what :meth:`Estimate.of_rows` joins, (B, columns) float64, on the CPU, of log-weights (K, B) float64."""
+    n_samples, log_p = len(log_w), log_mean_exp(log_w)
     none, unknown = torch.zeros_like(log_p), torch.full_like(log_p, torch.nan)
     without_bias = (jackknife(log_w), extrapolation(log_w)) if n_samples > 1 else (unknown, unknown)
     columns = {
@@ -251,8 +254,8 @@ def estimated_rows(
     return torch.stack([*(columns[name] for name in PER_IMAGE), *bound_against_k(log_w)[1]], dim=1).cpu()
 
 
-def _mean_of_bounds(drawn: Tensor) -> Tensor:
-    """Return the rows of a model that draws bounds, (K, B) nats: their mean is a bound as it is, however few there are.
+def rows_of_bounds(drawn: Tensor, *, is_sampled: bool = True) -> Tensor:
+    """Return the same of draws of a bound, (K, B) float64 nats: their mean is a bound as it is, however few there are.
 
     No samples are weighted: every one counts, whatever K is, and nothing can be extrapolated from K.
     """

@@ -1,0 +1,87 @@
+"""Two numbers of models from elsewhere, compared image by image: ``bitsperdim.compare``.
+
+What is compared, and what is refused, is as between two results of the pipeline
+(:mod:`bitsperdim.comparing.comparison`).
+
+Invariants (``tests/comparing/test_estimates.py``): it is the comparison of results with the same numbers
+(``test_it_is_the_comparison_of_results``); numbers of other images are refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bitsperdim.comparing.comparison import Row, rows_of
+from bitsperdim.comparing.numbers import Images, Scored, read_numbers
+from bitsperdim.comparing.output import cells
+from bitsperdim.core.errors import InputError
+from bitsperdim.evaluation.result import Estimate
+
+
+@dataclass(frozen=True)
+class Compared:
+    """How B differs from A on the same images.
+
+    Attributes:
+        a: a number.
+        b: another.
+        row: their difference and the verdict.
+    """
+
+    a: Estimate
+    b: Estimate
+    row: Row
+
+    @property
+    def bits_per_dim(self) -> float:
+        """B - A in bits/dim: negative where B is better."""
+        return float("nan") if self.row.bpd is None else self.row.bpd
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of the difference, paired over images; None where there is none."""
+        return self.row.standard_error
+
+    @property
+    def verdict(self) -> str:
+        """``better``, ``worse``, ``same`` or ``cannot tell``: of B."""
+        return self.row.verdict
+
+    def __str__(self) -> str:
+        """Say in a sentence or two how they differ."""
+        _, _, _, difference, _, _, verdict = cells(self.row)
+        text = f"{self.b.name} - {self.a.name}: {difference} bits/dim; {self.b.name} is {verdict}."
+        return " ".join([text, *self.row.notes])
+
+    def __repr__(self) -> str:
+        """Return the sentence."""
+        return f"<Compared {self}>"
+
+
+def compare(a: Estimate, b: Estimate) -> Compared:
+    """Compare two numbers image by image.
+
+    Args:
+        a: what :func:`bitsperdim.evaluate` returned.
+        b: likewise, of another model on the same images.
+
+    Raises:
+        InputError: they are of other images or of another protocol, or one is a density.
+    """
+    for estimate in (a, b):
+        if not isinstance(estimate, Estimate):
+            raise InputError(f"compare takes two results of evaluate, not {type(estimate).__name__}.")
+    row = rows_of([(_scored(a), _scored(b))])[0]
+    if row.verdict == "refused":
+        raise InputError(f"{a.name} and {b.name} are not compared: {row.reason}")
+    return Compared(a, b, row)
+
+
+def _scored(estimate: Estimate) -> Scored:
+    import json
+
+    from bitsperdim.core.files import rounded
+
+    numbers = read_numbers(json.dumps(rounded(dict(estimate.metrics))).encode(), estimate.name)
+    same_as = estimate.data.prepared.same_as["test"]
+    return Scored(estimate.name, numbers, {}, lambda: Images(estimate.log_p[None], same_as))

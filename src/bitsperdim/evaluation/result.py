@@ -1,0 +1,159 @@
+"""The number of one model on one set of images, as ``bitsperdim.evaluate`` returns it: never bare.
+
+Invariants (``tests/evaluation/test_evaluate.py``): what is printed has the sign, both errors, K and the flag
+(``test_a_number_is_never_bare``); the mean of ``log_p`` is the number.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bitsperdim.core import labels
+from bitsperdim.evaluation.estimate import Estimate as Scores
+from bitsperdim.evaluation.images import Data
+from bitsperdim.evaluation.signature import signature
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DECLARED = "its kind is declared by the model and not verified"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is known of -log P(x) of a model, over the images and image by image.
+
+    Attributes:
+        name: of the model.
+        metrics: the numbers, as ``results/<model>/metrics.json`` has them.
+        scores: of each image, nats.
+        data: the images.
+        options: what else decided the number, for the signature.
+        verified_by: the checks that verified its kind; empty: it is declared.
+        seconds: that scoring took.
+    """
+
+    name: str
+    metrics: Mapping[str, Any]
+    scores: Scores
+    data: Data
+    options: Mapping[str, Any]
+    verified_by: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def kind(self) -> str:
+        """``exact``, ``lower`` (an upper bound of the number of bits) or ``density``, which is no likelihood."""
+        return str(self.metrics["kind"])
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether a check has verified the kind; else it is what the model declares."""
+        return bool(self.verified_by)
+
+    @property
+    def bits_per_dim(self) -> float:
+        """-log2 P(x) / D, the mean over images."""
+        return float(self.metrics["bpd"])
+
+    @property
+    def standard_error(self) -> float:
+        """Of ``bits_per_dim`` over test images; it holds the Monte Carlo noise too."""
+        return float(self.metrics["bpd_standard_error"])
+
+    @property
+    def monte_carlo_error(self) -> float:
+        """Of ``bits_per_dim``, by another draw of the samples; 0 where nothing is sampled."""
+        return float(self.metrics["bpd_monte_carlo_error"])
+
+    @property
+    def nats(self) -> float:
+        """-log P(x), the mean over images."""
+        return float(self.metrics["nll_nats"])
+
+    @property
+    def n_samples(self) -> int:
+        """K; 1 where nothing is sampled."""
+        return int(self.metrics["n_samples"])
+
+    @property
+    def log_p(self) -> np.ndarray:
+        """Log P(x) of each image, or a lower bound of it, (N,) float64 nats."""
+        return self.scores.log_p.numpy()
+
+    @property
+    def flags(self) -> list[str]:
+        """Why the number is not to be believed as it stands, in words; empty where nothing is known against it."""
+        return labels.reasons(self.metrics)
+
+    @property
+    def signature(self) -> str:
+        """All that has to be the same for two numbers to be the same measurement, in one line, for a paper."""
+        return signature(self.metrics, self.options, self.verified_by)
+
+    def verified(self, *checks: str) -> Estimate:
+        """Return the same number, its kind verified by these checks."""
+        return replace(self, verified_by=checks)
+
+    def __str__(self) -> str:
+        """Say in one sentence what the number is."""
+        known = f"verified by {', '.join(self.verified_by)}" if self.is_verified else DECLARED
+        sentence, mark, why = labels.sentence(self.metrics).partition(f". {labels.ASCII_MARK} ")
+        n_images = f"{self.metrics['n_images']:,} images"
+        return f"{self.name}: {sentence}, {n_images}; {known}{mark}{why}."
+
+    def __repr__(self) -> str:
+        """Return the sentence."""
+        return f"<Estimate {self}>"
+
+    def summary(self) -> str:
+        """Return the number and all that belongs to it, in a few lines."""
+        numbers = self.metrics
+        lines = [
+            str(self),
+            f"  bits/dim        {numbers['bpd']:.6f}",
+            f"  test-set error  {numbers['bpd_standard_error']:.6f} (one standard error over images, bits/dim)",
+        ]
+        if self.kind == "lower":
+            lines += [
+                f"  Monte Carlo     {numbers['bpd_monte_carlo_error']:.6f} (another draw of the samples, bits/dim)",
+                f"  bias            {numbers['log_p_bias_nats']:.4f} (of the bound, estimated, nats per image)",
+                f"  samples         K = {numbers['n_samples']:,}; effective, median {numbers['ess_median']:.4g}",
+            ]
+        lines += [
+            f"  nats per image  {numbers['nll_nats']:.4f} ± {numbers['nll_nats_standard_error']:.4f}",
+            f"  images          {self.data!r}",
+            f"  time            {self.seconds:.1f} s",
+            f"  signature       {self.signature}",
+        ]
+        return "\n".join(lines)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a row for each image: ``image``, ``log_p_nats``, ``bits_per_dim``, errors, ESS and k-hat."""
+        import pandas as pd
+
+        scores, n_dims = self.scores, float(np.prod(self.data.image_shape))
+        columns = {
+            name: getattr(scores, name).numpy() for name in ("log_p", "standard_error", "bias", "ess", "pareto_k")
+        }
+        frame = pd.DataFrame(columns).rename(
+            columns={"log_p": "log_p_nats", "standard_error": "monte_carlo_error_nats"}
+        )
+        frame.insert(0, "image", np.arange(len(frame)))
+        frame.insert(2, "bits_per_dim", -frame["log_p_nats"] / (n_dims * np.log(2)))
+        return frame.rename(columns={"bias": "bias_nats"})
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        rows = [line.strip().partition("  ") for line in self.summary().splitlines()[1:]]
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
+            f"<td style='text-align:left'>{html.escape(value.strip())}</td></tr>"
+            for name, _, value in rows
+        )
+        return f"<p>{html.escape(str(self))}</p><table>{cells}</table>"

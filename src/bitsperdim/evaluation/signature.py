@@ -1,0 +1,59 @@
+"""The signature of a number: all that has to be the same for two numbers to be the same measurement, in one line.
+
+After sacreBLEU (Post 2018, "A Call for Clarity in Reporting BLEU Scores"), which did this for scores of translations.
+It can be pasted into a paper. Data are named by the tag of their protocol and by content, weights by content.
+
+Invariants (``tests/evaluation/test_signature.py``): whatever changes the number changes the signature
+(``test_what_changes_the_number_changes_the_signature``); what was not verified says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from bitsperdim import __version__
+
+DIGITS = 12
+KINDS = {"exact": "exact", "lower": "upper-bound", "density": "density"}
+
+
+def weights_sha256(module: nn.Module | None) -> str | None:
+    """Return a hash of all weights and buffers of a module, by name; None where there are none."""
+    state = {} if module is None else module.state_dict()
+    if not state:
+        return None
+    whole = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        if isinstance(tensor, torch.Tensor):
+            values = tensor.detach().cpu().contiguous()
+            whole.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+            whole.update(values.flatten().view(torch.uint8).numpy().tobytes() if values.numel() else b"")
+    return whole.hexdigest()
+
+
+def signature(metrics: Mapping[str, object], options: Mapping[str, object], verified_by: tuple[str, ...]) -> str:
+    """Return the signature of a number.
+
+    Args:
+        metrics: of the number: ``protocol``, ``test_sha256``, ``kind``, ``n_samples``.
+        options: what else decides it, by name, in order; None is left out.
+        verified_by: the checks that verified its kind; empty: it is declared.
+    """
+    kind = KINDS[str(metrics["kind"])]
+    fields = {
+        "data": metrics["protocol"],
+        "test": str(metrics["test_sha256"])[:DIGITS],
+        "kind": kind,
+        "verified": "+".join(verified_by) if verified_by else "no",
+        **options,
+        "K": None if kind == "exact" else metrics["n_samples"],
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "bitsperdim": __version__,
+    }
+    return "|".join(f"{name}:{value}" for name, value in fields.items() if value is not None)
