@@ -18,6 +18,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from bitsperdim.comparing.origin import Origin
+from bitsperdim.config.defaults import completed
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.labels import is_of_seen_images, is_out_of_range, marks, range_reason, seen_in_words
 from bitsperdim.recipes.recipe import merged
@@ -202,7 +203,8 @@ def fitting(log_p: np.ndarray, same_as: np.ndarray | None, numbers: Numbers, pla
 
 
 def relevant(params: Mapping[str, Any], model: str) -> dict[str, Any]:
-    """Return the parameters that matter to a model, flat; its own changes of ``train`` are part of ``train``."""
+    """Return the parameters that matter to a model, flat, left out or not; its changes of ``train`` are part of it."""
+    params = completed(params, model)
     own = params.get(model)
     own = dict(own) if isinstance(own, Mapping) else {}
     train, changes = params.get("train"), own.pop("train", None)

@@ -1,16 +1,20 @@
 """Typed, validated ``params.yaml``.
 
 Read as DVC reads it (YAML 1.2, so that ``1e-05`` is a number) and checked as a whole, before any
-work: an unknown key, a missing one, a wrong type or a value out of range raises one sentence that
-names the key, the value and what is allowed. Nothing is converted silently, and no key has a default
-but a model's own changes to ``train``, which may be left out.
+work: an unknown key, a wrong type or a value out of range raises one sentence that names the key, the
+value and what is allowed. Nothing is converted silently.
+
+Every key has a default, the one that the committed file has, so that a new one breaks nobody's file. Required are only
+the ``family`` of a model, and what DVC looks for itself (``dvc.yaml`` names it): the sections that stages depend on, of
+which ``{}`` is enough, ``models``, ``seeds``, ``dataset.name`` and ``dataset.path``.
 
 It does not check what only the data set can tell (:mod:`bitsperdim.preflight.agreement` does, and ``dequantize`` once
 the images are there), and it imports no torch.
 
 Invariants (``tests/config/test_params.py``): the committed ``params.yaml`` validates; every kind of
-mistake gives one sentence; a float may be written as an integer, an integer not as a float. Whatever bytes the
-file holds, it validates or gives one sentence, soon (``tests/test_fuzz.py``).
+mistake gives one sentence; a float may be written as an integer, an integer not as a float. Without any one of its keys
+the committed file gives the same parameters, and it lists them all (``tests/config/test_defaults.py``). Whatever bytes
+the file holds, it validates or gives one sentence, soon (``tests/test_fuzz.py``).
 """
 
 from __future__ import annotations
@@ -20,9 +24,9 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from bitsperdim.config.families import FAMILIES
 from bitsperdim.config.families.base import (
@@ -60,10 +64,14 @@ def without_control_characters(text: str) -> str:
 
 Rising = Annotated[list[Number], Field(min_length=1, max_length=20), AfterValidator(rising)]
 
+StudyName = Literal["density_and_mass", "project_delay", "universal_resnet"]
+STUDIES: tuple[StudyName, ...] = get_args(StudyName)
+SWITCHED_OFF = {"is_switched_off": True}  # metrics.json of a study that is not in `studies`
+
 # Names of sections, stages and folders under results/ that a model may not take.
 RESERVED = (
-    *("dataset", "dequantize", "train", "evaluate", "models", "seeds", "preflight", "download", "report"),
-    *("density_and_mass", "project_delay", "universal_resnet"),
+    *("dataset", "dequantize", "train", "evaluate", "models", "seeds", "studies", "preflight", "download", "report"),
+    *STUDIES,
 )
 
 
@@ -72,54 +80,71 @@ class DatasetSection(Section):
 
     name: str
     path: Annotated[str, Field(min_length=1, max_length=4_096), AfterValidator(without_control_characters)]
-    n_levels: Annotated[int, Field(ge=2, le=256)] | None
-    validation_fraction: Fraction
-    test_fraction: Fraction
-    seed: Seed
+    n_levels: Annotated[int, Field(ge=2, le=256)] | None = None
+    validation_fraction: Fraction = 0.1
+    test_fraction: Fraction = 0.2
+    seed: Seed = 0
 
 
 class DequantizeSection(Section):
     """What is done to the levels of an image before any model sees it."""
 
-    bits: Annotated[int, Field(ge=1, le=7)] | None
-    binarization: Literal["none", "threshold", "dynamic", "static"]
+    bits: Annotated[int, Field(ge=1, le=7)] | None = None
+    binarization: Literal["none", "threshold", "dynamic", "static"] = "none"
 
 
 class AnnealedSection(Section):
     """Annealed importance sampling of some images, beside the importance sampling of all."""
 
-    n_images: Annotated[int, Field(ge=0, le=1_000_000)] | None
-    n_simulated: Annotated[int, Field(ge=0, le=1_000_000)] | None
-    n_chains: Annotated[int, Field(ge=2, le=10_000)]
-    n_steps: Annotated[int, Field(ge=2, le=100_000)]
-    n_leapfrog: Annotated[int, Field(ge=1, le=1_000)]
+    n_images: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    n_simulated: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    n_chains: Annotated[int, Field(ge=2, le=10_000)] = 4
+    n_steps: Annotated[int, Field(ge=2, le=100_000)] = 60
+    n_leapfrog: Annotated[int, Field(ge=1, le=1_000)] = 5
 
 
 class EvaluateSection(Section):
     """Importance sampling on the test set."""
 
-    n_samples: Annotated[int, Field(ge=1, le=1_000_000)]
-    chunk_size: Annotated[int, Field(ge=1, le=100_000)]
-    batch_size: Annotated[int, Field(ge=1, le=1_000_000)]
-    n_pictures: Annotated[int, Field(ge=1, le=1_024)]
-    seed: Seed
-    proposal: Literal["encoder", "prior"]
-    annealed: AnnealedSection
+    n_samples: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
+    chunk_size: Annotated[int, Field(ge=1, le=100_000)] = 16
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 120
+    n_pictures: Annotated[int, Field(ge=1, le=1_024)] = 64
+    seed: Seed = 0
+    proposal: Literal["encoder", "prior"] = "encoder"
+    annealed: AnnealedSection = AnnealedSection()
+
+
+class StudiedNoiseSection(VariationalSection):
+    """The sizes of learned noise in the study: smaller ones."""
+
+    n_filters: Size = 8
+    n_blocks: Annotated[int, Field(ge=0, le=100)] = 0
+
+
+STUDIED_TRAINING = {"epochs": 18, "batch_size": 128, "learning_rate": 0.005, "validation_samples": 1}
+
+
+def with_studied_training(value: object) -> object:
+    """Return changes to ``train`` with those that the study makes by itself, where they are not written."""
+    return {**STUDIED_TRAINING, **value} if isinstance(value, Mapping) else value
 
 
 class DequantizingSection(Section):
     """The flow that the study trains in several ways, and the images that it sees."""
 
-    n_images: Annotated[int, Field(ge=2, le=1_000_000)]
-    transform: Literal["maf", "nsf"]
-    n_transforms: Annotated[int, Field(ge=1, le=1_000)]
-    hidden_sizes: Annotated[list[Size], Field(min_length=1, max_length=16)]
-    n_bins: Annotated[int, Field(ge=2, le=1_000)]
-    logit_margin: Annotated[float, Field(ge=0, lt=0.5)] | None
-    variational: VariationalSection
-    train_samples: Annotated[int, Field(ge=2, le=10_000)]
-    n_samples: Annotated[int, Field(ge=2, le=100_000)]
-    train: TrainOverrides = TrainOverrides()
+    n_images: Annotated[int, Field(ge=2, le=1_000_000)] = 2000
+    transform: Literal["maf", "nsf"] = "maf"
+    n_transforms: Annotated[int, Field(ge=1, le=1_000)] = 2
+    hidden_sizes: Annotated[list[Size], Field(min_length=1, max_length=16)] = [128]
+    n_bins: Annotated[int, Field(ge=2, le=1_000)] = 8
+    logit_margin: Annotated[float, Field(ge=0, lt=0.5)] | None = 0.0
+    variational: StudiedNoiseSection = StudiedNoiseSection()
+    train_samples: Annotated[int, Field(ge=2, le=10_000)] = 4
+    n_samples: Annotated[int, Field(ge=2, le=100_000)] = 64
+    train: Annotated[TrainOverrides, BeforeValidator(with_studied_training)] = TrainOverrides.model_validate(
+        STUDIED_TRAINING
+    )
 
     def flow(self, way: str) -> FamilySection:
         """Return the section of the flow with one way of dequantizing."""
@@ -134,79 +159,83 @@ class DequantizingSection(Section):
 class DensityAndMassSection(Section):
     """The study of densities and masses: what is counted, fitted, drawn and coded."""
 
-    seed: Seed
-    max_pixels: Annotated[int, Field(ge=1_000, le=1_000_000_000)]
-    n_steps: Annotated[int, Field(ge=1, le=2_000)]  # with the largest step size, scales of e^-250: no overflow
-    step_size: Annotated[float, Field(gt=0, le=0.25)]
-    n_replicates: Annotated[int, Field(ge=2, le=1_000)]
-    n_samples: Annotated[int, Field(ge=2, le=4_096)]
-    n_symbols: Annotated[int, Field(ge=2, le=50_000)]
-    dequantizing: DequantizingSection
+    seed: Seed = 0
+    max_pixels: Annotated[int, Field(ge=1_000, le=1_000_000_000)] = 1_000_000
+    n_steps: Annotated[int, Field(ge=1, le=2_000)] = 400  # with the largest step size, scales of e^-250: no overflow
+    step_size: Annotated[float, Field(gt=0, le=0.25)] = 0.1
+    n_replicates: Annotated[int, Field(ge=2, le=1_000)] = 250
+    n_samples: Annotated[int, Field(ge=2, le=4_096)] = 1024
+    n_symbols: Annotated[int, Field(ge=2, le=50_000)] = 10_000
+    dequantizing: DequantizingSection = DequantizingSection()
 
 
 class MistakeSection(Section):
     """A proposal of infinite variance: tasks off the critical path at half their mean or less."""
 
-    scale_critical: Scale
-    scale_others: Annotated[float, Field(ge=0.1, le=0.5)]
+    scale_critical: Scale = 3.0
+    scale_others: Annotated[float, Field(ge=0.1, le=0.5)] = 0.4
 
 
 class CrossEntropySection(Section):
     """The optimization of a proposal, level by level."""
 
-    n_samples: Annotated[int, Field(ge=100, le=1_000_000)]
-    elite_share: Annotated[float, Field(ge=0.01, le=0.5)]
-    n_final: Annotated[int, Field(ge=1, le=100)]
-    max_rounds: Annotated[int, Field(ge=1, le=1_000)]
+    n_samples: Annotated[int, Field(ge=100, le=1_000_000)] = 20_000
+    elite_share: Annotated[float, Field(ge=0.01, le=0.5)] = 0.1
+    n_final: Annotated[int, Field(ge=1, le=100)] = 2
+    max_rounds: Annotated[int, Field(ge=1, le=1_000)] = 50
 
 
 class ProjectDelaySection(Section):
     """The study of a rare delay: the deadline, the proposals, how often each is drawn from."""
 
-    seed: Seed
-    deadline: Annotated[float, Field(ge=20, le=200)]  # the mean is 18; at 200 the probability is 2e-16
+    seed: Seed = 0
+    deadline: Annotated[float, Field(ge=20, le=200)] = 70.0  # the mean is 18; at 200 the probability is 2e-16
     n_samples: Annotated[
         list[Annotated[int, Field(ge=2, le=10_000_000)]], Field(min_length=1, max_length=20), AfterValidator(rising)
-    ]
-    scale_all: Scale
-    scale_critical: Annotated[list[Scale], Field(min_length=1, max_length=10), AfterValidator(rising)]
-    mistake: MistakeSection
-    n_replicates: Annotated[int, Field(ge=2, le=1_000)]
+    ] = [1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000]
+    scale_all: Scale = 4.0
+    scale_critical: Annotated[list[Scale], Field(min_length=1, max_length=10), AfterValidator(rising)] = [2.0, 3.0, 4.0]
+    mistake: MistakeSection = MistakeSection()
+    n_replicates: Annotated[int, Field(ge=2, le=1_000)] = 200
     replicate_samples: Annotated[
         list[Annotated[int, Field(ge=2, le=10_000)]], Field(min_length=1, max_length=10), AfterValidator(rising)
-    ]
-    cross_entropy: CrossEntropySection
+    ] = [100, 1_000, 5_000]
+    cross_entropy: CrossEntropySection = CrossEntropySection()
 
 
 class LearningRatesSection(Section):
     """The largest learning rate of each kind of network in the study of the one-neuron ResNet."""
 
-    resnet: Rate
-    dense: Rate
-    single: Rate
-    approximation: Rate
+    resnet: Rate = 0.1
+    dense: Rate = 0.03
+    single: Rate = 0.1
+    approximation: Rate = 0.05
 
 
 class UniversalResnetSection(Section):
     """The study of the one-neuron ResNet: what is trained and for how long, what is constructed."""
 
-    seed: Seed
-    n_steps: Annotated[int, Field(ge=1, le=1_000_000)]
-    n_seeds: Annotated[int, Field(ge=2, le=1_000)]
-    n_points: Annotated[int, Field(ge=10, le=100_000)]
-    learning_rates: LearningRatesSection
-    depths: Rising[Annotated[int, Field(ge=1, le=1_000)]]
-    cells_line: Rising[Annotated[int, Field(ge=2, le=1_000)]]
-    cells_plane: Rising[Annotated[int, Field(ge=2, le=128)]]
+    seed: Seed = 0
+    n_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 150
+    n_seeds: Annotated[int, Field(ge=2, le=1_000)] = 5
+    n_points: Annotated[int, Field(ge=10, le=100_000)] = 300
+    learning_rates: LearningRatesSection = LearningRatesSection()
+    depths: Rising[Annotated[int, Field(ge=1, le=1_000)]] = [4, 10, 24]
+    cells_line: Rising[Annotated[int, Field(ge=2, le=1_000)]] = [4, 8, 16, 32, 64, 128]
+    cells_plane: Rising[Annotated[int, Field(ge=2, le=128)]] = [4, 8, 16, 33]
 
 
 class Params(Section):
-    """The whole of ``params.yaml``; ``sections`` holds every model section by name."""
+    """The whole of ``params.yaml``; ``sections`` holds every model section by name.
+
+    What has no default here is what ``dvc.yaml`` names: DVC ends where it is not in the file.
+    """
 
     dataset: DatasetSection
     dequantize: DequantizeSection
     models: Annotated[list[str], Field(min_length=1, max_length=MAX_ENTRIES)]
     seeds: Annotated[list[Seed], Field(min_length=1, max_length=MAX_ENTRIES)]
+    studies: Annotated[list[StudyName], Field(max_length=MAX_ENTRIES)] = list(STUDIES)
     train: TrainSection
     evaluate: EvaluateSection
     density_and_mass: DensityAndMassSection
@@ -285,7 +314,6 @@ def _check_lists(params: Params) -> None:
                 f"params.yaml: models names {shown(model)}, which has no section; sections are "
                 f"{listed(params.sections)}."
             )
-    for key, values in (("models", params.models), ("seeds", params.seeds)):
-        value, n_times = Counter[object](values).most_common(1)[0]
-        if n_times > 1:
+    for key, values in (("models", params.models), ("seeds", params.seeds), ("studies", params.studies)):
+        for value in [value for value, n_times in Counter[object](values).most_common(1) if n_times > 1]:
             raise InputError(f"params.yaml: {key} names {value!r} twice; each may stand there once.")

@@ -27,7 +27,7 @@ def sentence(error: ValidationError, schema: type[Section], prefix: str = "") ->
     context = first.get("ctx", {})
     kind = first["type"]
     if kind == "missing":
-        return f"params.yaml: {path} is missing{_of_what(schema, keys)}."
+        return f"params.yaml: {path} is missing{_of_what(schema, keys)}{'' if prefix else _for_dvc(schema, keys)}."
     if kind == "extra_forbidden":
         known = list(_fields(schema, keys[:-1]))
         return (
@@ -103,6 +103,14 @@ def _of_what(schema: type[Section], keys: list[str]) -> str:
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return f"; it is a section with the keys {listed(annotation.model_fields)}"
     return f"; the keys there are {listed(known)}" if known else ""
+
+
+def _for_dvc(schema: type[Section], keys: list[str]) -> str:
+    """Return what is said of a key of ``params.yaml`` itself that is required: its own keys may all be left out."""
+    annotation = getattr(_fields(schema, keys[:-1]).get(keys[-1]), "annotation", None)
+    is_section = isinstance(annotation, type) and issubclass(annotation, Section)
+    required = [name for name, field in _fields(schema, keys).items() if field.is_required()]
+    return "; DVC needs it there" + (f", and `{keys[-1]}: {{}}` is enough" if is_section and not required else "")
 
 
 def key_shown(name: str) -> str:

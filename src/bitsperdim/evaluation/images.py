@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bitsperdim.config.params import STUDIES
 from bitsperdim.core.errors import InputError, shown
 from bitsperdim.core.files import sha256
 from bitsperdim.data import repeated
@@ -28,6 +29,14 @@ from bitsperdim.sources import SOURCES
 MAX_LEVELS = 65_536
 HASH_DIGITS = 12
 CACHE = "BITSPERDIM_CACHE"
+UNUSED = "unused"  # path of a data set that has none
+# sections that have to be there, of which nothing is used here
+REST: dict[str, Any] = {
+    "models": ["histogram"],
+    "histogram": {"family": "histogram"},
+    "seeds": [0],
+    **{name: {} for name in ("train", "evaluate", *STUDIES)},
+}
 
 
 @dataclass(frozen=True)
@@ -149,14 +158,14 @@ def load_data(
         names = ", ".join(each for each in SOURCES if each not in own)
         raise InputError(f"{shown(name)} is not a data set; choose {names}, or the path of a .npz file or a folder.")
     source = SOURCES[known]
-    dataset: dict[str, Any] = {"name": known, "n_levels": n_levels, "seed": seed}
+    dataset: dict[str, Any] = {"name": known, "n_levels": n_levels, "seed": seed, "path": UNUSED}
     dataset |= {"validation_fraction": validation_fraction, "test_fraction": test_fraction}
     if known != name:
         dataset["path"] = str(path)
     binarization = binarization or ("static" if source.is_static else "none")
     content = {"dataset": dataset, "dequantize": {"bits": bits, "binarization": binarization}}
     try:
-        params = validated({**content, "models": ["histogram"], "histogram": {"family": "histogram"}})
+        params = validated({**content, **REST})
     except InputError as error:
         raise InputError(str(error).removeprefix("params.yaml: ")) from error
     cache = Path(folder) if folder is not None else _cache()

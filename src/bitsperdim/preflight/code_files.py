@@ -3,7 +3,8 @@
 A stage of ``dvc.yaml`` depends on its file, so that DVC reruns what an edit can change: all of a room of the package
 would be too much, and a list of modules is forgotten. ``preflight`` writes them anew whenever any code or parameter has
 changed, which takes a second. They are in git, as the other outputs of preflight are, and tell what differed between
-two commits (:func:`bitsperdim.core.code.digests_by_room`).
+two commits (:func:`bitsperdim.core.code.digests_by_room`). That of a study that is switched off says so: its stage runs
+once, to take its results away, and no edit of its code runs it again.
 
 Invariants (``tests/test_reruns.py``): an edit of each kind of file, and the stages that DVC runs then.
 """
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bitsperdim.config.families import code_of
-from bitsperdim.config.params import Params
+from bitsperdim.config.params import STUDIES, SWITCHED_OFF, Params
 from bitsperdim.core.code import SOURCE, digest, digest_of_bytes, digests_by_room, needed
 from bitsperdim.core.files import write_json
 
@@ -37,6 +38,8 @@ def write_code_files(params: Params, stages: Path, folder: Path) -> None:
         if name in OF_MODELS:
             for model, section in params.sections.items():
                 contents[folder / name / f"{model}.json"] = _content(needed(script, *code_of(section.family)))
+        elif name in STUDIES and name not in params.studies:
+            contents[folder / f"{name}.json"] = dict(SWITCHED_OFF)
         elif name == "report":  # it shows docstrings of families, and is made of pages
             families = {section.family for section in params.sections.values()}
             files = needed(script, *(code_of(family)[0] for family in families))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bitsperdim.config.params import Params
+from bitsperdim.config.params import STUDIES, Params
 from bitsperdim.core import made_with
 from bitsperdim.core.files import write_json, write_text
 from bitsperdim.preflight.agreement import check_images, check_levels
@@ -19,7 +19,7 @@ PICTURES = "pictures"
 OF_A_MODEL = ("metrics.json", "per_image.csv", "bound_against_k.csv", "training_curve.csv", *made_with.FILES.values())
 OF_PICTURES = ("samples.png", "reconstructions.png", "completions.png", "receptive_field.png")
 # folders of results/ that belong to stages, not to models
-KEPT = ("dequantize", "density_and_mass", "project_delay", "universal_resnet")
+KEPT = ("dequantize", *STUDIES)
 
 
 def preflight(params: Params, results: Path, marker: Path) -> None:

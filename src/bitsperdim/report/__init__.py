@@ -78,11 +78,11 @@ def render_page(report: Report) -> str:
         bound=[charts.bound(model) for model in report.models],
         tails=[charts.tails(model) for model in report.models],
         histogram=[charts.histogram(model) for model in report.models],
-        study=density_and_mass.all_charts(report.study),
-        delay=project_delay.all_charts(report.delay),
-        resnet=universal_resnet.all_charts(report.resnet),
-        predicate_panels=universal_resnet.predicate_panels(report.resnet),
-        ball_panels=universal_resnet.ball_panels(report.resnet),
+        study=density_and_mass.all_charts(report.study) if report.study else None,
+        delay=project_delay.all_charts(report.delay) if report.delay else None,
+        resnet=universal_resnet.all_charts(report.resnet) if report.resnet else None,
+        predicate_panels=universal_resnet.predicate_panels(report.resnet) if report.resnet else [],
+        ball_panels=universal_resnet.ball_panels(report.resnet) if report.resnet else [],
         functions=FUNCTIONS,
         model_ways=[
             differences(f"ways-{number}", ways, report.images.n_test_distinct)

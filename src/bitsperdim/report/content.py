@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel
 
-from bitsperdim.config.params import Params
+from bitsperdim.config.defaults import in_force
+from bitsperdim.config.families.base import Section
+from bitsperdim.config.params import STUDIES, Params, StudyName
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.labels import SIGNS, TOLERATED_SHARE, is_of_seen_images, marks, range_reason, seen_in_words
 from bitsperdim.core.units import bits_per_dim, nats_to_bits_per_dim
@@ -171,7 +172,8 @@ class Report:
         images: their metrics.
         test_images: a picture of some.
         models: in the order of ``models``.
-        study: of densities and masses.
+        studies: that are not switched off, in the order of ``studies``.
+        study: of densities and masses; None, as the other two, where it is switched off.
         delay: the study of a rare delay.
         resnet: of the one-neuron ResNet.
         ways: a table for each flow that is among the models with several ways of dequantizing.
@@ -184,9 +186,10 @@ class Report:
     images: ImagesMetrics
     test_images: Picture
     models: list[ModelReport]
-    study: Study
-    delay: Delay
-    resnet: ResnetStudy
+    studies: list[StudyName]
+    study: Study | None
+    delay: Delay | None
+    resnet: ResnetStudy | None
     ways: list[list[Way]]
     published: list[PublishedNumber]
     n_samples: int
@@ -243,13 +246,28 @@ def read_report(params: Params, results: Path, root: Path) -> Report:
     test_images = read_picture(results / "dequantize" / "pictures" / "test_images.png")
     names = read_stored(results / "models.json", _ModelList).models
     models = [_read_model(params, results / name, name, images) for name in names]
-    study, delay = read_study(results / "density_and_mass"), read_delay(results / "project_delay")
-    resnet = read_resnet(results / "universal_resnet")
+    studies = params.studies
+    study = read_study(results / "density_and_mass") if "density_and_mass" in studies else None
+    delay = read_delay(results / "project_delay") if "project_delay" in studies else None
+    resnet = read_resnet(results / "universal_resnet") if "universal_resnet" in studies else None
     scored = {model.name: _scored(model, images) for model in models if not model.is_density}
     ways = of_models({name: params.section(name) for name in scored}, scored, images.image_shape)
     n_samples, rows = params.evaluate.n_samples, parameters(params)
     published = read_published(root, images.protocol, images.image_shape)
-    return Report(title_of(params), images, test_images, models, study, delay, resnet, ways, published, n_samples, rows)
+    return Report(
+        dataset=title_of(params),
+        images=images,
+        test_images=test_images,
+        models=models,
+        studies=studies,
+        study=study,
+        delay=delay,
+        resnet=resnet,
+        ways=ways,
+        published=published,
+        n_samples=n_samples,
+        parameters=rows,
+    )
 
 
 def _scored(model: ModelReport, images: ImagesMetrics) -> Scored:
@@ -273,12 +291,13 @@ def _scored(model: ModelReport, images: ImagesMetrics) -> Scored:
 
 
 def parameters(params: Params) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Return every parameter that is set, section by section, nested keys joined by dots."""
-    content = {name: getattr(params, name) for name in Params.model_fields if name != "sections"}
-    lists = {name: value for name, value in content.items() if not isinstance(value, BaseModel)}
-    sections = {name: value for name, value in content.items() if isinstance(value, BaseModel)} | params.sections
+    """Return every parameter in force, written or by default, section by section, nested keys joined by dots."""
+    unused = {"sections", *STUDIES} - set(params.studies)
+    content = {name: getattr(params, name) for name in Params.model_fields if name not in unused}
+    lists = {name: value for name, value in content.items() if not isinstance(value, Section)}
+    sections = {name: value for name, value in content.items() if isinstance(value, Section)} | params.sections
     rows = [("general", _flat(lists))]
-    return rows + [(name, _flat(value.model_dump(exclude_unset=True))) for name, value in sections.items()]
+    return rows + [(name, _flat(in_force(value))) for name, value in sections.items()]
 
 
 class _ModelList(Stored):

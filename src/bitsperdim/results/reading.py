@@ -20,6 +20,7 @@ from typing import TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from bitsperdim.config.params import SWITCHED_OFF
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import read_json
 
@@ -48,7 +49,10 @@ Schema = TypeVar("Schema", bound=Stored)
 def read_stored(path: Path, schema: type[Schema]) -> Schema:
     """Read a JSON file and check it against its schema."""
     try:
-        content = schema.model_validate(read_json(path))
+        stored = read_json(path)
+        if stored == SWITCHED_OFF:
+            raise InputError(f"{path} says that the study is switched off; name it in studies, and run `dvc repro`.")
+        content = schema.model_validate(stored)
     except OSError as error:
         raise _unreadable(path, error) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

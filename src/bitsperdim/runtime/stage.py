@@ -17,13 +17,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bitsperdim.config.params import Params, read_params
+from bitsperdim.config.params import STUDIES, SWITCHED_OFF, Params, read_params
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import write_json
 from bitsperdim.core.stopping import Interrupted, is_first_of_all, raised, speaks
 
 PARAMS = Path("params.yaml")
 LOGS = "BITSPERDIM_LOGS"
+OF_STUDIES = (".csv", ".json", ".npz")  # what they write
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # as torch says it
 
 
@@ -39,11 +40,13 @@ def run(
     sentence and status 1, Ctrl-C with status 130, SIGTERM with status 143. Of several processes that were started by
     torchrun the first of each machine says so, and the first of all writes the log.
 
+    A study that is switched off does nothing but :func:`switch_off`.
+
     Args:
         stage: its name, for messages and the log.
         main: does the work; called with the parameters and the arguments as text. What it returns is added to
             the log; ``earlier_seconds`` are those of interrupted runs that this one went on from.
-        *arguments: what the command line has to give, for the usage message.
+        *arguments: what the command line has to give, for the usage message; of a study the last is its folder.
         explain: adds to the sentence of a mistake of the user.
     """
     values = sys.argv[1:]
@@ -52,7 +55,7 @@ def run(
     started = time.perf_counter()
     try:
         with raised():
-            more = main(read_params(PARAMS), *values)
+            more = _work(stage, main, values)
     except InputError as error:
         _end(f"{stage}: {explain(error)}")
     except OSError as error:
@@ -71,6 +74,26 @@ def run(
         _log(stage, values, time.perf_counter() - started, more or {})
     except OSError as error:  # the work is done: a log that cannot be written does not undo it
         sys.stderr.write(f"{stage}: its log cannot be written ({error}).\n")
+
+
+def _work(stage: str, main: Callable[..., Mapping[str, Any] | None], values: list[str]) -> Mapping[str, Any] | None:
+    params = read_params(PARAMS)
+    if stage in STUDIES and stage not in params.studies:
+        switch_off(stage, Path(values[-1]))
+        return None
+    return main(params, *values)
+
+
+def switch_off(study: str, results: Path) -> None:
+    """Write into the folder of a study, without its work, that it is switched off: DVC wants an output of every stage.
+
+    What it wrote before is removed, as DVC does by itself.
+    """
+    for path in sorted(results.iterdir()) if results.is_dir() else []:
+        if path.is_file() and path.suffix in OF_STUDIES:
+            path.unlink()
+    write_json(results / "metrics.json", SWITCHED_OFF)
+    print(f"{study}: switched off, by studies in params.yaml")
 
 
 def _end(sentence: str) -> NoReturn:
@@ -108,4 +131,4 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-__all__ = ["Params", "peak_memory", "run"]
+__all__ = ["Params", "peak_memory", "run", "switch_off"]

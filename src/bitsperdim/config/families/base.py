@@ -18,6 +18,7 @@ from bitsperdim.core.errors import InputError
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Size = Annotated[int, Field(ge=1, le=65_536)]
+EvenSize = Annotated[int, Field(ge=2, le=65_536, multiple_of=2)]
 Precision = Literal["float32", "bfloat16"]
 MAX_WEIGHTS = 10**10  # with gradients and the two moments of AdamW 160 GB
 Schedule = Literal["constant", "cosine"]
@@ -52,7 +53,7 @@ def dense(sizes: Sequence[int]) -> int:
 
 
 class Section(BaseModel):
-    """A frozen section of ``params.yaml``: no unknown key, no missing key, no silent conversion."""
+    """A frozen section of ``params.yaml``: no unknown key, no silent conversion; defaults may be left out."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -60,18 +61,18 @@ class Section(BaseModel):
 class TrainSection(Section):
     """The trainer (section ``train``); a model's section may override any of these under its own ``train``."""
 
-    epochs: Annotated[int, Field(ge=1, le=1_000_000)]
-    batch_size: Annotated[int, Field(ge=1, le=1_000_000)]
-    learning_rate: PositiveFloat
-    schedule: Schedule
-    warmup_steps: Annotated[int, Field(ge=0)]
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    gradient_clip: PositiveFloat | None
-    average_decay: Annotated[float, Field(ge=0, lt=1)]
-    patience: PositiveInt | None
-    validation_samples: Annotated[int, Field(ge=1, le=100_000)]
-    precision: Precision
-    compile: bool
+    epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 64
+    learning_rate: PositiveFloat = 0.001
+    schedule: Schedule = "cosine"
+    warmup_steps: Annotated[int, Field(ge=0)] = 50
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    gradient_clip: PositiveFloat | None = 10.0
+    average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    patience: PositiveInt | None = 20
+    validation_samples: Annotated[int, Field(ge=1, le=100_000)] = 16
+    precision: Precision = "float32"
+    compile: bool = False
 
 
 if TYPE_CHECKING:
@@ -144,8 +145,8 @@ class FamilySection(Section):
 class HeadSection(FamilySection):
     """What every section has whose network may have any likelihood: which one, and of how many components."""
 
-    likelihood: LikelihoodName
-    n_mixtures: Annotated[int, Field(ge=1, le=1_000)]
+    likelihood: LikelihoodName = "categorical"
+    n_mixtures: Annotated[int, Field(ge=1, le=1_000)] = 1
 
     def n_groups(self, shape: tuple[int, int, int]) -> int:
         """Into how many groups the channels of a pixel fall that a causal network has to keep in order."""
@@ -181,9 +182,9 @@ class FinetuneSection(Section):
 class LatentSection(HeadSection):
     """What both variational autoencoders have; ``train_samples`` above 1 makes them importance-weighted."""
 
-    train_samples: Annotated[int, Field(ge=1, le=10_000)]
-    doubly_reparameterized: bool
-    finetune: FinetuneSection | None
+    train_samples: Annotated[int, Field(ge=1, le=10_000)] = 1
+    doubly_reparameterized: bool = False
+    finetune: FinetuneSection | None = None
 
     def n_train_samples_in(self, epoch: int, n_epochs: int) -> int:
         """The K of the training objective in one epoch, from 1 to ``n_epochs``."""
@@ -219,7 +220,7 @@ class LatentSection(HeadSection):
 class MaskedSection(HeadSection):
     """What both networks of masked convolutions have: every group of channels has maps of its own."""
 
-    n_filters: Annotated[int, Field(ge=2, le=65_536, multiple_of=2)]
+    n_filters: EvenSize  # each family has a default of its own
 
     def check_images(self, name: str, images: Images) -> None:
         """Refuse fewer than two maps for each group of channels."""
@@ -239,9 +240,9 @@ def of_coupling(n_inputs: int, n_filters: int, n_blocks: int, n_outputs: int) ->
 class VariationalSection(Section):
     """The sizes of learned dequantization noise; other noise has none."""
 
-    n_couplings: Annotated[int, Field(ge=1, le=100)]
-    n_filters: Size
-    n_blocks: Annotated[int, Field(ge=0, le=100)]
+    n_couplings: Annotated[int, Field(ge=1, le=100)] = 2
+    n_filters: Size = 16
+    n_blocks: Annotated[int, Field(ge=0, le=100)] = 1
 
     def least_weights(self, shape: tuple[int, int, int]) -> int:
         """Return the number of weights of all couplings."""
@@ -251,10 +252,10 @@ class VariationalSection(Section):
 class DequantizedSection(FamilySection):
     """What every flow has: how its images are dequantized, in training above all."""
 
-    logit_margin: Annotated[float, Field(ge=0, lt=0.5)] | None
-    dequantization: Literal["none", "uniform_fixed", "uniform", "variational"]
-    variational: VariationalSection
-    train_samples: Annotated[int, Field(ge=1, le=10_000)]
+    logit_margin: Annotated[float, Field(ge=0, lt=0.5)] | None = 0.0
+    dequantization: Literal["none", "uniform_fixed", "uniform", "variational"] = "uniform"
+    variational: VariationalSection = VariationalSection()
+    train_samples: Annotated[int, Field(ge=1, le=10_000)] = 1
 
     def check_images(self, name: str, images: Images) -> None:
         """Refuse several samples of no noise."""

@@ -14,10 +14,10 @@ class ConvVAESection(LatentSection):
 
     network = "bitsperdim.models.conv_vae.ConvVAE"
     family: Literal["conv_vae"]
-    latent_maps: Size
-    n_scales: Annotated[int, Field(ge=1, le=16)]
-    n_filters: Size
-    n_blocks: Annotated[int, Field(ge=0, le=1_000)]
+    latent_maps: Size = 4
+    n_scales: Annotated[int, Field(ge=1, le=16)] = 3
+    n_filters: Size = 32
+    n_blocks: Annotated[int, Field(ge=0, le=1_000)] = 1
 
     def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
         """Return the number of weights of its 3x3 convolutions between hidden maps, and of the last."""

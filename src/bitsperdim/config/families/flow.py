@@ -15,10 +15,10 @@ class FlowSection(DequantizedSection):
 
     network = "bitsperdim.models.flow.Flow"
     family: Literal["flow"]
-    transform: Literal["maf", "nsf"]
-    n_transforms: Annotated[int, Field(ge=1, le=1_000)]
-    hidden_sizes: Annotated[list[Size], Field(min_length=1, max_length=16)]
-    n_bins: Annotated[int, Field(ge=2, le=1_000)]
+    transform: Literal["maf", "nsf"] = "nsf"
+    n_transforms: Annotated[int, Field(ge=1, le=1_000)] = 1
+    hidden_sizes: Annotated[list[Size], Field(min_length=1, max_length=16)] = [256]
+    n_bins: Annotated[int, Field(ge=2, le=1_000)] = 8
 
     def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
         """Return the number of weights, masked ones too, and those of learned noise."""

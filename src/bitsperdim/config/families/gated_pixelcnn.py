@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from bitsperdim.config.families.base import Images, MaskedSection, odd
+from bitsperdim.config.families.base import EvenSize, Images, MaskedSection, odd
 from bitsperdim.core.errors import InputError
 
 
@@ -15,9 +15,10 @@ class GatedPixelCNNSection(MaskedSection):
 
     network = "bitsperdim.models.gated_pixelcnn.GatedPixelCNN"
     family: Literal["gated_pixelcnn"]
-    n_layers: Annotated[int, Field(ge=1, le=1_000)]
-    kernel_size: Annotated[int, Field(ge=3, le=101), AfterValidator(odd)]
-    n_classes: Annotated[int, Field(ge=2, le=65_536)] | None
+    n_filters: EvenSize = 32
+    n_layers: Annotated[int, Field(ge=1, le=1_000)] = 4
+    kernel_size: Annotated[int, Field(ge=3, le=101), AfterValidator(odd)] = 7
+    n_classes: Annotated[int, Field(ge=2, le=65_536)] | None = None
 
     def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
         """Return the number of weights of the first convolution, the other layers, the classes and the outputs."""

@@ -13,7 +13,7 @@ class HistogramSection(FamilySection):
 
     network = "bitsperdim.models.histogram.Histogram"
     family: Literal["histogram"]
-    pseudocount: PositiveFloat
+    pseudocount: PositiveFloat = 1.0
 
     def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
         """Return the number of its counts."""

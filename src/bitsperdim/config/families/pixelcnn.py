@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from bitsperdim.config.families.base import MaskedSection, odd
+from bitsperdim.config.families.base import EvenSize, MaskedSection, odd
 
 
 class PixelCNNSection(MaskedSection):
@@ -14,8 +14,9 @@ class PixelCNNSection(MaskedSection):
 
     network = "bitsperdim.models.pixelcnn.PixelCNN"
     family: Literal["pixelcnn"]
-    n_blocks: Annotated[int, Field(ge=1, le=1_000)]
-    kernel_size: Annotated[int, Field(ge=3, le=101), AfterValidator(odd)]
+    n_filters: EvenSize = 64
+    n_blocks: Annotated[int, Field(ge=1, le=1_000)] = 4
+    kernel_size: Annotated[int, Field(ge=3, le=101), AfterValidator(odd)] = 7
 
     def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
         """Return the number of weights of the first convolution, the blocks and the outputs."""

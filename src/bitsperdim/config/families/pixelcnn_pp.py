@@ -17,10 +17,10 @@ class PixelCNNppSection(HeadSection):
 
     network = "bitsperdim.models.pixelcnn_pp.PixelCNNpp"
     family: Literal["pixelcnn_pp"]
-    n_filters: Size
-    n_blocks: Annotated[int, Field(ge=1, le=1_000)]
-    n_scales: Annotated[int, Field(ge=1, le=16)]
-    dropout: Annotated[float, Field(ge=0, le=0.99)]
+    n_filters: Size = 20
+    n_blocks: Annotated[int, Field(ge=1, le=1_000)] = 1
+    n_scales: Annotated[int, Field(ge=1, le=16)] = 2
+    dropout: Annotated[float, Field(ge=0, le=0.99)] = 0.0
 
     def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
         """Return the number of weights of the blocks of both streams, there and back, and of the outputs."""

@@ -15,9 +15,9 @@ class RealNVPSection(DequantizedSection):
 
     network = "bitsperdim.models.realnvp.RealNVP"
     family: Literal["realnvp"]
-    n_scales: Annotated[int, Field(ge=1, le=16)]
-    n_filters: Size
-    n_blocks: Annotated[int, Field(ge=0, le=1_000)]
+    n_scales: Annotated[int, Field(ge=1, le=16)] = 2
+    n_filters: Size = 16
+    n_blocks: Annotated[int, Field(ge=0, le=1_000)] = 0
 
     def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
         """Return the number of weights of all couplings: six at each scale but the last, four there, and of noise."""

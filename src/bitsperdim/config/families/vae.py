@@ -22,9 +22,9 @@ class VAESection(LatentSection):
 
     network = "bitsperdim.models.vae.VAE"
     family: Literal["vae"]
-    latent_size: Size
-    hidden_sizes: Annotated[list[Size], Field(min_length=1, max_length=16)]
-    deeper: Annotated[list[StochasticLayer], Field(max_length=16)]
+    latent_size: Size = 16
+    hidden_sizes: Annotated[list[Size], Field(min_length=1, max_length=16)] = [200, 200]
+    deeper: Annotated[list[StochasticLayer], Field(max_length=16)] = []
 
     def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
         """Return the number of weights of all encoders and decoders."""

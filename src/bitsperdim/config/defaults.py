@@ -1,0 +1,56 @@
+"""What is in force: every value of a section, written or by default.
+
+Invariants (``tests/config/test_defaults.py``): a key that is left out and one with its default are the same here; what
+the types do not know stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bitsperdim.config.families import FAMILIES
+from bitsperdim.config.families.base import Section, TrainOverrides
+from bitsperdim.config.params import Params
+
+
+def in_force(section: Section) -> dict[str, Any]:
+    """Return every value of a section; of changes to ``train`` those that are made."""
+    if isinstance(section, TrainOverrides):
+        return section.model_dump(exclude_unset=True)
+    return {
+        name: in_force(inner) if isinstance(inner := getattr(section, name), Section) else value
+        for name, value in section.model_dump().items()
+    }
+
+
+def completed(content: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """Return what a ``params.yaml`` says, also one of another commit, with the defaults of what its sections leave out.
+
+    Args:
+        content: as it was written; it need not be valid.
+        model: whose section is completed too.
+    """
+    result = dict(content)
+    for name, field in Params.model_fields.items():
+        if name in content and isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            result[name] = _with_defaults(content[name], field.annotation)
+    own = content.get(model)
+    family = own.get("family") if isinstance(own, Mapping) else None
+    if isinstance(family, str) and family in FAMILIES:
+        result[model] = _with_defaults(own, FAMILIES[family])
+    return result
+
+
+def _with_defaults(content: Any, schema: type[Section]) -> Any:  # noqa: ANN401 - any YAML value
+    if not isinstance(content, Mapping) or issubclass(schema, TrainOverrides):
+        return content
+    result = dict(content)
+    for name, field in schema.model_fields.items():
+        if name in content:
+            if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+                result[name] = _with_defaults(content[name], field.annotation)
+        elif not field.is_required():
+            default = field.get_default(call_default_factory=True)
+            result[name] = in_force(default) if isinstance(default, Section) else default
+    return result
