@@ -278,7 +278,7 @@ def scored(
         raise InputError(f"{asked.name} cannot be scored: {str(error).removesuffix(' (seed 0)')}.") from error
     except InputError as error:
         words = str(error).replace("The model of seed 0 cannot be evaluated", f"{asked.name} cannot be scored")
-        raise InputError(words) from error
+        raise InputError(words.removesuffix(".") + ".") from error
     options = {
         **asked.options,
         "seed": seed if model.kind == "lower" else None,

@@ -29,6 +29,7 @@ from bitsperdim.sources import SOURCES
 MAX_LEVELS = 65_536
 HASH_DIGITS = 12
 CACHE = "BITSPERDIM_CACHE"
+ARRAYS = "images"  # begins the name of data that were given as an array
 UNUSED = "unused"  # path of a data set that has none
 # sections that have to be there, of which nothing is used here
 REST: dict[str, Any] = {
@@ -196,7 +197,7 @@ def data_of(
     *,
     labels: Any = None,  # noqa: ANN401 - likewise
     train: Any = None,  # noqa: ANN401 - likewise
-    name: str = "images",
+    name: str = ARRAYS,
 ) -> Data:
     """Return images that were given as an array as data; what is Data already stays what it is.
 
