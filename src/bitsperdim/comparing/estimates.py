@@ -81,7 +81,7 @@ def compare(a: Estimate, b: Estimate) -> Compared:
 
 
 def _scored(estimate: Estimate, other: Estimate) -> Scored:
-    """Return a number as a result; images that were given as an array are what the other's are, where they are equal."""
+    """Return a number as a result; images that were given as an array have the other's name where they are equal."""
     metrics, others = dict(estimate.metrics), other.metrics
     names = [str(item["protocol"]).split("/", 2) for item in (metrics, others)]
     is_array = names[0][0].startswith(ARRAYS) and not names[1][0].startswith(ARRAYS)

@@ -254,6 +254,7 @@ def scored(
     chunk_size: int = 16,
     device: str | torch.device | None = None,
     checkpoint: str | Path | None = None,
+    may_look_ahead: bool = False,
 ) -> Estimate:
     """Return the number of a model that :func:`ask` has looked at; arguments as of :func:`evaluate`."""
     section = _section(n_samples=n_samples, seed=seed, batch_size=batch_size, chunk_size=chunk_size)
@@ -272,7 +273,10 @@ def scored(
     )
     try:
         scores = scoring.evaluate_seed(
-            model, data.prepared, section, 0, place, title=f"score {asked.name}", checkpoint=kept
+            *(model, data.prepared, section, 0, place),
+            title=f"score {asked.name}",
+            checkpoint=kept,
+            may_look_ahead=may_look_ahead,
         )
     except FloatingPointError as error:
         raise InputError(f"{asked.name} cannot be scored: {str(error).removesuffix(' (seed 0)')}.") from error

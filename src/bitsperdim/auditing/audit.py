@@ -1,0 +1,166 @@
+"""Put a number to every check that applies to it: ``bitsperdim.audit``.
+
+**A kind is declared until a check has verified it.** A lower bound has the same signature as an exact ``log_prob``, and
+of bare arrays nothing is known: they always stay declared. Which checks verify a kind stands in :data:`VERIFYING`.
+
+Invariants (``tests/auditing/``): right models pass, as often as the level says (``test_right_models.py``); each classic
+mistake, made in a foreign model, is caught by a check that is not told of it (``test_classic_mistakes.py``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bitsperdim.auditing import mass, plausible, same, structure
+from bitsperdim.auditing.check import Case, Check, failed
+from bitsperdim.auditing.report import Audit
+from bitsperdim.core.errors import InputError, shown
+from bitsperdim.evaluation.evaluate import ask, scored
+from bitsperdim.evaluation.images import data_of
+from bitsperdim.evaluation.result import Estimate
+from bitsperdim.models.external.convention import Inputs, Layout
+from bitsperdim.models.external.methods import is_training
+
+CHECKS: tuple[Callable[[Case], Check], ...] = (
+    same.repeatable,
+    same.alone_or_in_a_batch,
+    structure.masses_sum_to_one,
+    structure.causality,
+    structure.decoder,
+    structure.samples,
+    mass.sum_over_tiny_images,
+    mass.sampler,
+    mass.annealed_mass,
+    mass.known_truth,
+    mass.slice_of_images,
+    plausible.possible_range,
+    plausible.against_codes,
+    plausible.inputs,
+    plausible.copies,
+)
+# for each method, which checks together verify that the number is of the kind that it declares to be
+VERIFYING = {
+    "conditionals": ("masses sum to one", "causality"),
+    "logits": ("masses sum to one", "causality"),
+    "log_prob": ("sum over tiny images",),
+    "encode": ("masses sum to one", "decoder", "samples"),
+    "log_weights": ("sum over tiny images",),
+    "log_density": ("sum over tiny images",),
+}
+
+
+def audit(
+    model: object,
+    images: Any = None,  # noqa: ANN401 - Data, or an array
+    *,
+    n_levels: int | None = None,
+    labels: Any = None,  # noqa: ANN401 - an array
+    train: Any = None,  # noqa: ANN401 - an array
+    offers: str | None = None,
+    inputs: Inputs | None = None,
+    layout: Layout | None = None,
+    range: tuple[float, float] | None = None,  # noqa: A002 - the word that users know
+    order: Any = None,  # noqa: ANN401 - a word or a tensor
+    n_samples: int = 1024,
+    seed: int = 0,
+    batch_size: int = 120,
+    chunk_size: int = 16,
+    subset: int | None = None,
+    device: str | torch.device | None = None,
+    checkpoint: str | Path | None = None,
+    name: str | None = None,
+    log_p_true: Any = None,  # noqa: ANN401 - an array
+    build: Callable[..., object] | None = None,
+    seconds: float = 60.0,
+) -> Audit:
+    """Score a model and put its number to every check that applies.
+
+    Args:
+        model: as of :func:`bitsperdim.evaluate`, and so are all arguments that are not named here; or a number that it,
+            or :func:`bitsperdim.estimate_of_arrays`, returned, of which the numbers alone are checked.
+        images: as of :func:`bitsperdim.evaluate`; of a number, none.
+        n_levels: likewise.
+        labels: likewise.
+        train: likewise.
+        offers: likewise.
+        inputs: likewise.
+        layout: likewise.
+        range: likewise.
+        order: likewise.
+        n_samples: likewise.
+        seed: likewise.
+        batch_size: likewise.
+        chunk_size: likewise.
+        subset: likewise.
+        device: likewise.
+        checkpoint: likewise.
+        name: likewise.
+        log_p_true: (N,) nats, the true log-probability of each image, where it is known.
+        build: ``build(image_shape=(C, H, W), n_levels=L)`` returns such a model of tiny images, with any weights; its
+            masses are then added up over all of them.
+        seconds: that a check may take, about.
+
+    Raises:
+        InputError: one sentence that says what does not fit.
+    """
+    started = time.monotonic()
+    if not (isinstance(seconds, int | float) and seconds > 0):
+        raise InputError(f"seconds = {shown(seconds)} is not allowed; it must be a positive number.")
+    if isinstance(model, Estimate):
+        case = Case(None, model.data, model, seed, _truth(log_p_true, len(model.log_p)), None, seconds)
+        return _audited(case, started)
+    data = data_of(images, n_levels, labels=labels, train=train)
+    truth = _truth(log_p_true, len(data.images))
+    if subset is not None:
+        if truth is not None:
+            raise InputError("subset is not allowed with log_p_true; give the images and truths that are meant.")
+        data = data.subset(subset, seed)
+    options = {"offers": offers, "inputs": inputs, "layout": layout, "range": range, "order": order}
+    asking: dict[str, Any] = {**options, "is_given_labels": labels is not None, "name": name, "seed": seed}
+    scoring: dict[str, Any] = {
+        "n_samples": n_samples,
+        "seed": seed,
+        "batch_size": batch_size,
+        "chunk_size": chunk_size,
+        "device": device,
+        "checkpoint": checkpoint,
+        "may_look_ahead": True,  # the audit asks, and says what it finds
+    }
+    first: list[Check] = []
+    if is_training(model):
+        first = [same.training_mode(model, data, asking, scoring)]
+    asked = ask(model, data, **asking)
+    result = scored(asked, data, **scoring)
+    return _audited(Case(asked, data, result, seed, truth, build, seconds), started, first)
+
+
+def _truth(given: Any, n_images: int) -> np.ndarray | None:  # noqa: ANN401 - whatever was given
+    if given is None:
+        return None
+    values = given.detach().cpu().numpy() if isinstance(given, torch.Tensor) else np.asarray(given)
+    if values.shape != (n_images,) or not np.isfinite(values).all():
+        raise InputError(f"log_p_true must be {n_images} finite numbers in nats, one for each image.")
+    return values.astype(np.float64)
+
+
+def _audited(case: Case, started: float, first: Sequence[Check] = ()) -> Audit:
+    checks = list(first)
+    for check in CHECKS:
+        try:
+            checks.append(check(case))
+        except FloatingPointError as error:
+            checks.append(failed(check.__name__.replace("_", " "), f"The model gave {error}."))
+    statuses = {check.name: check.status for check in checks}
+    verifying = VERIFYING.get(case.method, ())
+    result = case.result
+    if case.method == "own" or (verifying and all(statuses.get(name) == "passed" for name in verifying)):
+        result = result.verified(*(verifying or ("construction",)))
+    elif case.method != "own":
+        result = result.verified()
+    return Audit(result, checks, time.monotonic() - started)
