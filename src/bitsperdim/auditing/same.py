@@ -106,21 +106,19 @@ def training_mode(model: object, data: Data, asking: Mapping[str, Any], scoring:
     if not isinstance(model, nn.Module):
         return not_applicable(name, "It is no module.")
     part = data.subset(min(N_LOOKED_AT, len(data.images)), 0)
-    numbers = []
-    for is_training in (True, False):
-        model.train(is_training)
-        asked = ask(model, part, **asking)
-        if is_training:
-            images = torch.from_numpy(part.images).to(asked.model.device)
-            labels = None if part.labels is None else torch.from_numpy(part.labels).to(asked.model.device)
-            n_samples = 1 if asked.model.is_exact else int(scoring["n_samples"])
-            with torch.no_grad():
-                log_w = asked.model.unchecked_log_weights(images, n_samples, labels=labels).double()
-            numbers.append(float((torch.logsumexp(log_w, 0) - math.log(len(log_w))).mean()))
-        else:
-            numbers.append(-scored(asked, part, **{**scoring, "checkpoint": None}).nats)
+    model.eval()
+    asked = ask(model, part, **asking)
+    in_evaluation = -scored(asked, part, **{**scoring, "checkpoint": None}).nats
+    images = torch.from_numpy(part.images).to(asked.model.device)
+    labels = None if part.labels is None else torch.from_numpy(part.labels).to(asked.model.device)
+    n_samples = 1 if asked.model.is_exact else int(scoring["n_samples"])
+    model.train()
+    with torch.no_grad():
+        log_w = asked.model.unchecked_log_weights(images, n_samples, labels=labels).double()
+    model.eval()
+    in_training = float((torch.logsumexp(log_w, 0) - math.log(len(log_w))).mean())
     n_dims = float(np.prod(data.image_shape)) * float(np.log(2))
-    size = abs(numbers[0] - numbers[1]) / n_dims
+    size = abs(in_training - in_evaluation) / n_dims
     return failed(
         name,
         f"The model was given in training mode, in which {len(part.images)} images have a number {size:.2g} bits/dim "

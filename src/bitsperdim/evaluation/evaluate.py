@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from bitsperdim.core.errors import InputError, shown
 from bitsperdim.core.randomness import stream
 from bitsperdim.evaluation import latent_code, scoring, summary
 from bitsperdim.evaluation.estimate import Estimate as Scores
-from bitsperdim.evaluation.estimate import estimate, rows_of_weights
+from bitsperdim.evaluation.estimate import estimated_rows, rows_of_weights
 from bitsperdim.evaluation.images import Data, data_of
 from bitsperdim.evaluation.result import Estimate
 from bitsperdim.evaluation.signature import DIGITS, weights_sha256
@@ -143,11 +144,8 @@ def check_agreement(
     scores = []
     for model in (first, second):
         generator = stream("evaluation", seed, device=model.device)
-        scores.append(
-            estimate(
-                model, images, K_AGREEING, chunk_size=32, batch_size=len(images), generator=generator, labels=labels
-            )
-        )
+        rows = estimated_rows(model, images, K_AGREEING, chunk_size=32, generator=generator, labels=labels)
+        scores.append(Scores.of_rows(model, K_AGREEING, rows, nan))  # whether it looks ahead is not asked here
     difference = float((scores[1].log_p - scores[0].log_p).mean())
     tolerance = TOLERATED * (float(scores[0].log_p.abs().mean()) + images[0].numel())
     errors = [float(item.standard_error.square().sum().sqrt()) / len(images) for item in scores]
