@@ -1,25 +1,149 @@
-"""Checks that need no model but its numbers."""
+"""Checks that ask little of a model: is the number possible and plausible, does another convention fit better, are there
+copies of the images in its training data?
+"""
 
 from __future__ import annotations
 
-from bitsperdim.auditing.check import Case, Check, not_applicable
+import math
+
+import numpy as np
+import torch
+
+from bitsperdim.auditing.check import Case, Check, failed, not_applicable, passed
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.labels import ROUNDING_BPD, is_of_seen_images, range_reason, seen_in_words, uniform_bpd
+from bitsperdim.data.yardsticks import code_length, contact_sheet, empirical_entropy
+from bitsperdim.models.external.convention import Convention
+from bitsperdim.models.external.wrapping import External, wrap
+
+N_CODED = 500  # images on a sheet
+IMPLAUSIBLE = 0.3  # of the shortest code: the best published models need half of it
+CLEARLY = 0.05  # bits/dim that another convention has to be better by
+Z = 5.0
+RANGES = ((0.0, 1.0), (-1.0, 1.0), (-0.5, 0.5), (0.0, 256.0), (0.0, 256 / 255))
 
 
 def possible_range(case: Case) -> Check:
-    """To be written."""
-    return not_applicable("range", "It is not written yet.")
+    """Look whether the number is one that a likelihood can have, and that of every image."""
+    name, numbers = "range", case.result.metrics
+    log_p = case.result.log_p
+    if case.result.kind == "density":
+        return not_applicable(name, "A density has any value; it is no likelihood.")
+    reason = range_reason(
+        *(numbers["kind"], numbers["bpd"], numbers["protocol"]), monte_carlo_error=numbers["bpd_monte_carlo_error"]
+    )
+    most = uniform_bpd(str(numbers["protocol"]))
+    size = max(numbers["bpd"] - most, -numbers["bpd"])
+    if reason is not None and "by chance" not in reason:
+        return failed(name, f"The number is {reason}.", size if math.isfinite(size) else None)
+    impossible = int(np.isneginf(log_p).sum())
+    if impossible:
+        return failed(
+            name, f"{impossible} of {len(log_p)} images have probability 0, so that the number is infinite.", math.inf
+        )
+    above = np.flatnonzero(log_p > ROUNDING_BPD * float(np.prod(case.data.image_shape)))
+    if case.result.kind == "exact" and len(above):
+        largest = case.in_bits_per_dim(float(log_p.max()))
+        return failed(name, f"{len(above)} images have a probability above 1.", largest)
+    words = f"The number lies between 0 and the {most:.4g} bits/dim of uniform coding."
+    return passed(name, words, "a number below 0", float(numbers["bpd"]))
 
 
 def against_codes(case: Case) -> Check:
-    """To be written."""
-    return not_applicable("codes", "It is not written yet.")
+    """Hold the number against lossless codes and independent sub-pixels."""
+    name, data = "codes", case.data
+    if data.n_levels > 256:
+        return not_applicable(name, "PNG and WebP hold 256 levels.")
+    images = data.images
+    rows = case.rows(N_CODED)
+    sheet = contact_sheet(images[rows])
+    n_total = float(images[rows].size)
+    shortest, code = min(
+        (8 * code_length(sheet, data.n_levels, form) / n_total, words)
+        for form, words in (("PNG", "PNG"), ("WEBP", "WebP"))
+    )
+    bpd, error = case.result.bits_per_dim, case.result.standard_error
+    if not math.isfinite(bpd):
+        return not_applicable(name, "The number is infinite.")
+    if bpd < IMPLAUSIBLE * shortest:
+        words = f"The number is {bpd / shortest:.0%} of what lossless {code} needs ({shortest:.4g} bits/dim), which is not plausible."
+        return failed(name, words, IMPLAUSIBLE * shortest - bpd)
+    entropy, bias = empirical_entropy(images)
+    independent = entropy - bias
+    if len(images) > data.n_levels and bpd > independent + 3 * (error if math.isfinite(error) else 0.0):
+        words = (
+            f"The number is worse than that of independent sub-pixels ({independent:.4g} bits/dim): either the model is hardly "
+            f"trained, or its weights, its inputs or the preparation of the images are not those that it was trained with."
+        )
+        return failed(name, words, bpd - independent)
+    words = f"Lossless {code} needs {shortest:.4g} bits/dim, independent sub-pixels about {independent:.4g}."
+    return passed(name, words, f"a number below {IMPLAUSIBLE:.0%} of {code}", bpd - IMPLAUSIBLE * shortest)
 
 
+@torch.no_grad()
 def inputs(case: Case) -> Check:
-    """To be written."""
-    return not_applicable("inputs", "It is not written yet.")
+    """Ask whether another convention of the inputs fits the model better."""
+    name, model = "inputs", None if case.asked is None else case.model
+    if not isinstance(model, External):
+        return not_applicable(name, "No convention was declared.")
+    rows = case.rows()
+    images, labels = case.images(rows), case.labels(rows)
+    mine = case.scores(images, labels=labels, model=model)
+    declared = model.convention
+    if case.method == "log_density":
+        low, high = getattr(model, "low", 0.0), getattr(model, "high", 1.0)
+        others = {f"range = {each}": {"interval": each} for each in RANGES if each != (low, high)}
+        what = f"range = ({low:g}, {high:g})"
+    else:
+        words = [word for word in ("integers", "unit", "symmetric") if word != declared.inputs]
+        others = {f"inputs = {word!r}": {"convention": Convention(word, declared.layout)} for word in words}  # type: ignore[arg-type]
+        what = f"inputs = {declared.inputs!r}"
+    if case.method == "encode":
+        pass
+    tried, best = [], None
+    for said, changes in others.items():
+        try:
+            options = {"convention": declared, "n_classes": model.n_classes, **changes}
+            if case.method in ("conditionals", "logits"):
+                options["order"] = model.order.cpu()  # type: ignore[assignment]
+            other = wrap(model.offer, model.image_shape, model.n_levels, **options)  # type: ignore[arg-type]
+            scores = case.scores(images, labels=labels, model=other)
+        except (InputError, FloatingPointError):
+            continue  # it does not take these
+        difference = (scores.log_p - mine.log_p).numpy()
+        if not np.isfinite(difference).all():
+            continue
+        tried.append(said)
+        better = case.in_bits_per_dim(float(difference.mean()))
+        error = case.in_bits_per_dim(
+            float(difference.std(ddof=1)) / len(difference) ** 0.5 if len(difference) > 1 else 0.0
+        )
+        if better > max(CLEARLY, Z * error) and (best is None or better > best[1]):
+            best = said, better
+    if best is not None:
+        return failed(
+            name, f"With {best[0]} the number would be better: is {what} what the model was trained with?", best[1]
+        )
+    if not tried:
+        return not_applicable(name, "The model takes no other convention.")
+    return passed(
+        name, f"{what} fits better than {', '.join(tried)}.", "images that are given on another scale", CLEARLY
+    )
 
 
 def copies(case: Case) -> Check:
-    """To be written."""
-    return not_applicable("copies", "It is not written yet.")
+    """Say how many of the images are among the training images, and whether they matter."""
+    name, numbers = "copies", case.result.metrics
+    n_distinct = int(numbers["n_distinct_images"])
+    repeated = (
+        "" if n_distinct == numbers["n_images"] else f" Of {numbers['n_images']:,} images {n_distinct:,} are distinct."
+    )
+    if case.data.train is None and not case.data.prepared.in_train.get("test", np.zeros(1)).any():
+        return not_applicable(name, f"The training images are not known: name them by `train`.{repeated}")
+    words = seen_in_words(numbers)
+    if words and is_of_seen_images(numbers):
+        others = numbers.get("bpd_without_training_images")
+        size = None if others is None else abs(others - numbers["bpd"])
+        return failed(name, f"{words[:1].upper()}{words[1:]}.{repeated}", size)
+    found = "None of the images is a training image." if words is None else f"{words[:1].upper()}{words[1:]}."
+    return passed(name, f"{found}{repeated}", "exact copies, and none that are only nearly equal")

@@ -1,25 +1,252 @@
-"""Checks of the parts of a model."""
+"""Checks of the parts of a model: masses of sub-pixels, their order, the decoder, the samples of a bound.
+
+They are exact, or have a stated level, and they verify a kind: what is put together of normalized parts in the right way is
+a likelihood.
+"""
 
 from __future__ import annotations
 
-from bitsperdim.auditing.check import Case, Check, not_applicable
+import math
+
+import numpy as np
+import torch
+from scipy.special import ndtri
+from torch import Tensor
+
+from bitsperdim.auditing.check import LEVEL, Case, Check, failed, not_applicable, passed
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.randomness import stream
+from bitsperdim.likelihoods import Likelihood
+from bitsperdim.models.conditional import ConditionalModel
+from bitsperdim.models.external.distributions import ExternalLikelihood
+from bitsperdim.models.external.wrapping import ORDERS, ExternalConditionals, ExternalLatent, wrap
+from bitsperdim.models.look_ahead import TOLERATED, check_causality, cuts_of
+
+ROUNDING = 1e-4  # nats, of the total mass of a sub-pixel in float32
+N_SUMMED = 4  # images whose masses are added up
+MASSES_AT_ONCE = 2**26
+N_DRAWN = 4_096
+N_TRIED = 256  # images times repeats whose first weight is drawn with K = 1 and with a larger K
+K_TRIED = 8
+NO_MODEL = "There are numbers only, and no model to ask."
+OWN = "It is a model of this package, and proved by its tests."
 
 
 def masses_sum_to_one(case: Case) -> Check:
-    """To be written."""
-    return not_applicable("masses sum to one", "It is not written yet.")
+    """Add up the masses of all levels of every sub-pixel, for some images or codes."""
+    name = "masses sum to one"
+    if case.asked is None:
+        return not_applicable(name, NO_MODEL)
+    if case.method == "own":
+        return not_applicable(name, OWN)
+    if case.method not in ("conditionals", "logits", "encode"):
+        return not_applicable(name, f"{case.method} gives no masses of single sub-pixels.")
+    model, catches = case.model, "levels that are left out or counted twice, such as the edges, or a floor under masses"
+    n_images = max(1, min(N_SUMMED, MASSES_AT_ONCE // (model.n_dims * model.n_levels)))
+    rows = case.rows(n_images)
+    with torch.no_grad():
+        likelihood = _likelihood(case, rows)
+        if not isinstance(likelihood, ExternalLikelihood):
+            return not_applicable(name, "It is a likelihood of this package, and proved by its tests.")
+        try:
+            log_total = torch.logsumexp(likelihood.log_masses().double(), dim=-1)
+        except InputError:
+            return not_applicable(name, "decode gives masses of whole images, and none of single sub-pixels.")
+    worst, size = float(log_total.abs().max()), abs(float(log_total.mean())) / math.log(2)
+    if worst <= ROUNDING:
+        words = f"The masses of all {model.n_levels} levels of {log_total.numel():,} sub-pixels add up to one."
+        return passed(name, words, catches, ROUNDING / math.log(2))
+    least, most = math.exp(float(log_total.min())), math.exp(float(log_total.max()))
+    words = (
+        f"The masses of the {model.n_levels} levels of a sub-pixel add up to {least:.6g} to {most:.6g}, and not to one."
+    )
+    return failed(name, words, size)
+
+
+def _likelihood(case: Case, rows: np.ndarray) -> Likelihood:
+    """Return the masses that the model gives of sub-pixels: given images, or given codes that it draws."""
+    model = case.model
+    if isinstance(model, ConditionalModel):
+        return model.conditionals(case.images(rows), case.labels(rows))
+    if not isinstance(model, ExternalLatent):
+        raise TypeError(f"{type(model).__name__} gives no masses of sub-pixels")
+    generator = stream("evaluation", case.seed, device=model.device)
+    return model.decode(model.draw_latents(1, len(rows), generator=generator))
 
 
 def causality(case: Case) -> Check:
-    """To be written."""
-    return not_applicable("causality", "It is not written yet.")
+    """Change what a conditional must not know, and look whether it moves."""
+    name = "causality"
+    if case.asked is None:
+        return not_applicable(name, NO_MODEL)
+    model = case.model
+    if not isinstance(model, ConditionalModel):
+        return not_applicable(name, f"{case.method} has no conditionals whose order could be asked.")
+    images = torch.from_numpy(case.data.images)
+    labels = None if case.data.labels is None else torch.from_numpy(case.data.labels)
+    try:
+        check_causality(model, images, labels=labels, seed=case.seed)
+    except ValueError as error:
+        what = str(error).partition("; mend its masks")[0]
+        other = _another_order(case, images, labels)
+        hint = f" It does not with order = {other!r}." if other else ""
+        return failed(name, f"{what[:1].upper()}{what[1:]}.{hint}", _gained(case, model))
+    tolerance = torch.finfo(model.dtype).eps ** TOLERATED
+    words = "No conditional moves when values that it must not know become others, or has a derivative in them."
+    catches = "a conditional that sees its own value or a later one and moves with it at a place that was looked at"
+    return passed(name, words, catches, tolerance / math.log(2))
 
 
+def _another_order(case: Case, images: Tensor, labels: Tensor | None) -> str | None:
+    """Return another order of the sub-pixels in which the model does not look ahead, if there is one."""
+    model = case.model
+    if not isinstance(model, ExternalConditionals):
+        return None
+    for order in ORDERS:
+        other = wrap(
+            *(model.offer, model.image_shape, model.n_levels),
+            convention=model.convention,
+            n_classes=model.n_classes,
+            order=order,
+        )
+        if isinstance(other, ConditionalModel) and not torch.equal(other.order, model.order):
+            try:
+                check_causality(other, images, labels=labels, seed=case.seed)
+            except ValueError:
+                continue
+            return order
+    return None
+
+
+@torch.no_grad()
+def _gained(case: Case, model: ConditionalModel) -> float:
+    """Return what looking ahead is worth, about, in bits/dim: how much better a conditional is than if all that it must
+    not know is random, at sub-pixels chosen at random.
+    """
+    rows = case.rows(8)
+    images, labels = case.images(rows).long(), case.labels(rows)
+    generator = stream("causality", case.seed, device=model.device)
+    before = model.conditionals(images, labels).log_prob(images)
+    gained = []
+    for cut in cuts_of(images, generator):
+        random = torch.randint(model.n_levels, images.shape, generator=generator, device=images.device)
+        hidden = torch.where(model.order >= cut, random, images)
+        after = model.conditionals(hidden, labels).log_prob(images)
+        gained.append((before - after)[(model.order == cut).expand(before.shape)])
+    return float(torch.cat(gained).mean()) / math.log(2)
+
+
+@torch.no_grad()
 def decoder(case: Case) -> Check:
-    """To be written."""
-    return not_applicable("decoder", "It is not written yet.")
+    """Look whether the decoder and the prior know nothing of the image but its code."""
+    name, model = "decoder", None if case.asked is None else case.model
+    if not isinstance(model, ExternalLatent):
+        return not_applicable(name, NO_MODEL if model is None else f"{case.method} has no decoder.")
+    rows = case.rows(4)
+    images = case.images(rows)
+    others = (case.data.n_levels - 1) - images
+    generator = stream("evaluation", case.seed, device=model.device)
+    z = model.draw_latents(2, len(images), generator=generator)
+    scores = []
+    for encoded in (images, others):
+        model.encode(encoded)
+        scores.append(torch.stack([model.log_p_x_given_z(images, z), model.prior().log_prob(z)]).double())
+    difference = float((scores[0] - scores[1]).abs().max())
+    tolerance = ROUNDING * (1 + float(scores[0][scores[0].isfinite()].abs().max()) / model.n_dims) * model.n_dims
+    if difference <= tolerance:
+        words = "What the decoder and the prior say of a code is the same whichever image was encoded before."
+        catches = "a decoder that remembers the image, as by connections that go round the code"
+        return passed(name, words, catches, case.in_bits_per_dim(tolerance))
+    words = "What the decoder or the prior says of a code depends on the image that was encoded before."
+    return failed(name, words, case.in_bits_per_dim(difference))
 
 
+@torch.no_grad()
 def samples(case: Case) -> Check:
-    """To be written."""
-    return not_applicable("samples", "It is not written yet.")
+    """Look whether samples are what their densities say, and whether K samples are K draws."""
+    name = "samples"
+    if case.asked is None:
+        return not_applicable(name, NO_MODEL)
+    model = case.model
+    if isinstance(model, ExternalLatent):
+        return _samples_of_codes(case, model, name)
+    if case.method in ("log_weights", "bound"):
+        return _samples_of_weights(case, name)
+    return not_applicable(name, "Nothing is sampled but by this package." if case.is_sampled else "Nothing is sampled.")
+
+
+def _samples_of_codes(case: Case, model: ExternalLatent, name: str) -> Check:
+    """Ask of proposal and prior whether E[f(z) / q(z)] = 1 for a normal f that is fitted to their draws, and narrower."""
+    encoded = model.encode(case.images(case.rows(1)))
+    level_z = float(-ndtri(LEVEL / 4))
+    least = 0.0
+    for what, code in (("the encoder", encoded), ("the prior", model.prior())):
+        generator = stream("evaluation", case.seed, 1, device=model.device)
+        z = code.rsample(2 * N_DRAWN, generator=generator).reshape(2 * N_DRAWN, -1).double()
+        if not z.unique().numel() > z.numel() // 2:
+            return not_applicable(name, f"The codes of {what} are not continuous.")
+        log_q = code.log_prob(z.reshape(2 * N_DRAWN, *code.leading, -1).to(model.dtype)).reshape(-1).double()
+        fitted, held = z[:N_DRAWN], z[N_DRAWN:]
+        # one coordinate after the other: f is q but for that coordinate, of which it is a narrower normal, if q is
+        # a product; so the ratio needs the joint density of q only through its change
+        mean, scale = fitted.mean(0), 0.8 * fitted.std(0).clamp(min=1e-12)
+        log_f = (-0.5 * ((held - mean) / scale).square() - scale.log() - 0.5 * math.log(math.tau)).sum(1)
+        log_ratio = log_f - log_q[N_DRAWN:]
+        ratio = log_ratio.exp()
+        average, error = float(ratio.mean()), float(ratio.std()) / N_DRAWN**0.5
+        if not math.isfinite(average) or error > 0.2 * max(average, 1e-300):
+            least = math.inf  # too many coordinates for this test: it decides nothing
+            continue
+        if abs(average - 1) > level_z * error + 1e-3:
+            words = f"Draws of {what} are not of the density that it says: its total mass looks like {average:.4g}."
+            return failed(name, words, case.in_bits_per_dim(abs(math.log(max(average, 1e-300)))), LEVEL)
+        least = max(least, math.log1p(2 * level_z * error + 1e-3))
+    if math.isinf(least):
+        kinds = {
+            type(encoded.given).__module__.partition(".")[0],
+            type(model.prior().given).__module__.partition(".")[0],
+        }
+        words = "Codes have too many coordinates to test draws against densities"
+        if kinds == {"torch"}:
+            return passed(name, f"{words}, but both are distributions of torch.", "nothing beyond that")
+        return not_applicable(name, f"{words}.")
+    catches = "a density that is not that of the draws: a variance used as a scale, a constant left out"
+    words = "The draws of encoder and prior are of the densities that they say."
+    return passed(name, words, catches, case.in_bits_per_dim(least), LEVEL)
+
+
+def _samples_of_weights(case: Case, name: str) -> Check:
+    """Ask whether the K rows are draws of one distribution that do not depend on K."""
+    rows = case.rows(8)
+    images, labels = case.images(rows), case.labels(rows)
+    n_repeats = math.ceil(N_TRIED / len(images))
+
+    def drawn(k: int, seed: int) -> Tensor:
+        generator = stream("evaluation", case.seed, 2, seed, device=case.model.device)
+        return case.model.unchecked_log_weights(images, k, labels=labels, generator=generator).double()
+
+    many = torch.stack([drawn(K_TRIED, seed) for seed in range(n_repeats)])  # (repeats, K, B)
+    few = torch.stack([drawn(1, 1_000 + seed) for seed in range(n_repeats)])[:, 0]
+    if bool((many == many[:, :1]).all()) and not bool((many == many[:1]).all()):
+        return failed(
+            name,
+            "The K rows are equal, but differ from call to call: they share their random numbers, or K is ignored.",
+        )
+    level_z = float(-ndtri(LEVEL / 4))
+    least = 0.0
+    for what, values in (("K = 1", few), ("the last row", many[:, -1])):
+        difference = values - many[:, 0]
+        if not bool(difference.isfinite().all()):
+            return not_applicable(name, "Some weights are 0, whose logarithms have no mean to compare.")
+        average = float(difference.mean())
+        error = max(float(difference.std()) / difference.numel() ** 0.5, 1e-12)
+        if abs(average) > level_z * error + ROUNDING * float(many.abs().mean()):
+            words = (
+                f"Log-weights of {what} are {average:.3g} nats from those of the first of {K_TRIED} rows on average: a row "
+                f"depends on K or on its place."
+            )
+            return failed(name, words, case.in_bits_per_dim(abs(average)), LEVEL)
+        least = max(least, 2 * level_z * error)
+    words = f"The {K_TRIED} rows are draws of one distribution, whatever K is."
+    catches = "K ignored or averaged over already, rows that share their random numbers"
+    return passed(name, words, catches, case.in_bits_per_dim(least), LEVEL)
