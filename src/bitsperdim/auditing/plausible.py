@@ -1,10 +1,12 @@
-"""Checks that ask little of a model: is the number possible and plausible, does another convention fit better, are there
-copies of the images in its training data?
+"""Checks that ask little of a model: is the number possible and plausible, does another convention fit better?
+
+And are there copies of the images in its training data?
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -13,8 +15,8 @@ from bitsperdim.auditing.check import Case, Check, failed, not_applicable, passe
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.labels import ROUNDING_BPD, is_of_seen_images, range_reason, seen_in_words, uniform_bpd
 from bitsperdim.data.yardsticks import code_length, contact_sheet, empirical_entropy
-from bitsperdim.models.external.convention import Convention
-from bitsperdim.models.external.wrapping import External, wrap
+from bitsperdim.models.external.convention import Convention, Inputs
+from bitsperdim.models.external.wrapping import External, ExternalConditionals, ExternalDensity, wrap
 
 N_CODED = 500  # images on a sheet
 IMPLAUSIBLE = 0.3  # of the shortest code: the best published models need half of it
@@ -38,9 +40,8 @@ def possible_range(case: Case) -> Check:
         return failed(name, f"The number is {reason}.", size if math.isfinite(size) else None)
     impossible = int(np.isneginf(log_p).sum())
     if impossible:
-        return failed(
-            name, f"{impossible} of {len(log_p)} images have probability 0, so that the number is infinite.", math.inf
-        )
+        words = f"{impossible} of {len(log_p)} images have probability 0, so that the number is infinite."
+        return failed(name, words, math.inf)
     above = np.flatnonzero(log_p > ROUNDING_BPD * float(np.prod(case.data.image_shape)))
     if case.result.kind == "exact" and len(above):
         largest = case.in_bits_per_dim(float(log_p.max()))
@@ -66,14 +67,15 @@ def against_codes(case: Case) -> Check:
     if not math.isfinite(bpd):
         return not_applicable(name, "The number is infinite.")
     if bpd < IMPLAUSIBLE * shortest:
-        words = f"The number is {bpd / shortest:.0%} of what lossless {code} needs ({shortest:.4g} bits/dim), which is not plausible."
+        words = f"The number is {bpd / shortest:.0%} of the {shortest:.4g} bits/dim of lossless {code}: not plausible."
         return failed(name, words, IMPLAUSIBLE * shortest - bpd)
     entropy, bias = empirical_entropy(images)
     independent = entropy - bias
     if len(images) > data.n_levels and bpd > independent + 3 * (error if math.isfinite(error) else 0.0):
         words = (
-            f"The number is worse than that of independent sub-pixels ({independent:.4g} bits/dim): either the model is hardly "
-            f"trained, or its weights, its inputs or the preparation of the images are not those that it was trained with."
+            f"The number is worse than that of independent sub-pixels ({independent:.4g} bits/dim): either the model is "
+            f"hardly trained, or its weights, its inputs or the preparation of the images are not those that it was "
+            f"trained with."
         )
         return failed(name, words, bpd - independent)
     words = f"Lossless {code} needs {shortest:.4g} bits/dim, independent sub-pixels about {independent:.4g}."
@@ -90,23 +92,22 @@ def inputs(case: Case) -> Check:
     images, labels = case.images(rows), case.labels(rows)
     mine = case.scores(images, labels=labels, model=model)
     declared = model.convention
-    if case.method == "log_density":
-        low, high = getattr(model, "low", 0.0), getattr(model, "high", 1.0)
-        others = {f"range = {each}": {"interval": each} for each in RANGES if each != (low, high)}
-        what = f"range = ({low:g}, {high:g})"
+    others: dict[str, dict[str, Any]]
+    if isinstance(model, ExternalDensity):
+        what = f"range = ({model.low:g}, {model.high:g})"
+        intervals = [each for each in RANGES if each != (model.low, model.high)]
+        others = {f"range = ({low:g}, {high:g})": {"interval": (low, high)} for low, high in intervals}
     else:
-        words = [word for word in ("integers", "unit", "symmetric") if word != declared.inputs]
-        others = {f"inputs = {word!r}": {"convention": Convention(word, declared.layout)} for word in words}  # type: ignore[arg-type]
         what = f"inputs = {declared.inputs!r}"
-    if case.method == "encode":
-        pass
-    tried, best = [], None
+        conventions = [Convention(word, declared.layout) for word in get_args(Inputs) if word != declared.inputs]
+        others = {f"inputs = {each.inputs!r}": {"convention": each} for each in conventions}
+    tried, best = [], ("", 0.0)
     for said, changes in others.items():
+        given = {"convention": declared, "n_classes": model.n_classes, **changes}
+        if isinstance(model, ExternalConditionals):
+            given["order"] = model.order.cpu()
         try:
-            options = {"convention": declared, "n_classes": model.n_classes, **changes}
-            if case.method in ("conditionals", "logits"):
-                options["order"] = model.order.cpu()  # type: ignore[assignment]
-            other = wrap(model.offer, model.image_shape, model.n_levels, **options)  # type: ignore[arg-type]
+            other = wrap(model.offer, model.image_shape, model.n_levels, **given)
             scores = case.scores(images, labels=labels, model=other)
         except (InputError, FloatingPointError):
             continue  # it does not take these
@@ -115,29 +116,24 @@ def inputs(case: Case) -> Check:
             continue
         tried.append(said)
         better = case.in_bits_per_dim(float(difference.mean()))
-        error = case.in_bits_per_dim(
-            float(difference.std(ddof=1)) / len(difference) ** 0.5 if len(difference) > 1 else 0.0
-        )
-        if better > max(CLEARLY, Z * error) and (best is None or better > best[1]):
+        spread = float(difference.std(ddof=1)) if len(difference) > 1 else 0.0
+        if better > max(CLEARLY, best[1], Z * case.in_bits_per_dim(spread / len(difference) ** 0.5)):
             best = said, better
-    if best is not None:
-        return failed(
-            name, f"With {best[0]} the number would be better: is {what} what the model was trained with?", best[1]
-        )
+    if best[0]:
+        words = f"With {best[0]} the number would be better: is {what} what the model was trained with?"
+        return failed(name, words, best[1])
     if not tried:
         return not_applicable(name, "The model takes no other convention.")
-    return passed(
-        name, f"{what} fits better than {', '.join(tried)}.", "images that are given on another scale", CLEARLY
-    )
+    catches = "images that are given on another scale than the model was trained with"
+    return passed(name, f"{what} fits better than {', '.join(tried)}.", catches, CLEARLY)
 
 
 def copies(case: Case) -> Check:
     """Say how many of the images are among the training images, and whether they matter."""
     name, numbers = "copies", case.result.metrics
     n_distinct = int(numbers["n_distinct_images"])
-    repeated = (
-        "" if n_distinct == numbers["n_images"] else f" Of {numbers['n_images']:,} images {n_distinct:,} are distinct."
-    )
+    n_images = numbers["n_images"]
+    repeated = "" if n_distinct == n_images else f" Of {n_images:,} images {n_distinct:,} are distinct."
     if case.data.train is None and not case.data.prepared.in_train.get("test", np.zeros(1)).any():
         return not_applicable(name, f"The training images are not known: name them by `train`.{repeated}")
     words = seen_in_words(numbers)

@@ -94,7 +94,8 @@ class External(ImageModel):
             shapes = ", ".join(described(value) for value in (*values, *of_class))
             first = (str(error).splitlines() or [""])[0]
             raise InputError(
-                f"{name}({shapes}) of the model raised {type(error).__name__}: {first} (it is given {self.words})."
+                f"{name}({shapes}) of the model raised {type(error).__name__}: {first.removesuffix('.')}. It is given "
+                f"{self.words}; say by these what it takes."
             ) from error
 
     @property
