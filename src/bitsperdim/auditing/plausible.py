@@ -73,8 +73,8 @@ def against_codes(case: Case) -> Check:
     independent = entropy - bias
     if len(images) > data.n_levels and bpd > independent + 3 * (error if math.isfinite(error) else 0.0):
         words = (
-            f"The number is worse than that of independent sub-pixels ({independent:.4g} bits/dim): either the model is "
-            f"hardly trained, or its weights, its inputs or the preparation of the images are not those that it was "
+            f"The number is worse than that of independent sub-pixels ({independent:.4g} bits/dim): either the model "
+            f"is hardly trained, or its weights, its inputs or the preparation of the images are not those that it was "
             f"trained with."
         )
         return failed(name, words, bpd - independent)

@@ -120,8 +120,10 @@ def _another_order(case: Case, images: Tensor, labels: Tensor | None) -> str | N
 
 @torch.no_grad()
 def _gained(case: Case, model: ConditionalModel) -> float:
-    """Return what looking ahead is worth, about, in bits/dim: how much better a conditional is than if all that it must
-    not know is random, at sub-pixels chosen at random.
+    """Return what looking ahead is worth, about, in bits/dim.
+
+    That is how much worse conditionals are, at sub-pixels chosen at random, if all that they must not know is taken from
+    another image.
     """
     rows = case.rows(8)
     images, labels = case.images(rows).long(), case.labels(rows)
@@ -129,8 +131,7 @@ def _gained(case: Case, model: ConditionalModel) -> float:
     before = model.conditionals(images, labels).log_prob(images)
     gained = []
     for cut in cuts_of(images, generator):
-        random = torch.randint(model.n_levels, images.shape, generator=generator, device=images.device)
-        hidden = torch.where(model.order >= cut, random, images)
+        hidden = torch.where(model.order >= cut, images.roll(1, 0), images)
         after = model.conditionals(hidden, labels).log_prob(images)
         gained.append((before - after)[(model.order == cut).expand(before.shape)])
     return float(torch.cat(gained).mean()) / math.log(2)
@@ -176,8 +177,9 @@ def samples(case: Case) -> Check:
 
 
 def _samples_of_codes(case: Case, model: ExternalLatent, name: str) -> Check:
-    """Ask of encoder and prior whether E[f(z) / q(z)] = 1 over their draws, f being a normal that is fitted to others of
-    their draws, and a little narrower.
+    """Ask of encoder and prior whether E[f(z) / q(z)] = 1 over their draws.
+
+    f is a normal that is fitted to other draws of theirs, and a little narrower.
     """
     encoded, prior = model.encode(case.images(case.rows(1))), model.prior()
     level_z, least = float(-ndtri(LEVEL / 4)), 0.0
