@@ -122,8 +122,8 @@ def _another_order(case: Case, images: Tensor, labels: Tensor | None) -> str | N
 def _gained(case: Case, model: ConditionalModel) -> float:
     """Return what looking ahead is worth, about, in bits/dim.
 
-    That is how much worse conditionals are, at sub-pixels chosen at random, if all that they must not know is taken from
-    another image.
+    That is how much worse conditionals are, at sub-pixels chosen at random, if all that they must not know is taken
+    from another image.
     """
     rows = case.rows(8)
     images, labels = case.images(rows).long(), case.labels(rows)
