@@ -10,27 +10,18 @@ Invariant (``tests/report/test_report.py``): a missing or broken file is one sen
 from __future__ import annotations
 
 import csv
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bitsperdim.core.errors import InputError
-from bitsperdim.core.files import read_json
+from bitsperdim.core.stored import Stored
 
 Columns = dict[str, np.ndarray]
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-
-class Stored(BaseModel):
-    """A JSON file of results; keys that the report does not show are let be."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 @dataclass(frozen=True)
@@ -48,19 +39,10 @@ Schema = TypeVar("Schema", bound=Stored)
 def read_stored(path: Path, schema: type[Schema]) -> Schema:
     """Read a JSON file and check it against its schema."""
     try:
-        content = schema.model_validate(read_json(path))
+        content = path.read_bytes()
     except OSError as error:
         raise _unreadable(path, error) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not JSON: {error}.") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{path}: {key} is not what a stage writes there ({first['msg']}).") from error
-    for key, value in content:
-        if isinstance(value, float) and math.isnan(value):
-            raise InputError(f"{path}: {key} is not a number (NaN).")
-    return content
+    return schema.read(content, str(path))
 
 
 def read_columns(path: Path, names: tuple[str, ...], may_be_nan: tuple[str, ...] = ()) -> Columns:
