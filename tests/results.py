@@ -25,6 +25,27 @@ N_IMAGES = 5
 JUDGED = {"pareto_k_median": 0.4, "pareto_k_limit": 0.66780, "pareto_k_high_share": 0.2, "n_samples": 1024}
 
 
+ANNEALED: dict[str, Any] = {
+    "n_images": 3,
+    "n_chains": 4,
+    "n_steps": 60,
+    "acceptance": 0.6,
+    "log_p_nats": -3.5,
+    "log_p_nats_standard_error": 0.11,
+    "monte_carlo_error_nats": 0.05,
+    "importance_sampled_nats": -3.625,
+    "above_importance_sampled_nats": 0.125,
+    "above_importance_sampled_nats_standard_error": 0.031,
+    "simulated": {
+        "n_images": 7,
+        "n_chains": 4,
+        "n_steps": 60,
+        "lower_nats": -3.4,
+        "upper_nats": -3.178,
+        "gap_nats": 0.222,
+        "gap_nats_standard_error": 0.041,
+    },
+}
 IMAGES = images_of(PROTOCOL, N_IMAGES)
 
 

@@ -124,11 +124,9 @@ class Row:
         return self.noise.reach(self.level) / self.noise.combined if self.noise.combined > 0 else 0.0
 
     @property
-    def monte_carlo_error(self) -> float | None:
-        """What other samples would change, in bits/dim; part of the noise of the images. None: a side does not say."""
-        errors = [scored.numbers.bpd_monte_carlo_error for scored in (self.a, self.b)]
-        known = [error for error in errors if error is not None]
-        return math.hypot(*known) if len(known) == 2 else None
+    def monte_carlo_error(self) -> float:
+        """What other samples would change, in bits/dim; part of the noise of the images. Infinite: unknown."""
+        return math.hypot(self.a.numbers.bpd_monte_carlo_error, self.b.numbers.bpd_monte_carlo_error)
 
 
 @dataclass(frozen=True)

@@ -96,10 +96,9 @@ def noise_in_words(row: Row) -> str | None:
         f"{side} {'unknown, one seed' if error is None else f'{two_digits(error)}, {scored.numbers.n_seeds} seeds'}"
         for side, error, scored in zip("AB", noise.seeds, (row.a, row.b), strict=True)
     ]
-    monte_carlo = "unknown" if row.monte_carlo_error is None else two_digits(row.monte_carlo_error)
     return (
-        f"test images {error_alone(noise.images)} (Monte Carlo {monte_carlo} of it), training seeds "
-        f"{error_alone(noise.of_seeds)} ({'; '.join(sides)}), together {error_alone(noise.combined)}"
+        f"test images {error_alone(noise.images)} (Monte Carlo {error_alone(row.monte_carlo_error)} of it), training "
+        f"seeds {error_alone(noise.of_seeds)} ({'; '.join(sides)}), together {error_alone(noise.combined)}"
     )
 
 
