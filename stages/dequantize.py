@@ -5,7 +5,7 @@ from typing import Any
 
 from bitsperdim.config.params import Params
 from bitsperdim.core.files import StoredArray
-from bitsperdim.core.metrics import ImagesMetrics
+from bitsperdim.core.yardsticks import ImagesMetrics
 from bitsperdim.data import preparation
 from bitsperdim.data.pictures import evenly_spaced, write_grid
 from bitsperdim.data.yardsticks import yardsticks

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from bitsperdim.comparing.rerun import DATA, SAME, SAME_DATA, TRAINED
 from bitsperdim.core.errors import InputError
-from bitsperdim.core.metrics import YARDSTICKS, AnyMetrics, ImagesMetrics, Metrics, SimulatedMetrics
+from bitsperdim.core.metrics import AnyMetrics, Metrics, SimulatedMetrics
+from bitsperdim.core.yardsticks import YARDSTICKS, ImagesMetrics
 from results import ANNEALED, IMAGES, metrics
 
 LATER = ("n_distinct_images", "n_training_images", "too_few_samples", "ess_below_10_share")

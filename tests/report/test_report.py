@@ -16,7 +16,7 @@ import pytest
 
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.labels import WORDS
-from bitsperdim.core.metrics import YARDSTICKS, ImagesMetrics
+from bitsperdim.core.yardsticks import YARDSTICKS, ImagesMetrics
 from bitsperdim.report import charts, write_report
 from bitsperdim.report.content import read_report, title_of
 from bitsperdim.report.yardsticks import yardsticks

@@ -33,7 +33,8 @@ from bitsperdim.core.errors import InputError
 from bitsperdim.core.git import UNSHALLOW, NotARepositoryError, Repository, repository
 from bitsperdim.core.labels import LEGEND as OF_SIGNS
 from bitsperdim.core.labels import OUT_OF_RANGE, SEEN, TOO_FEW
-from bitsperdim.core.metrics import HASH_DIGITS, AnyMetrics
+from bitsperdim.core.metrics import AnyMetrics
+from bitsperdim.core.stored import HASH_DIGITS
 from bitsperdim.results.formatting import markdown as cell
 from bitsperdim.results.formatting import two_digits, with_error
 

@@ -19,7 +19,8 @@ from typing import Any
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import read_json
 from bitsperdim.core.labels import COUNTED
-from bitsperdim.core.metrics import ImagesMetrics, Metrics
+from bitsperdim.core.metrics import Metrics
+from bitsperdim.core.yardsticks import ImagesMetrics
 from bitsperdim.results.reading import read_stored
 
 # Training on another machine moves a likelihood by about as much as another seed does: on digits, over

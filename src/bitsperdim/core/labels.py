@@ -20,7 +20,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 SIGNS = {"exact": "=", "lower": "≤", "density": "density"}
-PUBLISHED_SIGNS = {"exact": "=", "bound": "≤", "estimate": "≈"}
+PUBLISHED_SIGNS = {"exact": SIGNS["exact"], "bound": SIGNS["lower"], "estimate": "≈"}
 ASCII_SIGNS = {kind: sign.replace("≤", "<=") for kind, sign in SIGNS.items()}
 WORDS = {"exact": "exact", "lower": "an upper bound", "density": "a density, no likelihood: not to be ranked"}
 LEGEND = ", ".join(f"{SIGNS[kind]} {WORDS[kind]}" for kind in ("exact", "lower"))

@@ -1,13 +1,14 @@
-"""``metrics.json`` of a model and of the images: every key, its unit and meaning, and what a number is called by.
+"""``metrics.json`` of a model: every key, its unit and meaning, and what is said of its number.
 
 This is the one definition: the stages write it, and the report, the README, ``compare``, the leaderboard and the
 recipes read it. :class:`Metrics` is what this version writes. :class:`AnyMetrics` is what any version wrote: a key that
 the first ones did not have is None, for *unknown*, where an old file lacks it. A new key goes there, with None, and
 into :class:`Metrics` without, if every model has it.
 
-How the numbers are computed: :mod:`bitsperdim.evaluation.summary`, :mod:`bitsperdim.evaluation.latent_code` and
-:mod:`bitsperdim.data.yardsticks`. Test-set errors are the spread over test images / sqrt(N), of which copies count
-once; Monte Carlo errors are what another draw of the K samples would change, and are contained in them.
+How the numbers are computed: :mod:`bitsperdim.evaluation.summary`, :mod:`bitsperdim.evaluation.latent_code`.
+Test-set errors are the spread over test images / sqrt(N), of which copies count once; Monte Carlo errors are what
+another draw of the K samples would change, and are contained in them. The ``metrics.json`` of the images is in
+:mod:`bitsperdim.core.yardsticks`.
 
 Invariants (``tests/core/test_metrics.py``): the committed files are written again to the byte
 (``test_the_committed_files_are_the_same_bytes``); committed results of recipes are read
@@ -17,43 +18,13 @@ Invariants (``tests/core/test_metrics.py``): the committed files are written aga
 from __future__ import annotations
 
 import math
-import re
-from dataclasses import dataclass
 from typing import Literal, Self
 
 from pydantic import model_validator
 
 from bitsperdim.core import labels
-from bitsperdim.core.errors import InputError
 from bitsperdim.core.labels import TOLERATED_SHARE
-from bitsperdim.core.stored import Stored
-
-HASH_DIGITS = 12  # that are shown of a SHA-256
-
-
-class _OfImages(Stored):
-    """What a number is of."""
-
-    protocol: str  # the tag under which numbers may be compared: data set/binarization/HxWxC/L.../test.../given-...
-    test_sha256: str  # of the array of the test images
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W), as the protocol tag has it.
-
-        Raises:
-            InputError: it has none.
-        """
-        match = re.match(r"[^/]*/[^/]*/(\d+)x(\d+)x(\d+)(?:/|$)", self.protocol)
-        if match is None:
-            raise InputError(f"The protocol {self.protocol!r} names no shape of images (data/binarization/HxWxC/...).")
-        height, width, channels = (int(size) for size in match.groups())
-        return channels, height, width
-
-    @property
-    def short_hash(self) -> str:
-        """The first digits of the SHA-256 of the test images."""
-        return self.test_sha256[:HASH_DIGITS]
+from bitsperdim.core.stored import OfImages, Stored
 
 
 class SimulatedMetrics(Stored):
@@ -94,7 +65,7 @@ class AnnealedMetrics(Stored):
         return self
 
 
-class AnyMetrics(_OfImages):
+class AnyMetrics(OfImages):
     """``results/<model>/metrics.json`` of any version: a key of later ones is None where the file lacks it.
 
     Numbers are means over the test images, and over training seeds where there are several.
@@ -115,7 +86,7 @@ class AnyMetrics(_OfImages):
     nll_nats_monte_carlo_error: float  # nats
     log_p_bias_nats: float  # estimated, nats; negative: the bound of log P(x) is too low
     bias_exceeds_standard_error: bool
-    too_few_samples: bool | None = None  # the bias does, or the next is above 5 %, or k-hat is high for more than 5 %
+    too_few_samples: bool | None = None  # a bias above the error, or a small ESS or a high k-hat of more than 5 %
     ess_below_10_share: float | None = None  # of the images whose effective sample size is below 10
     elbo_nats: float  # the bound of log P(x) at K = 1, nats
     ess_median: float  # effective sample size, 1 to K, over images and seeds
@@ -251,68 +222,3 @@ class Metrics(AnyMetrics):
         if (seen := self.seen_in_words) and seen not in why:
             text += f"; {seen}"
         return text + labels.because(why)
-
-
-@dataclass(frozen=True)
-class Yardstick:
-    """What a number of bits per dimension is compared with: its key in ImagesMetrics, its name, what it is."""
-
-    key: str
-    name: str
-    meaning: str
-
-    @property
-    def in_markdown(self) -> str:
-        """How it stands among models in a table of Markdown."""
-        return f"*{self.name}: {self.meaning}*"
-
-
-YARDSTICKS = (
-    Yardstick("entropy_bpd", "independent sub-pixels", "the entropy of each, fitted to the test set itself"),
-    Yardstick("webp_bpd", "lossless WebP", "all test images on one sheet"),
-    Yardstick("png_bpd", "PNG", "all test images on one sheet"),
-    Yardstick("uniform_bpd", "uniform", "every level equally likely"),
-    Yardstick("png_single_bpd", "PNG, single files", "one file per image, headers included"),
-)
-TABULATED = YARDSTICKS[:3]  # among the models in the tables of Markdown; the others are far off
-
-
-class ImagesMetrics(_OfImages):
-    """``results/dequantize/metrics.json``: how many images there are, and yardsticks in bits per sub-pixel."""
-
-    n_train: int  # images of the split, and so are the next two
-    n_validation: int
-    n_test: int
-    n_test_distinct: int  # test images that differ from each other
-    n_test_in_train: int  # test images that are training images too
-    n_test_in_validation: int
-    n_validation_in_train: int
-    entropy_bpd: float
-    entropy_bias_bpd: float  # by which the entropy is too small, about; never positive
-    png_bpd: float
-    png_single_bpd: float
-    webp_bpd: float
-    uniform_bpd: float
-
-    @property
-    def same_in_words(self) -> list[str]:
-        """What is the same within the test images and between the splits, a sentence each, without its full stop."""
-        counts = {name: getattr(self, f"n_{name}") for name in labels.COUNTED}
-        return labels.same_in_words(counts, {"validation": self.n_validation, "test": self.n_test})
-
-    @property
-    def n_dims(self) -> int:
-        """D, the number of sub-pixels of an image."""
-        return math.prod(self.image_shape)
-
-    @property
-    def n_levels(self) -> int:
-        """L, as the protocol tag has it.
-
-        Raises:
-            InputError: it has none.
-        """
-        levels = labels.n_levels(self.protocol)
-        if levels is None:
-            raise InputError(f"The protocol {self.protocol!r} names no number of levels (.../L<levels>/...).")
-        return levels

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +23,7 @@ from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import write_json
 
 A_FILE = "a file that is read"
+HASH_DIGITS = 12  # that are shown of a SHA-256
 
 
 class Stored(BaseModel):
@@ -81,3 +83,28 @@ class Stored(BaseModel):
             ValueError: a number is NaN.
         """
         write_json(path, self.as_record())
+
+
+class OfImages(Stored):
+    """A file that is about test images."""
+
+    protocol: str  # the tag under which numbers may be compared: data set/binarization/HxWxC/L.../test.../given-...
+    test_sha256: str  # of the array of the test images
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W), as the protocol tag has it.
+
+        Raises:
+            InputError: it has none.
+        """
+        match = re.match(r"[^/]*/[^/]*/(\d+)x(\d+)x(\d+)(?:/|$)", self.protocol)
+        if match is None:
+            raise InputError(f"The protocol {self.protocol!r} names no shape of images (data/binarization/HxWxC/...).")
+        height, width, channels = (int(size) for size in match.groups())
+        return channels, height, width
+
+    @property
+    def short_hash(self) -> str:
+        """The first digits of the SHA-256 of the test images."""
+        return self.test_sha256[:HASH_DIGITS]

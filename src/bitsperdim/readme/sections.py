@@ -13,7 +13,8 @@ from pathlib import Path
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import read_json
 from bitsperdim.core.labels import meanings
-from bitsperdim.core.metrics import TABULATED, ImagesMetrics, Metrics
+from bitsperdim.core.metrics import Metrics
+from bitsperdim.core.yardsticks import TABULATED, ImagesMetrics
 from bitsperdim.readme import studies
 from bitsperdim.recipes.table import markdown
 from bitsperdim.results.formatting import plain, with_error

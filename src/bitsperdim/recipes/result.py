@@ -27,8 +27,9 @@ from bitsperdim.config.params import model_section
 from bitsperdim.config.variants import ways_of_dequantizing
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import read_json, write_json, write_npz
-from bitsperdim.core.metrics import ImagesMetrics, Metrics
+from bitsperdim.core.metrics import Metrics
 from bitsperdim.core.units import bits_per_dim, nats_to_bits_per_dim
+from bitsperdim.core.yardsticks import ImagesMetrics
 from bitsperdim.estimators.paired import paired_difference
 from bitsperdim.recipes.recipe import FOLDER, Recipe, SizeName, merged
 from bitsperdim.recipes.running import Finished, reading_result

@@ -15,7 +15,8 @@ from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import read_json
 from bitsperdim.core.git import Provenance
 from bitsperdim.core.labels import PUBLISHED_SIGNS, TOO_FEW, meanings
-from bitsperdim.core.metrics import TABULATED, AnyMetrics
+from bitsperdim.core.metrics import AnyMetrics
+from bitsperdim.core.yardsticks import TABULATED
 from bitsperdim.recipes import recipe as recipes
 from bitsperdim.recipes.result import RESULTS, result_name
 from bitsperdim.recipes.running import reading_result

@@ -25,9 +25,10 @@ from pydantic import BaseModel
 from bitsperdim.config.params import Params
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.labels import TOLERATED_SHARE
-from bitsperdim.core.metrics import ImagesMetrics, Metrics
+from bitsperdim.core.metrics import Metrics
 from bitsperdim.core.stored import Stored
 from bitsperdim.core.units import bits_per_dim, nats_to_bits_per_dim
+from bitsperdim.core.yardsticks import ImagesMetrics
 from bitsperdim.report.published import PublishedNumber, read_published
 from bitsperdim.results.density_and_mass import Study, read_study
 from bitsperdim.results.project_delay import Delay, read_delay

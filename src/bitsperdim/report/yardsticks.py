@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from bitsperdim.core.metrics import YARDSTICKS, ImagesMetrics
+from bitsperdim.core.yardsticks import YARDSTICKS, ImagesMetrics
 from bitsperdim.results.formatting import plain, two_digits
 
 
