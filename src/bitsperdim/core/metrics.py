@@ -85,26 +85,26 @@ class AnyMetrics(OfImages):
     nll_nats_standard_error: float  # test-set error, nats
     nll_nats_monte_carlo_error: float  # nats
     log_p_bias_nats: float  # estimated, nats; negative: the bound of log P(x) is too low
-    bias_exceeds_standard_error: bool
+    bias_exceeds_standard_error: bool  # in size: then the number says more about K than about the model
     too_few_samples: bool | None = None  # a bias above the error, or a small ESS or a high k-hat of more than 5 %
-    ess_below_10_share: float | None = None  # of the images whose effective sample size is below 10
+    ess_below_10_share: float | None = None  # share of the images whose effective sample size is below 10
     elbo_nats: float  # the bound of log P(x) at K = 1, nats
     ess_median: float  # effective sample size, 1 to K, over images and seeds
-    ess_smallest: float
-    n_impossible_images: int  # without any mass: then the number is infinite
+    ess_smallest: float  # of any image and seed
+    n_impossible_images: int  # that got no mass: then the number is infinite
 
     # where it applies
     nll_jackknife_nats: float | None = None  # a bound without its leading bias, nats: an estimate, no bound
-    nll_jackknife_nats_error: float | None = None  # where the weights are known to be light
+    nll_jackknife_nats_error: float | None = None  # nats; where the weights are known to be light
     nll_extrapolated_nats: float | None = None  # the same by another way, from the bounds against 1 / K
     pareto_k_median: float | None = None  # k-hat of the weights over images, from K = 1,000 on
     pareto_k_limit: float | None = None  # above which neither bias nor Monte Carlo error can be believed
-    pareto_k_high_share: float | None = None  # of the images above the limit
-    bpd_without_training_images: float | None = None  # where some test images are training images, and some are not
-    proposal: Literal["encoder", "prior"] | None = None  # of models with a latent code
+    pareto_k_high_share: float | None = None  # share of the images above the limit
+    bpd_without_training_images: float | None = None  # of the others, where some test images are training images
+    proposal: Literal["encoder", "prior"] | None = None  # that the samples of a latent code came from
     bpd_seed_spread: float | None = None  # of several seeds: the standard deviation of their bpd
-    bpd_by_seed: dict[str, float] | None = None
-    largest_leaked_gradient: float | None = None  # of autoregressive models: with respect to what must not be known
+    bpd_by_seed: dict[str, float] | None = None  # seed -> its bpd
+    largest_leaked_gradient: float | None = None  # of autoregressive models: of a log-mass, by what it must not know; 0
     n_units: int | None = None  # of the latent code, where there is one and more than one test image
     n_active_units: int | None = None  # whose posterior mean moves with the image
     annealed: AnnealedMetrics | None = None  # of models with a latent code

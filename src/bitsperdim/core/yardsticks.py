@@ -49,9 +49,9 @@ class ImagesMetrics(OfImages):
     n_test: int
     n_test_distinct: int  # test images that differ from each other
     n_test_in_train: int  # test images that are training images too
-    n_test_in_validation: int
-    n_validation_in_train: int
-    entropy_bpd: float
+    n_test_in_validation: int  # test images that are validation images too
+    n_validation_in_train: int  # validation images that are training images too
+    entropy_bpd: float  # what this and the other yardsticks are: YARDSTICKS
     entropy_bias_bpd: float  # by which the entropy is too small, about; never positive
     png_bpd: float
     png_single_bpd: float
