@@ -25,13 +25,15 @@ from bitsperdim.config.defaults import in_force
 from bitsperdim.config.families.base import Section
 from bitsperdim.config.params import STUDIES, Params, StudyName
 from bitsperdim.core.errors import InputError
-from bitsperdim.core.labels import SIGNS, TOLERATED_SHARE, is_of_seen_images, marks, range_reason, seen_in_words
+from bitsperdim.core.labels import TOLERATED_SHARE
+from bitsperdim.core.metrics import Metrics
+from bitsperdim.core.stored import Stored
 from bitsperdim.core.units import bits_per_dim, nats_to_bits_per_dim
+from bitsperdim.core.yardsticks import ImagesMetrics
 from bitsperdim.report.published import PublishedNumber, read_published
 from bitsperdim.results.density_and_mass import Study, read_study
-from bitsperdim.results.metrics import HASH_DIGITS, ImagesMetrics, Metrics
 from bitsperdim.results.project_delay import Delay, read_delay
-from bitsperdim.results.reading import Columns, Picture, Stored, read_columns, read_picture, read_stored
+from bitsperdim.results.reading import Columns, Picture, read_columns, read_picture, read_stored
 from bitsperdim.results.universal_resnet import ResnetStudy, read_resnet
 from bitsperdim.results.variants import Scored, Way, of_models
 
@@ -91,28 +93,7 @@ class ModelReport:
     @property
     def relation(self) -> str:
         """What stands before the number: = for an exact one, ≤ for a bound, nothing for a density."""
-        return "" if self.is_density else SIGNS[self.metrics.kind]
-
-    @property
-    def marks(self) -> str:
-        """What stands behind the number where it is not to be believed as it stands."""
-        return marks(self.metrics.model_dump())
-
-    @property
-    def range_reason(self) -> str | None:
-        """How the number is out of the range of likelihoods, in words; None where it is not."""
-        numbers = self.metrics
-        return range_reason(numbers.kind, numbers.bpd, numbers.protocol, numbers.bpd_monte_carlo_error)
-
-    @property
-    def seen_in_words(self) -> str | None:
-        """How many test images are training images too, in words; None where none is."""
-        return seen_in_words(self.metrics.model_dump())
-
-    @property
-    def is_of_seen_images(self) -> bool:
-        """Whether they matter to the number."""
-        return is_of_seen_images(self.metrics.model_dump())
+        return "" if self.is_density else self.metrics.sign
 
     @property
     def is_sampled(self) -> bool:
@@ -311,8 +292,8 @@ def _read_model(params: Params, folder: Path, name: str, images: ImagesMetrics) 
     metrics = read_stored(folder / "metrics.json", Metrics)
     if metrics.test_sha256 != images.test_sha256:
         raise InputError(
-            f"{folder / 'metrics.json'} was scored on test images {metrics.test_sha256[:HASH_DIGITS]}, but the data set"
-            f" is {images.short_hash}; evaluate {name} again."
+            f"{folder / 'metrics.json'} was scored on test images {metrics.short_hash}, but the data set is "
+            f"{images.short_hash}; evaluate {name} again."
         )
     bound = read_columns(folder / "bound_against_k.csv", ("n_samples", "bpd", "standard_error_nats"))
     bound["standard_error_bpd"] = nats_to_bits_per_dim(bound["standard_error_nats"], images.image_shape)
