@@ -100,8 +100,8 @@ def test_every_listed_parameter_exists(pipeline: dict[str, Any], content: dict[s
 
 
 def test_every_parameter_is_a_dependency_of_some_stage(pipeline: dict[str, Any], content: dict[str, Any]) -> None:
-    """A parameter that reruns nothing would be a number in the report that was never used; `models` is a list of stages,
-    and `studies` changes the file of a study in data/code.
+    """A parameter that reruns nothing would be a number in the report that was never used; `models` is a list of
+    stages, and `studies` changes the file of a study in data/code.
     """
     listed = {key for stage in pipeline.values() for key in stage.get("params", [])}
     assert {"dataset", "dequantize", "train", "seeds", "evaluate", "${item}"} <= listed
