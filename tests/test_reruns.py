@@ -150,13 +150,12 @@ EDITS: dict[str, tuple[Callable[[Path], None], set[str]]] = {
         lambda folder: edit(folder, "studies/universal_resnet/nets.py", "studies/project_delay/network.py"),
         {"project_delay"},
     ),
-    "no word of studies, which means all": (
-        lambda folder: set_parameter(folder, r"studies: \[.*\].*\n", ""),
-        {"density_and_mass", "universal_resnet", "report"},
-    ),
-    "a section without a key, which means the defaults": (
-        lambda folder: set_parameter(folder, r"(?m)^evaluate:\n(  .*\n)+", "evaluate: {}\n"),
-        {"report", *(f"evaluate@{model}" for model in ALL)},
+    "no word of studies, which means all, and a section without a key": (
+        lambda folder: (
+            set_parameter(folder, r"studies: \[.*\].*\n", ""),
+            set_parameter(folder, r"(?m)^evaluate:\n(  .*\n)+", "evaluate: {}\n"),
+        )[0],
+        {"density_and_mass", "universal_resnet", "report", *(f"evaluate@{model}" for model in ALL)},
     ),
 }
 
