@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 MODELS = ("vae", "flow")
-# what a stage makes is a function of its name and of the outputs that it reads; code changes nothing here
+# what a stage makes is a function of its name and of the outputs that it reads, and of the data set where it makes the
+# images; code changes nothing here
 STAND_IN = """
 import os, pathlib, sys
 name, *arguments = sys.argv[1:]
@@ -24,13 +25,14 @@ if name == "preflight":
     os.execv(sys.executable, [sys.executable, "stages/preflight.py", *arguments])
 from ruamel.yaml import YAML
 stages = YAML(typ="safe").load(open("dvc.yaml"))["stages"]
+dataset = YAML(typ="safe").load(open("params.yaml"))["dataset"]["name"]
 stage = stages[name].get("do", stages[name])
 for kind in ("outs", "metrics", "plots"):
     for out in stage.get(kind, []):
         place = out if isinstance(out, str) else next(iter(out))
-        path = pathlib.Path(place.replace("${item}", arguments[0]).replace("${dataset.name}", "digits"))
+        path = pathlib.Path(place.replace("${item}", arguments[0]).replace("${dataset.name}", dataset))
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(name)
+        path.write_text(f"{name} {dataset if name == 'dequantize' else ''}")
 """
 
 
@@ -103,6 +105,12 @@ def edit(folder: Path, *paths: str) -> None:
         append(folder / "src/bitsperdim" / path, ".\n" if path.endswith(".md") else "\nEDITED = 1\n")
 
 
+def set_parameter(folder: Path, before: str, after: str) -> None:
+    text = (folder / "params.yaml").read_text(encoding="utf-8")
+    assert len(re.findall(before, text)) == 1
+    (folder / "params.yaml").write_text(re.sub(before, after, text), encoding="utf-8")
+
+
 def both(*models: str) -> set[str]:
     return {f"{stage}@{model}" for stage in ("train", "evaluate") for model in models}
 
@@ -129,6 +137,25 @@ EDITS: dict[str, tuple[Callable[[Path], None], set[str]]] = {
     "the evaluator": (
         lambda folder: edit(folder, "evaluation/summary.py"),
         {f"evaluate@{model}" for model in ALL},
+    ),
+    "another data set": (
+        lambda folder: set_parameter(folder, r"  name: digits ", "  name: mnist "),
+        {"download", "dequantize", "density_and_mass", "report", *both(*ALL)},
+    ),
+    "two studies are switched off": (
+        lambda folder: set_parameter(folder, r"studies: \[.*?\]", "studies: [project_delay]"),
+        {"density_and_mass", "universal_resnet", "report"},
+    ),
+    "the code of a study that is, and of one that is not": (
+        lambda folder: edit(folder, "studies/universal_resnet/nets.py", "studies/project_delay/network.py"),
+        {"project_delay"},
+    ),
+    "no word of studies, which means all, and a section without a key": (
+        lambda folder: (
+            set_parameter(folder, r"studies: \[.*\].*\n", ""),
+            set_parameter(folder, r"(?m)^evaluate:\n(  .*\n)+", "evaluate: {}\n"),
+        )[0],
+        {"density_and_mass", "universal_resnet", "report", *(f"evaluate@{model}" for model in ALL)},
     ),
 }
 

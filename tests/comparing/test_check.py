@@ -15,6 +15,7 @@ from bitsperdim.comparing.rerun import (
     TRAINED,
     compare,
 )
+from bitsperdim.config.params import SWITCHED_OFF
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import write_json
 from results import IMAGES, metrics
@@ -46,6 +47,15 @@ def folders(tmp_path: Path, name: str, change: dict[str, Any]) -> tuple[Path, Pa
             changed = {key: value for key, value in changed.items() if value != "gone"}
             write_json(tmp_path / folder / model / "metrics.json", changed)
     return tmp_path / "reference", tmp_path / "rerun"
+
+
+def test_a_study_that_is_switched_off_agrees_with_itself_alone(tmp_path: Path) -> None:
+    reference, rerun = folders(tmp_path, "vae", {})
+    write_json(rerun / "project_delay" / "metrics.json", SWITCHED_OFF)
+    assert all(sentence.startswith("project_delay: ") for sentence in compare(reference, rerun))
+    assert len(compare(reference, rerun)) == len(DELAY) + len(SAME_DELAY)
+    write_json(reference / "project_delay" / "metrics.json", SWITCHED_OFF)
+    assert compare(reference, rerun) == []
 
 
 def test_equal_and_close_numbers_agree(tmp_path: Path) -> None:

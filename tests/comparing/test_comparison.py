@@ -323,19 +323,22 @@ def test_models_are_paired_by_name_or_as_asked(laboratory: Laboratory, drawn: Dr
 
 
 def test_parameters_that_matter_to_a_model_are_listed(laboratory: Laboratory, drawn: Drawn) -> None:
-    """Those of data, evaluation, training and its own section; a training change that the model overrides is none."""
+    """Those of data, evaluation, training and its own section; a training change that the model overrides is none, and
+    neither is a default that is written, or a key that is one in no family.
+    """
     for model in ("vae", "iwae"):
         laboratory.write(model, drawn(1))
     laboratory.commit()
     laboratory.params["train"]["epochs"] = 20
     laboratory.params["vae"]["latent_size"] = 8
-    laboratory.params["iwae"]["finetune"] = None
-    laboratory.params["evaluate"]["annealed"] = {"n_steps": 60}
+    laboratory.params["vae"]["n_mixtures"] = 1
+    laboratory.params["iwae"]["noise"] = None
+    laboratory.params["evaluate"]["annealed"] = {"n_steps": 61, "n_chains": 4}
     for model in ("vae", "iwae"):
         laboratory.write(model, drawn(2))
     laboratory.commit()
     vae, iwae = sorted(laboratory.compare("HEAD^", "HEAD").rows, key=lambda item: item.name, reverse=True)
-    shared = ("evaluate.annealed.n_steps", (None, 60), (False, True))
+    shared = ("evaluate.annealed.n_steps", (60, 61), (True, True))
     assert [(item.key, item.values, item.is_set) for item in vae.parameters] == [
         shared,
         ("train.epochs", (10, 20), (True, True)),
@@ -343,11 +346,11 @@ def test_parameters_that_matter_to_a_model_are_listed(laboratory: Laboratory, dr
     ]
     assert [(item.key, item.values, item.is_set) for item in iwae.parameters] == [
         shared,
-        ("iwae.finetune", (None, None), (False, True)),
+        ("iwae.noise", (None, None), (False, True)),
     ]
     two = laboratory.compare("HEAD", "HEAD", pair=("vae", "iwae")).rows[0]
     assert [item.key for item in two.parameters] == [
-        *("iwae|vae.finetune", "iwae|vae.latent_size", "iwae|vae.train_samples", "train.epochs")
+        *("iwae|vae.latent_size", "iwae|vae.noise", "iwae|vae.train_samples", "train.epochs")
     ]
 
 

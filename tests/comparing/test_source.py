@@ -228,6 +228,8 @@ def test_parameters_are_those_of_the_lock_and_an_edit_since_is_said(laboratory: 
     assert found.notes == [
         "B: params.yaml in the workspace has been edited since these numbers were made (vae.latent_size)."
     ]
+    path.write_text(path.read_text().replace("latent_size: 99", "n_mixtures: 1"))  # two defaults, written or not
+    assert laboratory.compare("HEAD").rows[0].notes == []
     laboratory.write("vae", drawn(2))
     notes = laboratory.compare("HEAD").rows[0].notes
     assert any("is not the one that dvc.lock names; run `dvc repro`." in note for note in notes)

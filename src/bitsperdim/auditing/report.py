@@ -113,7 +113,7 @@ class Audit:
             "monte_carlo_error": numbers.monte_carlo_error,
             "nats": numbers.nats,
             "n_samples": numbers.n_samples,
-            "n_images": int(numbers.metrics["n_images"]),
+            "n_images": numbers.metrics.n_images,
             "flags": numbers.flags,
             "signature": self.signature,
             "level": self.level,

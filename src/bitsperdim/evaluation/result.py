@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bitsperdim.core import labels
+from bitsperdim.core.metrics import Metrics
 from bitsperdim.evaluation.estimate import Estimate as Scores
 from bitsperdim.evaluation.images import Data
 from bitsperdim.evaluation.signature import signature
@@ -39,7 +40,7 @@ class Estimate:
     """
 
     name: str
-    metrics: Mapping[str, Any]
+    metrics: Metrics
     scores: Scores
     data: Data
     options: Mapping[str, Any]
@@ -49,7 +50,7 @@ class Estimate:
     @property
     def kind(self) -> str:
         """``exact``, ``lower`` (an upper bound of the number of bits) or ``density``, which is no likelihood."""
-        return str(self.metrics["kind"])
+        return self.metrics.kind
 
     @property
     def is_verified(self) -> bool:
@@ -59,27 +60,27 @@ class Estimate:
     @property
     def bits_per_dim(self) -> float:
         """-log2 P(x) / D, the mean over images."""
-        return float(self.metrics["bpd"])
+        return self.metrics.bpd
 
     @property
     def standard_error(self) -> float:
         """Of ``bits_per_dim`` over test images; it holds the Monte Carlo noise too."""
-        return float(self.metrics["bpd_standard_error"])
+        return self.metrics.bpd_standard_error
 
     @property
     def monte_carlo_error(self) -> float:
         """Of ``bits_per_dim``, by another draw of the samples; 0 where nothing is sampled."""
-        return float(self.metrics["bpd_monte_carlo_error"])
+        return self.metrics.bpd_monte_carlo_error
 
     @property
     def nats(self) -> float:
         """-log P(x), the mean over images."""
-        return float(self.metrics["nll_nats"])
+        return self.metrics.nll_nats
 
     @property
     def n_samples(self) -> int:
         """K; 1 where nothing is sampled."""
-        return int(self.metrics["n_samples"])
+        return self.metrics.n_samples
 
     @property
     def log_p(self) -> np.ndarray:
@@ -89,7 +90,7 @@ class Estimate:
     @property
     def flags(self) -> list[str]:
         """Why the number is not to be believed as it stands, in words; empty where nothing is known against it."""
-        return labels.reasons(self.metrics)
+        return self.metrics.reasons
 
     @property
     def signature(self) -> str:
@@ -103,8 +104,8 @@ class Estimate:
     def __str__(self) -> str:
         """Say in one sentence what the number is."""
         known = f"verified by {', '.join(self.verified_by)}" if self.is_verified else DECLARED
-        sentence, mark, why = labels.sentence(self.metrics).partition(f". {labels.ASCII_MARK} ")
-        n_images = f"{self.metrics['n_images']:,} images"
+        sentence, mark, why = self.metrics.sentence.partition(f". {labels.ASCII_MARK} ")
+        n_images = f"{self.metrics.n_images:,} images"
         return f"{self.name}: {sentence}, {n_images}; {known}{mark}{why}."
 
     def __repr__(self) -> str:
@@ -116,17 +117,17 @@ class Estimate:
         numbers = self.metrics
         lines = [
             str(self),
-            f"  bits/dim        {numbers['bpd']:.6f}",
-            f"  test-set error  {numbers['bpd_standard_error']:.6f} (one standard error over images, bits/dim)",
+            f"  bits/dim        {numbers.bpd:.6f}",
+            f"  test-set error  {numbers.bpd_standard_error:.6f} (one standard error over images, bits/dim)",
         ]
         if self.kind == "lower":
             lines += [
-                f"  Monte Carlo     {numbers['bpd_monte_carlo_error']:.6f} (another draw of the samples, bits/dim)",
-                f"  bias            {numbers['log_p_bias_nats']:.4f} (of the bound, estimated, nats per image)",
-                f"  samples         K = {numbers['n_samples']:,}; effective, median {numbers['ess_median']:.4g}",
+                f"  Monte Carlo     {numbers.bpd_monte_carlo_error:.6f} (another draw of the samples, bits/dim)",
+                f"  bias            {numbers.log_p_bias_nats:.4f} (of the bound, estimated, nats per image)",
+                f"  samples         K = {numbers.n_samples:,}; effective, median {numbers.ess_median:.4g}",
             ]
         lines += [
-            f"  nats per image  {numbers['nll_nats']:.4f} ± {numbers['nll_nats_standard_error']:.4f}",
+            f"  nats per image  {numbers.nll_nats:.4f} ± {numbers.nll_nats_standard_error:.4f}",
             f"  images          {self.data!r}",
             f"  time            {self.seconds:.1f} s",
             f"  signature       {self.signature}",

@@ -10,6 +10,7 @@ Invariant (``tests/report/test_report.py``): a missing or broken file is one sen
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
