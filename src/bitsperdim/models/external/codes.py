@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from bitsperdim.core.errors import InputError
+from bitsperdim.models.external.distributions import first_line
 
 
 @contextmanager
@@ -59,8 +60,8 @@ class ExternalCode:
                 f"{name} returned {type(given).__name__}; it must return a distribution of the latent code, with "
                 f"sample (or rsample) and log_prob, as those of torch.distributions have."
             )
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            shape = tuple(self.draws((1,)).shape[1:])
+        with torch.no_grad(), seeded(torch.Generator().manual_seed(0), device):
+            shape = tuple(self._drawn((1,)).shape[1:])
         if not self.leading and shape[:1] == (1,) and len(shape) > 1:
             shape = shape[1:]  # a prior of one row
             self.is_row = True
@@ -92,18 +93,42 @@ class ExternalCode:
     def rsample(self, n_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw (K, ..., Z)."""
         with seeded(generator, self.device):
-            drawn = self.draws((n_samples, *self.copies))  # type: ignore[misc]  # looked at above
+            drawn = self._drawn((n_samples, *self.copies))
         return drawn.reshape(n_samples, *self.copies, *self.leading, self.size)
+
+    def _drawn(self, shape: tuple[int, ...]) -> Tensor:
+        try:
+            drawn = self.draws(shape)  # type: ignore[misc]  # looked at when it was taken
+        except Exception as error:
+            raise InputError(
+                f"What {self.name} returned, {type(self.given).__name__}, cannot draw: it is asked for samples of the "
+                f"leading shape {shape}, as those of torch.distributions are, and raised {type(error).__name__}: "
+                f"{first_line(error)}."
+            ) from error
+        if not isinstance(drawn, Tensor) or drawn.shape[: len(shape)] != shape:
+            found = tuple(drawn.shape) if isinstance(drawn, Tensor) else type(drawn).__name__
+            raise InputError(
+                f"Samples of what {self.name} returned, {type(self.given).__name__}, must be a tensor whose shape "
+                f"begins with the {shape} that is asked for, but are {found}."
+            )
+        return drawn
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Return the log-density of codes (..., Z), (...) in nats."""
         outer = z.shape[:-1]
         shaped = z.reshape(*outer, *((1,) if self.is_row else ()), *self.event)
-        found = self.given.log_prob(shaped)
-        if found.shape[: len(outer)] != outer:
+        try:
+            found = self.given.log_prob(shaped)
+        except Exception as error:
+            raise InputError(
+                f"log_prob of {type(self.given).__name__}, which {self.name} returned, raised {type(error).__name__} "
+                f"for codes of shape {tuple(shaped.shape)}: {first_line(error)}."
+            ) from error
+        if not isinstance(found, Tensor) or found.shape[: len(outer)] != outer:
+            gave = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise InputError(
                 f"log_prob of what {self.name} returned must begin with the shape {tuple(outer)} for codes of shape "
-                f"{tuple(shaped.shape)}, but gave {tuple(found.shape)}."
+                f"{tuple(shaped.shape)}, but gave {gave}."
             )
         total: Tensor = found.flatten(len(outer)).sum(-1) if found.ndim > len(outer) else found
         return total
