@@ -113,25 +113,25 @@ class Estimate:
 
     def summary(self) -> str:
         """Return the number and all that belongs to it, in a few lines."""
+        return "\n".join([str(self), *(f"  {name:<14}  {value}" for name, value in self._rows().items())])
+
+    def _rows(self) -> dict[str, str]:
+        """Return what belongs to the number, by name, in order."""
         numbers = self.metrics
-        lines = [
-            str(self),
-            f"  bits/dim        {numbers['bpd']:.6f}",
-            f"  test-set error  {numbers['bpd_standard_error']:.6f} (one standard error over images, bits/dim)",
-        ]
-        if self.kind == "lower":
-            lines += [
-                f"  Monte Carlo     {numbers['bpd_monte_carlo_error']:.6f} (another draw of the samples, bits/dim)",
-                f"  bias            {numbers['log_p_bias_nats']:.4f} (of the bound, estimated, nats per image)",
-                f"  samples         K = {numbers['n_samples']:,}; effective, median {numbers['ess_median']:.4g}",
-            ]
-        lines += [
-            f"  nats per image  {numbers['nll_nats']:.4f} ± {numbers['nll_nats_standard_error']:.4f}",
-            f"  images          {self.data!r}",
-            f"  time            {self.seconds:.1f} s",
-            f"  signature       {self.signature}",
-        ]
-        return "\n".join(lines)
+        of_samples = {
+            "Monte Carlo": f"{numbers['bpd_monte_carlo_error']:.6f} (another draw of the samples, bits/dim)",
+            "bias": f"{numbers['log_p_bias_nats']:.4f} (of the bound, estimated, nats per image)",
+            "samples": f"K = {numbers['n_samples']:,}; effective, median {numbers['ess_median']:.4g}",
+        }
+        return {
+            "bits/dim": f"{numbers['bpd']:.6f}",
+            "test-set error": f"{numbers['bpd_standard_error']:.6f} (one standard error over images, bits/dim)",
+            **(of_samples if self.kind == "lower" else {}),
+            "nats per image": f"{numbers['nll_nats']:.4f} ± {numbers['nll_nats_standard_error']:.4f}",
+            "images": repr(self.data),
+            "time": f"{self.seconds:.1f} s",
+            "signature": self.signature,
+        }
 
     def to_pandas(self) -> pd.DataFrame:
         """Return a row for each image: ``image``, ``log_p_nats``, ``bits_per_dim``, errors, ESS and k-hat."""
@@ -150,10 +150,9 @@ class Estimate:
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows."""
-        rows = [line.strip().partition("  ") for line in self.summary().splitlines()[1:]]
         cells = "".join(
             f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
-            f"<td style='text-align:left'>{html.escape(value.strip())}</td></tr>"
-            for name, _, value in rows
+            f"<td style='text-align:left'>{html.escape(value)}</td></tr>"
+            for name, value in self._rows().items()
         )
         return f"<p>{html.escape(str(self))}</p><table>{cells}</table>"
