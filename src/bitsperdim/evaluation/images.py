@@ -110,7 +110,7 @@ class Data:
         n_all = len(self.images)
         if type(n_images) is not int or not 1 <= n_images <= n_all:
             raise InputError(
-                f"subset = {shown(n_images)} is not allowed; it must be an integer from 1 to {n_all}, as many as there are."
+                f"subset = {shown(n_images)} is not allowed; it must be an integer from 1 to {n_all}, which are all."
             )
         if type(seed) is not int or seed < 0:
             raise InputError(f"seed = {shown(seed)} is not allowed; it must be an integer, 0 or more.")

@@ -104,8 +104,9 @@ class Estimate:
         """Say in one sentence what the number is."""
         known = f"verified by {', '.join(self.verified_by)}" if self.is_verified else DECLARED
         sentence, mark, why = labels.sentence(self.metrics).partition(f". {labels.ASCII_MARK} ")
-        n_images = f"{self.metrics['n_images']:,} images"
-        return f"{self.name}: {sentence}, {n_images}; {known}{mark}{why}."
+        n_images = f"{self.metrics['n_images']:,}"
+        of_images = "" if f"of {n_images} test images" in sentence else f", {n_images} images"  # they are said already
+        return f"{self.name}: {sentence}{of_images}; {known}{mark}{why}."
 
     def __repr__(self) -> str:
         """Return the sentence."""

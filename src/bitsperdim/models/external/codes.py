@@ -33,7 +33,12 @@ def seeded(generator: torch.Generator | None, device: torch.device) -> Iterator[
         return
     seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(
+            seed
+        )  # torch.manual_seed would seed all GPUs, and keeps a list of its calls
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield
 
 
@@ -45,12 +50,20 @@ class ExternalCode:
         name: of the method that gave it, for messages.
         leading: (B,) of images, () of a prior.
         device: where it draws.
+        event: of a prior, the shape of a code; None: what it draws says so.
 
     Raises:
-        InputError: it cannot draw, has no log-density, or is of another number of images.
+        InputError: it cannot draw, has no log-density, or is of another number of images or shape of codes.
     """
 
-    def __init__(self, given: Any, name: str, leading: Sequence[int], device: torch.device) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        given: Any,  # noqa: ANN401 - whatever somebody's model returns
+        name: str,
+        leading: Sequence[int],
+        device: torch.device,
+        event: Sequence[int] | None = None,
+    ) -> None:
         """Take the distribution, and look at the shape of what it draws."""
         self.given, self.name, self.leading, self.device = given, name, tuple(leading), device
         self.draws = getattr(given, "rsample" if getattr(given, "has_rsample", True) else "sample", None)
@@ -62,11 +75,13 @@ class ExternalCode:
             )
         with torch.no_grad(), seeded(torch.Generator().manual_seed(0), device):
             shape = tuple(self._drawn((1,)).shape[1:])
-        if not self.leading and shape[:1] == (1,) and len(shape) > 1:
-            shape = shape[1:]  # a prior of one row
-            self.is_row = True
-        else:
-            self.is_row = False
+        self.is_row = event is not None and shape == (1, *event)  # of a prior
+        shape = shape[1:] if self.is_row else shape
+        if event is not None and shape != tuple(event):
+            raise InputError(
+                f"encode returned a distribution of codes of shape {tuple(event)} for each image, but {name} one of "
+                f"codes of shape {shape}; they must be the same."
+            )
         if shape[: len(self.leading)] != self.leading:
             raise InputError(
                 f"{name} returned a distribution of shape {shape}; for {self.leading[0]} images it must begin with "
