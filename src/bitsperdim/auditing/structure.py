@@ -16,6 +16,7 @@ from torch import Tensor
 from bitsperdim.auditing.check import LEVEL, Case, Check, failed, not_applicable, passed
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.randomness import stream
+from bitsperdim.core.units import nats_to_bits
 from bitsperdim.likelihoods import Likelihood
 from bitsperdim.models.conditional import ConditionalModel
 from bitsperdim.models.external.distributions import ExternalLikelihood
@@ -54,10 +55,10 @@ def masses_sum_to_one(case: Case) -> Check:
             log_total = torch.logsumexp(likelihood.log_masses().double(), dim=-1)
         except InputError:
             return not_applicable(name, "decode gives masses of whole images, and none of single sub-pixels.")
-    worst, size = float(log_total.abs().max()), abs(float(log_total.mean())) / math.log(2)
+    worst, size = float(log_total.abs().max()), nats_to_bits(abs(float(log_total.mean())))
     if worst <= ROUNDING:
         words = f"The masses of all {model.n_levels} levels of {log_total.numel():,} sub-pixels add up to one."
-        return passed(name, words, catches, ROUNDING / math.log(2))
+        return passed(name, words, catches, nats_to_bits(ROUNDING))
     least, most = math.exp(float(log_total.min())), math.exp(float(log_total.max()))
     words = f"The masses of the {model.n_levels} levels of a sub-pixel add up to {least:.6g} to {most:.6g}, not to one."
     return failed(name, words, size)
@@ -94,7 +95,7 @@ def causality(case: Case) -> Check:
     tolerance = torch.finfo(model.dtype).eps ** TOLERATED
     words = "No conditional moves when values that it must not know become others, or has a derivative in them."
     catches = "a conditional that sees its own value or a later one and moves with it at a place that was looked at"
-    return passed(name, words, catches, tolerance / math.log(2))
+    return passed(name, words, catches, nats_to_bits(tolerance))
 
 
 def _another_order(case: Case, images: Tensor, labels: Tensor | None) -> str | None:
@@ -134,7 +135,7 @@ def _gained(case: Case, model: ConditionalModel) -> float:
         hidden = torch.where(model.order >= cut, images.roll(1, 0), images)
         after = model.conditionals(hidden, labels).log_prob(images)
         gained.append((before - after)[(model.order == cut).expand(before.shape)])
-    return float(torch.cat(gained).mean()) / math.log(2)
+    return nats_to_bits(float(torch.cat(gained).mean()))
 
 
 @torch.no_grad()

@@ -149,7 +149,9 @@ def summarise(
         "ess_below_10_share": small_ess,
         "n_impossible_images": int(over_seeds.isneginf().sum()),
     }
-    if first.kind == "lower" and first.n_samples > 1 and math.isfinite(nll):  # an infinite number has no bias
+    if (
+        first.kind == "lower" and first.n_samples > 1 and math.isfinite(nll) and not model.draws_bounds
+    ):  # an infinite number has no bias
         for name, values in (("jackknife", "jackknife"), ("extrapolated", "extrapolation")):
             found = torch.stack([getattr(item, values) for item in estimates.values()])
             metrics[f"nll_{name}_nats"] = -float(found.mean())
