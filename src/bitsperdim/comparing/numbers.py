@@ -47,6 +47,7 @@ class Numbers(Stored):
     bias_exceeds_standard_error: bool = False
     too_few_samples: bool | None = None  # the first commits have the flag above alone
     n_impossible_images: int = 0
+    verified: bool | None = None  # of a model that was made elsewhere
 
     @property
     def is_flagged(self) -> bool:

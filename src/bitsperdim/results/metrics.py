@@ -52,6 +52,24 @@ class AnnealedMetrics(Stored):
     simulated: SimulatedMetrics | None = None
 
 
+class OriginMetrics(Stored):
+    """Where a model that was made elsewhere comes from, and the method that it is asked by."""
+
+    file: str
+    sha256: str
+    offers: str
+    weights: str | None = None
+    weights_sha256: str | None = None
+
+    @property
+    def in_words(self) -> str:
+        """The files with the first digits of their hashes, and the method."""
+        text = f"{self.file} (SHA-256 {self.sha256[:HASH_DIGITS]}), asked by {self.offers}"
+        if self.weights is None or self.weights_sha256 is None:
+            return text
+        return f"{text}, with the weights {self.weights} (SHA-256 {self.weights_sha256[:HASH_DIGITS]})"
+
+
 class Metrics(Stored):
     """``results/<model>/metrics.json``; :func:`bitsperdim.evaluation.summary.summarise` says what each number is."""
 
@@ -91,6 +109,8 @@ class Metrics(Stored):
     n_units: int | None = None
     n_active_units: int | None = None
     annealed: AnnealedMetrics | None = None
+    origin: OriginMetrics | None = None  # of a model that was made elsewhere, as is the next
+    verified: bool | None = None
 
 
 class ImagesMetrics(Stored):

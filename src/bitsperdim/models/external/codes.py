@@ -18,6 +18,8 @@ from torch import Tensor
 
 from bitsperdim.core.errors import InputError
 
+DRAWS = 256  # of a mean that is not known
+
 
 @contextmanager
 def seeded(generator: torch.Generator | None, device: torch.device) -> Iterator[None]:
@@ -110,10 +112,13 @@ class ExternalCode:
 
     @property
     def mean(self) -> Tensor:
-        """The mean, (*leading, Z)."""
-        mean: Tensor = self.given.mean
+        """The mean, (*leading, Z); where the distribution has none, that of some draws, always the same."""
+        try:
+            mean: Tensor = self.given.mean
+        except (AttributeError, NotImplementedError):
+            mean = self.rsample(DRAWS, generator=torch.Generator(self.device).manual_seed(0)).mean(0)
         return mean.reshape(*self.leading, self.size)
 
     def mean_of_each(self, n_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Return the mean: no draws are needed."""
+        """Return the mean."""
         return self.mean
