@@ -1,7 +1,7 @@
 """The images on which a model that was made elsewhere was trained: which test images are among them.
 
-Invariants (``tests/evaluation/test_training_images.py``): exact copies are found, whatever the layout of the array; what
-is no array of such images is one sentence.
+Invariants (``tests/evaluation/test_training_images.py``): exact copies are found, whatever the layout of the array;
+what is no array of such images is one sentence.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def in_train(section: FamilySection, prepared: PreparedImages) -> np.ndarray:
     """Return for each test image whether the model was trained on it, as far as that is known, (N,) bool.
 
     Args:
-        section: of the model; where it names ``train_images``, those count: alone, or beside ours if it is trained here.
+        section: of the model; where it names ``train_images``, those count, and ours too if it is trained here.
         prepared: with the test split.
 
     Raises:

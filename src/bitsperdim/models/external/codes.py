@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from bitsperdim.core.errors import InputError
 
@@ -80,6 +81,17 @@ class ExternalCode:
     def size(self) -> int:
         """Z."""
         return math.prod(self.event)
+
+    @property
+    def is_anywhere(self) -> bool:
+        """Whether a code may have any real values, as far as the distribution says."""
+        try:
+            support = self.given.support
+        except (AttributeError, NotImplementedError):
+            return True
+        while hasattr(support, "base_constraint"):
+            support = support.base_constraint
+        return isinstance(support, type(constraints.real))
 
     def expand(self, n: int) -> ExternalCode:
         """Return n of a prior, of shape (n, Z)."""

@@ -214,11 +214,15 @@ class ExternalLatent(External, LatentModel):
 
     @cached_property
     def has_derivatives(self) -> bool:
-        """Whether log p(x, z) has derivatives in z: not where the code is discrete, or the decoder without them."""
+        """Whether log p(x, z) has derivatives in z, which may be anywhere: not where the code is discrete or bounded."""
         black = torch.zeros(1, *self.image_shape, dtype=torch.int64, device=self.device)
+        prior = self.prior()
         with torch.enable_grad():
-            z = self.prior().expand(1).rsample(1).detach()
-            return z.is_floating_point() and self.log_joint(black, z.requires_grad_()).requires_grad
+            z = prior.expand(1).rsample(1).detach()
+            if not z.is_floating_point() or not prior.is_anywhere:
+                return False
+            z.requires_grad_()
+            return self.log_p_x_given_z(black, z).requires_grad and prior.log_prob(z).requires_grad
 
     def prior(self) -> ExternalCode:  # type: ignore[override]  # it does what a normal does
         """Return p(z), of shape (Z,)."""
