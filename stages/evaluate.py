@@ -9,7 +9,7 @@ from bitsperdim.core import made_with
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import remove_leftovers, write_csv, write_json
 from bitsperdim.data.prepared import load_prepared
-from bitsperdim.evaluation import latent_code, pictures, scoring, summary
+from bitsperdim.evaluation import latent_code, pictures, scoring, summary, training_images
 from bitsperdim.runtime import finished, stage
 from bitsperdim.runtime.device import described, set_up_device
 from bitsperdim.runtime.distributed import is_first, joined, world_size
@@ -20,7 +20,7 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
     section, out, device = params.evaluate, Path(results), set_up_device()
     prepared = load_prepared(Path(dequantized), ("test",))
     folders = {seed: Path(folder) / str(seed) for seed in params.seeds}
-    family = params.section(name).family
+    family, in_train = params.section(name).family, training_images.in_train(params.section(name), prepared)
     trained = {seed: models.load(path, family) for seed, path in folders.items()}
     decides = (family, prepared, section)
     places = {seed: scoring.checkpoint_of(path, *decides, seed, device) for seed, path in folders.items()}
@@ -45,7 +45,7 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
     result = summary.summarise(
         *(estimates, first, prepared.description, section.proposal),
         same_as=prepared.same_as["test"],
-        in_train=prepared.in_train["test"],
+        in_train=in_train,
         of_the_code=code,
     )
     pictures.draw_pictures(out / "pictures", first, prepared, section, device)

@@ -14,7 +14,10 @@ from pathlib import Path
 
 import pytest
 
-MODELS = ("vae", "flow")
+MODELS = ("vae", "flow", "mine")
+MINE = """
+mine: {family: external, file: external/my_model.py, weights: external/w.pt, train_images: external/train.npz}
+"""
 # what a stage makes is a function of its name and of the outputs that it reads, and of the data set where it makes the
 # images; code changes nothing here
 STAND_IN = """
@@ -47,13 +50,17 @@ def laboratory(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     (folder / "data" / "own").mkdir(parents=True)
     (folder / "data" / "own" / "README.md").write_text("Your own images.\n", encoding="utf-8")
     (folder / "recipes" / "a.yaml").write_text("a: 1\n", encoding="utf-8")
+    (folder / "external").mkdir()
+    (folder / "external" / "my_model.py").write_text("import parts\nclass Model: pass\n", encoding="utf-8")
+    for name in ("parts.py", "not_imported.py", "w.pt", "train.npz"):
+        (folder / "external" / name).write_text("", encoding="utf-8")
     (folder / ".dvc").mkdir()
     (folder / ".dvc" / "config").write_text(
         "[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n"
     )
     text = (folder / "params.yaml").read_text(encoding="utf-8")
     text = re.sub(r"(?m)^models: .*", f"models: [{', '.join(MODELS)}]", text)
-    (folder / "params.yaml").write_text(text, encoding="utf-8")
+    (folder / "params.yaml").write_text(text + MINE, encoding="utf-8")
     (folder / "stand_in.py").write_text(STAND_IN, encoding="utf-8")
     start = f'exec {sys.executable} stand_in.py "$@"\n'
     (folder / "stages" / "start.sh").write_text(start, encoding="utf-8")
@@ -117,18 +124,29 @@ def both(*models: str) -> set[str]:
 
 ALL = ("counts", *MODELS)
 EDITS: dict[str, tuple[Callable[[Path], None], set[str]]] = {
-    "a comment in the trainer": (
-        lambda folder: append(folder / "src/bitsperdim/training/trainer.py", "# a comment\n"),
-        set(),
+    "a comment in the trainer, and the weights of a model from elsewhere": (
+        lambda folder: (
+            append(folder / "src/bitsperdim/training/trainer.py", "# a comment\n"),
+            append(folder / "external" / "w.pt", "1"),
+        )[1],
+        {"train@mine"},  # which writes the same outputs here
     ),
     "a new family": (a_new_family, {"report", *both("counts")}),
-    "a family, a page and a study": (
-        lambda folder: edit(folder, "models/vae.py", "report/template.md", "studies/project_delay/chain.py"),
-        {"report", "project_delay", *both("vae")},
+    "a family, a page, a study, and the images that a model from elsewhere was trained on": (
+        lambda folder: (
+            append(folder / "external" / "train.npz", "1"),
+            edit(folder, "models/vae.py", "report/template.md", "studies/project_delay/chain.py"),
+        )[1],
+        {"report", "project_delay", "evaluate@mine", *both("vae")},
     ),
-    "a new data set, and a family that a study trains": (
-        lambda folder: (a_new_data_set(folder), edit(folder, "models/flow.py"))[1],
-        {"download", "dequantize", "report", "density_and_mass", *both("flow")},
+    "a new data set, a family that a study trains, and what a model from elsewhere imports": (
+        lambda folder: (
+            a_new_data_set(folder),
+            append(folder / "external" / "parts.py", "# 1\n"),
+            append(folder / "external" / "not_imported.py", "# 1\n"),
+            edit(folder, "models/flow.py"),
+        )[-1],
+        {"download", "dequantize", "report", "density_and_mass", *both("flow", "mine")},
     ),
     "the trainer, and the comparison of commits": (
         lambda folder: edit(folder, "training/step.py", "comparing/leaderboard.py"),

@@ -322,6 +322,9 @@ def judged(pair: Measured, level: float = LEVEL, n_compared: int = 1) -> Row:
             f"{' and '.join(flagged)} {'have' if len(flagged) > 1 else 'has'} too few samples ({TOO_FEW}): bias and "
             f"Monte Carlo error of the bound cannot be believed; raise evaluate.n_samples."
         )
+    declared = [side for side, scored in (("A", a), ("B", b)) if scored.numbers.verified is False]
+    if declared:
+        notes.append(f"{' and '.join(declared)}: the kind of the number is declared by the model, not verified.")
     for side, scored in (("A", a), ("B", b)):
         if scored.numbers.range_reason:
             notes.append(f"{side}'s number is {scored.numbers.range_reason} ({OUT_OF_RANGE}).")

@@ -24,7 +24,7 @@ from pydantic import model_validator
 
 from bitsperdim.core import labels
 from bitsperdim.core.labels import TOLERATED_SHARE
-from bitsperdim.core.stored import OfImages, Stored
+from bitsperdim.core.stored import HASH_DIGITS, OfImages, Stored
 
 
 class SimulatedMetrics(Stored):
@@ -63,6 +63,24 @@ class AnnealedMetrics(Stored):
         if lacking and lacking != type(self).model_fields.keys() - {"simulated"}:
             raise ValueError(f"{', '.join(sorted(lacking))} must be there too")
         return self
+
+
+class OriginMetrics(Stored):
+    """Where a model that was made elsewhere comes from, and the method that it is asked by."""
+
+    file: str  # its code, below external/
+    sha256: str
+    offers: str  # the method
+    weights: str | None = None
+    weights_sha256: str | None = None
+
+    @property
+    def in_words(self) -> str:
+        """The files with the first digits of their hashes, and the method."""
+        text = f"{self.file} (SHA-256 {self.sha256[:HASH_DIGITS]}), asked by {self.offers}"
+        if self.weights is None or self.weights_sha256 is None:
+            return text
+        return f"{text}, with the weights {self.weights} (SHA-256 {self.weights_sha256[:HASH_DIGITS]})"
 
 
 class AnyMetrics(OfImages):
@@ -108,6 +126,8 @@ class AnyMetrics(OfImages):
     n_units: int | None = None  # of the latent code, where there is one and more than one test image
     n_active_units: int | None = None  # whose posterior mean moves with the image
     annealed: AnnealedMetrics | None = None  # of models with a latent code
+    origin: OriginMetrics | None = None  # of a model that was made elsewhere
+    verified: bool | None = None  # of such a model: whether its kind is more than what it declares
 
     @property
     def is_flagged(self) -> bool:

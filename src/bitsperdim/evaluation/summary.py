@@ -177,9 +177,21 @@ def summarise(
     leaks = [item.largest_leaked_gradient for item in estimates.values() if item.largest_leaked_gradient is not None]
     if leaks:
         metrics["largest_leaked_gradient"] = max(leaks)
+    metrics |= origin_of(model)
     return Evaluation(
         Metrics(**metrics, **(of_the_code or {})), _per_image(estimates, groups, seen), _bound(estimates, shape, groups)
     )
+
+
+def origin_of(model: ImageModel) -> dict[str, Any]:
+    """Return where a model that was made elsewhere comes from, and whether its kind is verified or only declared.
+
+    Logits are normalized here, and whether they look ahead was asked: any other kind is what the model says it is.
+    """
+    if model.origin is None:
+        return {}
+    kept = {key: value for key, value in model.origin.items() if key != "files"}
+    return {"origin": kept, "verified": model.origin["offers"] == "logits"}
 
 
 def protocol_of(model: ImageModel, description: Description) -> str:

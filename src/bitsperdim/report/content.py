@@ -54,7 +54,7 @@ class ModelReport:
         nll: (N,) nats per test image, the mean over seeds.
         same_as: (N,) the number of the first test image that is equal.
         pareto_k: of each seed and test image; empty where it is not judged.
-        samples: the model's own images.
+        samples: the model's own images, where any can be drawn.
         reconstructions: each test image above its reconstruction, of models with a latent code.
         completions: test images, and below them what was drawn given their upper halves, of autoregressive models.
         receptive_field: what one pixel depends on, of autoregressive models.
@@ -73,7 +73,7 @@ class ModelReport:
     nll: np.ndarray
     same_as: np.ndarray
     pareto_k: np.ndarray
-    samples: Picture
+    samples: Picture | None
     reconstructions: Picture | None
     completions: Picture | None
     receptive_field: Picture | None
@@ -89,6 +89,11 @@ class ModelReport:
     def is_density(self) -> bool:
         """Whether the number is a density at whole numbers: no likelihood, and never ranked."""
         return self.metrics.kind == "density"
+
+    @property
+    def is_declared(self) -> bool:
+        """Whether nobody has verified that the number is of the kind that the model says."""
+        return self.metrics.verified is False
 
     @property
     def relation(self) -> str:
@@ -310,7 +315,7 @@ def _read_model(params: Params, folder: Path, name: str, images: ImagesMetrics) 
         nll=-_by_seed(per_image, "log_p", metrics, folder / "per_image.csv").mean(0),
         same_as=_by_seed(per_image, "same_as", metrics, folder / "per_image.csv")[0].astype(np.int64),
         pareto_k=_pareto_k(folder / "per_image.csv", metrics),
-        samples=read_picture(folder / "pictures" / "samples.png"),
+        samples=_picture_if_any(folder / "pictures" / "samples.png"),
         reconstructions=_picture_if_any(folder / "pictures" / "reconstructions.png"),
         completions=_picture_if_any(folder / "pictures" / "completions.png"),
         receptive_field=_picture_if_any(folder / "pictures" / "receptive_field.png"),

@@ -15,9 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from bitsperdim.core.errors import InputError
 from bitsperdim.models.external.distributions import first_line
+
+DRAWS = 256  # of a mean that is not known
 
 
 @contextmanager
@@ -95,6 +98,17 @@ class ExternalCode:
         """Z."""
         return math.prod(self.event)
 
+    @property
+    def is_anywhere(self) -> bool:
+        """Whether a code may have any real values, as far as the distribution says."""
+        try:
+            support = self.given.support
+        except (AttributeError, NotImplementedError):
+            return True
+        while hasattr(support, "base_constraint"):
+            support = support.base_constraint
+        return isinstance(support, type(constraints.real))
+
     def expand(self, n: int) -> ExternalCode:
         """Return n of a prior, of shape (n, Z)."""
         wide = object.__new__(ExternalCode)
@@ -150,10 +164,13 @@ class ExternalCode:
 
     @property
     def mean(self) -> Tensor:
-        """The mean, (*leading, Z)."""
-        mean: Tensor = self.given.mean
+        """The mean, (*leading, Z); where the distribution has none, that of some draws, always the same."""
+        try:
+            mean: Tensor = self.given.mean
+        except (AttributeError, NotImplementedError):
+            mean = self.rsample(DRAWS, generator=torch.Generator(self.device).manual_seed(0)).mean(0)
         return mean.reshape(*self.leading, self.size)
 
     def mean_of_each(self, n_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Return the mean: no draws are needed."""
+        """Return the mean."""
         return self.mean

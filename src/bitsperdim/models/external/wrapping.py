@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from bitsperdim.core.errors import InputError, shown
 from bitsperdim.likelihoods import Likelihood
+from bitsperdim.likelihoods.base import as_levels
 from bitsperdim.models.base import ImageModel
 from bitsperdim.models.conditional import ConditionalModel, sub_pixel_order
 from bitsperdim.models.density import DensityModel
@@ -121,6 +122,11 @@ class External(ImageModel):
             raise InputError(f"{name} must return shape {shape}, but returned {tuple(given.shape)}{hint}.")
         return given
 
+    @property
+    def can_sample(self) -> bool:
+        """Whether the model has a ``sample``."""
+        return "sample" in self.offer.functions
+
     def unchecked_sample(
         self, n_images: int, *, labels: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
@@ -130,7 +136,7 @@ class External(ImageModel):
             InputError: it has none, or that gives something else.
         """
         if "sample" not in self.offer.functions:
-            raise InputError(f"{type(self.offer.module).__name__} has no method sample(n), so no images can be drawn.")
+            raise InputError("The model has no method sample(n), so no images can be drawn.")
         drawn = self.called("sample", n_images, labels=labels, generator=generator)
         inner = self.convention.inner_shape(self.image_shape)
         if not isinstance(drawn, Tensor) or drawn.is_floating_point() or tuple(drawn.shape) != (n_images, *inner):
@@ -138,7 +144,12 @@ class External(ImageModel):
                 f"sample({n_images}) must return integers of shape {(n_images, *inner)}, but returned "
                 f"{described(drawn)}."
             )
-        return self.convention.back(drawn, self.image_shape)
+        if int(drawn.min()) < 0 or int(drawn.max()) >= self.n_levels:
+            raise InputError(
+                f"sample({n_images}) must return levels from 0 to {self.n_levels - 1}, but returned some from "
+                f"{int(drawn.min())} to {int(drawn.max())}."
+            )
+        return as_levels(self.convention.back(drawn, self.image_shape), self.n_levels)
 
 
 class ExternalMass(External):
@@ -200,6 +211,23 @@ class ExternalConditionals(External, ConditionalModel):
 
 class ExternalLatent(External, LatentModel):
     """A latent code with a prior, an encoder and a decoder."""
+
+    @property
+    def can_sample(self) -> bool:
+        """Whether it has; else a code is drawn, and an image given it."""
+        return True
+
+    @cached_property
+    def has_derivatives(self) -> bool:
+        """Whether log p(x, z) has derivatives in z, anywhere: not where the code is discrete or bounded."""
+        black = torch.zeros(1, *self.image_shape, dtype=torch.int64, device=self.device)
+        prior = self.prior()
+        with torch.enable_grad():
+            z = prior.expand(1).rsample(1).detach()
+            if not z.is_floating_point() or not prior.is_anywhere:
+                return False
+            z.requires_grad_()
+            return self.log_p_x_given_z(black, z).requires_grad and prior.log_prob(z).requires_grad
 
     def prior(self) -> ExternalCode:  # type: ignore[override]  # it does what a normal does
         """Return p(z), of shape (Z,)."""
