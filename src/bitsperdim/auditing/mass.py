@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -24,7 +25,7 @@ from torch import Tensor
 from bitsperdim.auditing import annealing, drawing
 from bitsperdim.auditing.chance import EVIDENCE, excess_evidence, label, log_weights, n_in_time, smallest_excess
 from bitsperdim.auditing.check import LEVEL, Case, Check, failed, not_applicable, passed
-from bitsperdim.auditing.tiny import Tiny, every_image, tiny_model
+from bitsperdim.auditing.tiny import MOST, Tiny, every_image, tiny_model
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.randomness import stream, stream_seed
 from bitsperdim.estimators.log_weights import log_mean_exp
@@ -40,9 +41,8 @@ N_CHAINS = 16
 MOST_STEPS = 2**14
 N_PILOT = 64  # images
 SHARES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # of sub-pixels that are drawn anew
-MOST_DRAWN = 20_000
+MOST_COUNTED, MOST_DRAWN = 2**14, 2**10
 N_FIRST = 8  # that are drawn to see how long it takes
-N_MOVED = 256
 MOST_MOVES = 256
 T = TypeVar("T")
 N_SLICED = (8, 4)  # images, and sub-pixels of each
@@ -79,7 +79,8 @@ def _exact_sum(case: Case, name: str, tiny: Tiny, images: Tensor) -> Check:
 
 
 def _sum_of_weights(case: Case, name: str, tiny: Tiny, images: Tensor) -> Check:
-    log_totals = _repeated(case, tiny, images).logsumexp(1)  # (R,)
+    once, n_repeats = _repeats(case, tiny, images)
+    log_totals = torch.stack([once().logsumexp(0) for _ in range(n_repeats)])
     n, log_mean = len(log_totals), float(log_mean_exp(log_totals[:, None]))
     bpd = tiny.model.n_dims * math.log(2)
     error = float(log_totals.exp().std()) / n**0.5 if n > 1 else math.inf
@@ -120,14 +121,14 @@ def _sum_of_bounds(case: Case, name: str, tiny: Tiny, images: Tensor) -> Check:
 
     q is the best of half of the draws; the other half is tested, by Student's t.
     """
-    drawn = _repeated(case, tiny, images, least=8)
-    half = len(drawn) // 2
-    log_q = drawn[:half].mean(0).log_softmax(0)
+    once, n_repeats = _repeats(case, tiny, images)
+    half = max(4, n_repeats // 2)
+    log_q = (sum(once() for _ in range(half)) / half).log_softmax(0)
     # an image that is impossible has q = 0, and 0 times minus infinity counts as 0
-    terms = torch.where(log_q > -math.inf, log_q.exp() * (drawn[half:] - log_q), 0.0)
+    values = [torch.where(log_q > -math.inf, log_q.exp() * (once() - log_q), 0.0).sum() for _ in range(half)]
     tolerance = _rounding(case) * tiny.model.n_dims
     words = f"By its bounds the probabilities of all {len(images):,} images of {tiny.words} add up to at least"
-    return _bound_check(name, words, terms.sum(1), tolerance, tiny.model.n_dims)
+    return _bound_check(name, words, torch.stack(values), tolerance, tiny.model.n_dims)
 
 
 def _bound_check(name: str, words: str, values: Tensor, tolerance: float, n_dims: int) -> Check:
@@ -138,19 +139,19 @@ def _bound_check(name: str, words: str, values: Tensor, tolerance: float, n_dims
     words = f"{words} {_mass(mean)} (+- {error:.2g} in its logarithm)"
     if mean > critical:
         return failed(name, f"{words}, more than one.", mean / bpd, LEVEL)
-    return passed(name, f"{words}.", "bounds that are too high", (critical - mean) / bpd, LEVEL)
+    catches_bpd = (critical - mean) / bpd if mean > -math.inf else None
+    return passed(name, f"{words}.", "bounds that are too high", catches_bpd, LEVEL)
 
 
-def _repeated(case: Case, tiny: Tiny, images: Tensor, least: int = 1) -> Tensor:
-    """Return log-weights of all images, each row by a call of its own, (R, L^D)."""
+def _repeats(case: Case, tiny: Tiny, images: Tensor) -> tuple[Callable[[], Tensor], int]:
+    """Return a function that draws one log-weight of each image, (L^D,), and how often there is time to call it."""
     generator = _generator(case, TINY)
 
     def once() -> Tensor:
         return log_weights(case, images, generator, model=tiny.model)[0]
 
     _, seconds = _timed(once)
-    n_repeats = max(least, n_in_time(SHARE * case.seconds, seconds, MOST_REPEATS))
-    return torch.stack([once() for _ in range(n_repeats)])
+    return once, n_in_time(SHARE * case.seconds, seconds, MOST_REPEATS)
 
 
 def sampler(case: Case) -> Check:
@@ -166,13 +167,12 @@ def sampler(case: Case) -> Check:
         return not_applicable(name, "Of an image that the model draws only a bound of its probability is known.")
     generator = _generator(case, SAMPLER)
     try:
-        drawn, seconds = _timed(lambda: _drawn(case, N_FIRST, generator))
-        tiny = tiny_model(case)
-        is_counted = isinstance(tiny, Tiny) and tiny.n_images == case.data.n_levels**case.model.n_dims
-        most = MOST_DRAWN if is_counted else 2 * N_MOVED
-        n_more = min(most, n_in_time(SHARE * case.seconds, seconds / N_FIRST, 2**15)) - N_FIRST
-        if n_more > 0:
-            drawn = torch.cat([drawn, _drawn(case, n_more, generator)])
+        drawn, seconds = _timed(partial(_drawn, case, N_FIRST, generator))
+        is_counted = case.data.n_levels**case.model.n_dims <= MOST
+        most = MOST_COUNTED if is_counted else MOST_DRAWN
+        while len(drawn) < most and 3 * seconds < SHARE * case.seconds:  # the last call takes two thirds of all
+            more, spent = _timed(partial(_drawn, case, len(drawn), generator))
+            drawn, seconds = torch.cat([drawn, more]), seconds + spent
     except InputError as error:
         return not_applicable(name, str(error))
     except ValueError as error:
@@ -184,7 +184,7 @@ def sampler(case: Case) -> Check:
     log_fitted = start.log_p(tested.flatten(1).long())
     if isinstance(case.model, ExternalConditionals):
         return _conditionals(case, case.model, name, drawn, log_fitted)
-    return _exchanged(case, name, tested, log_fitted, generator)
+    return _exchanged(case, name, drawn, log_fitted, generator)
 
 
 def _drawn(case: Case, n_images: int, generator: torch.Generator) -> Tensor:
@@ -239,11 +239,12 @@ def _conditionals(case: Case, model: ExternalConditionals, name: str, drawn: Ten
 def _exchanged(case: Case, name: str, drawn: Tensor, log_fitted: Tensor, generator: torch.Generator) -> Check:
     n_dims, ask = case.model.n_dims, _asker(case, generator)
     x, bpd = drawn.flatten(1).long(), n_dims * math.log(2)
-    log_p, seconds = _timed(lambda: ask(x))
+    log_p, seconds = _timed(partial(ask, x))
     if bool(log_p.isneginf().any()):
         return failed(name, "The model draws an image whose probability is zero.")
-    if float((log_fitted - log_p).sum()) >= EVIDENCE + math.log(2):
-        size = float((log_fitted - log_p).mean()) / bpd
+    gain = log_fitted - log_p[-len(log_fitted) :]
+    if float(gain.sum()) >= EVIDENCE + math.log(2):
+        size = float(gain.mean()) / bpd
         words = "Images that the model drew are more likely by independent sub-pixels, fitted to others that it drew"
         return failed(name, f"{words}, than by its own probabilities.", size, LEVEL)
     n_steps = n_in_time(SHARE * case.seconds, seconds, MOST_MOVES)
@@ -276,7 +277,7 @@ def annealed_mass(case: Case) -> Check:
     trial = 4  # steps; the first call may compile, or allocate
     annealing.pilot(ask, start, N_CHAINS, 1, steps)
     _, seconds = _timed(lambda: annealing.pilot(ask, start, N_CHAINS, trial, steps))
-    n_steps = n_in_time(SHARE * case.seconds, seconds / trial, MOST_STEPS)
+    n_steps = n_in_time(SHARE * case.seconds, seconds / (trial + 2), MOST_STEPS)
     n_pilot = max(2, n_steps // 4)
     path = annealing.pilot(ask, start, N_CHAINS, n_pilot, steps)
     log_mass = float(log_mean_exp(annealing.anneal(ask, start, path, N_CHAINS, n_steps, steps)[:, None]))
@@ -298,7 +299,7 @@ def _bounds_of_known(
     best, best_mean, seconds = ways[0], -math.inf, math.inf
     for way in ways:
         x = way.draw(N_PILOT, generator)
-        drawn, seconds = _timed(lambda x=x: ask(x))  # type: ignore[misc]  # mypy does not see the default
+        drawn, seconds = _timed(partial(ask, x))
         mean = float((drawn - way.log_p(x)).mean())
         if mean > best_mean:
             best, best_mean = way, mean
@@ -352,14 +353,14 @@ def slice_of_images(case: Case) -> Check:
     n_levels, n_dims = case.data.n_levels, case.model.n_dims
     ask = _asker(case, _generator(case, SLICE))
     places = torch.Generator().manual_seed(_seed(case, SLICE))
-    started, log_sums = time.monotonic(), []
+    started = time.monotonic()
+    log_sums: list[float] = []
     for image in case.images(case.rows(N_SLICED[0])).cpu().flatten(1).long():
         for place in torch.randperm(n_dims, generator=places)[: N_SLICED[1]]:
             x = image.repeat(n_levels, 1)
             x[:, place] = torch.arange(n_levels)
-            log_sums.append(float(torch.logsumexp(ask(x), 0)))
-            if time.monotonic() - started > SHARE * case.seconds:
-                break
+            if not log_sums or time.monotonic() - started < SHARE * case.seconds:
+                log_sums.append(float(torch.logsumexp(ask(x), 0)))
     # what is estimated may be above one by chance: Markov's inequality, for each slice
     allowed = _rounding(case) * n_dims if case.model.is_exact else EVIDENCE + math.log(len(log_sums))
     largest, bpd, level = max(log_sums), n_dims * math.log(2), 0.0 if case.model.is_exact else LEVEL

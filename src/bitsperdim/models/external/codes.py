@@ -32,7 +32,9 @@ def seeded(generator: torch.Generator | None, device: torch.device) -> Iterator[
         return
     seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would keep a traceback for devices not in use
+        if device.type == "cuda":
+            torch.cuda.manual_seed(seed)
         yield
 
 
