@@ -73,10 +73,10 @@ class Masses:
 class Codes(nn.Module):
     """A latent model of binary images with one number as its code, and an encoder that is not exact."""
 
-    def __init__(self, size: tuple[int, int] = (2, 2), *, seed: int = 0) -> None:
+    def __init__(self, size: tuple[int, int] = (2, 2), *, seed: int = 0, scale: float = 0.9) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        self.size = size
+        self.size, self.scale = size, scale
         self.weight = nn.Parameter(1.5 * torch.randn(math.prod(size), generator=generator))
         self.eval()
 
@@ -85,7 +85,7 @@ class Codes(nn.Module):
 
     def encode(self, x: Tensor) -> td.Distribution:
         mean = 0.3 * ((x.float().flatten(1) - 0.5) @ self.weight)
-        return td.Normal(mean[:, None], torch.full((len(x), 1), 0.9))
+        return td.Normal(mean[:, None], torch.full((len(x), 1), self.scale))
 
     def decode(self, z: Tensor) -> td.Distribution:
         return td.Bernoulli(logits=(z * self.weight).reshape(-1, 1, *self.size))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bitsperdim.auditing import annealing, drawing
-from bitsperdim.auditing.chance import EVIDENCE, excess_evidence, n_in_time, smallest_excess
+from bitsperdim.auditing.chance import HALF, excess_evidence, n_in_time, smallest_excess
 
 
 @pytest.mark.parametrize("spread", [0.1, 1.0, 3.0])
@@ -24,7 +24,7 @@ def test_evidence_holds_its_level_however_heavy_the_tail(spread: float) -> None:
 def test_the_smallest_excess_is_where_evidence_begins() -> None:
     values = 0.2 * torch.randn(100, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) - 0.02
     least = smallest_excess(values)
-    assert excess_evidence(values + least + 1e-6) >= EVIDENCE > excess_evidence(values + least - 1e-6)
+    assert excess_evidence(values + least + 1e-6) >= HALF > excess_evidence(values + least - 1e-6)
     assert smallest_excess(torch.full((3,), -torch.inf, dtype=torch.float64)) == math.inf
 
 

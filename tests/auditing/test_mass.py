@@ -123,6 +123,14 @@ def test_weights_without_the_encoder_are_caught() -> None:
     assert mass.sum_over_tiny_images(case).is_failed
 
 
+@pytest.mark.parametrize("scale", [0.3, 0.6, 1.5])
+def test_weights_of_a_poor_encoder_are_right(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their tails are heavy and most of them too small, but their mean is the mass."""
+    monkeypatch.setattr(mass, "n_in_time", lambda seconds, one, most: most)
+    case = case_of(Weights(Codes(scale=scale)), BINARY, 2)
+    assert mass.sum_over_tiny_images(case).status == "passed"
+
+
 def test_a_bound_that_is_said_to_be_exact_is_caught() -> None:
     codes = Weights(CODES)
 

@@ -24,6 +24,7 @@ STAKES = (0.01, 0.03, 0.1, 0.3, 1.0)  # lambda
 NUMBERS_AT_ONCE = 2**24  # of a batch: sub-pixels times levels, or as many activations
 MOST_AT_ONCE = 4096  # images
 EVIDENCE = -math.log(LEVEL)  # nats that refute
+HALF = EVIDENCE + math.log(2)  # at half of the level, where there are two ways to fail
 
 
 @torch.no_grad()
@@ -74,7 +75,7 @@ def n_in_time(seconds: float, seconds_of_one: float, most: int) -> int:
 
 
 def excess_evidence(log_values: Tensor) -> float:
-    r"""Return how many nats speak against a mean of at most 1 of independent numbers; :data:`EVIDENCE` refutes it.
+    r"""Return how many nats speak against a mean of at most 1 of independent numbers; :data:`HALF` refutes it.
 
     .. math:: \log \frac1{|\Lambda|} \sum_{\lambda \in \Lambda} \prod_{r=1}^{R} \big(1 + \lambda (W_r - 1)\big)
 
@@ -87,13 +88,13 @@ def excess_evidence(log_values: Tensor) -> float:
 
 
 def smallest_excess(log_values: Tensor) -> float:
-    """Return the smallest log c at which c times these numbers would be refuted, nats; infinite if there is none."""
+    """Return the smallest log c at which c times these numbers have evidence :data:`HALF`; infinite: there is none."""
     low, high = 0.0, 1.0
-    while excess_evidence(log_values + high) < EVIDENCE:
+    while excess_evidence(log_values + high) < HALF:
         low, high = high, 2 * high
         if high > 1e6:
             return math.inf
     for _ in range(50):
         middle = (low + high) / 2
-        low, high = (middle, high) if excess_evidence(log_values + middle) < EVIDENCE else (low, middle)
+        low, high = (middle, high) if excess_evidence(log_values + middle) < HALF else (low, middle)
     return high

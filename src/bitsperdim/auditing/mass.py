@@ -23,7 +23,7 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from bitsperdim.auditing import annealing, drawing
-from bitsperdim.auditing.chance import EVIDENCE, excess_evidence, label, log_weights, n_in_time, smallest_excess
+from bitsperdim.auditing.chance import EVIDENCE, HALF, excess_evidence, label, log_weights, n_in_time, smallest_excess
 from bitsperdim.auditing.check import LEVEL, Case, Check, failed, not_applicable, passed
 from bitsperdim.auditing.tiny import MOST, Tiny, every_image, tiny_model
 from bitsperdim.core.errors import InputError
@@ -44,8 +44,8 @@ SHARES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # of sub-pixels that are dra
 MOST_COUNTED, MOST_DRAWN = 2**14, 2**10
 N_FIRST = 8  # that are drawn to see how long it takes
 MOST_MOVES = 256
-T = TypeVar("T")
 N_SLICED = (8, 4)  # images, and sub-pixels of each
+T = TypeVar("T")
 
 
 def sum_over_tiny_images(case: Case) -> Check:
@@ -85,7 +85,7 @@ def _sum_of_weights(case: Case, name: str, tiny: Tiny, images: Tensor) -> Check:
     bpd = tiny.model.n_dims * math.log(2)
     error = float(log_totals.exp().std()) / n**0.5 if n > 1 else math.inf
     words = f"The weights of all {len(images):,} images of {tiny.words} add up to {_mass(log_mean)} +- {error:.2g}"
-    if excess_evidence(log_totals) >= EVIDENCE:
+    if excess_evidence(log_totals) >= HALF:
         return failed(name, f"{words}, more than one.", max(log_mean, 0.0) / bpd, LEVEL)
     if not isinstance(tiny.model, DensityModel) and _misses_mass(log_totals):
         return failed(
@@ -101,7 +101,7 @@ def _sum_of_weights(case: Case, name: str, tiny: Tiny, images: Tensor) -> Check:
 
 
 def _misses_mass(log_totals: Tensor) -> bool:
-    r"""Whether totals refute a mean of at least one.
+    r"""Whether totals refute a mean of at least one, at half of the level; an excess has the other half.
 
     Of numbers that are not negative
     :math:`P(\bar W \le E W - t) \le e^{-n t^2 / (2 E W^2)}`: the lower tail needs no more than a second moment. It is
@@ -113,7 +113,7 @@ def _misses_mass(log_totals: Tensor) -> bool:
         return False
     totals = log_totals.exp()
     second = 2 * max(1.0, float(totals.square().mean()))
-    return 1 - float(totals.mean()) > math.sqrt(2 * second * EVIDENCE / n)
+    return 1 - float(totals.mean()) > math.sqrt(2 * second * HALF / n)
 
 
 def _sum_of_bounds(case: Case, name: str, tiny: Tiny, images: Tensor) -> Check:
@@ -123,7 +123,10 @@ def _sum_of_bounds(case: Case, name: str, tiny: Tiny, images: Tensor) -> Check:
     """
     once, n_repeats = _repeats(case, tiny, images)
     half = max(4, n_repeats // 2)
-    log_q = (sum(once() for _ in range(half)) / half).log_softmax(0)
+    total = torch.zeros(len(images), dtype=torch.float64)
+    for _ in range(half):
+        total += once()
+    log_q = (total / half).log_softmax(0)
     # an image that is impossible has q = 0, and 0 times minus infinity counts as 0
     values = [torch.where(log_q > -math.inf, log_q.exp() * (once() - log_q), 0.0).sum() for _ in range(half)]
     tolerance = _rounding(case) * tiny.model.n_dims
@@ -243,7 +246,7 @@ def _exchanged(case: Case, name: str, drawn: Tensor, log_fitted: Tensor, generat
     if bool(log_p.isneginf().any()):
         return failed(name, "The model draws an image whose probability is zero.")
     gain = log_fitted - log_p[-len(log_fitted) :]
-    if float(gain.sum()) >= EVIDENCE + math.log(2):
+    if float(gain.sum()) >= HALF:
         size = float(gain.mean()) / bpd
         words = "Images that the model drew are more likely by independent sub-pixels, fitted to others that it drew"
         return failed(name, f"{words}, than by its own probabilities.", size, LEVEL)
@@ -328,7 +331,7 @@ def known_truth(case: Case) -> Check:
     total, critical = float((log_p - torch.from_numpy(case.log_p_true)).sum()), EVIDENCE
     if case.asked is not None and case.model.draws_bounds:
         noise = float(case.result.scores.standard_error.square().sum().sqrt())
-        critical = EVIDENCE + math.log(2) + float(stdtrit(case.result.n_samples - 1, 1 - LEVEL / 2)) * noise
+        critical = HALF + float(stdtrit(case.result.n_samples - 1, 1 - LEVEL / 2)) * noise
     bpd = n_images * math.prod(case.data.image_shape) * math.log(2)
     words = f"On {n_images:,} images the model is {abs(total):.4g} nats in all"
     if total >= critical:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from bitsperdim.models.external.wrapping import External, ExternalConditionals, 
 MOST = 100_000  # images
 FEWER = 4096  # images, where each is drawn for many times
 FEW_LEVELS = (4, 3, 2)
+N_TIMED = 64  # images
 PURPOSE = 101  # of random numbers
 Shape = tuple[int, int, int]
 
@@ -60,16 +62,16 @@ def tiny_model(case: Case) -> Tiny | str:
     takes these and also larger ones of another shape, so that it does not merely repeat their sub-pixels to fit.
     """
     own = Tiny(case.model, "the model", True)
-    if own.n_images <= MOST:
+    if own.n_images <= MOST and _seconds(case, own.model) < case.seconds:
         return own
     for found in _candidates(case):
-        if isinstance(found, Tiny) and _answers(case, found.model):
+        if found is not None and _seconds(case, found.model) < case.seconds:
             return found
     channels, height, width = case.data.image_shape
     built = "build makes no model of tiny images that can be asked" if case.build else "no build was given"
     return (
         f"There are {case.data.n_levels}^{channels * height * width} images, {built}, "
-        f"and the model does not take images of so few sub-pixels that they can be counted."
+        f"and the model takes no images of so few sub-pixels that they can be counted in time."
     )
 
 
@@ -114,9 +116,9 @@ def _smaller(case: Case, offer: Offer, shape: Shape) -> Tiny | None:
     channels, height, width = shape
     try:
         larger = _like(case, offer, (channels, 3 * height, 5 * width), n_levels)
-        if not _answers(case, larger):
-            larger = _like(case, offer, (channels, 4 * height, 8 * width), n_levels)
-            if not _answers(case, larger):
+        if _seconds(case, larger) == math.inf:
+            larger = _like(case, offer, (channels, 4 * height, 8 * width), n_levels)  # for what halves sides
+            if _seconds(case, larger) == math.inf:
                 return None
         model = _like(case, offer, shape, n_levels)
     except (InputError, ValueError):
@@ -124,16 +126,18 @@ def _smaller(case: Case, offer: Offer, shape: Shape) -> Tiny | None:
     return Tiny(model, f"the model, asked for {_words(shape, n_levels)}", True)
 
 
-def _answers(case: Case, model: ImageModel) -> bool:
-    """Whether a model gives numbers for images of its shape, of several numbers of images."""
+def _seconds(case: Case, model: ImageModel) -> float:
+    """Return how long all images would take, about; infinite: the model gives no numbers for images of its shape."""
     generator = stream("evaluation", case.seed, PURPOSE, 0, device=model.device)
     try:
-        for n_images in (3, 2):
+        for n_images in (3, N_TIMED):  # two numbers of images, so that what regroups sub-pixels does not pass
             levels = torch.arange(n_images * model.n_dims) % model.n_levels
-            log_weights(case, levels.reshape(n_images, *model.image_shape), generator, model=model)
+            images = levels.reshape(n_images, *model.image_shape)
+            started = time.perf_counter()
+            log_weights(case, images, generator, model=model)
     except (InputError, ValueError, FloatingPointError):
-        return False
-    return True
+        return math.inf
+    return (time.perf_counter() - started) / N_TIMED * float(min(model.n_levels**model.n_dims, MOST))
 
 
 def _like(case: Case, offer: Offer, shape: Shape, n_levels: int) -> ImageModel:
