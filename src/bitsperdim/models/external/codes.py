@@ -36,9 +36,8 @@ def seeded(generator: torch.Generator | None, device: torch.device) -> Iterator[
         return
     seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(
-            seed
-        )  # torch.manual_seed would seed all GPUs, and keeps a list of its calls
+        # torch.manual_seed would seed all GPUs, and keeps a list of its calls
+        torch.default_generator.manual_seed(seed)
         if device.type == "cuda":
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
