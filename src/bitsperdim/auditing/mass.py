@@ -67,7 +67,7 @@ def sum_over_tiny_images(case: Case) -> Check:
 
 
 def _exact_sum(case: Case, name: str, tiny: Tiny, images: Tensor) -> Check:
-    log_p = log_weights(case, images, _generator(case, TINY), model=tiny.model)[0]
+    log_p = log_weights(case, images, _generator(case, TINY), model=tiny.model)
     log_total, tolerance = float(torch.logsumexp(log_p, 0)), _rounding(case) * tiny.model.n_dims
     bpd = tiny.model.n_dims * math.log(2)
     words = f"The probabilities of all {len(images):,} images of {tiny.words} add up to {_mass(log_total)}"
@@ -151,7 +151,7 @@ def _repeats(case: Case, tiny: Tiny, images: Tensor) -> tuple[Callable[[], Tenso
     generator = _generator(case, TINY)
 
     def once() -> Tensor:
-        return log_weights(case, images, generator, model=tiny.model)[0]
+        return log_weights(case, images, generator, model=tiny.model)
 
     _, seconds = _timed(once)
     return once, n_in_time(SHARE * case.seconds, seconds, MOST_REPEATS)
@@ -203,7 +203,7 @@ def _drawn(case: Case, n_images: int, generator: torch.Generator) -> Tensor:
 
 def _counted(case: Case, name: str, drawn: Tensor) -> Check:
     n_levels, n_dims = case.data.n_levels, case.model.n_dims
-    log_p = log_weights(case, every_image(case.data.image_shape, n_levels), _generator(case, SAMPLER))[0]
+    log_p = log_weights(case, every_image(case.data.image_shape, n_levels), _generator(case, SAMPLER))
     powers = n_levels ** torch.arange(n_dims - 1, -1, -1)
     counts = torch.bincount((drawn.flatten(1).long() * powers).sum(1), minlength=len(log_p))
     if bool((counts[log_p.isneginf()] > 0).any()):
@@ -387,7 +387,7 @@ def _asker(case: Case, generator: torch.Generator) -> annealing.Ask:
     def ask(x: Tensor) -> Tensor:
         images = x.reshape(-1, *case.data.image_shape)
         levels = images.to(torch.uint8 if case.data.n_levels <= 256 else torch.int32)
-        return log_weights(case, levels, generator)[0]
+        return log_weights(case, levels, generator)
 
     return ask
 

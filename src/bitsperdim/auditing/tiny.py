@@ -34,12 +34,10 @@ class Tiny:
     Attributes:
         model: as a mass function of ours.
         words: what it is, for a sentence.
-        is_audited: whether it is that which is audited, and not another of its kind.
     """
 
     model: ImageModel
     words: str
-    is_audited: bool
 
     @property
     def n_images(self) -> int:
@@ -61,7 +59,7 @@ def tiny_model(case: Case) -> Tiny | str:
     The model itself comes first, then one that ``build`` makes, then the model itself for smaller images: one that
     takes these and also larger ones of another shape, so that it does not merely repeat their sub-pixels to fit.
     """
-    own = Tiny(case.model, "the model", True)
+    own = Tiny(case.model, "the model")
     if own.n_images <= MOST and _seconds(case, own.model) < case.seconds:
         return own
     for found in _candidates(case):
@@ -108,7 +106,7 @@ def _built(case: Case, shape: Shape, n_levels: int) -> Tiny | None:
             model = _like(case, offers_of(made, case.method)[0], shape, n_levels)
     except Exception:  # whatever somebody's function does with arguments that it does not know
         return None
-    return Tiny(model, f"a model that build made for {_words(shape, n_levels)}", False)
+    return Tiny(model, f"a model that build made for {_words(shape, n_levels)}")
 
 
 def _smaller(case: Case, offer: Offer, shape: Shape) -> Tiny | None:
@@ -123,7 +121,7 @@ def _smaller(case: Case, offer: Offer, shape: Shape) -> Tiny | None:
         model = _like(case, offer, shape, n_levels)
     except (InputError, ValueError):
         return None
-    return Tiny(model, f"the model, asked for {_words(shape, n_levels)}", True)
+    return Tiny(model, f"the model, asked for {_words(shape, n_levels)}")
 
 
 def _seconds(case: Case, model: ImageModel) -> float:
