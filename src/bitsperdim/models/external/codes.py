@@ -34,7 +34,7 @@ def seeded(generator: torch.Generator | None, device: torch.device) -> Iterator[
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would keep a traceback for devices not in use
         if device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+            torch.cuda.manual_seed_all(seed)
         yield
 
 
