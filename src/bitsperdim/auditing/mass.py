@@ -223,6 +223,8 @@ def _counted(case: Case, name: str, drawn: Tensor) -> Check:
 def _conditionals(case: Case, model: ExternalConditionals, name: str, drawn: Tensor, log_fitted: Tensor) -> Check:
     evidence = drawing.conditional_evidence(case, model, drawn, log_fitted)
     scale = len(drawn) * model.n_dims * math.log(2)
+    if evidence == math.inf:
+        return failed(name, "The model draws an image whose probability is zero.")
     if evidence >= EVIDENCE:
         return failed(
             name,
@@ -261,7 +263,8 @@ def _exchanged(case: Case, name: str, drawn: Tensor, log_fitted: Tensor, generat
         words += f" changes by {test.mean:+.3g} nats, which it does not where they are drawn from P"
         return failed(name, f"{words}.", abs(test.mean) / bpd, LEVEL)
     catches = "a sampler of another distribution, by such a change"
-    return passed(name, f"{words} stays where it is.", catches, test.critical / bpd, LEVEL)
+    catches_bpd = test.critical / bpd if test.critical > 0 else None  # no image moved
+    return passed(name, f"{words} stays where it is.", catches, catches_bpd, LEVEL)
 
 
 def annealed_mass(case: Case) -> Check:
