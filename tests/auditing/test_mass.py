@@ -175,6 +175,14 @@ def test_pixels_that_are_repeated_to_fit_are_no_smaller_images() -> None:
     assert mass.sum_over_tiny_images(case_of(log_prob, images, 2, offers="log_prob")).status == "not applicable"
 
 
+def test_a_constant_for_its_own_size_is_no_error() -> None:
+    def log_prob(x: Tensor) -> Tensor:  # right for images of 6 x 6, and for no others
+        return torch.full((len(x),), -36 * math.log(256))
+
+    images = torch.randint(0, 256, (20, 1, 6, 6), generator=torch.Generator().manual_seed(0))
+    assert mass.sum_over_tiny_images(case_of(log_prob, images, 256, offers="log_prob")).status == "not applicable"
+
+
 @pytest.mark.parametrize("temperature", [0.8, 1.25])
 @pytest.mark.parametrize(
     ("size", "way"), [((2, 2), "logits"), ((6, 6), "logits"), ((2, 2), "log_prob"), ((6, 6), "log_prob")]

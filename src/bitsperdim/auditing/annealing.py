@@ -137,7 +137,7 @@ class Chain:
 
     @property
     def log_ratio(self) -> Tensor:
-        """Log (w / f), (B,); nan - nan of impossible images is no step that is accepted."""
+        """Log (w / f), (B,) nats; no step from an impossible image to another is accepted: their difference is NaN."""
         return self.log_w - self.log_f
 
 

@@ -28,20 +28,17 @@ HALF = EVIDENCE + math.log(2)  # at half of the level, where there are two ways 
 
 
 @torch.no_grad()
-def log_weights(
-    case: Case, images: Tensor, generator: torch.Generator, *, n_samples: int = 1, model: ImageModel | None = None
-) -> Tensor:
-    """Ask for log-weights of any images, or for log P(x) of an exact model; of a model with labels all get one label.
+def log_weights(case: Case, images: Tensor, generator: torch.Generator, *, model: ImageModel | None = None) -> Tensor:
+    """Draw a log-weight of each image, which of an exact model is log P(x); where labels are given, all are the same.
 
     Args:
         case: that is audited.
         images: (B, C, H, W) integers.
         generator: of what the model draws, on its device.
-        n_samples: K.
         model: another one than that which is audited.
 
     Returns:
-        (K, B) float64 nats, on the CPU; K is 1 of an exact model.
+        (B,) float64 nats, on the CPU.
 
     Raises:
         FloatingPointError: one is NaN or +inf.
@@ -52,9 +49,9 @@ def log_weights(
     parts = []
     for part in images.split(at_once):
         given = part.to(asked.device)
-        found = asked.unchecked_log_weights(given, n_samples, labels=label(case, len(part), asked), generator=generator)
-        parts.append(found.double().cpu())
-    log_w = torch.cat(parts, dim=1)
+        found = asked.unchecked_log_weights(given, 1, labels=label(case, len(part), asked), generator=generator)
+        parts.append(found[0].double().cpu())
+    log_w = torch.cat(parts)
     if bool((log_w.isnan() | log_w.isposinf()).any()):
         raise FloatingPointError("NaN or +inf as log P of an image")
     return log_w

@@ -33,7 +33,7 @@ MOST_CELLS = 200
 TEMPERATURES = (0.5, 0.8, 0.9, 0.95, 0.98, 1.02, 1.05, 1.1, 1.25, 2.0)  # what log-masses are multiplied by
 MIXED = (0.001, 0.01, 0.1)  # the share of all levels alike
 N_ALTERNATIVES = len(TEMPERATURES) + len(MIXED) + 1
-NUMBERS_AT_ONCE = 2**24
+NUMBERS_AT_ONCE = 2**22  # sub-pixels times levels, 8 bytes each, and a few temporary copies
 
 
 @dataclass(frozen=True)

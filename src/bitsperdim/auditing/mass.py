@@ -25,7 +25,7 @@ from torch import Tensor
 from bitsperdim.auditing import annealing, drawing
 from bitsperdim.auditing.chance import EVIDENCE, HALF, excess_evidence, label, log_weights, n_in_time, smallest_excess
 from bitsperdim.auditing.check import LEVEL, Case, Check, failed, not_applicable, passed
-from bitsperdim.auditing.tiny import MOST, Tiny, every_image, tiny_model
+from bitsperdim.auditing.tiny import MOST, Tiny, every_image, is_of_its_size_only, tiny_model
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.randomness import stream, stream_seed
 from bitsperdim.estimators.log_weights import log_mean_exp
@@ -61,13 +61,15 @@ def sum_over_tiny_images(case: Case) -> Check:
     if isinstance(tiny, str):
         return not_applicable(name, tiny)
     images = every_image(tiny.model.image_shape, tiny.model.n_levels)
-    if tiny.model.is_exact:
-        return _exact_sum(case, name, tiny, images)
-    return (_sum_of_bounds if tiny.model.draws_bounds else _sum_of_weights)(case, name, tiny, images)
+    of_kind = _exact_sum if tiny.model.is_exact else _sum_of_bounds if tiny.model.draws_bounds else _sum_of_weights
+    check = of_kind(case, name, tiny, images)
+    if check.is_failed and tiny.is_smaller and is_of_its_size_only(case, tiny):
+        return not_applicable(name, "A constant of the model seems to count the sub-pixels of its own images only.")
+    return check
 
 
 def _exact_sum(case: Case, name: str, tiny: Tiny, images: Tensor) -> Check:
-    log_p = log_weights(case, images, _generator(case, TINY), model=tiny.model)[0]
+    log_p = log_weights(case, images, _generator(case, TINY), model=tiny.model)
     log_total, tolerance = float(torch.logsumexp(log_p, 0)), _rounding(case) * tiny.model.n_dims
     bpd = tiny.model.n_dims * math.log(2)
     words = f"The probabilities of all {len(images):,} images of {tiny.words} add up to {_mass(log_total)}"
@@ -151,7 +153,7 @@ def _repeats(case: Case, tiny: Tiny, images: Tensor) -> tuple[Callable[[], Tenso
     generator = _generator(case, TINY)
 
     def once() -> Tensor:
-        return log_weights(case, images, generator, model=tiny.model)[0]
+        return log_weights(case, images, generator, model=tiny.model)
 
     _, seconds = _timed(once)
     return once, n_in_time(SHARE * case.seconds, seconds, MOST_REPEATS)
@@ -203,7 +205,7 @@ def _drawn(case: Case, n_images: int, generator: torch.Generator) -> Tensor:
 
 def _counted(case: Case, name: str, drawn: Tensor) -> Check:
     n_levels, n_dims = case.data.n_levels, case.model.n_dims
-    log_p = log_weights(case, every_image(case.data.image_shape, n_levels), _generator(case, SAMPLER))[0]
+    log_p = log_weights(case, every_image(case.data.image_shape, n_levels), _generator(case, SAMPLER))
     powers = n_levels ** torch.arange(n_dims - 1, -1, -1)
     counts = torch.bincount((drawn.flatten(1).long() * powers).sum(1), minlength=len(log_p))
     if bool((counts[log_p.isneginf()] > 0).any()):
@@ -221,6 +223,8 @@ def _counted(case: Case, name: str, drawn: Tensor) -> Check:
 def _conditionals(case: Case, model: ExternalConditionals, name: str, drawn: Tensor, log_fitted: Tensor) -> Check:
     evidence = drawing.conditional_evidence(case, model, drawn, log_fitted)
     scale = len(drawn) * model.n_dims * math.log(2)
+    if evidence == math.inf:
+        return failed(name, "The model draws an image whose probability is zero.")
     if evidence >= EVIDENCE:
         return failed(
             name,
@@ -259,7 +263,8 @@ def _exchanged(case: Case, name: str, drawn: Tensor, log_fitted: Tensor, generat
         words += f" changes by {test.mean:+.3g} nats, which it does not where they are drawn from P"
         return failed(name, f"{words}.", abs(test.mean) / bpd, LEVEL)
     catches = "a sampler of another distribution, by such a change"
-    return passed(name, f"{words} stays where it is.", catches, test.critical / bpd, LEVEL)
+    catches_bpd = test.critical / bpd if test.critical > 0 else None  # no image moved
+    return passed(name, f"{words} stays where it is.", catches, catches_bpd, LEVEL)
 
 
 def annealed_mass(case: Case) -> Check:
@@ -387,7 +392,7 @@ def _asker(case: Case, generator: torch.Generator) -> annealing.Ask:
     def ask(x: Tensor) -> Tensor:
         images = x.reshape(-1, *case.data.image_shape)
         levels = images.to(torch.uint8 if case.data.n_levels <= 256 else torch.int32)
-        return log_weights(case, levels, generator)[0]
+        return log_weights(case, levels, generator)
 
     return ask
 

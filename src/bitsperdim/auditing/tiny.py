@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ MOST = 100_000  # images
 FEWER = 4096  # images, where each is drawn for many times
 FEW_LEVELS = (4, 3, 2)
 N_TIMED = 64  # images
+EXTRAPOLATED = 0.01  # of a logarithm, that its extrapolation may be off by
 PURPOSE = 101  # of random numbers
 Shape = tuple[int, int, int]
 
@@ -34,12 +36,12 @@ class Tiny:
     Attributes:
         model: as a mass function of ours.
         words: what it is, for a sentence.
-        is_audited: whether it is that which is audited, and not another of its kind.
+        is_smaller: whether it is the audited model itself, asked for images smaller than its own.
     """
 
     model: ImageModel
     words: str
-    is_audited: bool
+    is_smaller: bool = False
 
     @property
     def n_images(self) -> int:
@@ -61,12 +63,11 @@ def tiny_model(case: Case) -> Tiny | str:
     The model itself comes first, then one that ``build`` makes, then the model itself for smaller images: one that
     takes these and also larger ones of another shape, so that it does not merely repeat their sub-pixels to fit.
     """
-    own = Tiny(case.model, "the model", True)
+    own = Tiny(case.model, "the model")
     if own.n_images <= MOST and _seconds(case, own.model) < case.seconds:
         return own
-    for found in _candidates(case):
-        if found is not None and _seconds(case, found.model) < case.seconds:
-            return found
+    for found in chain(_every_built(case), _every_smaller(case)):
+        return found
     channels, height, width = case.data.image_shape
     built = "build makes no model of tiny images that can be asked" if case.build else "no build was given"
     return (
@@ -75,18 +76,46 @@ def tiny_model(case: Case) -> Tiny | str:
     )
 
 
-def _candidates(case: Case) -> Iterator[Tiny | None]:
+def is_of_its_size_only(case: Case, tiny: Tiny) -> bool:
+    """Whether a model asked for smaller images than its own seems to be right for its own.
+
+    A constant that counts the sub-pixels of its own images, such as 784 log 256, makes the total mass of others wrong,
+    and its logarithm linear in their number. So that of its own is extrapolated from two sizes.
+    """
+    for other in _every_smaller(case):
+        if other.model.n_dims != tiny.model.n_dims:
+            (first, log_first), (second, log_second) = (
+                (each.model.n_dims, _total(case, each)) for each in (tiny, other)
+            )
+            at_own = log_first + (log_second - log_first) / (second - first) * (case.model.n_dims - first)
+            return abs(at_own) < EXTRAPOLATED * abs(log_first)
+    return False
+
+
+def _total(case: Case, tiny: Tiny) -> float:
+    generator = stream("evaluation", case.seed, PURPOSE, 1, device=tiny.model.device)
+    images = every_image(tiny.model.image_shape, tiny.model.n_levels)
+    return float(torch.logsumexp(log_weights(case, images, generator, model=tiny.model), 0))
+
+
+def _every_built(case: Case) -> Iterator[Tiny]:
     n_channels, n_levels = case.data.image_shape[0], case.data.n_levels
-    if case.build is not None:
-        shapes = list(dict.fromkeys([(n_channels, 2, 2), (n_channels, 1, 2), (1, 2, 2), (1, 1, 2)]))
-        for levels in (n_levels, *(few for few in FEW_LEVELS if few < n_levels)):
-            for shape in _countable(case, shapes, levels):
-                yield _built(case, shape, levels)
+    shapes = list(dict.fromkeys([(n_channels, 2, 2), (n_channels, 1, 2), (1, 2, 2), (1, 1, 2)]))
+    for levels in (n_levels, *(few for few in FEW_LEVELS if few < n_levels)):
+        for shape in _countable(case, shapes, levels):
+            found = None if case.build is None else _built(case, shape, levels)
+            if found is not None and _seconds(case, found.model) < case.seconds:
+                yield found
+
+
+def _every_smaller(case: Case) -> Iterator[Tiny]:
     offer = None if case.asked is None else case.asked.offer
-    if offer is not None:
-        sides = [(4, 4), (3, 3), (2, 4), (2, 2), (2, 1), (1, 2), (1, 1)]
-        for shape in _countable(case, [(n_channels, *each) for each in sides], n_levels):
-            yield _smaller(case, offer, shape)
+    sides = [(4, 4), (3, 3), (2, 4), (2, 2), (2, 1), (1, 2), (1, 1)]
+    shapes = [(case.data.image_shape[0], *each) for each in sides]
+    for shape in _countable(case, shapes, case.data.n_levels):
+        found = None if offer is None else _smaller(case, offer, shape)
+        if found is not None and _seconds(case, found.model) < case.seconds:
+            yield found
 
 
 def _countable(case: Case, shapes: list[Shape], n_levels: int) -> list[Shape]:
@@ -108,7 +137,7 @@ def _built(case: Case, shape: Shape, n_levels: int) -> Tiny | None:
             model = _like(case, offers_of(made, case.method)[0], shape, n_levels)
     except Exception:  # whatever somebody's function does with arguments that it does not know
         return None
-    return Tiny(model, f"a model that build made for {_words(shape, n_levels)}", False)
+    return Tiny(model, f"a model that build made for {_words(shape, n_levels)}")
 
 
 def _smaller(case: Case, offer: Offer, shape: Shape) -> Tiny | None:
@@ -123,7 +152,7 @@ def _smaller(case: Case, offer: Offer, shape: Shape) -> Tiny | None:
         model = _like(case, offer, shape, n_levels)
     except (InputError, ValueError):
         return None
-    return Tiny(model, f"the model, asked for {_words(shape, n_levels)}", True)
+    return Tiny(model, f"the model, asked for {_words(shape, n_levels)}", is_smaller=True)
 
 
 def _seconds(case: Case, model: ImageModel) -> float:
