@@ -23,20 +23,23 @@ import numpy as np
 import torch
 
 from bitsperdim.config.params import AnnealedSection, EvaluateSection
+from bitsperdim.core.announcing import duration
 from bitsperdim.core.code import needed
 from bitsperdim.core.errors import InputError, shown
 from bitsperdim.core.randomness import stream
 from bitsperdim.evaluation import latent_code, scoring, summary
 from bitsperdim.evaluation.estimate import Estimate as Scores
-from bitsperdim.evaluation.estimate import estimated_rows, rows_of_weights
+from bitsperdim.evaluation.estimate import estimated_rows, images_at_once, rows_of_weights, samples_of
 from bitsperdim.evaluation.images import Data, data_of
 from bitsperdim.evaluation.result import Estimate
 from bitsperdim.evaluation.signature import DIGITS, weights_sha256
+from bitsperdim.models import check_labels
 from bitsperdim.models.base import ImageModel
 from bitsperdim.models.external.convention import Convention, Inputs, Layout
 from bitsperdim.models.external.methods import Offer, is_training, offers_of
 from bitsperdim.models.external.wrapping import External, wrap
 from bitsperdim.runtime.checkpoints import Checkpoint
+from bitsperdim.runtime.memory import Growth
 
 DECLARED = ("offers", "inputs", "layout", "range", "order")
 BY_CONSTRUCTION = ("logits", "causality")  # logits are normalized here, and the scorer asks whether they look ahead
@@ -261,15 +264,16 @@ def scored(
     module = model if asked.offer is None else asked.offer.module
     weights = weights_sha256(module)
     kept = None if checkpoint is None else _place(Path(checkpoint), asked, data, section, weights, place)
-    n_weights = model.n_parameters
     print(
-        f"{asked.name}: {n_weights:,} weights on {place}, {len(data.images):,} images, {batch_size} at a time"
+        f"{asked.name}: {model.n_parameters:,} weights ({_megabytes(bytes_of(model))}) on {place}, "
+        f"{len(data.images):,} images, {batch_size} at a time"
         + (f", K = {n_samples:,}" if model.kind == "lower" else "")
         + ".",
         file=sys.stderr,
         flush=True,
     )
     try:
+        _announce_cost(model, data, section, place, asked.name)
         scores = scoring.evaluate_seed(
             *(model, data.prepared, section, 0, place),
             title=f"score {asked.name}",
@@ -296,6 +300,49 @@ def scored(
     return result_of(
         scores, model, data, name=asked.name, options=options, verified_by=verified, seconds=time.monotonic() - started
     )
+
+
+def _announce_cost(model: ImageModel, data: Data, section: EvaluateSection, device: torch.device, name: str) -> None:
+    """Score a first share and say what memory and time that took, where there is much more to come.
+
+    It has random numbers of its own, and no result depends on it.
+    """
+    size = images_at_once(model, section.n_samples, section.batch_size)
+    n_blocks = -(-len(data.images) // size)
+    if n_blocks == 1:
+        return
+    check_labels(model, data.prepared.labels)
+    model.to(device).eval()
+    images, noise = (torch.from_numpy(array[:size]) for array in (data.images, data.prepared.noise["test"]))
+    labels = None if data.labels is None else torch.from_numpy(data.labels[:size])
+    k = samples_of(model, section.n_samples)
+    chunk = min(k, section.chunk_size)
+    memory, started = Growth(device), time.monotonic()
+    estimated_rows(
+        *(model, images, chunk),
+        chunk_size=chunk,
+        generator=stream("evaluation", section.seed, 2**31, device=device),
+        labels=labels,
+        noise=noise,
+    )
+    grown, whole = memory.measured()
+    seconds = (time.monotonic() - started) * n_blocks * -(-k // chunk)
+    how_long = f"; at this rate all takes about {duration(seconds)}" if seconds >= 1 else ""
+    print(
+        f"{name}: a first share of {size} images{f' and {chunk} samples' if k > 1 else ''} took "
+        f"{_megabytes(grown)} more, {_megabytes(whole)} in all{how_long}.",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def bytes_of(module: torch.nn.Module) -> int:
+    """Return the size of all weights and buffers, in bytes."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*module.parameters(), *module.buffers()))
+
+
+def _megabytes(n_bytes: float) -> str:
+    return f"{n_bytes / 1e6:,.{0 if n_bytes >= 1e7 else 1}f} MB"
 
 
 def result_of(
