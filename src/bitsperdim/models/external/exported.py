@@ -1,9 +1,10 @@
 """A program that torch.export wrote, as a module; it is read as data.
 
-``torch.export.load`` of torch 2.14 is no reader of data: it unpickles (sample inputs, constants and weights of
-subclasses, with ``weights_only=False`` where need be), evaluates expressions of sizes as Python, opens compiled
-libraries, and calls any function below ``torch`` that the file names. Here the archive is looked at first, by the same
-reader: a file with any of these is refused, and unpickling of anything but tensors is switched off while it is loaded.
+``torch.export.load`` of torch 2.14 is no reader of data: it unpickles whatever lies in place of the sample inputs, and
+of the weights and constants that the file marks as pickled; it evaluates the sizes of tensors as Python, and guards
+when the program is called; it opens compiled libraries. Here the archive is looked at first, by the same reader: a file
+with anything but tensors, plain names, arithmetic of sizes and functions of torch.ops is refused. Guards are not run,
+and torch.load is told by its own switch, TORCH_FORCE_WEIGHTS_ONLY_LOAD, to take tensors alone.
 
 Invariants (``tests/models/external/test_loading.py``): a file that would run something is refused and runs nothing
 (``test_an_exported_program_runs_nothing``).
