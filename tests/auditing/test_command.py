@@ -118,13 +118,13 @@ def mine(scale: float = 1.0) -> Any:
 
 def test_every_way_in_is_the_same_number(folder: Path, command: Command) -> None:
     model = mine(1.5)
-    images = torch.from_numpy(drawn())[:, None]
+    images = torch.from_numpy(drawn())[:, None].long()
     with torch.no_grad():
         log_p = model.log_prob(images)
     np.savez("scores.npz", log_p=log_p.numpy())
     np.savez("weights.npz", log_w=np.repeat(log_p.numpy()[None], 3, axis=0))
     torch.save(model.state_dict(), "w.pt")
-    program = torch.export.export(model, (images.long(),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     torch.export.save(program, "mine.pt2")
     (folder / "package").mkdir()
     (folder / "package" / "module.py").write_text(f"{CODE}\n\ndef load(size): return Mine((1, 3, 5), 4, size)\n")
