@@ -45,6 +45,10 @@ from pathlib import Path
 from torch import nn
 
 class Slow(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.drawn = nn.Linear(2, 2)  # the same again, or the command would not go on
+
     def log_prob(self, x):
         with Path("calls").open("a") as file:
             file.write(f"{len(x)} ")
@@ -240,6 +244,7 @@ def test_what_is_given_is_refused_in_one_sentence(folder: Path, command: Command
     for name, content in arrays.items():
         np.savez(f"{name}.npz", **content)
     np.savez("floats.npz", images=drawn() / 3)
+    np.savez("words.npz", images=np.array([[["a"]]]))
     Path("text.npz").write_text("no archive")
     (folder / "fails.py").write_text("def load():\n    raise ValueError('no such run')\n")
     (folder / "no_method.py").write_text("from torch import nn\nclass A(nn.Module):\n    pass\n")
@@ -260,6 +265,8 @@ def test_what_is_given_is_refused_in_one_sentence(folder: Path, command: Command
         ("scores.npz", *IMAGES, "--as", "log_prob"): "--as is not allowed for arrays",
         ("scores.npz", "--images", "test.npz"): "--n-levels is missing: the images hold levels from 0 to 3",
         ("scores.npz", "--images", "floats.npz"): "images must be integers 0..255, not float64",
+        ("scores.npz", "--images", "words.npz"): "images must be integers",
+        ("mine.py", *IMAGES, "--seed", str(10**30)): "seed = ",
         ("scores.npz", "--images", "test.npz", "--n-levels", "3"): "from 0 to 2",
         ("scores.npz", "--data", "imagenet"): "is not a data set",
         ("scores.npz", *IMAGES, "--split", "train"): "--split is not allowed with --images",
@@ -280,7 +287,7 @@ def test_what_is_given_is_refused_in_one_sentence(folder: Path, command: Command
         ("mine.py", *IMAGES, "--nonsense"): "--nonsense",
         ("mine.py", *IMAGES, "--json", "--markdown"): "not allowed with",
         ("fails.py", *IMAGES): "fails.py:2: ValueError: no such run",
-        ("raises.py", *IMAGES): "bad shape",
+        ("raises.py", *IMAGES): "ValueError: bad shape (raises.py:13). It is given",
         ("no_method.py", *IMAGES): "log_prob(x)",
         ("resnet", *IMAGES): "is not the place of a model",
         (): "PLACE",

@@ -16,6 +16,7 @@ import hashlib
 import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,7 +129,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def _working(arguments: argparse.Namespace) -> Any:  # noqa: ANN401 - of contextlib
+def _working(arguments: argparse.Namespace) -> Iterator[None]:
     """Send what is printed meanwhile to stderr; say in one sentence what a user can do about memory and Ctrl-C."""
     try:
         with contextlib.redirect_stdout(sys.stderr):
@@ -191,12 +192,15 @@ def _of_arrays(arguments: argparse.Namespace) -> Estimate:
 
 def _of_model(arguments: argparse.Namespace) -> tuple[Data, np.ndarray | None, Loaded, dict[str, Any]]:
     """Return the images, their labels where the model is given them, the model, and all other arguments."""
+    import torch
+
     from bitsperdim.models.external.loading import load_model, parsed_arguments
     from bitsperdim.models.external.methods import is_training
 
     given = parsed_arguments(arguments.argument or [])
     device = _device(arguments.device)
     data, labels = _images(arguments)
+    torch.manual_seed((arguments.seed or 0) % 2**31)  # of weights that are drawn, so that the same command goes on
     loaded = load_model(
         *(arguments.place, given, arguments.weights),
         weights_key=arguments.weights_key,
@@ -269,7 +273,7 @@ def _levels(arguments: argparse.Namespace, array: np.ndarray) -> int | None:
     """Return L: as given, or 256 where bytes leave no doubt."""
     if arguments.n_levels is not None:
         return int(arguments.n_levels)
-    if array.dtype.kind == "f" or not array.size:
+    if array.dtype.kind not in "iu" or not array.size:
         return 256  # so that the sentence is about what the array is
     if array.dtype.name == "uint8" and array.max() >= CERTAIN:
         print("Taken to have 256 levels, as their values say; --n-levels says otherwise.", file=sys.stderr)

@@ -47,6 +47,7 @@ N_AGREEING = 8  # images on which several methods have to agree
 K_AGREEING = 256
 TOLERATED = 1e-4  # of log P, and as many nats for each sub-pixel: two ways to the same sum in float32
 CONTRADICTED = 5.0  # Monte Carlo errors
+WORTH_MEASURING = 10  # shares of the work, of which one more is done first
 
 
 @dataclass(frozen=True)
@@ -308,15 +309,15 @@ def _announce_cost(model: ImageModel, data: Data, section: EvaluateSection, devi
     It has random numbers of its own, and no result depends on it.
     """
     size = images_at_once(model, section.n_samples, section.batch_size)
-    n_blocks = -(-len(data.images) // size)
-    if n_blocks == 1:
+    k = samples_of(model, section.n_samples)
+    chunk = min(k, section.chunk_size)
+    n_shares = -(-len(data.images) // size) * -(-k // chunk)
+    if n_shares < WORTH_MEASURING:
         return
     check_labels(model, data.prepared.labels)
     model.to(device).eval()
     images, noise = (torch.from_numpy(array[:size]) for array in (data.images, data.prepared.noise["test"]))
     labels = None if data.labels is None else torch.from_numpy(data.labels[:size])
-    k = samples_of(model, section.n_samples)
-    chunk = min(k, section.chunk_size)
     memory, started = Growth(device), time.monotonic()
     estimated_rows(
         *(model, images, chunk),
@@ -326,7 +327,7 @@ def _announce_cost(model: ImageModel, data: Data, section: EvaluateSection, devi
         noise=noise,
     )
     grown, whole = memory.measured()
-    seconds = (time.monotonic() - started) * n_blocks * -(-k // chunk)
+    seconds = (time.monotonic() - started) * n_shares
     how_long = f"; at this rate all takes about {duration(seconds)}" if seconds >= 1 else ""
     print(
         f"{name}: a first share of {size} images{f' and {chunk} samples' if k > 1 else ''} took "

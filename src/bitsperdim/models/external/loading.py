@@ -16,7 +16,6 @@ import importlib.util
 import inspect
 import re
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from ruamel.yaml.error import YAMLError
 from torch import nn
 
 from bitsperdim.core.errors import InputError, shown
+from bitsperdim.models.external.blame import where
 from bitsperdim.models.external.exported import read_exported
 from bitsperdim.models.external.weights import SUFFIXES, load_weights
 
@@ -207,27 +207,8 @@ def _told(place: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         message = str(error.msg if isinstance(error, SyntaxError) else error)
         what = f"{type(error).__name__}: {(message.splitlines() or [''])[0][:300]}".removesuffix(": ")
-        raise InputError(f"{place} cannot be loaded: {where(error)}{what}.") from error
-
-
-def where(error: BaseException) -> str:
-    """Return the place in somebody's code where an error arose, ``file.py:12: ``; empty if it is in none.
-
-    That is the innermost line outside of Python's library, installed packages and this package.
-    """
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{_near(error.filename)}:{error.lineno}: "
-    ours, here = str(Path(__file__).resolve().parents[2]), str(Path(traceback.__file__).parent)
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        is_installed = "site-packages" in frame.filename or frame.filename.startswith((ours, here))
-        if not is_installed and Path(frame.filename).is_file():
-            return f"{_near(frame.filename)}:{frame.lineno}: "
-    return ""
-
-
-def _near(filename: str) -> str:
-    path, here = Path(filename), Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else filename
+        at = where(error)
+        raise InputError(f"{place} cannot be loaded: {at}{': ' if at else ''}{what}.") from error
 
 
 def _target(module: ModuleType, place: str, name: str | None) -> Callable[..., Any]:

@@ -31,6 +31,7 @@ from bitsperdim.likelihoods import Likelihood
 from bitsperdim.models.base import ImageModel
 from bitsperdim.models.conditional import ConditionalModel, sub_pixel_order
 from bitsperdim.models.density import DensityModel
+from bitsperdim.models.external.blame import where
 from bitsperdim.models.external.codes import ExternalCode, seeded
 from bitsperdim.models.external.convention import Convention
 from bitsperdim.models.external.distributions import likelihood_of
@@ -92,10 +93,10 @@ class External(ImageModel):
             raise
         except Exception as error:
             shapes = ", ".join(described(value) for value in (*values, *of_class))
-            first = (str(error).splitlines() or [""])[0]
+            first, at = (str(error).splitlines() or [""])[0], where(error)
             raise InputError(
-                f"{name}({shapes}) of the model raised {type(error).__name__}: {first.removesuffix('.')}. It is given "
-                f"{self.words}; say by these what it takes."
+                f"{name}({shapes}) of the model raised {type(error).__name__}: {first.removesuffix('.')}"
+                f"{f' ({at})' if at else ''}. It is given {self.words}; say by these what it takes."
             ) from error
 
     @property
