@@ -35,10 +35,11 @@ def main(params: Params, dequantized: str, results: str) -> dict[str, str]:
     )
     protocol, k = load_prepared(Path(dequantized), ()).description.protocol, metrics["dequantizing"]["n_samples"]
     for row in tables["dequantizing"]:
-        bound = {"kind": "lower", "protocol": protocol, "n_samples": k, **row}
-        number = labels.number(bound, why := labels.reasons(bound))
+        why = labels.doubts("lower", row["bpd"], protocol, row["bpd_standard_error"])
+        why += [labels.too_few(k)] if row["too_few_samples"] else []
+        number = labels.number("lower", row["bpd"], why, row["bpd_standard_error"])
         print(
-            f"density_and_mass: a flow with {row['way']} noise: test {number}, an upper bound, K = {k}, "
+            f"density_and_mass: a flow with {row['way']} noise: test {number}, {labels.WORDS['lower']}, K = {k}, "
             f"{row['difference_bpd'] + 0.0:+.4f} +- {row['difference_bpd_standard_error']:.4f} to uniform noise"
             f"{labels.because(why)}"
         )

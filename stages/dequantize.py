@@ -1,10 +1,11 @@
 """Split, quantize and binarize the images, draw the evaluation noise, measure the yardsticks."""
 
 from pathlib import Path
+from typing import Any
 
 from bitsperdim.config.params import Params
-from bitsperdim.core import labels
-from bitsperdim.core.files import StoredArray, write_json
+from bitsperdim.core.files import StoredArray
+from bitsperdim.core.yardsticks import ImagesMetrics
 from bitsperdim.data import preparation
 from bitsperdim.data.pictures import evenly_spaced, write_grid
 from bitsperdim.data.yardsticks import yardsticks
@@ -21,13 +22,12 @@ def main(params: Params, raw: str, dequantized: str, results: str) -> None:
     folder = Path(dequantized)
     description = preparation.prepare(images, params.dataset, params.dequantize, raw_levels(params), folder)
     test = StoredArray(folder / "test" / "images.npy")
-    metrics: dict[str, float | int | str] = dict(yardsticks(test, description.n_levels))
-    metrics |= {f"n_{split}": count for split, count in description.n_images.items()}
-    metrics |= {f"n_{what}": count for what, count in description.n_same.items()}
-    metrics |= {"protocol": description.protocol, "test_sha256": description.test_sha256}
-    write_json(Path(results) / "metrics.json", metrics)
+    counts = {f"n_{what}": count for what, count in (description.n_images | description.n_same).items()}
+    measured: dict[str, Any] = {**counts, **yardsticks(test, description.n_levels)}
+    metrics = ImagesMetrics(protocol=description.protocol, test_sha256=description.test_sha256, **measured)
+    metrics.write(Path(results) / "metrics.json")
     write_grid(Path(results) / "pictures" / "test_images.png", evenly_spaced(test, N_PICTURES), description.n_levels)
-    for sentence in labels.same_in_words(description.n_same, description.n_images):
+    for sentence in metrics.same_in_words:
         print(f"dequantize: {sentence}")
 
 

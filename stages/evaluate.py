@@ -5,11 +5,11 @@ from typing import Any
 
 from bitsperdim import models
 from bitsperdim.config.params import Params
-from bitsperdim.core import labels, made_with
+from bitsperdim.core import made_with
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import remove_leftovers, write_csv, write_json
 from bitsperdim.data.prepared import load_prepared
-from bitsperdim.evaluation import latent_code, pictures, scoring, summary
+from bitsperdim.evaluation import latent_code, pictures, scoring, summary, training_images
 from bitsperdim.runtime import finished, stage
 from bitsperdim.runtime.device import described, set_up_device
 from bitsperdim.runtime.distributed import is_first, joined, world_size
@@ -20,7 +20,7 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
     section, out, device = params.evaluate, Path(results), set_up_device()
     prepared = load_prepared(Path(dequantized), ("test",))
     folders = {seed: Path(folder) / str(seed) for seed in params.seeds}
-    family = params.section(name).family
+    family, in_train = params.section(name).family, training_images.in_train(params.section(name), prepared)
     trained = {seed: models.load(path, family) for seed, path in folders.items()}
     decides = (family, prepared, section)
     places = {seed: scoring.checkpoint_of(path, *decides, seed, device) for seed, path in folders.items()}
@@ -42,16 +42,20 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
         remove_leftovers(out)
     except FloatingPointError as error:
         raise InputError(f"Evaluating {name} stopped: {error}; train it again.") from error
-    copies = {"same_as": prepared.same_as["test"], "in_train": prepared.in_train["test"]}
-    result = summary.summarise(estimates, first, prepared.description, section.proposal, **copies)
+    result = summary.summarise(
+        *(estimates, first, prepared.description, section.proposal),
+        same_as=prepared.same_as["test"],
+        in_train=in_train,
+        of_the_code=code,
+    )
     pictures.draw_pictures(out / "pictures", first, prepared, section, device)
     write_csv(out / "per_image.csv", summary.PER_IMAGE_COLUMNS, result.per_image)
     write_csv(out / "bound_against_k.csv", summary.BOUND_COLUMNS, result.bound)
-    write_json(out / "metrics.json", result.metrics | code)
+    result.metrics.write(out / "metrics.json")
     write_json(out / made_with.FILES["evaluate"], used)
     for place in places.values():
         place.finish()
-    print(f"{name}: test {labels.sentence(result.metrics)}")
+    print(f"{name}: test {result.metrics.sentence}")
     return used
 
 

@@ -34,7 +34,8 @@ def main(params: Params, name: str, dequantized: str, folder: str, curve: str) -
             if not distributed.is_first():
                 continue
             models.save(trained.model, section.family, section.hyperparameters, Path(folder) / str(seed))
-            fitted = f"epoch {trained.best_epoch} of {len(trained.curve)}" if trained.best_epoch else "closed form"
+            untrained = "closed form" if trained.model.origin is None else "as it came, not trained"
+            fitted = f"epoch {trained.best_epoch} of {len(trained.curve)}" if trained.best_epoch else untrained
             bpd, nats = bits_per_dim(log_p := trained.validation_log_p, prepared.description.image_shape), -log_p
             k = section.settings(params.train).validation_samples
             found = labels.of_validation(trained.model.kind, bpd, nats, prepared.description.protocol, k)

@@ -42,9 +42,16 @@ def metrics_of(log_p: np.ndarray, **changes: Any) -> dict[str, Any]:
         "n_images": len(mean),
         "n_seeds": len(log_p),
         "n_samples": 8,
+        "n_parameters": 12345,
         "bpd": bits_per_dim(float(mean.mean()), SHAPE),
         "bpd_standard_error": nats_to_bits_per_dim(error, SHAPE),
         "nll_nats": -float(mean.mean()),
+        "nll_nats_standard_error": float(error),
+        "nll_nats_monte_carlo_error": 0.001,
+        "log_p_bias_nats": -0.01,
+        "elbo_nats": float(mean.mean()) - 0.1,
+        "ess_median": 6.0,
+        "ess_smallest": 1.5,
         "bias_exceeds_standard_error": False,
         "too_few_samples": False,
         "bpd_monte_carlo_error": 0.0003,
@@ -55,6 +62,27 @@ def metrics_of(log_p: np.ndarray, **changes: Any) -> dict[str, Any]:
             else {}
         ),
         **changes,
+    }
+
+
+def images_of(protocol: str, n_test: int) -> dict[str, Any]:
+    """What `dequantize` would write of images of which all are distinct."""
+    return {
+        "protocol": protocol,
+        "test_sha256": HASH,
+        "n_train": 20,
+        "n_validation": 4,
+        "n_test": n_test,
+        "n_test_distinct": n_test,
+        "n_test_in_train": 0,
+        "n_test_in_validation": 0,
+        "n_validation_in_train": 0,
+        "entropy_bpd": 1.6,
+        "entropy_bias_bpd": -0.25,
+        "png_bpd": 30.0,
+        "png_single_bpd": 140.0,
+        "webp_bpd": 9.0,
+        "uniform_bpd": 2.0,
     }
 
 

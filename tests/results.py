@@ -16,13 +16,37 @@ from bitsperdim.config.params import Params, read_params
 from bitsperdim.core.files import write_csv, write_json
 from bitsperdim.report import write_report
 from cases import write_studies
+from laboratory import HASH, images_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PROTOCOL = "tiny/none/2x2x1/L4/test5/given-none"
-HASH = "0123456789abcdef" * 4
 HOSTILE = "<script>alert('1')&`|*$x^2$]("
 N_IMAGES = 5
 JUDGED = {"pareto_k_median": 0.4, "pareto_k_limit": 0.66780, "pareto_k_high_share": 0.2, "n_samples": 1024}
+
+
+ANNEALED: dict[str, Any] = {
+    "n_images": 3,
+    "n_chains": 4,
+    "n_steps": 60,
+    "acceptance": 0.6,
+    "log_p_nats": -3.5,
+    "log_p_nats_standard_error": 0.11,
+    "monte_carlo_error_nats": 0.05,
+    "importance_sampled_nats": -3.625,
+    "above_importance_sampled_nats": 0.125,
+    "above_importance_sampled_nats_standard_error": 0.031,
+    "simulated": {
+        "n_images": 7,
+        "n_chains": 4,
+        "n_steps": 60,
+        "lower_nats": -3.4,
+        "upper_nats": -3.178,
+        "gap_nats": 0.222,
+        "gap_nats_standard_error": 0.041,
+    },
+}
+IMAGES = images_of(PROTOCOL, N_IMAGES)
 
 
 def metrics(**changes: Any) -> dict[str, Any]:
@@ -73,18 +97,7 @@ MODELS = {"bound": metrics(), "sure": exact(bpd=1.5, nll_nats=4.15888308), "brok
 
 def write_results(results: Path, models: Mapping[str, Mapping[str, Any]], protocol: str = PROTOCOL) -> None:
     """Write a folder of results as the stages do."""
-    yardsticks = {
-        "entropy_bpd": 1.6,
-        "entropy_bias_bpd": -0.25,
-        "png_bpd": 30.0,
-        "png_single_bpd": 140.0,
-        "webp_bpd": 9.0,
-        "uniform_bpd": 2.0,
-    }
-    sizes = {"n_train": 20, "n_validation": 4, "n_test": N_IMAGES}
-    same = {"n_test_distinct": N_IMAGES, "n_test_in_train": 0, "n_test_in_validation": 0, "n_validation_in_train": 0}
-    described = {"protocol": protocol, "test_sha256": HASH, **yardsticks, **sizes, **same}
-    write_json(results / "dequantize" / "metrics.json", described)
+    write_json(results / "dequantize" / "metrics.json", {**IMAGES, "protocol": protocol})
     write_picture(results / "dequantize" / "pictures" / "test_images.png")
     write_studies(results)
     write_json(results / "models.json", {"models": list(models)})

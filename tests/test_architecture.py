@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "architecture.md"
 FLOORS = (
     ("cli", "readme"),
-    ("report", "comparing", "studies"),
+    ("report", "comparing", "studies", "auditing"),
     ("recipes", "evaluation", "training"),
     ("results", "models", "data", "preflight", "runtime"),
     ("likelihoods", "estimators", "sources", "config"),

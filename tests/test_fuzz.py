@@ -71,8 +71,8 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def is_one_sentence(sentence: str) -> bool:
-    """Whether it is short, printable, on one line, about params.yaml, and ends."""
-    about = sentence.startswith("params.yaml")
+    """Whether it is short, printable, on one line, about params.yaml or the images that it names, and ends."""
+    about = sentence.startswith(("params.yaml", "data/own/mine.png"))
     return about and sentence.isprintable() and sentence.endswith(".") and len(sentence) <= LONGEST
 
 

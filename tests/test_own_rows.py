@@ -96,5 +96,5 @@ def test_medians_are_medians_of_all_seeds() -> None:
     )
     other = dataclasses.replace(first, ess=torch.tensor([40.0, 50.0, 60.0]), pareto_k=torch.tensor([0.4, 0.5, 0.55]))
     metrics = summarise({0: first, 1: other}).metrics
-    assert metrics["ess_median"] == 40  # of six, the lower of the middle two; the mean is 183
-    assert metrics["pareto_k_median"] == pytest.approx(0.3)
+    assert metrics.ess_median == 40  # of six, the lower of the middle two; the mean is 183
+    assert metrics.pareto_k_median == pytest.approx(0.3)

@@ -17,7 +17,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from bitsperdim.config.families import FAMILIES, code_of
-from bitsperdim.config.params import RESERVED, Params
+from bitsperdim.config.params import RESERVED, STUDIES, SWITCHED_OFF, Params
 from bitsperdim.core.code import needed
 from bitsperdim.core.errors import InputError
 from bitsperdim.data.prepared import SPLITS
@@ -100,8 +100,8 @@ def test_every_listed_parameter_exists(pipeline: dict[str, Any], content: dict[s
 
 
 def test_every_parameter_is_a_dependency_of_some_stage(pipeline: dict[str, Any], content: dict[str, Any]) -> None:
-    """A parameter that reruns nothing would be a number in the report that was never used; `models` is a list of stages,
-    and `studies` changes the file of a study in data/code.
+    """A parameter that reruns nothing would be a number in the report that was never used; `models` is a list of
+    stages, and `studies` changes the file of a study in data/code.
     """
     listed = {key for stage in pipeline.values() for key in stage.get("params", [])}
     assert {"dataset", "dequantize", "train", "seeds", "evaluate", "${item}"} <= listed
@@ -351,6 +351,28 @@ def test_a_test_set_of_one_image_has_a_report(
     assert all("± unknown" in row for row in rows)
     assert "no band is drawn" in page
     assert "Not drawn, as its error is unknown: uniform fixed, variational, importance weighted. " in page
+
+
+def test_studies_that_are_switched_off_leave_no_results(
+    tmp_path: Path, repository: Path, committed: Callable[[str], str]
+) -> None:
+    """As scripts: no study needs anything then, and what it left before goes, but for what is none of its own."""
+    text = made_small(committed("params.yaml"), {"studies": []})
+    (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
+    write_studies(tmp_path / "results")
+    (tmp_path / "results" / "project_delay" / "notes.txt").write_text("mine")
+    for study in STUDIES:
+        arguments = ("images", f"results/{study}") if study == "density_and_mass" else (f"results/{study}",)
+        result = run_stage(study, tmp_path, repository, *arguments)
+        assert (result.returncode, result.stdout) == (0, f"{study}: switched off, by studies in params.yaml\n")
+    left = {str(path.relative_to(tmp_path)): path.read_text() for path in (tmp_path / "results").glob("*/*")}
+    assert left.pop("results/project_delay/notes.txt") == "mine"
+    assert set(left) == {f"results/{study}/metrics.json" for study in STUDIES}
+    assert {json.loads(content)["is_switched_off"] for content in left.values()} == {True}
+    result = run_stage("preflight", tmp_path, repository, "results", "marker", "code")
+    assert result.returncode == 0, result.stderr
+    for study in STUDIES:
+        assert json.loads((tmp_path / "code" / f"{study}.json").read_text()) == SWITCHED_OFF
 
 
 def test_a_mistake_of_the_user_is_one_sentence_and_status_1(

@@ -14,8 +14,12 @@ from pathlib import Path
 
 import pytest
 
-MODELS = ("vae", "flow")
-# what a stage makes is a function of its name and of the outputs that it reads; code changes nothing here
+MODELS = ("vae", "flow", "mine")
+MINE = """
+mine: {family: external, file: external/my_model.py, weights: external/w.pt, train_images: external/train.npz}
+"""
+# what a stage makes is a function of its name and of the outputs that it reads, and of the data set where it makes the
+# images; code changes nothing here
 STAND_IN = """
 import os, pathlib, sys
 name, *arguments = sys.argv[1:]
@@ -24,13 +28,14 @@ if name == "preflight":
     os.execv(sys.executable, [sys.executable, "stages/preflight.py", *arguments])
 from ruamel.yaml import YAML
 stages = YAML(typ="safe").load(open("dvc.yaml"))["stages"]
+dataset = YAML(typ="safe").load(open("params.yaml"))["dataset"]["name"]
 stage = stages[name].get("do", stages[name])
 for kind in ("outs", "metrics", "plots"):
     for out in stage.get(kind, []):
         place = out if isinstance(out, str) else next(iter(out))
-        path = pathlib.Path(place.replace("${item}", arguments[0]).replace("${dataset.name}", "digits"))
+        path = pathlib.Path(place.replace("${item}", arguments[0]).replace("${dataset.name}", dataset))
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(name)
+        path.write_text(f"{name} {dataset if name == 'dequantize' else ''}")
 """
 
 
@@ -45,13 +50,17 @@ def laboratory(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     (folder / "data" / "own").mkdir(parents=True)
     (folder / "data" / "own" / "README.md").write_text("Your own images.\n", encoding="utf-8")
     (folder / "recipes" / "a.yaml").write_text("a: 1\n", encoding="utf-8")
+    (folder / "external").mkdir()
+    (folder / "external" / "my_model.py").write_text("import parts\nclass Model: pass\n", encoding="utf-8")
+    for name in ("parts.py", "not_imported.py", "w.pt", "train.npz"):
+        (folder / "external" / name).write_text("", encoding="utf-8")
     (folder / ".dvc").mkdir()
     (folder / ".dvc" / "config").write_text(
         "[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n"
     )
     text = (folder / "params.yaml").read_text(encoding="utf-8")
     text = re.sub(r"(?m)^models: .*", f"models: [{', '.join(MODELS)}]", text)
-    (folder / "params.yaml").write_text(text, encoding="utf-8")
+    (folder / "params.yaml").write_text(text + MINE, encoding="utf-8")
     (folder / "stand_in.py").write_text(STAND_IN, encoding="utf-8")
     start = f'exec {sys.executable} stand_in.py "$@"\n'
     (folder / "stages" / "start.sh").write_text(start, encoding="utf-8")
@@ -103,24 +112,41 @@ def edit(folder: Path, *paths: str) -> None:
         append(folder / "src/bitsperdim" / path, ".\n" if path.endswith(".md") else "\nEDITED = 1\n")
 
 
+def set_parameter(folder: Path, before: str, after: str) -> None:
+    text = (folder / "params.yaml").read_text(encoding="utf-8")
+    assert len(re.findall(before, text)) == 1
+    (folder / "params.yaml").write_text(re.sub(before, after, text), encoding="utf-8")
+
+
 def both(*models: str) -> set[str]:
     return {f"{stage}@{model}" for stage in ("train", "evaluate") for model in models}
 
 
 ALL = ("counts", *MODELS)
 EDITS: dict[str, tuple[Callable[[Path], None], set[str]]] = {
-    "a comment in the trainer": (
-        lambda folder: append(folder / "src/bitsperdim/training/trainer.py", "# a comment\n"),
-        set(),
+    "a comment in the trainer, and the weights of a model from elsewhere": (
+        lambda folder: (
+            append(folder / "src/bitsperdim/training/trainer.py", "# a comment\n"),
+            append(folder / "external" / "w.pt", "1"),
+        )[1],
+        {"train@mine"},  # which writes the same outputs here
     ),
     "a new family": (a_new_family, {"report", *both("counts")}),
-    "a family, a page and a study": (
-        lambda folder: edit(folder, "models/vae.py", "report/template.md", "studies/project_delay/chain.py"),
-        {"report", "project_delay", *both("vae")},
+    "a family, a page, a study, and the images that a model from elsewhere was trained on": (
+        lambda folder: (
+            append(folder / "external" / "train.npz", "1"),
+            edit(folder, "models/vae.py", "report/template.md", "studies/project_delay/chain.py"),
+        )[1],
+        {"report", "project_delay", "evaluate@mine", *both("vae")},
     ),
-    "a new data set, and a family that a study trains": (
-        lambda folder: (a_new_data_set(folder), edit(folder, "models/flow.py"))[1],
-        {"download", "dequantize", "report", "density_and_mass", *both("flow")},
+    "a new data set, a family that a study trains, and what a model from elsewhere imports": (
+        lambda folder: (
+            a_new_data_set(folder),
+            append(folder / "external" / "parts.py", "# 1\n"),
+            append(folder / "external" / "not_imported.py", "# 1\n"),
+            edit(folder, "models/flow.py"),
+        )[-1],
+        {"download", "dequantize", "report", "density_and_mass", *both("flow", "mine")},
     ),
     "the trainer, and the comparison of commits": (
         lambda folder: edit(folder, "training/step.py", "comparing/leaderboard.py"),
@@ -129,6 +155,25 @@ EDITS: dict[str, tuple[Callable[[Path], None], set[str]]] = {
     "the evaluator": (
         lambda folder: edit(folder, "evaluation/summary.py"),
         {f"evaluate@{model}" for model in ALL},
+    ),
+    "another data set": (
+        lambda folder: set_parameter(folder, r"  name: digits ", "  name: mnist "),
+        {"download", "dequantize", "density_and_mass", "report", *both(*ALL)},
+    ),
+    "two studies are switched off": (
+        lambda folder: set_parameter(folder, r"studies: \[.*?\]", "studies: [project_delay]"),
+        {"density_and_mass", "universal_resnet", "report"},
+    ),
+    "the code of a study that is, and of one that is not": (
+        lambda folder: edit(folder, "studies/universal_resnet/nets.py", "studies/project_delay/network.py"),
+        {"project_delay"},
+    ),
+    "no word of studies, which means all, and a section without a key": (
+        lambda folder: (
+            set_parameter(folder, r"studies: \[.*\].*\n", ""),
+            set_parameter(folder, r"(?m)^evaluate:\n(  .*\n)+", "evaluate: {}\n"),
+        )[0],
+        {"density_and_mass", "universal_resnet", "report", *(f"evaluate@{model}" for model in ALL)},
     ),
 }
 

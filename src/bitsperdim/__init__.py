@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bitsperdim.auditing.audit import audit
     from bitsperdim.comparing.estimates import compare
-    from bitsperdim.evaluation.evaluate import estimate_of_arrays, evaluate
+    from bitsperdim.evaluation.arrays import estimate_of_arrays
+    from bitsperdim.evaluation.evaluate import evaluate
     from bitsperdim.evaluation.images import Data, load_data
     from bitsperdim.evaluation.result import Estimate
 
@@ -39,7 +40,7 @@ _PLACES = {
     "Estimate": "bitsperdim.evaluation.result",
     "audit": "bitsperdim.auditing.audit",
     "compare": "bitsperdim.comparing.estimates",
-    "estimate_of_arrays": "bitsperdim.evaluation.evaluate",
+    "estimate_of_arrays": "bitsperdim.evaluation.arrays",
     "evaluate": "bitsperdim.evaluation.evaluate",
     "load_data": "bitsperdim.evaluation.images",
 }
@@ -54,4 +55,4 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     """List what there is, imported or not."""
-    return sorted([*globals(), *__all__])
+    return sorted({*globals(), *__all__})

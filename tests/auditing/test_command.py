@@ -287,7 +287,7 @@ def test_what_is_given_is_refused_in_one_sentence(folder: Path, command: Command
         ("mine.py", *IMAGES, "--nonsense"): "--nonsense",
         ("mine.py", *IMAGES, "--json", "--markdown"): "not allowed with",
         ("fails.py", *IMAGES): "fails.py:2: ValueError: no such run",
-        ("raises.py", *IMAGES): "ValueError: bad shape (raises.py:13). It is given",
+        ("raises.py", *IMAGES): "ValueError: bad shape (raises.py:13); it is given",
         ("no_method.py", *IMAGES): "log_prob(x)",
         ("resnet", *IMAGES): "is not the place of a model",
         (): "PLACE",

@@ -17,6 +17,8 @@ number = Path("params.yaml").read_text().split(": ")[1].strip()
 Path("results/vae").mkdir(parents=True, exist_ok=True)
 Path("results/vae/metrics.json").write_text('{"bpd": %s}' % number)
 Path("results/vae/per_image.csv").write_text(number)
+Path("results/project_delay").mkdir(exist_ok=True)
+Path("results/project_delay/metrics.json").write_text('{"mean": %s}' % number)
 """
 PIPELINE = f"""
 stages:
@@ -28,13 +30,16 @@ stages:
     cmd: {sys.executable} stage.py
     deps: [stage.py]
     params: [number]
-    outs: [results/vae/per_image.csv]
+    outs:
+      - results/vae/per_image.csv
+      - results/project_delay: {{cache: false}}
     metrics:
       - results/vae/metrics.json: {{cache: false}}
 """
 COMMITTED = {
     "params.yaml": "number: 17\n",
     "data/code/vae.json": "17",
+    "results/project_delay/metrics.json": '{"mean": 17}',
     "results/vae/metrics.json": '{"bpd": 17}',
     "results/vae/per_image.csv": "17",
 }
@@ -49,7 +54,7 @@ def laboratory(tmp_path: Path) -> Laboratory:
         (root / name).write_text(text)
     command = [sys.executable, "-m", "dvc", "repro", "--quiet"]
     subprocess.run(command, cwd=root, check=True, capture_output=True)
-    for name in ("params.yaml", "data/code/vae.json", "results/vae/metrics.json"):
+    for name in (name for name in COMMITTED if not name.endswith(".csv")):
         os.utime(root / name, (1_000_000_000, 1_000_000_000))  # long before git's index
     laboratory.git("config", "core.trustctime", "false")
     laboratory.git("add", "--all")
@@ -87,6 +92,7 @@ def test_what_git_takes_for_unchanged_goes_back(laboratory: Laboratory) -> None:
         "  params.yaml: number: 99 -> 17",
         "  restored: data/code/vae.json",
         "  restored: params.yaml",
+        "  restored: results/project_delay/metrics.json",
         "  restored: results/vae/metrics.json",
         "  DVC: M results/vae/per_image.csv",
     ]
@@ -112,7 +118,8 @@ def test_results_come_and_go_and_edits_of_anything_else_stay(laboratory: Laborat
     said = list(go_back(root))[1:]
     assert contents(root) == COMMITTED
     assert sorted(str(path.relative_to(root)) for path in (root / "results").rglob("*") if path.is_file()) == [
-        *("results/mine/notes.txt", "results/vae/metrics.json", "results/vae/per_image.csv"),
+        *("results/mine/notes.txt", "results/project_delay/metrics.json"),
+        *("results/vae/metrics.json", "results/vae/per_image.csv"),
     ]
     assert said == [
         "  restored: params.yaml",

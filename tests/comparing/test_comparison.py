@@ -10,16 +10,17 @@ import pytest
 from scipy.stats import ttest_rel
 
 from bitsperdim.comparing.comparison import Row, limited, refusal, rows_of
-from bitsperdim.comparing.numbers import Images, NoImagesError, Numbers, Scored
+from bitsperdim.comparing.numbers import Images, NoImagesError, Scored
 from bitsperdim.comparing.output import cells
 from bitsperdim.core.errors import InputError
+from bitsperdim.core.metrics import AnyMetrics
 from laboratory import Laboratory, metrics_of
 
 Drawn = Callable[..., np.ndarray]
 
 
 def scored(log_p: np.ndarray, model: str = "vae", **changes: Any) -> Scored:
-    numbers = Numbers.model_validate(metrics_of(np.atleast_2d(log_p), **changes))
+    numbers = AnyMetrics(**metrics_of(np.atleast_2d(log_p), **changes))
     return Scored(model, numbers, {}, lambda: Images(np.atleast_2d(log_p)))
 
 
@@ -108,7 +109,7 @@ def test_a_side_with_one_seed_has_an_unknown_noise(drawn: Drawn) -> None:
 def test_the_monte_carlo_noise_is_that_of_both(drawn: Drawn) -> None:
     found = row(scored(drawn(1), bpd_monte_carlo_error=0.003), scored(drawn(2), bpd_monte_carlo_error=0.004))
     assert found.monte_carlo_error == pytest.approx(0.005)
-    assert row(scored(drawn(1), bpd_monte_carlo_error=None), scored(drawn(2))).monte_carlo_error is None
+    assert row(scored(drawn(1), bpd_monte_carlo_error=math.inf), scored(drawn(2))).monte_carlo_error == math.inf
 
 
 def test_seeds_are_averaged_image_by_image(drawn: Drawn) -> None:
@@ -322,19 +323,22 @@ def test_models_are_paired_by_name_or_as_asked(laboratory: Laboratory, drawn: Dr
 
 
 def test_parameters_that_matter_to_a_model_are_listed(laboratory: Laboratory, drawn: Drawn) -> None:
-    """Those of data, evaluation, training and its own section; a training change that the model overrides is none."""
+    """Those of data, evaluation, training and its own section; a training change that the model overrides is none, and
+    neither is a default that is written, or a key that is one in no family.
+    """
     for model in ("vae", "iwae"):
         laboratory.write(model, drawn(1))
     laboratory.commit()
     laboratory.params["train"]["epochs"] = 20
     laboratory.params["vae"]["latent_size"] = 8
-    laboratory.params["iwae"]["finetune"] = None
-    laboratory.params["evaluate"]["annealed"] = {"n_steps": 60}
+    laboratory.params["vae"]["n_mixtures"] = 1
+    laboratory.params["iwae"]["noise"] = None
+    laboratory.params["evaluate"]["annealed"] = {"n_steps": 61, "n_chains": 4}
     for model in ("vae", "iwae"):
         laboratory.write(model, drawn(2))
     laboratory.commit()
     vae, iwae = sorted(laboratory.compare("HEAD^", "HEAD").rows, key=lambda item: item.name, reverse=True)
-    shared = ("evaluate.annealed.n_steps", (None, 60), (False, True))
+    shared = ("evaluate.annealed.n_steps", (60, 61), (True, True))
     assert [(item.key, item.values, item.is_set) for item in vae.parameters] == [
         shared,
         ("train.epochs", (10, 20), (True, True)),
@@ -342,11 +346,11 @@ def test_parameters_that_matter_to_a_model_are_listed(laboratory: Laboratory, dr
     ]
     assert [(item.key, item.values, item.is_set) for item in iwae.parameters] == [
         shared,
-        ("iwae.finetune", (None, None), (False, True)),
+        ("iwae.noise", (None, None), (False, True)),
     ]
     two = laboratory.compare("HEAD", "HEAD", pair=("vae", "iwae")).rows[0]
     assert [item.key for item in two.parameters] == [
-        *("iwae|vae.finetune", "iwae|vae.latent_size", "iwae|vae.train_samples", "train.epochs")
+        *("iwae|vae.latent_size", "iwae|vae.noise", "iwae|vae.train_samples", "train.epochs")
     ]
 
 

@@ -86,7 +86,7 @@ def origin(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Copy:
     for part in ("src", "stages"):
         ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
         shutil.copytree(repository / part, copy.root / part, ignore=ignored)
-    for part in ("recipes", "data/own"):
+    for part in ("recipes", "data/own", "external"):
         (copy.root / part).mkdir(parents=True)
         (copy.root / part / "README.md").write_text("Nothing.\n", encoding="utf-8")
     for file in (".dvcignore", ".gitattributes", ".gitignore", "dvc.yaml", "params.yaml"):

@@ -11,10 +11,11 @@ import pytest
 from bitsperdim.comparing import history
 from bitsperdim.comparing.cache import Cache, locked_params, md5_of
 from bitsperdim.comparing.leaderboard import leaderboard
-from bitsperdim.comparing.numbers import Numbers, fitting, read_images, read_numbers
+from bitsperdim.comparing.numbers import fitting, read_images
 from bitsperdim.comparing.source import find
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.git import repository
+from bitsperdim.core.metrics import AnyMetrics
 from laboratory import PARAMS, Laboratory, metrics_of
 
 Drawn = Callable[..., np.ndarray]
@@ -183,12 +184,12 @@ def test_damaged_metrics_are_one_sentence(content: str, laboratory: Laboratory, 
         laboratory.compare("HEAD")
     assert "\n" not in str(caught.value)
     nan = json.dumps({**metrics_of(np.stack([drawn(1)])), "bpd": float("nan")}).encode()
-    with pytest.raises(InputError, match="a number is NaN"):
-        read_numbers(nan, "metrics.json")
+    with pytest.raises(InputError, match=r"^metrics.json: bpd is not a number \(NaN\)\.$"):
+        AnyMetrics.read(nan, "metrics.json")
 
 
 def test_log_likelihoods_that_do_not_fit_are_refused(drawn: Drawn) -> None:
-    numbers = Numbers.model_validate(metrics_of(np.stack([drawn(1)])))
+    numbers = AnyMetrics(**metrics_of(np.stack([drawn(1)])))
     rows = [f"0,{n},{value}" for n, value in enumerate(drawn(1))]
     read = ["seed,image,log_p", *reversed(rows)]  # the order of rows plays no part
     assert read_images("\n".join(read).encode(), numbers, "x").log_p[0] == pytest.approx(drawn(1))
@@ -214,7 +215,7 @@ def test_log_likelihoods_that_do_not_fit_are_refused(drawn: Drawn) -> None:
         with pytest.raises(InputError, match="is damaged"):
             read_images("\n".join([*with_copies[:-1], f"{rows[-1]},{wrong}"]).encode(), numbers, "x")
     with pytest.raises(InputError, match="names no shape"):
-        _ = Numbers.model_validate({**metrics_of(np.stack([drawn(1)])), "protocol": "x/y"}).image_shape
+        _ = AnyMetrics(**metrics_of(np.stack([drawn(1)]), protocol="x/y")).image_shape
 
 
 def test_parameters_are_those_of_the_lock_and_an_edit_since_is_said(laboratory: Laboratory, drawn: Drawn) -> None:
@@ -227,6 +228,8 @@ def test_parameters_are_those_of_the_lock_and_an_edit_since_is_said(laboratory: 
     assert found.notes == [
         "B: params.yaml in the workspace has been edited since these numbers were made (vae.latent_size)."
     ]
+    path.write_text(path.read_text().replace("latent_size: 99", "n_mixtures: 1"))  # two defaults, written or not
+    assert laboratory.compare("HEAD").rows[0].notes == []
     laboratory.write("vae", drawn(2))
     notes = laboratory.compare("HEAD").rows[0].notes
     assert any("is not the one that dvc.lock names; run `dvc repro`." in note for note in notes)

@@ -11,9 +11,10 @@ from scipy.stats import t
 
 from bitsperdim.comparing.cache import Cache
 from bitsperdim.comparing.history import Change
-from bitsperdim.comparing.numbers import Images, Numbers, Scored
+from bitsperdim.comparing.numbers import Images, Scored
 from bitsperdim.comparing.ranking import Entry, Reader, rank
 from bitsperdim.core.errors import InputError
+from bitsperdim.core.metrics import AnyMetrics
 from laboratory import Laboratory, metrics_of
 
 Drawn = Callable[..., np.ndarray]
@@ -30,7 +31,7 @@ def reader(laboratory: Laboratory) -> Reader:
 def entry(bpd: float, error: float = 0.0, log_p: np.ndarray | None = None, **changes: Any) -> Entry:
     """A result of these numbers, with or without its log-likelihoods."""
     changes = {"kind": "exact", "bpd": bpd, "bpd_standard_error": error, **changes}
-    numbers = Numbers.model_validate(metrics_of(np.atleast_2d(np.zeros(40) if log_p is None else log_p), **changes))
+    numbers = AnyMetrics(**metrics_of(np.atleast_2d(np.zeros(40) if log_p is None else log_p), **changes))
 
     def read() -> Images:
         if log_p is None:

@@ -154,6 +154,15 @@ def test_its_values_are_the_defaults(content: dict[str, Any]) -> None:
         assert differing == {key for key in OWN if key.startswith(f"{model}.")}
 
 
+def test_what_is_left_out_takes_no_checkpoint_away(content: dict[str, Any]) -> None:
+    """A training is known by the values in force (``bitsperdim.training.trainer.checkpoint_of``)."""
+    written = validated(content)
+    bare = validated({**content, "vae": {"family": "vae"}, "train": {}})
+    for params in (written, bare):
+        assert params.section("vae").model_dump(mode="json") == written.section("vae").model_dump(mode="json")
+        assert params.train.model_dump(mode="json") == written.train.model_dump(mode="json")
+
+
 def test_a_default_belongs_to_one_file_alone() -> None:
     """A list that is a default is copied, so that no study changes those of the next."""
     one, other = (FAMILIES["vae"].model_validate({"family": "vae"}) for _ in range(2))

@@ -44,7 +44,7 @@ MISTAKES: list[tuple[str, object, str]] = [
     (
         "pixelcnn.family",
         "pixelrnn",
-        "pixelcnn.family = 'pixelrnn' is not a family; choose conv_vae, flow, gated_pixelcnn,",
+        "pixelcnn.family = 'pixelrnn' is not a family; choose conv_vae, external, flow, gated_pixelcnn,",
     ),
     ("dataset.name", "mnits", "dataset.name = 'mnits' is not a data set; choose digits, mnist, fashion_mnist,"),
     ("models", ["vae", "vea"], "models names 'vea', which has no section; sections are histogram, gaussian, vae,"),

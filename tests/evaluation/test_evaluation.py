@@ -30,23 +30,25 @@ def test_the_mean_of_the_images_is_the_number(name: str) -> None:
     )
     log_p, metrics = column(result.per_image, "log_p"), result.metrics
     n_dims = math.prod(SMALL[name][2])
-    assert len(log_p) == metrics["n_images"] == 10
+    assert len(log_p) == metrics.n_images == 10
     assert column(result.per_image, "image").tolist() == list(range(10))
     assert set(column(result.per_image, "seed")) == {7}
-    assert metrics["nll_nats"] == pytest.approx(-log_p.mean())
-    assert metrics["nll_nats_standard_error"] == pytest.approx(log_p.std(ddof=1) / math.sqrt(10))
+    assert metrics.nll_nats == pytest.approx(-log_p.mean())
+    assert metrics.nll_nats_standard_error == pytest.approx(log_p.std(ddof=1) / math.sqrt(10))
     errors = column(result.per_image, "standard_error")
-    assert metrics["nll_nats_monte_carlo_error"] == pytest.approx(math.sqrt((errors**2).sum()) / 10)
+    assert metrics.nll_nats_monte_carlo_error == pytest.approx(math.sqrt((errors**2).sum()) / 10)
     for suffix in ("", "_standard_error", "_monte_carlo_error"):
-        assert metrics[f"bpd{suffix}"] == pytest.approx(metrics[f"nll_nats{suffix}"] / n_dims / math.log(2))
-    assert metrics["elbo_nats"] == pytest.approx(column(result.per_image, "elbo").mean())
-    assert metrics["log_p_bias_nats"] == pytest.approx(column(result.per_image, "bias").mean())
-    assert metrics["kind"] == ("exact" if model.is_exact else "lower")
-    assert metrics["n_samples"] == (1 if model.is_exact else 12)
+        assert getattr(metrics, f"bpd{suffix}") == pytest.approx(
+            getattr(metrics, f"nll_nats{suffix}") / n_dims / math.log(2)
+        )
+    assert metrics.elbo_nats == pytest.approx(column(result.per_image, "elbo").mean())
+    assert metrics.log_p_bias_nats == pytest.approx(column(result.per_image, "bias").mean())
+    assert metrics.kind == ("exact" if model.is_exact else "lower")
+    assert metrics.n_samples == (1 if model.is_exact else 12)
     assert [row["n_samples"] for row in result.bound] == ([1] if model.is_exact else [1, 2, 4, 8, 12])
-    assert result.bound[-1]["bpd"] == pytest.approx(metrics["bpd"])
-    assert result.bound[0]["nll_nats"] == pytest.approx(-metrics["elbo_nats"])
-    assert (metrics["protocol"], metrics["test_sha256"]) == ("tag", "hash")
+    assert result.bound[-1]["bpd"] == pytest.approx(metrics.bpd)
+    assert result.bound[0]["nll_nats"] == pytest.approx(-metrics.elbo_nats)
+    assert (metrics.protocol, metrics.test_sha256) == ("tag", "hash")
 
 
 def test_the_proposal_is_that_of_the_parameters_and_is_named() -> None:
@@ -57,12 +59,12 @@ def test_the_proposal_is_that_of_the_parameters_and_is_named() -> None:
     for section in (SECTION, naive):
         item = scoring.evaluate_seed(model, data, section, 7, torch.device("cpu"))
         metrics = summary.summarise({7: item}, model, data.description, section.proposal).metrics
-        found[metrics["proposal"]] = metrics["nll_nats"]
+        found[metrics.proposal] = metrics.nll_nats
     assert set(found) == {"encoder", "prior"}
     assert found["encoder"] != found["prior"]
     flow = small_model("flow-maf").float()
     item = scoring.evaluate_seed(flow, prepared("flow-maf"), naive, 7, torch.device("cpu"))
-    assert "proposal" not in summary.summarise({7: item}, flow, data.description, "prior").metrics
+    assert summary.summarise({7: item}, flow, data.description, "prior").metrics.proposal is None
 
 
 def test_each_seed_has_importance_samples_of_its_own() -> None:
@@ -228,7 +230,7 @@ def test_a_model_that_is_given_the_class_draws_one_in_each_column(
     given = dataclasses.replace(
         data.description, protocol="tag/given-none", test_labels_sha256="0123456789abcdef", n_test_classes=3
     )
-    described = summary.summarise({0: fixed([-1, -2])}, model, given).metrics["protocol"]
+    described = summary.summarise({0: fixed([-1, -2])}, model, given).metrics.protocol
     assert described == "tag/given-label3-01234567"
 
 
@@ -243,7 +245,7 @@ def test_a_model_that_looks_ahead_has_no_number() -> None:
             for seed in (0, 7)
         }
         metrics = summary.summarise(found, each, data.description).metrics
-        assert {key: value for key, value in metrics.items() if "leak" in key} == leaks
+        assert {key: value for key, value in metrics.as_record().items() if "leak" in key} == leaks
     assert isinstance(model, PixelCNN)
     assert model.first.mask is not None
     model.first.mask[-1, -1, -1, -1] = 1

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from bitsperdim.core.files import write_json
 from bitsperdim.core.units import bits_per_dim
 from bitsperdim.data.prepared import Description
 from bitsperdim.estimators import paired
@@ -22,14 +21,14 @@ from estimates import column, estimated, fixed, summarise
 
 def test_seeds_are_averaged_per_image_and_their_spread_is_told_apart() -> None:
     metrics = summarise({0: fixed([-1, -2, -6], 0.3), 1: fixed([-3, -4, -2], 0.4)}).metrics
-    assert metrics["n_seeds"] == 2
-    assert metrics["nll_nats"] == pytest.approx(3)
-    assert metrics["nll_nats_standard_error"] == pytest.approx(np.std([2, 3, 4], ddof=1) / math.sqrt(3))
-    assert metrics["nll_nats_monte_carlo_error"] == pytest.approx(math.sqrt(3 * 0.09 + 3 * 0.16) / 6)
-    assert metrics["bpd_by_seed"] == {k: pytest.approx(bits_per_dim(-3.0, (1, 2, 2))) for k in ("0", "1")}
-    assert metrics["bpd_seed_spread"] == pytest.approx(0)
+    assert metrics.n_seeds == 2
+    assert metrics.nll_nats == pytest.approx(3)
+    assert metrics.nll_nats_standard_error == pytest.approx(np.std([2, 3, 4], ddof=1) / math.sqrt(3))
+    assert metrics.nll_nats_monte_carlo_error == pytest.approx(math.sqrt(3 * 0.09 + 3 * 0.16) / 6)
+    assert metrics.bpd_by_seed == {k: pytest.approx(bits_per_dim(-3.0, (1, 2, 2))) for k in ("0", "1")}
+    assert metrics.bpd_seed_spread == pytest.approx(0)
     assert len(summarise({0: fixed([-1, -2, -6]), 1: fixed([-3, -4, -2])}).per_image) == 6
-    assert "bpd_seed_spread" not in summarise({0: fixed([-1, -2])}).metrics
+    assert summarise({0: fixed([-1, -2])}).metrics.bpd_seed_spread is None
 
 
 def test_copies_of_an_image_are_one_observation() -> None:
@@ -39,13 +38,13 @@ def test_copies_of_an_image_are_one_observation() -> None:
     same_as = np.tile(np.arange(3), 5)
     found = summary.summarise({0: copied}, model, description, same_as=same_as)
     alone = summary.summarise({0: once}, model, description).metrics
-    assert (found.metrics["n_images"], found.metrics["n_distinct_images"]) == (15, 3)
+    assert (found.metrics.n_images, found.metrics.n_distinct_images) == (15, 3)
     for key in ("nll_nats", "nll_nats_standard_error", "bpd_standard_error"):
-        assert found.metrics[key] == pytest.approx(alone[key]), key
-    assert [row["standard_error_nats"] for row in found.bound] == pytest.approx([alone["nll_nats_standard_error"]] * 2)
+        assert getattr(found.metrics, key) == pytest.approx(getattr(alone, key)), key
+    assert [row["standard_error_nats"] for row in found.bound] == pytest.approx([alone.nll_nats_standard_error] * 2)
     assert column(found.per_image, "same_as").tolist() == same_as.tolist()
     one = summary.summarise({0: copied}, model, description, same_as=np.zeros(15, np.int64)).metrics
-    assert one["nll_nats_standard_error"] == math.inf
+    assert one.nll_nats_standard_error == math.inf
 
 
 @pytest.mark.parametrize("sizes", [[1] * 40, [5] * 40, [1] * 30 + [20]])
@@ -72,37 +71,37 @@ def test_images_that_were_trained_on_are_told_apart() -> None:
     model, description = small_model("vae-categorical"), Description((1, 2, 2), 3, 3, "none", {"test": 3}, "hash", "t")
     for seen, others in (([True, False, False], -4.0), ([False] * 3, None), ([True] * 3, None)):
         found = summary.summarise({0: fixed([-1, -2, -6])}, model, description, in_train=np.array(seen))
-        assert found.metrics["n_training_images"] == sum(seen)
+        assert found.metrics.n_training_images == sum(seen)
         assert column(found.per_image, "in_train").tolist() == seen
         expected = None if others is None else pytest.approx(bits_per_dim(others, (1, 2, 2)))
-        assert found.metrics.get("bpd_without_training_images") == expected
+        assert found.metrics.bpd_without_training_images == expected
 
 
 def test_a_bias_larger_than_the_error_is_flagged() -> None:
     spread = np.std([1, 2, 6], ddof=1) / math.sqrt(3)
     for size, flagged in ((-0.9 * spread, False), (-1.1 * spread, True)):
-        assert summarise({0: fixed([-1, -2, -6], bias=float(size))}).metrics["bias_exceeds_standard_error"] is flagged
+        assert summarise({0: fixed([-1, -2, -6], bias=float(size))}).metrics.bias_exceeds_standard_error is flagged
 
 
 def test_few_effective_samples_are_flagged() -> None:
     few = dataclasses.replace(fixed([-1.0] * 40), ess=torch.tensor([9.9] * 3 + [500.0] * 37))
-    assert summarise({0: few}).metrics["ess_below_10_share"] == pytest.approx(0.075)
-    assert summarise({0: few}).metrics["too_few_samples"] is True
+    assert summarise({0: few}).metrics.ess_below_10_share == pytest.approx(0.075)
+    assert summarise({0: few}).metrics.too_few_samples is True
     enough = dataclasses.replace(few, ess=torch.tensor([9.9] * 2 + [500.0] * 38))
-    assert summarise({0: enough}).metrics["too_few_samples"] is False
+    assert summarise({0: enough}).metrics.too_few_samples is False
     exact = dataclasses.replace(few, kind="exact")
-    assert summarise({0: exact}).metrics["too_few_samples"] is False
+    assert summarise({0: exact}).metrics.too_few_samples is False
     many = dataclasses.replace(few, ess=torch.tensor([9.9] * 6 + [500.0] * 34))
     for seeds in ({0: enough, 1: many}, {0: many, 1: enough}):  # 5 and 15 %: one seed hides no other
-        assert summarise(seeds).metrics["ess_below_10_share"] == pytest.approx(0.1)
-        assert summarise(seeds).metrics["too_few_samples"] is True
+        assert summarise(seeds).metrics.ess_below_10_share == pytest.approx(0.1)
+        assert summarise(seeds).metrics.too_few_samples is True
 
 
 def test_debiased_numbers_are_means_over_seeds_and_go_where_an_image_is_impossible(tmp_path: Path) -> None:
     one = dataclasses.replace(fixed([-1, -2, -6]), jackknife=torch.ones(3), extrapolation=torch.full((3,), 5.0))
     other = dataclasses.replace(fixed([-1, -2, -6]), jackknife=torch.full((3,), 2.0), extrapolation=torch.ones(3))
     metrics = summarise({0: one, 1: other}).metrics
-    assert (metrics["nll_jackknife_nats"], metrics["nll_extrapolated_nats"]) == (-1.5, -3.0)
+    assert (metrics.nll_jackknife_nats, metrics.nll_extrapolated_nats) == (-1.5, -3.0)
     infinite = torch.tensor([-torch.inf, torch.inf, 0.0])
     impossible = dataclasses.replace(
         fixed([-math.inf, -2, -6]),
@@ -112,12 +111,12 @@ def test_debiased_numbers_are_means_over_seeds_and_go_where_an_image_is_impossib
         pareto_k=torch.tensor([torch.nan, 0.2, 0.4]),
     )
     metrics = summarise({0: impossible}).metrics
-    assert "nll_jackknife_nats" not in metrics
-    assert "nll_extrapolated_nats" not in metrics
-    assert metrics["pareto_k_median"] == pytest.approx(0.2)
-    write_json(tmp_path / "metrics.json", metrics)  # which refuses NaN
+    assert metrics.nll_jackknife_nats is None
+    assert metrics.nll_extrapolated_nats is None
+    assert metrics.pareto_k_median == pytest.approx(0.2)
+    metrics.write(tmp_path / "metrics.json")  # which refuses NaN
     unknown = dataclasses.replace(impossible, pareto_k=torch.full((3,), torch.nan))
-    assert "pareto_k_median" not in summarise({0: unknown}).metrics
+    assert summarise({0: unknown}).metrics.pareto_k_median is None
 
 
 def test_a_high_k_hat_is_flagged_where_it_is_judged() -> None:
@@ -125,16 +124,16 @@ def test_a_high_k_hat_is_flagged_where_it_is_judged() -> None:
     k_hat = torch.tensor([0.66] * 38 + [0.68, torch.nan])
     base = dataclasses.replace(fixed([-1.0] * 40), ess=torch.full((40,), 500.0), n_samples=1_000, pareto_k=k_hat)
     metrics = summarise({0: base}).metrics
-    assert metrics["pareto_k_high_share"] == pytest.approx(1 / 40)
-    assert metrics["pareto_k_limit"] == pytest.approx(2 / 3)
-    assert metrics["too_few_samples"] is False
+    assert metrics.pareto_k_high_share == pytest.approx(1 / 40)
+    assert metrics.pareto_k_limit == pytest.approx(2 / 3)
+    assert metrics.too_few_samples is False
     heavier = dataclasses.replace(base, pareto_k=torch.tensor([0.66] * 37 + [0.68, torch.inf, 2.0]))
-    assert summarise({0: heavier}).metrics["too_few_samples"] is True
+    assert summarise({0: heavier}).metrics.too_few_samples is True
     fewer = dataclasses.replace(heavier, n_samples=999)
-    assert summarise({0: fewer}).metrics["too_few_samples"] is False
-    assert "pareto_k_limit" not in summarise({0: fewer}).metrics
-    assert metrics["nll_jackknife_nats"] == pytest.approx(0)
-    assert metrics["nll_extrapolated_nats"] == pytest.approx(0)
+    assert summarise({0: fewer}).metrics.too_few_samples is False
+    assert summarise({0: fewer}).metrics.pareto_k_limit is None
+    assert metrics.nll_jackknife_nats == pytest.approx(0)
+    assert metrics.nll_extrapolated_nats == pytest.approx(0)
 
 
 @pytest.mark.processor
@@ -142,9 +141,9 @@ def test_heavy_tails_are_flagged_from_end_to_end() -> None:
     """Log-normal weights of spread 10: 24 nats of bias at K = 1,024, of which the leading order sees 1/2."""
     log_w = 10 * torch.randn(1024, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     metrics = summarise({0: estimated(log_w)}).metrics
-    assert metrics["too_few_samples"] is True
-    assert metrics["bias_exceeds_standard_error"] is True
-    assert "nll_jackknife_nats_error" not in metrics
+    assert metrics.too_few_samples is True
+    assert metrics.bias_exceeds_standard_error is True
+    assert metrics.nll_jackknife_nats_error is None
 
 
 def weights(log_spreads: torch.Tensor, tails: torch.Tensor, n_samples: int, generator: torch.Generator) -> torch.Tensor:
@@ -175,9 +174,9 @@ def test_the_error_of_the_jackknife_covers_or_is_not_given() -> None:
     for name, (spreads, tails, n_samples) in cases.items():
         for _ in range(60 if name in ("light", "wider", "pareto") else 3):
             metrics = summarise({0: estimated(weights(spreads, tails, n_samples, generator))}).metrics
-            error = metrics.get("nll_jackknife_nats_error")
+            error = metrics.nll_jackknife_nats_error
             if error is not None:
-                held.setdefault(name, []).append(abs(metrics["nll_jackknife_nats"]) <= 1.96 * error)
+                held.setdefault(name, []).append(abs(metrics.nll_jackknife_nats) <= 1.96 * error)
     shares = {name: float(np.mean(found)) for name, found in held.items()}
     assert {name: len(found) for name, found in held.items()} == {"light": 60, "wider": 60, "pareto": 60}, held.keys()
     assert min(shares.values()) >= 0.88, shares
@@ -190,24 +189,24 @@ def test_the_error_of_the_jackknife_is_its_samples_and_the_disagreement() -> Non
     )
     base = dataclasses.replace(base, jackknife=torch.full((100,), -0.9), extrapolation=torch.full((100,), -0.86))
     metrics = summarise({0: base}).metrics
-    assert metrics["nll_jackknife_nats_error"] == pytest.approx(math.hypot(0.3 / 10, 0.04))
+    assert metrics.nll_jackknife_nats_error == pytest.approx(math.hypot(0.3 / 10, 0.04))
     both = summarise({0: base, 1: base}).metrics
-    assert both["nll_jackknife_nats_error"] == pytest.approx(math.hypot(0.3 / math.sqrt(200), 0.04))
+    assert both.nll_jackknife_nats_error == pytest.approx(math.hypot(0.3 / math.sqrt(200), 0.04))
     for n_heavy, is_given in ((2, True), (3, False)):
         some = torch.tensor([0.9] * n_heavy + [0.3] * (100 - n_heavy))
         assert (
-            "nll_jackknife_nats_error" in summarise({0: dataclasses.replace(base, pareto_k=some)}).metrics
+            summarise({0: dataclasses.replace(base, pareto_k=some)}).metrics.nll_jackknife_nats_error is not None
         ) == is_given
         few = torch.tensor([9.0] * n_heavy + [500.0] * (100 - n_heavy))
         found = summarise({0: dataclasses.replace(base, ess=few)}).metrics
-        assert ("nll_jackknife_nats_error" in found) == is_given
+        assert (found.nll_jackknife_nats_error is not None) == is_given
 
 
 def test_an_impossible_image_makes_the_number_infinite_and_is_counted() -> None:
     result = summarise({0: fixed([-1, -math.inf, -6])})
-    assert result.metrics["bpd"] == math.inf
-    assert result.metrics["bpd_standard_error"] == math.inf
-    assert result.metrics["n_impossible_images"] == 1
+    assert result.metrics.bpd == math.inf
+    assert result.metrics.bpd_standard_error == math.inf
+    assert result.metrics.n_impossible_images == 1
     twice = summarise({0: fixed([-1, -math.inf]), 1: fixed([-1, -math.inf])}).metrics
-    assert twice["bpd_seed_spread"] == math.inf
-    assert not any(isinstance(value, float) and math.isnan(value) for value in twice.values())
+    assert twice.bpd_seed_spread == math.inf
+    assert not any(isinstance(value, float) and math.isnan(value) for _, value in twice)

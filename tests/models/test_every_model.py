@@ -23,7 +23,8 @@ SAMPLED = [name for name, (family, *_) in SMALL.items() if not issubclass(MODELS
 
 
 def test_every_family_has_cases_parameters_and_a_class() -> None:
-    assert MODELS.keys() == FAMILIES.keys() == {family for family, *_ in SMALL.values()}
+    """But for that of models from elsewhere: ``tests/models/external``."""
+    assert MODELS.keys() == FAMILIES.keys() == {*(family for family, *_ in SMALL.values()), "external"}
 
 
 @pytest.mark.processor
@@ -168,8 +169,8 @@ def test_the_seed_decides_the_weights_and_leaves_the_global_generator_alone() ->
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_keys_of_a_section_are_the_arguments_of_the_class(family: str) -> None:
-    shared = {"family", "train", "train_samples", "finetune"}
-    arguments = set(inspect.signature(MODELS[family].__init__).parameters) - {"self", "image_shape", "n_levels"}
+    shared = {"family", "train", "train_samples", "finetune", "train_images"}
+    arguments = set(inspect.signature(MODELS[family]).parameters) - {"image_shape", "n_levels"}
     assert set(FAMILIES[family].model_fields) - shared == arguments
 
 
@@ -191,7 +192,9 @@ def test_parameters_are_counted_that_are_free() -> None:
 
 
 def test_an_unknown_family_lists_the_choices() -> None:
-    with pytest.raises(InputError, match="no model family 'pixelrnn'; choose conv_vae, flow, gated_pixelcnn, gaussian"):
+    with pytest.raises(
+        InputError, match="no model family 'pixelrnn'; choose conv_vae, external, flow, gated_pixelcnn, gaussian"
+    ):
         build("pixelrnn", {}, (1, 2, 2), 2)
 
 

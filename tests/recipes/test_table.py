@@ -9,20 +9,22 @@ import numpy as np
 import pytest
 
 from bitsperdim.core.files import write_json
+from bitsperdim.core.labels import WORDS
 from bitsperdim.estimators.paired import paired_difference
 from bitsperdim.recipes.result import dequantizations
 from bitsperdim.recipes.table import listing, markdown, summary
 from bitsperdim.results.formatting import MINUS
+from results import metrics
 
-METRICS = {
-    "kind": "lower",
-    "bpd": 0.16,
-    "bpd_standard_error": 0.002,
-    "nll_nats": 87.25,
-    "nll_nats_standard_error": 0.31,
-    "n_samples": 5000,
-    "too_few_samples": False,
-}
+METRICS = metrics(
+    protocol="a/static",
+    bpd=0.16,
+    bpd_standard_error=0.002,
+    nll_nats=87.25,
+    nll_nats_standard_error=0.31,
+    n_samples=5000,
+)
+PAIR = {"bpd": 0.0691, "bpd_standard_error": 0.0026, "log_p_nats": -3.1, "log_p_nats_standard_error": 0.1}
 RESULT: dict[str, Any] = {
     "recipe": "one",
     "size": "cpu",
@@ -85,9 +87,9 @@ def test_rows_are_sorted_and_yardsticks_among_them(root: Path) -> None:
     text = markdown(root)
     names = [row[0] for row in rows(text)[2:]]
     assert names == [
-        "*PNG*",
-        "*independent sub-pixels, fitted to the test set itself*",
-        "*lossless WebP*",
+        "*PNG: all test images on one sheet*",
+        "*independent sub-pixels: the entropy of each, fitted to the test set itself*",
+        "*lossless WebP: all test images on one sheet*",
         "`one`: vae",
         "`two --size gpu`: vae",
     ]
@@ -98,7 +100,7 @@ def test_rows_are_sorted_and_yardsticks_among_them(root: Path) -> None:
 
 def test_protocols_never_share_a_table(root: Path) -> None:
     other = copy.deepcopy(RESULT) | {"recipe": "two"}
-    other["data"]["protocol"] = "a/dynamic"
+    other["models"]["vae"]["metrics"] |= {"protocol": "a/dynamic"}
     write_json(root / "recipes" / "results" / "two.json", other)
     text = markdown(root)
     assert text.count("| recipe: model |") == 2
@@ -170,10 +172,9 @@ def test_the_list_and_the_end_of_a_run_flag_what_the_table_flags(root: Path) -> 
 
 
 def test_an_old_result_that_is_worse_than_uniform_is_marked(root: Path) -> None:
-    """The levels stand in the protocol, that of the model or, in the oldest results, that of the images."""
-    result = copy.deepcopy(RESULT)
-    result["data"]["protocol"] = "a/none/4x4x1/L4/test9/given-none"
-    result["models"]["bad"] = {"metrics": {**METRICS, "bpd": 2.1}}
+    """The levels stand in the protocol."""
+    result, old = copy.deepcopy(RESULT), {**METRICS, "protocol": "a/none/4x4x1/L4/test9/given-none"}
+    result["models"] = {"vae": {"metrics": old}, "bad": {"metrics": {**old, "bpd": 2.1}}}
     path = root / "recipes" / "results" / "one.json"
     write_json(path, result)
     cells = {row[0]: row[1] for row in rows(markdown(root))[2:]}
@@ -197,13 +198,12 @@ def test_a_density_stands_below_all_and_says_that_it_is_none(bpd: float, shown: 
     last = rows(markdown(root))[-1]
     assert last[0] == "`one`: raw"
     assert last[1].startswith(f"density {shown}")
-    assert last[3] == "a density, not a likelihood: not to be ranked"
+    assert last[3] == WORDS["density"]
 
 
 def test_paired_differences_stand_below_their_table(root: Path) -> None:
     result = copy.deepcopy(RESULT)
-    pair = {"bpd": 0.0691, "bpd_standard_error": 0.0026, "log_p_nats": -3.1, "log_p_nats_standard_error": 0.1}
-    result["dequantizations"] = [{"reference": "plain", "differences": {"fixed": pair}}]
+    result["dequantizations"] = [{"reference": "plain", "differences": {"fixed": PAIR}}]
     assert "plain" not in markdown(root)
     write_json(root / "recipes" / "results" / "one.json", result)
     assert "above those of `plain` on the same test images" in markdown(root)
@@ -216,8 +216,7 @@ def test_a_paired_difference_is_flagged_where_one_of_the_two_is(flagged: str, ma
     result = copy.deepcopy(RESULT)
     for name in ("vae", "fixed", "plain"):
         result["models"][name] = {"metrics": {**METRICS, "too_few_samples": name == flagged}}
-    pair = {"bpd": 0.0691, "bpd_standard_error": 0.0026, "log_p_nats": -3.1, "log_p_nats_standard_error": 0.1}
-    result["dequantizations"] = [{"reference": "plain", "differences": {"fixed": pair}}]
+    result["dequantizations"] = [{"reference": "plain", "differences": {"fixed": PAIR}}]
     write_json(root / "recipes" / "results" / "one.json", result)
     assert f"`fixed` 0.0691 ± 0.0026{mark}.\n" in markdown(root)
 

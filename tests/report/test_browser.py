@@ -15,7 +15,7 @@ import pytest
 from bitsperdim.report import write_report
 from browser import Browser, chromium
 from page_checks import faults
-from results import HOSTILE, IMPOSSIBLE, JUDGED, exact, metrics, params_of, write_results
+from results import ANNEALED, HOSTILE, IMPOSSIBLE, JUDGED, exact, metrics, params_of, write_results
 
 pytestmark = pytest.mark.skipif(
     chromium() is None, reason="there is no chromium, chromium-browser or google-chrome to open the page with"
@@ -23,14 +23,6 @@ pytestmark = pytest.mark.skipif(
 
 PROTOCOL = "binarized_mnist/static/2x2x1/L2/test5/given-none"
 SEEDS: dict[str, Any] = {"n_seeds": 3, "bpd_seed_spread": 0.11, "bpd_by_seed": {"0": 9.4, "1": 9.5, "2": 9.62}}
-ANNEALED = {
-    "n_images": 3,
-    "log_p_nats": -3.5,
-    "importance_sampled_nats": -3.6,
-    "above_importance_sampled_nats": 0.1,
-    "above_importance_sampled_nats_standard_error": 0.03,
-    "simulated": {"n_images": 7, "gap_nats": 0.2, "gap_nats_standard_error": 0.04},
-}
 # numbers whose order as text is another than as numbers; and every kind of section and flag that the page has
 MODELS: dict[str, dict[str, Any]] = {
     "ten": metrics(bpd=10.25, n_units=16, n_active_units=9, annealed=ANNEALED, too_few_samples=True, **JUDGED),

@@ -15,8 +15,11 @@ from typing import Any
 import pytest
 
 from bitsperdim.core.errors import InputError
+from bitsperdim.core.labels import WORDS
+from bitsperdim.core.yardsticks import YARDSTICKS, ImagesMetrics
 from bitsperdim.report import charts, write_report
-from bitsperdim.report.content import ImagesMetrics, read_report, title_of
+from bitsperdim.report.content import read_report, title_of
+from bitsperdim.report.yardsticks import yardsticks
 from bitsperdim.results import formatting
 from results import (
     HOSTILE,
@@ -138,7 +141,7 @@ def test_a_density_is_no_likelihood_and_not_ranked(others: dict[str, Any], tmp_p
     assert not any("raw" in forest for forest in forests)
     rows = [line for line in twin.splitlines() if re.match(r"\| (raw|bound|sure) \|", line)]
     assert rows[-1].startswith("| raw | ")
-    assert "a density, no likelihood: not to be ranked" in rows[-1]
+    assert WORDS["density"] in rows[-1]
 
 
 def test_an_infinite_number_is_shown_and_flagged(tmp_path: Path) -> None:
@@ -183,9 +186,10 @@ def test_a_model_far_off_the_scale_does_not_squeeze_the_others(tmp_path: Path) -
 def test_the_entropy_of_few_images_is_no_yardstick(n_test: int, n_levels: int, is_drawn: bool, tmp_path: Path) -> None:
     write_results(tmp_path, {"one": metrics()}, f"tiny/none/2x2x1/L{n_levels}/test{n_test}/given-none")
     stored = json.loads((tmp_path / "dequantize" / "metrics.json").read_text())
-    images = ImagesMetrics.model_validate({**stored, "n_test": n_test})
-    assert ("independent pixels" in [name for name, _, _ in images.drawn_yardsticks]) == is_drawn
-    meaning = next(meaning for name, meaning, _ in images.yardsticks if name == "independent pixels")
+    images = ImagesMetrics(**{**stored, "n_test": n_test})
+    of_pixels = YARDSTICKS[0].name
+    assert (of_pixels in [name for name, _, _ in yardsticks(images, drawn=True)]) == is_drawn
+    meaning = next(meaning for name, meaning, _ in yardsticks(images) if name == of_pixels)
     assert ("no yardstick here" in meaning) != is_drawn
     assert meaning.endswith("; too small by about 0.25") == is_drawn
     assert is_drawn or f"cannot have more than {math.log2(n_test):.2f}" in meaning

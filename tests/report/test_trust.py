@@ -9,6 +9,7 @@ from pathlib import Path
 from bitsperdim.report import write_report
 from bitsperdim.results.formatting import MINUS
 from results import (
+    ANNEALED,
     JUDGED,
     exact,
     metrics,
@@ -39,19 +40,6 @@ def test_a_small_effective_sample_size_is_flagged(tmp_path: Path) -> None:
     assert "below 10" not in text_of(row_of(page, "many") + section_of(page, "many"))
     assert "**Few samples count:** 12 %" in twin
     assert "(12 % below 10)" in twin
-
-
-ANNEALED = {
-    "n_images": 3,
-    "n_chains": 4,
-    "n_steps": 60,
-    "log_p_nats": -3.5,
-    "log_p_nats_standard_error": 0.11,
-    "importance_sampled_nats": -3.625,
-    "above_importance_sampled_nats": 0.125,
-    "above_importance_sampled_nats_standard_error": 0.031,
-    "simulated": {"n_images": 7, "gap_nats": 0.222, "gap_nats_standard_error": 0.041},
-}
 
 
 def test_other_estimates_stand_beside_the_bound(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from bitsperdim.core.randomness import stream
+from bitsperdim.core.units import nats_to_bits_per_dim
 from bitsperdim.evaluation.estimate import Estimate as Scores
 from bitsperdim.evaluation.estimate import estimated_rows
 from bitsperdim.evaluation.evaluate import Asked
@@ -171,4 +172,4 @@ class Case:
 
     def in_bits_per_dim(self, nats: float) -> float:
         """Return nats per image in bits/dim."""
-        return nats / float(np.prod(self.data.image_shape)) / float(np.log(2))
+        return nats_to_bits_per_dim(nats, self.data.image_shape)

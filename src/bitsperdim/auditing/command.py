@@ -179,7 +179,7 @@ def _refuse(arguments: argparse.Namespace, names: tuple[str, ...], why: str) -> 
 
 def _of_arrays(arguments: argparse.Namespace) -> Estimate:
     from bitsperdim.auditing.arrays import read_scores
-    from bitsperdim.evaluation.evaluate import estimate_of_arrays
+    from bitsperdim.evaluation.arrays import estimate_of_arrays
 
     path = Path(arguments.place)
     scores, (data, _) = read_scores(path), _images(arguments)

@@ -13,7 +13,7 @@ import torch
 
 from bitsperdim.auditing.check import Case, Check, failed, not_applicable, passed
 from bitsperdim.core.errors import InputError
-from bitsperdim.core.labels import ROUNDING_BPD, is_of_seen_images, range_reason, seen_in_words, uniform_bpd
+from bitsperdim.core.labels import ROUNDING_BPD, uniform_bpd
 from bitsperdim.data.yardsticks import code_length, contact_sheet, empirical_entropy
 from bitsperdim.models.external.convention import Convention, Inputs
 from bitsperdim.models.external.wrapping import External, ExternalConditionals, ExternalDensity, wrap
@@ -31,11 +31,8 @@ def possible_range(case: Case) -> Check:
     log_p = case.result.log_p
     if case.result.kind == "density":
         return not_applicable(name, "A density has any value; it is no likelihood.")
-    reason = range_reason(
-        *(numbers["kind"], numbers["bpd"], numbers["protocol"]), monte_carlo_error=numbers["bpd_monte_carlo_error"]
-    )
-    most = uniform_bpd(str(numbers["protocol"]))
-    size = max(numbers["bpd"] - most, -numbers["bpd"])
+    reason, most = numbers.range_reason, uniform_bpd(numbers.protocol)
+    size = max(numbers.bpd - most, -numbers.bpd)
     if reason is not None and "by chance" not in reason:
         return failed(name, f"The number is {reason}.", size if math.isfinite(size) else None)
     impossible = int(np.isneginf(log_p).sum())
@@ -47,7 +44,7 @@ def possible_range(case: Case) -> Check:
         largest = case.in_bits_per_dim(float(log_p.max()))
         return failed(name, f"{len(above)} images have a probability above 1.", largest)
     words = f"The number lies between 0 and the {most:.4g} bits/dim of uniform coding."
-    return passed(name, words, "a number below 0", float(numbers["bpd"]))
+    return passed(name, words, "a number below 0", numbers.bpd)
 
 
 def against_codes(case: Case) -> Check:
@@ -73,8 +70,8 @@ def against_codes(case: Case) -> Check:
     independent = entropy - bias
     if len(images) > data.n_levels and bpd > independent + 3 * (error if math.isfinite(error) else 0.0):
         words = (
-            f"The number is worse than that of independent sub-pixels ({independent:.4g} bits/dim): either the model is "
-            f"hardly trained, or its weights, its inputs or the preparation of the images are not those that it was "
+            f"The number is worse than that of independent sub-pixels ({independent:.4g} bits/dim): either the model "
+            f"is hardly trained, or its weights, its inputs or the preparation of the images are not those that it was "
             f"trained with."
         )
         return failed(name, words, bpd - independent)
@@ -131,15 +128,15 @@ def inputs(case: Case) -> Check:
 def copies(case: Case) -> Check:
     """Say how many of the images are among the training images, and whether they matter."""
     name, numbers = "copies", case.result.metrics
-    n_distinct = int(numbers["n_distinct_images"])
-    n_images = numbers["n_images"]
+    n_distinct = numbers.n_distinct_images
+    n_images = numbers.n_images
     repeated = "" if n_distinct == n_images else f" Of {n_images:,} images {n_distinct:,} are distinct."
     if case.data.train is None and not case.data.prepared.in_train.get("test", np.zeros(1)).any():
         return not_applicable(name, f"The training images are not known: name them by `train`.{repeated}")
-    words = seen_in_words(numbers)
-    if words and is_of_seen_images(numbers):
-        others = numbers.get("bpd_without_training_images")
-        size = None if others is None else abs(others - numbers["bpd"])
+    words = numbers.seen_in_words
+    if words and numbers.is_of_seen_images:
+        others = numbers.bpd_without_training_images
+        size = None if others is None else abs(others - numbers.bpd)
         return failed(name, f"{words[:1].upper()}{words[1:]}.{repeated}", size)
     found = "None of the images is a training image." if words is None else f"{words[:1].upper()}{words[1:]}."
     return passed(name, f"{found}{repeated}", "exact copies, and none that are only nearly equal")

@@ -71,10 +71,14 @@ class Audit:
         if self.failed:
             names = ", ".join(check.name for check in self.failed)
             return f"{ASCII_MARK} Not to be believed: {counts['failed']} of {len(self.checks)} checks failed ({names})."
-        return (
-            f"Nothing wrong was found: {counts['passed']} checks passed, {counts['not applicable']} do not apply. "
-            f"A right model fails one by chance in at most {self.level:.1g} of all audits."
+        chance = f"a right model fails one by chance in at most {self.level:.1g} of all audits"
+        text = (
+            f"Nothing wrong was found: {counts['passed']} checks passed, {counts['not applicable']} do not apply; "
+            f"{chance if self.level else 'none of them rests on chance'}."
         )
+        if flags := self.estimate.flags:
+            text += f" But the number itself is not to be believed as it stands: {'; '.join(flags)}."
+        return text
 
     def summary(self) -> str:
         """Return the number, every check, the verdict and the signature, for a terminal."""
@@ -109,7 +113,7 @@ class Audit:
             "monte_carlo_error": numbers.monte_carlo_error,
             "nats": numbers.nats,
             "n_samples": numbers.n_samples,
-            "n_images": int(numbers.metrics["n_images"]),
+            "n_images": numbers.metrics.n_images,
             "flags": numbers.flags,
             "signature": self.signature,
             "level": self.level,

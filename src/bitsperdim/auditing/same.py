@@ -15,6 +15,7 @@ from scipy.special import ndtri
 from torch import Tensor, nn
 
 from bitsperdim.auditing.check import LEVEL, N_LOOKED_AT, Case, Check, failed, not_applicable, passed
+from bitsperdim.core.units import nats_to_bits_per_dim
 from bitsperdim.evaluation.evaluate import ask, scored
 from bitsperdim.evaluation.images import Data
 
@@ -117,8 +118,7 @@ def training_mode(model: object, data: Data, asking: Mapping[str, Any], scoring:
         log_w = asked.model.unchecked_log_weights(images, n_samples, labels=labels).double()
     model.eval()
     in_training = float((torch.logsumexp(log_w, 0) - math.log(len(log_w))).mean())
-    n_dims = float(np.prod(data.image_shape)) * float(np.log(2))
-    size = abs(in_training - in_evaluation) / n_dims
+    size = nats_to_bits_per_dim(abs(in_training - in_evaluation), data.image_shape)
     if size <= ROUNDING:
         words = "The model was given in training mode, which changes nothing of its number; it is scored in the other."
         return passed(name, words, "dropout or batch statistics in use", ROUNDING)

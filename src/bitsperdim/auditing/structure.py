@@ -16,6 +16,7 @@ from torch import Tensor
 from bitsperdim.auditing.check import LEVEL, Case, Check, failed, not_applicable, passed
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.randomness import stream
+from bitsperdim.core.units import nats_to_bits
 from bitsperdim.likelihoods import Likelihood
 from bitsperdim.models.conditional import ConditionalModel
 from bitsperdim.models.external.distributions import ExternalLikelihood
@@ -54,10 +55,10 @@ def masses_sum_to_one(case: Case) -> Check:
             log_total = torch.logsumexp(likelihood.log_masses().double(), dim=-1)
         except InputError:
             return not_applicable(name, "decode gives masses of whole images, and none of single sub-pixels.")
-    worst, size = float(log_total.abs().max()), abs(float(log_total.mean())) / math.log(2)
+    worst, size = float(log_total.abs().max()), nats_to_bits(abs(float(log_total.mean())))
     if worst <= ROUNDING:
         words = f"The masses of all {model.n_levels} levels of {log_total.numel():,} sub-pixels add up to one."
-        return passed(name, words, catches, ROUNDING / math.log(2))
+        return passed(name, words, catches, nats_to_bits(ROUNDING))
     least, most = math.exp(float(log_total.min())), math.exp(float(log_total.max()))
     words = f"The masses of the {model.n_levels} levels of a sub-pixel add up to {least:.6g} to {most:.6g}, not to one."
     return failed(name, words, size)
@@ -94,7 +95,7 @@ def causality(case: Case) -> Check:
     tolerance = torch.finfo(model.dtype).eps ** TOLERATED
     words = "No conditional moves when values that it must not know become others, or has a derivative in them."
     catches = "a conditional that sees its own value or a later one and moves with it at a place that was looked at"
-    return passed(name, words, catches, tolerance / math.log(2))
+    return passed(name, words, catches, nats_to_bits(tolerance))
 
 
 def _another_order(case: Case, images: Tensor, labels: Tensor | None) -> str | None:
@@ -120,8 +121,10 @@ def _another_order(case: Case, images: Tensor, labels: Tensor | None) -> str | N
 
 @torch.no_grad()
 def _gained(case: Case, model: ConditionalModel) -> float:
-    """Return what looking ahead is worth, about, in bits/dim: how much better a conditional is than if all that it must
-    not know is random, at sub-pixels chosen at random.
+    """Return what looking ahead is worth, about, in bits/dim.
+
+    That is how much worse conditionals are, at sub-pixels chosen at random, if all that they must not know is taken
+    from another image.
     """
     rows = case.rows(8)
     images, labels = case.images(rows).long(), case.labels(rows)
@@ -129,11 +132,10 @@ def _gained(case: Case, model: ConditionalModel) -> float:
     before = model.conditionals(images, labels).log_prob(images)
     gained = []
     for cut in cuts_of(images, generator):
-        random = torch.randint(model.n_levels, images.shape, generator=generator, device=images.device)
-        hidden = torch.where(model.order >= cut, random, images)
+        hidden = torch.where(model.order >= cut, images.roll(1, 0), images)
         after = model.conditionals(hidden, labels).log_prob(images)
         gained.append((before - after)[(model.order == cut).expand(before.shape)])
-    return float(torch.cat(gained).mean()) / math.log(2)
+    return nats_to_bits(float(torch.cat(gained).mean()))
 
 
 @torch.no_grad()
@@ -176,8 +178,9 @@ def samples(case: Case) -> Check:
 
 
 def _samples_of_codes(case: Case, model: ExternalLatent, name: str) -> Check:
-    """Ask of encoder and prior whether E[f(z) / q(z)] = 1 over their draws, f being a normal that is fitted to others of
-    their draws, and a little narrower.
+    """Ask of encoder and prior whether E[f(z) / q(z)] = 1 over their draws.
+
+    f is a normal that is fitted to other draws of theirs, and a little narrower.
     """
     encoded, prior = model.encode(case.images(case.rows(1))), model.prior()
     level_z, least = float(-ndtri(LEVEL / 4)), 0.0

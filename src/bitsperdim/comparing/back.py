@@ -150,7 +150,7 @@ def _dvc_checkout(root: Path, of_git: Collection[str]) -> tuple[list[str], list[
     stages = YAML(typ="safe").load((root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
     outs = {out["path"]: out.get("md5", "") for stage in stages.values() for out in stage.get("outs", [])}
     cache = Cache(root)
-    folders = {str(folder) for path in of_git if path.startswith("data/code/") for folder in Path(path).parents}
+    folders = {str(folder) for path in of_git for folder in Path(path).parents}
     wanted = [path for path in sorted(outs) if path not in of_git and path not in folders]
     there = [path for path in wanted if cache.has(outs[path])]
     changed = []

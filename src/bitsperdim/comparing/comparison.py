@@ -42,11 +42,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bitsperdim.comparing.numbers import Images, NoImagesError, Numbers, Scored
+from bitsperdim.comparing.numbers import Images, NoImagesError, Scored
 from bitsperdim.comparing.origin import what_differs
 from bitsperdim.comparing.source import Source
 from bitsperdim.core.errors import InputError
-from bitsperdim.core.labels import OUT_OF_RANGE, SEEN
+from bitsperdim.core.labels import OUT_OF_RANGE, SEEN, TOO_FEW
+from bitsperdim.core.metrics import AnyMetrics
 from bitsperdim.core.units import bits_per_dim
 from bitsperdim.estimators.multiple import roots, step_down
 from bitsperdim.estimators.noise import LEVEL, Noise, in_bits_per_dim, of_means, of_tables
@@ -55,7 +56,6 @@ from bitsperdim.estimators.paired import influences
 Verdict = Literal["better", "worse", "cannot tell", "same", "refused"]
 ErrorKind = Literal["paired", "unpaired"]
 PARTS = ("data set", "binarization", "shape", "levels", "test size", "what is given")  # of a protocol tag
-HASH_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -124,11 +124,9 @@ class Row:
         return self.noise.reach(self.level) / self.noise.combined if self.noise.combined > 0 else 0.0
 
     @property
-    def monte_carlo_error(self) -> float | None:
-        """What other samples would change, in bits/dim; part of the noise of the images. None: a side does not say."""
-        errors = [scored.numbers.bpd_monte_carlo_error for scored in (self.a, self.b)]
-        known = [error for error in errors if error is not None]
-        return math.hypot(*known) if len(known) == 2 else None
+    def monte_carlo_error(self) -> float:
+        """What other samples would change, in bits/dim; part of the noise of the images. Infinite: unknown."""
+        return math.hypot(self.a.numbers.bpd_monte_carlo_error, self.b.numbers.bpd_monte_carlo_error)
 
 
 @dataclass(frozen=True)
@@ -321,9 +319,12 @@ def judged(pair: Measured, level: float = LEVEL, n_compared: int = 1) -> Row:
     flagged = [side for side, scored in (("A", a), ("B", b)) if scored.numbers.is_flagged]
     if flagged:
         notes.append(
-            f"{' and '.join(flagged)} {'have' if len(flagged) > 1 else 'has'} too few samples (†): bias and "
+            f"{' and '.join(flagged)} {'have' if len(flagged) > 1 else 'has'} too few samples ({TOO_FEW}): bias and "
             f"Monte Carlo error of the bound cannot be believed; raise evaluate.n_samples."
         )
+    declared = [side for side, scored in (("A", a), ("B", b)) if scored.numbers.verified is False]
+    if declared:
+        notes.append(f"{' and '.join(declared)}: the kind of the number is declared by the model, not verified.")
     for side, scored in (("A", a), ("B", b)):
         if scored.numbers.range_reason:
             notes.append(f"{side}'s number is {scored.numbers.range_reason} ({OUT_OF_RANGE}).")
@@ -335,7 +336,7 @@ def judged(pair: Measured, level: float = LEVEL, n_compared: int = 1) -> Row:
     return Row(a, b, verdict, bpd, noise, z, error_is, None, notes, parameters, level, n_compared)
 
 
-def refusal(a: Numbers, b: Numbers) -> str | None:
+def refusal(a: AnyMetrics, b: AnyMetrics) -> str | None:
     """Return why two numbers are not comparable, in one sentence, or None if they are."""
     for side, numbers in (("A", a), ("B", b)):
         if numbers.kind == "density":
@@ -352,30 +353,30 @@ def refusal(a: Numbers, b: Numbers) -> str | None:
         return f"the protocols differ: {a.protocol} and {b.protocol}."
     if a.test_sha256 != b.test_sha256:
         return (
-            f"the protocol is the same, but the test images differ (SHA-256 {a.test_sha256[:HASH_DIGITS]} and "
-            f"{b.test_sha256[:HASH_DIGITS]}): another split, another draw of the binarization, or other files."
+            f"the protocol is the same, but the test images differ (SHA-256 {a.short_hash} and "
+            f"{b.short_hash}): another split, another draw of the binarization, or other files."
         )
     return None
 
 
-def without_errors(a: Numbers, b: Numbers) -> str | None:
+def without_errors(a: AnyMetrics, b: AnyMetrics) -> str | None:
     """Return which number has no error of its own, in a few words, or None if both have, or one is infinite."""
     if math.isinf(a.bpd) or math.isinf(b.bpd):
         return None
     for side, numbers in (("A", a), ("B", b)):
         if not math.isfinite(numbers.bpd_standard_error):
             return f"{side}'s number has no standard error"
-        seeds = [value for value in (numbers.bpd_by_seed or {}).values() if math.isfinite(value)]
+        seeds = [value for value in numbers.bpd_of_seeds if math.isfinite(value)]
         if max(1, len(seeds)) != numbers.n_seeds:
             return f"{side} does not say what each of its {numbers.n_seeds} seeds gave"
     return None
 
 
-def unpaired(a: Numbers, b: Numbers) -> Noise:
+def unpaired(a: AnyMetrics, b: AnyMetrics) -> Noise:
     """Return the noise of B - A in bits/dim by the errors of the two numbers alone."""
     n_distinct = min(numbers.n_distinct_images or numbers.n_images for numbers in (a, b))
     images = math.hypot(a.bpd_standard_error, b.bpd_standard_error) if n_distinct > 1 else math.inf
-    means = [np.array(list((numbers.bpd_by_seed or {}).values())) for numbers in (a, b)]
+    means = [np.array(numbers.bpd_of_seeds) for numbers in (a, b)]
     return of_means(images, n_distinct, means[0], means[1])
 
 
@@ -394,13 +395,13 @@ def of_seeds(bpd: float, noise: Noise, level: float) -> list[str]:
     return notes
 
 
-def is_established(verdict: Verdict, a: Numbers, b: Numbers) -> bool:
+def is_established(verdict: Verdict, a: AnyMetrics, b: AnyMetrics) -> bool:
     """Return whether a verdict on B's number holds for the models: if the worse number is exact, and only then."""
     worse = {"better": a, "worse": b}.get(verdict)
     return worse is not None and worse.kind == "exact"
 
 
-def limited(verdict: Verdict, a: Numbers, b: Numbers) -> tuple[Verdict, list[str]]:
+def limited(verdict: Verdict, a: AnyMetrics, b: AnyMetrics) -> tuple[Verdict, list[str]]:
     """Return what is left of a verdict on B where a number is a bound, and sentences that say so."""
     if verdict == "same" or (a.kind, b.kind) == ("exact", "exact"):
         return verdict, []

@@ -9,14 +9,12 @@ Invariants (``tests/comparing/test_estimates.py``): it is the comparison of resu
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 from bitsperdim.comparing.comparison import Row, rows_of
-from bitsperdim.comparing.numbers import Images, Scored, read_numbers
+from bitsperdim.comparing.numbers import Images, Scored
 from bitsperdim.comparing.output import cells
 from bitsperdim.core.errors import InputError
-from bitsperdim.core.files import rounded
 from bitsperdim.evaluation.images import ARRAYS
 from bitsperdim.evaluation.result import Estimate
 
@@ -82,11 +80,10 @@ def compare(a: Estimate, b: Estimate) -> Compared:
 
 def _scored(estimate: Estimate, other: Estimate) -> Scored:
     """Return a number as a result; images that were given as an array have the other's name where they are equal."""
-    metrics, others = dict(estimate.metrics), other.metrics
-    names = [str(item["protocol"]).split("/", 2) for item in (metrics, others)]
+    metrics, others = estimate.metrics, other.metrics
+    names = [item.protocol.split("/", 2) for item in (metrics, others)]
     is_array = names[0][0].startswith(ARRAYS) and not names[1][0].startswith(ARRAYS)
-    if is_array and metrics["test_sha256"] == others["test_sha256"] and names[0][2] == names[1][2]:
-        metrics["protocol"] = others["protocol"]
-    numbers = read_numbers(json.dumps(rounded(metrics)).encode(), estimate.name)
+    if is_array and metrics.test_sha256 == others.test_sha256 and names[0][2] == names[1][2]:
+        metrics = metrics.model_copy(update={"protocol": others.protocol})
     same_as = estimate.data.prepared.same_as["test"]
-    return Scored(estimate.name, numbers, {}, lambda: Images(estimate.log_p[None], same_as))
+    return Scored(estimate.name, metrics, {}, lambda: Images(estimate.log_p[None], same_as))

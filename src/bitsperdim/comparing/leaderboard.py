@@ -25,13 +25,16 @@ from scipy.special import ndtri
 
 from bitsperdim.comparing import history
 from bitsperdim.comparing.cache import Cache
-from bitsperdim.comparing.numbers import read_numbers
 from bitsperdim.comparing.output import WIDTH, aligned, markdown_table, number, printable
 from bitsperdim.comparing.ranking import Entry, Reader, Together, rank
 from bitsperdim.comparing.source import RESULTS, WORKSPACE, Source, find, of_recipe
 from bitsperdim.config.params import RESERVED
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.git import UNSHALLOW, NotARepositoryError, Repository, repository
+from bitsperdim.core.labels import LEGEND as OF_SIGNS
+from bitsperdim.core.labels import OUT_OF_RANGE, SEEN, TOO_FEW
+from bitsperdim.core.metrics import AnyMetrics
+from bitsperdim.core.stored import HASH_DIGITS
 from bitsperdim.results.formatting import markdown as cell
 from bitsperdim.results.formatting import two_digits, with_error
 
@@ -44,17 +47,22 @@ COLUMNS = (
     *("above_best_bpd", "above_best_standard_error", "error_is"),
     *("where", "commit", "date", "subject", "also"),
 )
+SHOWN = (  # of two results that are one row all of these are equal
+    *("kind", "protocol", "test_sha256", "n_images", "n_distinct_images", "n_training_images", "n_seeds", "n_samples"),
+    *("bpd", "bpd_standard_error", "bpd_monte_carlo_error", "bpd_without_training_images", "bpd_by_seed", "nll_nats"),
+    *("is_flagged", "n_impossible_images"),
+)
 HEADER = ("rank", "model", "bits/dim", "above the best", "error", "verdict", "where", "date", "subject")
 LEGEND = (
-    "Smaller is better; = exact, ≤ an upper bound, which its model may be better than; † too few samples; ‡ worse than "
-    "uniform coding, or below 0; § test images are training images too. A rank with ~ is tied with the best: the two "
-    "are not clearly apart, where the differences of all pairs are looked at together. The verdict is on models: a "
-    "number that is clearly above is worse if it is exact, and two exact ones that are not clearly apart are tied; "
-    "else it is open, for a bound may be loose. With one seed it is about these weights, with several about the method "
-    "that was trained. The error of the difference is paired, image by image; unpaired where DVC's cache lacks the "
-    "log-likelihoods of the images, then as a rule too large; not needed where the difference is beyond any. It holds "
-    "the spread over training seeds of results with several, and of one seed nobody knows it. These are test results: "
-    "choose models by their validation."
+    f"Smaller is better; {OF_SIGNS}, which its model may be better than; {TOO_FEW} too few samples; {OUT_OF_RANGE} "
+    f"worse than uniform coding, or below 0; {SEEN} test images are training images too. A rank with ~ is tied with "
+    "the best: the two are not clearly apart, where the differences of all pairs are looked at together. The verdict "
+    "is on models: a number that is clearly above is worse if it is exact, and two exact ones that are not clearly "
+    "apart are tied; else it is open, for a bound may be loose. With one seed it is about these weights, with several "
+    "about the method that was trained. The error of the difference is paired, image by image; unpaired where DVC's "
+    "cache lacks the log-likelihoods of the images, then as a rule too large; not needed where the difference is "
+    "beyond any. It holds the spread over training seeds of results with several, and of one seed nobody knows it. "
+    "These are test results: choose models by their validation."
 )
 
 
@@ -101,7 +109,7 @@ def leaderboard(root: Path, cache: Cache, *, with_recipes: bool = False) -> Boar
     for (model, blob), found in rows.items():
         place = f"results/{model}/metrics.json of {found[0].where}"
         try:
-            numbers = read_numbers(contents[blob] or b"", place)
+            numbers = AnyMetrics.read(contents[blob] or b"", place)
             _ = numbers.image_shape
         except InputError as error:
             left_out.append(str(error))
@@ -151,13 +159,18 @@ def merged(entries: list[Entry]) -> list[Entry]:
     """
     groups: dict[tuple[str, str], list[Entry]] = {}
     for entry in entries:
-        groups.setdefault((entry.change.model, entry.numbers.as_text), []).append(entry)
+        groups.setdefault((entry.change.model, _what_is_shown(entry.numbers)), []).append(entry)
     found = []
     for group in groups.values():
         first = max(reversed(group), key=lambda entry: (_kind(entry), entry.change.seconds or 0))
         also = dict.fromkeys(entry.change.where for entry in group if _kind(entry))
         found.append(replace(first, also=[where for where in also if where != first.change.where]))
     return found
+
+
+def _what_is_shown(numbers: AnyMetrics) -> str:
+    """Return a text that is equal for equal results, also where one lacks a later key of which nothing is shown."""
+    return repr([getattr(numbers, name) for name in SHOWN])
 
 
 def _kind(entry: Entry) -> int:
@@ -256,10 +269,8 @@ def _groups(board: Board) -> list[tuple[str, list[list[str]], str]]:
     groups: dict[tuple[str, str], list[list[str]]] = {}
     for entry in board.entries:
         groups.setdefault((entry.numbers.protocol, entry.numbers.test_sha256), []).append(_cells(entry))
-    return [
-        (f"{key[0]}, test images {key[1][:12]}", rows, in_words(board.together[key]) if key in board.together else "")
-        for key, rows in groups.items()
-    ]
+    said = {key: in_words(together) for key, together in board.together.items()}
+    return [(f"{key[0]}, test images {key[1][:HASH_DIGITS]}", rows, said.get(key, "")) for key, rows in groups.items()]
 
 
 def as_text(board: Board) -> str:

@@ -1,4 +1,4 @@
-"""One model's result: the numbers of ``metrics.json``, log P(x) of every test image, the parameters that made them.
+"""One model's result: its ``metrics.json``, log P(x) of every test image, the parameters that made them.
 
 Invariants (``tests/comparing/test_source.py``): log-likelihoods that do not fit the number are refused
 (``test_log_likelihoods_that_do_not_fit_are_refused``); a damaged file is one sentence.
@@ -8,93 +8,19 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from bitsperdim.comparing.origin import Origin
 from bitsperdim.config.defaults import completed
 from bitsperdim.core.errors import InputError
-from bitsperdim.core.labels import is_of_seen_images, is_out_of_range, marks, range_reason, seen_in_words
+from bitsperdim.core.metrics import AnyMetrics
 from bitsperdim.recipes.recipe import merged
-from bitsperdim.results.reading import Stored
 
 SHARED = ("dataset", "dequantize", "evaluate", "seeds")  # sections that matter to every model, as `train` does
-
-
-class Numbers(Stored):
-    """What is needed of ``results/<model>/metrics.json``."""
-
-    kind: Literal["exact", "lower", "density"]
-    protocol: str
-    test_sha256: str
-    n_images: int
-    n_distinct_images: int | None = None  # the first commits did not look
-    n_training_images: int | None = None  # of the test images, how many are training images too
-    n_seeds: int
-    n_samples: int
-    bpd: float
-    bpd_standard_error: float
-    bpd_monte_carlo_error: float | None = None
-    bpd_without_training_images: float | None = None  # where some test images are, and some are not
-    bpd_by_seed: dict[str, float] | None = None  # of several seeds
-    nll_nats: float
-    bias_exceeds_standard_error: bool = False
-    too_few_samples: bool | None = None  # the first commits have the flag above alone
-    n_impossible_images: int = 0
-
-    @property
-    def is_flagged(self) -> bool:
-        """Whether there were too few samples to believe the number."""
-        return self.bias_exceeds_standard_error if self.too_few_samples is None else self.too_few_samples
-
-    @property
-    def is_out_of_range(self) -> bool:
-        """Whether the number is worse than uniform coding, or below 0."""
-        return is_out_of_range(self.kind, self.bpd, self.protocol)
-
-    @property
-    def range_reason(self) -> str | None:
-        """How it is out of range, in words; None where it is not."""
-        return range_reason(self.kind, self.bpd, self.protocol, self.bpd_monte_carlo_error)
-
-    @property
-    def marks(self) -> str:
-        """What stands behind the number where it is not to be believed."""
-        return marks({**self.model_dump(), "too_few_samples": self.is_flagged})
-
-    @property
-    def is_of_seen_images(self) -> bool:
-        """Whether test images that are training images too matter to the number."""
-        return is_of_seen_images(self.model_dump())
-
-    @property
-    def seen_in_words(self) -> str | None:
-        """How many test images are training images too, in words; None where none is known to be."""
-        return seen_in_words(self.model_dump())
-
-    @property
-    def as_text(self) -> str:
-        """Equal for equal results, also where one was written before a key was added of which nothing is shown."""
-        return repr(self.model_copy(update={"too_few_samples": self.is_flagged, "bias_exceeds_standard_error": False}))
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W), as the protocol tag has it.
-
-        Raises:
-            InputError: it has none.
-        """
-        sizes = [part.split("x") for part in self.protocol.split("/")[2:3]]
-        if not sizes or len(sizes[0]) != 3 or not all(size.isdecimal() for size in sizes[0]):
-            raise InputError(f"The protocol {self.protocol!r} names no shape of images (data/binarization/HxWxC/...).")
-        height, width, channels = (int(size) for size in sizes[0])
-        return channels, height, width
 
 
 @dataclass(frozen=True)
@@ -134,33 +60,14 @@ class Scored:
     """
 
     model: str
-    numbers: Numbers
+    numbers: AnyMetrics
     params: Mapping[str, Any]
     images: Callable[[], Images]
     notes: list[str] = field(default_factory=list)
     origin: Origin = field(default_factory=Origin)
 
 
-def read_numbers(content: bytes, place: str) -> Numbers:
-    """Read a ``metrics.json``.
-
-    Raises:
-        InputError: it is damaged.
-    """
-    try:
-        numbers = Numbers.model_validate(json.loads(content))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(f"{place}: {key} is not what a stage writes there ({first['msg']}).") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{place} is damaged: it is not JSON.") from error
-    if any(math.isnan(value) for value in (numbers.bpd, numbers.nll_nats, numbers.bpd_standard_error)):
-        raise InputError(f"{place} is damaged: a number is NaN.")
-    return numbers
-
-
-def read_images(content: bytes, numbers: Numbers, place: str) -> Images:
+def read_images(content: bytes, numbers: AnyMetrics, place: str) -> Images:
     """Read what a ``per_image.csv`` says of every test image.
 
     Raises:
@@ -180,7 +87,7 @@ def read_images(content: bytes, numbers: Numbers, place: str) -> Images:
     return fitting(table[:, 2].reshape(numbers.n_seeds, numbers.n_images), same_as, numbers, place)
 
 
-def fitting(log_p: np.ndarray, same_as: np.ndarray | None, numbers: Numbers, place: str) -> Images:
+def fitting(log_p: np.ndarray, same_as: np.ndarray | None, numbers: AnyMetrics, place: str) -> Images:
     """Return what is known of every test image, in double precision, if the mean of log P(x) is what the metrics say.
 
     Raises:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from bitsperdim.comparing.cache import md5_of, parse
 from bitsperdim.core import made_with
@@ -72,7 +73,10 @@ def what_differs(a: Origin, b: Origin, *, has_parameters: bool) -> list[str]:
     found, unknown = [], []
     if a.code and b.code:
         rooms = sorted({name.split(" of ")[0] for name in {*a.code, *b.code} if a.code.get(name) != b.code.get(name)})
-        found += [f"the code in {', '.join(rooms)}"] if rooms else []
+        data = [name for name in rooms if Path(name).suffix not in ("", ".py")]  # weights and images of the user's
+        code = [name for name in rooms if name not in data]
+        found += [f"the code in {', '.join(code)}"] if code else []
+        found += [f"the content of {', '.join(data)}"] if data else []
     else:
         unknown.append("the code")
     if both := {*a.images} & {*b.images}:

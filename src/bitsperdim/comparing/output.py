@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from bitsperdim.comparing.comparison import Comparison, Difference, Row
-from bitsperdim.comparing.numbers import Numbers, Scored
+from bitsperdim.comparing.numbers import Scored
 from bitsperdim.comparing.source import Source
+from bitsperdim.core import labels
 from bitsperdim.core.files import rounded
-from bitsperdim.core.labels import SIGNS
+from bitsperdim.core.metrics import AnyMetrics
 from bitsperdim.estimators.noise import LEVEL
 from bitsperdim.results.formatting import error_alone, plain, two_digits, with_error
 from bitsperdim.results.formatting import markdown as cell
@@ -36,12 +37,12 @@ WORDS = {
 LEGEND = (
     "B - A is negative where B is better; ± is one standard error over the same test images, of paired differences: "
     "it holds the Monte Carlo noise, but not the spread over training seeds, so that a verdict is about these weights. "
-    "= exact, ≤ an upper bound."
+    f"{labels.LEGEND}."
 )
 LEGEND_OF_SEEDS = (
     "B - A is negative where B is better; ± is one standard error: over the same test images, of paired differences, "
     "which holds the Monte Carlo noise, and over the training seeds of a side with several, so that a verdict is about "
-    "the method that was trained. = exact, ≤ an upper bound."
+    f"the method that was trained. {labels.LEGEND}."
 )
 TOGETHER = (
     " A difference is clear from the |z| that is named: if none of the {n} were real, any would be called clear in 5 % "
@@ -55,10 +56,10 @@ UNPAIRED = (
 ALONE = "{side} alone has {models}."
 
 
-def number(numbers: Numbers) -> str:
+def number(numbers: AnyMetrics) -> str:
     """Return a number with its sign, its test-set error and its marks."""
     value, error = with_error(numbers.bpd, numbers.bpd_standard_error)
-    return f"{SIGNS[numbers.kind]} {value}" + (f" ± {error}" if error else "") + numbers.marks
+    return f"{numbers.sign} {value}" + (f" ± {error}" if error else "") + numbers.marks
 
 
 def cells(row: Row) -> list[str]:
@@ -95,10 +96,9 @@ def noise_in_words(row: Row) -> str | None:
         f"{side} {'unknown, one seed' if error is None else f'{two_digits(error)}, {scored.numbers.n_seeds} seeds'}"
         for side, error, scored in zip("AB", noise.seeds, (row.a, row.b), strict=True)
     ]
-    monte_carlo = "unknown" if row.monte_carlo_error is None else two_digits(row.monte_carlo_error)
     return (
-        f"test images {error_alone(noise.images)} (Monte Carlo {monte_carlo} of it), training seeds "
-        f"{error_alone(noise.of_seeds)} ({'; '.join(sides)}), together {error_alone(noise.combined)}"
+        f"test images {error_alone(noise.images)} (Monte Carlo {error_alone(row.monte_carlo_error)} of it), training "
+        f"seeds {error_alone(noise.of_seeds)} ({'; '.join(sides)}), together {error_alone(noise.combined)}"
     )
 
 

@@ -27,9 +27,10 @@ import numpy as np
 from bitsperdim.comparing import history
 from bitsperdim.comparing.cache import Cache, md5_of
 from bitsperdim.comparing.comparison import is_established, unpaired
-from bitsperdim.comparing.numbers import Images, Numbers, Scored, read_images
+from bitsperdim.comparing.numbers import Images, Scored, read_images
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.git import Repository
+from bitsperdim.core.metrics import AnyMetrics
 from bitsperdim.core.units import bits_per_dim
 from bitsperdim.estimators.multiple import AllPairs, Side
 from bitsperdim.estimators.noise import (
@@ -54,7 +55,7 @@ class Entry:
     """
 
     change: history.Change
-    numbers: Numbers
+    numbers: AnyMetrics
     also: list[str]
     scored: Scored | None = None
     rank: int | None = None
@@ -107,7 +108,7 @@ class Reader:
                 self.known[key] = None
         return self.known[key]
 
-    def _read(self, change: history.Change, numbers: Numbers) -> Images | None:
+    def _read(self, change: history.Change, numbers: AnyMetrics) -> Images | None:
         if self.here is None:
             return None
         if change.commit not in self.locks:
@@ -188,11 +189,11 @@ def _is_far(entry: Entry, best: Entry, n: int) -> bool:
     return is_beyond and why_unclear(LEVEL, n_distinct, None) is None
 
 
-def _side(numbers: Numbers, images: Images | None, same_as: np.ndarray | None) -> Side:
+def _side(numbers: AnyMetrics, images: Images | None, same_as: np.ndarray | None) -> Side:
     """Return a number as one of several, in bits/dim."""
     shape = numbers.image_shape
     if images is None:
-        means = np.array(list((numbers.bpd_by_seed or {}).values()))
+        means = np.array(numbers.bpd_of_seeds)
         return Side(numbers.bpd, numbers.bpd_standard_error, None, seeds_of_means(means))
     bpd = bits_per_dim(images.log_p, shape)
     mean = bpd.mean(0)

@@ -21,12 +21,13 @@ import numpy as np
 
 from bitsperdim.comparing import history
 from bitsperdim.comparing.cache import Cache, locked_params, md5_of, parse
-from bitsperdim.comparing.numbers import Images, NoImagesError, Scored, fitting, read_images, read_numbers, relevant
+from bitsperdim.comparing.numbers import Images, NoImagesError, Scored, fitting, read_images, relevant
 from bitsperdim.comparing.origin import Origin, read_origin
 from bitsperdim.config.params import RESERVED
 from bitsperdim.core import made_with
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.git import SHORT, UNSHALLOW, GitError, NotARepositoryError, Provenance, Repository, repository
+from bitsperdim.core.metrics import AnyMetrics
 from bitsperdim.recipes.recipe import FOLDER
 from bitsperdim.recipes.result import SAME_AS
 
@@ -136,7 +137,7 @@ def of_files(
         metrics = file(f"results/{model}/metrics.json")
         if metrics is None:
             raise InputError(f"results/{model}/metrics.json is not there {place}.")
-        numbers = read_numbers(metrics, f"results/{model}/metrics.json {place}")
+        numbers = AnyMetrics.read(metrics, f"results/{model}/metrics.json {place}")
         params, now = relevant({**written, **locked_params(lock, model)}, model), relevant(written, model)
         notes = []
         edited = sorted(
@@ -181,14 +182,14 @@ def of_recipe(root: Path, name: str) -> Source:
     path = RESULTS / f"{name}.json"
     try:
         content = json.loads((root / path).read_text(encoding="utf-8"))
-        entries = {model: json.dumps(entry["metrics"]).encode() for model, entry in content["models"].items()}
+        entries = {model: entry["metrics"] for model, entry in content["models"].items()}
         params = dict(content["params"])
         provenance = Provenance.recorded(content)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} is damaged: it is not what `bitsperdim recipe` writes.") from error
 
     def read(model: str) -> Scored:
-        numbers = read_numbers(entries[model], f"{path}, {model}")
+        numbers = AnyMetrics.of(entries[model], f"{path}, {model}")
 
         def images() -> Images:
             file = path.with_suffix(".npz")

@@ -27,6 +27,8 @@ def in_force(section: Section) -> dict[str, Any]:
 def completed(content: Mapping[str, Any], model: str) -> dict[str, Any]:
     """Return what a ``params.yaml`` says, also one of another commit, with the defaults of what its sections leave out.
 
+    The defaults are those of today, whatever they were then.
+
     Args:
         content: as it was written; it need not be valid.
         model: whose section is completed too.

@@ -1,1 +1,1 @@
-"""What everybody uses and what uses nobody: errors, units, files, random numbers, git, words beside a number."""
+"""What everybody uses and what uses nobody: errors, units, files, random numbers, git, metrics and their words."""

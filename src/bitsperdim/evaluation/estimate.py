@@ -66,8 +66,9 @@ class Estimate:
         ess: (N,) effective sample size, between 1 and K.
         pareto_k: (N,) shape of the tail of the weights (:func:`bitsperdim.estimators.pareto.pareto_k`); NaN where
             nothing is sampled, and for K < 1,000, where it is too noisy to judge by.
-        jackknife: (N,) an estimate that is no bound; equals ``log_p`` where nothing is sampled, NaN for K = 1.
-        extrapolation: (N,) another one; equals ``log_p`` where nothing is sampled, NaN for K = 1.
+        jackknife: (N,) an estimate that is no bound; equals ``log_p`` where nothing is sampled, NaN for K = 1 and
+            where bounds are drawn, which are no weights.
+        extrapolation: (N,) another one; likewise.
         block_sizes: the K of each row of ``bounds``.
         bounds: (len(block_sizes), N) the bound for each block size; nondecreasing along the first axis.
         largest_leaked_gradient: what the check of causality found, 0; None of a model that is not autoregressive.
@@ -269,8 +270,8 @@ def rows_of_bounds(drawn: Tensor, *, is_sampled: bool = True) -> Tensor:
         "elbo": log_p,
         "ess": torch.full_like(log_p, n_samples),
         "pareto_k": torch.full_like(log_p, torch.nan),
-        "jackknife": log_p,
-        "extrapolation": log_p,
+        "jackknife": torch.full_like(log_p, torch.nan),  # of log P(x) they say nothing
+        "extrapolation": torch.full_like(log_p, torch.nan),
     }
     of_sizes = [log_p] * len(bound_sizes(n_samples))
     return torch.stack([*(columns[name] for name in PER_IMAGE), *of_sizes], dim=1).cpu()

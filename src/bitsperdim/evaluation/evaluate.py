@@ -10,7 +10,9 @@ a model in training mode, two methods that disagree, NaN and another number of i
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import inspect
 import sys
 import time
 from collections.abc import Mapping
@@ -19,27 +21,27 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from torch import nn
 
 from bitsperdim.config.params import AnnealedSection, EvaluateSection
-from bitsperdim.core.announcing import duration
 from bitsperdim.core.code import needed
 from bitsperdim.core.errors import InputError, shown
 from bitsperdim.core.randomness import stream
 from bitsperdim.evaluation import latent_code, scoring, summary
+from bitsperdim.evaluation.cost import announce_cost, bytes_of, megabytes
 from bitsperdim.evaluation.estimate import Estimate as Scores
-from bitsperdim.evaluation.estimate import estimated_rows, images_at_once, rows_of_weights, samples_of
+from bitsperdim.evaluation.estimate import estimated_rows, images_at_once
 from bitsperdim.evaluation.images import Data, data_of
 from bitsperdim.evaluation.result import Estimate
 from bitsperdim.evaluation.signature import DIGITS, weights_sha256
-from bitsperdim.models import check_labels
 from bitsperdim.models.base import ImageModel
+from bitsperdim.models.external.codes import seeded
 from bitsperdim.models.external.convention import Convention, Inputs, Layout
+from bitsperdim.models.external.distributions import first_line
 from bitsperdim.models.external.methods import Offer, is_training, offers_of
-from bitsperdim.models.external.wrapping import External, wrap
+from bitsperdim.models.external.wrapping import WITHOUT_LABELS, External, ExternalDensity, ExternalWeights, wrap
 from bitsperdim.runtime.checkpoints import Checkpoint
-from bitsperdim.runtime.memory import Growth
 
 DECLARED = ("offers", "inputs", "layout", "range", "order")
 BY_CONSTRUCTION = ("logits", "causality")  # logits are normalized here, and the scorer asks whether they look ahead
@@ -47,7 +49,6 @@ N_AGREEING = 8  # images on which several methods have to agree
 K_AGREEING = 256
 TOLERATED = 1e-4  # of log P, and as many nats for each sub-pixel: two ways to the same sum in float32
 CONTRADICTED = 5.0  # Monte Carlo errors
-WORTH_MEASURING = 10  # shares of the work, of which one more is done first
 
 
 @dataclass(frozen=True)
@@ -88,29 +89,59 @@ def ask(
         InputError: it cannot, or several of its methods disagree.
     """
     called = name or (type(model).__name__ if not hasattr(model, "__name__") else str(model.__name__))
-    if isinstance(model, ImageModel) and not isinstance(model, External):
+    if isinstance(model, External):  # wrapped already
+        return Asked(model, model.offer, model.convention, called, _said(model))
+    if isinstance(model, ImageModel):
         return Asked(model, None, Convention(), called, {"method": type(model).__name__})
     declared = _declared(model)
     given = {"offers": offers, "inputs": inputs, "layout": layout, "range": range, "order": order}
     known = {**declared, **{key: value for key, value in given.items() if value is not None}}
     found = offers_of(model, known.get("offers"))
     convention = Convention(known.get("inputs", "integers"), known.get("layout", "channels_first"))
-    n_classes = None if not is_given_labels or data.labels is None else int(data.labels.max()) + 1
-    interval = known.get("range")
-    options = {"n_classes": n_classes, "interval": _interval(interval), "order": known.get("order", "raster")}
-    wrapped = [wrap(each, data.image_shape, data.n_levels, convention=convention, **options) for each in found[:1]]
-    for other in found[1:]:
+    of_splits = data.prepared.labels.values() if is_given_labels else ()
+    n_classes = max((int(classes.max()) + 1 for classes in of_splits), default=None)
+    interval = _interval(known.get("range"))
+    options = {"n_classes": n_classes, "interval": interval, "order": known.get("order", "raster")}
+
+    def asked_by(offer: Offer) -> External:
+        return wrap(offer, data.image_shape, data.n_levels, convention=convention, **options)
+
+    first, *others = found
+    wrapped = asked_by(first)
+    check_shape(wrapped, data)
+    for other in others:
         if other.method == "log_density" and interval is None:
             continue  # it cannot be asked, and need not be
-        second = wrap(other, data.image_shape, data.n_levels, convention=convention, **options)
-        check_agreement(wrapped[0], found[0].method, second, other.method, data, seed)
-    said = {
-        "method": found[0].method,
-        "inputs": None if found[0].method == "log_density" else convention.inputs,
+        if n_classes is not None and other.method in WITHOUT_LABELS:
+            continue  # likewise
+        check_agreement(wrapped, first.method, asked_by(other), other.method, data, seed)
+    return Asked(wrapped, first, convention, called, _said(wrapped))
+
+
+def _said(model: External) -> dict[str, Any]:
+    """Return how a model is asked, as far as that may change the number, for the signature."""
+    convention = model.convention
+    return {
+        "method": model.offer.method,
+        "inputs": None if isinstance(model, ExternalDensity) else convention.inputs,
         "layout": None if convention.layout == "channels_first" else convention.layout,
-        "range": None if found[0].method != "log_density" else "{:g},{:g}".format(*options["interval"]),
+        "range": f"{model.low!r},{model.high!r}" if isinstance(model, ExternalDensity) else None,
     }
-    return Asked(wrapped[0], found[0], convention, called, said)
+
+
+def check_shape(model: External, data: Data) -> None:
+    """Refuse log-weights that are images by samples: where there are as many of both, nobody would see it.
+
+    Raises:
+        InputError: they are.
+    """
+    if isinstance(model, ExternalWeights):
+        labels = None if model.n_classes is None or data.labels is None else torch.from_numpy(data.labels[:1])
+        image = torch.from_numpy(data.images[:1]).to(model.device)
+        with torch.no_grad():
+            model.unchecked_log_weights(
+                *(image, 2), labels=None if labels is None else labels.to(model.device), generator=torch.Generator()
+            )
 
 
 def _declared(model: object) -> dict[str, Any]:
@@ -137,33 +168,42 @@ def check_agreement(
 ) -> None:
     """Refuse two methods of one model that contradict each other on a few images.
 
-    Two exact ones have to be equal but for rounding. A bound that is clearly above an exact number refutes it: on
-    average it is below. Two bounds cannot contradict each other.
+    Two exact ones have to be equal but for rounding, image by image. A bound that is clearly above an exact
+    number refutes it: on average it is below. Two bounds cannot contradict each other.
 
     Raises:
         InputError: they do.
     """
     images = torch.from_numpy(data.images[:N_AGREEING])
     labels = None if data.labels is None else torch.from_numpy(data.labels[:N_AGREEING])
-    scores = []
-    for model in (first, second):
-        generator = stream("evaluation", seed, device=model.device)
-        rows = estimated_rows(model, images, K_AGREEING, chunk_size=32, generator=generator, labels=labels)
-        scores.append(Scores.of_rows(model, K_AGREEING, rows, nan))  # whether it looks ahead is not asked here
-    difference = float((scores[1].log_p - scores[0].log_p).mean())
-    tolerance = TOLERATED * (float(scores[0].log_p.abs().mean()) + images[0].numel())
-    errors = [float(item.standard_error.square().sum().sqrt()) / len(images) for item in scores]
-    if first.is_exact and second.is_exact:
-        disagrees = abs(difference) > tolerance
-    elif first.is_exact:
-        disagrees = difference > tolerance + CONTRADICTED * errors[1]
-    else:
+    if not first.is_exact:
         return
+    scores = []
+    for model, name in ((first, first_name), (second, second_name)):
+        generator = stream("evaluation", seed, device=model.device)
+        try:
+            rows = estimated_rows(model, images, K_AGREEING, chunk_size=32, generator=generator, labels=labels)
+        except InputError:
+            raise
+        except (FloatingPointError, ValueError) as error:
+            raise InputError(f"{name} cannot be asked: {error}.") from error
+        scores.append(Scores.of_rows(model, K_AGREEING, rows, nan))  # whether it looks ahead is not asked here
+    one, other = scores[0].log_p, scores[1].log_p
+    allowed = TOLERATED * (one.abs().nan_to_num(posinf=0.0) + images[0].numel())
+    larger = torch.where(one == other, 0.0, other - one)  # both may be -inf
+    if second.is_exact:
+        where = f"of image {int((larger.abs() - allowed).argmax())} log P(x)"
+        disagrees = bool((larger.abs() > allowed).any())
+        one, other = one[(larger.abs() - allowed).argmax()], other[(larger.abs() - allowed).argmax()]
+    else:
+        where, one, other = f"on {len(images)} images the mean of log P(x)", one.mean(), other.mean()
+        error_of_mean = float(scores[1].standard_error.square().sum().sqrt()) / len(images)
+        disagrees = float(larger.mean()) > float(allowed.mean()) + CONTRADICTED * error_of_mean
     if disagrees:
         raise InputError(
-            f"{first_name} and {second_name} disagree: on {len(images)} images the mean of log P(x) is "
-            f"{float(scores[0].log_p.mean()):.4f} nats by {first_name} and {float(scores[1].log_p.mean()):.4f} by "
-            f"{second_name}{'' if second.is_exact else ', which is a lower bound'}; say by `offers` which one is meant."
+            f"{first_name} and {second_name} disagree: {where} is {float(one):.4f} nats by {first_name} and "
+            f"{float(other):.4f} by {second_name}{'' if second.is_exact else ', which is a lower bound'}; say by "
+            f"`offers` which one is meant."
         )
 
 
@@ -215,6 +255,7 @@ def evaluate(
     Raises:
         InputError: one sentence that says what does not fit.
     """
+    _section(n_samples=n_samples, seed=seed, batch_size=batch_size, chunk_size=chunk_size)  # before any work
     data = data_of(images, n_levels, labels=labels, train=train)
     if is_training(model):
         raise InputError(
@@ -261,12 +302,17 @@ def scored(
     """Return the number of a model that :func:`ask` has looked at; arguments as of :func:`evaluate`."""
     section = _section(n_samples=n_samples, seed=seed, batch_size=batch_size, chunk_size=chunk_size)
     model, started = asked.model, time.monotonic()
-    place = torch.device(device) if device is not None else model.device
+    place = _device(model.device if device is None else device)
     module = model if asked.offer is None else asked.offer.module
     weights = weights_sha256(module)
-    kept = None if checkpoint is None else _place(Path(checkpoint), asked, data, section, weights, place)
+    if checkpoint is not None and module is None:
+        raise InputError(
+            f"checkpoint is not allowed with {asked.name}, of whose weights nothing is known, so that those of another "
+            f"model might be taken over; give a torch.nn.Module, or one of its methods."
+        )
+    kept = None if checkpoint is None else _place(Path(checkpoint), asked, data, section, module, place)
     print(
-        f"{asked.name}: {model.n_parameters:,} weights ({_megabytes(bytes_of(model))}) on {place}, "
+        f"{asked.name}: {model.n_parameters:,} weights ({megabytes(bytes_of(model))}) on {place}, "
         f"{len(data.images):,} images, {batch_size} at a time"
         + (f", K = {n_samples:,}" if model.kind == "lower" else "")
         + ".",
@@ -274,24 +320,30 @@ def scored(
         flush=True,
     )
     try:
-        _announce_cost(model, data, section, place, asked.name)
-        scores = scoring.evaluate_seed(
-            *(model, data.prepared, section, 0, place),
-            title=f"score {asked.name}",
-            checkpoint=kept,
-            may_look_ahead=may_look_ahead,
-        )
+        announce_cost(model, data, section, place, asked.name)
+        with seeded(
+            stream("evaluation", seed), place
+        ):  # whatever a model draws: the global generators stay as they are
+            scores = scoring.evaluate_seed(
+                *(model, data.prepared, section, 0, place),
+                title=f"score {asked.name}",
+                checkpoint=kept,
+                may_look_ahead=may_look_ahead,
+            )
     except FloatingPointError as error:
         raise InputError(f"{asked.name} cannot be scored: {str(error).removesuffix(' (seed 0)')}.") from error
     except InputError as error:
         words = str(error).replace("The model of seed 0 cannot be evaluated", f"{asked.name} cannot be scored")
-        raise InputError(words.removesuffix(".") + ".") from error
+        raise InputError(words.rstrip(".") + ".") from error
+    is_sampled = model.kind == "lower"
     options = {
         **asked.options,
-        "seed": seed if model.kind == "lower" else None,
+        "seed": seed if is_sampled else None,
+        "batch": images_at_once(model, n_samples, batch_size) if is_sampled else None,  # each has draws of its own
+        "chunk": min(chunk_size, n_samples) if is_sampled else None,
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": place.type,
-        "weights": None if weights is None else weights[:DIGITS],
+        "weights": "unknown" if module is None else "none" if weights is None else weights[:DIGITS],
     }
     verified: tuple[str, ...] = ("construction",) if asked.offer is None else ()
     if asked.offer is not None and asked.offer.method == "logits":
@@ -301,49 +353,6 @@ def scored(
     return result_of(
         scores, model, data, name=asked.name, options=options, verified_by=verified, seconds=time.monotonic() - started
     )
-
-
-def _announce_cost(model: ImageModel, data: Data, section: EvaluateSection, device: torch.device, name: str) -> None:
-    """Score a first share and say what memory and time that took, where there is much more to come.
-
-    It has random numbers of its own, and no result depends on it.
-    """
-    size = images_at_once(model, section.n_samples, section.batch_size)
-    k = samples_of(model, section.n_samples)
-    chunk = min(k, section.chunk_size)
-    n_shares = -(-len(data.images) // size) * -(-k // chunk)
-    if n_shares < WORTH_MEASURING:
-        return
-    check_labels(model, data.prepared.labels)
-    model.to(device).eval()
-    images, noise = (torch.from_numpy(array[:size]) for array in (data.images, data.prepared.noise["test"]))
-    labels = None if data.labels is None else torch.from_numpy(data.labels[:size])
-    memory, started = Growth(device), time.monotonic()
-    estimated_rows(
-        *(model, images, chunk),
-        chunk_size=chunk,
-        generator=stream("evaluation", section.seed, 2**31, device=device),
-        labels=labels,
-        noise=noise,
-    )
-    grown, whole = memory.measured()
-    seconds = (time.monotonic() - started) * n_shares
-    how_long = f"; at this rate all takes about {duration(seconds)}" if seconds >= 1 else ""
-    print(
-        f"{name}: a first share of {size} images{f' and {chunk} samples' if k > 1 else ''} took "
-        f"{_megabytes(grown)} more, {_megabytes(whole)} in all{how_long}.",
-        file=sys.stderr,
-        flush=True,
-    )
-
-
-def bytes_of(module: torch.nn.Module) -> int:
-    """Return the size of all weights and buffers, in bytes."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in (*module.parameters(), *module.buffers()))
-
-
-def _megabytes(n_bytes: float) -> str:
-    return f"{n_bytes / 1e6:,.{0 if n_bytes >= 1e7 else 1}f} MB"
 
 
 def result_of(
@@ -363,71 +372,6 @@ def result_of(
     return Estimate(name, metrics, scores, data, options, verified_by, seconds)
 
 
-def estimate_of_arrays(
-    log_p: Any = None,  # noqa: ANN401 - an array
-    log_w: Any = None,  # noqa: ANN401 - an array
-    *,
-    images: Any,  # noqa: ANN401 - Data, or an array
-    n_levels: int | None = None,
-    kind: str = "exact",
-    name: str = "arrays",
-) -> Estimate:
-    """Return the number that log-likelihoods from any framework make; its kind stays declared.
-
-    Args:
-        log_p: (N,) nats, of ``images`` in their order.
-        log_w: (K, N) nats, log-weights whose exponentials have the mean P(x); instead of ``log_p``.
-        images: as of :func:`evaluate`.
-        n_levels: L, of an array.
-        kind: of ``log_p``: ``exact``, or ``lower`` for a bound.
-        name: for what is printed.
-
-    Raises:
-        InputError: one sentence that says what does not fit.
-    """
-    data = data_of(images, n_levels)
-    if (log_p is None) == (log_w is None):
-        raise InputError("Give either log_p, one number for each image, or log_w, (K, N) log-weights.")
-    if kind not in ("exact", "lower"):
-        raise InputError(f"kind = {shown(kind)} is not allowed; it must be exact or lower.")
-    key = "log_p" if log_w is None else "log_w"
-    values = _numbers(log_p if log_w is None else log_w, key)
-    weights = values[None] if log_w is None and values.ndim == 1 else values
-    shape = f"({len(data.images)},)" if log_w is None else f"(K, {len(data.images)})"
-    if weights.ndim != 2 or weights.shape[1] != len(data.images) or (log_w is None and values.ndim != 1):
-        raise InputError(f"{key} must have the shape {shape}, one for each image, not {values.shape}.")
-    is_sampled = log_w is not None or kind == "lower"
-    model = _Stored(data.image_shape, data.n_levels, is_exact=not is_sampled)
-    rows = rows_of_weights(torch.from_numpy(weights), is_sampled=is_sampled)
-    scores = Scores.of_rows(model, len(weights), rows, None)
-    options = {"method": key, "dtype": str(values.dtype)}
-    return result_of(scores, model, data, name=name, options=options, verified_by=(), seconds=0.0)
-
-
-def _numbers(given: Any, key: str) -> np.ndarray:  # noqa: ANN401 - whatever was given
-    values = given.detach().cpu().numpy() if isinstance(given, torch.Tensor) else np.asarray(given)
-    if not np.issubdtype(values.dtype, np.floating):
-        raise InputError(f"{key} must be floating-point numbers in nats, not {values.dtype}.")
-    wrong = np.flatnonzero(np.isnan(values) | np.isposinf(values))
-    if len(wrong):
-        raise InputError(f"{key} holds {values.flat[wrong[0]]} at {wrong[0]}: no likelihood is NaN or infinite.")
-    return values.astype(np.float64)
-
-
-class _Stored(ImageModel):
-    """Stands for a model of which nothing is known but its numbers."""
-
-    def __init__(self, image_shape: tuple[int, int, int], n_levels: int, *, is_exact: bool) -> None:
-        super().__init__(image_shape, n_levels)
-        self.is_exact = is_exact  # type: ignore[misc]  # of this one
-
-    def unchecked_log_weights(self, x: torch.Tensor, n_samples: int = 1, **_: Any) -> torch.Tensor:  # noqa: ANN401
-        raise NotImplementedError("only its numbers are there")
-
-    def unchecked_sample(self, n_images: int, **_: Any) -> torch.Tensor:  # noqa: ANN401
-        raise NotImplementedError("only its numbers are there")
-
-
 def _section(*, n_samples: int, seed: int, batch_size: int, chunk_size: int) -> EvaluateSection:
     counts = {"n_samples": n_samples, "batch_size": batch_size, "chunk_size": chunk_size}
     for key, value in counts.items():
@@ -440,13 +384,30 @@ def _section(*, n_samples: int, seed: int, batch_size: int, chunk_size: int) -> 
     return EvaluateSection(**{**counts, **chunk}, n_pictures=1, seed=seed, proposal="encoder", annealed=annealed)
 
 
+def _device(given: str | torch.device) -> torch.device:
+    """Return a device that is here.
+
+    Raises:
+        InputError: it is not.
+    """
+    try:
+        device = torch.device(given)
+        torch.empty(1, device=device)
+    except Exception as error:  # each kind of device is missing in its own way
+        raise InputError(f"device = {shown(str(given))} is not here ({first_line(error)}); choose another.") from error
+    if device.type == "meta":
+        raise InputError("The model is on the device 'meta', where weights have no values; load them first.")
+    return device
+
+
 def _place(
-    folder: Path, asked: Asked, data: Data, section: EvaluateSection, weights: str | None, device: torch.device
+    folder: Path, asked: Asked, data: Data, section: EvaluateSection, module: nn.Module | None, device: torch.device
 ) -> Checkpoint:
     """Return the place for finished images, which no other model, data or version of this package may take over."""
     code = needed(Path(__file__), Path(latent_code.__file__))
     decides = {
-        "weights": weights,
+        "weights": weights_sha256(module),
+        "module": None if module is None else _described(module),
         "asked": {key: str(value) for key, value in asked.options.items()},
         "name": asked.name,
         "data": [data.protocol, data.prepared.description.test_sha256],
@@ -454,5 +415,17 @@ def _place(
         "device": device.type,
     }
     found = Checkpoint.of(decides, code)
-    named = hashlib.sha256(f"{found.fingerprint}".encode()).hexdigest()[:DIGITS]
-    return Checkpoint(folder / named, found.fingerprint, found.interval)
+    return Checkpoint(folder / found.fingerprint, found.fingerprint, found.interval)
+
+
+def _described(module: nn.Module) -> str:
+    """Return a hash of what is seen of a module beside its weights: its parts, and the code of their classes."""
+    parts = [repr(module)]
+    for kind in sorted(
+        {type(part) for part in module.modules()}, key=lambda kind: (kind.__module__, kind.__qualname__)
+    ):
+        if not kind.__module__.startswith("torch."):
+            parts.append(f"{kind.__module__}.{kind.__qualname__}")
+            with contextlib.suppress(OSError, TypeError):
+                parts.append(inspect.getsource(kind))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

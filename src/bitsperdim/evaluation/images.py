@@ -7,9 +7,11 @@ seeded, and its protocol says so.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,15 +20,17 @@ import numpy as np
 import torch
 
 from bitsperdim.config.params import STUDIES
+from bitsperdim.core.code import digest, needed
 from bitsperdim.core.errors import InputError, shown
 from bitsperdim.core.files import sha256
-from bitsperdim.data import repeated
-from bitsperdim.data.preparation import prepare
+from bitsperdim.data import preparation, repeated
 from bitsperdim.data.prepared import Description, PreparedImages, load_prepared
+from bitsperdim.models.external.distributions import first_line
 from bitsperdim.preflight.agreement import raw_levels, validated
 from bitsperdim.sources import SOURCES
 
 MAX_LEVELS = 65_536
+MAX_CHANNELS = 4  # of images as their sources have them; more are channels last, where there are so few of those
 HASH_DIGITS = 12
 CACHE = "BITSPERDIM_CACHE"
 ARRAYS = "images"  # begins the name of data that were given as an array
@@ -104,16 +108,26 @@ class Data:
             InputError: there are not so many.
         """
         n_all = len(self.images)
-        if not 1 <= n_images <= n_all:
-            raise InputError(f"subset = {n_images} is not allowed; it must be from 1 to {n_all}, the number of images.")
+        if type(n_images) is not int or not 1 <= n_images <= n_all:
+            raise InputError(
+                f"subset = {shown(n_images)} is not allowed; it must be an integer from 1 to {n_all}, which are all."
+            )
+        if type(seed) is not int or seed < 0:
+            raise InputError(f"seed = {shown(seed)} is not allowed; it must be an integer, 0 or more.")
         if n_images == n_all:
             return self
         rows = np.sort(np.random.default_rng(seed).permutation(n_all)[:n_images])
         old = self.prepared
         images, description = old.images["test"][rows], old.description
-        protocol = description.protocol.replace(f"/test{n_all}/", f"/test{n_images}of{n_all}-seed{seed}/")
-        counts = {**description.n_images, "test": n_images}
-        described = replace(description, n_images=counts, test_sha256=sha256(images), protocol=protocol)
+        rest, size, given = description.protocol.rsplit("/", 2)
+        described = replace(
+            description,
+            n_images={**description.n_images, "test": n_images},
+            test_sha256=sha256(images),
+            protocol=f"{rest}/test{n_images}of{size.removeprefix('test')}-seed{seed}/{given}",
+            n_same={},
+            **({} if self.labels is None else _of_labels(self.labels[rows])),
+        )
         parts = {
             name: {**arrays, "test": arrays["test"][rows]} if "test" in arrays else dict(arrays)
             for name in ("labels", "noise", "in_train")
@@ -124,7 +138,7 @@ class Data:
 
 
 def load_data(
-    name: str,
+    name: str | os.PathLike,
     *,
     n_levels: int | None = None,
     bits: int | None = None,
@@ -150,7 +164,9 @@ def load_data(
     Raises:
         InputError: there is no such data set, it cannot be had, or an argument does not fit it.
     """
-    path = Path(name)
+    if not isinstance(name, str | os.PathLike):
+        raise InputError(f"{shown(name)} is not a data set; give its name, or a path.")
+    path, name = Path(name), os.fspath(name)
     known = name if name in SOURCES else "folder" if path.is_dir() else "npz" if path.suffix == ".npz" else name
     if known in ("npz", "folder") and name == known:
         raise InputError(f"For images of your own give the path of the .npz file or folder instead of {name!r}.")
@@ -165,19 +181,21 @@ def load_data(
         dataset["path"] = str(path)
     binarization = binarization or ("static" if source.is_static else "none")
     content = {"dataset": dataset, "dequantize": {"bits": bits, "binarization": binarization}}
+    cache = Path(folder) if folder is not None else _cache()
+    raw = cache / "downloaded" / (known if known == name else f"{known}-{_digest(str(path.resolve()))}")
     try:
         params = validated({**content, **REST})
+        source.check(params.dataset.path)
+        source.download(raw, params.dataset.path)
+        key = _digest(json.dumps([content, str(raw), digest(needed(Path(preparation.__file__)))], sort_keys=True))
+        prepared = cache / "prepared" / f"{path.stem if known != name else known}-{key}"
+        if known == name:  # your own files may have changed
+            with contextlib.suppress(InputError):  # it is not there, was interrupted, or is damaged
+                return Data(load_prepared(prepared))
+        preparation.prepare(source.read(raw), params.dataset, params.dequantize, raw_levels(params), prepared)
+        return Data(load_prepared(prepared))
     except InputError as error:
-        raise InputError(str(error).removeprefix("params.yaml: ")) from error
-    cache = Path(folder) if folder is not None else _cache()
-    source.check(params.dataset.path)
-    raw = cache / "downloaded" / (known if known == name else f"{known}-{_digest(str(path.resolve()))}")
-    source.download(raw, params.dataset.path)
-    key = _digest(json.dumps([content, str(raw)], sort_keys=True))
-    prepared = cache / "prepared" / f"{path.stem if known != name else known}-{key}"
-    if known != name or not (prepared / "description.json").exists():  # your own files may have changed
-        prepare(source.read(raw), params.dataset, params.dequantize, raw_levels(params), prepared)
-    return Data(load_prepared(prepared))
+        raise InputError(re.sub(r"params\.yaml: |\b(dataset|dequantize)\.(?=[a-z_]+ )", "", str(error))) from error
 
 
 def _cache() -> Path:
@@ -204,7 +222,7 @@ def data_of(
     Args:
         images: (N, C, H, W) or, of one channel, (N, H, W), integers 0..L-1.
         n_levels: L.
-        labels: (N,) integers; None: there are none.
+        labels: (N,) integers; None: there are none, or those of the data set.
         train: the training images, to look for copies among them; None: they are not known.
         name: of the images, for the protocol tag.
 
@@ -213,11 +231,14 @@ def data_of(
     """
     if isinstance(images, Data):
         if n_levels not in (None, images.n_levels):
-            raise InputError(f"n_levels = {n_levels} is not allowed; these images have {images.n_levels} levels.")
-        return images
+            raise InputError(f"n_levels = {shown(n_levels)} is not allowed; these images have {images.n_levels}.")
+        if train is not None:
+            raise InputError("train is not allowed here; a data set knows its training images.")
+        return images if labels is None else _with_labels(images, labels)
     if n_levels is None:
         raise InputError("n_levels is missing: say how many levels the images have, 256 for values 0 to 255.")
-    if not isinstance(n_levels, int) or not 2 <= n_levels <= MAX_LEVELS:
+    n_levels = int(n_levels) if isinstance(n_levels, np.integer) else n_levels
+    if type(n_levels) is not int or not 2 <= n_levels <= MAX_LEVELS:
         raise InputError(
             f"n_levels = {shown(n_levels)} is not allowed; it must be an integer from 2 to {MAX_LEVELS:,}."
         )
@@ -230,6 +251,8 @@ def data_of(
     counts = {"test": len(array)}
     if train is not None:
         known = _integers(train, n_levels, "train")
+        if known.shape[1:] != array.shape[1:]:
+            raise InputError(f"train holds images of shape {known.shape[1:]}, but images of {array.shape[1:]}.")
         parts["in_train"] = {"test": repeated.are_among(hashes, repeated.digests(known))}
         parts["images"]["train"], counts["train"] = known, len(known)
     else:
@@ -246,14 +269,37 @@ def data_of(
         n_images=counts,
         test_sha256=digest,
         protocol=f"{name}-{digest[:HASH_DIGITS]}/none/{shape}",
-        test_labels_sha256="" if classes is None else sha256(classes),
-        n_test_classes=0 if classes is None else len(np.unique(classes)),
+        **({} if classes is None else _of_labels(classes)),
     )
     return Data(PreparedImages(description, **parts))
 
 
+def _with_labels(data: Data, labels: Any) -> Data:  # noqa: ANN401 - whatever was given
+    """Return a data set whose images to be scored have these labels."""
+    classes = _labels(labels, len(data.images))
+    described = replace(data.prepared.description, **_of_labels(classes))
+    return Data(replace(data.prepared, description=described, labels={**data.prepared.labels, "test": classes}))
+
+
+def _of_labels(classes: np.ndarray) -> dict[str, Any]:
+    return {"test_labels_sha256": sha256(classes), "n_test_classes": len(np.unique(classes))}
+
+
+def array_of(given: Any, name: str) -> np.ndarray:  # noqa: ANN401 - whatever was given
+    """Return an array of NumPy.
+
+    Raises:
+        InputError: it cannot be made one.
+    """
+    try:
+        return given.detach().cpu().numpy() if isinstance(given, torch.Tensor) else np.asarray(given)
+    except Exception as error:  # lists of unequal lengths, tensors without values, types that NumPy does not have
+        what = str(given.dtype) if isinstance(given, torch.Tensor) else type(given).__name__
+        raise InputError(f"{name} cannot be made an array of NumPy: {what} ({first_line(error)}).") from error
+
+
 def _integers(images: Any, n_levels: int, name: str) -> np.ndarray:  # noqa: ANN401 - whatever was given
-    array = images.detach().cpu().numpy() if isinstance(images, torch.Tensor) else np.asarray(images)
+    array = array_of(images, name)
     if not np.issubdtype(array.dtype, np.integer):
         hint = (
             ""
@@ -268,6 +314,11 @@ def _integers(images: Any, n_levels: int, name: str) -> np.ndarray:  # noqa: ANN
         array = array[:, None]
     if array.ndim != 4 or 0 in array.shape:
         raise InputError(f"{name} must have the shape (N, C, H, W) or (N, H, W), not {array.shape}.")
+    if array.shape[1] > MAX_CHANNELS >= array.shape[3]:
+        raise InputError(
+            f"{name} of shape {array.shape} seem to have their channels last; give them as (N, C, H, W), by "
+            f"transpose(0, 3, 1, 2), and say by `layout` what the model takes."
+        )
     lowest, highest = int(array.min()), int(array.max())
     if lowest < 0 or highest >= n_levels:
         raise InputError(f"{name} must hold levels from 0 to {n_levels - 1}, but they go from {lowest} to {highest}.")
@@ -275,7 +326,9 @@ def _integers(images: Any, n_levels: int, name: str) -> np.ndarray:  # noqa: ANN
 
 
 def _labels(labels: Any, n_images: int) -> np.ndarray:  # noqa: ANN401 - whatever was given
-    array = labels.detach().cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
+    array = array_of(labels, "labels")
     if not np.issubdtype(array.dtype, np.integer) or array.shape != (n_images,):
         raise InputError(f"labels must be integers of shape ({n_images},), not {array.dtype} of {array.shape}.")
+    if array.min() < 0:
+        raise InputError(f"labels must be 0 or more, but the smallest is {array.min()}.")
     return array.astype(np.int64)

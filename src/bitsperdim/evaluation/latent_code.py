@@ -54,7 +54,7 @@ def of_the_code(
     device: torch.device,
     checkpoint: Checkpoint | None = None,
 ) -> dict[str, Any]:
-    """Return active units and what annealing says, of a model with a latent code; of others, nothing.
+    """Return active units and what annealing says, of a model with a continuous latent code; of others, nothing.
 
     Args:
         model: of the first seed, in evaluation mode on its device.
@@ -67,7 +67,7 @@ def of_the_code(
     Raises:
         FloatingPointError: a log-weight of annealing is NaN or +inf.
     """
-    if not isinstance(model, LatentModel):
+    if not isinstance(model, LatentModel) or not model.has_derivatives:
         return {}
     images = torch.from_numpy(prepared.images["test"]).to(device)
     generator = stream("active_units", section.seed, device=device)

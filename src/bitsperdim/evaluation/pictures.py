@@ -36,7 +36,7 @@ def some_test_images(
 def draw_pictures(
     folder: Path, model: ImageModel, prepared: PreparedImages, section: EvaluateSection, device: torch.device
 ) -> None:
-    """Write ``samples.png`` and what else there is to see of a model.
+    """Write ``samples.png``, where images can be drawn, and what else there is to see of a model.
 
     Models that are given the class draw one class in each column. Models with a latent code have
     ``reconstructions.png``: each test image above the mean of p(x given z) at the mean of its code. Autoregressive ones
@@ -45,19 +45,26 @@ def draw_pictures(
     """
     model = model.to(device).eval()
     generator = stream("pictures", section.seed, device=device)
+    folder.mkdir(parents=True, exist_ok=True)  # an output of the stage, whatever there is to see
+    if model.can_sample:
+        draw_samples(folder / "samples.png", model, section, generator)
+    if isinstance(model, LatentModel) and model.has_derivatives:
+        draw_reconstructions(folder / "reconstructions.png", model, prepared, section, device)
+    if isinstance(model, AutoregressiveModel) and any(True for _ in model.parameters()):  # a histogram looks at nothing
+        draw_completions(folder / "completions.png", model, prepared, section, generator)
+        draw_receptive_field(folder / "receptive_field.png", model, prepared, generator)
+
+
+def draw_samples(path: Path, model: ImageModel, section: EvaluateSection, generator: torch.Generator) -> None:
+    """Write images that are drawn from the model; of one that is given the class, one class in each column."""
     n_columns = None if model.n_classes is None else min(model.n_classes, section.n_pictures)
-    classes = None if n_columns is None else torch.arange(section.n_pictures, device=device) % n_columns
+    classes = None if n_columns is None else torch.arange(section.n_pictures, device=generator.device) % n_columns
     batches = []
     for start in range(0, section.n_pictures, section.batch_size):
         n_images = min(section.batch_size, section.n_pictures - start)
         given = None if classes is None else classes[start : start + n_images]
         batches.append(model.sample(n_images, labels=given, generator=generator).cpu().numpy())
-    write_grid(folder / "samples.png", np.concatenate(batches), model.n_levels, n_columns)
-    if isinstance(model, LatentModel):
-        draw_reconstructions(folder / "reconstructions.png", model, prepared, section, device)
-    if isinstance(model, AutoregressiveModel) and any(True for _ in model.parameters()):  # a histogram looks at nothing
-        draw_completions(folder / "completions.png", model, prepared, section, generator)
-        draw_receptive_field(folder / "receptive_field.png", model, prepared, generator)
+    write_grid(path, np.concatenate(batches), model.n_levels, n_columns)
 
 
 def draw_reconstructions(

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bitsperdim.core import labels
+from bitsperdim.core.metrics import Metrics
+from bitsperdim.core.units import bits_per_dim
 from bitsperdim.evaluation.estimate import Estimate as Scores
 from bitsperdim.evaluation.images import Data
 from bitsperdim.evaluation.signature import signature
@@ -39,7 +41,7 @@ class Estimate:
     """
 
     name: str
-    metrics: Mapping[str, Any]
+    metrics: Metrics
     scores: Scores
     data: Data
     options: Mapping[str, Any]
@@ -49,7 +51,7 @@ class Estimate:
     @property
     def kind(self) -> str:
         """``exact``, ``lower`` (an upper bound of the number of bits) or ``density``, which is no likelihood."""
-        return str(self.metrics["kind"])
+        return self.metrics.kind
 
     @property
     def is_verified(self) -> bool:
@@ -59,27 +61,27 @@ class Estimate:
     @property
     def bits_per_dim(self) -> float:
         """-log2 P(x) / D, the mean over images."""
-        return float(self.metrics["bpd"])
+        return self.metrics.bpd
 
     @property
     def standard_error(self) -> float:
         """Of ``bits_per_dim`` over test images; it holds the Monte Carlo noise too."""
-        return float(self.metrics["bpd_standard_error"])
+        return self.metrics.bpd_standard_error
 
     @property
     def monte_carlo_error(self) -> float:
         """Of ``bits_per_dim``, by another draw of the samples; 0 where nothing is sampled."""
-        return float(self.metrics["bpd_monte_carlo_error"])
+        return self.metrics.bpd_monte_carlo_error
 
     @property
     def nats(self) -> float:
         """-log P(x), the mean over images."""
-        return float(self.metrics["nll_nats"])
+        return self.metrics.nll_nats
 
     @property
     def n_samples(self) -> int:
         """K; 1 where nothing is sampled."""
-        return int(self.metrics["n_samples"])
+        return self.metrics.n_samples
 
     @property
     def log_p(self) -> np.ndarray:
@@ -89,7 +91,7 @@ class Estimate:
     @property
     def flags(self) -> list[str]:
         """Why the number is not to be believed as it stands, in words; empty where nothing is known against it."""
-        return labels.reasons(self.metrics)
+        return self.metrics.reasons
 
     @property
     def signature(self) -> str:
@@ -103,9 +105,10 @@ class Estimate:
     def __str__(self) -> str:
         """Say in one sentence what the number is."""
         known = f"verified by {', '.join(self.verified_by)}" if self.is_verified else DECLARED
-        sentence, mark, why = labels.sentence(self.metrics).partition(f". {labels.ASCII_MARK} ")
-        n_images = f"{self.metrics['n_images']:,} images"
-        return f"{self.name}: {sentence}, {n_images}; {known}{mark}{why}."
+        sentence, mark, why = self.metrics.sentence.partition(f". {labels.ASCII_MARK} ")
+        n_images = f"{self.metrics.n_images:,}"
+        of_images = "" if f"of {n_images} test images" in sentence else f", {n_images} images"  # they are said already
+        return f"{self.name}: {sentence}{of_images}; {known}{mark}{why}."
 
     def __repr__(self) -> str:
         """Return the sentence."""
@@ -113,47 +116,47 @@ class Estimate:
 
     def summary(self) -> str:
         """Return the number and all that belongs to it, in a few lines."""
+        return "\n".join([str(self), *(f"  {name:<14}  {value}" for name, value in self._rows().items())])
+
+    def _rows(self) -> dict[str, str]:
+        """Return what belongs to the number, by name, in order."""
         numbers = self.metrics
-        lines = [
-            str(self),
-            f"  bits/dim        {numbers['bpd']:.6f}",
-            f"  test-set error  {numbers['bpd_standard_error']:.6f} (one standard error over images, bits/dim)",
-        ]
-        if self.kind == "lower":
-            lines += [
-                f"  Monte Carlo     {numbers['bpd_monte_carlo_error']:.6f} (another draw of the samples, bits/dim)",
-                f"  bias            {numbers['log_p_bias_nats']:.4f} (of the bound, estimated, nats per image)",
-                f"  samples         K = {numbers['n_samples']:,}; effective, median {numbers['ess_median']:.4g}",
-            ]
-        lines += [
-            f"  nats per image  {numbers['nll_nats']:.4f} ± {numbers['nll_nats_standard_error']:.4f}",
-            f"  images          {self.data!r}",
-            f"  time            {self.seconds:.1f} s",
-            f"  signature       {self.signature}",
-        ]
-        return "\n".join(lines)
+        of_samples = {
+            "Monte Carlo": f"{numbers.bpd_monte_carlo_error:.6f} (another draw of the samples, bits/dim)",
+            "bias": f"{numbers.log_p_bias_nats:.4f} (of the bound, estimated, nats per image)",
+            "samples": f"K = {numbers.n_samples:,}; effective, median {numbers.ess_median:.4g}",
+        }
+        return {
+            "bits/dim": f"{numbers.bpd:.6f}",
+            "test-set error": f"{numbers.bpd_standard_error:.6f} (one standard error over images, bits/dim)",
+            **(of_samples if self.kind == "lower" else {}),
+            "nats per image": f"{numbers.nll_nats:.4f} ± {numbers.nll_nats_standard_error:.4f}",
+            "images": repr(self.data),
+            "time": f"{self.seconds:.1f} s",
+            "signature": self.signature,
+        }
 
     def to_pandas(self) -> pd.DataFrame:
         """Return a row for each image: ``image``, ``log_p_nats``, ``bits_per_dim``, errors, ESS and k-hat."""
         import pandas as pd
 
-        scores, n_dims = self.scores, float(np.prod(self.data.image_shape))
+        scores, log_p = self.scores, self.log_p
         columns = {
-            name: getattr(scores, name).numpy() for name in ("log_p", "standard_error", "bias", "ess", "pareto_k")
+            "image": np.arange(len(log_p)),
+            "log_p_nats": log_p,
+            "bits_per_dim": bits_per_dim(log_p, self.data.image_shape),
+            "monte_carlo_error_nats": scores.standard_error.numpy(),
+            "bias_nats": scores.bias.numpy(),
+            "ess": scores.ess.numpy(),
+            "pareto_k": scores.pareto_k.numpy(),
         }
-        frame = pd.DataFrame(columns).rename(
-            columns={"log_p": "log_p_nats", "standard_error": "monte_carlo_error_nats"}
-        )
-        frame.insert(0, "image", np.arange(len(frame)))
-        frame.insert(2, "bits_per_dim", -frame["log_p_nats"] / (n_dims * np.log(2)))
-        return frame.rename(columns={"bias": "bias_nats"})
+        return pd.DataFrame(columns)
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows."""
-        rows = [line.strip().partition("  ") for line in self.summary().splitlines()[1:]]
         cells = "".join(
             f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
-            f"<td style='text-align:left'>{html.escape(value.strip())}</td></tr>"
-            for name, _, value in rows
+            f"<td style='text-align:left'>{html.escape(value)}</td></tr>"
+            for name, value in self._rows().items()
         )
         return f"<p>{html.escape(str(self))}</p><table>{cells}</table>"

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from bitsperdim import __version__
+from bitsperdim.core.metrics import Metrics
 
 DIGITS = 12
 KINDS = {"exact": "exact", "lower": "upper-bound", "density": "density"}
@@ -36,22 +37,22 @@ def weights_sha256(module: nn.Module | None) -> str | None:
     return whole.hexdigest()
 
 
-def signature(metrics: Mapping[str, object], options: Mapping[str, object], verified_by: tuple[str, ...]) -> str:
+def signature(metrics: Metrics, options: Mapping[str, object], verified_by: tuple[str, ...]) -> str:
     """Return the signature of a number.
 
     Args:
-        metrics: of the number: ``protocol``, ``test_sha256``, ``kind``, ``n_samples``.
+        metrics: of the number.
         options: what else decides it, by name, in order; None is left out.
         verified_by: the checks that verified its kind; empty: it is declared.
     """
-    kind = KINDS[str(metrics["kind"])]
+    kind = KINDS[metrics.kind]
     fields = {
-        "data": metrics["protocol"],
-        "test": str(metrics["test_sha256"])[:DIGITS],
+        "data": metrics.protocol,
+        "test": metrics.test_sha256[:DIGITS],
         "kind": kind,
         "verified": "+".join(verified_by) if verified_by else "no",
         **options,
-        "K": None if kind == "exact" else metrics["n_samples"],
+        "K": None if kind == "exact" else metrics.n_samples,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "bitsperdim": __version__,

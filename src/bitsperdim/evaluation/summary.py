@@ -1,5 +1,7 @@
 """What ``evaluate`` says of a model: numbers with their errors, per image and on the whole test set.
 
+The keys of ``metrics.json`` with their units are in :mod:`bitsperdim.core.metrics`.
+
 Every number here is a function of the weights, the test images and the parameters: no time, no
 device, no commit.
 
@@ -51,6 +53,7 @@ import numpy as np
 import torch
 
 from bitsperdim.core.labels import TOLERATED_SHARE
+from bitsperdim.core.metrics import Metrics
 from bitsperdim.core.units import bits_per_dim, nats_to_bits_per_dim
 from bitsperdim.data.prepared import Description
 from bitsperdim.estimators.log_weights import mean_error
@@ -74,7 +77,7 @@ class Evaluation:
         bound: rows for ``bound_against_k.csv``, the mean over seeds and images.
     """
 
-    metrics: dict[str, Any]
+    metrics: Metrics
     per_image: list[dict[str, float | int]]
     bound: list[dict[str, float | int]]
 
@@ -87,6 +90,7 @@ def summarise(
     *,
     same_as: np.ndarray | None = None,
     in_train: np.ndarray | None = None,
+    of_the_code: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """Turn the estimates of all seeds into metrics and rows.
 
@@ -97,6 +101,10 @@ def summarise(
         proposal: that the samples of a latent code came from.
         same_as: (N,) for each test image the number of the first that is equal; None: all are distinct.
         in_train: (N,) whether each is a training image too; None: none is.
+        of_the_code: more metrics, of a latent code: :func:`bitsperdim.evaluation.latent_code.of_the_code`.
+
+    Raises:
+        pydantic.ValidationError: a metric is missing, unknown or of another type than the definition has.
     """
     shape = description.image_shape
     first = next(iter(estimates.values()))
@@ -141,7 +149,9 @@ def summarise(
         "ess_below_10_share": small_ess,
         "n_impossible_images": int(over_seeds.isneginf().sum()),
     }
-    if first.kind == "lower" and first.n_samples > 1 and math.isfinite(nll):  # an infinite number has no bias
+    if (
+        first.kind == "lower" and first.n_samples > 1 and math.isfinite(nll) and not model.draws_bounds
+    ):  # an infinite number has no bias
         for name, values in (("jackknife", "jackknife"), ("extrapolated", "extrapolation")):
             found = torch.stack([getattr(item, values) for item in estimates.values()])
             metrics[f"nll_{name}_nats"] = -float(found.mean())
@@ -167,7 +177,21 @@ def summarise(
     leaks = [item.largest_leaked_gradient for item in estimates.values() if item.largest_leaked_gradient is not None]
     if leaks:
         metrics["largest_leaked_gradient"] = max(leaks)
-    return Evaluation(metrics, _per_image(estimates, groups, seen), _bound(estimates, shape, groups))
+    metrics |= origin_of(model)
+    return Evaluation(
+        Metrics(**metrics, **(of_the_code or {})), _per_image(estimates, groups, seen), _bound(estimates, shape, groups)
+    )
+
+
+def origin_of(model: ImageModel) -> dict[str, Any]:
+    """Return where a model that was made elsewhere comes from, and whether its kind is verified or only declared.
+
+    Logits are normalized here, and whether they look ahead was asked: any other kind is what the model says it is.
+    """
+    if model.origin is None:
+        return {}
+    kept = {key: value for key, value in model.origin.items() if key != "files"}
+    return {"origin": kept, "verified": model.origin["offers"] == "logits"}
 
 
 def protocol_of(model: ImageModel, description: Description) -> str:

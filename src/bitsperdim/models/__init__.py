@@ -12,6 +12,7 @@ import torch
 from bitsperdim.config.families import FAMILIES
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import read_json, reading, remove_leftovers, write_bytes, write_json
+from bitsperdim.core.foreign import refuse_changed
 from bitsperdim.core.randomness import stream_seed
 from bitsperdim.models.autoregressive import AutoregressiveModel
 from bitsperdim.models.base import ImageModel
@@ -72,12 +73,16 @@ def build(
     with torch.random.fork_rng(devices=[]):  # weights are drawn on the CPU, whatever they move to later
         torch.manual_seed(stream_seed("weights", seed))
         try:
-            # convolutions run faster with their channels last; no value changes
-            return MODELS[family](image_shape, n_levels, **params).to(memory_format=torch.channels_last)
+            model = MODELS[family](image_shape, n_levels, **params)
+        except InputError:
+            raise
         except ValueError as error:
             raise InputError(
                 f"A model of family {family!r} cannot be built for images of shape {image_shape}: {error}."
             ) from error
+    if model.origin is not None:  # somebody else's code may rely on how its tensors lie
+        return model
+    return model.to(memory_format=torch.channels_last)  # convolutions run faster so; no value changes
 
 
 def save(model: ImageModel, family: str, params: Mapping[str, Any], folder: Path) -> None:
@@ -85,7 +90,7 @@ def save(model: ImageModel, family: str, params: Mapping[str, Any], folder: Path
     from safetensors.torch import save as serialized
 
     remove_leftovers(folder)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     write_bytes(folder / "weights.safetensors", serialized(weights))
     description = {
         "family": family,
@@ -93,6 +98,8 @@ def save(model: ImageModel, family: str, params: Mapping[str, Any], folder: Path
         "image_shape": list(model.image_shape),
         "n_levels": model.n_levels,
     }
+    if model.origin is not None:
+        description["origin"] = dict(model.origin)
     write_json(folder / "model.json", description)
 
 
@@ -104,7 +111,8 @@ def load(folder: Path | str, family: str | None = None) -> ImageModel:
         family: that it has to be of; None: of any.
 
     Raises:
-        InputError: there is none, its files are damaged, or it is of another family.
+        InputError: there is none, its files are damaged, it is of another family, or it was made elsewhere and its
+            code has changed since.
     """
     from safetensors.torch import load_file
 
@@ -113,8 +121,12 @@ def load(folder: Path | str, family: str | None = None) -> ImageModel:
         description = read_json(folder / "model.json")
         if family not in (None, description["family"]):
             raise InputError(f"{folder} is a model of family {description['family']!r}, not {family!r}.")
-        shape = tuple(description["image_shape"])
-        model = build(description["family"], description["hyperparameters"], shape, description["n_levels"])
+        shape, params = tuple(description["image_shape"]), description["hyperparameters"]
+        if (origin := description.get("origin")) is not None:
+            refuse_changed(origin["files"], folder)
+            params = {**params, "weights": None}  # which are read below
+        model = build(description["family"], params, shape, description["n_levels"])
+        model.origin = origin
     with reading(folder / "weights.safetensors", "train"):
         model.load_state_dict(load_file(folder / "weights.safetensors"))
     return model.eval()

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -54,11 +55,19 @@ class ImageModel(nn.Module, ABC):
         draws_bounds: whether ``log_weights`` draws lower bounds of log P(x), whose mean counts, and not logarithms of
             weights whose mean is P(x).
         n_classes: of labels, one of which the model is given with each image; None: it is given none.
+        origin: of a model that was made elsewhere, its files and their hashes, and the method that it is asked by;
+            None: it is of this package.
     """
 
     is_exact: ClassVar[bool] = False
     draws_bounds: ClassVar[bool] = False
     n_classes: int | None = None
+    origin: Mapping[str, Any] | None = None
+
+    @property
+    def can_sample(self) -> bool:
+        """Whether images can be drawn: of a model that was made elsewhere it may be unknown how."""
+        return True
 
     @property
     def kind(self) -> Kind:

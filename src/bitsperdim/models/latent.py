@@ -41,6 +41,11 @@ class LatentModel(ImageModel):
 
     doubly_reparameterized: bool = False
 
+    @property
+    def has_derivatives(self) -> bool:
+        """Whether log p(x, z) has derivatives in z, as annealing needs them."""
+        return True
+
     @abstractmethod
     def prior(self) -> LatentNormal:
         """Return p(z), of shape (Z,)."""

@@ -4,7 +4,8 @@ A stage of ``dvc.yaml`` depends on its file, so that DVC reruns what an edit can
 would be too much, and a list of modules is forgotten. ``preflight`` writes them anew whenever any code or parameter has
 changed, which takes a second. They are in git, as the other outputs of preflight are, and tell what differed between
 two commits (:func:`bitsperdim.core.code.digests_by_room`). That of a study that is switched off says so: its stage runs
-once, to take its results away, and no edit of its code runs it again.
+once, to take its results away, and no edit of its code runs it again. Those of a model that was made elsewhere hold the
+user's files too.
 
 Invariants (``tests/test_reruns.py``): an edit of each kind of file, and the stages that DVC runs then.
 """
@@ -37,7 +38,8 @@ def write_code_files(params: Params, stages: Path, folder: Path) -> None:
         name = script.stem
         if name in OF_MODELS:
             for model, section in params.sections.items():
-                contents[folder / name / f"{model}.json"] = _content(needed(script, *code_of(section.family)))
+                content = _content(needed(script, *code_of(section.family)))
+                contents[folder / name / f"{model}.json"] = _with_files(content, section.files(name))
         elif name in STUDIES and name not in params.studies:
             contents[folder / f"{name}.json"] = dict(SWITCHED_OFF)
         elif name == "report":  # it shows docstrings of families, and is made of pages
@@ -55,6 +57,11 @@ def write_code_files(params: Params, stages: Path, folder: Path) -> None:
             path.unlink()
     for path, content in contents.items():
         write_json(path, content)
+
+
+def _with_files(content: dict[str, Any], files: dict[str, str]) -> dict[str, Any]:
+    """Return the content with files beside the package, each by its path as a room of its own."""
+    return {**content, "rooms": {**content["rooms"], **files}} if files else content
 
 
 def _content(files: list[Path]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ KEPT = ("dequantize", *STUDIES)
 
 
 def preflight(params: Params, results: Path, marker: Path) -> None:
-    """Check path and models for the images, forget the results of unlisted models, write the list of models.
+    """Check paths, and models for the images, forget the results of unlisted models, write the list of models.
 
     Args:
         params: already validated.
@@ -31,6 +31,8 @@ def preflight(params: Params, results: Path, marker: Path) -> None:
         marker: a constant file: that it is there says that the parameters were valid once they got this far.
     """
     check_source(params)
+    for model in params.models:
+        params.sections[model].check_files(model, params.dequantize.binarization)
     for folder in sorted(results.iterdir()) if results.is_dir() else []:
         if folder.is_dir() and not folder.is_symlink() and folder.name not in (*params.models, *KEPT):
             forget(folder)

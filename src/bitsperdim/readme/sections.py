@@ -12,43 +12,38 @@ from pathlib import Path
 
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import read_json
-from bitsperdim.core.labels import SIGNS, WORDS, marks, meanings
+from bitsperdim.core.labels import meanings
+from bitsperdim.core.metrics import Metrics
+from bitsperdim.core.yardsticks import TABULATED, ImagesMetrics
 from bitsperdim.readme import studies
 from bitsperdim.recipes.table import markdown
 from bitsperdim.results.formatting import plain, with_error
+from bitsperdim.results.reading import read_stored
 
 HEADER = """| model | bits/dim | the number is | nats per image | Monte Carlo error, bits/dim | K |
 | --- | --- | --- | --- | --- | --- |
 """
-YARDSTICKS = {
-    "entropy_bpd": "*independent pixels, fitted to the test set itself*",
-    "webp_bpd": "*lossless WebP, all test images on one sheet*",
-    "png_bpd": "*PNG, all test images on one sheet*",
-}
 
 
 def table(results: Path) -> str:
     """Return the Markdown table of the models and yardsticks in a folder of results."""
     rows: list[str] = []
     others: list[str] = []
-    images = read_json(results / "dequantize" / "metrics.json")
+    images = read_stored(results / "dequantize" / "metrics.json", ImagesMetrics)
     for name in read_json(results / "models.json")["models"]:
-        metrics = read_json(results / name / "metrics.json")
-        relation, words = SIGNS[metrics["kind"]], WORDS[metrics["kind"]]
-        bpd, error = with_error(metrics["bpd"], metrics["bpd_standard_error"])
-        nll, nll_error = with_error(metrics["nll_nats"], metrics["nll_nats_standard_error"])
-        monte_carlo = metrics["bpd_monte_carlo_error"]  # infinite with one sample, which cannot tell
-        noise = (
-            "none" if metrics["kind"] != "lower" else f"{monte_carlo:.1g}" if math.isfinite(monte_carlo) else "unknown"
-        )
-        is_other = metrics["protocol"] != images["protocol"]
-        label = f"`{name}`" + (f", of another protocol, not comparable: `{metrics['protocol']}`" if is_other else "")
-        flag = marks(metrics)
-        row = f"| {label} | {relation} {bpd} ± {error}{flag} | {words} | {nll} ± {nll_error}{flag} | {noise}{flag} "
-        (others if is_other else rows).append(f"{row}| {metrics['n_samples']} |\n")
-    for key, words in YARDSTICKS.items():
-        rows.append(f"| {words} | {plain(images[key])} | | | | |\n")
-    caption = f"\nProtocol `{images['protocol']}`; ± is one standard error over the {images['n_test']} test images.\n"
+        metrics = read_stored(results / name / "metrics.json", Metrics)
+        bpd, error = with_error(metrics.bpd, metrics.bpd_standard_error)
+        nll, nll_error = with_error(metrics.nll_nats, metrics.nll_nats_standard_error)
+        monte_carlo = metrics.bpd_monte_carlo_error  # infinite with one sample, which cannot tell
+        noise = "none" if metrics.kind != "lower" else f"{monte_carlo:.1g}" if math.isfinite(monte_carlo) else "unknown"
+        is_other = metrics.protocol != images.protocol
+        label = f"`{name}`" + (f", of another protocol, not comparable: `{metrics.protocol}`" if is_other else "")
+        sign, flag = metrics.sign, metrics.marks
+        row = f"| {label} | {sign} {bpd} ± {error}{flag} | {metrics.words} | {nll} ± {nll_error}{flag} | {noise}{flag} "
+        (others if is_other else rows).append(f"{row}| {metrics.n_samples} |\n")
+    for yardstick in TABULATED:
+        rows.append(f"| {yardstick.in_markdown} | {plain(getattr(images, yardstick.key))} | | | | |\n")
+    caption = f"\nProtocol `{images.protocol}`; ± is one standard error over the {images.n_test} test images.\n"
     text = HEADER + "".join(rows + others) + caption
     return "\n".join([text, *(f"{sentence}\n" for sentence in meanings(text))])
 

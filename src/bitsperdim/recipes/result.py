@@ -27,7 +27,9 @@ from bitsperdim.config.params import model_section
 from bitsperdim.config.variants import ways_of_dequantizing
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import read_json, write_json, write_npz
+from bitsperdim.core.metrics import Metrics
 from bitsperdim.core.units import bits_per_dim, nats_to_bits_per_dim
+from bitsperdim.core.yardsticks import ImagesMetrics
 from bitsperdim.estimators.paired import paired_difference
 from bitsperdim.recipes.recipe import FOLDER, Recipe, SizeName, merged
 from bitsperdim.recipes.running import Finished, reading_result
@@ -66,7 +68,8 @@ def _content(
     recipe: Recipe, size: SizeName, finished: Finished, params: Mapping[str, Any], models: list[str]
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Return what is written: the JSON, and the arrays."""
-    data = json.loads(finished.read("results/dequantize/metrics.json"))
+    path = "results/dequantize/metrics.json"
+    data = ImagesMetrics.read(finished.read(path), f"{path} of {finished.name}").as_record()
     description = json.loads(finished.read("data/dequantized/description.json"))
     arrays: dict[str, np.ndarray] = {}
     results: dict[str, Any] = {}
@@ -76,13 +79,18 @@ def _content(
         for seed in params["seeds"]:
             file = finished.read(f"models/{model}/{seed}/weights.safetensors")
             weights[str(seed)] = hashlib.sha256(file).hexdigest()
-        metrics = json.loads(finished.read(f"results/{model}/metrics.json"))
+        path = f"results/{model}/metrics.json"
+        metrics = Metrics.read(finished.read(path), f"{path} of {finished.name}")
         bounds = csv.DictReader(io.StringIO(finished.read(f"results/{model}/bound_against_k.csv").decode()))
         by_samples = {row["n_samples"]: float(row["nll_nats"]) for row in bounds}
-        results[model] = {"metrics": metrics, "nll_nats_by_n_samples": by_samples, "weights_sha256": weights}
+        results[model] = {
+            "metrics": metrics.as_record(),
+            "nll_nats_by_n_samples": by_samples,
+            "weights_sha256": weights,
+        }
         per_image = finished.read(f"results/{model}/per_image.csv").decode()
         log_p = of_images(per_image, "log_p", params["seeds"])
-        if log_p.shape[1] != metrics["n_images"] or not np.isclose(-log_p.mean(), metrics["nll_nats"], rtol=1e-6):
+        if log_p.shape[1] != metrics.n_images or not np.isclose(-log_p.mean(), metrics.nll_nats, rtol=1e-6):
             raise ValueError(f"per_image.csv of {model} does not fit its metrics.json")
         arrays[model] = log_p.astype(np.float32)
         same_as = of_images(per_image, "same_as", params["seeds"])[0].astype(np.int64)

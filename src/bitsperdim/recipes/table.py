@@ -14,7 +14,9 @@ from typing import Any
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import read_json
 from bitsperdim.core.git import Provenance
-from bitsperdim.core.labels import PUBLISHED_SIGNS, SIGNS, TOO_FEW, WORDS, marks, meanings
+from bitsperdim.core.labels import PUBLISHED_SIGNS, TOO_FEW, meanings
+from bitsperdim.core.metrics import AnyMetrics
+from bitsperdim.core.yardsticks import TABULATED
 from bitsperdim.recipes import recipe as recipes
 from bitsperdim.recipes.result import RESULTS, result_name
 from bitsperdim.recipes.running import reading_result
@@ -24,11 +26,6 @@ from bitsperdim.results.formatting import plain, with_error
 HEADER = """| recipe: model | bits/dim | nats per image | the number is | K | published |
 | --- | --- | --- | --- | --- | --- |
 """
-YARDSTICKS = {
-    "entropy_bpd": "*independent sub-pixels, fitted to the test set itself*",
-    "webp_bpd": "*lossless WebP*",
-    "png_bpd": "*PNG*",
-}
 WIDTH = 100  # of the terminal
 
 
@@ -42,13 +39,15 @@ def read_results(root: Path) -> list[dict[str, Any]]:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """Read a result and look whether what the tables show is there.
+    """Read a result, its metrics typed, and look whether what the tables show is there.
 
     Raises:
         InputError: it is damaged.
     """
     with reading_result(path):
         content = read_json(path)
+        for model, entry in content["models"].items():
+            entry["metrics"] = AnyMetrics.of(entry["metrics"], f"{path}, {model}")
         _group(content["title"], [content])  # touches all that a table shows
     return content
 
@@ -60,7 +59,7 @@ def _by_table(content: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
     """
     parts: dict[tuple[str, str], dict[str, Any]] = {}
     for model, entry in content["models"].items():
-        key = entry["metrics"].get("protocol", content["data"]["protocol"]), content["data"]["sha256"]["test"]
+        key = entry["metrics"].protocol, content["data"]["sha256"]["test"]
         pairs = [] if parts else content.get("dequantizations", [])  # of flows, which are given no label
         parts.setdefault(key, {**content, "models": {}, "dequantizations": pairs})["models"][model] = entry
     return parts
@@ -86,16 +85,16 @@ def _group(protocol: str, results: list[dict[str, Any]]) -> str:
             metrics = entry["metrics"]
             cells = [
                 f"`{name}`: {model}{origin}",
-                number(metrics, "bits/dim", protocol),
-                number(metrics, "nats", protocol),
-                WORDS[metrics["kind"]],
-                str(metrics["n_samples"]),
+                number(metrics, "bits/dim"),
+                number(metrics, "nats"),
+                metrics.words,
+                str(metrics.n_samples),
             ]
-            place = metrics["kind"] == "density", -metrics["bpd"]  # densities stand below, whatever their number
+            place = metrics.kind == "density", -metrics.bpd  # densities stand below, whatever their number
             rows.append((place, cells, [item for item in content["published"] if item["model"] == model]))
-    yardsticks = results[0]["yardsticks"]
-    for key, words in YARDSTICKS.items():
-        rows.append(((False, -yardsticks[key]), [words, plain(yardsticks[key]), "", "", ""], []))
+    for yardstick in TABULATED:
+        value = results[0]["yardsticks"][yardstick.key]
+        rows.append(((False, -value), [yardstick.in_markdown, plain(value), "", "", ""], []))
     text = f"**`{protocol}`**, {results[0]['data']['n_images']['test']:,} test images\n\n{HEADER}"
     for _, cells, items in sorted(rows, key=lambda row: row[0]):
         held = "; ".join(_cited(item, sources) for item in items)
@@ -120,8 +119,8 @@ def paired_table(content: dict[str, Any]) -> str:
         parts = []
         for name, pair in group["differences"].items():
             value, error = with_error(pair["bpd"], pair["bpd_standard_error"])
-            of_both = [content["models"].get(each, {}).get("metrics", {}) for each in (name, group["reference"])]
-            flag = TOO_FEW if any(metrics.get("too_few_samples") for metrics in of_both) else ""
+            of_both = [content["models"][each] for each in (name, group["reference"]) if each in content["models"]]
+            flag = TOO_FEW if any(entry["metrics"].is_flagged for entry in of_both) else ""
             parts.append(f"`{name}` {value} ± {error}{flag}")
         text += (
             f"\n`{content['recipe']}`, bits/dim above those of `{group['reference']}` on the same test images "
@@ -146,12 +145,11 @@ def _reference(item: dict[str, Any]) -> str:
     return f"{_published(item)} ({item['what']}; {item['protocol']}; {item['source']})"
 
 
-def number(metrics: dict[str, Any], unit: str, protocol: str) -> str:
+def number(metrics: AnyMetrics, unit: str) -> str:
     """Return a model's number with its relation sign, its test-set error and its marks, in ``nats`` or ``bits/dim``."""
-    key = "nll_nats" if unit == "nats" else "bpd"
-    value, error = with_error(metrics[key], metrics[f"{key}_standard_error"])
-    marked = marks({"protocol": protocol, **metrics})
-    return f"{SIGNS[metrics['kind']]} {value}" + (f" ± {error}" if error else "") + marked
+    in_nats = metrics.nll_nats, metrics.nll_nats_standard_error
+    value, error = with_error(*in_nats) if unit == "nats" else with_error(metrics.bpd, metrics.bpd_standard_error)
+    return f"{metrics.sign} {value}" + (f" ± {error}" if error else "") + metrics.marks
 
 
 def summary(path: Path) -> str:
@@ -174,11 +172,9 @@ def _origin(content: dict[str, Any]) -> list[str]:
 def _ours(content: dict[str, Any], model: str) -> str:
     """Return a model's numbers in both units, with K where it says something, and the number of test images."""
     metrics = content["models"][model]["metrics"]
-    protocol = metrics.get("protocol", content["data"]["protocol"])
-    samples = "" if metrics["kind"] == "exact" else f" at K = {metrics['n_samples']}"
+    samples = "" if metrics.kind == "exact" else f" at K = {metrics.n_samples}"
     return (
-        f"{model} {number(metrics, 'bits/dim', protocol)} bits/dim, {number(metrics, 'nats', protocol)} "
-        f"nats{samples}, {WORDS[metrics['kind']]}, "
+        f"{model} {number(metrics, 'bits/dim')} bits/dim, {number(metrics, 'nats')} nats{samples}, {metrics.words}, "
         f"{content['data']['n_images']['test']:,} test images"
     )
 

@@ -26,15 +26,18 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from bitsperdim.config.params import Params
+from bitsperdim.core import labels
 from bitsperdim.core.files import write_text
 from bitsperdim.report import charts, density_and_mass, project_delay, universal_resnet
 from bitsperdim.report.content import Report, read_report
 from bitsperdim.report.variants import differences
+from bitsperdim.report.yardsticks import yardsticks
 from bitsperdim.results import formatting
 from bitsperdim.results.universal_resnet import FUNCTIONS
 
 __all__ = ["write_report"]
 
+WORDS_AND_SIGNS = ("SIGNS", "PUBLISHED_SIGNS", "LEGEND", "TOO_FEW", "OUT_OF_RANGE", "SEEN")  # that templates know
 FILTERS: dict[str, Callable[..., Any]] = {
     "count": formatting.count,
     "error_alone": formatting.error_alone,
@@ -69,9 +72,10 @@ def render_page(report: Report) -> str:
     environment.filters["data_uri"] = formatting.data_uri
     return environment.get_template("template.html").render(
         report=report,
+        yardsticks=yardsticks(report.images),
         style=_package_file("style.css"),
         script=_package_file("script.js"),
-        forest=charts.forest(report.likelihoods, report.images.drawn_yardsticks, report.images.uniform_bpd)
+        forest=charts.forest(report.likelihoods, yardsticks(report.images, drawn=True), report.images.uniform_bpd)
         if report.likelihoods
         else None,
         training=[charts.training(model) for model in report.models],
@@ -94,7 +98,9 @@ def render_page(report: Report) -> str:
 def render_markdown(report: Report) -> str:
     """Return the Markdown twin."""
     environment = _environment(formatting.markdown)  # a name must not break out of its table cell
-    return environment.get_template("template.md").render(report=report, functions=FUNCTIONS)
+    return environment.get_template("template.md").render(
+        report=report, yardsticks=yardsticks(report.images), functions=FUNCTIONS
+    )
 
 
 def _environment(finalize: Callable[[object], object] | None = None) -> Environment:
@@ -108,6 +114,7 @@ def _environment(finalize: Callable[[object], object] | None = None) -> Environm
         finalize=finalize,
     )
     environment.filters.update(FILTERS)
+    environment.globals.update({name: getattr(labels, name) for name in WORDS_AND_SIGNS})
     return environment
 
 

@@ -77,7 +77,7 @@ def _interval(model: ModelReport) -> tuple[float, float]:
 
 def _seeds(model: ModelReport) -> list[float]:
     """Return the finite numbers of each seed on its own, where there are several."""
-    return [bpd for bpd in model.metrics.bpd_by_seed.values() if math.isfinite(bpd)]
+    return [bpd for bpd in model.metrics.bpd_of_seeds if math.isfinite(bpd)]
 
 
 def _forest(
@@ -100,7 +100,7 @@ def _forest(
             axes.text(centre, -0.5 - (5 + 17 * level) * pixel_y, label, color=MUTED, ha="center", va="bottom")
         for index, (model, label) in enumerate(zip(models, labels, strict=True)):
             value, error = with_error(model.metrics.bpd, model.metrics.bpd_standard_error)
-            number = f"{model.relation} {value}" + (f" ± {error}" if error else "") + model.marks
+            number = f"{model.relation} {value}" + (f" ± {error}" if error else "") + model.metrics.marks
             y = index + (8 * pixel_y if narrow else 0.0)
             if narrow:  # the name and the number above the mark
                 text_y = index - 11 * pixel_y
@@ -148,7 +148,7 @@ def _places(shown: Sequence[Yardstick], limits: tuple[float, float], width: floa
 
 
 def _forest_label(models: Sequence[ModelReport]) -> str:
-    parts = [f"{model.name} {model.relation} {plain(model.metrics.bpd)}{model.marks}" for model in models]
+    parts = [f"{model.name} {model.relation} {plain(model.metrics.bpd)}{model.metrics.marks}" for model in models]
     return "Bits per dimension with 95 % intervals: " + ", ".join(parts) + "."
 
 

@@ -25,13 +25,15 @@ from bitsperdim.config.defaults import in_force
 from bitsperdim.config.families.base import Section
 from bitsperdim.config.params import STUDIES, Params, StudyName
 from bitsperdim.core.errors import InputError
-from bitsperdim.core.labels import SIGNS, TOLERATED_SHARE, is_of_seen_images, marks, range_reason, seen_in_words
+from bitsperdim.core.labels import TOLERATED_SHARE
+from bitsperdim.core.metrics import Metrics
+from bitsperdim.core.stored import Stored
 from bitsperdim.core.units import bits_per_dim, nats_to_bits_per_dim
+from bitsperdim.core.yardsticks import ImagesMetrics
 from bitsperdim.report.published import PublishedNumber, read_published
 from bitsperdim.results.density_and_mass import Study, read_study
-from bitsperdim.results.metrics import HASH_DIGITS, ImagesMetrics, Metrics
 from bitsperdim.results.project_delay import Delay, read_delay
-from bitsperdim.results.reading import Columns, Picture, Stored, read_columns, read_picture, read_stored
+from bitsperdim.results.reading import Columns, Picture, read_columns, read_picture, read_stored
 from bitsperdim.results.universal_resnet import ResnetStudy, read_resnet
 from bitsperdim.results.variants import Scored, Way, of_models
 
@@ -52,7 +54,7 @@ class ModelReport:
         nll: (N,) nats per test image, the mean over seeds.
         same_as: (N,) the number of the first test image that is equal.
         pareto_k: of each seed and test image; empty where it is not judged.
-        samples: the model's own images.
+        samples: the model's own images, where any can be drawn.
         reconstructions: each test image above its reconstruction, of models with a latent code.
         completions: test images, and below them what was drawn given their upper halves, of autoregressive models.
         receptive_field: what one pixel depends on, of autoregressive models.
@@ -71,7 +73,7 @@ class ModelReport:
     nll: np.ndarray
     same_as: np.ndarray
     pareto_k: np.ndarray
-    samples: Picture
+    samples: Picture | None
     reconstructions: Picture | None
     completions: Picture | None
     receptive_field: Picture | None
@@ -89,30 +91,14 @@ class ModelReport:
         return self.metrics.kind == "density"
 
     @property
+    def is_declared(self) -> bool:
+        """Whether nobody has verified that the number is of the kind that the model says."""
+        return self.metrics.verified is False
+
+    @property
     def relation(self) -> str:
         """What stands before the number: = for an exact one, ≤ for a bound, nothing for a density."""
-        return "" if self.is_density else SIGNS[self.metrics.kind]
-
-    @property
-    def marks(self) -> str:
-        """What stands behind the number where it is not to be believed as it stands."""
-        return marks(self.metrics.model_dump())
-
-    @property
-    def range_reason(self) -> str | None:
-        """How the number is out of the range of likelihoods, in words; None where it is not."""
-        numbers = self.metrics
-        return range_reason(numbers.kind, numbers.bpd, numbers.protocol, numbers.bpd_monte_carlo_error)
-
-    @property
-    def seen_in_words(self) -> str | None:
-        """How many test images are training images too, in words; None where none is."""
-        return seen_in_words(self.metrics.model_dump())
-
-    @property
-    def is_of_seen_images(self) -> bool:
-        """Whether they matter to the number."""
-        return is_of_seen_images(self.metrics.model_dump())
+        return "" if self.is_density else self.metrics.sign
 
     @property
     def is_sampled(self) -> bool:
@@ -311,8 +297,8 @@ def _read_model(params: Params, folder: Path, name: str, images: ImagesMetrics) 
     metrics = read_stored(folder / "metrics.json", Metrics)
     if metrics.test_sha256 != images.test_sha256:
         raise InputError(
-            f"{folder / 'metrics.json'} was scored on test images {metrics.test_sha256[:HASH_DIGITS]}, but the data set"
-            f" is {images.short_hash}; evaluate {name} again."
+            f"{folder / 'metrics.json'} was scored on test images {metrics.short_hash}, but the data set is "
+            f"{images.short_hash}; evaluate {name} again."
         )
     bound = read_columns(folder / "bound_against_k.csv", ("n_samples", "bpd", "standard_error_nats"))
     bound["standard_error_bpd"] = nats_to_bits_per_dim(bound["standard_error_nats"], images.image_shape)
@@ -329,7 +315,7 @@ def _read_model(params: Params, folder: Path, name: str, images: ImagesMetrics) 
         nll=-_by_seed(per_image, "log_p", metrics, folder / "per_image.csv").mean(0),
         same_as=_by_seed(per_image, "same_as", metrics, folder / "per_image.csv")[0].astype(np.int64),
         pareto_k=_pareto_k(folder / "per_image.csv", metrics),
-        samples=read_picture(folder / "pictures" / "samples.png"),
+        samples=_picture_if_any(folder / "pictures" / "samples.png"),
         reconstructions=_picture_if_any(folder / "pictures" / "reconstructions.png"),
         completions=_picture_if_any(folder / "pictures" / "completions.png"),
         receptive_field=_picture_if_any(folder / "pictures" / "receptive_field.png"),

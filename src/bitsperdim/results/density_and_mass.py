@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitsperdim.core.errors import InputError
-from bitsperdim.results.reading import Columns, Stored, read_columns, read_rows, read_stored
+from bitsperdim.core.stored import Stored
+from bitsperdim.results.reading import Columns, read_columns, read_rows, read_stored
 from bitsperdim.results.variants import Way, of_study
 
 TABLES = {

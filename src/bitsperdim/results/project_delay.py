@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Literal
 
 from bitsperdim.core.errors import InputError
-from bitsperdim.results.reading import Columns, Stored, read_columns, read_rows, read_stored
+from bitsperdim.core.stored import Stored
+from bitsperdim.results.reading import Columns, read_columns, read_rows, read_stored
 
 TABLES = {
     "distribution": ("t", "tail", "density"),

@@ -11,27 +11,20 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bitsperdim.config.params import SWITCHED_OFF
 from bitsperdim.core.errors import InputError
-from bitsperdim.core.files import read_json
+from bitsperdim.core.stored import Stored
 
 Columns = dict[str, np.ndarray]
+AS_SWITCHED_OFF = f"{json.dumps(SWITCHED_OFF, indent=2)}\n".encode()  # as a stage writes it
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-
-class Stored(BaseModel):
-    """A JSON file of results; keys that the report does not show are let be."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 @dataclass(frozen=True)
@@ -49,22 +42,12 @@ Schema = TypeVar("Schema", bound=Stored)
 def read_stored(path: Path, schema: type[Schema]) -> Schema:
     """Read a JSON file and check it against its schema."""
     try:
-        stored = read_json(path)
-        if stored == SWITCHED_OFF:
-            raise InputError(f"{path} says that the study is switched off; name it in studies, and run `dvc repro`.")
-        content = schema.model_validate(stored)
+        content = path.read_bytes()
     except OSError as error:
         raise _unreadable(path, error) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not JSON: {error}.") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{path}: {key} is not what a stage writes there ({first['msg']}).") from error
-    for key, value in content:
-        if isinstance(value, float) and math.isnan(value):
-            raise InputError(f"{path}: {key} is not a number (NaN).")
-    return content
+    if content == AS_SWITCHED_OFF:
+        raise InputError(f"{path} says that the study is switched off; name it in studies, and run `dvc repro`.")
+    return schema.read(content, str(path))
 
 
 def read_columns(path: Path, names: tuple[str, ...], may_be_nan: tuple[str, ...] = ()) -> Columns:

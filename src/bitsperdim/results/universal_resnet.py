@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from bitsperdim.core.errors import InputError
-from bitsperdim.results.reading import Columns, Stored, read_arrays, read_columns, read_rows, read_stored
+from bitsperdim.core.stored import Stored
+from bitsperdim.results.reading import Columns, read_arrays, read_columns, read_rows, read_stored
 
 PREDICATES = {
     "easy": "inside: radius below 0.4",

@@ -56,7 +56,12 @@ class Objective(nn.Module):
         """
         with torch.autocast(x.device.type, dtype=self.precision, enabled=self.precision != torch.float32):
             log_w = self.model.unchecked_log_weights(x, n_samples, labels=labels, generator=self.generator, noise=noise)
-        return -log_mean_exp(log_w).mean()
+        return -bound_of(self.model, log_w).mean()
+
+
+def bound_of(model: ImageModel, log_w: Tensor) -> Tensor:
+    """Return the bound of K log-weights (K, B), (B,): of draws of a bound their mean is one, whatever K."""
+    return log_w.mean(0) if model.draws_bounds else log_mean_exp(log_w)
 
 
 class Optimization:

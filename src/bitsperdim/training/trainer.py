@@ -57,13 +57,12 @@ from bitsperdim.core.randomness import Stream, stream
 from bitsperdim.core.stopping import Interrupted, Request, deferred
 from bitsperdim.core.units import bits_per_dim
 from bitsperdim.data.prepared import PreparedImages
-from bitsperdim.estimators.log_weights import log_mean_exp
 from bitsperdim.models import ImageModel, build, check_labels
 from bitsperdim.models.look_ahead import check_scorable
 from bitsperdim.runtime import distributed
 from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.training.batches import Presentation
-from bitsperdim.training.step import DTYPES, Optimization, part_of
+from bitsperdim.training.step import DTYPES, Optimization, bound_of, part_of
 
 CHECK_EVERY = 100  # steps between two looks at the losses, each of which waits for the device
 CURVE_COLUMNS = ("epoch", "step", "learning_rate", "train_bpd", "validation_bpd", "seed")
@@ -210,11 +209,18 @@ class _Trainer:
         try:
             check_scorable(model.eval(), *self.validation)
         except (ValueError, FloatingPointError) as error:
-            raise InputError(f"Training {self.name} (seed {self.seed}) stopped: {error}.") from error
+            reason = str(error).removesuffix(".")
+            raise InputError(f"Training {self.name} (seed {self.seed}) stopped: {reason}.") from error
 
     def run_closed_form(self, images: Tensor) -> Trained:
-        """Score the model as ``initialise`` left it: one row, epoch 0."""
+        """Score the model as ``initialise`` left it: one row, epoch 0.
+
+        Of a model that was made elsewhere only some training images are scored: it may take as long as it likes.
+        """
         labels = self.presentation.labels
+        if self.model.origin is not None:
+            images = images[: len(self.validation[0])]
+            labels = None if labels is None else labels[: len(images)]
         train_log_p = mean_bound(self.model, images, labels, None, self.settings)
         log_p = mean_bound(self.model, *self.validation, self.settings)
         if math.isnan(log_p) or log_p == math.inf:
@@ -418,7 +424,7 @@ def checkpoint_of(
         device: where the work is done.
         seed: of the training.
     """
-    decides = {
+    decides: dict[str, object] = {
         "section": section.model_dump(mode="json"),
         "train": section.settings(shared).model_dump(mode="json"),
         "data": asdict(prepared.description),
@@ -427,6 +433,8 @@ def checkpoint_of(
         "device": device.type,
         "seed": seed,
     }
+    if files := section.files("train"):
+        decides["files"] = files
     return Checkpoint.of(decides, needed(Path(__file__), *code_of(section.family)))
 
 
@@ -469,6 +477,6 @@ def mean_bound(
                 generator=generator,
                 noise=None if noise is None else noise[rows],
             )
-        total += log_mean_exp(log_w.double())[: mine.n_own].sum()
+        total += bound_of(model, log_w.double())[: mine.n_own].sum()
         after_batch()
     return float(distributed.all_summed(total)) / len(images)

@@ -124,6 +124,13 @@ class FamilySection(Section):
     def check_training(self, name: str, settings: TrainSection) -> None:
         """Raise InputError where this model cannot be trained with these settings, which are its own already."""
 
+    def check_files(self, name: str, binarization: str) -> None:
+        """Raise InputError where a file beside the package that this model needs is not there, or not usable."""
+
+    def files(self, stage: str) -> dict[str, str]:
+        """Return path -> SHA-256 of the files beside the package that ``train`` or ``evaluate`` of this model reads."""
+        return {}
+
     def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
         """Return a number of weights that this model exceeds for images (C, H, W) of L levels, but not by far."""
         return 0
@@ -140,6 +147,24 @@ class FamilySection(Section):
     def settings(self, train: TrainSection) -> TrainSection:
         """Return ``train`` with this model's own overrides."""
         return train.model_copy(update=self.train.model_dump(exclude_unset=True))
+
+
+def check_classes(name: str, n_classes: int | None, images: Images) -> None:
+    """Refuse to be given classes of images that have no labels, or more of them.
+
+    Raises:
+        InputError: saying how many there are.
+    """
+    if n_classes is None or images.n_classes is None or 0 < images.n_classes <= n_classes:
+        return
+    there, allowed = (
+        (f"whose labels have {images.n_classes} classes", f"at least {images.n_classes}, or null")
+        if images.n_classes
+        else ("that have no labels", "null")
+    )
+    raise InputError(
+        f"params.yaml: {name}.n_classes = {n_classes} is not allowed with images {there}; it must be {allowed}."
+    )
 
 
 class HeadSection(FamilySection):

@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from bitsperdim.config.families.base import EvenSize, Images, MaskedSection, odd
-from bitsperdim.core.errors import InputError
+from bitsperdim.config.families.base import EvenSize, Images, MaskedSection, check_classes, odd
 
 
 class GatedPixelCNNSection(MaskedSection):
@@ -29,14 +28,4 @@ class GatedPixelCNNSection(MaskedSection):
     def check_images(self, name: str, images: Images) -> None:
         """Refuse to be given classes of images that have no labels, or more of them."""
         super().check_images(name, images)
-        if self.n_classes is None or images.n_classes is None or 0 < images.n_classes <= self.n_classes:
-            return
-        there, allowed = (
-            (f"whose labels have {images.n_classes} classes", f"at least {images.n_classes}, or null")
-            if images.n_classes
-            else ("that have no labels", "null")
-        )
-        raise InputError(
-            f"params.yaml: {name}.n_classes = {self.n_classes} is not allowed with images {there}; "
-            f"it must be {allowed}."
-        )
+        check_classes(name, self.n_classes, images)

@@ -15,8 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from bitsperdim.core.errors import InputError
+from bitsperdim.models.external.distributions import first_line
+
+DRAWS = 256  # of a mean that is not known
 
 
 @contextmanager
@@ -32,7 +36,11 @@ def seeded(generator: torch.Generator | None, device: torch.device) -> Iterator[
         return
     seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        # torch.manual_seed would seed all GPUs, and keeps a list of its calls
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield
 
 
@@ -44,12 +52,20 @@ class ExternalCode:
         name: of the method that gave it, for messages.
         leading: (B,) of images, () of a prior.
         device: where it draws.
+        event: of a prior, the shape of a code; None: what it draws says so.
 
     Raises:
-        InputError: it cannot draw, has no log-density, or is of another number of images.
+        InputError: it cannot draw, has no log-density, or is of another number of images or shape of codes.
     """
 
-    def __init__(self, given: Any, name: str, leading: Sequence[int], device: torch.device) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        given: Any,  # noqa: ANN401 - whatever somebody's model returns
+        name: str,
+        leading: Sequence[int],
+        device: torch.device,
+        event: Sequence[int] | None = None,
+    ) -> None:
         """Take the distribution, and look at the shape of what it draws."""
         self.given, self.name, self.leading, self.device = given, name, tuple(leading), device
         self.draws = getattr(given, "rsample" if getattr(given, "has_rsample", True) else "sample", None)
@@ -59,13 +75,15 @@ class ExternalCode:
                 f"{name} returned {type(given).__name__}; it must return a distribution of the latent code, with "
                 f"sample (or rsample) and log_prob, as those of torch.distributions have."
             )
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            shape = tuple(self.draws((1,)).shape[1:])
-        if not self.leading and shape[:1] == (1,) and len(shape) > 1:
-            shape = shape[1:]  # a prior of one row
-            self.is_row = True
-        else:
-            self.is_row = False
+        with torch.no_grad(), seeded(torch.Generator().manual_seed(0), device):
+            shape = tuple(self._drawn((1,)).shape[1:])
+        self.is_row = event is not None and shape == (1, *event)  # of a prior
+        shape = shape[1:] if self.is_row else shape
+        if event is not None and shape != tuple(event):
+            raise InputError(
+                f"encode returned a distribution of codes of shape {tuple(event)} for each image, but {name} one of "
+                f"codes of shape {shape}; they must be the same."
+            )
         if shape[: len(self.leading)] != self.leading:
             raise InputError(
                 f"{name} returned a distribution of shape {shape}; for {self.leading[0]} images it must begin with "
@@ -78,6 +96,17 @@ class ExternalCode:
     def size(self) -> int:
         """Z."""
         return math.prod(self.event)
+
+    @property
+    def is_anywhere(self) -> bool:
+        """Whether a code may have any real values, as far as the distribution says."""
+        try:
+            support = self.given.support
+        except (AttributeError, NotImplementedError):
+            return True
+        while hasattr(support, "base_constraint"):
+            support = support.base_constraint
+        return isinstance(support, type(constraints.real))
 
     def expand(self, n: int) -> ExternalCode:
         """Return n of a prior, of shape (n, Z)."""
@@ -92,28 +121,55 @@ class ExternalCode:
     def rsample(self, n_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw (K, ..., Z)."""
         with seeded(generator, self.device):
-            drawn = self.draws((n_samples, *self.copies))  # type: ignore[misc]  # looked at above
+            drawn = self._drawn((n_samples, *self.copies))
         return drawn.reshape(n_samples, *self.copies, *self.leading, self.size)
+
+    def _drawn(self, shape: tuple[int, ...]) -> Tensor:
+        try:
+            drawn = self.draws(shape)  # type: ignore[misc]  # looked at when it was taken
+        except Exception as error:
+            raise InputError(
+                f"What {self.name} returned, {type(self.given).__name__}, cannot draw: it is asked for samples of the "
+                f"leading shape {shape}, as those of torch.distributions are, and raised {type(error).__name__}: "
+                f"{first_line(error)}."
+            ) from error
+        if not isinstance(drawn, Tensor) or drawn.shape[: len(shape)] != shape:
+            found = tuple(drawn.shape) if isinstance(drawn, Tensor) else type(drawn).__name__
+            raise InputError(
+                f"Samples of what {self.name} returned, {type(self.given).__name__}, must be a tensor whose shape "
+                f"begins with the {shape} that is asked for, but are {found}."
+            )
+        return drawn
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Return the log-density of codes (..., Z), (...) in nats."""
         outer = z.shape[:-1]
         shaped = z.reshape(*outer, *((1,) if self.is_row else ()), *self.event)
-        found = self.given.log_prob(shaped)
-        if found.shape[: len(outer)] != outer:
+        try:
+            found = self.given.log_prob(shaped)
+        except Exception as error:
+            raise InputError(
+                f"log_prob of {type(self.given).__name__}, which {self.name} returned, raised {type(error).__name__} "
+                f"for codes of shape {tuple(shaped.shape)}: {first_line(error)}."
+            ) from error
+        if not isinstance(found, Tensor) or found.shape[: len(outer)] != outer:
+            gave = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise InputError(
                 f"log_prob of what {self.name} returned must begin with the shape {tuple(outer)} for codes of shape "
-                f"{tuple(shaped.shape)}, but gave {tuple(found.shape)}."
+                f"{tuple(shaped.shape)}, but gave {gave}."
             )
         total: Tensor = found.flatten(len(outer)).sum(-1) if found.ndim > len(outer) else found
         return total
 
     @property
     def mean(self) -> Tensor:
-        """The mean, (*leading, Z)."""
-        mean: Tensor = self.given.mean
+        """The mean, (*leading, Z); where the distribution has none, that of some draws, always the same."""
+        try:
+            mean: Tensor = self.given.mean
+        except (AttributeError, NotImplementedError):
+            mean = self.rsample(DRAWS, generator=torch.Generator(self.device).manual_seed(0)).mean(0)
         return mean.reshape(*self.leading, self.size)
 
     def mean_of_each(self, n_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Return the mean: no draws are needed."""
+        """Return the mean."""
         return self.mean

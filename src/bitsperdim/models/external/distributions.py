@@ -108,6 +108,7 @@ def likelihood_of(
     image_shape: tuple[int, int, int],
     n_levels: int,
     convention: Convention,
+    device: torch.device,
 ) -> Likelihood:
     """Return the masses that a model gave for images.
 
@@ -118,6 +119,7 @@ def likelihood_of(
         image_shape: (C, H, W).
         n_levels: L.
         convention: of the model.
+        device: where the model is.
 
     Raises:
         InputError: saying what the method returned and what is allowed.
@@ -139,13 +141,32 @@ def likelihood_of(
             f"{name} returned {type(given).__name__}; it must return logits, or a distribution over the levels "
             f"0..{n_levels - 1} with a method log_prob."
         )
-    refuse_density(given, name)
+    if is_density(given):
+        raise InputError(
+            f"{name} returned {type(_single(given)).__name__}, which is a density and no mass: a likelihood of levels "
+            f"is needed (a categorical one, a discretized one), or offer log_density with its range."
+        )
     asked = _single(given)
     wants_floats = isinstance(asked, BERNOULLI)
+    batch = tuple(asked.batch_shape) if isinstance(asked, td.Distribution) else ()
+    if batch not in ((), inner, (1, *inner), (n_images, *inner)):  # others may be stretched over the wrong dimension
+        raise InputError(
+            f"{name} returned {type(asked).__name__} of batch shape {batch}; it must be one for each sub-pixel, "
+            f"{(n_images, *inner)}."
+        )
 
     def log_prob(levels: Tensor) -> Tensor:
         value = convention.arranged(levels)
-        found = asked.log_prob(value.to(torch.get_default_dtype()) if wants_floats else value)
+        try:
+            found = asked.log_prob(value.to(torch.get_default_dtype()) if wants_floats else value)
+        except (InputError, MemoryError, torch.cuda.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise InputError(
+                f"log_prob of {type(asked).__name__}, which {name} returned, raised {type(error).__name__} when it was "
+                f"asked for the mass of levels, integers 0..{n_levels - 1} of shape {tuple(value.shape)}: "
+                f"{first_line(error)}."
+            ) from error
         if isinstance(found, Tensor) and tuple(found.shape) == (n_images,):
             return found
         if not isinstance(found, Tensor) or tuple(found.shape) != (n_images, *inner):
@@ -156,7 +177,6 @@ def likelihood_of(
             )
         return convention.back(found, image_shape)
 
-    device = next((value.device for value in vars(asked).values() if isinstance(value, Tensor)), torch.device("cpu"))
     return ExternalLikelihood(log_prob, name, leading, image_shape, n_levels, device)
 
 
@@ -167,22 +187,17 @@ def _single(given: Any) -> Any:  # noqa: ANN401 - a distribution
     return given
 
 
-def refuse_density(given: Any, name: str) -> None:  # noqa: ANN401 - a distribution
-    """Refuse a distribution of continuous values where masses of levels are asked for.
-
-    Raises:
-        InputError: it is one.
-    """
-    base = _single(given)
+def is_density(given: Any) -> bool:  # noqa: ANN401 - a distribution
+    """Return whether a distribution says that it is one of continuous values, which have no mass."""
     try:
-        is_discrete = bool(base.support.is_discrete)
+        return not _single(given).support.is_discrete
     except Exception:  # it says nothing of its support
-        return
-    if not is_discrete:
-        raise InputError(
-            f"{name} returned {type(base).__name__}, which is a density and no mass: a likelihood of levels is needed "
-            f"(a categorical one, a discretized one), or offer log_density with its range."
-        )
+        return False
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what an exception says, without a full stop."""
+    return (str(error).strip().splitlines() or [""])[0].rstrip(". :")
 
 
 def normalized(logits: Tensor, name: str, n_images: int, inner: tuple[int, ...], n_levels: int) -> Tensor:
@@ -194,17 +209,20 @@ def normalized(logits: Tensor, name: str, n_images: int, inner: tuple[int, ...],
     last, first = (n_images, *inner, n_levels), (n_images, n_levels, *inner)
     shape = tuple(logits.shape)
     accepted = {last: "last", first: "first"}
-    without_channel = (n_images, n_levels, *inner[1:])
-    if len(inner) == 3 and inner[0] == 1 and without_channel not in accepted:
-        accepted[without_channel] = "plane"
-    if n_levels == 2 and (n_images, *inner) not in accepted:
+    if len(inner) == 3 and inner[0] == 1:
+        accepted[n_images, n_levels, *inner[1:]] = "plane"
+    if n_levels == 2:
         accepted[n_images, *inner] = "bernoulli"
-    if shape not in accepted or (last == first and n_levels == inner[0] and len(inner) > 0):
-        both = " may be read in two ways" if shape in accepted else ""
-        allowed = " or ".join(str(each) for each in accepted)
+    if shape == last == first:
         raise InputError(
-            f"{name} returned logits of shape {shape}{' which' if both else ''}{both}; for {n_images} images of "
-            f"{n_levels} levels allowed are {allowed}, or a torch.distributions.Categorical."
+            f"{name} returned logits of shape {shape}, which may be read in two ways, with the levels first or last; "
+            f"return a torch.distributions.Categorical instead."
+        )
+    if shape not in accepted:
+        allowed = " or ".join(str(each) for each in accepted if each != last or last != first)
+        raise InputError(
+            f"{name} returned logits of shape {shape}; for a batch of {n_images} and {n_levels} levels allowed are "
+            f"{f'{allowed}, or' if allowed else 'only distributions:'} a torch.distributions.Categorical."
         )
     kind = accepted[shape]
     if not logits.is_floating_point():

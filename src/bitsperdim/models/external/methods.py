@@ -6,15 +6,17 @@ model that offers none is refused in a sentence that lists them.
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import distributions as td
 from torch import nn
 
 from bitsperdim.core.errors import InputError, shown
+from bitsperdim.models.external.distributions import is_density
 
 # the strongest first: what they return, and what follows for the number
 METHODS: Mapping[str, str] = {
@@ -37,7 +39,7 @@ class Offer:
     Attributes:
         method: one of :data:`METHODS`.
         functions: by name: the method itself, or ``encode``, ``decode`` and ``prior``; ``sample`` where it is there.
-        module: that holds the weights; None where there are none that torch knows.
+        module: that holds the weights (:func:`module_of`); None where there are none that torch knows.
     """
 
     method: str
@@ -53,11 +55,18 @@ def offers_of(model: object, offers: str | None = None) -> list[Offer]:
         offers: which method to take: of a function, of a module whose ``forward`` is meant, or where there are several.
 
     Raises:
-        InputError: it offers none of them, or not the one that is asked for.
+        InputError: it offers none of them, or not the one that is asked for; it is a class, or a density that is not
+            said to be one.
     """
-    if offers is not None and offers not in METHODS:
+    if offers is not None and (not isinstance(offers, str) or offers not in METHODS):
         raise InputError(f"offers = {shown(offers)} is not a method; choose one of {', '.join(METHODS)}.")
-    module = model if isinstance(model, nn.Module) else None
+    if isinstance(model, type):
+        raise InputError(f"{model.__name__} is a class; give a model that was made of it, {model.__name__}(...).")
+    if isinstance(model, td.Distribution) and offers != "log_density" and is_density(model):
+        raise InputError(
+            f"{type(model).__name__} is a density and no mass; set offers = 'log_density' and say its `range`."
+        )
+    module = module_of(model)
     sample = _function(model, "sample")
     further = {} if sample is None or isinstance(model, td.Distribution) else {"sample": sample}
     found = []
@@ -68,10 +77,12 @@ def offers_of(model: object, offers: str | None = None) -> list[Offer]:
         if functions is not None:
             found.append(Offer(method, {**functions, **further}, module))
     if not found:
-        what = f"{type(model).__name__} offers" if not _is_function(model) else "A function needs `offers`, and has"
+        what = "A plain function" if _is_function(model) else type(model).__name__
         asked = "none of the methods by which a likelihood can be asked for" if offers is None else f"no {offers}"
         every = "; ".join(METHODS.values() if offers is None else [METHODS[offers]])
-        raise InputError(f"{what} {asked}: {every}. For a plain function, or forward, say which one it is by `offers`.")
+        raise InputError(
+            f"{what} offers {asked}: {every}. Of a function, or of forward, `offers` says which one it is."
+        )
     return found
 
 
@@ -84,7 +95,7 @@ def _functions(model: object, method: str) -> dict[str, Callable[..., Any]] | No
 def _function(model: object, name: str) -> Callable[..., Any] | None:
     """Return a method of a model by its name; a prior may be a distribution itself."""
     value = getattr(model, name, None)
-    if name == "prior" and value is not None and (not callable(value) or isinstance(value, td.Distribution)):
+    if name == "prior" and value is not None and (not callable(value) or hasattr(value, "log_prob")):
         return lambda: value
     return value if callable(value) else None
 
@@ -104,12 +115,25 @@ def _is_function(model: object) -> bool:
     return callable(model) and not isinstance(model, nn.Module | type | td.Distribution)
 
 
+def module_of(model: object) -> nn.Module | None:
+    """Return what holds the weights of a model: itself, the module of a bound method, or the modules of an object."""
+    if isinstance(model, nn.Module):
+        return model
+    if isinstance(model, functools.partial):
+        return module_of(model.func)
+    if inspect.ismethod(model):
+        return module_of(model.__self__)
+    if isinstance(model, type):
+        return None
+    parts = [value for value in getattr(model, "__dict__", {}).values() if isinstance(value, nn.Module)]
+    if not parts:  # what a function refers to is not followed
+        return None
+    whole = nn.ModuleList(parts)
+    whole.training = any(part.training for part in parts)
+    return whole
+
+
 def is_training(model: object) -> bool:
-    """Return whether any part of a module is in training mode."""
-    return isinstance(model, nn.Module) and any(part.training for part in model.modules())
-
-
-def device_of(model: object) -> torch.device:
-    """Return where the weights of a module are; the CPU where there are none."""
-    tensors = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
-    return tensors[0].device if tensors else torch.device("cpu")
+    """Return whether any part of a model is in training mode."""
+    module = module_of(model)
+    return module is not None and any(part.training for part in module.modules())

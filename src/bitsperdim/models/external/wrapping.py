@@ -28,18 +28,20 @@ from torch import Tensor, nn
 
 from bitsperdim.core.errors import InputError, shown
 from bitsperdim.likelihoods import Likelihood
+from bitsperdim.likelihoods.base import as_levels
 from bitsperdim.models.base import ImageModel
 from bitsperdim.models.conditional import ConditionalModel, sub_pixel_order
 from bitsperdim.models.density import DensityModel
 from bitsperdim.models.external.blame import where
 from bitsperdim.models.external.codes import ExternalCode, seeded
 from bitsperdim.models.external.convention import Convention
-from bitsperdim.models.external.distributions import likelihood_of
+from bitsperdim.models.external.distributions import first_line, likelihood_of
 from bitsperdim.models.external.methods import Offer
 from bitsperdim.models.latent import LatentModel
-from bitsperdim.models.parts.dequantization import UniformDequantizer
+from bitsperdim.models.parts.dequantization import MAX_LEVELS, UniformDequantizer
 
 ORDERS = ("raster", "planes")
+WITHOUT_LABELS = ("encode", "log_density")  # methods that are given none
 
 
 class External(ImageModel):
@@ -93,11 +95,15 @@ class External(ImageModel):
             raise
         except Exception as error:
             shapes = ", ".join(described(value) for value in (*values, *of_class))
-            first, at = (str(error).splitlines() or [""])[0], where(error)
+            at = where(error)
             raise InputError(
-                f"{name}({shapes}) of the model raised {type(error).__name__}: {first.removesuffix('.')}"
-                f"{f' ({at})' if at else ''}. It is given {self.words}; say by these what it takes."
+                f"{name}({shapes}) of the model raised {type(error).__name__}: {first_line(error)}"
+                f"{f' ({at})' if at else ''}; it is given {self.words}."
             ) from error
+
+    def likelihood_of(self, given: object, name: str, leading: tuple[int, ...]) -> Likelihood:
+        """Return the masses that a method gave for images: see :func:`.distributions.likelihood_of`."""
+        return likelihood_of(given, name, leading, self.image_shape, self.n_levels, self.convention, self.device)
 
     @property
     def words(self) -> str:
@@ -118,6 +124,11 @@ class External(ImageModel):
             raise InputError(f"{name} must return shape {shape}, but returned {tuple(given.shape)}{hint}.")
         return given
 
+    @property
+    def can_sample(self) -> bool:
+        """Whether the model has a ``sample``."""
+        return "sample" in self.offer.functions
+
     def unchecked_sample(
         self, n_images: int, *, labels: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
@@ -127,7 +138,7 @@ class External(ImageModel):
             InputError: it has none, or that gives something else.
         """
         if "sample" not in self.offer.functions:
-            raise InputError(f"{type(self.offer.module).__name__} has no method sample(n), so no images can be drawn.")
+            raise InputError("The model has no method sample(n), so no images can be drawn.")
         drawn = self.called("sample", n_images, labels=labels, generator=generator)
         inner = self.convention.inner_shape(self.image_shape)
         if not isinstance(drawn, Tensor) or drawn.is_floating_point() or tuple(drawn.shape) != (n_images, *inner):
@@ -135,7 +146,12 @@ class External(ImageModel):
                 f"sample({n_images}) must return integers of shape {(n_images, *inner)}, but returned "
                 f"{described(drawn)}."
             )
-        return self.convention.back(drawn, self.image_shape)
+        if int(drawn.min()) < 0 or int(drawn.max()) >= self.n_levels:
+            raise InputError(
+                f"sample({n_images}) must return levels from 0 to {self.n_levels - 1}, but returned some from "
+                f"{int(drawn.min())} to {int(drawn.max())}."
+            )
+        return as_levels(self.convention.back(drawn, self.image_shape), self.n_levels)
 
 
 class ExternalMass(External):
@@ -192,15 +208,32 @@ class ExternalConditionals(External, ConditionalModel):
         """Return p(x_i given x_<i), batch shape (B, C, H, W)."""
         name = self.offer.method
         given = self.asked(name, x, labels=labels, generator=generator)
-        return likelihood_of(given, name, (len(x),), self.image_shape, self.n_levels, self.convention)
+        return self.likelihood_of(given, name, (len(x),))
 
 
 class ExternalLatent(External, LatentModel):
     """A latent code with a prior, an encoder and a decoder."""
 
+    @property
+    def can_sample(self) -> bool:
+        """Whether it has; else a code is drawn, and an image given it."""
+        return True
+
+    @cached_property
+    def has_derivatives(self) -> bool:
+        """Whether log p(x, z) has derivatives in z, anywhere: not where the code is discrete or bounded."""
+        black = torch.zeros(1, *self.image_shape, dtype=torch.int64, device=self.device)
+        prior = self.prior()
+        with torch.enable_grad():
+            z = prior.expand(1).rsample(1).detach()
+            if not z.is_floating_point() or not prior.is_anywhere:
+                return False
+            z.requires_grad_()
+            return self.log_p_x_given_z(black, z).requires_grad and prior.log_prob(z).requires_grad
+
     def prior(self) -> ExternalCode:  # type: ignore[override]  # it does what a normal does
         """Return p(z), of shape (Z,)."""
-        return ExternalCode(self.called("prior"), "prior", (), self.device)
+        return ExternalCode(self.called("prior"), "prior", (), self.device, self.event)
 
     def encode(self, x: Tensor) -> ExternalCode:  # type: ignore[override]
         """Return q(z given x), of shape (B, Z)."""
@@ -210,7 +243,7 @@ class ExternalLatent(External, LatentModel):
         """Return p(x given z) for z (K, B, Z), batch shape (K, B, C, H, W)."""
         leading = tuple(z.shape[:-1])
         given = self.called("decode", z.reshape(-1, *self.event))
-        return likelihood_of(given, "decode", leading, self.image_shape, self.n_levels, self.convention)
+        return self.likelihood_of(given, "decode", leading)
 
     @cached_property
     def event(self) -> tuple[int, ...]:
@@ -265,6 +298,8 @@ class ExternalDensity(External, DensityModel):
         interval: tuple[float, float] | None = None,
     ) -> None:
         """Remember the interval too."""
+        if n_levels > MAX_LEVELS:
+            raise InputError(f"log_density is not asked for images of more than {MAX_LEVELS:,} levels, as these are.")
         super().__init__(image_shape, n_levels, offer, convention, n_classes=n_classes)
         if interval is None:
             raise InputError(
@@ -277,6 +312,19 @@ class ExternalDensity(External, DensityModel):
                 f"range = {interval} is not allowed; it must be two finite numbers, the smaller one first."
             )
         self.dequantizer = UniformDequantizer()
+
+    def unchecked_log_weights(
+        self,
+        x: Tensor,
+        n_samples: int = 1,
+        *,
+        labels: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """Return log w, (K, B) in nats; what the model itself draws, as traces may be, is seeded too."""
+        with seeded(generator, self.device):
+            return super().unchecked_log_weights(x, n_samples, labels=labels, generator=generator, noise=noise)
 
     def log_density(self, y: Tensor) -> Tensor:
         """Return the log-density of y in (0, 1) that the model has of its own values, (B,) in nats."""
@@ -307,7 +355,7 @@ class ExternalBound(ExternalWeights):
         return torch.stack([self.per_image(each, "bound", (len(x),)) for each in drawn])
 
 
-CLASSES: dict[str, Callable[..., ImageModel]] = {
+CLASSES: dict[str, Callable[..., External]] = {
     "conditionals": ExternalConditionals,
     "logits": ExternalConditionals,
     "log_prob": ExternalMass,
@@ -327,7 +375,7 @@ def wrap(
     n_classes: int | None = None,
     interval: tuple[float, float] | None = None,
     order: str | Tensor = "raster",
-) -> ImageModel:
+) -> External:
     """Return a mass function of ours that asks a model by one of its methods.
 
     Args:
@@ -343,7 +391,7 @@ def wrap(
         InputError: an argument does not fit the method or the images.
     """
     options: dict[str, Any] = {"n_classes": n_classes}
-    if n_classes is not None and offer.method in ("encode", "log_density"):
+    if n_classes is not None and offer.method in WITHOUT_LABELS:
         raise InputError(f"labels are not given to {offer.method}; offer log_prob, logits or log_weights for them.")
     if offer.method == "log_density":
         options["interval"] = interval
@@ -372,6 +420,7 @@ def places(order: str | Tensor, image_shape: tuple[int, int, int]) -> Tensor:
         cpu = torch.device("cpu")
         raster = order == "raster"
         return sub_pixel_order(image_shape, cpu) if raster else torch.arange(n_places).reshape(image_shape)
+    order = torch.as_tensor(order)
     if tuple(order.shape) != tuple(image_shape) or order.flatten().sort().values.tolist() != list(range(n_places)):
         raise InputError(
             f"order must hold each of 0..{n_places - 1} once, in the shape {tuple(image_shape)} (C, H, W)."

@@ -1,0 +1,100 @@
+r"""Tests that hold at their level for any model, and what they ask it.
+
+*Markov.* For numbers W that are not negative and have a mean of at most 1, :math:`P(W \ge 1/\alpha) \le \alpha`,
+whatever their distribution is. So an unbiased estimate of a total mass above :math:`1/\alpha` refutes a mass of at
+most 1 at the level alpha.
+
+*Ville.* Of independent such numbers the products :math:`\prod_r (1 + \lambda (W_r - 1))`, lambda from 0 to 1, are of
+that sort too, and so is their mean over several lambda. It needs no variance, and finds an excess that is small
+beside 1 (Ville 1939, "Étude critique de la notion de collectif"; Waudby-Smith and Ramdas 2024, "Estimating means of
+bounded random variables by betting").
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from bitsperdim.auditing.check import LEVEL, Case
+from bitsperdim.models.base import ImageModel
+
+STAKES = (0.01, 0.03, 0.1, 0.3, 1.0)  # lambda
+NUMBERS_AT_ONCE = 2**24  # of a batch: sub-pixels times levels, or as many activations
+MOST_AT_ONCE = 4096  # images
+EVIDENCE = -math.log(LEVEL)  # nats that refute
+HALF = EVIDENCE + math.log(2)  # at half of the level, where there are two ways to fail
+
+
+@torch.no_grad()
+def log_weights(
+    case: Case, images: Tensor, generator: torch.Generator, *, n_samples: int = 1, model: ImageModel | None = None
+) -> Tensor:
+    """Ask for log-weights of any images, or for log P(x) of an exact model; of a model with labels all get one label.
+
+    Args:
+        case: that is audited.
+        images: (B, C, H, W) integers.
+        generator: of what the model draws, on its device.
+        n_samples: K.
+        model: another one than that which is audited.
+
+    Returns:
+        (K, B) float64 nats, on the CPU; K is 1 of an exact model.
+
+    Raises:
+        FloatingPointError: one is NaN or +inf.
+    """
+    asked = case.model if model is None else model
+    n_levels = max(asked.n_levels, 256)
+    at_once = min(max(NUMBERS_AT_ONCE // (asked.n_dims * n_levels), 1), MOST_AT_ONCE)
+    parts = []
+    for part in images.split(at_once):
+        given = part.to(asked.device)
+        found = asked.unchecked_log_weights(given, n_samples, labels=label(case, len(part), asked), generator=generator)
+        parts.append(found.double().cpu())
+    log_w = torch.cat(parts, dim=1)
+    if bool((log_w.isnan() | log_w.isposinf()).any()):
+        raise FloatingPointError("NaN or +inf as log P of an image")
+    return log_w
+
+
+def label(case: Case, n_images: int, model: ImageModel) -> Tensor | None:
+    """Return the label of the first image n times, (B,); None of a model that is given none."""
+    labels = case.data.labels
+    if model.n_classes is None or labels is None:
+        return None
+    return torch.full((n_images,), int(labels[0]), dtype=torch.int64, device=model.device)
+
+
+def n_in_time(seconds: float, seconds_of_one: float, most: int) -> int:
+    """Return how many fit into a time: a power of two, so that an audit is mostly the same when it is made again."""
+    fitting = max(1.0, seconds / max(seconds_of_one, 1e-9))
+    return min(most, 2 ** int(math.log2(fitting)))
+
+
+def excess_evidence(log_values: Tensor) -> float:
+    r"""Return how many nats speak against a mean of at most 1 of independent numbers; :data:`HALF` refutes it.
+
+    .. math:: \log \frac1{|\Lambda|} \sum_{\lambda \in \Lambda} \prod_{r=1}^{R} \big(1 + \lambda (W_r - 1)\big)
+
+    Args:
+        log_values: (R,) log W, float64.
+    """
+    stakes = torch.tensor(STAKES, dtype=torch.float64)[:, None]
+    grown = torch.logaddexp(torch.log1p(-stakes), stakes.log() + log_values).sum(1)  # log1p(-1) is minus infinity
+    return float(torch.logsumexp(grown, 0)) - math.log(len(STAKES))
+
+
+def smallest_excess(log_values: Tensor) -> float:
+    """Return the smallest log c at which c times these numbers have evidence :data:`HALF`; infinite: there is none."""
+    low, high = 0.0, 1.0
+    while excess_evidence(log_values + high) < HALF:
+        low, high = high, 2 * high
+        if high > 1e6:
+            return math.inf
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if excess_evidence(log_values + middle) < HALF else (low, middle)
+    return high

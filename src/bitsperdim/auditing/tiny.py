@@ -1,0 +1,167 @@
+"""All images of a shape so small that they can be counted, and models of such images."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bitsperdim.auditing.chance import log_weights
+from bitsperdim.auditing.check import Case
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.randomness import stream
+from bitsperdim.models.base import ImageModel
+from bitsperdim.models.external.convention import Convention
+from bitsperdim.models.external.methods import Offer, offers_of
+from bitsperdim.models.external.wrapping import External, ExternalConditionals, ExternalDensity, places, wrap
+
+MOST = 100_000  # images
+FEWER = 4096  # images, where each is drawn for many times
+FEW_LEVELS = (4, 3, 2)
+N_TIMED = 64  # images
+PURPOSE = 101  # of random numbers
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A model of images that can be counted.
+
+    Attributes:
+        model: as a mass function of ours.
+        words: what it is, for a sentence.
+        is_audited: whether it is that which is audited, and not another of its kind.
+    """
+
+    model: ImageModel
+    words: str
+    is_audited: bool
+
+    @property
+    def n_images(self) -> int:
+        """L^D."""
+        return int(self.model.n_levels**self.model.n_dims)
+
+
+def every_image(image_shape: Shape, n_levels: int) -> Tensor:
+    """Return all images, (L^D, C, H, W) uint8, or int32 beyond 256 levels; the last sub-pixel changes fastest."""
+    n_dims = math.prod(image_shape)
+    powers = n_levels ** torch.arange(n_dims - 1, -1, -1)
+    levels = torch.arange(n_levels**n_dims)[:, None] // powers % n_levels
+    return levels.to(torch.uint8 if n_levels <= 256 else torch.int32).reshape(-1, *image_shape)
+
+
+def tiny_model(case: Case) -> Tiny | str:
+    """Return a model whose images can be counted, or a sentence that says why there is none.
+
+    The model itself comes first, then one that ``build`` makes, then the model itself for smaller images: one that
+    takes these and also larger ones of another shape, so that it does not merely repeat their sub-pixels to fit.
+    """
+    own = Tiny(case.model, "the model", True)
+    if own.n_images <= MOST and _seconds(case, own.model) < case.seconds:
+        return own
+    for found in _candidates(case):
+        if found is not None and _seconds(case, found.model) < case.seconds:
+            return found
+    channels, height, width = case.data.image_shape
+    built = "build makes no model of tiny images that can be asked" if case.build else "no build was given"
+    return (
+        f"There are {case.data.n_levels}^{channels * height * width} images, {built}, "
+        f"and the model takes no images of so few sub-pixels that they can be counted in time."
+    )
+
+
+def _candidates(case: Case) -> Iterator[Tiny | None]:
+    n_channels, n_levels = case.data.image_shape[0], case.data.n_levels
+    if case.build is not None:
+        shapes = list(dict.fromkeys([(n_channels, 2, 2), (n_channels, 1, 2), (1, 2, 2), (1, 1, 2)]))
+        for levels in (n_levels, *(few for few in FEW_LEVELS if few < n_levels)):
+            for shape in _countable(case, shapes, levels):
+                yield _built(case, shape, levels)
+    offer = None if case.asked is None else case.asked.offer
+    if offer is not None:
+        sides = [(4, 4), (3, 3), (2, 4), (2, 2), (2, 1), (1, 2), (1, 1)]
+        for shape in _countable(case, [(n_channels, *each) for each in sides], n_levels):
+            yield _smaller(case, offer, shape)
+
+
+def _countable(case: Case, shapes: list[Shape], n_levels: int) -> list[Shape]:
+    """Return the shapes with not too many images: the most first, or some 4,096 where each is drawn for repeatedly."""
+    counts = {shape: n_levels ** math.prod(shape) for shape in shapes}
+    fitting = [shape for shape in shapes if counts[shape] <= MOST]
+    best = FEWER if case.is_sampled else MOST
+    return sorted(fitting, key=lambda shape: abs(math.log(counts[shape] / best)))
+
+
+def _built(case: Case, shape: Shape, n_levels: int) -> Tiny | None:
+    try:
+        made = case.build(image_shape=shape, n_levels=n_levels)  # type: ignore[misc]  # it is there
+        if isinstance(made, nn.Module):
+            made.eval()
+        if isinstance(made, ImageModel) and not isinstance(made, External):
+            model = made
+        else:
+            model = _like(case, offers_of(made, case.method)[0], shape, n_levels)
+    except Exception:  # whatever somebody's function does with arguments that it does not know
+        return None
+    return Tiny(model, f"a model that build made for {_words(shape, n_levels)}", False)
+
+
+def _smaller(case: Case, offer: Offer, shape: Shape) -> Tiny | None:
+    n_levels = case.data.n_levels
+    channels, height, width = shape
+    try:
+        larger = _like(case, offer, (channels, 3 * height, 5 * width), n_levels)
+        if _seconds(case, larger) == math.inf:
+            larger = _like(case, offer, (channels, 4 * height, 8 * width), n_levels)  # for what halves sides
+            if _seconds(case, larger) == math.inf:
+                return None
+        model = _like(case, offer, shape, n_levels)
+    except (InputError, ValueError):
+        return None
+    return Tiny(model, f"the model, asked for {_words(shape, n_levels)}", True)
+
+
+def _seconds(case: Case, model: ImageModel) -> float:
+    """Return how long all images would take, about; infinite: the model gives no numbers for images of its shape."""
+    generator = stream("evaluation", case.seed, PURPOSE, 0, device=model.device)
+    try:
+        for n_images in (3, N_TIMED):  # two numbers of images, so that what regroups sub-pixels does not pass
+            levels = torch.arange(n_images * model.n_dims) % model.n_levels
+            images = levels.reshape(n_images, *model.image_shape)
+            started = time.perf_counter()
+            log_weights(case, images, generator, model=model)
+    except (InputError, ValueError, FloatingPointError):
+        return math.inf
+    return (time.perf_counter() - started) / N_TIMED * float(min(model.n_levels**model.n_dims, MOST))
+
+
+def _like(case: Case, offer: Offer, shape: Shape, n_levels: int) -> ImageModel:
+    """Wrap a model as the audited one is, for images of another shape."""
+    model = case.model
+    order = "raster"
+    if isinstance(model, ExternalConditionals):
+        known = [
+            each for each in ("raster", "planes") if torch.equal(places(each, model.image_shape), model.order.cpu())
+        ]
+        if not known:
+            raise InputError("order is known for images of the shape of the model only.")
+        order = known[0]
+    return wrap(
+        offer,
+        shape,
+        n_levels,
+        convention=Convention() if case.asked is None else case.asked.convention,
+        n_classes=model.n_classes,
+        interval=(model.low, model.high) if isinstance(model, ExternalDensity) else None,
+        order=order,
+    )
+
+
+def _words(shape: Shape, n_levels: int) -> str:
+    channels, height, width = shape
+    return f"images of {height} x {width} x {channels} sub-pixels and {n_levels} levels"

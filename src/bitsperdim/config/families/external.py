@@ -1,0 +1,155 @@
+"""Typed parameters of a model that was made elsewhere: a file of Python below ``external/``, and how it is asked.
+
+Paths are relative to the repository and lie below ``external/``, which DVC watches. What is checked here executes
+nothing of the user's: the rest is said by the training stage, in one sentence as well.
+
+Invariants (``tests/config/test_external.py``): every mistake is one sentence, before any work where it can be.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from bitsperdim.config.families.base import FamilySection, Images, TrainSection, check_classes
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.foreign import FOLDER, hashes, names_in, needed_by, refuse_missing
+
+MAX_VALUES = 10_000  # in `arguments`: a few lines of YAML can stand for a list of billions
+MAX_DEPTH = 20
+PLAIN = "plain values: text, finite numbers, true, false, null, and lists and mappings of them"
+WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+Offers = Literal["conditionals", "logits", "log_prob", "encode", "log_weights", "log_density", "bound"]
+FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def below(*suffixes: str) -> Callable[[str], str]:
+    """Return what refuses a path that is not below ``external/``, or ends otherwise."""
+
+    def check(path: str) -> str:
+        parts = PurePosixPath(path).parts
+        is_below = path.isprintable() and len(parts) > 1 and parts[0] == FOLDER and ".." not in parts
+        if not is_below or PurePosixPath(path).suffix not in suffixes:
+            raise ValueError(f"a path that begins with {FOLDER}/ and ends in {' or '.join(suffixes)}")
+        return path
+
+    return check
+
+
+def identifier(name: str) -> str:
+    """Refuse what cannot be the name of a class or a function."""
+    if not name.isidentifier():
+        raise ValueError("the name of a class or a function")
+    return name
+
+
+def plain(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Refuse arguments that cannot be written down and read back."""
+    waiting: list[tuple[int, Any]] = [(0, arguments)]
+    for _ in range(MAX_VALUES):
+        if not waiting:
+            break
+        depth, value = waiting.pop()
+        if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+            waiting += [(depth + 1, each) for pair in value.items() for each in pair]
+        elif isinstance(value, list):
+            waiting += [(depth + 1, each) for each in value]
+        elif isinstance(value, str):
+            value.encode()  # lone surrogates are a ValueError
+        elif not (value is None or isinstance(value, bool | int) or (type(value) is float and math.isfinite(value))):
+            raise ValueError(f"a mapping of {PLAIN}")
+        if depth > MAX_DEPTH:
+            raise ValueError(f"a mapping of {PLAIN}, nested at most {MAX_DEPTH} deep")
+    else:
+        raise ValueError(f"a mapping of at most {MAX_VALUES} values")
+    if not all(key.isidentifier() for key in arguments):
+        raise ValueError("a mapping of names of arguments to their values")
+    return arguments
+
+
+class ExternalSection(FamilySection):
+    """A model that was made elsewhere, from a file below ``external/``."""
+
+    network = "bitsperdim.models.external.family.external_model"
+    family: Literal["external"]
+    file: Annotated[str, AfterValidator(below(".py"))] | None = None
+    name: Annotated[str, AfterValidator(identifier)] | None = None
+    arguments: Annotated[dict[str, Any], AfterValidator(plain)] = {}
+    weights: Annotated[str, AfterValidator(below(*WEIGHTS))] | None = None
+    weights_key: str | None = None
+    fit: bool = False
+    offers: Offers | None = None
+    inputs: Literal["integers", "unit", "symmetric"] | None = None
+    layout: Literal["channels_first", "channels_last", "flat", "plane"] | None = None
+    range: Annotated[list[FiniteFloat], Field(min_length=2, max_length=2)] | None = None
+    order: Literal["raster", "planes"] | None = None
+    n_classes: Annotated[int, Field(ge=2, le=65_536)] | None = None
+    train_samples: Annotated[int, Field(ge=1, le=10_000)] = 1
+    train_images: Annotated[str, AfterValidator(below(".npz"))] | None = None
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """What decides the model: the images that it was trained on do not."""
+        return {key: value for key, value in super().hyperparameters.items() if key != "train_images"}
+
+    def check_images(self, name: str, images: Images) -> None:
+        """Refuse a model without a file, and what does not fit the images."""
+        if self.file is None:
+            raise InputError(
+                f"params.yaml: {name}.file = null is not allowed for a model that is in models; it must be a path "
+                f"that begins with {FOLDER}/ and ends in .py."
+            )
+        if self.range is not None and self.range[0] >= self.range[1]:
+            raise InputError(
+                f"params.yaml: {name}.range = {self.range} is not allowed; it must be two numbers, the smaller first."
+            )
+        if self.weights_key is not None and (self.weights is None or self.weights.endswith(".safetensors")):
+            raise InputError(
+                f"params.yaml: {name}.weights_key = {self.weights_key!r} is not allowed without {name}.weights of "
+                f"torch.save; it must be null."
+            )
+        if self.layout == "plane" and images.shape is not None and images.shape[0] != 1:
+            raise InputError(
+                f"params.yaml: {name}.layout = 'plane' is not allowed with images of {images.shape[0]} channels; "
+                f"choose another."
+            )
+        check_classes(name, self.n_classes, images)
+
+    def check_training(self, name: str, settings: TrainSection) -> None:
+        """Refuse to compile code that nobody here knows."""
+        if self.fit and settings.compile:
+            raise InputError(
+                f"params.yaml: {name}.train.compile = true is not allowed with family = 'external'; write false there."
+            )
+
+    def check_files(self, name: str, binarization: str) -> None:
+        """Refuse files that are not there, a file that is no Python, and a class or function that it does not have."""
+        if self.file is None:
+            return
+        named = {"file": self.file, "weights": self.weights, "train_images": self.train_images}
+        for key, path in named.items():
+            if path is not None:
+                refuse_missing(f"{name}.{key}", path)
+        defined = names_in(Path(self.file))
+        if self.name is not None and defined is not None and self.name not in defined:
+            there = ", ".join(sorted(each for each in defined if not each.startswith("_"))[:14]) or "nothing"
+            raise InputError(
+                f"params.yaml: {name}.name = {self.name!r} is not in {self.file}, which defines {there}; choose a "
+                f"class, or a function that returns the model."
+            )
+        if self.train_images is not None and binarization == "dynamic":
+            raise InputError(
+                f"params.yaml: {name}.train_images = {self.train_images!r} is not allowed with "
+                f"dequantize.binarization = 'dynamic', of which no two draws are alike; it must be null."
+            )
+
+    def files(self, stage: str) -> dict[str, str]:
+        """Return the hashes of the user's files that ``train`` or ``evaluate`` reads, by their paths."""
+        if self.file is None:
+            return {}
+        more = self.weights if stage == "train" else self.train_images
+        return needed_by(self.file, self.arguments) | hashes([] if more is None else [more])

@@ -1,0 +1,79 @@
+"""The images on which a model that was made elsewhere was trained: which test images are among them.
+
+Invariants (``tests/evaluation/test_training_images.py``): exact copies are found, whatever the layout of the array;
+what is no array of such images is one sentence.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from bitsperdim.config.families.base import FamilySection
+from bitsperdim.core.errors import InputError
+from bitsperdim.data.prepared import PreparedImages
+from bitsperdim.data.repeated import are_among, digests
+
+
+def in_train(section: FamilySection, prepared: PreparedImages) -> np.ndarray:
+    """Return for each test image whether the model was trained on it, as far as that is known, (N,) bool.
+
+    Args:
+        section: of the model; where it names ``train_images``, those count, and ours too if it is trained here.
+        prepared: with the test split.
+
+    Raises:
+        InputError: the file cannot be read, or holds no images of this shape and these levels.
+    """
+    in_ours, named = prepared.in_train["test"], getattr(section, "train_images", None)
+    if named is None:
+        return in_ours
+    images = read_training_images(Path(named), prepared.description.image_shape, prepared.description.n_levels)
+    found = are_among(digests(prepared.images["test"]), digests(images))
+    return found | in_ours if getattr(section, "fit", False) else found
+
+
+def read_training_images(path: Path, image_shape: tuple[int, int, int], n_levels: int) -> np.ndarray:
+    """Return the images of a file, (N, C, H, W) uint8.
+
+    Args:
+        path: a .npz file of an array (N, H, W), (N, H, W, C) or (N, C, H, W).
+        image_shape: (C, H, W) that they must have.
+        n_levels: L as the models see it.
+
+    Raises:
+        InputError: it cannot be read, or holds none.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            names = list(stored.files)
+            name = "train" if "train" in names else names[0]
+            if name != "train" and len(names) != 1:
+                raise InputError(f"{path} has no array 'train', but {', '.join(names)}; it must, or hold one array.")
+            images = stored[name]
+    except (InputError, MemoryError):
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"{path}, the train_images of a model, is not there.") from error
+    except Exception as error:  # a damaged file fails in as many ways as there are bytes
+        raise InputError(f"{path} is not a readable .npz file of one array of images.") from error
+    channels, height, width = image_shape
+    shape = images.shape[1:]
+    if images.dtype.kind not in "iu" or shape not in ((height, width), (height, width, channels), image_shape):
+        raise InputError(
+            f"{path}: array {name!r} is {images.dtype} {images.shape}; training images must be integers (N, {height}, "
+            f"{width}) or (N, {height}, {width}, {channels}), as the test images are."
+        )
+    if len(shape) == 2 and channels != 1:
+        raise InputError(f"{path}: array {name!r} has no channels; the test images have {channels}.")
+    if images.size and not 0 <= int(images.min()) <= int(images.max()) < n_levels:
+        raise InputError(
+            f"{path}: array {name!r} has values from {images.min()} to {images.max()}; as the test images are scored "
+            f"here, levels go from 0 to {n_levels - 1}."
+        )
+    if len(shape) == 2:
+        images = images[:, None]
+    elif shape != image_shape:
+        images = images.transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(images.astype(np.uint8))

@@ -1,0 +1,34 @@
+"""The yardsticks as the report shows them: with what the number of images leaves of them.
+
+Invariant (``tests/report/test_report.py``): the entropy of fewer images than levels is called none, and is not drawn
+(``test_the_entropy_of_few_images_is_no_yardstick``).
+"""
+
+from __future__ import annotations
+
+import math
+
+from bitsperdim.core.yardsticks import YARDSTICKS, ImagesMetrics
+from bitsperdim.results.formatting import plain, two_digits
+
+
+def yardsticks(images: ImagesMetrics, *, drawn: bool = False) -> list[tuple[str, str, float]]:
+    """Return name, meaning and bits per dimension of every yardstick, the smallest first.
+
+    Args:
+        images: that they are of.
+        drawn: whether to leave out what says nothing of these images.
+    """
+    rows = []
+    for yardstick in YARDSTICKS:
+        meaning = yardstick.meaning
+        if yardstick.key == "entropy_bpd":
+            if images.n_test >= images.n_levels:
+                meaning += f"; too small by about {two_digits(-images.entropy_bias_bpd)}"
+            elif drawn:
+                continue
+            else:
+                most = plain(math.log2(images.n_test), 2)
+                meaning += f"; no yardstick here: {images.n_test} images cannot have more than {most}"
+        rows.append((yardstick.name, meaning, float(getattr(images, yardstick.key))))
+    return sorted(rows, key=lambda row: row[2])

@@ -1,0 +1,57 @@
+"""Test images that are in a model's own training images."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bitsperdim.config.params import model_section
+from bitsperdim.core.errors import InputError
+from bitsperdim.data.prepared import Description, PreparedImages
+from bitsperdim.evaluation.training_images import in_train, read_training_images
+
+TEST = np.random.default_rng(0).integers(4, size=(5, 3, 2, 3), dtype=np.uint8)
+TEST[0, 0, 0] = [0, 3, 3]
+
+
+def prepared() -> PreparedImages:
+    description = Description((3, 2, 3), 4, 4, "none", {"test": 5}, "-", "-")
+    ours = np.array([True, False, False, False, False])
+    return PreparedImages(description, {"test": TEST}, in_train={"test": ours})
+
+
+def test_exact_copies_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In any layout and type; ours count too where the model is trained here, and alone where it names none."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "external").mkdir()
+    own = np.concatenate([TEST[[3]], 3 - TEST[[4]]])
+    for arrays in (
+        {"train": own, "other": TEST},
+        {"only": own.transpose(0, 2, 3, 1).astype(np.int64)},
+        {"only": np.asfortranarray(own)},
+    ):
+        np.savez(tmp_path / "external" / "t.npz", **arrays)  # type: ignore[arg-type]
+        for fit, expected in ((False, [3]), (True, [0, 3])):
+            section = {"family": "external", "file": "external/m.py", "train_images": "external/t.npz", "fit": fit}
+            assert in_train(model_section("mine", section), prepared()).nonzero()[0].tolist() == expected
+    for section in ({"family": "external", "file": "external/m.py"}, {"family": "vae"}):
+        assert in_train(model_section("mine", section), prepared()).nonzero()[0].tolist() == [0]
+
+
+def test_what_is_no_array_of_such_images_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "t.npz"
+    with pytest.raises(InputError, match="the train_images of a model, is not there"):
+        read_training_images(path, (3, 2, 3), 4)
+    path.write_bytes(b"no archive")
+    with pytest.raises(InputError, match=r"is not a readable \.npz file of one array of images"):
+        read_training_images(path, (3, 2, 3), 4)
+    for arrays, words in (
+        ({"a": TEST, "b": TEST}, "has no array 'train', but a, b; it must, or hold one array"),
+        ({"a": TEST / 4}, "must be integers"),
+        ({"a": TEST[:, :2]}, r"training images must be integers \(N, 2, 3\) or \(N, 2, 3, 3\), as the test images are"),
+        ({"a": TEST[:, 0]}, "has no channels; the test images have 3"),
+        ({"a": TEST * 2}, "has values from 0 to 6; as the test images are scored here, levels go from 0 to 3"),
+    ):
+        np.savez(path, **arrays)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match=words):
+            read_training_images(path, (3, 2, 3), 4)

@@ -1,0 +1,264 @@
+"""A model of a file: made, weighted, saved, loaded, trained, asked for pictures; and every mistake on the way."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from bitsperdim import models
+from bitsperdim.config.params import EvaluateSection, model_section
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.stopping import Interrupted
+from bitsperdim.data.prepared import PreparedImages
+from bitsperdim.evaluation import latent_code, pictures
+from bitsperdim.evaluation.estimate import estimate
+from bitsperdim.evaluation.summary import origin_of
+from bitsperdim.models import ImageModel
+from bitsperdim.models.external import family
+from bitsperdim.runtime.checkpoints import Checkpoint
+from bitsperdim.training import trainer
+from external_files import LATENT, MADE, PARTS
+from training_cases import CPU, SETTINGS, TrainSection, prepared
+
+SHAPE, N_LEVELS = (1, 2, 3), 4
+SMALL = {"n_samples": 6, "n_pictures": 4, "annealed": {"n_images": 2, "n_simulated": 2, "n_chains": 2, "n_steps": 3}}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that holds ``external/``, where everything runs."""
+    (tmp_path / "external").mkdir()
+    for name, text in {"made.py": MADE, "parts.py": PARTS, "latent.py": LATENT}.items():
+        (tmp_path / "external" / name).write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def built(file: str = "external/made.py", seed: int = 0, **keys: Any) -> ImageModel:
+    hyperparameters = model_section("mine", {"family": "external", "file": file, **keys}).hyperparameters
+    return models.build("external", hyperparameters, SHAPE, N_LEVELS, seed=seed)
+
+
+def images(n: int = 5) -> torch.Tensor:
+    return torch.randint(N_LEVELS, (n, *SHAPE), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+
+
+def train(seed: int = 0, checkpoint: Checkpoint | None = None, **keys: Any) -> trainer.Trained:
+    changes = {key: keys.pop(key) for key in keys.keys() & SETTINGS.keys()}
+    section = model_section("mine", {"family": "external", "file": "external/made.py", **keys})
+    shared = TrainSection.model_validate({**SETTINGS, **changes})
+    return trainer.train("mine", section, shared, prepared(), seed=seed, device=CPU, checkpoint=checkpoint)
+
+
+def of_weights(model: ImageModel) -> torch.Tensor:
+    return torch.cat([tensor.flatten() for tensor in model.state_dict().values()])
+
+
+def test_a_saved_model_comes_back(folder: Path) -> None:
+    """Without its file of weights, and with tensors that it holds twice; the seed decides what it starts from."""
+    state = {name: tensor.clone() for name, tensor in built(seed=5).module.state_dict().items()}
+    save_file(state, "external/w.safetensors")
+    keys = {"weights": "external/w.safetensors", "arguments": {"scale": 3.0}}
+    model = built(**keys)
+    assert torch.equal(of_weights(model), of_weights(built(seed=5)))
+    assert not torch.equal(of_weights(model), of_weights(built(seed=6)))
+    hyperparameters = model_section("mine", {"family": "external", "file": "external/made.py", **keys}).hyperparameters
+    models.save(model, "external", hyperparameters, folder / "saved")
+    Path("external/w.safetensors").unlink()
+    loaded = models.load(folder / "saved", "external")
+    assert torch.equal(loaded.log_weights(images()), model.eval().log_weights(images()))
+    assert origin_of(loaded) == origin_of(model)
+    assert origin_of(loaded)["verified"]
+    assert set(origin_of(loaded)["origin"]) == {"file", "sha256", "offers", "weights", "weights_sha256"}
+
+
+def test_another_file_is_refused(folder: Path) -> None:
+    """Also one that the file imports; the sentence says what to do."""
+    hyperparameters = model_section("mine", {"family": "external", "file": "external/made.py"}).hyperparameters
+    models.save(built(), "external", hyperparameters, folder / "saved")
+    Path("external/parts.py").write_text(PARTS + "\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"external/parts\.py has changed since the model in .* train it again"):
+        models.load(folder / "saved")
+    Path("external/parts.py").unlink()
+    with pytest.raises(InputError, match=r"external/parts\.py is not there, of which the model in "):
+        models.load(folder / "saved")
+
+
+def test_weights_of_torch_are_read_and_not_executed() -> None:
+    state = built(seed=5).module.state_dict()
+    torch.save({"epoch": 3, "state_dict": state}, "external/w.ckpt")
+    model = built(weights="external/w.ckpt", weights_key="state_dict")
+    assert torch.equal(of_weights(model), of_weights(built(seed=5)))
+    with pytest.raises(InputError, match=r"holds 2 entries, such as 'epoch', 'state_dict'; say by `weights_key`"):
+        built(weights="external/w.ckpt")
+    with pytest.raises(InputError, match=r"weights_key = 'model' is not in external/w\.ckpt, which holds 2 entries"):
+        built(weights="external/w.ckpt", weights_key="model")
+    torch.save(CPU, "external/w.pt")  # a device, which is no dict
+    with pytest.raises(InputError, match="must hold the state_dict of the model, name by name a tensor"):
+        built(weights="external/w.pt")
+    Path("external/w.pt").write_bytes(b"cos\nsystem\n(S'touch executed'\ntR.")
+    with pytest.raises(InputError, match="is not a readable file of tensors alone"):
+        built(weights="external/w.pt")
+    assert not Path("executed").exists()
+    save_file({"other": torch.zeros(2)}, "external/w.safetensors")
+    with pytest.raises(
+        InputError, match=r"The weights of external/w\.safetensors do not fit Made: RuntimeError: Error"
+    ):
+        built(weights="external/w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("text", "keys", "words"),
+    [
+        (
+            "import no_such",
+            {},
+            r"cannot be executed: it raised ModuleNotFoundError: No module named 'no_such' \(line 1\)",
+        ),
+        ("\nraise SystemExit(3)", {}, r"it raised SystemExit: 3 \(line 2\)"),
+        ("x = 1", {}, "has no class of a module and no function `load`; say by `name`"),
+        (
+            "from torch import nn\nclass A(nn.Module): pass\nclass B(A): pass",
+            {},
+            r"several classes of modules \(A, B\)",
+        ),
+        ("x = 1", {"name": "y"}, r"There is no 'y' in external/m\.py"),
+        ("x = 1", {"name": "x"}, r"x in external/m\.py is int; it must be a class or a function"),
+        (
+            "def load(a): pass",
+            {},
+            r"load in .* refuses the arguments that are given, none: missing a required argument",
+        ),
+        (
+            "def load(): pass",
+            {"arguments": {"b": 1}},
+            r"refuses the arguments b: got an unexpected keyword argument 'b'",
+        ),
+        ("def load():\n    return 1 / 0", {}, r"load in .* raised ZeroDivisionError: division by zero \(line 2\)"),
+        ("def load(): return 3", {}, "int offers none of the methods by which a likelihood can be asked for"),
+        ("def load(): return lambda x: x", {"weights": "external/w.pt"}, "the model is function, no torch.nn.Module"),
+        ("def load(): return lambda x: x", {"offers": "log_prob", "fit": True}, "has no weights to be trained"),
+        ("def load():\n    f = lambda x: x\n    f.bitsperdim = 3\n    return f", {}, "must be a dict with some of the"),
+        ("def load(): return lambda x: x", {"offers": "log_density"}, "log_density needs `range`"),
+        ("def load(n_levels): return lambda x: x", {"offers": "bound", "layout": "plane"}, None),
+    ],
+)
+def test_every_mistake_is_one_sentence(text: str, keys: dict[str, Any], words: str | None) -> None:
+    Path("external/m.py").write_text(text, encoding="utf-8")
+    if words is None:
+        assert built("external/m.py", **keys).kind == "lower"
+        return
+    with pytest.raises(InputError, match=words) as caught:
+        built("external/m.py", **keys)
+    assert "\n" not in str(caught.value)
+    assert not str(caught.value).endswith("..")
+
+
+def test_a_module_of_the_file_itself_and_a_late_import_are_taken() -> None:
+    Path("external/m.py").write_text(
+        "from torch import nn\nimport torch\nclass A(nn.Module):\n    def log_prob(self, x):\n"
+        "        from late_part import zeros\n        return zeros(len(x))\nmodel = A()\n"
+    )
+    Path("external/late_part.py").write_text("import torch\nzeros = torch.zeros\n")
+    model = built("external/m.py", name="model")
+    assert torch.equal(model.log_weights(images()), torch.zeros(1, 5))
+    assert set(model.origin["files"]) == {"external/m.py", "external/late_part.py"}  # type: ignore[index]
+    Path("external/late_part.py").write_text("import torch\nzeros = torch.ones\n")  # read anew
+    assert torch.equal(built("external/m.py", name="model").log_weights(images()), torch.ones(1, 5))
+
+
+def test_it_is_trained_only_if_asked() -> None:
+    """As it comes: one row, the weights of the seed. Trained: better, and with averaged weights too."""
+    as_it_came = train()
+    assert (len(as_it_came.curve), as_it_came.best_epoch) == (1, 0)
+    assert torch.equal(of_weights(as_it_came.model), of_weights(built(seed=0)))
+    for average_decay in (0.0, 0.5):
+        trained = train(fit=True, learning_rate=0.05, average_decay=average_decay)
+        assert len(trained.curve) == 4
+        assert trained.validation_log_p > as_it_came.validation_log_p + 0.5
+    images_of = prepared().images
+    few = torch.from_numpy(images_of["train"][: len(images_of["validation"])])
+    mean = float(as_it_came.model.log_weights(few).mean())
+    assert as_it_came.curve[0]["train_bpd"] == pytest.approx(-mean / 6 / 0.6931471805599453)
+
+
+def test_an_interrupted_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the same bytes; an edit of the file, or of what it imports, starts anew."""
+    whole = train(fit=True)
+    checkpoint, step = Checkpoint(tmp_path / "place", "place", interval=0.0), trainer._Trainer.take_step
+
+    def stopped(self: Any, *arguments: Any) -> torch.Tensor:
+        if self.state.step == 7:
+            raise Interrupted(signal.SIGTERM, "stopped")
+        return step(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer._Trainer, "take_step", stopped)
+        with pytest.raises(Interrupted):
+            train(fit=True, checkpoint=checkpoint)
+    resumed = train(fit=True, checkpoint=checkpoint)
+    assert torch.equal(of_weights(resumed.model), of_weights(whole.model))
+    assert resumed.curve == whole.curve
+
+    section = model_section("mine", {"family": "external", "file": "external/made.py"})
+    places = []
+    for text in (PARTS, PARTS + "# edited\n"):
+        Path("external/parts.py").write_text(text, encoding="utf-8")
+        places.append(trainer.checkpoint_of(section, TrainSection(), prepared(), 0, CPU, 0).fingerprint)
+    assert places[0] != places[1]
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_what_is_there_to_see_is_drawn(discrete: bool, tmp_path: Path) -> None:
+    """A code without a mean is annealed and reconstructed; a discrete one without derivatives is not."""
+    model = built("external/latent.py", arguments={"discrete": discrete}).eval()
+    data = prepared()
+    test = PreparedImages(data.description, {"test": data.images["validation"]})
+    section = EvaluateSection.model_validate(SMALL)
+    sizes = {"chunk_size": 6, "batch_size": 20, "generator": torch.Generator().manual_seed(0)}
+    scores = estimate(model, torch.from_numpy(test.images["test"]), 6, **sizes)
+    code = latent_code.of_the_code(model, test, scores, section, CPU)
+    pictures.draw_pictures(tmp_path / "pictures", model, test, section, CPU)
+    names = {path.name for path in (tmp_path / "pictures").iterdir()}
+    assert names == ({"samples.png"} if discrete else {"samples.png", "reconstructions.png"})
+    assert set(code) == (set() if discrete else {"n_units", "n_active_units", "annealed"})
+    pictures.draw_pictures(tmp_path / "none", built().eval(), test, section, CPU)
+    assert list((tmp_path / "none").iterdir()) == []
+
+
+def test_samples_that_are_no_levels_are_refused() -> None:
+    text = "import torch\nclass A:\n    def log_prob(self, x): return torch.zeros(len(x))\n"
+    text += "    def sample(self, n): return torch.full((n, 1, 2, 3), {level})\ndef load(): return A()\n"
+    for level, words in (
+        ("4", "levels from 0 to 3, but returned some from 4 to 4"),
+        ("0.5", "must return integers of"),
+    ):
+        Path("external/m.py").write_text(text.format(level=level), encoding="utf-8")
+        with pytest.raises(InputError, match=words):
+            built("external/m.py").eval().sample(2)
+    Path("external/m.py").write_text(text.format(level="3"), encoding="utf-8")
+    assert built("external/m.py").eval().sample(2).dtype == torch.uint8
+
+
+def test_a_bound_is_averaged_in_training() -> None:
+    """The mean of K draws of a bound is one; the logarithm of the mean of their exponentials may be none."""
+    Path("external/m.py").write_text("import torch\ndef load(): return lambda x: 5 * torch.randn(len(x))\n")
+    section = model_section("mine", {"family": "external", "file": "external/m.py", "offers": "bound"})
+    shared = TrainSection.model_validate({**SETTINGS, "validation_samples": 200})
+    trained = trainer.train("mine", section, shared, prepared(), seed=0, device=CPU)
+    assert abs(trained.validation_log_p) < 0.4  # 20 images: five errors
+
+
+def test_the_example_of_the_readme_works(repository: Path) -> None:
+    text = (repository / "external" / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    Path("external/my_model.py").write_text(text, encoding="utf-8")
+    model = built("external/my_model.py", arguments={"n_hidden": 64})
+    assert model.n_parameters == 2 * 64 + 65 * 24
+    assert family.chosen(family.executed(Path("external/my_model.py")), "", None)[1] == "Mine"
+    total = torch.cartesian_prod(*[torch.arange(4)] * 6).reshape(-1, *SHAPE)
+    assert float(model.log_weights(total).exp().sum()) == pytest.approx(1, abs=1e-5)

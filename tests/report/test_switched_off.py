@@ -1,0 +1,89 @@
+"""A report without some of the studies, or all: what is not in `studies` is not read, not shown and not referred to."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bitsperdim.config.families import FAMILIES
+from bitsperdim.config.params import STUDIES, SWITCHED_OFF
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.files import write_json
+from bitsperdim.report import write_report
+from bitsperdim.report.content import parameters
+from results import MODELS, metrics, params_of, write_results
+
+HEADS = {"density_and_mass": "Density and mass", "project_delay": "A rare delay", "universal_resnet": "The one-neuron"}
+
+pytestmark = pytest.mark.usefixtures("resnet_charts_drawn_once")
+
+
+def report(folder: Path, studies: Sequence[str], models: Any = MODELS, **changes: Any) -> tuple[str, str]:
+    """A report where the other studies have left what one that is switched off leaves."""
+    write_results(folder / "results", models)
+    for study in set(STUDIES) - set(studies):
+        for path in (folder / "results" / study).iterdir():
+            path.unlink()
+        write_json(folder / "results" / study / "metrics.json", SWITCHED_OFF)
+    params = params_of(models).model_copy(update={"studies": list(studies), **changes})
+    write_report(params, folder / "results", folder / "out")
+    page, twin = ((folder / "out" / name).read_text(encoding="utf-8") for name in ("index.html", "report.md"))
+    return page, twin
+
+
+@pytest.mark.parametrize("studies", [[], ["project_delay"], ["universal_resnet", "density_and_mass"]])
+def test_only_the_others_are_shown(studies: list[str], tmp_path: Path) -> None:
+    """In the order of `studies`; of those that are switched off there is no word, and no link leads to them."""
+    page, twin = report(tmp_path, studies)
+    for text, sign in ((page, "<h2[^>]*>"), (twin, "## ")):
+        shown = [
+            study
+            for head in re.findall(rf"(?m)^{sign}(.*)", text)
+            for study, words in HEADS.items()
+            if head.startswith(words)
+        ]
+        assert shown == studies
+        for study in set(STUDIES) - set(studies):
+            assert study not in text
+            assert study.replace("_", "-") not in text
+            assert study.replace("_", " ") not in text.casefold()
+    assert f"| studies | [{', '.join(studies)}] |" in twin
+    assert set(re.findall(r'href="#([^"]+)"', page)) <= set(re.findall(r'\bid="([^"]*)"', page))
+    assert "\n\n\n\n" not in twin
+
+
+def test_models_that_are_one_flow_are_compared_nevertheless(tmp_path: Path) -> None:
+    models = {name: metrics() for name in ("plain", "learned")}
+    sections = {
+        name: FAMILIES["flow"].model_validate({"family": "flow", "dequantization": way})
+        for name, way in (("plain", "uniform"), ("learned", "variational"))
+    }
+    with_study, twin_with_study = report(tmp_path / "with", STUDIES, models, sections=sections)
+    page, twin = report(tmp_path / "without", [], models, sections=sections)
+    assert '<h2 id="ways">What each way of dequantizing costs</h2>\n<h3>Models of this report</h3>' in page
+    assert "## Ways of dequantizing\n\nModels of this report that are one flow:" in twin
+    assert "<h3>The same, for models of this report</h3>" in with_study
+    assert 'id="ways"' not in with_study
+    for text, other in ((page, with_study), (twin, twin_with_study)):
+        rows = [line for line in text.splitlines() if line.startswith(("| learned |", '<tr><th scope="row">learned'))]
+        assert rows
+        assert set(rows) <= set(other.splitlines())
+
+
+def test_one_that_has_not_run_since_it_is_on_again_is_one_sentence(tmp_path: Path) -> None:
+    write_results(tmp_path / "results", MODELS)
+    write_json(tmp_path / "results" / "project_delay" / "metrics.json", SWITCHED_OFF)
+    with pytest.raises(InputError, match=r"metrics.json says that the study is switched off; name it in studies, and"):
+        write_report(params_of(MODELS), tmp_path / "results", tmp_path / "out")
+
+
+def test_a_parameter_that_is_left_out_is_listed_with_its_default() -> None:
+    sections = {"bare": FAMILIES["vae"].model_validate({"family": "vae", "train": {"patience": None}})}
+    params = params_of({"bare": None}).model_copy(update={"sections": sections, "studies": []})
+    shown = dict(parameters(params))
+    assert dict(shown["bare"])["hidden_sizes"] == "[200, 200]"
+    assert [(key, value) for key, value in shown["bare"] if key.startswith("train.")] == [("train.patience", "null")]
+    assert not set(STUDIES) & set(shown)
+    assert ("studies", "[]") in shown["general"]
