@@ -1,7 +1,7 @@
 """The command ``bitsperdim``: ``run`` and ``back`` for experiments, ``recipe`` for recipes, ``compare`` and
-``leaderboard`` for what came out.
+``leaderboard`` for what came out, ``audit`` and ``evaluate`` for models from elsewhere.
 
-What a command needs is imported when it runs: only ``recipe`` imports torch.
+What a command needs is imported when it runs: only ``recipe``, ``audit`` and ``evaluate`` import torch.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from bitsperdim import __version__
+from bitsperdim.auditing import command as auditing
 from bitsperdim.comparing import commands
 from bitsperdim.core.errors import InputError
 from bitsperdim.recipes import recipe as recipes
@@ -112,9 +114,18 @@ def back(_: argparse.Namespace) -> None:
         print(line, flush=True)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Ends a mistake in the options of ``audit`` and ``evaluate`` with status 1: 2 says that a check failed."""
+
+    def error(self, message: str) -> NoReturn:
+        if any(word in ("audit", "evaluate") for word in sys.argv[1:2]):
+            sys.exit(f"bitsperdim {sys.argv[1]}: {message} (`bitsperdim {sys.argv[1]} --help` lists all).")
+        super().error(message)
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    main_parser = argparse.ArgumentParser(prog="bitsperdim", description="Likelihoods of discrete images.")
+    main_parser = _Parser(prog="bitsperdim", description="Likelihoods of discrete images.")
     main_parser.add_argument("--version", action="version", version=f"bitsperdim {__version__}")
     subparsers = main_parser.add_subparsers(required=True, metavar="COMMAND")
     command = subparsers.add_parser(
@@ -157,6 +168,10 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--recipes", action="store_true", help="and those of recipes/results")
     _forms(command, markdown="for a page", csv="every column")
     command.set_defaults(run=leaderboard)
+    command = subparsers.add_parser("audit", help="score a model from elsewhere, and check whether to believe it")
+    auditing.add_options(command, with_checks=True)
+    command = subparsers.add_parser("evaluate", help="score a model from elsewhere, without the checks")
+    auditing.add_options(command, with_checks=False)
     return main_parser
 
 

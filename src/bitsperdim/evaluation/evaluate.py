@@ -29,6 +29,7 @@ from bitsperdim.core.code import needed
 from bitsperdim.core.errors import InputError, shown
 from bitsperdim.core.randomness import stream
 from bitsperdim.evaluation import latent_code, scoring, summary
+from bitsperdim.evaluation.cost import announce_cost, bytes_of, megabytes
 from bitsperdim.evaluation.estimate import Estimate as Scores
 from bitsperdim.evaluation.estimate import estimated_rows, images_at_once
 from bitsperdim.evaluation.images import Data, data_of
@@ -310,15 +311,16 @@ def scored(
             f"model might be taken over; give a torch.nn.Module, or one of its methods."
         )
     kept = None if checkpoint is None else _place(Path(checkpoint), asked, data, section, module, place)
-    n_weights = model.n_parameters
     print(
-        f"{asked.name}: {n_weights:,} weights on {place}, {len(data.images):,} images, {batch_size} at a time"
+        f"{asked.name}: {model.n_parameters:,} weights ({megabytes(bytes_of(model))}) on {place}, "
+        f"{len(data.images):,} images, {batch_size} at a time"
         + (f", K = {n_samples:,}" if model.kind == "lower" else "")
         + ".",
         file=sys.stderr,
         flush=True,
     )
     try:
+        announce_cost(model, data, section, place, asked.name)
         with seeded(
             stream("evaluation", seed), place
         ):  # whatever a model draws: the global generators stay as they are

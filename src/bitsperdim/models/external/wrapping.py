@@ -32,6 +32,7 @@ from bitsperdim.likelihoods.base import as_levels
 from bitsperdim.models.base import ImageModel
 from bitsperdim.models.conditional import ConditionalModel, sub_pixel_order
 from bitsperdim.models.density import DensityModel
+from bitsperdim.models.external.blame import where
 from bitsperdim.models.external.codes import ExternalCode, seeded
 from bitsperdim.models.external.convention import Convention
 from bitsperdim.models.external.distributions import first_line, likelihood_of
@@ -94,9 +95,10 @@ class External(ImageModel):
             raise
         except Exception as error:
             shapes = ", ".join(described(value) for value in (*values, *of_class))
+            at = where(error)
             raise InputError(
-                f"{name}({shapes}) of the model raised {type(error).__name__}: {first_line(error)}; it is given "
-                f"{self.words}."
+                f"{name}({shapes}) of the model raised {type(error).__name__}: {first_line(error)}"
+                f"{f' ({at})' if at else ''}; it is given {self.words}."
             ) from error
 
     def likelihood_of(self, given: object, name: str, leading: tuple[int, ...]) -> Likelihood:

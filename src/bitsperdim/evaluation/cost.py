@@ -1,0 +1,65 @@
+"""What scoring takes, told before most of it is done: memory and time of a first share. No result depends on it."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import torch
+
+from bitsperdim.config.params import EvaluateSection
+from bitsperdim.core.announcing import duration
+from bitsperdim.core.randomness import stream
+from bitsperdim.evaluation.estimate import estimated_rows, images_at_once, samples_of
+from bitsperdim.evaluation.images import Data
+from bitsperdim.models import check_labels
+from bitsperdim.models.base import ImageModel
+from bitsperdim.models.external.codes import seeded
+from bitsperdim.runtime.memory import Growth
+
+WORTH_MEASURING = 10  # shares of the work, of which one more is done first
+
+
+def announce_cost(model: ImageModel, data: Data, section: EvaluateSection, device: torch.device, name: str) -> None:
+    """Score a first share and say what memory and time that took, where there is much more to come.
+
+    It has random numbers of its own, and no result depends on it.
+    """
+    size = images_at_once(model, section.n_samples, section.batch_size)
+    k = samples_of(model, section.n_samples)
+    chunk = min(k, section.chunk_size)
+    n_shares = -(-len(data.images) // size) * -(-k // chunk)
+    if n_shares < WORTH_MEASURING:
+        return
+    check_labels(model, data.prepared.labels)
+    model.to(device).eval()
+    images, noise = (torch.from_numpy(array[:size]) for array in (data.images, data.prepared.noise["test"]))
+    labels = None if data.labels is None else torch.from_numpy(data.labels[:size])
+    memory, started = Growth(device), time.monotonic()
+    with seeded(stream("evaluation", section.seed), device):  # the global generators stay as they are
+        estimated_rows(
+            *(model, images, chunk),
+            chunk_size=chunk,
+            generator=stream("evaluation", section.seed, 2**31, device=device),
+            labels=labels,
+            noise=noise,
+        )
+    grown, whole = memory.measured()
+    seconds = (time.monotonic() - started) * n_shares
+    how_long = f"; at this rate all takes about {duration(seconds)}" if seconds >= 1 else ""
+    print(
+        f"{name}: a first share of {size} images{f' and {chunk} samples' if k > 1 else ''} took "
+        f"{megabytes(grown)} more, {megabytes(whole)} in all{how_long}.",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def bytes_of(module: torch.nn.Module) -> int:
+    """Return the size of all weights and buffers, in bytes."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*module.parameters(), *module.buffers()))
+
+
+def megabytes(n_bytes: float) -> str:
+    """Return a size in words."""
+    return f"{n_bytes / 1e6:,.{0 if n_bytes >= 1e7 else 1}f} MB"

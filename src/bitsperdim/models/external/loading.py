@@ -1,0 +1,318 @@
+"""A model from where it lies: a file of Python, a module, or an exported program; and its weights.
+
+A file of Python is run, as its owner means it to be. Nothing else is: weights are tensors, and an exported program is
+read as data (:mod:`.exported`). What goes wrong in the owner's code is told in one sentence with the place.
+
+Invariants (``tests/models/external/test_loading.py``): every way gives the same model
+(``test_every_way_is_the_same_model``); a pickle runs nothing (``test_a_pickle_is_not_opened``); each mistake is one
+sentence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from torch import nn
+
+from bitsperdim.core.errors import InputError, shown
+from bitsperdim.models.external.blame import where
+from bitsperdim.models.external.exported import read_exported
+from bitsperdim.models.external.weights import SUFFIXES, load_weights
+
+WAYS = "my_model.py, my_model.py:NAME, package.module:NAME, a program of torch.export (.pt2) or arrays (.npz)"
+FUNCTION = "load"
+OF_IMAGES = ("image_shape", "n_levels")  # given where the signature names them
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model and where it came from.
+
+    Attributes:
+        model: what can be asked for a likelihood (:mod:`.methods`), in the mode in which it came.
+        build: ``build(image_shape=(C, H, W), n_levels=L)`` makes such a model for other images, in evaluation mode,
+            with the weights that it begins with; None: it does not take both.
+        files: the SHA-256 of each file that decides it, by path: code, weights, arguments that are files.
+        name: of it, for what is printed.
+    """
+
+    model: object
+    build: Callable[..., object] | None
+    files: Mapping[str, str]
+    name: str
+
+
+def load_model(
+    place: str,
+    arguments: Mapping[str, Any],
+    weights: str | Path | None = None,
+    *,
+    weights_key: str | None = None,
+    image_shape: tuple[int, int, int] | None = None,
+    n_levels: int | None = None,
+    device: torch.device | None = None,
+) -> Loaded:
+    """Return a model.
+
+    Of a file or module, what is named is called with the arguments: a class of modules, or a function that returns the
+    model. Without a name that is the function ``load`` or, in a file, the only class of modules that is defined there.
+    Modules that lie beside a file can be imported by it; two files with neighbours of one name need two processes.
+
+    Args:
+        place: ``file.py``, ``file.py:name``, ``package.module:name`` or ``file.pt2``.
+        arguments: by name.
+        weights: a file with the state dict: .safetensors, or of torch.save.
+        weights_key: of the state dict in a file of torch.save that holds several things.
+        image_shape: (C, H, W), given where the signature names it and the arguments do not.
+        n_levels: L, likewise.
+        device: of an exported program, where to; others can be moved by their owner.
+
+    Raises:
+        InputError: one sentence that says what does not fit, with the place in the owner's code where there is one.
+    """
+    if place.endswith(".pt2"):
+        return _exported(place, arguments, weights, device)
+    before = set(sys.modules)
+    module, name = _module_and_name(place)
+    target = _target(module, place, name)
+    if isinstance(target, nn.Module):
+        if arguments:
+            raise InputError(f"{place} is a module, not a function or class: it takes no arguments (-a).")
+        model, build = target, None
+    else:
+        known = {"image_shape": image_shape, "n_levels": n_levels}
+        model = _called(target, place, _complete(target, place, arguments, known))
+        build = _builder(target, place, arguments)
+    if model is None:
+        raise InputError(f"{_words(place, target)} returned nothing; it must return the model.")
+    files = {str(path): _sha256(path) for path in _files(module, before, arguments)}
+    if weights is not None:
+        load_weights(model, Path(weights), weights_key)
+        files[str(weights)] = _sha256(Path(weights))
+    elif weights_key is not None:
+        raise InputError(f"weights_key = {shown(weights_key)} is not allowed without a file of weights.")
+    return Loaded(model, build, files, _stem(place))
+
+
+def parsed_arguments(given: Sequence[str]) -> dict[str, Any]:
+    """Return arguments from texts ``key=value``, values read as YAML: ``3``, ``1e-3``, ``true``, ``[1, 2]``, a word.
+
+    Raises:
+        InputError: a text is no such pair, a key is there twice, or a value is neither a number, a word nor a list.
+    """
+    found: dict[str, Any] = {}
+    for text in given:
+        key, sign, value = text.partition("=")
+        if not sign or not key.isidentifier():
+            raise InputError(f"-a {shown(text)} is not allowed; it must be key=value, such as -a checkpoint=w.pt.")
+        if key in found:
+            raise InputError(f"-a {key} is given twice.")
+        try:
+            found[key] = YAML(typ="safe", pure=True).load(value)
+        except (YAMLError, ValueError, RecursionError) as error:
+            raise InputError(f"-a {shown(text)} is not allowed: its value is not YAML; put it in quotes.") from error
+        if not _is_plain(found[key]):
+            raise InputError(
+                f"-a {shown(text)} is not allowed; a value must be a number, a word, true, null or a list."
+            )
+    return found
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | int | float)
+
+
+def _exported(
+    place: str, arguments: Mapping[str, Any], weights: str | Path | None, device: torch.device | None
+) -> Loaded:
+    if arguments or weights is not None:
+        raise InputError(
+            f"{place} is an exported program: it holds its weights, and takes no arguments (-a, --weights)."
+        )
+    path = _existing(place)
+    return Loaded(read_exported(path, device), None, {place: _sha256(path)}, _stem(place))
+
+
+def _module_and_name(place: str) -> tuple[ModuleType, str | None]:
+    found = re.fullmatch(r"(?P<file>.+\.py)(:(?P<name>\w+))?", place)
+    if found:
+        return _run(_existing(found["file"])), found["name"]
+    found = re.fullmatch(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<name>\w+)", place)
+    if found:
+        with _importable(Path.cwd()), _told(place):
+            return importlib.import_module(found["module"]), found["name"]
+    if place.endswith(SUFFIXES):
+        raise InputError(
+            f"{shown(place)} holds weights and no model; give the file of Python that makes the model, and these by "
+            f"--weights."
+        )
+    raise InputError(f"{shown(place)} is not the place of a model; it must be {WAYS}.")
+
+
+def _existing(name: str) -> Path:
+    path = Path(name)
+    if not path.is_file():
+        raise InputError(f"{shown(name)} is not a file.")
+    return path
+
+
+def _run(path: Path) -> ModuleType:
+    """Run a file of Python as a module of a name of its own."""
+    name = f"bitsperdim_given_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path} cannot be imported.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    with _importable(path.resolve().parent), _told(str(path)):
+        spec.loader.exec_module(module)
+    return module
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Let modules of a folder be imported."""
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        if str(folder) in sys.path:
+            sys.path.remove(str(folder))
+
+
+@contextmanager
+def _told(place: str) -> Iterator[None]:
+    """Turn what the owner's code raises into one sentence with the place."""
+    try:
+        yield
+    except (InputError, MemoryError, KeyboardInterrupt):
+        raise
+    except (Exception, SystemExit) as error:
+        message = str(error.msg if isinstance(error, SyntaxError) else error)
+        what = f"{type(error).__name__}: {(message.splitlines() or [''])[0][:300]}".removesuffix(": ")
+        at = where(error)
+        raise InputError(f"{place} cannot be loaded: {at}{': ' if at else ''}{what}.") from error
+
+
+def _target(module: ModuleType, place: str, name: str | None) -> Callable[..., Any]:
+    if name is not None:
+        if not hasattr(module, name):
+            raise InputError(f"{place}: there is no {name!r} in it.")
+        named = getattr(module, name)
+        if not callable(named):
+            raise InputError(f"{place} is {type(named).__name__}; it must be a class of modules, or a function.")
+        return named
+    function = getattr(module, FUNCTION, None)
+    if callable(function):
+        return function
+    classes = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, nn.Module) and value.__module__ == module.__name__
+    ]
+    if len(classes) == 1:
+        return classes[0]
+    if not classes:
+        raise InputError(f"{place} defines no subclass of torch.nn.Module and no function {FUNCTION}; it needs one.")
+    names = ", ".join(item.__name__ for item in classes[:8]) + (", ..." if len(classes) > 8 else "")
+    raise InputError(
+        f"{place} defines {len(classes)} subclasses of torch.nn.Module ({names}); choose one as "
+        f"{place}:{classes[-1].__name__}, or define a function {FUNCTION} that returns the model."
+    )
+
+
+def _complete(
+    target: Callable[..., Any], place: str, arguments: Mapping[str, Any], known: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return all arguments of a call, with what is known of the images; refuse what does not fit the signature."""
+    parameters = _parameters(target)
+    named = [key for key, item in parameters.items() if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)]
+    takes_all = any(item.kind is item.VAR_KEYWORD for item in parameters.values())
+    more = {key: value for key, value in known.items() if key in named and value is not None}
+    whole = {**more, **arguments}
+    what = _words(place, target)
+    unknown = [key for key in arguments if key not in named]
+    if unknown and not takes_all:
+        takes = f"it takes {', '.join(named)}" if named else "it takes none"
+        raise InputError(f"{what} takes no argument {shown(unknown[0])}; {takes}.")
+    missing = [key for key in named if parameters[key].default is inspect.Parameter.empty and key not in whole]
+    if missing:
+        raise InputError(f"{what} needs the argument {', '.join(missing)}; give it as -a {missing[0]}=VALUE.")
+    return whole
+
+
+def _parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(target).parameters
+    except (TypeError, ValueError):  # of what is written in C
+        return {}
+
+
+def _called(target: Callable[..., Any], place: str, arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401 - the model
+    file = Path(place.partition(".py:")[0].removesuffix(".py") + ".py")
+    with _importable(file.resolve().parent if file.is_file() else Path.cwd()), _told(_words(place, target)):
+        return target(**arguments)
+
+
+def _builder(target: Callable[..., Any], place: str, arguments: Mapping[str, Any]) -> Callable[..., object] | None:
+    """Return what makes the model of other images; arguments that are files of weights are left out."""
+    parameters = _parameters(target)
+    if any(key not in parameters or key in arguments for key in OF_IMAGES):
+        return None
+    rest = {key: value for key, value in arguments.items() if not str(value).endswith(SUFFIXES)}
+    optional = [key for key, item in parameters.items() if item.default is not inspect.Parameter.empty]
+    if any(key not in optional for key in arguments if key not in rest):
+        return None  # it cannot be made without weights
+
+    def build(*, image_shape: tuple[int, int, int], n_levels: int) -> object:
+        built = _called(target, place, {**rest, "image_shape": image_shape, "n_levels": n_levels})
+        return built.eval() if isinstance(built, nn.Module) else built
+
+    return build
+
+
+def _words(place: str, target: Callable[..., Any]) -> str:
+    name = getattr(target, "__name__", type(target).__name__)
+    return place if place.endswith(f":{name}") else f"{place}:{name}"
+
+
+def _stem(place: str) -> str:
+    file, _, name = place.partition(":")
+    return Path(file).stem if file.endswith((".py", ".pt2")) else f"{file}.{name}"
+
+
+def _files(module: ModuleType, before: set[str], arguments: Mapping[str, Any]) -> list[Path]:
+    """Return the files of a module, of its neighbours that were imported with it, and those that arguments name."""
+    file = getattr(module, "__file__", None)
+    if file is None:
+        return []
+    folder = Path(file).resolve().parent
+    found = {Path(file)}
+    for name in set(sys.modules) - before:
+        other = getattr(sys.modules[name], "__file__", None)
+        if other and Path(other).resolve().is_relative_to(folder) and "site-packages" not in other:
+            found.add(Path(other))
+    found |= {Path(value) for value in arguments.values() if isinstance(value, str) and Path(value).is_file()}
+    return sorted(found)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

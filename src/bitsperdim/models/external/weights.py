@@ -1,0 +1,105 @@
+"""Weights of somebody's module, from a file of tensors: nothing is unpickled but these.
+
+Invariants (``tests/models/external/test_loading.py``): a pickle runs nothing; weights of another module are refused by
+name.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bitsperdim.core.errors import InputError, shown
+
+SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".pkl")
+N_SHOWN = 3  # names
+
+
+def load_weights(model: object, path: Path, key: str | None = None) -> None:
+    """Give a module its weights; all of them, and no others.
+
+    Args:
+        model: the module.
+        path: of a .safetensors file, or a file of torch.save.
+        key: of the state dict, in a file of torch.save that holds several things.
+
+    Raises:
+        InputError: the file cannot be read, holds objects of Python, or the weights of another module.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{path} cannot be loaded: {type(model).__name__} is no torch.nn.Module.")
+    if not path.is_file():
+        raise InputError(f"weights = {shown(str(path))} is not a file.")
+    given, own = _state_of(path, key), model.state_dict()
+    tensors = {name: value for name, value in own.items() if isinstance(value, Tensor)}
+    missing, unexpected = tensors.keys() - given.keys(), given.keys() - own.keys()
+    if missing or unexpected:
+        said = [f"{_few(missing)} missing"] if missing else []
+        said += [f"{_few(unexpected)} not in the model"] if unexpected else []
+        raise InputError(f"{path} does not fit {type(model).__name__}: {' and '.join(said)}.")
+    wrong = [name for name in sorted(tensors) if given[name].shape != tensors[name].shape]
+    if wrong:
+        first = wrong[0]
+        raise InputError(
+            f"{path} does not fit {type(model).__name__}: {first} has the shape {tuple(given[first].shape)} there and "
+            f"{tuple(tensors[first].shape)} in the model (of {len(wrong)} that differ)."
+        )
+    try:
+        model.load_state_dict(given, strict=True)
+    except Exception as error:
+        why = (str(error).splitlines() or [""])[0][:200]
+        raise InputError(f"{path} cannot be loaded into {type(model).__name__}: {why}.") from error
+
+
+def _few(names: Iterable[str]) -> str:
+    found = sorted(map(str, names))
+    more = f" and {len(found) - N_SHOWN} more" if len(found) > N_SHOWN else ""
+    return f"{', '.join(found[:N_SHOWN])}{more} {'is' if len(found) == 1 else 'are'}"
+
+
+def _state_of(path: Path, key: str | None) -> dict[str, Tensor]:
+    content = _content(path)
+    if key is not None:
+        if not isinstance(content, Mapping) or key not in content:
+            raise InputError(f"weights_key = {shown(key)} is not in {path}{_keys(content)}.")
+        content = content[key]
+    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        where = f"{path}, under {key!r}," if key is not None else f"{path}"
+        raise InputError(f"{where} is no state dict{_keys(content)}; say by --weights-key under which key one is.")
+    return {str(name): value for name, value in content.items()}
+
+
+def _keys(content: Any) -> str:  # noqa: ANN401 - whatever a file holds
+    if not isinstance(content, Mapping):
+        return f": it holds {type(content).__name__}"
+    names = [shown(name) for name in list(content)[:8]]
+    return f": it has the keys {', '.join(names)}{', ...' if len(content) > len(names) else ''}"
+
+
+def _content(path: Path) -> Any:  # noqa: ANN401 - whatever a file holds
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        of = f" ({found[1]})" if found else ""
+        raise InputError(
+            f"{path} holds objects of Python{of} besides tensors, and is not unpickled, which could run anything; save "
+            f"model.state_dict() alone, by torch.save or safetensors."
+        ) from error
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file fails in as many ways as there are bytes
+        raise InputError(
+            f"{path} is damaged, or no file of {'safetensors' if path.suffix == '.safetensors' else 'torch.save'} "
+            f"({type(error).__name__})."
+        ) from error
