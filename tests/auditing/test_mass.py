@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from auditing.foreign import Bounds, Codes, Logistic, Masses, Raster, Weights, case_of
+from small_foreign import Bounds, Codes, Logistic, Masses, Raster, Weights, case_of
 from bitsperdim.auditing import annealing, mass
 from bitsperdim.auditing.check import Case, Check
 
