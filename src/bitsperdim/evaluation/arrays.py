@@ -53,7 +53,7 @@ def estimate_of_arrays(
     values = _numbers(log_p if log_w is None else log_w, key)
     weights = values[None] if log_w is None and values.ndim == 1 else values
     shape = f"({len(data.images)},)" if log_w is None else f"(K, {len(data.images)})"
-    if weights.ndim != 2 or weights.shape[1] != len(data.images) or (log_w is None and values.ndim != 1):
+    if weights.ndim != 2 or not len(weights) or weights.shape[1] != len(data.images) or (log_w is None and values.ndim != 1):
         raise InputError(f"{key} must have the shape {shape}, one for each image, not {values.shape}.")
     is_sampled = log_w is not None or kind == "lower"
     model = _Stored(data.image_shape, data.n_levels, is_exact=not is_sampled)
