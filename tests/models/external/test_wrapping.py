@@ -261,6 +261,11 @@ RETURNS: list[tuple[str, Any, str]] = [
         "must return a tensor of floating-point numbers, but returned int64 (12",
     ),
     ("log_prob", lambda x: 1.5, "must return a tensor of floating-point numbers, but returned 1.5."),
+    (
+        "log_prob",
+        lambda x: torch.zeros(12).half(),
+        "log_prob returned float16 (12,), which is too coarse for a sum over",
+    ),
     ("log_prob", lambda x: [0.0] * 12, "must return a tensor of floating-point numbers, but returned list."),
     (
         "log_prob",
@@ -296,6 +301,17 @@ def test_what_is_refused(method: str, function: Any, words: str) -> None:
     assert words in str(caught.value)
     assert ".." not in str(caught.value).replace("0..2", "")
     assert "\n" not in str(caught.value)
+
+
+def test_a_density_of_coarse_weights_is_refused_and_masses_are_added_in_float32() -> None:
+    with pytest.raises(
+        InputError, match=r"not asked of weights of type torch.bfloat16, .*; call model.float\(\) first."
+    ):
+        wrapped(Slopes().bfloat16(), interval=(0.0, 1.0))
+    masses = torch.full((12, 1, 2, 2, 3), 1 / 3).log().half()
+    found = wrapped(lambda x: Own(masses), offers="conditionals").log_weights(some_images((1, 2, 2), 3))
+    assert found.dtype == torch.float32
+    assert torch.equal(found[0], masses.float()[..., 0].flatten(1).sum(1))
 
 
 def vae_with(**changes: Any) -> Offering:
