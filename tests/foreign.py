@@ -77,7 +77,7 @@ class Masked(Levels):
     def tables(self, x: Tensor) -> Tensor:
         """Return logits (B, C, H, W, L)."""
         channels, height, width = self.shape
-        raster = self.levels(x).float().permute(0, 2, 3, 1).flatten(1) / (self.n_levels - 1)
+        raster = self.levels(x).to(self.start.dtype).permute(0, 2, 3, 1).flatten(1) / (self.n_levels - 1)
         logits = self.start + torch.einsum("bj,ijl->bil", raster, self.weight * self.mask)
         return logits.unflatten(1, (height, width, channels)).permute(0, 3, 1, 2, 4)
 

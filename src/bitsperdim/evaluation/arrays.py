@@ -51,10 +51,12 @@ def estimate_of_arrays(
         raise InputError(f"kind = {shown(kind)} is not allowed; it must be exact or lower.")
     key = "log_p" if log_w is None else "log_w"
     values = _numbers(log_p if log_w is None else log_w, key)
-    weights = values[None] if log_w is None and values.ndim == 1 else values
-    shape = f"({len(data.images)},)" if log_w is None else f"(K, {len(data.images)})"
-    if weights.ndim != 2 or weights.shape[1] != len(data.images) or (log_w is None and values.ndim != 1):
+    n_images = len(data.images)
+    allowed = (n_images,) if log_w is None else (max(1, len(values)) if values.ndim else 1, n_images)
+    if values.shape != allowed:
+        shape = f"({n_images},)" if log_w is None else f"(K, {n_images})"
         raise InputError(f"{key} must have the shape {shape}, one for each image, not {values.shape}.")
+    weights = values.reshape(-1, n_images)
     is_sampled = log_w is not None or kind == "lower"
     model = _Stored(data.image_shape, data.n_levels, is_exact=not is_sampled)
     rows = rows_of_weights(torch.from_numpy(weights), is_sampled=is_sampled)

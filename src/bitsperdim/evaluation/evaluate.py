@@ -4,8 +4,9 @@ The model offers one of the methods of :mod:`bitsperdim.models.external.methods`
 agree on a few images, and the strongest one is scored. What it says of itself may stand in an attribute ``bitsperdim``
 of it, a dict of ``offers``, ``inputs``, ``layout``, ``range`` and ``order``; an argument comes first.
 
-Invariants (``tests/evaluation/test_evaluate.py``): one model gives the same number through every method, within errors;
-a model in training mode, two methods that disagree, NaN and another number of images are refused in one sentence.
+Invariants (``tests/evaluation/test_evaluate.py``, ``test_refusals.py``): one model gives the same number through every
+method, within errors (``test_every_way_in_is_within_its_errors``); what was interrupted goes on to the same bytes; what
+does not fit is refused in one sentence (``test_what_does_not_fit_is_one_sentence``), two methods that disagree too.
 """
 
 from __future__ import annotations

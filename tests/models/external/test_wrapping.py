@@ -95,7 +95,7 @@ def test_draws_of_a_bound_have_its_mean() -> None:
     x, net = some_images((1, 2, 2), 3), Vae()
     model = wrapped(net.elbo, offers="bound")
     assert model.draws_bounds
-    drawn = model.log_weights(x, 1000, generator=torch.Generator().manual_seed(1)).double().mean(1)
+    drawn = model.log_weights(x, 1000, generator=torch.Generator().manual_seed(1)).detach().double().mean(1)
     assert abs(float(drawn.mean() - net.truth(x)[1].mean())) < 5 * float(drawn.std()) / 1000**0.5
 
 
@@ -261,6 +261,11 @@ RETURNS: list[tuple[str, Any, str]] = [
         "must return a tensor of floating-point numbers, but returned int64 (12",
     ),
     ("log_prob", lambda x: 1.5, "must return a tensor of floating-point numbers, but returned 1.5."),
+    (
+        "log_prob",
+        lambda x: torch.zeros(12).half(),
+        "log_prob returned float16 (12,), which is too coarse for a sum over",
+    ),
     ("log_prob", lambda x: [0.0] * 12, "must return a tensor of floating-point numbers, but returned list."),
     (
         "log_prob",
@@ -296,6 +301,17 @@ def test_what_is_refused(method: str, function: Any, words: str) -> None:
     assert words in str(caught.value)
     assert ".." not in str(caught.value).replace("0..2", "")
     assert "\n" not in str(caught.value)
+
+
+def test_a_density_of_coarse_weights_is_refused_and_masses_are_added_in_float32() -> None:
+    with pytest.raises(
+        InputError, match=r"not asked of weights of type torch.bfloat16, .*; call model.float\(\) first."
+    ):
+        wrapped(Slopes().bfloat16(), interval=(0.0, 1.0))
+    masses = torch.full((12, 1, 2, 2, 3), 1 / 3).log().half()
+    found = wrapped(lambda x: Own(masses), offers="conditionals").log_weights(some_images((1, 2, 2), 3))
+    assert found.dtype == torch.float32
+    assert torch.equal(found[0], masses.float()[..., 0].flatten(1).sum(1))
 
 
 def vae_with(**changes: Any) -> Offering:

@@ -20,7 +20,7 @@ from torch import distributions as td
 
 from bitsperdim.core.errors import InputError
 from bitsperdim.likelihoods import Likelihood
-from bitsperdim.likelihoods.base import as_levels
+from bitsperdim.likelihoods.base import as_levels, at_least_float32
 from bitsperdim.models.external.convention import Convention
 
 BERNOULLI = (td.Bernoulli, td.Binomial, td.Geometric)  # whose log_prob wants floating-point numbers
@@ -73,7 +73,7 @@ class ExternalLikelihood(Likelihood):
 
     def _asked(self, x: Tensor) -> Tensor:
         wide = x.long().to(self.device).expand(*self.leading, *self.image_shape)
-        return self.ask(wide.reshape(-1, *self.image_shape))
+        return at_least_float32(self.ask(wide.reshape(-1, *self.image_shape)))
 
     def log_masses(self) -> Tensor:
         """Return log p of every level, (*leading, C, H, W, L)."""
@@ -227,7 +227,7 @@ def normalized(logits: Tensor, name: str, n_images: int, inner: tuple[int, ...],
     kind = accepted[shape]
     if not logits.is_floating_point():
         raise InputError(f"{name} returned logits of type {logits.dtype}; they must be floating-point numbers.")
-    logits = logits if logits.dtype == torch.float64 else logits.float()
+    logits = at_least_float32(logits)
     if kind == "bernoulli":
         return torch.stack([torch.nn.functional.logsigmoid(-logits), torch.nn.functional.logsigmoid(logits)], dim=-1)
     if kind == "first":

@@ -41,6 +41,7 @@ from bitsperdim.models.latent import LatentModel
 from bitsperdim.models.parts.dequantization import MAX_LEVELS, UniformDequantizer
 
 ORDERS = ("raster", "planes")
+PRECISE = (torch.float32, torch.float64)
 WITHOUT_LABELS = ("encode", "log_density")  # methods that are given none
 
 
@@ -122,6 +123,11 @@ class External(ImageModel):
             hint = ": a sum or mean over images loses them" if given.ndim == 0 else ""
             hint = ": sum over the sub-pixels of an image" if given.ndim > len(shape) else hint
             raise InputError(f"{name} must return shape {shape}, but returned {tuple(given.shape)}{hint}.")
+        if given.dtype not in PRECISE:
+            raise InputError(
+                f"{name} returned {described(given)}, which is too coarse for a sum over sub-pixels; "
+                f"it must be added up and returned in float32 or float64."
+            )
         return given
 
     @property
@@ -305,6 +311,11 @@ class ExternalDensity(External, DensityModel):
             raise InputError(
                 "log_density needs `range`, the interval of all values, such as (0, 1): level x has the cell from "
                 "low + (high - low) x / L to low + (high - low) (x + 1) / L."
+            )
+        if self.dtype not in PRECISE:
+            raise InputError(
+                f"log_density is not asked of weights of type {self.dtype}, whose values cannot tell the cells of "
+                f"levels; call model.float() first."
             )
         self.low, self.high = interval
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
