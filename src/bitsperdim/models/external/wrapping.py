@@ -214,7 +214,7 @@ class ExternalLatent(External, LatentModel):
 
     @cached_property
     def has_derivatives(self) -> bool:
-        """Whether log p(x, z) has derivatives in z, which may be anywhere: not where the code is discrete or bounded."""
+        """Whether log p(x, z) has derivatives in z, which may be anywhere: not of a discrete or bounded code."""
         black = torch.zeros(1, *self.image_shape, dtype=torch.int64, device=self.device)
         prior = self.prior()
         with torch.enable_grad():
