@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from small_foreign import Bounds, Codes, Logistic, Masses, Raster, Weights, case_of
 from torch import Tensor
 
-from small_foreign import Bounds, Codes, Logistic, Masses, Raster, Weights, case_of
 from bitsperdim.auditing import annealing, mass
 from bitsperdim.auditing.check import Case, Check
 

@@ -10,7 +10,7 @@ mistake, made in a foreign model, is caught by a check that is not told of it (`
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from bitsperdim.auditing import mass, plausible, same, structure
-from bitsperdim.auditing.check import Case, Check, failed
+from bitsperdim.auditing.check import Case, Check, failed, not_applicable
 from bitsperdim.auditing.report import Audit
 from bitsperdim.core.errors import InputError, shown
 from bitsperdim.evaluation.evaluate import ask, scored
@@ -27,23 +27,23 @@ from bitsperdim.evaluation.result import Estimate
 from bitsperdim.models.external.convention import Inputs, Layout
 from bitsperdim.models.external.methods import is_training
 
-CHECKS: tuple[Callable[[Case], Check], ...] = (
-    same.repeatable,
-    same.alone_or_in_a_batch,
-    structure.masses_sum_to_one,
-    structure.causality,
-    structure.decoder,
-    structure.samples,
-    mass.sum_over_tiny_images,
-    mass.sampler,
-    mass.annealed_mass,
-    mass.known_truth,
-    mass.slice_of_images,
-    plausible.possible_range,
-    plausible.against_codes,
-    plausible.inputs,
-    plausible.copies,
-)
+CHECKS: Mapping[str, Callable[[Case], Check]] = {
+    "repeatable": same.repeatable,
+    "alone or in a batch": same.alone_or_in_a_batch,
+    "masses sum to one": structure.masses_sum_to_one,
+    "causality": structure.causality,
+    "decoder": structure.decoder,
+    "samples": structure.samples,
+    "sum over tiny images": mass.sum_over_tiny_images,
+    "sampler": mass.sampler,
+    "annealed mass": mass.annealed_mass,
+    "known truth": mass.known_truth,
+    "slice": mass.slice_of_images,
+    "range": plausible.possible_range,
+    "codes": plausible.against_codes,
+    "inputs": plausible.inputs,
+    "copies": plausible.copies,
+}
 # for each method, which checks together verify that the number is of the kind that it declares to be
 VERIFYING = {
     "conditionals": ("masses sum to one", "causality"),
@@ -151,11 +151,13 @@ def _truth(given: Any, n_images: int) -> np.ndarray | None:  # noqa: ANN401 - wh
 
 def _audited(case: Case, started: float, first: Sequence[Check] = ()) -> Audit:
     checks = list(first)
-    for check in CHECKS:
+    for name, check in CHECKS.items():
         try:
             checks.append(check(case))
         except FloatingPointError as error:
-            checks.append(failed(check.__name__.replace("_", " "), f"The model gave {error}."))
+            checks.append(failed(name, f"Asked by this check, {error}."))
+        except InputError as error:  # of images or codes that are not those of the data
+            checks.append(not_applicable(name, str(error)))
     statuses = {check.name: check.status for check in checks}
     verifying = VERIFYING.get(case.method, ())
     result = case.result

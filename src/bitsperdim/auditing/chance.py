@@ -24,7 +24,7 @@ STAKES = (0.01, 0.03, 0.1, 0.3, 1.0)  # lambda
 NUMBERS_AT_ONCE = 2**24  # of a batch: sub-pixels times levels, or as many activations
 MOST_AT_ONCE = 4096  # images
 EVIDENCE = -math.log(LEVEL)  # nats that refute
-HALF = EVIDENCE + math.log(2)  # at half of the level, where there are two ways to fail
+HALF = EVIDENCE - math.log(0.5)  # at half of the level, where there are two ways to fail
 
 
 @torch.no_grad()

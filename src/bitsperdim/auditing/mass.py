@@ -28,6 +28,7 @@ from bitsperdim.auditing.check import LEVEL, Case, Check, failed, not_applicable
 from bitsperdim.auditing.tiny import MOST, Tiny, every_image, is_of_its_size_only, tiny_model
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.randomness import stream, stream_seed
+from bitsperdim.core.units import NATS_PER_BIT
 from bitsperdim.estimators.log_weights import log_mean_exp
 from bitsperdim.estimators.pareto import JUDGED_FROM, pareto_k
 from bitsperdim.models.density import DensityModel
@@ -71,7 +72,7 @@ def sum_over_tiny_images(case: Case) -> Check:
 def _exact_sum(case: Case, name: str, tiny: Tiny, images: Tensor) -> Check:
     log_p = log_weights(case, images, _generator(case, TINY), model=tiny.model)
     log_total, tolerance = float(torch.logsumexp(log_p, 0)), _rounding(case) * tiny.model.n_dims
-    bpd = tiny.model.n_dims * math.log(2)
+    bpd = tiny.model.n_dims * NATS_PER_BIT
     words = f"The probabilities of all {len(images):,} images of {tiny.words} add up to {_mass(log_total)}"
     if abs(log_total) <= tolerance:
         catches = "constants that are wrong, and masses that do not sum to one"
@@ -84,7 +85,7 @@ def _sum_of_weights(case: Case, name: str, tiny: Tiny, images: Tensor) -> Check:
     once, n_repeats = _repeats(case, tiny, images)
     log_totals = torch.stack([once().logsumexp(0) for _ in range(n_repeats)])
     n, log_mean = len(log_totals), float(log_mean_exp(log_totals[:, None]))
-    bpd = tiny.model.n_dims * math.log(2)
+    bpd = tiny.model.n_dims * NATS_PER_BIT
     error = float(log_totals.exp().std()) / n**0.5 if n > 1 else math.inf
     words = f"The weights of all {len(images):,} images of {tiny.words} add up to {_mass(log_mean)} +- {error:.2g}"
     if excess_evidence(log_totals) >= HALF:
@@ -138,7 +139,7 @@ def _sum_of_bounds(case: Case, name: str, tiny: Tiny, images: Tensor) -> Check:
 
 def _bound_check(name: str, words: str, values: Tensor, tolerance: float, n_dims: int) -> Check:
     """Test whether values (R,) nats have a mean above zero: a lower bound of the logarithm of the total mass."""
-    mean, bpd = float(values.mean()), n_dims * math.log(2)
+    mean, bpd = float(values.mean()), n_dims * NATS_PER_BIT
     error = float(values.std()) / len(values) ** 0.5
     critical = tolerance + float(stdtrit(len(values) - 1, 1 - LEVEL)) * error
     words = f"{words} {_mass(mean)} (+- {error:.2g} in its logarithm)"
@@ -211,7 +212,7 @@ def _counted(case: Case, name: str, drawn: Tensor) -> Check:
     if bool((counts[log_p.isneginf()] > 0).any()):
         return failed(name, "The model draws an image whose probability is zero.")
     test = drawing.g_test(log_p.softmax(0).numpy(), counts.numpy(), stream_seed("evaluation", case.seed, SAMPLER))
-    scale = 2 * len(drawn) * n_dims * math.log(2)
+    scale = 2 * len(drawn) * n_dims * NATS_PER_BIT
     words = f"{len(drawn):,} images that the model drew are"
     if test.is_refuted:
         size = (test.statistic - test.mean) / scale
@@ -222,7 +223,7 @@ def _counted(case: Case, name: str, drawn: Tensor) -> Check:
 
 def _conditionals(case: Case, model: ExternalConditionals, name: str, drawn: Tensor, log_fitted: Tensor) -> Check:
     evidence = drawing.conditional_evidence(case, model, drawn, log_fitted)
-    scale = len(drawn) * model.n_dims * math.log(2)
+    scale = len(drawn) * model.n_dims * NATS_PER_BIT
     if evidence == math.inf:
         return failed(name, "The model draws an image whose probability is zero.")
     if evidence >= EVIDENCE:
@@ -245,7 +246,7 @@ def _conditionals(case: Case, model: ExternalConditionals, name: str, drawn: Ten
 
 def _exchanged(case: Case, name: str, drawn: Tensor, log_fitted: Tensor, generator: torch.Generator) -> Check:
     n_dims, ask = case.model.n_dims, _asker(case, generator)
-    x, bpd = drawn.flatten(1).long(), n_dims * math.log(2)
+    x, bpd = drawn.flatten(1).long(), n_dims * NATS_PER_BIT
     log_p, seconds = _timed(partial(ask, x))
     if bool(log_p.isneginf().any()):
         return failed(name, "The model draws an image whose probability is zero.")
@@ -289,7 +290,7 @@ def annealed_mass(case: Case) -> Check:
     n_pilot = max(2, n_steps // 4)
     path = annealing.pilot(ask, start, N_CHAINS, n_pilot, steps)
     log_mass = float(log_mean_exp(annealing.anneal(ask, start, path, N_CHAINS, n_steps, steps)[:, None]))
-    bpd = n_dims * math.log(2)
+    bpd = n_dims * NATS_PER_BIT
     words = f"By annealing in {n_steps:,} steps from independent sub-pixels, the total mass is estimated as"
     if log_mass >= EVIDENCE:
         words += f" {_mass(log_mass)}: by Markov's inequality it is more than one"
@@ -337,7 +338,7 @@ def known_truth(case: Case) -> Check:
     if case.asked is not None and case.model.draws_bounds:
         noise = float(case.result.scores.standard_error.square().sum().sqrt())
         critical = HALF + float(stdtrit(case.result.n_samples - 1, 1 - LEVEL / 2)) * noise
-    bpd = n_images * math.prod(case.data.image_shape) * math.log(2)
+    bpd = n_images * math.prod(case.data.image_shape) * NATS_PER_BIT
     words = f"On {n_images:,} images the model is {abs(total):.4g} nats in all"
     if total >= critical:
         words += f" better than the truth; a right one is so by {critical:.3g} with a probability of {LEVEL:g} at most"
@@ -371,7 +372,7 @@ def slice_of_images(case: Case) -> Check:
                 log_sums.append(float(torch.logsumexp(ask(x), 0)))
     # what is estimated may be above one by chance: Markov's inequality, for each slice
     allowed = _rounding(case) * n_dims if case.model.is_exact else EVIDENCE + math.log(len(log_sums))
-    largest, bpd, level = max(log_sums), n_dims * math.log(2), 0.0 if case.model.is_exact else LEVEL
+    largest, bpd, level = max(log_sums), n_dims * NATS_PER_BIT, 0.0 if case.model.is_exact else LEVEL
     words = f"The probabilities of images that differ in one sub-pixel add up to at most {_mass(largest)}"
     if largest > allowed:
         return failed(name, f"{words}, more than one.", largest / bpd, level)

@@ -85,6 +85,9 @@ def inputs(case: Case) -> Check:
     name, model = "inputs", None if case.asked is None else case.model
     if not isinstance(model, External):
         return not_applicable(name, "No convention was declared.")
+    if case.method in ("log_prob", "log_weights", "bound"):
+        why = f"What {case.method} is given is also what it scores: on another scale it would score other images."
+        return not_applicable(name, why)
     rows = case.rows()
     images, labels = case.images(rows), case.labels(rows)
     mine = case.scores(images, labels=labels, model=model)
@@ -92,7 +95,9 @@ def inputs(case: Case) -> Check:
     others: dict[str, dict[str, Any]]
     if isinstance(model, ExternalDensity):
         what = f"range = ({model.low:g}, {model.high:g})"
-        intervals = [each for each in RANGES if each != (model.low, model.high)]
+        # inside the declared one alone: of values outside it nothing is known
+        intervals = [each for each in RANGES if model.low <= each[0] and each[1] <= model.high]
+        intervals = [each for each in intervals if each != (model.low, model.high)]
         others = {f"range = ({low:g}, {high:g})": {"interval": (low, high)} for low, high in intervals}
     else:
         what = f"inputs = {declared.inputs!r}"
