@@ -32,7 +32,7 @@ from bitsperdim.core.units import NATS_PER_BIT
 from bitsperdim.estimators.log_weights import log_mean_exp
 from bitsperdim.estimators.pareto import JUDGED_FROM, pareto_k
 from bitsperdim.models.density import DensityModel
-from bitsperdim.models.external.wrapping import ExternalConditionals
+from bitsperdim.models.external.wrapping import ExternalConditionals, NoLevelsError
 
 TOLERATED = 1e-4  # nats for each sub-pixel that sums in float32 may be off by
 TINY, SAMPLER, ANNEALED, SLICE = 102, 103, 104, 105  # purposes of random numbers
@@ -179,10 +179,10 @@ def sampler(case: Case) -> Check:
         while len(drawn) < most and 3 * seconds < SHARE * case.seconds:  # the last call takes two thirds of all
             more, spent = _timed(partial(_drawn, case, len(drawn), generator))
             drawn, seconds = torch.cat([drawn, more]), seconds + spent
-    except InputError as error:
+    except NoLevelsError as error:
+        return failed(name, str(error))
+    except InputError as error:  # it draws something else, such as images between 0 and 1
         return not_applicable(name, str(error))
-    except ValueError as error:
-        return failed(name, f"What the model draws is not images: {error}.")
     if is_counted:
         return _counted(case, name, drawn)
     start = annealing.fitted(drawn[: len(drawn) // 2], case.data.n_levels)

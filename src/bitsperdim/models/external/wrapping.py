@@ -45,6 +45,10 @@ PRECISE = (torch.float32, torch.float64)
 WITHOUT_LABELS = ("encode", "log_density")  # methods that are given none
 
 
+class NoLevelsError(InputError):
+    """A model draws integers that are no levels of an image."""
+
+
 class External(ImageModel):
     """What all of them have: the functions of the model, its weights, what it takes.
 
@@ -153,7 +157,7 @@ class External(ImageModel):
                 f"{described(drawn)}."
             )
         if int(drawn.min()) < 0 or int(drawn.max()) >= self.n_levels:
-            raise InputError(
+            raise NoLevelsError(
                 f"sample({n_images}) must return levels from 0 to {self.n_levels - 1}, but returned some from "
                 f"{int(drawn.min())} to {int(drawn.max())}."
             )
