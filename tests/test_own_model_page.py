@@ -1,0 +1,61 @@
+"""The page of your own model: its blocks run as they stand, one after the other, and print what it promises."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+SHOWN = "import bitsperdim"
+
+
+def blocks(repository: Path) -> list[str]:
+    text = (repository / "docs" / "your-own-model.md").read_text(encoding="utf-8")
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def lines(block: str) -> int:
+    return sum(bool(line.strip()) for line in block.splitlines())
+
+
+def test_the_blocks_run(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BITSPERDIM_CACHE", str(tmp_path))
+    first, *others = blocks(repository)
+    names: dict[str, Any] = {}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for block in others:
+            exec(compile(block, "your-own-model.md", "exec"), names)
+    exec(compile(first.replace("model,", "vae,"), "your-own-model.md", "exec"), names)
+    printed = capsys.readouterr().out
+    for sentence in (
+        r"MADE: = 2\.\d{4} \+- 0\.\d{4} bits/dim \(\d\d\.\d\d nats\), exact, .*verified by logits, causality",
+        r"VAE: <= 2\.\d{4} \+- 0\.\d{4} bits/dim .* Monte Carlo error 0\.\d+, K = 256",
+        r"zuko's MAF: <= \d\.\d{4} \+- 0\.\d{4} bits/dim",
+        r"ok     causality",
+        r"Nothing wrong was found: \d+ checks passed",
+        r"VAE - MADE: .* bits/dim; VAE is ",
+    ):
+        assert re.search(sentence, printed), sentence
+    assert names["of_made"].bits_per_dim < 2.3
+
+
+def test_the_models_are_short(repository: Path) -> None:
+    made, vae, flow = (block for block in blocks(repository) if "bitsperdim.evaluate(" in block and "load" not in block)
+    assert max(lines(each.partition("\n\n\n")[0]) for each in (made, vae)) <= 12
+    assert lines(flow) <= 12
+
+
+def test_every_word_of_the_page_is_one_of_the_code(repository: Path) -> None:
+    from bitsperdim.auditing.audit import CHECKS
+    from bitsperdim.models.external.convention import WORDS
+    from bitsperdim.models.external.methods import METHODS
+
+    text = (repository / "docs" / "your-own-model.md").read_text(encoding="utf-8")
+    table = text.split("| check | what it does |")[1].split("\n\n")[0]
+    assert re.findall(r"^\| (?!---)([^|]+?) \|", table, re.MULTILINE) == list(CHECKS)
+    for word in (*METHODS, *WORDS):
+        assert f"`{word}" in text or f'`"{word}"`' in text, word
