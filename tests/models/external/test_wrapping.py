@@ -233,7 +233,7 @@ def test_images_are_drawn_by_the_model_or_from_its_code() -> None:
     drawn = wrapped(Vae()).sample(300, generator=torch.Generator().manual_seed(0))
     assert drawn.shape == (300, 1, 2, 2)
     assert set(drawn.unique().tolist()) == {0, 1, 2}
-    with pytest.raises(InputError, match=r"Offering has no method sample\(n\), so no images can be drawn."):
+    with pytest.raises(InputError, match=r"The model has no method sample\(n\), so no images can be drawn."):
         wrapped(Offering(net, log_prob=net.mass)).sample(5)
     with pytest.raises(InputError, match=r"sample\(5\) must return integers of shape \(5, 1, 2, 2\), but returned fl"):
         wrapped(Offering(net, log_prob=net.mass, sample=lambda n: torch.zeros(n, 1, 2, 2))).sample(5)
