@@ -26,7 +26,7 @@ def section(**keys: Any) -> FamilySection:
             "mine.file = 'm.py' is not allowed; it must be a path that begins with external/ and ends in",
         ),
         ({"file": "external/../m.py"}, "mine.file = 'external/../m.py' is not allowed"),
-        ({"file": "external/m.txt"}, "ends in .py, or null"),
+        ({"file": "external/m.pt2"}, "ends in .py, or null"),
         ({"file": 3}, "mine.file = 3 is not allowed; it must be text, or null"),
         ({"name": "a b"}, "mine.name = 'a b' is not allowed; it must be the name of a class or a function, or null"),
         ({"weights": "external/w.npz"}, "ends in .safetensors or .pt or .pth or .ckpt or .bin, or null"),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -50,14 +51,14 @@ def code_beside(path: Path) -> list[Path]:
     return sorted(found)
 
 
-def files_named(value: object) -> Iterator[str]:
-    """Yield the text in arguments that names a file below ``external/``."""
+def files_named(value: object, below: str = f"{FOLDER}/") -> Iterator[str]:
+    """Yield the text in arguments that names a file below ``external/``, or below another folder."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list):
         for item in value:
-            yield from files_named(item)
-    elif isinstance(value, str) and value.startswith(f"{FOLDER}/") and Path(value).is_file():
+            yield from files_named(item, below)
+    elif isinstance(value, str) and value.startswith(below) and os.path.isfile(value):  # noqa: PTH113 - no name of a file may be too long
         yield value
 
 

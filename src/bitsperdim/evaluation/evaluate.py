@@ -40,11 +40,10 @@ from bitsperdim.models.base import ImageModel
 from bitsperdim.models.external.codes import seeded
 from bitsperdim.models.external.convention import Convention, Inputs, Layout
 from bitsperdim.models.external.distributions import first_line
-from bitsperdim.models.external.methods import Offer, is_training, offers_of
+from bitsperdim.models.external.methods import Offer, declared, interval_of, is_training, offers_of
 from bitsperdim.models.external.wrapping import WITHOUT_LABELS, External, ExternalDensity, ExternalWeights, wrap
 from bitsperdim.runtime.checkpoints import Checkpoint
 
-DECLARED = ("offers", "inputs", "layout", "range", "order")
 BY_CONSTRUCTION = ("logits", "causality")  # logits are normalized here, and the scorer asks whether they look ahead
 N_AGREEING = 8  # images on which several methods have to agree
 K_AGREEING = 256
@@ -94,14 +93,12 @@ def ask(
         return Asked(model, model.offer, model.convention, called, _said(model))
     if isinstance(model, ImageModel):
         return Asked(model, None, Convention(), called, {"method": type(model).__name__})
-    declared = _declared(model)
-    given = {"offers": offers, "inputs": inputs, "layout": layout, "range": range, "order": order}
-    known = {**declared, **{key: value for key, value in given.items() if value is not None}}
+    known = declared(model, offers=offers, inputs=inputs, layout=layout, range=range, order=order)
     found = offers_of(model, known.get("offers"))
     convention = Convention(known.get("inputs", "integers"), known.get("layout", "channels_first"))
     of_splits = data.prepared.labels.values() if is_given_labels else ()
     n_classes = max((int(classes.max()) + 1 for classes in of_splits), default=None)
-    interval = _interval(known.get("range"))
+    interval = interval_of(known.get("range"))
     options = {"n_classes": n_classes, "interval": interval, "order": known.get("order", "raster")}
 
     def asked_by(offer: Offer) -> External:
@@ -143,25 +140,6 @@ def check_shape(model: External, data: Data) -> None:
             model.unchecked_log_weights(
                 *(image, 2), labels=None if labels is None else labels.to(model.device), generator=torch.Generator()
             )
-
-
-def _declared(model: object) -> dict[str, Any]:
-    declared = getattr(model, "bitsperdim", {})
-    if not isinstance(declared, Mapping) or not set(declared) <= set(DECLARED):
-        raise InputError(
-            f"The attribute bitsperdim of {type(model).__name__} must be a dict with some of the keys "
-            f"{', '.join(DECLARED)}, not {shown(declared)}."
-        )
-    return dict(declared)
-
-
-def _interval(given: object) -> tuple[float, float] | None:
-    if given is None:
-        return None
-    values = list(given) if isinstance(given, list | tuple) else []
-    if len(values) != 2 or not all(isinstance(value, int | float) for value in values):
-        raise InputError(f"range = {shown(given)} is not allowed; it must be two numbers (low, high).")
-    return float(values[0]), float(values[1])
 
 
 def check_agreement(

@@ -19,7 +19,6 @@ from bitsperdim.evaluation import latent_code, pictures
 from bitsperdim.evaluation.estimate import estimate
 from bitsperdim.evaluation.summary import origin_of
 from bitsperdim.models import ImageModel
-from bitsperdim.models.external import family
 from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.training import trainer
 from external_files import LATENT, MADE, PARTS
@@ -94,21 +93,21 @@ def test_weights_of_torch_are_read_and_not_executed() -> None:
     torch.save({"epoch": 3, "state_dict": state}, "external/w.ckpt")
     model = built(weights="external/w.ckpt", weights_key="state_dict")
     assert torch.equal(of_weights(model), of_weights(built(seed=5)))
-    with pytest.raises(InputError, match=r"holds 2 entries, such as 'epoch', 'state_dict'; say by `weights_key`"):
+    with pytest.raises(
+        InputError, match=r"is no state dict: it has the keys 'epoch', 'state_dict'; say by `weights_key`"
+    ):
         built(weights="external/w.ckpt")
-    with pytest.raises(InputError, match=r"weights_key = 'model' is not in external/w\.ckpt, which holds 2 entries"):
+    with pytest.raises(InputError, match=r"weights_key = 'model' is not in external/w\.ckpt: it has the keys 'epoch'"):
         built(weights="external/w.ckpt", weights_key="model")
     torch.save(CPU, "external/w.pt")  # a device, which is no dict
-    with pytest.raises(InputError, match="must hold the state_dict of the model, name by name a tensor"):
+    with pytest.raises(InputError, match="is no state dict: it holds device"):
         built(weights="external/w.pt")
     Path("external/w.pt").write_bytes(b"cos\nsystem\n(S'touch executed'\ntR.")
-    with pytest.raises(InputError, match="is not a readable file of tensors alone"):
+    with pytest.raises(InputError, match="holds objects of Python"):
         built(weights="external/w.pt")
     assert not Path("executed").exists()
     save_file({"other": torch.zeros(2)}, "external/w.safetensors")
-    with pytest.raises(
-        InputError, match=r"The weights of external/w\.safetensors do not fit Made: RuntimeError: Error"
-    ):
+    with pytest.raises(InputError, match=r"w\.safetensors does not fit Made: bias, tied, weight are missing and other"):
         built(weights="external/w.safetensors")
 
 
@@ -118,28 +117,28 @@ def test_weights_of_torch_are_read_and_not_executed() -> None:
         (
             "import no_such",
             {},
-            r"cannot be executed: it raised ModuleNotFoundError: No module named 'no_such' \(line 1\)",
+            r"external/m\.py cannot be loaded: external/m\.py:1: ModuleNotFoundError: No module named 'no_such'\.",
         ),
-        ("\nraise SystemExit(3)", {}, r"it raised SystemExit: 3 \(line 2\)"),
-        ("x = 1", {}, "has no class of a module and no function `load`; say by `name`"),
+        ("\nraise SystemExit(3)", {}, r"external/m\.py:2: SystemExit: 3"),
+        ("x = 1", {}, "defines no subclass of torch.nn.Module and no function load"),
         (
             "from torch import nn\nclass A(nn.Module): pass\nclass B(A): pass",
             {},
-            r"several classes of modules \(A, B\)",
+            r"2 subclasses of torch\.nn\.Module \(A, B\); choose one by its name",
         ),
-        ("x = 1", {"name": "y"}, r"There is no 'y' in external/m\.py"),
-        ("x = 1", {"name": "x"}, r"x in external/m\.py is int; it must be a class or a function"),
+        ("x = 1", {"name": "y"}, r"external/m\.py:y: there is no 'y' in it"),
+        ("x = 1", {"name": "x"}, r"external/m\.py:x is int; it must be a class of modules, or a function"),
         (
             "def load(a): pass",
             {},
-            r"load in .* refuses the arguments that are given, none: missing a required argument",
+            r"external/m\.py:load refuses the arguments that are given, none: missing a required argument",
         ),
         (
             "def load(): pass",
             {"arguments": {"b": 1}},
             r"refuses the arguments b: got an unexpected keyword argument 'b'",
         ),
-        ("def load():\n    return 1 / 0", {}, r"load in .* raised ZeroDivisionError: division by zero \(line 2\)"),
+        ("def load():\n    return 1 / 0", {}, r"m\.py:load cannot .*: external/m\.py:2: ZeroDivisionError"),
         ("def load(): return 3", {}, "int offers none of the methods by which a likelihood can be asked for"),
         ("def load(): return lambda x: x", {"weights": "external/w.pt"}, "the model is function, no torch.nn.Module"),
         ("def load(): return lambda x: x", {"offers": "log_prob", "fit": True}, "has no weights to be trained"),
@@ -185,6 +184,15 @@ def test_it_is_trained_only_if_asked() -> None:
     few = torch.from_numpy(images_of["train"][: len(images_of["validation"])])
     mean = float(as_it_came.model.log_weights(few).mean())
     assert as_it_came.curve[0]["train_bpd"] == pytest.approx(-mean / 6 / 0.6931471805599453)
+
+
+def test_the_weights_of_an_object_are_trained_only_if_asked_too() -> None:
+    Path("external/m.py").write_text(
+        "from torch import nn\nclass Holder:\n    def __init__(self):\n        self.net = nn.Linear(6, 1)\n"
+        "        self.log_prob = lambda x: self.net(x.flatten(1).float())[:, 0]\ndef load(): return Holder()\n"
+    )
+    for fit in (False, True):
+        assert {each.requires_grad for each in built("external/m.py", fit=fit).parameters()} == {fit}
 
 
 def test_an_interrupted_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,6 +267,6 @@ def test_the_example_of_the_readme_works(repository: Path) -> None:
     Path("external/my_model.py").write_text(text, encoding="utf-8")
     model = built("external/my_model.py", arguments={"n_hidden": 64})
     assert model.n_parameters == 2 * 64 + 65 * 24
-    assert family.chosen(family.executed(Path("external/my_model.py")), "", None)[1] == "Mine"
+    assert type(model.module).__name__ == "Mine"
     total = torch.cartesian_prod(*[torch.arange(4)] * 6).reshape(-1, *SHAPE)
     assert float(model.log_weights(total).exp().sum()) == pytest.approx(1, abs=1e-5)

@@ -3,8 +3,8 @@
 import hashlib
 import io
 import json
+import os
 import pickle
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -43,7 +43,6 @@ PART = "import torch\n\ndef scaled(n, scale):\n    return torch.linspace(-scale,
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delitem(sys.modules, "parts_of_it", raising=False)
     (tmp_path / "mine.py").write_text(ONE)
     (tmp_path / "parts_of_it.py").write_text(PART)
     return tmp_path
@@ -106,7 +105,35 @@ def test_files_are_named_by_content(folder: Path) -> None:
     assert set(names) == {"mine.py", "parts_of_it.py", "w.pt"}
     assert names["mine.py"] == hashlib.sha256(ONE.encode()).hexdigest()
     assert loaded.name == "mine"
-    assert not any("parts_of_it" in entry for entry in sys.path)
+    (folder / "a_package").mkdir()
+    for name, text in {"of_it": "from a_package import inner\ndef load(): return inner", "inner": ""}.items():
+        (folder / "a_package" / f"{name}.py").write_text(text)
+    loaded = load_model("a_package.of_it:load", {})
+    assert {Path(name).name for name in loaded.files} == {"of_it.py", "inner.py"}
+
+
+def test_code_is_read_anew(folder: Path) -> None:
+    """Also an edit that leaves size and time as they were, and a neighbour of the same name in another folder."""
+    for name in ("one", "two"):
+        (folder / name).mkdir()
+        text = f"def load(given):\n    import its_late\n    given.append('{name}')\n"
+        text = f"import its_part\n{text}    return lambda: (given, its_part.x, its_late.x)\n"
+        (folder / name / "m.py").write_text(text)
+        for part in ("its_part", "its_late"):
+            (folder / name / f"{part}.py").write_text(f"x = '{name}'\n")
+    given: list[str] = []
+    models: list[Any] = [load_model(f"{name}/m.py", {"given": given}).model for name in ("one", "two", "one")]
+    assert [model() for model in models] == [([name], name, name) for name in ("one", "two", "one")]
+    assert given == []
+    assert len({model.__module__ for model in models}) == 2
+    file = folder / "one" / "m.py"
+    times = file.stat()
+    file.write_text(file.read_text().replace("'one'", "'six'"))
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    edited: Any = load_model("one/m.py", {"given": []}).model
+    assert edited()[0] == ["six"]
+    (folder / "torch.py").write_text("raise ValueError\n")
+    assert load_model("mine.py", SHAPE).model is not None  # what this package needs stays as it is
 
 
 def test_a_tiny_one_is_built_without_weights(folder: Path) -> None:
@@ -151,12 +178,16 @@ def test_what_is_no_place_is_refused(folder: Path) -> None:
     refused("no_such_package:load", "no_such_package", "ModuleNotFoundError")
     refused("mine.py:Nobody", "there is no 'Nobody'")
     refused("mine.py:torch", "is module; it must be a class")
-    refused("mine.py", "takes no argument 'size'", "image_shape, n_levels, scale", arguments={"size": 3})
-    refused("mine.py", "needs the argument n_levels", n_levels=None)
+    refused(
+        "mine.py", "unexpected keyword argument 'size'; it takes image_shape, n_levels, scale", arguments={"size": 3}
+    )
+    refused("mine.py", "missing a required argument: 'n_levels'", n_levels=None)
     (folder / "two.py").write_text("from torch import nn\nclass A(nn.Module): ...\nclass B(nn.Module): ...\n")
     refused("two.py", "2 subclasses", "A, B", "two.py:B", "function load")
     (folder / "none.py").write_text("from torch.nn import Linear\n")
     refused("none.py", "defines no subclass", "load")
+    (folder / "ready.py").write_text("from torch import nn\nmodel = nn.Linear(1, 1)\n")
+    refused("ready.py:model", "takes no arguments", arguments={"size": 3})
     (folder / "nothing_back.py").write_text("def load(): pass\n")
     refused("nothing_back.py", "returned nothing")
 
@@ -198,7 +229,7 @@ def test_weights_of_another_module_are_refused(folder: Path) -> None:
         ("missing", {"other": torch.zeros(3)}, ("logits is missing", "other is not in the model")),
         ("shape", {"logits": torch.zeros(4)}, ("logits has the shape (4,)", "(3,) in the model")),
         ("more", {**good, **{f"x{i}": torch.zeros(1) for i in range(5)}}, ("x0, x1, x2 and 2 more are not",)),
-        ("nested", {"epoch": 3, "model": good, "ema": good}, ("'model', 'ema'", "--weights-key")),
+        ("nested", {"epoch": 3, "model": good, "ema": good}, ("'model', 'ema'", "`weights_key`")),
         ("list", [torch.zeros(3)], ("no state dict", "list")),
     ):
         torch.save(content, f"{name}.pt")
@@ -213,6 +244,20 @@ def test_weights_of_another_module_are_refused(folder: Path) -> None:
     (folder / "function.py").write_text("def load(): return lambda x: x\n")
     torch.save(good, "w.pt")
     refused("function.py", "no torch.nn.Module", weights="w.pt")
+
+
+def test_a_module_may_name_its_weights_anew(folder: Path) -> None:
+    """Weights that its hooks rename, and those whose shape is not known yet, are loaded as torch loads them."""
+    (folder / "mine.py").write_text(
+        "from torch import nn\nfrom torch.nn.utils.parametrizations import weight_norm\n"
+        "def load(): return nn.Sequential(weight_norm(nn.Linear(2, 2)), nn.LazyLinear(3))\n"
+    )
+    state = {"0.weight_g": torch.ones(2, 1), "0.weight_v": torch.ones(2, 2), "0.bias": torch.ones(2)}
+    save_file({**state, "1.weight": torch.ones(3, 2), "1.bias": torch.ones(3)}, "w.safetensors")
+    model: Any = load_model("mine.py", {}, "w.safetensors").model
+    assert model[1].weight.tolist() == [[1.0] * 2] * 3
+    save_file(state, "w.safetensors")
+    refused("mine.py", "does not fit Sequential", weights="w.safetensors")
 
 
 class Linear(nn.Module):

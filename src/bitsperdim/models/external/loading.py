@@ -4,15 +4,16 @@ A file of Python is run, as its owner means it to be. Nothing else is: weights a
 read as data (:mod:`.exported`). What goes wrong in the owner's code is told in one sentence with the place.
 
 Invariants (``tests/models/external/test_loading.py``): every way gives the same model
-(``test_every_way_is_the_same_model``); a pickle runs nothing (``test_a_pickle_is_not_opened``); each mistake is one
+(``test_every_way_is_the_same_model``); what runs is what the files hold now, also where two files have neighbours of
+one name (``test_code_is_read_anew``); a pickle runs nothing (``test_a_pickle_is_not_opened``); each mistake is one
 sentence.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
-import importlib.util
 import inspect
 import re
 import sys
@@ -29,13 +30,18 @@ from ruamel.yaml.error import YAMLError
 from torch import nn
 
 from bitsperdim.core.errors import InputError, shown
+from bitsperdim.core.foreign import code_beside, files_named, hashes
 from bitsperdim.models.external.blame import where
 from bitsperdim.models.external.exported import read_exported
 from bitsperdim.models.external.weights import SUFFIXES, load_weights
 
 WAYS = "my_model.py, my_model.py:NAME, package.module:NAME, a program of torch.export (.pt2) or arrays (.npz)"
+FILE = re.compile(r"(?P<file>.+\.py)(:(?P<name>\w+))?")
+MODULE = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<name>\w+)")
 FUNCTION = "load"
 OF_IMAGES = ("image_shape", "n_levels")  # given where the signature names them
+OWN = frozenset(name.partition(".")[0] for name in sys.modules)  # what this package needs is never imported anew
+N_OWN = len(sys.path)
 
 
 @dataclass(frozen=True)
@@ -68,9 +74,9 @@ def load_model(
 ) -> Loaded:
     """Return a model.
 
-    Of a file or module, what is named is called with the arguments: a class of modules, or a function that returns the
-    model. Without a name that is the function ``load`` or, in a file, the only class of modules that is defined there.
-    Modules that lie beside a file can be imported by it; two files with neighbours of one name need two processes.
+    Of a file or module, what is named is called with copies of the arguments: a class of modules, or a function that
+    returns the model; a module that the file itself made is taken as it is. Without a name, the function ``load`` is
+    meant or, in a file, the only class of modules that is defined there. A file can import what lies beside it.
 
     Args:
         place: ``file.py``, ``file.py:name``, ``package.module:name`` or ``file.pt2``.
@@ -86,26 +92,30 @@ def load_model(
     """
     if place.endswith(".pt2"):
         return _exported(place, arguments, weights, device)
-    before = set(sys.modules)
-    module, name = _module_and_name(place)
-    target = _target(module, place, name)
-    if isinstance(target, nn.Module):
-        if arguments:
-            raise InputError(f"{place} is a module, not a function or class: it takes no arguments (-a).")
-        model, build = target, None
-    else:
-        known = {"image_shape": image_shape, "n_levels": n_levels}
-        model = _called(target, place, _complete(target, place, arguments, known))
-        build = _builder(target, place, arguments)
+    path, name = _path_and_name(place)
+    with _importable(place, path):
+        module = _run(path) if path is not None else _imported(place)
+        target = _target(module, place, name)
+        if isinstance(target, nn.Module):
+            if arguments:
+                raise InputError(f"{place} is a module that is made already: it takes no arguments.")
+            model, build = target, None
+        else:
+            known = {"image_shape": image_shape, "n_levels": n_levels}
+            model = _called(target, place, _complete(target, place, arguments, known))
+            build = _builder(target, place, arguments)
     if model is None:
         raise InputError(f"{_words(place, target)} returned nothing; it must return the model.")
-    files = {str(path): _sha256(path) for path in _files(module, before, arguments)}
+    files: list[str | Path] = [
+        *(code_beside(path) if path is not None else _loaded(module)),
+        *files_named(dict(arguments), ""),
+    ]
     if weights is not None:
         load_weights(model, Path(weights), weights_key)
-        files[str(weights)] = _sha256(Path(weights))
+        files.append(weights)
     elif weights_key is not None:
         raise InputError(f"weights_key = {shown(weights_key)} is not allowed without a file of weights.")
-    return Loaded(model, build, files, _stem(place))
+    return Loaded(model, build, hashes(files), _stem(place))
 
 
 def parsed_arguments(given: Sequence[str]) -> dict[str, Any]:
@@ -142,21 +152,17 @@ def _exported(
     place: str, arguments: Mapping[str, Any], weights: str | Path | None, device: torch.device | None
 ) -> Loaded:
     if arguments or weights is not None:
-        raise InputError(
-            f"{place} is an exported program: it holds its weights, and takes no arguments (-a, --weights)."
-        )
+        raise InputError(f"{place} is an exported program: it holds its weights, and takes no arguments.")
     path = _existing(place)
-    return Loaded(read_exported(path, device), None, {place: _sha256(path)}, _stem(place))
+    return Loaded(read_exported(path, device), None, hashes([path]), _stem(place))
 
 
-def _module_and_name(place: str) -> tuple[ModuleType, str | None]:
-    found = re.fullmatch(r"(?P<file>.+\.py)(:(?P<name>\w+))?", place)
-    if found:
-        return _run(_existing(found["file"])), found["name"]
-    found = re.fullmatch(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<name>\w+)", place)
-    if found:
-        with _importable(Path.cwd()), _told(place):
-            return importlib.import_module(found["module"]), found["name"]
+def _path_and_name(place: str) -> tuple[Path | None, str | None]:
+    """Return the file that a place names, None for a module, and the name in it."""
+    if found := FILE.fullmatch(place):
+        return _existing(found["file"]), found["name"]
+    if found := MODULE.fullmatch(place):
+        return None, found["name"]
     if place.endswith(SUFFIXES):
         raise InputError(
             f"{shown(place)} holds weights and no model; give the file of Python that makes the model, and these by "
@@ -173,28 +179,48 @@ def _existing(name: str) -> Path:
 
 
 def _run(path: Path) -> ModuleType:
-    """Run a file of Python as a module of a name of its own."""
-    name = f"bitsperdim_given_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"{path} cannot be imported.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    with _importable(path.resolve().parent), _told(str(path)):
-        spec.loader.exec_module(module)
+    """Run a file of Python as a module of a name of its own, which dataclasses look up.
+
+    It is compiled here: Python's own cache of compiled files goes by times.
+    """
+    with _told(str(path)):
+        source = path.read_bytes()
+        module = ModuleType(f"{path.stem}_{hashlib.sha256(source).hexdigest()[:12]}")
+        module.__file__ = str(path.resolve())
+        sys.modules[module.__name__] = module
+        exec(compile(source, module.__file__, "exec"), module.__dict__)
     return module
 
 
+def _imported(place: str) -> ModuleType:
+    with _told(place):
+        return importlib.import_module(place.partition(":")[0])
+
+
 @contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    """Let modules of a folder be imported."""
-    sys.path.insert(0, str(folder))
+def _importable(place: str, path: Path | None) -> Iterator[None]:
+    """Let a file import what lies in its folder, anew: another model's neighbour of that name may be known.
+
+    Of a module that is the current folder. It stays at the end of the path, for what a method imports when called.
+    """
+    if path is None:
+        package = re.split("[.:]", place)[0]
+        parent, code = Path(), [each for each in (Path(package), Path(f"{package}.py")) if each.exists()]
+    else:
+        parent, code = path.parent, code_beside(path)
+    folder = str(parent.resolve())
+    names = {each.relative_to(parent).parts[0].removesuffix(".py") for each in code} - OWN
+    for name in [name for name in sys.modules if name.partition(".")[0] in names]:
+        del sys.modules[name]
+    sys.path.insert(0, folder)
     importlib.invalidate_caches()
     try:
         yield
     finally:
-        if str(folder) in sys.path:
-            sys.path.remove(str(folder))
+        if folder in sys.path:
+            sys.path.remove(folder)
+        if folder not in sys.path:
+            sys.path.insert(N_OWN, folder)  # before those of earlier models
 
 
 @contextmanager
@@ -206,17 +232,17 @@ def _told(place: str) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         message = str(error.msg if isinstance(error, SyntaxError) else error)
-        what = f"{type(error).__name__}: {(message.splitlines() or [''])[0][:300]}".removesuffix(": ")
+        what = f"{type(error).__name__}: {(message.splitlines() or [''])[0][:300]}".rstrip(". :")
         at = where(error)
         raise InputError(f"{place} cannot be loaded: {at}{': ' if at else ''}{what}.") from error
 
 
-def _target(module: ModuleType, place: str, name: str | None) -> Callable[..., Any]:
+def _target(module: ModuleType, place: str, name: str | None) -> Any:  # noqa: ANN401 - a class, a function, a module
     if name is not None:
         if not hasattr(module, name):
             raise InputError(f"{place}: there is no {name!r} in it.")
         named = getattr(module, name)
-        if not callable(named):
+        if not callable(named):  # a module is
             raise InputError(f"{place} is {type(named).__name__}; it must be a class of modules, or a function.")
         return named
     function = getattr(module, FUNCTION, None)
@@ -233,8 +259,8 @@ def _target(module: ModuleType, place: str, name: str | None) -> Callable[..., A
         raise InputError(f"{place} defines no subclass of torch.nn.Module and no function {FUNCTION}; it needs one.")
     names = ", ".join(item.__name__ for item in classes[:8]) + (", ..." if len(classes) > 8 else "")
     raise InputError(
-        f"{place} defines {len(classes)} subclasses of torch.nn.Module ({names}); choose one as "
-        f"{place}:{classes[-1].__name__}, or define a function {FUNCTION} that returns the model."
+        f"{place} defines {len(classes)} subclasses of torch.nn.Module ({names}); choose one by "
+        f"its name, {place}:{classes[-1].__name__}, or define a function {FUNCTION} that returns the model."
     )
 
 
@@ -242,38 +268,34 @@ def _complete(
     target: Callable[..., Any], place: str, arguments: Mapping[str, Any], known: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return all arguments of a call, with what is known of the images; refuse what does not fit the signature."""
-    parameters = _parameters(target)
-    named = [key for key, item in parameters.items() if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)]
-    takes_all = any(item.kind is item.VAR_KEYWORD for item in parameters.values())
-    more = {key: value for key, value in known.items() if key in named and value is not None}
-    whole = {**more, **arguments}
-    what = _words(place, target)
-    unknown = [key for key in arguments if key not in named]
-    if unknown and not takes_all:
-        takes = f"it takes {', '.join(named)}" if named else "it takes none"
-        raise InputError(f"{what} takes no argument {shown(unknown[0])}; {takes}.")
-    missing = [key for key in named if parameters[key].default is inspect.Parameter.empty and key not in whole]
-    if missing:
-        raise InputError(f"{what} needs the argument {', '.join(missing)}; give it as -a {missing[0]}=VALUE.")
+    signature = _signature(target)
+    named = {key: value for key, value in known.items() if key in signature.parameters and value is not None}
+    whole = {**named, **arguments}
+    try:
+        signature.bind(**whole)
+    except TypeError as error:
+        raise InputError(
+            f"{_words(place, target)} refuses the arguments {', '.join(whole) or 'that are given, none'}: {error}; it "
+            f"takes {', '.join(signature.parameters) or 'none'}."
+        ) from error
     return whole
 
 
-def _parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+def _signature(target: Callable[..., Any]) -> inspect.Signature:
     try:
-        return inspect.signature(target).parameters
-    except (TypeError, ValueError):  # of what is written in C
-        return {}
+        return inspect.signature(target)
+    except (TypeError, ValueError):  # of what is written in C: it may take anything
+        return inspect.Signature([inspect.Parameter("anything", inspect.Parameter.VAR_KEYWORD)])
 
 
 def _called(target: Callable[..., Any], place: str, arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401 - the model
-    file = Path(place.partition(".py:")[0].removesuffix(".py") + ".py")
-    with _importable(file.resolve().parent if file.is_file() else Path.cwd()), _told(_words(place, target)):
-        return target(**arguments)
+    with _told(_words(place, target)):
+        return target(**copy.deepcopy(dict(arguments)))
 
 
 def _builder(target: Callable[..., Any], place: str, arguments: Mapping[str, Any]) -> Callable[..., object] | None:
     """Return what makes the model of other images; arguments that are files of weights are left out."""
-    parameters = _parameters(target)
+    parameters = _signature(target).parameters
     if any(key not in parameters or key in arguments for key in OF_IMAGES):
         return None
     rest = {key: value for key, value in arguments.items() if not str(value).endswith(SUFFIXES)}
@@ -298,21 +320,9 @@ def _stem(place: str) -> str:
     return Path(file).stem if file.endswith((".py", ".pt2")) else f"{file}.{name}"
 
 
-def _files(module: ModuleType, before: set[str], arguments: Mapping[str, Any]) -> list[Path]:
-    """Return the files of a module, of its neighbours that were imported with it, and those that arguments name."""
-    file = getattr(module, "__file__", None)
-    if file is None:
-        return []
-    folder = Path(file).resolve().parent
-    found = {Path(file)}
-    for name in set(sys.modules) - before:
-        other = getattr(sys.modules[name], "__file__", None)
-        if other and Path(other).resolve().is_relative_to(folder) and "site-packages" not in other:
-            found.add(Path(other))
-    found |= {Path(value) for value in arguments.values() if isinstance(value, str) and Path(value).is_file()}
-    return sorted(found)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _loaded(module: ModuleType) -> list[Path]:
+    """Return the files of a module's package that are loaded, unless they are installed."""
+    package = module.__name__.partition(".")[0]
+    loaded = [each for name, each in list(sys.modules.items()) if name.partition(".")[0] == package]
+    files = [getattr(each, "__file__", None) for each in loaded]
+    return [Path(file) for file in files if file and "site-packages" not in file]

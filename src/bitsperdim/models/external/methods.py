@@ -30,6 +30,7 @@ METHODS: Mapping[str, str] = {
 }
 OF_LATENT = ("encode", "decode", "prior")
 EXACT = ("conditionals", "logits", "log_prob")
+DECLARED = ("offers", "inputs", "layout", "range", "order")  # keys of an attribute `bitsperdim` of a model
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,39 @@ class Offer:
     method: str
     functions: Mapping[str, Callable[..., Any]]
     module: nn.Module | None
+
+
+def declared(model: object, **given: object) -> dict[str, Any]:
+    """Return how a model is to be asked: as given, or else as it says of itself in an attribute ``bitsperdim``.
+
+    Args:
+        model: as for :func:`offers_of`.
+        given: some of :data:`DECLARED`; None: not given.
+
+    Raises:
+        InputError: the attribute is not a dict of these keys.
+    """
+    said = getattr(model, "bitsperdim", {})
+    if not isinstance(said, Mapping) or not set(said) <= set(DECLARED):
+        raise InputError(
+            f"The attribute bitsperdim of {type(model).__name__} must be a dict with some of the keys "
+            f"{', '.join(DECLARED)}, not {shown(said)}."
+        )
+    return {**said, **{key: value for key, value in given.items() if value is not None}}
+
+
+def interval_of(given: object) -> tuple[float, float] | None:
+    """Return the interval of a density as two numbers; None: it has none.
+
+    Raises:
+        InputError: these are not two numbers.
+    """
+    if given is None:
+        return None
+    values = list(given) if isinstance(given, list | tuple) else []
+    if len(values) != 2 or not all(isinstance(value, int | float) for value in values):
+        raise InputError(f"range = {shown(given)} is not allowed; it must be two numbers (low, high).")
+    return float(values[0]), float(values[1])
 
 
 def offers_of(model: object, offers: str | None = None) -> list[Offer]:

@@ -14,8 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from bitsperdim.core.errors import InputError, shown
+from bitsperdim.models.external.distributions import first_line
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".pkl")
 N_SHOWN = 3  # names
@@ -33,28 +35,35 @@ def load_weights(model: object, path: Path, key: str | None = None) -> None:
         InputError: the file cannot be read, holds objects of Python, or the weights of another module.
     """
     if not isinstance(model, nn.Module):
-        raise InputError(f"{path} cannot be loaded: {type(model).__name__} is no torch.nn.Module.")
+        raise InputError(
+            f"weights = {shown(str(path))} is not allowed: the model is {type(model).__name__}, no torch.nn.Module."
+        )
     if not path.is_file():
         raise InputError(f"weights = {shown(str(path))} is not a file.")
-    given, own = _state_of(path, key), model.state_dict()
-    tensors = {name: value for name, value in own.items() if isinstance(value, Tensor)}
+    given = _state_of(path, key)
+    try:
+        model.load_state_dict(given, strict=True)
+    except Exception as error:
+        raise InputError(f"{path} does not fit {type(model).__name__}: {_misfit(model, given, error)}.") from error
+
+
+def _misfit(model: nn.Module, given: Mapping[str, Tensor], error: Exception) -> str:
+    """Return why weights do not fit a module: the names or the shapes that differ, or else its own words."""
+    own = model.state_dict()
+    tensors = {name: value for name, value in own.items() if isinstance(value, Tensor) and not is_lazy(value)}
     missing, unexpected = tensors.keys() - given.keys(), given.keys() - own.keys()
     if missing or unexpected:
         said = [f"{_few(missing)} missing"] if missing else []
         said += [f"{_few(unexpected)} not in the model"] if unexpected else []
-        raise InputError(f"{path} does not fit {type(model).__name__}: {' and '.join(said)}.")
+        return " and ".join(said)
     wrong = [name for name in sorted(tensors) if given[name].shape != tensors[name].shape]
-    if wrong:
-        first = wrong[0]
-        raise InputError(
-            f"{path} does not fit {type(model).__name__}: {first} has the shape {tuple(given[first].shape)} there and "
-            f"{tuple(tensors[first].shape)} in the model (of {len(wrong)} that differ)."
-        )
-    try:
-        model.load_state_dict(given, strict=True)
-    except Exception as error:
-        why = (str(error).splitlines() or [""])[0][:200]
-        raise InputError(f"{path} cannot be loaded into {type(model).__name__}: {why}.") from error
+    if not wrong:
+        return f"{type(error).__name__}: {first_line(error)[:200]}"
+    first = wrong[0]
+    return (
+        f"{first} has the shape {tuple(given[first].shape)} there and {tuple(tensors[first].shape)} in the model (of "
+        f"{len(wrong)} that differ)"
+    )
 
 
 def _few(names: Iterable[str]) -> str:
@@ -71,7 +80,7 @@ def _state_of(path: Path, key: str | None) -> dict[str, Tensor]:
         content = content[key]
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         where = f"{path}, under {key!r}," if key is not None else f"{path}"
-        raise InputError(f"{where} is no state dict{_keys(content)}; say by --weights-key under which key one is.")
+        raise InputError(f"{where} is no state dict{_keys(content)}; say by `weights_key` under which key one is.")
     return {str(name): value for name, value in content.items()}
 
 
@@ -96,7 +105,7 @@ def _content(path: Path) -> Any:  # noqa: ANN401 - whatever a file holds
             f"{path} holds objects of Python{of} besides tensors, and is not unpickled, which could run anything; save "
             f"model.state_dict() alone, by torch.save or safetensors."
         ) from error
-    except OSError:
+    except (OSError, MemoryError):
         raise
     except Exception as error:  # a damaged file fails in as many ways as there are bytes
         raise InputError(
