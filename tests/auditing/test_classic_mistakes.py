@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from classic import MISTAKES, N_IMAGES, OPEN, RIGHT, Audited, digits
+from classic import MISTAKES, N_IMAGES, OPEN, RIGHT, UNIT, Audited, Raster, digits
 
 import bitsperdim
 from bitsperdim.auditing.report import Audit
@@ -26,9 +26,12 @@ def failed(found: Audit) -> set[str]:
 
 @pytest.mark.parametrize("name", RIGHT)
 def test_right_models_pass(name: str) -> None:
-    """But for one that is as poor as it looks."""
+    """But for a warning of one that is as poor as it looks."""
     case = RIGHT[name]()
-    assert failed(audited(case)) == set(case.caught_by)
+    found = audited(case)
+    assert failed(found) == set()
+    assert found.passed
+    assert {check.name for check in found.warnings} == set(case.caught_by)
 
 
 @pytest.mark.parametrize("name", MISTAKES)
@@ -45,8 +48,17 @@ def test_what_is_open_stays_declared_or_small(name: str) -> None:
     """The page of your own model says that no check finds these."""
     case = OPEN[name]()
     found = audited(case)
-    assert failed(found) == set(case.caught_by)
+    assert failed(found) == set()
+    assert {check.name for check in found.warnings} == set(case.caught_by)
     assert found["masses sum to one"].catches_bpd or not found.estimate.is_verified
+
+
+def test_an_untrained_network_is_a_warning() -> None:
+    """Its number is right, and worse than that of independent sub-pixels."""
+    found = audited(Audited(Raster().eval(), UNIT))
+    assert found.passed
+    assert [check.name for check in found.warnings] == ["codes"]
+    assert found.verdict().startswith("No error was found, but look at the warning: codes.")
 
 
 def test_a_kind_is_verified_by_its_checks_alone() -> None:

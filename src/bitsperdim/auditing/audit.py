@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from bitsperdim.auditing import mass, plausible, same, structure
 from bitsperdim.auditing.check import Case, Check, failed, not_applicable
@@ -77,7 +78,7 @@ def audit(
     name: str | None = None,
     log_p_true: Any = None,  # noqa: ANN401 - an array
     build: Callable[..., object] | None = None,
-    seconds: float = 60.0,
+    seconds: float = 20.0,
 ) -> Audit:
     """Score a model and put its number to every check that applies.
 
@@ -151,7 +152,8 @@ def _truth(given: Any, n_images: int) -> np.ndarray | None:  # noqa: ANN401 - wh
 
 def _audited(case: Case, started: float, first: Sequence[Check] = ()) -> Audit:
     checks = list(first)
-    for name, check in CHECKS.items():
+    for name, check in (bar := tqdm(CHECKS.items(), unit="check", disable=None, leave=False)):
+        bar.set_description(f"check: {name}")
         try:
             checks.append(check(case))
         except FloatingPointError as error:

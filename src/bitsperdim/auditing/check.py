@@ -1,7 +1,8 @@
 """What a check of the audit finds, and what it is given.
 
 A check is passed, failed with a sentence and the size of the error, or not applicable with the reason. One that is
-passed says the smallest error that it would have caught. It is not told what the mistake is.
+passed says the smallest error that it would have caught. It is not told what the mistake is. A warning is about what is
+no error of the number, but often comes from one.
 
 A check that rests on chance has a level: how often it fails for a model in which nothing is wrong.
 """
@@ -26,7 +27,7 @@ from bitsperdim.evaluation.images import Data
 from bitsperdim.evaluation.result import Estimate
 from bitsperdim.models.base import ImageModel
 
-Status = Literal["passed", "failed", "not applicable"]
+Status = Literal["passed", "failed", "warning", "not applicable"]
 LEVEL = 1e-4  # of each check that rests on chance, at most
 N_LOOKED_AT = 16  # images that are scored anew by a check, at most
 K_LOOKED_AT = 64
@@ -39,7 +40,7 @@ class Check:
 
     Attributes:
         name: of the check, one or two words.
-        status: ``passed``, ``failed`` or ``not applicable``.
+        status: ``passed``, ``failed``, ``warning`` or ``not applicable``.
         words: a sentence: what was found, or why it does not apply.
         size_bpd: of the error that was found, bits/dim; None: it has no size, or none was found.
         catches_bpd: the smallest error that it would have caught, bits/dim; None: not passed, or not known.
@@ -71,6 +72,11 @@ def failed(name: str, words: str, size_bpd: float | None = None, level: float = 
     return Check(name, "failed", words, size_bpd=size_bpd, level=level)
 
 
+def warning(name: str, words: str, size_bpd: float | None = None) -> Check:
+    """Return a check that found something suspicious, which is no error by itself."""
+    return Check(name, "warning", words, size_bpd=size_bpd)
+
+
 def not_applicable(name: str, why: str) -> Check:
     """Return a check that cannot be made."""
     return Check(name, "not applicable", why)
@@ -96,7 +102,7 @@ class Case:
     seed: int = 0
     log_p_true: np.ndarray | None = None
     build: Callable[..., object] | None = None
-    seconds: float = 60.0
+    seconds: float = 20.0
 
     @property
     def model(self) -> ImageModel:

@@ -93,7 +93,7 @@ def add_options(command: argparse.ArgumentParser, *, with_checks: bool) -> None:
     forms.add_argument("--json", dest="form", action="store_const", const="json", help="for a program")
     if with_checks:
         forms.add_argument("--markdown", dest="form", action="store_const", const="markdown", help="for a pull request")
-        work.add_argument("--seconds", type=float, metavar="S", help="that a check may take, about (default: 60)")
+        work.add_argument("--seconds", type=float, metavar="S", help="that a check may take, about (default: 20)")
         command.epilog = STATUSES
     command.set_defaults(form="text", run=audit if with_checks else evaluate)
 
@@ -211,6 +211,8 @@ def _of_model(arguments: argparse.Namespace) -> tuple[Data, np.ndarray | None, L
     read = ", ".join(f"{name} (sha256 {digest[:DIGITS]})" for name, digest in loaded.files.items())
     print(f"Read {read}." if read else "No file was read.", file=sys.stderr)
     name = arguments.name or loaded.name
+    if arguments.weights is None and not arguments.place.endswith(".pt2") and not given:
+        print(f"{name} has the weights that its own code gives it: no --weights and no -a are given.", file=sys.stderr)
     if is_training(loaded.model):
         loaded.model.eval()  # type: ignore[attr-defined]  # a module
         print(f"{name} was in training mode and is put into evaluation mode, by model.eval().", file=sys.stderr)

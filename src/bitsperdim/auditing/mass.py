@@ -291,11 +291,11 @@ def annealed_mass(case: Case) -> Check:
     path = annealing.pilot(ask, start, N_CHAINS, n_pilot, steps)
     log_mass = float(log_mean_exp(annealing.anneal(ask, start, path, N_CHAINS, n_steps, steps)[:, None]))
     bpd = n_dims * NATS_PER_BIT
-    words = f"By annealing in {n_steps:,} steps from independent sub-pixels, the total mass is estimated as"
+    words = f"An unbiased estimate of the total probability of all images, by annealing in {n_steps:,} steps, is"
     if log_mass >= EVIDENCE:
-        words += f" {_mass(log_mass)}: by Markov's inequality it is more than one"
+        words += f" {_mass(log_mass)}; of a right model it would hardly ever be so large"
         return failed(name, f"{words}.", log_mass / bpd, LEVEL)
-    words += f" {_mass(log_mass)}, without bias, which does not speak against one"
+    words += f" {_mass(log_mass)}; only an estimate far above 1 would show an error"
     catches_bpd = (EVIDENCE - log_mass) / bpd if log_mass > -math.inf else None
     return passed(name, f"{words}.", "masses that are too large everywhere", catches_bpd, LEVEL)
 
@@ -315,7 +315,7 @@ def _bounds_of_known(
     n_drawn = max(N_PILOT, n_in_time(SHARE * case.seconds, seconds / N_PILOT, 2**14))
     x = best.draw(n_drawn, generator)
     values = ask(x) - best.log_p(x)
-    words = "By its bounds for images drawn from a known distribution the total mass is at least"
+    words = "By its bounds for images drawn from a known distribution the total probability is at least"
     return _bound_check(name, words, values, 0.0, case.model.n_dims)
 
 

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
-from bitsperdim.auditing.check import Case, Check, failed, not_applicable, passed
+from bitsperdim.auditing.check import Case, Check, failed, not_applicable, passed, warning
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.labels import ROUNDING_BPD, uniform_bpd
 from bitsperdim.data.yardsticks import code_length, contact_sheet, empirical_entropy
@@ -70,11 +70,11 @@ def against_codes(case: Case) -> Check:
     independent = entropy - bias
     if len(images) > data.n_levels and bpd > independent + 3 * (error if math.isfinite(error) else 0.0):
         words = (
-            f"The number is worse than that of independent sub-pixels ({independent:.4g} bits/dim): either the model "
-            f"is hardly trained, or its weights, its inputs or the preparation of the images are not those that it was "
-            f"trained with."
+            f"The number is worse than that of independent sub-pixels ({independent:.4g} bits/dim). It may be right, "
+            f"but then the model is weak; or its weights, its inputs or the preparation of the images are not those "
+            f"that it was trained with."
         )
-        return failed(name, words, bpd - independent)
+        return warning(name, words, bpd - independent)
     words = f"Lossless {code} needs {shortest:.4g} bits/dim, independent sub-pixels about {independent:.4g}."
     return passed(name, words, f"a number below {IMPLAUSIBLE:.0%} of {code}", bpd - IMPLAUSIBLE * shortest)
 
@@ -126,7 +126,7 @@ def inputs(case: Case) -> Check:
         return failed(name, words, best[1])
     if not tried:
         return not_applicable(name, "The model takes no other convention.")
-    catches = "images that are given on another scale than the model was trained with"
+    catches = "images that are given on one of these other scales"
     return passed(name, f"{what} fits better than {', '.join(tried)}.", catches, CLEARLY)
 
 

@@ -22,7 +22,7 @@ from bitsperdim.evaluation.result import Estimate
 if TYPE_CHECKING:
     import pandas as pd
 
-SIGNS = {"passed": "ok", "failed": "FAILED", "not applicable": "-"}
+SIGNS = {"passed": "ok", "failed": "FAILED", "warning": "warn", "not applicable": "-"}
 WIDTH = 110
 SCHEMA = 1
 
@@ -65,19 +65,29 @@ class Audit:
         """Return a check by its name."""
         return next(check for check in self.checks if check.name == name)
 
+    @property
+    def warnings(self) -> list[Check]:
+        """The checks that found something suspicious, which is no error by itself."""
+        return [check for check in self.checks if check.status == "warning"]
+
     def verdict(self) -> str:
-        """Return in a sentence what was found."""
+        """Return in a few sentences what was found."""
         counts = {status: sum(check.status == status for check in self.checks) for status in SIGNS}
         if self.failed:
             names = ", ".join(check.name for check in self.failed)
             return f"{ASCII_MARK} Not to be believed: {counts['failed']} of {len(self.checks)} checks failed ({names})."
-        chance = f"a right model fails one by chance in at most {self.level:.1g} of all audits"
-        text = (
-            f"Nothing wrong was found: {counts['passed']} checks passed, {counts['not applicable']} do not apply; "
-            f"{chance if self.level else 'none of them rests on chance'}."
-        )
-        if flags := self.estimate.flags:
-            text += f" But the number itself is not to be believed as it stands: {'; '.join(flags)}."
+        text = f"Nothing wrong was found by the {counts['passed']} of {len(self.checks)} checks that could be made."
+        if self.warnings:
+            text = f"No error was found, but look at the warning: {', '.join(check.name for check in self.warnings)}."
+        if self.level:
+            text += f" (A right model fails one of them by chance in at most {self.level:.1g} of all audits.)"
+        if (flags := self.estimate.flags) and self.estimate.kind == "lower":
+            text += (
+                f" The number is an upper bound, but it may be far above the model's true number: {'; '.join(flags)}. "
+                f"More samples (n_samples) make it lower until it stays where it is."
+            )
+        elif flags:
+            text += f" But the number is strange: {'; '.join(flags)}."
         return text
 
     def summary(self) -> str:
@@ -130,7 +140,7 @@ class Audit:
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows."""
-        colours = {"passed": "#2e7d32", "failed": "#c62828", "not applicable": "#777777"}
+        colours = {"passed": "#2e7d32", "failed": "#c62828", "warning": "#b26a00", "not applicable": "#777777"}
         rows = "".join(
             f"<tr><td style='color:{colours[check.status]}'>{SIGNS[check.status]}</td>"
             f"<td style='text-align:left'>{html.escape(check.name)}</td>"
@@ -148,7 +158,7 @@ def described(check: Check) -> str:
     if check.status == "passed" and check.catches:
         bpd = "" if check.catches_bpd is None else f", from {check.catches_bpd:.2g} bits/dim"
         return f"{check.words} Catches {check.catches}{bpd}."
-    if check.is_failed and check.size_bpd is not None:
+    if check.status in ("failed", "warning") and check.size_bpd is not None:
         size = f"{check.size_bpd:.2g}" if math.isfinite(check.size_bpd) else "infinitely many"
         return f"{check.words} Size: {size} bits/dim."
     return check.words

@@ -33,7 +33,7 @@ def repeatable(case: Case) -> Check:
     first, second = (case.scores(images, labels=labels).log_p for _ in range(2))
     size = case.in_bits_per_dim(float((second - first).abs().max()))
     if size == 0 or torch.equal(first, second):
-        words = "Scored twice with the same seed, the same images have the same bits."
+        words = "Scored twice with the same seed, the same images have identical numbers."
         return passed(name, words, "random numbers that no seed governs, such as dropout", 0.0)
     if size <= case.in_bits_per_dim(_rounding(case, first)):
         words = f"Scored twice with the same seed, numbers differ by {size:.1g} bits/dim, which is rounding."

@@ -174,7 +174,8 @@ def samples(case: Case) -> Check:
         return _samples_of_codes(case, model, name)
     if case.method in ("log_weights", "bound"):
         return _samples_of_weights(case, name)
-    return not_applicable(name, "Nothing is sampled but by this package." if case.is_sampled else "Nothing is sampled.")
+    why = "Only this package draws random numbers here." if case.is_sampled else "Nothing is sampled."
+    return not_applicable(name, why)
 
 
 def _samples_of_codes(case: Case, model: ExternalLatent, name: str) -> Check:

@@ -51,8 +51,9 @@ class Compared:
     def __str__(self) -> str:
         """Say in a sentence or two how they differ."""
         _, _, _, difference, _, _, verdict = cells(self.row)
-        text = f"{self.b.name} - {self.a.name}: {difference} bits/dim; {self.b.name} is {verdict}."
-        return " ".join([text, *self.row.notes])
+        said = "no verdict" if self.verdict == "cannot tell" else f"B is {verdict}"
+        notes = [note.replace(" (†)", "").replace("evaluate.n_samples", "n_samples") for note in self.row.notes]
+        return " ".join([f"A = {self.a.name}, B = {self.b.name}. B - A: {difference} bits/dim; {said}.", *notes])
 
     def __repr__(self) -> str:
         """Return the sentence."""

@@ -48,8 +48,8 @@ def announce_cost(model: ImageModel, data: Data, section: EvaluateSection, devic
     seconds = (time.monotonic() - started) * n_shares
     how_long = f"; at this rate all takes about {duration(seconds)}" if seconds >= 1 else ""
     print(
-        f"{name}: a first share of {size} images{f' and {chunk} samples' if k > 1 else ''} took "
-        f"{megabytes(grown)} more, {megabytes(whole)} in all{how_long}.",
+        f"{name}: {size} images{f' with {chunk} samples each' if k > 1 else ''} needed {megabytes(grown)} of memory "
+        f"({megabytes(whole)} with all that is loaded){how_long}.",
         file=sys.stderr,
         flush=True,
     )

@@ -308,6 +308,7 @@ def scored(
                 title=f"score {asked.name}",
                 checkpoint=kept,
                 may_look_ahead=may_look_ahead,
+                advice="n_samples is its K",
             )
     except FloatingPointError as error:
         raise InputError(f"{asked.name} cannot be scored: {str(error).removesuffix(' (seed 0)')}.") from error

@@ -235,7 +235,10 @@ def data_of(
         if train is not None:
             raise InputError("train is not allowed here; a data set knows its training images.")
         return images if labels is None else _with_labels(images, labels)
+    if isinstance(images, str | Path):
+        raise InputError(f"images = {shown(str(images))} is a name; give bitsperdim.load_data({shown(str(images))}).")
     if n_levels is None:
+        _refuse_floats(array_of(images, "images"), "images", "L-1")
         raise InputError("n_levels is missing: say how many levels the images have, 256 for values 0 to 255.")
     n_levels = int(n_levels) if isinstance(n_levels, np.integer) else n_levels
     if type(n_levels) is not int or not 2 <= n_levels <= MAX_LEVELS:
@@ -300,16 +303,7 @@ def array_of(given: Any, name: str) -> np.ndarray:  # noqa: ANN401 - whatever wa
 
 def _integers(images: Any, n_levels: int, name: str) -> np.ndarray:  # noqa: ANN401 - whatever was given
     array = array_of(images, name)
-    if not np.issubdtype(array.dtype, np.integer):
-        hint = (
-            ""
-            if not np.issubdtype(array.dtype, np.floating)
-            else (
-                "; a likelihood of levels needs the levels themselves: for values x / (L-1) give "
-                "(x * (L-1)).round().astype(int), and say by `inputs` what the model takes"
-            )
-        )
-        raise InputError(f"{name} must be integers 0..{n_levels - 1}, not {array.dtype}{hint}.")
+    _refuse_floats(array, name, str(n_levels - 1))
     if array.ndim == 3:
         array = array[:, None]
     if array.ndim != 4 or 0 in array.shape:
@@ -323,6 +317,17 @@ def _integers(images: Any, n_levels: int, name: str) -> np.ndarray:  # noqa: ANN
     if lowest < 0 or highest >= n_levels:
         raise InputError(f"{name} must hold levels from 0 to {n_levels - 1}, but they go from {lowest} to {highest}.")
     return np.ascontiguousarray(array.astype(np.uint8 if n_levels <= 256 else np.int32))
+
+
+def _refuse_floats(array: np.ndarray, name: str, highest: str) -> None:
+    if np.issubdtype(array.dtype, np.integer):
+        return
+    hint = (
+        "; a likelihood of levels needs the levels themselves: for values x / (L-1) give "
+        "(x * (L-1)).round().astype(int), and say by `inputs` what the model takes"
+    )
+    hint = hint if np.issubdtype(array.dtype, np.floating) else ""
+    raise InputError(f"{name} must be integers 0..{highest}, not {array.dtype}{hint}.")
 
 
 def _labels(labels: Any, n_images: int) -> np.ndarray:  # noqa: ANN401 - whatever was given

@@ -130,8 +130,8 @@ class Estimate:
             "bits/dim": f"{numbers.bpd:.6f}",
             "test-set error": f"{numbers.bpd_standard_error:.6f} (one standard error over images, bits/dim)",
             **(of_samples if self.kind == "lower" else {}),
-            "nats per image": f"{numbers.nll_nats:.4f} ± {numbers.nll_nats_standard_error:.4f}",
-            "images": repr(self.data),
+            "nats per image": f"{numbers.nll_nats:.4f} +- {numbers.nll_nats_standard_error:.4f}",
+            "images": repr(self.data).strip("<>"),
             "time": f"{self.seconds:.1f} s",
             "signature": self.signature,
         }

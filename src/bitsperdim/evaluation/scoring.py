@@ -49,6 +49,7 @@ def evaluate_seed(
     title: str = "evaluate",
     checkpoint: Checkpoint | None = None,
     may_look_ahead: bool = False,
+    advice: str = ADVICE,
 ) -> Estimate:
     """Estimate the whole test set under one seed's weights.
 
@@ -61,6 +62,7 @@ def evaluate_seed(
         title: of the progress bar.
         checkpoint: where finished images are kept; None: nowhere.
         may_look_ahead: whether an autoregressive model is scored that was not asked, or has said so already.
+        advice: which setting makes it shorter.
 
     Raises:
         InputError: the model was made for other images, looks ahead, or another process stopped.
@@ -82,7 +84,7 @@ def evaluate_seed(
     except ValueError as error:
         raise InputError(f"The model of seed {seed} cannot be evaluated: {error}.") from error
     k = samples_of(model, section.n_samples)
-    cost = Announcement(title, k * len(images) // world_size(), ADVICE if k > 1 else "each test image is scored once")
+    cost = Announcement(title, k * len(images) // world_size(), advice if k > 1 else "each test image is scored once")
 
     def scored(block: range) -> torch.Tensor:
         at = slice(block.start, block.stop)

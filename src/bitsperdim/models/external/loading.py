@@ -33,6 +33,7 @@ from bitsperdim.core.errors import InputError, shown
 from bitsperdim.core.foreign import code_beside, files_named, hashes
 from bitsperdim.models.external.blame import where
 from bitsperdim.models.external.exported import read_exported
+from bitsperdim.models.external.methods import METHODS
 from bitsperdim.models.external.weights import SUFFIXES, load_weights
 
 WAYS = "my_model.py, my_model.py:NAME, package.module:NAME, a program of torch.export (.pt2) or arrays (.npz)"
@@ -253,6 +254,8 @@ def _target(module: ModuleType, place: str, name: str | None) -> Any:  # noqa: A
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, nn.Module) and value.__module__ == module.__name__
     ]
+    if len(classes) > 1:  # layers offer nothing
+        classes = [value for value in classes if any(hasattr(value, method) for method in METHODS)] or classes
     if len(classes) == 1:
         return classes[0]
     if not classes:

@@ -19,6 +19,7 @@ refused in one sentence (``test_what_is_refused``).
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -41,6 +42,8 @@ from bitsperdim.models.latent import LatentModel
 from bitsperdim.models.parts.dequantization import MAX_LEVELS, UniformDequantizer
 
 ORDERS = ("raster", "planes")
+LONG = re.compile(r"\blong\b|\bLong\b|int64")  # in what torch says of an input of integers
+MEANT = " Is inputs = 'unit' or 'symmetric' meant?"
 PRECISE = (torch.float32, torch.float64)
 WITHOUT_LABELS = ("encode", "log_density")  # methods that are given none
 
@@ -104,6 +107,7 @@ class External(ImageModel):
             raise InputError(
                 f"{name}({shapes}) of the model raised {type(error).__name__}: {first_line(error)}"
                 f"{f' ({at})' if at else ''}; it is given {self.words}."
+                + (MEANT if self.convention.inputs == "integers" and LONG.search(str(error)) else "")
             ) from error
 
     def likelihood_of(self, given: object, name: str, leading: tuple[int, ...]) -> Likelihood:
