@@ -1,6 +1,5 @@
 """Two numbers of models from elsewhere, image by image, as results of the pipeline are compared."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from scipy import stats
 
 import bitsperdim
 from bitsperdim.comparing.comparison import rows_of
-from bitsperdim.comparing.numbers import Images, Scored, read_numbers
+from bitsperdim.comparing.numbers import Images, Scored
 from bitsperdim.core.errors import InputError
 from bitsperdim.evaluation.images import CACHE
 from bitsperdim.evaluation.result import Estimate
@@ -31,10 +30,8 @@ def test_it_is_the_comparison_of_results() -> None:
     found = bitsperdim.compare(a, b)
 
     def result(estimate: Estimate) -> Scored:
-        numbers = read_numbers(json.dumps(dict(estimate.metrics)).encode(), "metrics")
-        return Scored(
-            estimate.name, numbers, {}, lambda: Images(estimate.log_p[None], estimate.data.prepared.same_as["test"])
-        )
+        same_as = estimate.data.prepared.same_as["test"]
+        return Scored(estimate.name, estimate.metrics, {}, lambda: Images(estimate.log_p[None], same_as))
 
     (row,) = rows_of([(result(a), result(b))])
     assert (found.bits_per_dim, found.standard_error, found.verdict) == (row.bpd, row.standard_error, row.verdict)
@@ -43,8 +40,8 @@ def test_it_is_the_comparison_of_results() -> None:
     backwards = bitsperdim.compare(b, a)
     assert backwards.verdict == "worse"
     assert backwards.bits_per_dim == -found.bits_per_dim
-    assert str(found).startswith("b - a: \N{MINUS SIGN}0.0886 ± 0.00")
-    assert "bits/dim; b is better." in str(found)
+    assert str(found).startswith("A = a, B = b. B - A: \N{MINUS SIGN}0.0886 ± 0.00")
+    assert "bits/dim; B is better." in str(found)
     assert repr(found) == f"<Compared {found}>"
 
 
