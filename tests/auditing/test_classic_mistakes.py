@@ -1,6 +1,6 @@
 """Classic mistakes, made in models of somebody else, are found by a check that is not told of them; right models pass.
 
-Seeded: whether a right model fails a check by chance does not change from run to run. ``benchmarks/audits.py`` counts.
+Seeded; ``benchmarks/audits.py`` counts how often right models fail a check by chance.
 """
 
 from typing import Any

@@ -91,7 +91,8 @@ def causality(case: Case) -> Check:
         what = str(error).partition("; mend its masks")[0]
         other = _another_order(case, images, labels)
         hint = f" It does not with order = {other!r}." if other else ""
-        return failed(name, f"{what[:1].upper()}{what[1:]}.{hint}", _gained(case, model))
+        gained = _gained(case, model)
+        return failed(name, f"{what[:1].upper()}{what[1:]}.{hint}", gained if gained > 0 else None)
     tolerance = torch.finfo(model.dtype).eps ** TOLERATED
     words = "No conditional moves when values that it must not know become others, or has a derivative in them."
     catches = "a conditional that sees its own value or a later one and moves with it at a place that was looked at"
