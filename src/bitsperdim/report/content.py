@@ -315,7 +315,7 @@ def _read_model(params: Params, folder: Path, name: str, images: ImagesMetrics) 
         nll=-_by_seed(per_image, "log_p", metrics, folder / "per_image.csv").mean(0),
         same_as=_by_seed(per_image, "same_as", metrics, folder / "per_image.csv")[0].astype(np.int64),
         pareto_k=_pareto_k(folder / "per_image.csv", metrics),
-        samples=_picture_if_any(folder / "pictures" / "samples.png"),
+        samples=(read_picture if metrics.origin is None else _picture_if_any)(folder / "pictures" / "samples.png"),
         reconstructions=_picture_if_any(folder / "pictures" / "reconstructions.png"),
         completions=_picture_if_any(folder / "pictures" / "completions.png"),
         receptive_field=_picture_if_any(folder / "pictures" / "receptive_field.png"),
