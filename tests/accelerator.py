@@ -11,15 +11,15 @@ processes of its own do (``on_accelerator.py``).
 from __future__ import annotations
 
 import contextlib
+import functools
 import weakref
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 
@@ -42,7 +42,7 @@ READS = {  # whose result is a number, or has a shape that depends on numbers
 }
 INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default}
 waits: Counter[str] = Counter()  # of the host for the device, or the other way round, by what made it wait
-launches: Counter[str] = Counter()  # of work on the device, each of which takes the host some microseconds
+launches: Counter[Any] = Counter()  # of work on the device, each of which takes the host some microseconds
 
 
 class Registered(backend_registration._DummyBackendModule):
@@ -136,8 +136,9 @@ def computed(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     Raises:
         RuntimeError: tensors and generator are not all of one device.
     """
-    flat, spec = pytree.tree_flatten((args, kwargs))
-    tensors = [value for value in flat if isinstance(value, Tensor)]
+    tensors: list[Tensor] = []
+    low_args = each(args, functools.partial(lowered, tensors))
+    low_kwargs = {name: each(value, functools.partial(lowered, tensors)) for name, value in kwargs.items()}
     place = DEVICE if any(isinstance(tensor, Placed) for tensor in tensors) else CPU
     strays = [tensor for tensor in tensors if tensor.device != DEVICE and tensor.dim() > 0]
     if place == DEVICE and strays and func not in COPIES:
@@ -149,17 +150,34 @@ def computed(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     if generator is not None and PlacedStream.places.get(generator._cdata, CPU).type != target.type:
         raise RuntimeError(f"{func} of {target} has a generator of another device")
     count_waits(func, args, place, target)
-    lowered = [value.held if isinstance(value, Placed) else value for value in flat]
-    lowered = [CPU if isinstance(value, torch.device) else value for value in lowered]
-    low_args, low_kwargs = pytree.tree_unflatten(lowered, spec)
     result = func(*low_args, **low_kwargs)
     if target.type != NAME:
         return result
-    launches[str(func)] += not is_view(func)
-    placed = pytree.tree_map(lambda value: Placed(value) if isinstance(value, Tensor) else value, result)
-    return return_and_correct_aliasing(func, args, kwargs, placed)
+    launches[func] += not is_view(func)
+    placed = each(result, lambda value: Placed(value) if isinstance(value, Tensor) else value)
+    return return_and_correct_aliasing(func, args, kwargs, placed) if may_alias(func) else placed
 
 
+def each(value: Any, do: Callable[[Any], Any]) -> Any:
+    """Do something with each value in lists and tuples: what PyTorch's own trees do, in a tenth of the time."""
+    return type(value)([each(item, do) for item in value]) if type(value) in (list, tuple) else do(value)
+
+
+def lowered(tensors: list[Tensor], value: Any) -> Any:
+    """Return for the CPU what is on the device, and note which tensors there are."""
+    if isinstance(value, Tensor):
+        tensors.append(value)
+        return value.held if isinstance(value, Placed) else value
+    return CPU if isinstance(value, torch.device) else value
+
+
+@functools.cache
+def may_alias(func: Any) -> bool:
+    """Return whether what an operation returns may be an argument, or a view of one."""
+    return any(item.alias_info is not None for item in (*func._schema.arguments, *func._schema.returns))
+
+
+@functools.cache
 def is_view(func: Any) -> bool:
     """Return whether an operation computes nothing."""
     aliases = [item.alias_info for item in func._schema.returns]
