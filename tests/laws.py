@@ -127,14 +127,19 @@ def weights_average_to(
     assert z.abs().max() < FAR, f"the mean weight is {z.abs().max().item():.1f} standard errors off"
 
 
-def masses_by_quadrature(model: LatentModel, images: Tensor, half_width: float = 9.0, n_nodes: int = 161) -> Tensor:
+def masses_by_quadrature(
+    model: LatentModel, images: Tensor, half_width: float = 9.0, n_nodes: int | None = None
+) -> Tensor:
     """Integrate p(x given z) p(z) over a latent of one or two dimensions, (B,) masses, by the trapezoid rule.
 
     For smooth integrands that vanish at the ends the rule converges faster than any power; the
-    normal tail beyond 9 is below 1e-18.
+    normal tail beyond 9 is below 1e-18. With 161 nodes in one dimension, and 81 along each of two, the masses of the
+    cases are those of twice as many nodes to 1e-4 where networks have kinks, and to 2e-7 elsewhere: a fiftieth of
+    the error of 20,000 samples, and less.
     """
-    nodes = torch.linspace(-half_width, half_width, n_nodes, dtype=torch.float64)
     latent_size = model.prior().mean.shape[-1]
+    n_nodes = n_nodes or (161 if latent_size == 1 else 81)
+    nodes = torch.linspace(-half_width, half_width, n_nodes, dtype=torch.float64)
     grid = torch.cartesian_prod(*[nodes] * latent_size).reshape(-1, 1, latent_size)  # (K, 1, Z)
     volume = (nodes[1] - nodes[0]) ** latent_size
     log_p = model.log_joint(images, grid.expand(-1, len(images), -1))  # (K, B)

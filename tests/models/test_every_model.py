@@ -66,17 +66,17 @@ def test_the_kth_weight_does_not_depend_on_how_many_there_are(name: str) -> None
     assert float((drawn(4) - many).detach().abs().min()) > 1000 * room  # other draws are seen
 
 
-def sensitivities(model: ImageModel, n_draws: int) -> list[torch.Tensor]:
+def sensitivities(model: ImageModel, n_draws: int, n_images: int = 300) -> list[torch.Tensor]:
     """The size of the derivative of log w in each weight, summed over images, for several draws of all weights."""
     parameters = list(model.parameters())
     seen = [torch.zeros_like(parameter) for parameter in parameters]
-    labels = None if model.n_classes is None else torch.arange(300) % model.n_classes
+    labels = None if model.n_classes is None else torch.arange(n_images) % model.n_classes
     generator = torch.Generator().manual_seed(0)
     for _ in range(n_draws):
         with torch.no_grad():
             for parameter in parameters:
                 parameter.copy_(0.4 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-        log_w = model.log_weights(laws.some_images(model, 300), labels=labels, generator=generator)[0]
+        log_w = model.log_weights(laws.some_images(model, n_images), labels=labels, generator=generator)[0]
         for part in log_w.split(20):
             gradients = torch.autograd.grad(part.sum(), parameters, retain_graph=True, materialize_grads=True)
             for total, gradient in zip(seen, gradients, strict=True):
@@ -111,9 +111,9 @@ def test_no_weight_of_a_label_is_a_dead_end() -> None:
 
 
 def dead_ends(model: ImageModel) -> list[str]:
-    """The parameters of which no weight has a derivative in two networks."""
+    """The parameters of which no weight has a derivative in two networks; more images could only find fewer."""
     names = [name for name, _ in model.named_parameters()]
-    return [name for name, total in zip(names, sensitivities(model, 2), strict=True) if not total.any()]
+    return [name for name, total in zip(names, sensitivities(model, 2, n_images=40), strict=True) if not total.any()]
 
 
 @pytest.mark.parametrize("name", SAMPLED)

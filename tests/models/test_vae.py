@@ -175,7 +175,7 @@ def test_two_layers_average_to_the_mass(generator: torch.Generator) -> None:
     """Against quadrature over both layers; the masses sum to one."""
     model = layered_vae()
     images = laws.all_images((1, 2, 2), 2)
-    masses = laws.masses_by_quadrature(model, images, half_width=12, n_nodes=241)
+    masses = laws.masses_by_quadrature(model, images, half_width=12, n_nodes=121)
     assert abs(masses.sum().item() - 1) < 1e-10
     laws.weights_average_to(model, images, masses, generator)
     flat = SIZES | {"likelihood": "bernoulli", "n_mixtures": 1}
