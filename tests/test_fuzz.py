@@ -198,9 +198,10 @@ from dvc.cli import main
 for file, arguments in json.load(sys.stdin):
     pathlib.Path("params.yaml").write_bytes(bytes.fromhex(file))
     status = main(arguments)
+    own = (".git", ".dvc", "src", "stages", "external", "params.yaml")
     found = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
              for path in sorted(pathlib.Path(".").rglob("*"))
-             if path.parts[0] not in (".git", ".dvc", "src", "stages", "params.yaml") and "tmp" not in path.parts}
+             if path.parts[0] not in own and "tmp" not in path.parts}
     sys.stderr.flush()
     print("<<" + json.dumps({"status": status, "found": found}) + ">>", flush=True)
 """
@@ -208,7 +209,7 @@ for file, arguments in json.load(sys.stdin):
 
 def workspace(folder: Path, repository: Path, text: str) -> None:
     """Make a repository of git and DVC that holds this pipeline, and the results of an earlier run."""
-    for name in ("src", "stages"):
+    for name in ("src", "stages", "external"):
         shutil.copytree(repository / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(repository / "dvc.yaml", folder)
     shutil.copy(repository / ".dvcignore", folder)

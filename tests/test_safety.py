@@ -377,6 +377,9 @@ def test_a_sentence_is_printable() -> None:
     assert sentence == r"a\nb \x1b[31m \u202e \ud800 \x00 é ± 'c' 1,000 …"
 
 
+INTENDED = {"loading.py": ["exec"]}  # of a model's own file, which its user names (bitsperdim.models.external.loading)
+
+
 def faults(source: str) -> list[str]:
     """Calls that run or unpickle what they are given, and arrays that are loaded without saying that they do not."""
     found = []
@@ -399,7 +402,7 @@ def faults(source: str) -> list[str]:
             found.append("allow_pickle")
         if (owner, name) == ("np", "load") and "allow_pickle" not in keywords:
             found.append("np.load")
-        if (owner, name) == ("torch", "load"):
+        if (owner, name) == ("torch", "load") and keywords.get("weights_only") is not True:
             found.append("torch.load")
         if name == "YAML" and keywords.get("typ", "rt") not in ("safe", "rt"):
             found.append("YAML")
@@ -409,7 +412,8 @@ def faults(source: str) -> list[str]:
 def test_the_code_runs_and_unpickles_nothing_that_it_reads(repository: Path) -> None:
     files = [path for folder in ("src", "stages") for path in (repository / folder).rglob("*.py")]
     assert len(files) > 100
-    assert {str(path): found for path in files if (found := faults(path.read_text(encoding="utf-8")))} == {}
+    found = {path.name: faults(path.read_text(encoding="utf-8")) for path in files}
+    assert {name: each for name, each in found.items() if each} == INTENDED
 
 
 @pytest.mark.parametrize(
@@ -417,9 +421,10 @@ def test_the_code_runs_and_unpickles_nothing_that_it_reads(repository: Path) -> 
     [
         *("import pickle", "from joblib import load", "eval(x)", "exec(x)", "os.system(x)", "tar.extractall(x)"),
         *("subprocess.run(x, shell=True)", "run(x, shell=y)", "np.load(x)", "np.load(x, allow_pickle=True)"),
-        *("torch.load(x)", "torch.load(x, weights_only=True)", "YAML(typ='unsafe')", "__import__(x)", "import yaml"),
+        *("torch.load(x)", "torch.load(x, weights_only=False)", "YAML(typ='unsafe')", "__import__(x)", "import yaml"),
     ],
 )
 def test_a_fault_is_found(line: str) -> None:
     assert faults(line)
     assert not faults("model.eval(); np.load(x, allow_pickle=False); YAML(typ='safe'); subprocess.run(x); YAML()")
+    assert not faults("torch.load(x, weights_only=True)")

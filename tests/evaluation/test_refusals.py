@@ -174,7 +174,7 @@ REFUSED: dict[str, tuple[str, Any, dict[str, Any]]] = {
     ),
     "an error in the masses": (
         "raised ValueError when it was asked for the mass of levels",
-        lambda x: td.Categorical(logits=torch.zeros(len(x), 1, 2, 2, 2)),
+        lambda x: td.Categorical(logits=torch.zeros(len(x), 1, 2, 2, 2), validate_args=True),  # which zuko switches off
         {"offers": "conditionals"},
     ),
     "looks ahead": ("last cannot be scored: the model looks ahead", Masked(is_leaking=True).last, {"offers": "logits"}),

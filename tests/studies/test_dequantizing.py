@@ -63,7 +63,7 @@ def test_the_flows_differ_in_their_noise_alone() -> None:
         ("uniform", 3),
     ]
     assert {section.settings(TRAIN).epochs for section in sections.values()} == {3}
-    assert {section.settings(TRAIN).batch_size for section in sections.values()} == {8}
+    assert {section.settings(TRAIN).batch_size for section in sections.values()} == {128}  # its own default
 
 
 def test_no_more_images_are_read_than_asked_for(folder: Path) -> None:

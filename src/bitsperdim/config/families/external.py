@@ -3,7 +3,7 @@
 Paths are relative to the repository and lie below ``external/``, which DVC watches. What is checked here executes
 nothing of the user's: the rest is said by the training stage, in one sentence as well.
 
-Invariants (``tests/config/test_external.py``): every mistake is one sentence, before any work where it can be.
+Invariants (``tests/config/test_external_section.py``): every mistake is one sentence, before any work where it can be.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ name.
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -98,16 +97,16 @@ def _content(path: Path) -> Any:  # noqa: ANN401 - whatever a file holds
 
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        of = f" ({found[1]})" if found else ""
-        raise InputError(
-            f"{path} holds objects of Python{of} besides tensors, and is not unpickled, which could run anything; save "
-            f"model.state_dict() alone, by torch.save or safetensors."
-        ) from error
     except (OSError, MemoryError):
         raise
     except Exception as error:  # a damaged file fails in as many ways as there are bytes
+        if type(error).__name__ == "UnpicklingError":
+            found = re.search(r"GLOBAL ([\w.]+)", str(error))
+            of = f" ({found[1]})" if found else ""
+            raise InputError(
+                f"{path} holds objects of Python{of} besides tensors, and is not unpickled, which could run anything; "
+                f"save model.state_dict() alone, by torch.save or safetensors."
+            ) from error
         raise InputError(
             f"{path} is damaged, or no file of {'safetensors' if path.suffix == '.safetensors' else 'torch.save'} "
             f"({type(error).__name__})."
