@@ -34,7 +34,8 @@ def possible_range(case: Case) -> Check:
     reason, most = numbers.range_reason, uniform_bpd(numbers.protocol)
     size = max(numbers.bpd - most, -numbers.bpd)
     if reason is not None and "by chance" not in reason:
-        return failed(name, f"The number is {reason}.", size if math.isfinite(size) else None)
+        found = failed if numbers.bpd < 0 else warning  # a bad model may be worse than none
+        return found(name, f"The number is {reason}.", size if math.isfinite(size) else None)
     impossible = int(np.isneginf(log_p).sum())
     if impossible:
         words = f"{impossible} of {len(log_p)} images have probability 0, so that the number is infinite."
