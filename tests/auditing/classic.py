@@ -36,7 +36,7 @@ def trained(model: nn.Module, loss: Callable[[Tensor], Tensor], n_steps: int) ->
     """Train with seeded batches, the global generator of torch left as it was."""
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(model.parameters(), 5e-3)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), torch.enable_grad():  # it may be asked for where there are no derivatives
         torch.manual_seed(0)
         for _ in range(n_steps):
             optimizer.zero_grad()
