@@ -273,7 +273,7 @@ def test_what_is_given_is_refused_in_one_sentence(folder: Path, command: Command
         ("scores.npz", *IMAGES, "--split", "train"): "--split is not allowed with --images",
         ("scores.npz", "--data", "digits", "--channels", "last"): "--channels is not allowed with --data",
         ("mine.py", *IMAGES, "--kind", "lower"): "--kind is not allowed for a model",
-        ("mine.py", *IMAGES, "--device", "cuda:99"): "is no device of this machine",
+        ("mine.py", *IMAGES, "--device", "cuda:99"): "is not a device of this machine",
         ("mine.py", *IMAGES, "--device", "gpu"): "choose cpu",
         ("mine.py", *IMAGES, "--inputs", "pixels"): "choose one of integers",
         ("mine.py", *IMAGES, "--layout", "nhwc"): "channels_last",

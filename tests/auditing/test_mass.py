@@ -253,3 +253,21 @@ def test_annealing_of_weights_is_unbiased_too() -> None:
     error = float(weights.std()) / len(weights) ** 0.5
     assert float(weights.mean()) == pytest.approx(1.0, abs=4 * error)
     assert error < 0.02
+
+
+def test_why_build_makes_nothing_is_said() -> None:
+    """The reason of the first shape that was tried: an error in it is not swallowed."""
+
+    def build(image_shape: tuple[int, int, int], n_levels: int) -> object:
+        raise KeyError("n_hidden")
+
+    images = torch.randint(5, (20, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+
+    def uniform(x: Tensor) -> Tensor:
+        """For images of its own size alone."""
+        return torch.full((len(x),), -64 * math.log(5)) + 0.0 * x.reshape(len(x), 64).sum(1)
+
+    check = mass.sum_over_tiny_images(case_of(uniform, images, 5, offers="log_prob", build=build))
+    assert check.status == "not applicable"
+    assert "build makes no tiny model that can be asked (for " in check.words
+    assert "it raised KeyError: 'n_hidden')" in check.words

@@ -27,7 +27,7 @@ def read_arrays(path: Path, names: Sequence[str] | None = None) -> dict[str, np.
         names: which; None: all.
 
     Raises:
-        InputError: it is no such file, or one of these is an array of objects.
+        InputError: it is not such a file, or one of these is an array of objects.
     """
     if not path.is_file():
         raise InputError(f"{shown(str(path))} is not a file.")
@@ -51,14 +51,14 @@ def names_of(path: Path) -> list[str]:
     """Return the names of the arrays of a .npz file.
 
     Raises:
-        InputError: it is no such file.
+        InputError: it is not such a file.
     """
     if not path.is_file():
         raise InputError(f"{shown(str(path))} is not a file.")
     try:
         with zipfile.ZipFile(path) as archive:
             return [name.removesuffix(".npy") for name in archive.namelist()]
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:  # the last: a compression it does not know
         raise InputError(f"{path} cannot be read as a .npz file of arrays ({type(error).__name__}).") from error
 
 

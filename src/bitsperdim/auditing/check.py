@@ -73,7 +73,7 @@ def failed(name: str, words: str, size_bpd: float | None = None, level: float = 
 
 
 def warning(name: str, words: str, size_bpd: float | None = None) -> Check:
-    """Return a check that found something suspicious, which is no error by itself."""
+    """Return a check that found something suspicious, which is not an error by itself."""
     return Check(name, "warning", words, size_bpd=size_bpd)
 
 
@@ -112,7 +112,7 @@ class Case:
             ValueError: there are numbers only.
         """
         if self.asked is None:
-            raise ValueError("there is no model, but numbers only")
+            raise ValueError("there is no model here, there are only numbers")
         return self.asked.model
 
     @property

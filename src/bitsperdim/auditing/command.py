@@ -164,7 +164,7 @@ def is_arrays(arguments: argparse.Namespace) -> bool:
     _refuse(arguments, others, f"with {with_what}")
     result = arguments.place.endswith(".npz")
     if result:
-        _refuse(arguments, OF_MODELS, "for arrays, which are no model")
+        _refuse(arguments, OF_MODELS, "for arrays, which are not a model")
     else:
         _refuse(arguments, ("kind",), "for a model; --as says what it offers")
     return result
@@ -296,8 +296,8 @@ def _device(name: str | None) -> torch.device | None:
     found = re.fullmatch(r"cpu|cuda(:(?P<index>\d{1,3}))?", name)
     if not found or (name != "cpu" and int(found["index"] or 0) >= n_gpus):
         raise InputError(
-            f"--device {shown(name)} is no device of this machine; choose cpu, or one of its {n_gpus} GPUs as cuda:0 "
-            f"and so on."
+            f"--device {shown(name)} is not a device of this machine; choose cpu, or one of its {n_gpus} GPUs as "
+            f"cuda:0 and so on."
         )
     device = torch.device("cuda:0" if name == "cuda" else name)
     if device.type == "cuda":

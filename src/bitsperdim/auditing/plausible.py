@@ -30,7 +30,7 @@ def possible_range(case: Case) -> Check:
     name, numbers = "range", case.result.metrics
     log_p = case.result.log_p
     if case.result.kind == "density":
-        return not_applicable(name, "A density has any value; it is no likelihood.")
+        return not_applicable(name, "A density may have any value, since it is not a likelihood.")
     reason, most = numbers.range_reason, uniform_bpd(numbers.protocol)
     size = max(numbers.bpd - most, -numbers.bpd)
     if reason is not None and "by chance" not in reason:

@@ -67,7 +67,7 @@ class Audit:
 
     @property
     def warnings(self) -> list[Check]:
-        """The checks that found something suspicious, which is no error by itself."""
+        """The checks that found something suspicious, which is not an error by itself."""
         return [check for check in self.checks if check.status == "warning"]
 
     def verdict(self) -> str:

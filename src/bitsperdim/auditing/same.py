@@ -105,7 +105,7 @@ def training_mode(model: object, data: Data, asking: Mapping[str, Any], scoring:
     """Say what a model in training mode would have got; afterwards it is in evaluation mode."""
     name = "evaluation mode"
     if not isinstance(model, nn.Module):
-        return not_applicable(name, "It is no module.")
+        return not_applicable(name, "It is not a torch.nn.Module.")
     part = data.subset(min(N_LOOKED_AT, len(data.images)), 0)
     model.eval()
     asked = ask(model, part, **asking)

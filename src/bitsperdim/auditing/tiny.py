@@ -17,6 +17,7 @@ from bitsperdim.core.errors import InputError
 from bitsperdim.core.randomness import stream
 from bitsperdim.models.base import ImageModel
 from bitsperdim.models.external.convention import Convention
+from bitsperdim.models.external.distributions import first_line
 from bitsperdim.models.external.methods import Offer, offers_of
 from bitsperdim.models.external.wrapping import External, ExternalConditionals, ExternalDensity, places, wrap
 
@@ -66,10 +67,11 @@ def tiny_model(case: Case) -> Tiny | str:
     own = Tiny(case.model, "the model")
     if own.n_images <= MOST and _seconds(case, own.model) < case.seconds:
         return own
-    for found in chain(_every_built(case), _every_smaller(case)):
+    reasons: list[str] = []
+    for found in chain(_every_built(case, reasons), _every_smaller(case)):
         return found
     channels, height, width = case.data.image_shape
-    built = "build makes no model of tiny images that can be asked" if case.build else "no build was given"
+    built = f"build makes no tiny model that can be asked ({reasons[0]})" if reasons else "no build was given"
     return (
         f"There are {case.data.n_levels}^{channels * height * width} images, {built}, "
         f"and the model takes no images of so few sub-pixels that they can be counted in time."
@@ -98,14 +100,21 @@ def _total(case: Case, tiny: Tiny) -> float:
     return float(torch.logsumexp(log_weights(case, images, generator, model=tiny.model), 0))
 
 
-def _every_built(case: Case) -> Iterator[Tiny]:
+def _every_built(case: Case, reasons: list[str]) -> Iterator[Tiny]:
+    """Yield what ``build`` makes of tiny shapes; why it does not is added to ``reasons``."""
+    if case.build is None:
+        return
     n_channels, n_levels = case.data.image_shape[0], case.data.n_levels
     shapes = list(dict.fromkeys([(n_channels, 2, 2), (n_channels, 1, 2), (1, 2, 2), (1, 1, 2)]))
     for levels in (n_levels, *(few for few in FEW_LEVELS if few < n_levels)):
         for shape in _countable(case, shapes, levels):
-            found = None if case.build is None else _built(case, shape, levels)
-            if found is not None and _seconds(case, found.model) < case.seconds:
+            found = _built(case, shape, levels)
+            if isinstance(found, str):
+                reasons.append(found)
+            elif _seconds(case, found.model) < case.seconds:
                 yield found
+            else:
+                reasons.append(f"its model of {_words(shape, levels)} cannot be asked in time")
 
 
 def _every_smaller(case: Case) -> Iterator[Tiny]:
@@ -126,7 +135,8 @@ def _countable(case: Case, shapes: list[Shape], n_levels: int) -> list[Shape]:
     return sorted(fitting, key=lambda shape: abs(math.log(counts[shape] / best)))
 
 
-def _built(case: Case, shape: Shape, n_levels: int) -> Tiny | None:
+def _built(case: Case, shape: Shape, n_levels: int) -> Tiny | str:
+    """Return what ``build`` makes of a shape, or why it makes nothing."""
     try:
         made = case.build(image_shape=shape, n_levels=n_levels)  # type: ignore[misc]  # it is there
         if isinstance(made, nn.Module):
@@ -135,8 +145,8 @@ def _built(case: Case, shape: Shape, n_levels: int) -> Tiny | None:
             model = made
         else:
             model = _like(case, offers_of(made, case.method)[0], shape, n_levels)
-    except Exception:  # whatever somebody's function does with arguments that it does not know
-        return None
+    except Exception as error:  # whatever somebody's function does with arguments that it does not know
+        return f"for {_words(shape, n_levels)} it raised {type(error).__name__}: {first_line(error)}"
     return Tiny(model, f"a model that build made for {_words(shape, n_levels)}")
 
 

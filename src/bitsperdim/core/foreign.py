@@ -36,7 +36,7 @@ def hashes(paths: Iterable[str | Path]) -> dict[str, str]:
 def code_beside(path: Path) -> list[Path]:
     """Return a file of Python and all that it imports from its own folder, directly or not, in order.
 
-    Of a package in the folder these are all its files. What is no Python imports nothing.
+    Of a package in the folder these are all its files. What is not Python imports nothing.
     """
     found: set[Path] = set()
     waiting = [path]
@@ -106,7 +106,7 @@ def names_in(path: Path) -> set[str] | None:
     """Return the names that a file of Python defines or imports at its top level; None: it imports some by ``*``.
 
     Raises:
-        InputError: it is no Python.
+        InputError: it is not Python.
     """
     try:
         tree = ast.parse(path.read_bytes())

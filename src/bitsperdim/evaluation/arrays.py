@@ -77,7 +77,7 @@ def _numbers(given: Any, key: str) -> np.ndarray:  # noqa: ANN401 - whatever was
 
 
 class _Stored(ImageModel):
-    """Stands for a model of which nothing is known but its numbers."""
+    """Stands for a model of which nothing is known but its numbers: it says their kind, and is never asked for any."""
 
     def __init__(self, image_shape: tuple[int, int, int], n_levels: int, *, is_exact: bool) -> None:
         super().__init__(image_shape, n_levels)

@@ -41,7 +41,7 @@ from bitsperdim.models.external.codes import seeded
 from bitsperdim.models.external.convention import Convention, Inputs, Layout
 from bitsperdim.models.external.distributions import first_line
 from bitsperdim.models.external.methods import Offer, declared, interval_of, is_training, offers_of
-from bitsperdim.models.external.wrapping import WITHOUT_LABELS, External, ExternalDensity, ExternalWeights, wrap
+from bitsperdim.models.external.wrapping import WITHOUT_LABELS, External, ExternalDensity, ExternalNumbers, wrap
 from bitsperdim.runtime.checkpoints import Checkpoint
 
 BY_CONSTRUCTION = ("logits", "causality")  # logits are normalized here, and the scorer asks whether they look ahead
@@ -133,7 +133,7 @@ def check_shape(model: External, data: Data) -> None:
     Raises:
         InputError: they are.
     """
-    if isinstance(model, ExternalWeights):
+    if isinstance(model, ExternalNumbers) and not model.is_exact:
         labels = None if model.n_classes is None or data.labels is None else torch.from_numpy(data.labels[:1])
         image = torch.from_numpy(data.images[:1]).to(model.device)
         with torch.no_grad():
@@ -168,7 +168,8 @@ def check_agreement(
             raise InputError(f"{name} cannot be asked: {error}.") from error
         scores.append(Scores.of_rows(model, K_AGREEING, rows, nan))  # whether it looks ahead is not asked here
     one, other = scores[0].log_p, scores[1].log_p
-    allowed = TOLERATED * (one.abs().nan_to_num(posinf=0.0) + images[0].numel())
+    # -inf is compared as it is; NaN was refused when the rows were estimated
+    allowed = TOLERATED * (torch.where(one.isinf(), 0.0, one.abs()) + images[0].numel())
     larger = torch.where(one == other, 0.0, other - one)  # both may be -inf
     if second.is_exact:
         where = f"of image {int((larger.abs() - allowed).argmax())} log P(x)"

@@ -50,7 +50,7 @@ class Estimate:
 
     @property
     def kind(self) -> str:
-        """``exact``, ``lower`` (an upper bound of the number of bits) or ``density``, which is no likelihood."""
+        """``exact``, ``lower`` (an upper bound of the number of bits) or ``density``, which is not a likelihood."""
         return self.metrics.kind
 
     @property

@@ -94,13 +94,13 @@ def test_weights_of_torch_are_read_and_not_executed() -> None:
     model = built(weights="external/w.ckpt", weights_key="state_dict")
     assert torch.equal(of_weights(model), of_weights(built(seed=5)))
     with pytest.raises(
-        InputError, match=r"is no state dict: it has the keys 'epoch', 'state_dict'; say by `weights_key`"
+        InputError, match=r"is not a state dict: it has the keys 'epoch', 'state_dict'; say by `weights_key`"
     ):
         built(weights="external/w.ckpt")
     with pytest.raises(InputError, match=r"weights_key = 'model' is not in external/w\.ckpt: it has the keys 'epoch'"):
         built(weights="external/w.ckpt", weights_key="model")
     torch.save(CPU, "external/w.pt")  # a device, which is no dict
-    with pytest.raises(InputError, match="is no state dict: it holds device"):
+    with pytest.raises(InputError, match="is not a state dict: it holds device"):
         built(weights="external/w.pt")
     Path("external/w.pt").write_bytes(b"cos\nsystem\n(S'touch executed'\ntR.")
     with pytest.raises(InputError, match="holds objects of Python"):

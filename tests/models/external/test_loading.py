@@ -230,7 +230,7 @@ def test_weights_of_another_module_are_refused(folder: Path) -> None:
         ("shape", {"logits": torch.zeros(4)}, ("logits has the shape (4,)", "(3,) in the model")),
         ("more", {**good, **{f"x{i}": torch.zeros(1) for i in range(5)}}, ("x0, x1, x2 and 2 more are not",)),
         ("nested", {"epoch": 3, "model": good, "ema": good}, ("'model', 'ema'", "`weights_key`")),
-        ("list", [torch.zeros(3)], ("no state dict", "list")),
+        ("list", [torch.zeros(3)], ("not a state dict", "list")),
     ):
         torch.save(content, f"{name}.pt")
         refused("mine.py", *words, weights=f"{name}.pt")

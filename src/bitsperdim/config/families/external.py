@@ -127,7 +127,7 @@ class ExternalSection(FamilySection):
             )
 
     def check_files(self, name: str, binarization: str) -> None:
-        """Refuse files that are not there, a file that is no Python, and a class or function that it does not have."""
+        """Refuse files that are not there, a file that is not Python, and a class or function that it does not have."""
         if self.file is None:
             return
         named = {"file": self.file, "weights": self.weights, "train_images": self.train_images}

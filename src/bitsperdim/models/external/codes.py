@@ -102,7 +102,7 @@ class ExternalCode:
         """Whether a code may have any real values, as far as the distribution says."""
         try:
             support = self.given.support
-        except (AttributeError, NotImplementedError):
+        except (AttributeError, NotImplementedError):  # it does not say, as torch's base class does not
             return True
         while hasattr(support, "base_constraint"):
             support = support.base_constraint
@@ -166,7 +166,7 @@ class ExternalCode:
         """The mean, (*leading, Z); where the distribution has none, that of some draws, always the same."""
         try:
             mean: Tensor = self.given.mean
-        except (AttributeError, NotImplementedError):
+        except (AttributeError, NotImplementedError):  # it does not say, as torch's base class does not
             mean = self.rsample(DRAWS, generator=torch.Generator(self.device).manual_seed(0)).mean(0)
         return mean.reshape(*self.leading, self.size)
 

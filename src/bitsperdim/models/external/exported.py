@@ -70,7 +70,7 @@ def read_exported(path: Path, device: torch.device | None = None) -> Exported:
         device: where to; None: where it was exported.
 
     Raises:
-        InputError: one sentence: it is no such file, does more than tensors need, or takes one number of images alone.
+        InputError: it is not such a file, does more than tensors need, or takes one number of images alone.
     """
     try:
         with _without_pickles():

@@ -123,7 +123,7 @@ def parsed_arguments(given: Sequence[str]) -> dict[str, Any]:
     """Return arguments from texts ``key=value``, values read as YAML: ``3``, ``1e-3``, ``true``, ``[1, 2]``, a word.
 
     Raises:
-        InputError: a text is no such pair, a key is there twice, or a value is neither a number, a word nor a list.
+        InputError: a text is not such a pair, a key is there twice, or a value is neither a number, a word nor a list.
     """
     found: dict[str, Any] = {}
     for text in given:

@@ -79,7 +79,7 @@ def _state_of(path: Path, key: str | None) -> dict[str, Tensor]:
         content = content[key]
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         where = f"{path}, under {key!r}," if key is not None else f"{path}"
-        raise InputError(f"{where} is no state dict{_keys(content)}; say by `weights_key` under which key one is.")
+        raise InputError(f"{where} is not a state dict{_keys(content)}; say by `weights_key` under which key one is.")
     return {str(name): value for name, value in content.items()}
 
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 import re
+from abc import abstractmethod
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -49,7 +50,7 @@ WITHOUT_LABELS = ("encode", "log_density")  # methods that are given none
 
 
 class NoLevelsError(InputError):
-    """A model draws integers that are no levels of an image."""
+    """A model draws integers that are not levels of an image."""
 
 
 class External(ImageModel):
@@ -168,10 +169,8 @@ class External(ImageModel):
         return as_levels(self.convention.back(drawn, self.image_shape), self.n_levels)
 
 
-class ExternalMass(External):
-    """log P(x) as the model gives it."""
-
-    is_exact = True
+class ExternalNumbers(External):
+    """A model that gives what is asked for itself, and nothing that has to be put together."""
 
     def unchecked_log_weights(
         self,
@@ -182,6 +181,20 @@ class ExternalMass(External):
         generator: torch.Generator | None = None,
         noise: Tensor | None = None,
     ) -> Tensor:
+        """Return what :meth:`numbers` does."""
+        return self.numbers(x, n_samples, labels, generator)
+
+    @abstractmethod
+    def numbers(self, x: Tensor, n_samples: int, labels: Tensor | None, generator: torch.Generator | None) -> Tensor:
+        """Return what the model gives for K samples, (K, B) in nats; (1, B) where it is exact."""
+
+
+class ExternalMass(ExternalNumbers):
+    """log P(x) as the model gives it."""
+
+    is_exact = True
+
+    def numbers(self, x: Tensor, n_samples: int, labels: Tensor | None, generator: torch.Generator | None) -> Tensor:
         """Return log P(x), (1, B) in nats."""
         given = self.asked("log_prob", x, labels=labels, generator=generator)
         return self.per_image(given, "log_prob", (len(x),))[None]
@@ -274,18 +287,10 @@ class ExternalLatent(External, LatentModel):
         return drawn
 
 
-class ExternalWeights(External):
+class ExternalWeights(ExternalNumbers):
     """Log-weights as the model gives them."""
 
-    def unchecked_log_weights(
-        self,
-        x: Tensor,
-        n_samples: int = 1,
-        *,
-        labels: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        noise: Tensor | None = None,
-    ) -> Tensor:
+    def numbers(self, x: Tensor, n_samples: int, labels: Tensor | None, generator: torch.Generator | None) -> Tensor:
         """Return log w, (K, B) in nats."""
         given = self.asked("log_weights", x, n_samples, labels=labels, generator=generator)
         return self.per_image(given, "log_weights", (n_samples, len(x)))
@@ -355,20 +360,12 @@ class ExternalDensity(External, DensityModel):
         return self.per_image(given, "log_density", (len(y),)).double() + self.n_dims * math.log(width)
 
 
-class ExternalBound(ExternalWeights):
+class ExternalBound(ExternalNumbers):
     """Draws of a lower bound of log P(x), whose mean is a lower bound too."""
 
     draws_bounds = True
 
-    def unchecked_log_weights(
-        self,
-        x: Tensor,
-        n_samples: int = 1,
-        *,
-        labels: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        noise: Tensor | None = None,
-    ) -> Tensor:
+    def numbers(self, x: Tensor, n_samples: int, labels: Tensor | None, generator: torch.Generator | None) -> Tensor:
         """Return K draws of the bound, (K, B) in nats."""
         drawn = [self.asked("bound", x, labels=labels, generator=generator) for _ in range(n_samples)]
         return torch.stack([self.per_image(each, "bound", (len(x),)) for each in drawn])
