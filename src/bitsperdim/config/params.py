@@ -37,6 +37,7 @@ from bitsperdim.config.families.base import (
     TrainSection,
     VariationalSection,
 )
+from bitsperdim.config.known import KnownSection
 from bitsperdim.config.loading import MAX_ENTRIES, load_yaml
 from bitsperdim.config.sentences import key_shown, listed, sentence, suggestion
 from bitsperdim.core.errors import InputError, shown
@@ -64,7 +65,7 @@ def without_control_characters(text: str) -> str:
 
 Rising = Annotated[list[Number], Field(min_length=1, max_length=20), AfterValidator(rising)]
 
-StudyName = Literal["density_and_mass", "project_delay", "universal_resnet"]
+StudyName = Literal["known", "density_and_mass", "project_delay", "universal_resnet"]
 STUDIES: tuple[StudyName, ...] = get_args(StudyName)
 SWITCHED_OFF = {"is_switched_off": True}  # metrics.json of a study that is not in `studies`
 
@@ -238,6 +239,7 @@ class Params(Section):
     studies: Annotated[list[StudyName], Field(max_length=MAX_ENTRIES)] = list(STUDIES)
     train: TrainSection
     evaluate: EvaluateSection
+    known: KnownSection
     density_and_mass: DensityAndMassSection
     project_delay: ProjectDelaySection
     universal_resnet: UniversalResnetSection

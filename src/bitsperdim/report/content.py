@@ -32,6 +32,7 @@ from bitsperdim.core.units import bits_per_dim, nats_to_bits_per_dim
 from bitsperdim.core.yardsticks import ImagesMetrics
 from bitsperdim.report.published import PublishedNumber, read_published
 from bitsperdim.results.density_and_mass import Study, read_study
+from bitsperdim.results.known import KnownTruths, read_known
 from bitsperdim.results.project_delay import Delay, read_delay
 from bitsperdim.results.reading import Columns, Picture, read_columns, read_picture, read_stored
 from bitsperdim.results.universal_resnet import ResnetStudy, read_resnet
@@ -159,7 +160,8 @@ class Report:
         test_images: a picture of some.
         models: in the order of ``models``.
         studies: that are not switched off, in the order of ``studies``.
-        study: of densities and masses; None, as the other two, where it is switched off.
+        known: the study of known truths; None, as the others, where it is switched off.
+        study: of densities and masses.
         delay: the study of a rare delay.
         resnet: of the one-neuron ResNet.
         ways: a table for each flow that is among the models with several ways of dequantizing.
@@ -173,6 +175,7 @@ class Report:
     test_images: Picture
     models: list[ModelReport]
     studies: list[StudyName]
+    known: KnownTruths | None
     study: Study | None
     delay: Delay | None
     resnet: ResnetStudy | None
@@ -233,6 +236,7 @@ def read_report(params: Params, results: Path, root: Path) -> Report:
     names = read_stored(results / "models.json", _ModelList).models
     models = [_read_model(params, results / name, name, images) for name in names]
     studies = params.studies
+    known = read_known(results / "known") if "known" in studies else None
     study = read_study(results / "density_and_mass") if "density_and_mass" in studies else None
     delay = read_delay(results / "project_delay") if "project_delay" in studies else None
     resnet = read_resnet(results / "universal_resnet") if "universal_resnet" in studies else None
@@ -246,6 +250,7 @@ def read_report(params: Params, results: Path, root: Path) -> Report:
         test_images=test_images,
         models=models,
         studies=studies,
+        known=known,
         study=study,
         delay=delay,
         resnet=resnet,

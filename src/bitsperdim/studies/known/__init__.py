@@ -1,0 +1,62 @@
+"""Known truths: why the numbers of this laboratory may be believed.
+
+Three parts:
+
+- :mod:`.excess`: families are trained on images whose log P(x) is known, and none of them beats the truth;
+- :mod:`.estimators`: estimators are asked for marginal likelihoods that are known, again and again;
+- :mod:`.mistakes`: every known way to print a wrong likelihood, made on purpose, and what catches it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bitsperdim.core.files import write_csv, write_json
+from bitsperdim.studies.known import estimators, excess, mistakes
+
+if TYPE_CHECKING:
+    import torch
+
+    from bitsperdim.config.families.base import TrainSection
+    from bitsperdim.config.known import KnownSection
+
+__all__ = ["study", "write"]
+
+Rows = Sequence[Mapping[str, Any]]
+Found = tuple[dict[str, Any], dict[str, Rows]]  # metrics of a part, and the rows of its tables by their names
+
+
+def study(section: KnownSection, shared: TrainSection, dequantized: Path, device: torch.device) -> Found:
+    """Run the three parts.
+
+    Args:
+        section: of the study.
+        shared: the trainer.
+        dequantized: the folder with the images of the pipeline, on which the mistakes are made.
+        device: where the work is done.
+
+    Returns:
+        The metrics, those of each part under its name, and the rows of each table by its name.
+
+    Raises:
+        InputError: the images are missing or damaged, or a training stopped.
+    """
+    metrics: dict[str, Any] = {}
+    tables: dict[str, Rows] = {}
+    for name, found in (
+        ("excess", excess.study(section.excess, shared, section.seed, device)),
+        ("estimators", estimators.study(section.estimators, shared, section.seed, device)),
+        ("mistakes", mistakes.study(section.mistakes, dequantized, section.seed, device)),
+    ):
+        metrics[name] = found[0]
+        tables |= found[1]
+    return metrics, tables
+
+
+def write(folder: Path, metrics: Mapping[str, Any], tables: Mapping[str, Rows]) -> None:
+    """Write ``metrics.json`` and one CSV for each table into ``folder``."""
+    for name, rows in tables.items():
+        write_csv(folder / f"{name}.csv", list(rows[0]), rows)
+    write_json(folder / "metrics.json", metrics)
