@@ -42,8 +42,8 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
         remove_leftovers(out)
     except FloatingPointError as error:
         raise InputError(f"Evaluating {name} stopped: {error}; train it again.") from error
-    copies = {"same_as": prepared.same_as["test"], "in_train": in_train}
-    result = summary.summarise(estimates, first, prepared.description, section.proposal, of_the_code=code, **copies)
+    known = {"same_as": prepared.same_as["test"], "in_train": in_train, "log_p_true": prepared.log_p_true.get("test")}
+    result = summary.summarise(estimates, first, prepared.description, section.proposal, of_the_code=code, **known)
     pictures.draw_pictures(out / "pictures", first, prepared, section, device)
     write_csv(out / "per_image.csv", summary.PER_IMAGE_COLUMNS, result.per_image)
     write_csv(out / "bound_against_k.csv", summary.BOUND_COLUMNS, result.bound)

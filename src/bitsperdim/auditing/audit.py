@@ -102,7 +102,8 @@ def audit(
         device: likewise.
         checkpoint: likewise.
         name: likewise.
-        log_p_true: (N,) nats, the true log-probability of each image, where it is known.
+        log_p_true: (N,) nats, the true log-probability of each image, where it is known; images that were drawn from a
+            known distribution bring it with them.
         build: ``build(image_shape=(C, H, W), n_levels=L)`` returns such a model of tiny images, with any weights; its
             masses are then added up over all of them.
         seconds: that a check may take, about.
@@ -114,14 +115,15 @@ def audit(
     if not (isinstance(seconds, int | float) and seconds > 0):
         raise InputError(f"seconds = {shown(seconds)} is not allowed; it must be a positive number.")
     if isinstance(model, Estimate):
-        case = Case(None, model.data, model, seed, _truth(log_p_true, len(model.log_p)), None, seconds)
+        truth = _truth(log_p_true, len(model.log_p), model.data)
+        case = Case(None, model.data, model, seed, truth, None, seconds)
         return _audited(case, started)
     data = data_of(images, n_levels, labels=labels, train=train)
-    truth = _truth(log_p_true, len(data.images))
     if subset is not None:
-        if truth is not None:
+        if log_p_true is not None:
             raise InputError("subset is not allowed with log_p_true; give the images and truths that are meant.")
         data = data.subset(subset, seed)
+    truth = _truth(log_p_true, len(data.images), data)
     options = {"offers": offers, "inputs": inputs, "layout": layout, "range": range, "order": order}
     asking: dict[str, Any] = {**options, "is_given_labels": labels is not None, "name": name, "seed": seed}
     scoring: dict[str, Any] = {
@@ -141,9 +143,9 @@ def audit(
     return _audited(Case(asked, data, result, seed, truth, build, seconds), started, first)
 
 
-def _truth(given: Any, n_images: int) -> np.ndarray | None:  # noqa: ANN401 - whatever was given
+def _truth(given: Any, n_images: int, data: Data) -> np.ndarray | None:  # noqa: ANN401 - whatever was given
     if given is None:
-        return None
+        return data.log_p_true
     values = given.detach().cpu().numpy() if isinstance(given, torch.Tensor) else np.asarray(given)
     if values.shape != (n_images,) or not np.isfinite(values).all():
         raise InputError(f"log_p_true must be {n_images} finite numbers in nats, one for each image.")

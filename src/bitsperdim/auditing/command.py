@@ -40,7 +40,7 @@ OF_MODELS = (
     *("subset", "device", "batch_size", "chunk_size", "checkpoint", "labels"),
 )
 FLAGS = {"offers": "--as", "argument": "-a"}
-OF_DATA = ("split", "bits", "binarization")  # with --data alone
+OF_DATA = ("split", "bits", "binarization", "drawn")  # with --data alone
 CERTAIN = 128  # uint8 images that hold such a level have 256
 DIGITS = 12
 
@@ -51,13 +51,22 @@ def add_options(command: argparse.ArgumentParser, *, with_checks: bool) -> None:
     command.add_argument("--name", metavar="TEXT", help="of the model, for what is printed")
     images = command.add_argument_group("images (one of --data and --images)")
     images.add_argument(
-        "--data", metavar="NAME", help="digits, mnist, fashion_mnist, binarized_mnist, cifar10, a .npz file or a folder"
+        "--data",
+        metavar="NAME",
+        help="digits, mnist, fashion_mnist, binarized_mnist, cifar10, a .npz file or a folder; or images whose log P(x) "
+        "is known: ising, hidden_markov, templates, small_pixelcnn",
     )
     images.add_argument("--images", metavar="FILE.npz", help="integers (N, H, W), (N, C, H, W) or (N, H, W, C)")
     images.add_argument("--channels", choices=("first", "last"), help="of --images, where their shape does not say")
     images.add_argument("--split", choices=("train", "validation", "test"), help="of --data (default: test)")
     images.add_argument("--n-levels", type=int, metavar="L", help="256 for values 0 to 255")
     images.add_argument("--bits", type=int, metavar="B", help="quantize --data to 2^B levels")
+    images.add_argument(
+        "--drawn",
+        action="append",
+        metavar="KEY=VALUE",
+        help="of --data whose log P(x) is known: height, width, n_channels, n_test, strength, ...",
+    )
     images.add_argument("--binarization", choices=("none", "threshold", "dynamic"), help="of --data")
     images.add_argument(
         "--train", metavar="FILE.npz", help="training images, to look for copies; FILE.npz:NAME for one array"
@@ -240,6 +249,7 @@ def _images(arguments: argparse.Namespace) -> tuple[Data, np.ndarray | None]:
     """Return the images, and their labels where the model is to be given them."""
     from bitsperdim.auditing.arrays import names_of, read_arrays, read_images, split_place
     from bitsperdim.evaluation.images import data_of, load_data
+    from bitsperdim.models.external.loading import parsed_arguments
 
     train = (
         None if arguments.train is None else read_images(arguments.train, ("train", "images", "x"), arguments.channels)
@@ -247,7 +257,9 @@ def _images(arguments: argparse.Namespace) -> tuple[Data, np.ndarray | None]:
     if arguments.data is not None:
         if train is not None:
             raise InputError("--train is not allowed with --data, which has training images of its own.")
-        options = {"n_levels": arguments.n_levels, "bits": arguments.bits, "binarization": arguments.binarization}
+        options: dict[str, Any] = {key: getattr(arguments, key) for key in ("n_levels", "bits", "binarization")}
+        if arguments.drawn is not None:
+            options["drawn"] = parsed_arguments(arguments.drawn, "--drawn")
         data = _split(load_data(arguments.data, **options), arguments.split or "test", Path(arguments.data).stem)
     else:
         array = read_images(arguments.images, ("images", "test", "x"), arguments.channels)

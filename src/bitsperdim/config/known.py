@@ -1,8 +1,28 @@
-"""The section of the study ``known``: what is trained on data whose log-likelihood is known, and what is done wrong."""
+"""Images whose log-likelihood is known: the section ``dataset.drawn``, and that of the study ``known``."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from bitsperdim.config.families.base import Section
+
+Side = Annotated[int, Field(ge=1, le=256)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class DrawnSection(Section):
+    """The images of a data set that is drawn from a known distribution."""
+
+    height: Side = 8
+    width: Side = 8
+    n_channels: Annotated[int, Field(ge=1, le=4)] = 1
+    n_train: Count = 4_000
+    n_validation: Count = 500
+    n_test: Count = 1_000
+    strength: Annotated[float, Field(ge=0, le=100)] | None = None
+    n_components: Annotated[int, Field(ge=1, le=1_024)] | None = None
 
 
 class ExcessSection(Section):

@@ -37,7 +37,7 @@ from bitsperdim.config.families.base import (
     TrainSection,
     VariationalSection,
 )
-from bitsperdim.config.known import KnownSection
+from bitsperdim.config.known import DrawnSection, KnownSection
 from bitsperdim.config.loading import MAX_ENTRIES, load_yaml
 from bitsperdim.config.sentences import key_shown, listed, sentence, suggestion
 from bitsperdim.core.errors import InputError, shown
@@ -85,6 +85,7 @@ class DatasetSection(Section):
     validation_fraction: Fraction = 0.1
     test_fraction: Fraction = 0.2
     seed: Seed = 0
+    drawn: DrawnSection = DrawnSection()
 
 
 class DequantizeSection(Section):

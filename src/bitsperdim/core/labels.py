@@ -41,7 +41,7 @@ MEANS = {
     "effective sample size below 10 or (judged from K = 1,000 on) weights with a heavy tail. With more samples, or a "
     "better proposal, the bound gets better.",
     OUT_OF_RANGE: "Worse than uniform coding, which needs log2 L bits/dim for L levels and no model; or below 0, "
-    "which no likelihood is.",
+    "which no likelihood is; or better than the truth, where that is known.",
     SEEN: "Test images are training images too: more than 5 % of them, or without them the number moves by more than "
     "its standard error. It says in part how well the model remembers.",
 }

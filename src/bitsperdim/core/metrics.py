@@ -65,6 +65,28 @@ class AnnealedMetrics(Stored):
         return self
 
 
+class TruthMetrics(Stored):
+    """The model against the distribution that the images were drawn from (:mod:`bitsperdim.estimators.truth`)."""
+
+    bpd: float  # -log P_true(x) of the test images, bits per sub-pixel
+    excess_bpd: float  # by which the number is above that: it estimates the divergence, which is never negative
+    excess_bpd_standard_error: float  # paired, over test images, with the Monte Carlo noise in it
+    evidence_nats: float  # the sum of log P(x) - log P_true(x), of the seed where it is largest
+    critical_nats: float  # evidence that refutes
+    level: float  # how often a right model is refuted, at most
+    is_refuted: bool
+
+    @property
+    def reason(self) -> str | None:
+        """Why the number is refuted, in words; None where it is not."""
+        if not self.is_refuted:
+            return None
+        return (
+            f"better than the truth by {self.evidence_nats:.4g} nats in all; a right model is so by "
+            f"{self.critical_nats:.3g} with a probability of {self.level:g} at most"
+        )
+
+
 class OriginMetrics(Stored):
     """Where a model that was made elsewhere comes from, and the method that it is asked by."""
 
@@ -126,6 +148,7 @@ class AnyMetrics(OfImages):
     n_units: int | None = None  # of the latent code, where there is one and more than one test image
     n_active_units: int | None = None  # whose posterior mean moves with the image
     annealed: AnnealedMetrics | None = None  # of models with a latent code
+    truth: TruthMetrics | None = None  # where the images were drawn from a known distribution
     origin: OriginMetrics | None = None  # of a model that was made elsewhere
     verified: bool | None = None  # of such a model: whether its kind is more than what it declares
 
@@ -136,13 +159,14 @@ class AnyMetrics(OfImages):
 
     @property
     def is_out_of_range(self) -> bool:
-        """Whether the number is worse than uniform coding, or below 0."""
+        """Whether the number is worse than uniform coding, below 0, or better than the truth."""
         return self.range_reason is not None
 
     @property
     def range_reason(self) -> str | None:
         """How it is out of range, in words; None where it is not."""
-        return labels.range_reason(self.kind, self.bpd, self.protocol, self.bpd_monte_carlo_error)
+        reason = labels.range_reason(self.kind, self.bpd, self.protocol, self.bpd_monte_carlo_error)
+        return reason or (self.truth.reason if self.truth else None)
 
     @property
     def is_of_seen_images(self) -> bool:
@@ -207,6 +231,8 @@ class Metrics(AnyMetrics):
             found.append(f"{self.n_impossible_images} of {self.n_images} test images have probability 0")
         noise = self.bpd_monte_carlo_error
         found += labels.doubts(self.kind, self.bpd, self.protocol, self.bpd_standard_error, noise)
+        if self.truth is not None and self.truth.reason is not None:
+            found.append(self.truth.reason)
         if self.is_of_seen_images:
             found.append(str(self.seen_in_words))
         if not self.too_few_samples:

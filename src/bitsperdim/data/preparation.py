@@ -17,7 +17,8 @@ nor another validation set moves the test set. Nothing is resized, padded, shuff
 Images go through in chunks, from the source's files to those of the splits: what is held in memory does
 not grow with the number of images, but for a hash of each. A split is a folder of plain arrays, ``images.npy``,
 ``labels.npy`` where there are any, and ``noise.npy`` where it is evaluated; that of the test set holds ``same_as.npy``
-and ``in_train.npy`` too (:mod:`.repeated`).
+and ``in_train.npy`` too (:mod:`.repeated`), and ``log_p_true.npy`` where the images are drawn from a known
+distribution, of which the tag names the parameters.
 
 **The protocol tag** names what must be equal for numbers to be comparable: data set, treatment, shape, levels, the
 number of test images, what the model is given. Treatments that give the same images have one tag: ``bits: 1`` of 256
@@ -49,7 +50,7 @@ from bitsperdim.core.files import (
 )
 from bitsperdim.data import repeated
 from bitsperdim.data.prepared import ARRAYS, SPLITS, Description
-from bitsperdim.sources import SOURCES, RawImages
+from bitsperdim.sources import SOURCES, Drawn, RawImages
 
 if TYPE_CHECKING:
     from bitsperdim.config.params import DatasetSection, DequantizeSection
@@ -62,6 +63,18 @@ STREAMS = (
     "noise of validation",
     "noise of test",
 )
+
+
+def read_source(dataset: DatasetSection, folder: Path) -> RawImages:
+    """Read the images of a source from the folder that ``download`` wrote, or draw them.
+
+    Raises:
+        InputError: a file is missing or damaged.
+    """
+    source = SOURCES[dataset.name]
+    if isinstance(source, Drawn):
+        return source.draw(dataset.drawn, dataset.n_levels, dataset.seed)
+    return source.read(folder)
 
 
 def prepare(
@@ -97,6 +110,9 @@ def prepare(
         if split != "train":
             noise = _noise(shape, _generator(dataset.seed, f"noise of {split}"))
             write_npy(folder / split / "noise.npy", shape, np.dtype(np.float32), noise)
+    if raw.are_independent:  # equal draws are no copies: each stands for itself
+        digests = {split: [f"{split} {row}".encode() for row in range(len(rows))] for split, (_, rows) in index.items()}
+        _write(folder / "test" / "log_p_true.npy", raw.log_p["test"])
     _write(folder / "test" / "same_as.npy", repeated.first_equal(digests["test"]))
     _write(folder / "test" / "in_train.npy", repeated.are_among(digests["test"], digests["train"]))
     levels = raw_levels if dequantize.bits is None else 2**dequantize.bits
@@ -109,7 +125,7 @@ def prepare(
         binarization=dequantize.binarization,
         n_images=n_images,
         test_sha256=hashes["test"],
-        protocol=f"{dataset.name}/{treatment}/{height}x{width}x{channels}/L{n_levels}/test{n_images['test']}/given-none",
+        protocol=f"{'-'.join(filter(None, (dataset.name, raw.tag)))}/{treatment}/{height}x{width}x{channels}/L{n_levels}/test{n_images['test']}/given-none",
         train_sha256=hashes["train"],
         validation_sha256=hashes["validation"],
         test_labels_sha256=sha256(labels["test"]) if labels else "",

@@ -9,6 +9,8 @@
   good model needs. The last row of a sheet is filled with black images.
 - ``png_single``: each image a file of its own, headers included.
 - ``uniform``: log2 L, every value equally likely.
+- ``truth``: of images that were drawn from a known distribution, its own -log P(x), with the test-set error. Its mean
+  is the entropy of the distribution, which no model goes below; on one test set it may, by chance.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from bitsperdim.core.files import Rows, in_chunks
-from bitsperdim.core.units import n_dims, nats_to_bits
+from bitsperdim.core.units import bits_per_dim, n_dims, nats_to_bits, nats_to_bits_per_dim
 
 MAX_SIDE = 16_383  # pixels of a WebP file
 PAGE_VALUES = 2**25  # sub-pixels on a sheet
@@ -45,6 +47,15 @@ def yardsticks(images: Rows, n_levels: int) -> dict[str, float]:
             n_bytes["webp"] += code_length(sheet, n_levels, "WEBP")
     codes = {f"{name}_bpd": 8 * length / n_total for name, length in n_bytes.items()}
     return {"uniform_bpd": nats_to_bits(math.log(n_levels)), "entropy_bpd": entropy, "entropy_bias_bpd": bias, **codes}
+
+
+def truth(log_p: np.ndarray, image_shape: tuple[int, int, int]) -> dict[str, float]:
+    """Return what the truth of images (N,), nats, is in bits per dimension, with its standard error."""
+    error = float(log_p.std(ddof=1) / math.sqrt(len(log_p))) if len(log_p) > 1 else math.inf
+    return {
+        "truth_bpd": bits_per_dim(float(log_p.mean()), image_shape),
+        "truth_bpd_standard_error": nats_to_bits_per_dim(error, image_shape),
+    }
 
 
 def empirical_entropy(images: Rows) -> tuple[float, float]:

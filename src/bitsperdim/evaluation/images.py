@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from bitsperdim.data import preparation, repeated
 from bitsperdim.data.prepared import Description, PreparedImages, load_prepared
 from bitsperdim.models.external.distributions import first_line
 from bitsperdim.preflight.agreement import raw_levels, validated
-from bitsperdim.sources import SOURCES
+from bitsperdim.sources import SOURCES, Drawn
 
 MAX_LEVELS = 65_536
 MAX_CHANNELS = 4  # of images as their sources have them; more are channels last, where there are so few of those
@@ -73,6 +74,11 @@ class Data:
     def validation(self) -> np.ndarray | None:
         """The validation images, likewise."""
         return self.prepared.images.get("validation")
+
+    @property
+    def log_p_true(self) -> np.ndarray | None:
+        """The true log P(x) of the images that are scored, (N,) float64 nats; None where it is not known."""
+        return self.prepared.log_p_true.get("test")
 
     @property
     def n_levels(self) -> int:
@@ -130,10 +136,11 @@ class Data:
         )
         parts = {
             name: {**arrays, "test": arrays["test"][rows]} if "test" in arrays else dict(arrays)
-            for name in ("labels", "noise", "in_train")
+            for name in ("labels", "noise", "in_train", "log_p_true")
             for arrays in (getattr(old, name),)
         }
-        same_as = {"test": repeated.first_equal(repeated.digests(images))}
+        copies = old.same_as["test"][rows]
+        same_as = {"test": np.unique(copies, return_index=True)[1][np.unique(copies, return_inverse=True)[1]]}
         return Data(PreparedImages(described, {**old.images, "test": images}, same_as=same_as, **parts))
 
 
@@ -146,19 +153,23 @@ def load_data(
     validation_fraction: float = 0.1,
     test_fraction: float = 0.2,
     seed: int = 0,
+    drawn: Mapping[str, Any] | None = None,
     folder: str | Path | None = None,
 ) -> Data:
     """Return a data set as the pipeline prepares it; what is downloaded is verified, and kept for the next time.
 
     Args:
         name: ``digits``, ``mnist``, ``fashion_mnist``, ``binarized_mnist``, ``cifar10``, or the path of a .npz file or
-            of a folder of pictures.
+            of a folder of pictures; or ``ising``, ``hidden_markov``, ``templates``, ``small_pixelcnn``, whose log P(x)
+            is known (:mod:`bitsperdim.sources.known`).
         n_levels: of images of your own; None: 256.
         bits: 1 to 7, to quantize to 2^bits levels.
         binarization: ``none``, ``threshold`` or ``dynamic``; None: that of the data set.
         validation_fraction: of the training images, where there is no official validation set.
         test_fraction: of all images, where there is no official test set.
-        seed: of splits and binarization.
+        seed: of splits and binarization, and of what is drawn.
+        drawn: of those whose log P(x) is known, what is not as by default: ``height``, ``width``, ``n_channels``,
+            ``n_train``, ``n_validation``, ``n_test``, ``strength``, ``n_components``.
         folder: where files are kept; by default that of ``BITSPERDIM_CACHE``, or ``~/.cache/bitsperdim``.
 
     Raises:
@@ -175,10 +186,14 @@ def load_data(
         names = ", ".join(each for each in SOURCES if each not in own)
         raise InputError(f"{shown(name)} is not a data set; choose {names}, or the path of a .npz file or a folder.")
     source = SOURCES[known]
+    if drawn is not None and not isinstance(source, Drawn):
+        raise InputError(f"drawn is not allowed with {shown(name)}, whose images are not drawn.")
     dataset: dict[str, Any] = {"name": known, "n_levels": n_levels, "seed": seed, "path": UNUSED}
     dataset |= {"validation_fraction": validation_fraction, "test_fraction": test_fraction}
     if known != name:
         dataset["path"] = str(path)
+    if drawn is not None:
+        dataset["drawn"] = dict(drawn)
     binarization = binarization or ("static" if source.is_static else "none")
     content = {"dataset": dataset, "dequantize": {"bits": bits, "binarization": binarization}}
     cache = Path(folder) if folder is not None else _cache()
@@ -192,10 +207,10 @@ def load_data(
         if known == name:  # your own files may have changed
             with contextlib.suppress(InputError):  # it is not there, was interrupted, or is damaged
                 return Data(load_prepared(prepared))
-        preparation.prepare(source.read(raw), params.dataset, params.dequantize, raw_levels(params), prepared)
+        preparation.prepare(preparation.read_source(params.dataset, raw), params.dataset, params.dequantize, raw_levels(params), prepared)
         return Data(load_prepared(prepared))
     except InputError as error:
-        raise InputError(re.sub(r"params\.yaml: |\b(dataset|dequantize)\.(?=[a-z_]+ )", "", str(error))) from error
+        raise InputError(re.sub(r"params\.yaml: |\b(dataset|dequantize)\.(?=[a-z_.]+ )", "", str(error))) from error
 
 
 def _cache() -> Path:

@@ -35,6 +35,8 @@ interrupted evaluation goes on with those that are left: see :mod:`bitsperdim.ru
 Test images that are training images too (:mod:`bitsperdim.data.repeated`) say how well a model remembers: where there
 are any, ``bpd_without_training_images`` is the number of the others.
 
+Of images that were drawn from a known distribution, ``truth`` holds the model against that.
+
 A flow without dequantization noise has the kind ``density``: its number is a density at integers, not a
 likelihood, and is compared with nothing.
 
@@ -53,11 +55,12 @@ import numpy as np
 import torch
 
 from bitsperdim.core.labels import TOLERATED_SHARE
-from bitsperdim.core.metrics import Metrics
+from bitsperdim.core.metrics import Metrics, TruthMetrics
 from bitsperdim.core.units import bits_per_dim, nats_to_bits_per_dim
 from bitsperdim.data.prepared import Description
 from bitsperdim.estimators.log_weights import mean_error
 from bitsperdim.estimators.pareto import JUDGED_FROM, pareto_k_limit
+from bitsperdim.estimators.truth import LEVEL, against_truth
 from bitsperdim.evaluation.estimate import Estimate
 from bitsperdim.models import ImageModel, LatentModel
 
@@ -90,6 +93,7 @@ def summarise(
     *,
     same_as: np.ndarray | None = None,
     in_train: np.ndarray | None = None,
+    log_p_true: np.ndarray | None = None,
     of_the_code: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """Turn the estimates of all seeds into metrics and rows.
@@ -101,6 +105,7 @@ def summarise(
         proposal: that the samples of a latent code came from.
         same_as: (N,) for each test image the number of the first that is equal; None: all are distinct.
         in_train: (N,) whether each is a training image too; None: none is.
+        log_p_true: (N,) nats, the true log-probability of each; None: it is not known.
         of_the_code: more metrics, of a latent code: :func:`bitsperdim.evaluation.latent_code.of_the_code`.
 
     Raises:
@@ -177,9 +182,39 @@ def summarise(
     leaks = [item.largest_leaked_gradient for item in estimates.values() if item.largest_leaked_gradient is not None]
     if leaks:
         metrics["largest_leaked_gradient"] = max(leaks)
+    if log_p_true is not None and first.kind != "density":
+        metrics["truth"] = _against_truth(estimates, model, log_p_true, shape)
     metrics |= origin_of(model)
     return Evaluation(
         Metrics(**metrics, **(of_the_code or {})), _per_image(estimates, groups, seen), _bound(estimates, shape, groups)
+    )
+
+
+def _against_truth(
+    estimates: Mapping[int, Estimate], model: ImageModel, log_p_true: np.ndarray, shape: tuple[int, int, int]
+) -> TruthMetrics:
+    """Hold every seed against the truth, each at its share of the level; the excess is that of the mean over seeds."""
+    of_seeds = [
+        against_truth(
+            item.log_p.numpy(),
+            log_p_true,
+            bound_errors=item.standard_error.numpy() if model.draws_bounds else None,
+            n_draws=item.n_samples,
+            level=LEVEL / len(estimates),
+        )
+        for item in estimates.values()
+    ]
+    strongest = max(of_seeds, key=lambda found: found.evidence - found.critical)
+    over_seeds = torch.stack([item.log_p for item in estimates.values()]).mean(0)
+    mean = against_truth(over_seeds.numpy(), log_p_true)
+    return TruthMetrics(
+        bpd=bits_per_dim(float(log_p_true.mean()), shape),
+        excess_bpd=nats_to_bits_per_dim(mean.excess, shape),
+        excess_bpd_standard_error=nats_to_bits_per_dim(mean.standard_error, shape),
+        evidence_nats=strongest.evidence,
+        critical_nats=strongest.critical,
+        level=LEVEL,
+        is_refuted=any(found.is_refuted for found in of_seeds),
     )
 
 

@@ -13,7 +13,7 @@ from bitsperdim.config.loading import load_yaml
 from bitsperdim.config.params import Params, validate
 from bitsperdim.config.sentences import listed
 from bitsperdim.core.errors import InputError, shown
-from bitsperdim.sources import SOURCES
+from bitsperdim.sources import SOURCES, Drawn
 
 
 def validated(content: object) -> Params:
@@ -70,7 +70,17 @@ def check_levels(params: Params) -> None:
             f"params.yaml: dequantize.bits = {bits} is not allowed; {2**bits} levels are not fewer than "
             f"the {levels} that the images have, so choose fewer bits or null."
         )
-    check_images(params, source.image_shape, source.n_classes)
+    shape = source.image_shape
+    if isinstance(source, Drawn):
+        if bits is not None or binarization != "none":
+            key, value = ("bits", bits) if bits is not None else ("binarization", repr(binarization))
+            raise InputError(
+                f"params.yaml: dequantize.{key} = {value} is not allowed with dataset.name = {name!r}; log P(x) is known "
+                f"of its images as they are drawn, so write {'null' if bits is not None else 'none'}, and say by "
+                f"dataset.n_levels how many levels they have."
+            )
+        shape = source.distribution(params.dataset.drawn, params.dataset.n_levels).image_shape
+    check_images(params, shape, source.n_classes)
 
 
 def check_images(params: Params, shape: tuple[int, int, int] | None, n_classes: int | None) -> None:

@@ -42,7 +42,8 @@ def table(results: Path) -> str:
         row = f"| {label} | {sign} {bpd} ± {error}{flag} | {metrics.words} | {nll} ± {nll_error}{flag} | {noise}{flag} "
         (others if is_other else rows).append(f"{row}| {metrics.n_samples} |\n")
     for yardstick in TABULATED:
-        rows.append(f"| {yardstick.in_markdown} | {plain(getattr(images, yardstick.key))} | | | | |\n")
+        if (value := getattr(images, yardstick.key)) is not None:
+            rows.append(f"| {yardstick.in_markdown} | {plain(value)} | | | | |\n")
     caption = f"\nProtocol `{images.protocol}`; ± is one standard error over the {images.n_test} test images.\n"
     text = HEADER + "".join(rows + others) + caption
     return "\n".join([text, *(f"{sentence}\n" for sentence in meanings(text))])

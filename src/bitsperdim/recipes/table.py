@@ -93,8 +93,8 @@ def _group(protocol: str, results: list[dict[str, Any]]) -> str:
             place = metrics.kind == "density", -metrics.bpd  # densities stand below, whatever their number
             rows.append((place, cells, [item for item in content["published"] if item["model"] == model]))
     for yardstick in TABULATED:
-        value = results[0]["yardsticks"][yardstick.key]
-        rows.append(((False, -value), [yardstick.in_markdown, plain(value), "", "", ""], []))
+        if (value := results[0]["yardsticks"].get(yardstick.key)) is not None:
+            rows.append(((False, -value), [yardstick.in_markdown, plain(value), "", "", ""], []))
     text = f"**`{protocol}`**, {results[0]['data']['n_images']['test']:,} test images\n\n{HEADER}"
     for _, cells, items in sorted(rows, key=lambda row: row[0]):
         held = "; ".join(_cited(item, sources) for item in items)

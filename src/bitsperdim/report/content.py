@@ -204,6 +204,11 @@ class Report:
         return [model for model in self.models if model.is_density]
 
     @property
+    def is_of_known_truth(self) -> bool:
+        """Whether the images are drawn from a distribution whose log P(x) is known."""
+        return self.images.truth_bpd is not None
+
+    @property
     def any_impossible(self) -> bool:
         """Whether some model gives a test image no mass."""
         return any(model.metrics.n_impossible_images for model in self.models)

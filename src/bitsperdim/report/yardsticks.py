@@ -21,7 +21,11 @@ def yardsticks(images: ImagesMetrics, *, drawn: bool = False) -> list[tuple[str,
     """
     rows = []
     for yardstick in YARDSTICKS:
-        meaning = yardstick.meaning
+        value, meaning = getattr(images, yardstick.key), yardstick.meaning
+        if value is None:
+            continue
+        if images.truth_bpd_standard_error is not None and yardstick.key == "truth_bpd":
+            meaning += f"; \N{PLUS-MINUS SIGN} {two_digits(images.truth_bpd_standard_error)} over test images"
         if yardstick.key == "entropy_bpd":
             if images.n_test >= images.n_levels:
                 meaning += f"; too small by about {two_digits(-images.entropy_bias_bpd)}"
@@ -30,5 +34,5 @@ def yardsticks(images: ImagesMetrics, *, drawn: bool = False) -> list[tuple[str,
             else:
                 most = plain(math.log2(images.n_test), 2)
                 meaning += f"; no yardstick here: {images.n_test} images cannot have more than {most}"
-        rows.append((yardstick.name, meaning, float(getattr(images, yardstick.key))))
+        rows.append((yardstick.name, meaning, float(value)))
     return sorted(rows, key=lambda row: row[2])

@@ -12,7 +12,7 @@ import shlex
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +29,20 @@ class RawImages:
         images: by split, (N, C, H, W) uint8, in memory or, where there may be more of them than fit, in a file.
             ``train`` is always there; ``validation`` and ``test`` only where the source has an official one.
         labels: by split, (N,) int64; the same splits as ``images``, or empty.
+        log_p: by split, (N,) float64 nats, the true log-probability of each image, of images that were drawn from a
+            known distribution: at least of ``test``; empty where it is not known.
+        tag: what the name of the source does not say of the images, for the protocol tag.
     """
 
     images: Mapping[str, Rows]
     labels: dict[str, np.ndarray]
+    log_p: Mapping[str, np.ndarray] = field(default_factory=dict)
+    tag: str = ""
+
+    @property
+    def are_independent(self) -> bool:
+        """Whether images are known to be independent draws: then equal ones are new evidence, and no copies."""
+        return bool(self.log_p)
 
 
 class Source(ABC):

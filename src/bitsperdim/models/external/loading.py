@@ -37,6 +37,7 @@ from bitsperdim.models.external.methods import METHODS
 from bitsperdim.models.external.weights import SUFFIXES, load_weights
 
 WAYS = "my_model.py, my_model.py:NAME, package.module:NAME, a program of torch.export (.pt2) or arrays (.npz)"
+EXAMPLES = {"-a": "checkpoint=w.pt", "--drawn": "height=16"}
 FILE = re.compile(r"(?P<file>.+\.py)(:(?P<name>\w+))?")
 MODULE = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<name>\w+)")
 FUNCTION = "load"
@@ -119,8 +120,10 @@ def load_model(
     return Loaded(model, build, hashes(files), _stem(place))
 
 
-def parsed_arguments(given: Sequence[str]) -> dict[str, Any]:
-    """Return arguments from texts ``key=value``, values read as YAML: ``3``, ``1e-3``, ``true``, ``[1, 2]``, a word.
+def parsed_arguments(given: Sequence[str], flag: str = "-a") -> dict[str, Any]:
+    """Return arguments from the texts ``key=value`` of a flag.
+
+    Values are read as YAML: ``3``, ``1e-3``, ``true``, ``[1, 2]``, a word.
 
     Raises:
         InputError: a text is not such a pair, a key is there twice, or a value is neither a number, a word nor a list.
@@ -129,16 +132,17 @@ def parsed_arguments(given: Sequence[str]) -> dict[str, Any]:
     for text in given:
         key, sign, value = text.partition("=")
         if not sign or not key.isidentifier():
-            raise InputError(f"-a {shown(text)} is not allowed; it must be key=value, such as -a checkpoint=w.pt.")
+            example = EXAMPLES[flag]
+            raise InputError(f"{flag} {shown(text)} is not allowed; it must be key=value, such as {flag} {example}.")
         if key in found:
-            raise InputError(f"-a {key} is given twice.")
+            raise InputError(f"{flag} {key} is given twice.")
         try:
             found[key] = YAML(typ="safe", pure=True).load(value)
         except (YAMLError, ValueError, RecursionError) as error:
-            raise InputError(f"-a {shown(text)} is not allowed: its value is not YAML; put it in quotes.") from error
+            raise InputError(f"{flag} {shown(text)} is not allowed: its value is not YAML; put it in quotes.") from error
         if not _is_plain(found[key]):
             raise InputError(
-                f"-a {shown(text)} is not allowed; a value must be a number, a word, true, null or a list."
+                f"{flag} {shown(text)} is not allowed; a value must be a number, a word, true, null or a list."
             )
     return found
 
