@@ -206,18 +206,20 @@ def levels_drawn(masses: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
 def log_masses_around(values: np.ndarray, n_levels: int, strength: float) -> np.ndarray:
     r"""Return a normal that lives on the levels alone.
 
-    .. math:: p(l) \propto \exp\left(-\tfrac12 (s (l / (L-1) - v))^2\right)
+    .. math:: p(l) \propto \exp\left(-\frac{(l / (L-1) - v)^2}{2 \sigma^2}\right), \qquad
+        \sigma^2 = \frac{1}{s^2} + \frac{1}{9 (L-1)^2}
 
-    The masses are divided by their sum over the L levels, so that nothing is lost beyond the edges; at strength 0 all
-    levels are equally likely.
+    The second term is a third of the distance between levels, squared: with few levels too there is noise. The masses are divided by their sum over the L levels, so that nothing is lost beyond
+    the edges; at strength 0 all levels are equally likely.
 
     Args:
         values: v, (...), of which 0 is the darkest level and 1 the brightest.
         n_levels: L.
-        strength: s: the distance between the darkest and the brightest level in standard deviations.
+        strength: s: the distance between the darkest and the brightest level in standard deviations, but for that term.
 
     Returns:
         Log-masses in nats, (..., L).
     """
     levels = np.arange(n_levels) / (n_levels - 1)
-    return log_softmax(-0.5 * (strength * (levels - values[..., None])) ** 2, axis=-1)
+    precision = strength**2 / (1 + (strength / (n_levels - 1)) ** 2 / 9)
+    return log_softmax(-0.5 * precision * (levels - values[..., None]) ** 2, axis=-1)

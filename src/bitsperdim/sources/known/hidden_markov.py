@@ -35,7 +35,7 @@ class HiddenMarkov(KnownDistribution):
 
     name = "hidden_markov"
     default_levels = 4
-    default_strength = 6.0
+    default_strength = 8.0
     default_components = 8
 
     n_components: int

@@ -7,7 +7,9 @@ Sub-pixels come row by row, pixel by pixel, and in a pixel channel by channel (v
 Kavukcuoglu, "Pixel Recurrent Neural Networks", 2016). The context u_i are the pixels to the left, above to the left,
 above, and above to the right, with all their channels, and the channels of the same pixel that came before, as numbers
 from -1 to 1; a pixel outside the image is 0. v(l) is (t, 1/3 - t^2) of the level's brightness t = 2 l / (L-1) - 1, and
-k = (0, 2): the network says how bright a sub-pixel is and how sure that is, whatever L is.
+k = (0, 2): the network says how bright a sub-pixel is and how sure that is, whatever L is. Where it says nothing,
+exp(-2 s t^2) is a normal of variance 1 / (4 s). So that there is noise with few levels too, half the distance between
+levels, squared, is added to 1 / (4 strength), which makes s = strength / (1 + 4 strength / (L-1)^2).
 
 Of the hidden units half look at the mean of their context and make bright beside bright more likely, so that there are
 regions; the other half are random. At strength 0 all levels are equally likely.
@@ -59,8 +61,9 @@ class SmallPixelCnn(KnownDistribution):
         out = numbers[..., n_seen + 1 :].copy()  # (C, hidden, 2)
         out[:, :half, 0] = np.abs(out[:, :half, 0])
         t = 2 * np.arange(self.n_levels) / (self.n_levels - 1) - 1
-        self._out = self.strength * (out @ np.stack([t, 1 / 3 - t**2]))
-        self._sure = self.strength * SURE * (1 / 3 - t**2)  # (C, hidden, L)
+        scale = self.strength / (1 + 4 * self.strength / (self.n_levels - 1) ** 2)
+        self._out = scale * (out @ np.stack([t, 1 / 3 - t**2]))
+        self._sure = scale * SURE * (1 / 3 - t**2)  # (C, hidden, L)
 
     def log_conditionals(self, context: np.ndarray, channel: int) -> np.ndarray:
         """Return the log-masses of the levels of a channel in nats, (..., L).
