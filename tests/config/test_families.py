@@ -13,6 +13,7 @@ from bitsperdim.core.errors import InputError
 from bitsperdim.models import build
 from bitsperdim.models.parts import activations
 from bitsperdim.sources import SOURCES
+from bitsperdim.sources.known import KNOWN
 
 SHAPES = [(1, 8, 8), (3, 32, 32), (1, 28, 28), (2, 6, 4)]
 CHANGES: dict[str, list[dict[str, object]]] = {
@@ -88,6 +89,7 @@ def test_sources_know_their_images() -> None:
         "cifar10": ((3, 32, 32), 10),
         "npz": (None, None),
         "folder": (None, 0),
+        **dict.fromkeys(KNOWN, (None, 0)),
     }
 
 

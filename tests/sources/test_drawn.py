@@ -1,4 +1,4 @@
-"""Images from a known distribution: drawn by seed, each with its truth, which follows it into every number and table."""
+"""Images from a known distribution are drawn by seed, and the truth of each stays with it."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_what_would_change_the_truth_is_refused() -> None:
 
     assert model_levels(of({"name": "ising"})) == 2
     assert model_levels(of({"name": "templates", "n_levels": 5})) == 5
-    with pytest.raises(InputError, match=r"dequantize\.bits = 1 is not allowed with dataset\.name = 'templates'; log P"):
+    with pytest.raises(InputError, match=r"dequantize\.bits = 1 is not allowed with dataset\.name = 'templates'; log"):
         of({"name": "templates"}, bits=1)
     with pytest.raises(InputError, match=r"dequantize\.binarization = 'threshold' is not allowed with .* write none"):
         of({"name": "templates"}, binarization="threshold")

@@ -23,7 +23,7 @@ from bitsperdim.auditing.check import Case, Check, failed, not_applicable
 from bitsperdim.auditing.report import Audit
 from bitsperdim.core.errors import InputError, shown
 from bitsperdim.evaluation.evaluate import ask, scored
-from bitsperdim.evaluation.images import data_of
+from bitsperdim.evaluation.images import Data, data_of
 from bitsperdim.evaluation.result import Estimate
 from bitsperdim.models.external.convention import Inputs, Layout
 from bitsperdim.models.external.methods import is_training

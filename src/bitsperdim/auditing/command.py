@@ -53,8 +53,8 @@ def add_options(command: argparse.ArgumentParser, *, with_checks: bool) -> None:
     images.add_argument(
         "--data",
         metavar="NAME",
-        help="digits, mnist, fashion_mnist, binarized_mnist, cifar10, a .npz file or a folder; or images whose log P(x) "
-        "is known: ising, hidden_markov, templates, small_pixelcnn",
+        help="digits, mnist, fashion_mnist, binarized_mnist, cifar10, a .npz file or a folder; or images whose "
+        "log P(x) is known: ising, hidden_markov, templates, small_pixelcnn",
     )
     images.add_argument("--images", metavar="FILE.npz", help="integers (N, H, W), (N, C, H, W) or (N, H, W, C)")
     images.add_argument("--channels", choices=("first", "last"), help="of --images, where their shape does not say")

@@ -118,6 +118,7 @@ def prepare(
     levels = raw_levels if dequantize.bits is None else 2**dequantize.bits
     treatment, n_levels = _treatment(dataset.name, dequantize, raw_levels)
     n_images = {split: len(rows) for split, (_, rows) in index.items()}
+    name, size = "-".join(filter(None, (dataset.name, raw.tag))), f"{height}x{width}x{channels}"
     description = Description(
         image_shape=(channels, height, width),
         n_levels=n_levels,
@@ -125,7 +126,7 @@ def prepare(
         binarization=dequantize.binarization,
         n_images=n_images,
         test_sha256=hashes["test"],
-        protocol=f"{'-'.join(filter(None, (dataset.name, raw.tag)))}/{treatment}/{height}x{width}x{channels}/L{n_levels}/test{n_images['test']}/given-none",
+        protocol=f"{name}/{treatment}/{size}/L{n_levels}/test{n_images['test']}/given-none",
         train_sha256=hashes["train"],
         validation_sha256=hashes["validation"],
         test_labels_sha256=sha256(labels["test"]) if labels else "",

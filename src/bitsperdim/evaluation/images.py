@@ -207,7 +207,8 @@ def load_data(
         if known == name:  # your own files may have changed
             with contextlib.suppress(InputError):  # it is not there, was interrupted, or is damaged
                 return Data(load_prepared(prepared))
-        preparation.prepare(preparation.read_source(params.dataset, raw), params.dataset, params.dequantize, raw_levels(params), prepared)
+        images = preparation.read_source(params.dataset, raw)
+        preparation.prepare(images, params.dataset, params.dequantize, raw_levels(params), prepared)
         return Data(load_prepared(prepared))
     except InputError as error:
         raise InputError(re.sub(r"params\.yaml: |\b(dataset|dequantize)\.(?=[a-z_.]+ )", "", str(error))) from error

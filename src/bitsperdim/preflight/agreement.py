@@ -75,8 +75,8 @@ def check_levels(params: Params) -> None:
         if bits is not None or binarization != "none":
             key, value = ("bits", bits) if bits is not None else ("binarization", repr(binarization))
             raise InputError(
-                f"params.yaml: dequantize.{key} = {value} is not allowed with dataset.name = {name!r}; log P(x) is known "
-                f"of its images as they are drawn, so write {'null' if bits is not None else 'none'}, and say by "
+                f"params.yaml: dequantize.{key} = {value} is not allowed with dataset.name = {name!r}; log P(x) is "
+                f"known of its images as they are drawn, so write {'null' if bits is not None else 'none'}, and say by "
                 f"dataset.n_levels how many levels they have."
             )
         shape = source.distribution(params.dataset.drawn, params.dataset.n_levels).image_shape

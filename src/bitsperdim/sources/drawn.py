@@ -65,6 +65,7 @@ class Drawn(Source):
     n_classes = 0
 
     def __init__(self, kind: type[KnownDistribution]) -> None:
+        """Remember what is drawn from."""
         self.kind = kind
         self.n_levels = kind.default_levels
 

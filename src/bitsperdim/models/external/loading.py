@@ -139,7 +139,7 @@ def parsed_arguments(given: Sequence[str], flag: str = "-a") -> dict[str, Any]:
         try:
             found[key] = YAML(typ="safe", pure=True).load(value)
         except (YAMLError, ValueError, RecursionError) as error:
-            raise InputError(f"{flag} {shown(text)} is not allowed: its value is not YAML; put it in quotes.") from error
+            raise InputError(f"{flag} {shown(text)} is not allowed: its value is not YAML; quote it.") from error
         if not _is_plain(found[key]):
             raise InputError(
                 f"{flag} {shown(text)} is not allowed; a value must be a number, a word, true, null or a list."
