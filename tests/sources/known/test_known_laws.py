@@ -193,6 +193,11 @@ REFUSED = [
     ("small_pixelcnn", {"n_components": 3}, r"dataset\.drawn\.n_components = 3 .*it must be null"),
     ("templates", {"n_components": 0}, r"dataset\.drawn\.n_components = 0 .*a whole number from 1 to 64"),
     ("hidden_markov", {"n_components": 65}, r"dataset\.drawn\.n_components = 65 .*a whole number from 1 to 64"),
+    (
+        "templates",
+        {"image_shape": (3, 64, 64), "n_levels": 256, "n_components": 22},
+        r"dataset\.drawn\.n_components = 22 .*is 69,206,016 masses and 67,108,864 are allowed",
+    ),
     ("ising", {"n_levels": 6}, r"dataset\.drawn\.width = 8 .*6\^8 states and 1,048,576 are allowed"),
     ("ising", {"image_shape": (3, 7, 9)}, r"dataset\.drawn\.height = 7 .*2\^21 states and 1,048,576 are allowed"),
 ]
