@@ -335,7 +335,9 @@ def known_truth(case: Case) -> Check:
     )
     total, critical = found.evidence, found.critical
     bpd = n_images * math.prod(case.data.image_shape) * NATS_PER_BIT
-    words = f"On {n_images:,} images the model is {abs(total):.4g} nats in all"
+    in_bits = case.in_bits_per_dim(abs(found.excess)), case.in_bits_per_dim(found.standard_error)
+    size = f"{in_bits[0]:.4f} +- {in_bits[1]:.4f} bits/dim ({abs(total):.4g} nats in all)"
+    words = f"On {n_images:,} images the model is {size}"
     if found.is_refuted:
         words += f" better than the truth; a right one is so by {critical:.3g} with a probability of {LEVEL:g} at most"
         return failed(name, f"{words}.", total / bpd, LEVEL)

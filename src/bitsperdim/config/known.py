@@ -8,7 +8,7 @@ from pydantic import Field
 
 from bitsperdim.config.families.base import Section
 
-Side = Annotated[int, Field(ge=1, le=256)]
+Side = Annotated[int, Field(ge=1, le=64)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
@@ -17,12 +17,12 @@ class DrawnSection(Section):
 
     height: Side = 8
     width: Side = 8
-    n_channels: Annotated[int, Field(ge=1, le=4)] = 1
+    n_channels: Annotated[int, Field(ge=1, le=3)] = 1
     n_train: Count = 4_000
     n_validation: Count = 500
     n_test: Count = 1_000
     strength: Annotated[float, Field(ge=0, le=100)] | None = None
-    n_components: Annotated[int, Field(ge=1, le=1_024)] | None = None
+    n_components: Annotated[int, Field(ge=1, le=64)] | None = None
 
 
 class ExcessSection(Section):
