@@ -31,6 +31,7 @@ from bitsperdim.core.randomness import stream, stream_seed
 from bitsperdim.core.units import NATS_PER_BIT
 from bitsperdim.estimators.log_weights import log_mean_exp
 from bitsperdim.estimators.pareto import JUDGED_FROM, pareto_k
+from bitsperdim.estimators.truth import against_truth
 from bitsperdim.models.density import DensityModel
 from bitsperdim.models.external.wrapping import ExternalConditionals, NoLevelsError
 
@@ -320,27 +321,22 @@ def _bounds_of_known(
 
 
 def known_truth(case: Case) -> Check:
-    r"""Ask whether the model beats the truth by more than chance allows.
-
-    For independent draws from the truth :math:`\prod P(x_n) / P_{true}(x_n)` has a mean of at most 1, so that Markov's
-    inequality applies. It is taken over all draws: those that are equal by chance belong to it, and copies that were
-    put in are none of them. Weights whose mean is P(x) may stand for it, since they are independent of the truth.
-    Draws of a bound B have a mean of at most log P(x), not their exponentials; so their Monte Carlo error is taken off,
-    and both errors have half of the level.
-    """
+    """Ask whether the model beats the truth by more than chance allows (:mod:`bitsperdim.estimators.truth`)."""
     name = "known truth"
     if case.log_p_true is None:
         return not_applicable(name, "The true probabilities of the images are not known; they are given as log_p_true.")
     if case.result.kind == "density":
         return not_applicable(name, "It is a density and no mass.")
-    log_p, n_images = case.result.scores.log_p, len(case.log_p_true)
-    total, critical = float((log_p - torch.from_numpy(case.log_p_true)).sum()), EVIDENCE
-    if case.asked is not None and case.model.draws_bounds:
-        noise = float(case.result.scores.standard_error.square().sum().sqrt())
-        critical = HALF + float(stdtrit(case.result.n_samples - 1, 1 - LEVEL / 2)) * noise
+    scores, n_images = case.result.scores, len(case.log_p_true)
+    draws_bounds = case.asked is not None and case.model.draws_bounds
+    errors = scores.standard_error.numpy() if draws_bounds else None
+    found = against_truth(
+        scores.log_p.numpy(), case.log_p_true, bound_errors=errors, n_draws=case.result.n_samples, level=LEVEL
+    )
+    total, critical = found.evidence, found.critical
     bpd = n_images * math.prod(case.data.image_shape) * NATS_PER_BIT
     words = f"On {n_images:,} images the model is {abs(total):.4g} nats in all"
-    if total >= critical:
+    if found.is_refuted:
         words += f" better than the truth; a right one is so by {critical:.3g} with a probability of {LEVEL:g} at most"
         return failed(name, f"{words}.", total / bpd, LEVEL)
     words += f" {'better' if total > 0 else 'worse'} than the truth"
