@@ -82,3 +82,4 @@ def check_images(params: Params, shape: tuple[int, int, int] | None, n_classes: 
         section.check_size(model, images)
         section.check_training(model, section.settings(params.train))
     params.density_and_mass.dequantizing.flow("variational").check_size("density_and_mass.dequantizing", images)
+    params.known.excess.check_models(params.train)
