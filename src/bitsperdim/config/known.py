@@ -14,6 +14,9 @@ from bitsperdim.core.errors import InputError, shown
 
 KnownName = Literal["ising", "hidden_markov", "templates", "small_pixelcnn"]
 Side = Annotated[int, Field(ge=1, le=256)]
+Rising = Annotated[
+    list[Annotated[int, Field(ge=2, le=100_000)]], Field(min_length=1, max_length=5), AfterValidator(rising)
+]
 PLACE = "known.excess.families"
 FAMILIES: dict[str, dict[str, Any]] = {
     "histogram": {"family": "histogram"},
@@ -50,10 +53,17 @@ def read_families(value: object) -> object:
                 f"params.yaml: {PLACE} holds {shown(name)}, which cannot name a model; a name has at most 64 "
                 f"lower-case letters, digits, '_' and '-', and begins with a letter."
             )
-    return {
+    sections = {
         name: each if isinstance(each, FamilySection) else family_section(f"{PLACE}.{name}", each)
         for name, each in value.items()
     }
+    for name, section in sections.items():
+        if section.family == "external":
+            raise InputError(
+                f"params.yaml: {PLACE}.{name}.family = 'external' is not allowed; a model from elsewhere is held "
+                f"against a known distribution by `bitsperdim audit`."
+            )
+    return sections
 
 
 class ExcessSection(Section):
@@ -104,9 +114,7 @@ class AnnealedMarginalsSection(Section):
     n_images: Annotated[int, Field(ge=2, le=10_000)] = 8  # of each replicate
     n_replicates: Annotated[int, Field(ge=2, le=1_000)] = 25
     n_chains: Annotated[int, Field(ge=2, le=1_000)] = 4
-    n_steps: Annotated[
-        list[Annotated[int, Field(ge=2, le=10_000)]], Field(min_length=1, max_length=5), AfterValidator(rising)
-    ] = [4, 20]
+    n_steps: Rising = [4, 20]
     n_leapfrog: Annotated[int, Field(ge=1, le=1_000)] = 3
 
 
@@ -115,9 +123,7 @@ class EstimatorsSection(Section):
 
     n_images: Annotated[int, Field(ge=2, le=10_000)] = 16
     n_replicates: Annotated[int, Field(ge=2, le=1_000)] = 50
-    n_samples: Annotated[
-        list[Annotated[int, Field(ge=2, le=100_000)]], Field(min_length=1, max_length=5), AfterValidator(rising)
-    ] = [*(16, 128, 1024)]
+    n_samples: Rising = [16, 128, 1024]
     annealed: AnnealedMarginalsSection = AnnealedMarginalsSection()
 
 
