@@ -88,7 +88,7 @@ class ExcessSection(Section):
     n_samples: Annotated[int, Field(ge=2, le=100_000)] = 128
     families: Annotated[
         dict[str, SerializeAsAny[FamilySection]], Field(min_length=1), BeforeValidator(read_families)
-    ] = Field(default=FAMILIES, validate_default=True)  # type: ignore[assignment]
+    ] = Field(default=FAMILIES, validate_default=True)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -121,9 +121,10 @@ class AnnealedMarginalsSection(Section):
 class EstimatorsSection(Section):
     """The models whose marginal likelihood is known, and how often each estimator is asked for it."""
 
-    n_images: Annotated[int, Field(ge=2, le=10_000)] = 16
+    n_images: Annotated[int, Field(ge=2, le=10_000)] = 8
     n_replicates: Annotated[int, Field(ge=2, le=1_000)] = 50
     n_samples: Rising = [16, 128, 1024]
+    n_epochs: Annotated[int, Field(ge=1, le=10_000)] = 20  # of the training of the VAEs
     annealed: AnnealedMarginalsSection = AnnealedMarginalsSection()
 
 
