@@ -124,17 +124,17 @@ def test_a_model_that_beats_the_truth_is_refuted_and_the_truth_is_not() -> None:
 
 
 def test_draws_are_the_same_again_and_splits_are_draws_of_their_own() -> None:
-    source = Ising((3, 4, 4), 7)
+    source = Ising((3, 2, 4), 3)
     first, again, other = (drawn(source, N_IMAGES, seed) for seed in (0, 0, 1))
     for split in SPLITS:
         assert np.array_equal(first.images[split], again.images[split])
         assert not np.array_equal(first.images[split], other.images[split])
-        assert first.images[split].shape == (N_IMAGES[split], 3, 4, 4)
+        assert first.images[split].shape == (N_IMAGES[split], 3, 2, 4)
     assert not np.array_equal(first.images["train"][:20], first.images["validation"])
     assert not np.array_equal(first.images["train"], first.images["test"][:200])
     for split in SPLITS[1:]:
         assert 0 <= first.noise[split].min() < first.noise[split].max() < 1
-    assert first.description.protocol == f"ising-{source.tag}/none/4x4x3/L7/test300/given-none"
+    assert first.description.protocol == f"ising-{source.tag}/none/2x4x3/L3/test300/given-none"
     assert first.description.n_images == N_IMAGES
 
 

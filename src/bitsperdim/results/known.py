@@ -40,7 +40,7 @@ ESTIMATORS = ("bound", "jackknife", "extrapolation")
 OF_ESTIMATES = (
     *("n_samples", "log_p_nats"),
     *(f"{name}_{what}" for name in ESTIMATORS for what in ("bias", "bias_error")),
-    *("stated_bias", "error_ratio", "n_bound_covers", "bound_is_short", "n_bound_within", "within_is_short"),
+    *("stated_bias", "n_bound_covers", "bound_is_short", "n_bound_within", "within_is_short"),
     *("n_jackknife_stated", "n_jackknife_covers", "jackknife_is_short", "n_flagged", "ess_median", "pareto_k_median"),
 )
 OF_ANNEALING = (

@@ -191,7 +191,6 @@ def row_of(known: Known, n_samples: int, n_replicates: int, generator: torch.Gen
     jackknife_covers = int((np.abs(off["jackknife"][is_stated]) <= INTERVAL * stated[is_stated]).sum())
     return row | {
         "stated_bias": float(np.mean([each.log_p_bias_nats for each in said])),
-        "error_ratio": float(math.sqrt(np.square(error).mean()) / off["bound"].std(ddof=1)),
         "n_bound_covers": covers,
         "bound_is_short": int(is_short(covers, n_replicates, ONE_SIDED)),
         "n_bound_within": within,
