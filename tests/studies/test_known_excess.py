@@ -27,6 +27,7 @@ from bitsperdim.studies.known import excess
 from bitsperdim.studies.known.drawn import drawn
 from bitsperdim.training.trainer import train
 from cases import tiny_families
+from small_params import SMALL
 
 CPU = torch.device("cpu")
 SHAPE, LEVELS = (1, 2, 2), 3
@@ -139,8 +140,14 @@ def test_draws_are_the_same_again_and_splits_are_draws_of_their_own() -> None:
 
 
 def test_what_was_made_once_is_of_the_committed_settings(repository: Path) -> None:
-    section = made_once.read_settings(repository / "docs" / "known_truths.yaml")
-    found = read_stored(repository / "docs" / "known_truths.json", MadeOnceMetrics).excess
+    settings = made_once.read_settings(repository / "docs" / "known_truths.yaml")
+    made = read_stored(repository / "docs" / "known_truths.json", MadeOnceMetrics)
+    section, found = settings.excess, made.excess
+    for key in ("n_images", "n_replicates"):
+        assert getattr(made.estimators, key) == getattr(settings.estimators, key)
+        assert getattr(made.estimators, f"n_annealed_{key[2:]}") == getattr(settings.estimators.annealed, key)
+    assert sorted({row.n_samples for row in made.tables.estimators}) == settings.estimators.n_samples
+    assert sorted({row.n_steps for row in made.tables.annealing}) == settings.estimators.annealed.n_steps
     assert set(found.sources) == set(section.sources) == set(KNOWN)
     for source in found.sources.values():
         assert {name: model.family for name, model in source.models.items()} == {
@@ -157,9 +164,12 @@ def test_settings_that_are_none_are_one_sentence(
 ) -> None:
     path, result = tmp_path / "settings.yaml", tmp_path / "result.json"
     for text, words in (
-        ("3", f"{path} must be a mapping of the keys of known.excess, but it holds 3."),
-        ("height: tall", f"{path}: known.excess.height = 'tall' is not allowed; it must be an integer."),
-        ("families: {x: {family: rnn}}", f"{path}: known.excess.families.x.family = 'rnn' is not a family; choose "),
+        ("3", f"{path} must be a mapping of the keys of the section known, but it holds 3."),
+        ("excess: {height: tall}", f"{path}: known.excess.height = 'tall' is not allowed; it must be an integer."),
+        (
+            "excess: {families: {x: {family: rnn}}}",
+            f"{path}: known.excess.families.x.family = 'rnn' is not a family; choose ",
+        ),
     ):
         path.write_text(text, encoding="utf-8")
         with pytest.raises(InputError) as caught:
@@ -170,9 +180,12 @@ def test_settings_that_are_none_are_one_sentence(
         made_once.main()
     assert not result.exists()
     small = {"sources": ["templates"], "height": 2, "width": 2, "n_train": 20, "n_validation": 5, "n_test": 5}
-    path.write_text(json.dumps({**small, "families": tiny_families("histogram")}), encoding="utf-8")
+    settings = {"excess": {**small, "families": tiny_families("histogram")}, "estimators": SMALL["known"]["estimators"]}
+    path.write_text(json.dumps(settings), encoding="utf-8")
     made_once.main()
-    assert list(read_stored(result, MadeOnceMetrics).excess.sources) == ["templates"]
+    found = read_stored(result, MadeOnceMetrics)
+    assert list(found.excess.sources) == ["templates"]
+    assert [row.model for row in found.tables.estimators] == list(found.estimators.models)
     monkeypatch.setattr("sys.argv", ["known"])
     with pytest.raises(SystemExit, match="usage: "):
         made_once.main()

@@ -25,13 +25,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "n_filters": 16,
         "n_layers": 2,
         "kernel_size": 5,
-        "train": {"epochs": 8, "learning_rate": 0.008},
+        "train": {"epochs": 7, "learning_rate": 0.008},
     },
     "vae": {
         "family": "vae",
         "latent_size": 8,
         "hidden_sizes": [64, 64],
-        "train": {"epochs": 20, "learning_rate": 0.003, "validation_samples": 4},
+        "train": {"epochs": 16, "learning_rate": 0.003, "validation_samples": 4},
     },
 }
 
@@ -84,7 +84,7 @@ class ExcessSection(Section):
     n_components: Annotated[int, Field(ge=1, le=100_000)] | None = None
     n_train: Annotated[int, Field(ge=2, le=1_000_000)] = 2000
     n_validation: Annotated[int, Field(ge=2, le=1_000_000)] = 300
-    n_test: Annotated[int, Field(ge=2, le=1_000_000)] = 1000
+    n_test: Annotated[int, Field(ge=2, le=1_000_000)] = 600
     n_samples: Annotated[int, Field(ge=2, le=100_000)] = 128
     families: Annotated[
         dict[str, SerializeAsAny[FamilySection]], Field(min_length=1), BeforeValidator(read_families)
@@ -112,7 +112,7 @@ class AnnealedMarginalsSection(Section):
     """How the bracket is asked for marginal likelihoods that are known."""
 
     n_images: Annotated[int, Field(ge=2, le=10_000)] = 8  # of each replicate
-    n_replicates: Annotated[int, Field(ge=2, le=1_000)] = 25
+    n_replicates: Annotated[int, Field(ge=2, le=1_000)] = 20
     n_chains: Annotated[int, Field(ge=2, le=1_000)] = 4
     n_steps: Rising = [4, 20]
     n_leapfrog: Annotated[int, Field(ge=1, le=1_000)] = 3
@@ -122,7 +122,7 @@ class EstimatorsSection(Section):
     """The models whose marginal likelihood is known, and how often each estimator is asked for it."""
 
     n_images: Annotated[int, Field(ge=2, le=10_000)] = 8
-    n_replicates: Annotated[int, Field(ge=2, le=1_000)] = 50
+    n_replicates: Annotated[int, Field(ge=2, le=1_000)] = 40
     n_samples: Rising = [16, 128, 1024]
     n_epochs: Annotated[int, Field(ge=1, le=10_000)] = 20  # of the training of the VAEs
     annealed: AnnealedMarginalsSection = AnnealedMarginalsSection()

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from bitsperdim.estimators.paired import INTERVAL
 from bitsperdim.report.svg import BOUND, EXACT, INK, MUTED, PAPER, chart, shortened, to_svg
 from bitsperdim.results.formatting import plain, with_error
-from bitsperdim.results.known import ESTIMATORS, MODELS, KnownTruths, Row, SourceMetrics
+from bitsperdim.results.known import ESTIMATORS, MODELS, EstimateRow, KnownTruths, SourceMetrics
 
 if TYPE_CHECKING:  # matplotlib is imported once something is drawn
     from matplotlib.axes import Axes
@@ -68,10 +68,10 @@ def excess(name: str, source: SourceMetrics) -> Markup:
         return to_svg(axes, f"Bits per dimension above the truth, {plain(source.truth_bpd)}: {parts}.")
 
 
-def bias(rows: Sequence[Row]) -> Markup:
+def bias(rows: Sequence[EstimateRow]) -> Markup:
     """Return how far the estimators of each model are off on average, with intervals, at one K."""
     numbers = [
-        [(float(row[f"{name}_bias"]), INTERVAL * float(row[f"{name}_bias_error"])) for name in ESTIMATORS]
+        [(getattr(row, f"{name}_bias"), INTERVAL * getattr(row, f"{name}_bias_error")) for name in ESTIMATORS]
         for row in rows
     ]
     finite = [pair for three in numbers for pair in three if all(map(math.isfinite, pair))]
@@ -88,10 +88,10 @@ def bias(rows: Sequence[Row]) -> Markup:
                 axes.plot((value - error, value + error), (y, y), color=colour, linewidth=2)
                 axes.plot(value, y, SHAPES[name], color=colour, markersize=5, markerfacecolor=PAPER)
             box = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5}
-            axes.text(low - 0.04 * reach, index - 0.4, MODELS[str(row["model"])], ha="left", va="center", bbox=box)
+            axes.text(low - 0.04 * reach, index - 0.4, MODELS[row.model], ha="left", va="center", bbox=box)
         axes.set_xlabel("nats above the known log P(x)")
         axes.locator_params(axis="x", nbins=5)
-        parts = ", ".join(f"{MODELS[str(row['model'])]} {plain(float(row['bound_bias']), 4)}" for row in rows)
+        parts = ", ".join(f"{MODELS[row.model]} {plain(row.bound_bias, 4)}" for row in rows)
         return to_svg(axes, f"Bias of the estimators at the largest K in nats; that of the bound: {parts}.")
 
 

@@ -9,9 +9,10 @@ Invariant (``tests/report/test_known.py``): a missing or broken file is one sent
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.labels import SIGNS
@@ -37,17 +38,6 @@ MODELS = {
     "gaussian": "Gaussian of two sub-pixels",
 }
 ESTIMATORS = ("bound", "jackknife", "extrapolation")
-OF_ESTIMATES = (
-    *("n_samples", "log_p_nats"),
-    *(f"{name}_{what}" for name in ESTIMATORS for what in ("bias", "bias_error")),
-    *("stated_bias", "n_bound_covers", "bound_is_short", "n_bound_within", "within_is_short"),
-    *("n_jackknife_stated", "n_jackknife_covers", "jackknife_is_short", "n_flagged", "ess_median", "pareto_k_median"),
-)
-OF_ANNEALING = (
-    *("n_steps", "lower_bias", "lower_bias_error", "upper_bias", "upper_bias_error", "n_lower_covers"),
-    *("lower_is_short", "n_upper_covers", "upper_is_short", "n_bracket_covers", "bracket_is_short", "acceptance"),
-)
-Row = dict[str, str | float]
 
 
 class ModelMetrics(Stored):
@@ -151,10 +141,62 @@ class KnownMetrics(Stored):
     estimators: EstimatorsMetrics
 
 
+class EstimateRow(Stored):
+    """One model and K, of ``estimators.csv``; ``pareto_k_median`` where it is judged."""
+
+    model: str
+    n_samples: int
+    log_p_nats: float
+    bound_bias: float
+    bound_bias_error: float
+    jackknife_bias: float
+    jackknife_bias_error: float
+    extrapolation_bias: float
+    extrapolation_bias_error: float
+    stated_bias: float
+    n_bound_covers: int
+    bound_is_short: int
+    n_bound_within: int
+    within_is_short: int
+    n_jackknife_stated: int
+    n_jackknife_covers: int
+    jackknife_is_short: int
+    n_flagged: int
+    ess_median: float
+    pareto_k_median: float | None = None
+
+
+class BracketRow(Stored):
+    """One model and number of steps, of ``annealing.csv``."""
+
+    model: str
+    n_steps: int
+    lower_bias: float
+    lower_bias_error: float
+    upper_bias: float
+    upper_bias_error: float
+    n_lower_covers: int
+    lower_is_short: int
+    n_upper_covers: int
+    upper_is_short: int
+    n_bracket_covers: int
+    bracket_is_short: int
+    acceptance: float
+
+
+class TablesMetrics(Stored):
+    """The rows of both tables."""
+
+    estimators: list[EstimateRow]
+    annealing: list[BracketRow]
+
+
 class MadeOnceMetrics(Stored):
-    """``docs/known_truths.json``: the same excess of more models on more sources, and what it was made with."""
+    """``docs/known_truths.json``: more models, sources and replicates, and what they were made with."""
 
     excess: ExcessMetrics
+    estimators: EstimatorsMetrics
+    tables: TablesMetrics
     seconds: int
     made_with: dict[str, str]
 
@@ -164,45 +206,53 @@ class KnownTruths:
     """Metrics, the rows of the estimators and of annealing, and the mistakes."""
 
     metrics: KnownMetrics
-    estimators: list[Row]
-    annealing: list[Row]
+    estimators: list[EstimateRow]
+    annealing: list[BracketRow]
     mistakes: Mistakes
 
     @property
     def n_samples(self) -> list[int]:
         """Every K."""
-        return sorted({int(row["n_samples"]) for row in self.estimators})
+        return sorted({row.n_samples for row in self.estimators})
 
     @property
-    def most_samples(self) -> list[Row]:
+    def most_samples(self) -> list[EstimateRow]:
         """The rows of the largest K."""
-        return [row for row in self.estimators if row["n_samples"] == self.n_samples[-1]]
+        return [row for row in self.estimators if row.n_samples == self.n_samples[-1]]
 
     @property
-    def by_model(self) -> list[tuple[str, list[Row]]]:
+    def by_model(self) -> list[tuple[str, list[EstimateRow]]]:
         """In words what each model is, and its rows, one for each K."""
-        return [(words, [row for row in self.estimators if row["model"] == name]) for name, words in MODELS.items()]
+        return by_model(self.estimators)
 
     @property
-    def brackets(self) -> list[tuple[str, Row]]:
+    def brackets(self) -> list[tuple[str, BracketRow]]:
         """In words what each model is that was annealed, with its rows."""
-        return [(MODELS[str(row["model"])], row) for row in self.annealing]
+        return [(MODELS[row.model], row) for row in self.annealing]
 
     def n_short(self, statement: str) -> int:
         """Return in how many rows a statement is true less often than it says."""
         rows = self.annealing if statement in ("lower", "upper", "bracket") else self.estimators
-        return sum(bool(row[f"{statement}_is_short"]) for row in rows)
+        return sum(getattr(row, f"{statement}_is_short") for row in rows)
 
 
-def check_sources(excess: ExcessMetrics, path: Path) -> None:
-    """Refuse sources that are none, and none at all.
+def by_model(rows: Sequence[EstimateRow]) -> list[tuple[str, list[EstimateRow]]]:
+    """Return in words what each model is, and its rows, one for each K."""
+    return [(words, [row for row in rows if row.model == name]) for name, words in MODELS.items()]
+
+
+def check_names(metrics: KnownMetrics | MadeOnceMetrics, tables: TablesMetrics, path: Path) -> None:
+    """Refuse sources and models that are none, and those that are missing.
 
     Raises:
         InputError: naming the file.
     """
-    unknown = [name for name in excess.sources if name not in SOURCES]
-    if unknown or not excess.sources:
+    unknown = [name for name in metrics.excess.sources if name not in SOURCES]
+    if unknown or not metrics.excess.sources:
         raise InputError(f"{path}: excess.sources must hold some of {', '.join(SOURCES)}, and nothing else.")
+    of_rows = {row.model for row in tables.estimators}
+    if not of_rows == set(metrics.estimators.models) == set(MODELS) >= {row.model for row in tables.annealing}:
+        raise InputError(f"{path}: the estimators are not those of the models {', '.join(MODELS)}.")
 
 
 def read_known(folder: Path) -> KnownTruths:
@@ -212,11 +262,23 @@ def read_known(folder: Path) -> KnownTruths:
         InputError: a file is missing or not what the stage writes.
     """
     metrics = read_stored(folder / "metrics.json", KnownMetrics)
-    check_sources(metrics.excess, folder / "metrics.json")
-    estimators = read_rows(folder / "estimators.csv", "model", OF_ESTIMATES, may_be_nan=("pareto_k_median",))
-    annealing = read_rows(folder / "annealing.csv", "model", OF_ANNEALING)
-    if {row["model"] for row in estimators} != set(MODELS):
-        raise InputError(f"{folder / 'estimators.csv'} does not hold the models {', '.join(MODELS)}.")
-    if not {row["model"] for row in annealing} <= set(MODELS):
-        raise InputError(f"{folder / 'annealing.csv'} holds a model that is none of {', '.join(MODELS)}.")
+    estimators = _rows(folder / "estimators.csv", EstimateRow, ("pareto_k_median",))
+    annealing = _rows(folder / "annealing.csv", BracketRow)
+    check_names(metrics, TablesMetrics(estimators=estimators, annealing=annealing), folder)
     return KnownTruths(metrics, estimators, annealing, read_mistakes(folder))
+
+
+Schema = TypeVar("Schema", bound=Stored)
+
+
+def _rows(path: Path, schema: type[Schema], may_be_nan: tuple[str, ...] = ()) -> list[Schema]:
+    """Read the rows of a table of models."""
+    types = {name: field.annotation for name, field in schema.model_fields.items() if name != "model"}
+    rows = read_rows(path, "model", tuple(types), may_be_nan)
+    whole = {name for name, kind in types.items() if kind is int}
+    for row in rows:
+        for name in whole:
+            if not float(row[name]).is_integer():
+                raise InputError(f"{path}: {name} = {row[name]} is no whole number.")
+            row[name] = int(row[name])
+    return [schema.of({name: value for name, value in row.items() if value == value}, str(path)) for row in rows]
