@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from bitsperdim.config.families.base import TrainSection
+from bitsperdim.config.known import KnownSection
 from bitsperdim.config.params import (
     DensityAndMassSection,
     DequantizingSection,
@@ -17,7 +19,8 @@ from bitsperdim.config.params import (
     UniversalResnetSection,
 )
 from bitsperdim.models import ImageModel, build
-from bitsperdim.studies import density_and_mass, project_delay
+from bitsperdim.studies import density_and_mass, known, project_delay
+from bitsperdim.studies.known import estimators, excess
 from bitsperdim.studies.universal_resnet import study as oneneuron_study
 
 NOISE = {"n_couplings": 2, "n_filters": 4, "n_blocks": 1}
@@ -216,8 +219,56 @@ def write_resnet(folder: Path) -> None:
     oneneuron_study.write(folder, _tiny_resnet())
 
 
+def tiny_families(*names: str) -> dict[str, Any]:
+    """Sections of models that are trained for an epoch."""
+    sections = {"histogram": {}, "vae": {"latent_size": 2, "hidden_sizes": [8], "train": {"validation_samples": 1}}}
+    return {
+        name: {"family": name, **sections[name], "train": {"epochs": 1, **sections[name].get("train", {})}}
+        for name in names
+    }
+
+
+TINY_KNOWN = KnownSection.model_validate(
+    {
+        "excess": {
+            "sources": ["hidden_markov", "templates"],
+            "height": 3,
+            "width": 2,
+            "n_levels": 3,
+            "n_train": 60,
+            "n_validation": 10,
+            "n_test": 30,
+            "n_samples": 5,
+            "families": tiny_families("histogram", "vae"),
+        },
+        "estimators": {
+            "n_images": 3,
+            "n_replicates": 4,
+            "n_samples": [4, 1000],
+            "n_epochs": 1,
+            "annealed": {"n_images": 2, "n_replicates": 3, "n_chains": 2, "n_steps": [2, 3], "n_leapfrog": 1},
+        },
+    }
+)
+
+
+@functools.cache
+def _tiny_known() -> tuple[dict[str, Any], dict[str, known.Rows]]:
+    cpu, train = torch.device("cpu"), TrainSection()
+    of_excess = excess.study(TINY_KNOWN.excess, train, TINY_KNOWN.seed, cpu)
+    of_estimators = estimators.study(TINY_KNOWN.estimators, TINY_KNOWN.seed)
+    metrics = {"excess": of_excess[0], "estimators": of_estimators[0]}
+    return metrics, {**of_excess[1], **of_estimators[1]}
+
+
+def write_known(folder: Path) -> None:
+    """Write the results of the study of known truths, small, computed once."""
+    known.write(folder, *_tiny_known())
+
+
 def write_studies(results: Path) -> None:
     """Write the results of every study into their folders."""
+    write_known(results / "known")
     write_study(results / "density_and_mass")
     write_delay(results / "project_delay")
     write_resnet(results / "universal_resnet")

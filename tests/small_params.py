@@ -13,6 +13,16 @@ SMALL: dict[str, Any] = {
         "n_pictures": 4,
         "annealed": {"n_images": 2, "n_simulated": 2, "n_chains": 2, "n_steps": 3, "n_leapfrog": 1},
     },
+    "known": {
+        "excess": {"height": 4, "width": 4, "n_train": 64, "n_validation": 16, "n_test": 16, "n_samples": 4},
+        "estimators": {
+            "n_images": 2,
+            "n_replicates": 2,
+            "n_samples": [4],
+            "n_epochs": 1,
+            "annealed": {"n_images": 2, "n_replicates": 2, "n_chains": 2, "n_steps": [2], "n_leapfrog": 1},
+        },
+    },
     "density_and_mass": {
         "max_pixels": 10_000,
         "n_steps": 3,

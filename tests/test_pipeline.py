@@ -295,7 +295,7 @@ def test_the_stages_run_one_after_the_other_without_dvc(
             ("train", model, "images", f"models/{model}", f"results/{model}/training_curve.csv"),
             ("evaluate", model, f"models/{model}", "images", f"results/{model}"),
         ]
-    commands += [("density_and_mass", "images", "results/density_and_mass")]
+    commands += [(study, "images", f"results/{study}") for study in ("known", "density_and_mass")]
     commands += [("project_delay", "results/project_delay"), ("universal_resnet", "results/universal_resnet")]
     for name, *arguments in [*commands, ("report", "results", "report")]:
         result = run_stage(name, tmp_path, repository, *arguments)
@@ -362,7 +362,8 @@ def test_studies_that_are_switched_off_leave_no_results(
     write_studies(tmp_path / "results")
     (tmp_path / "results" / "project_delay" / "notes.txt").write_text("mine")
     for study in STUDIES:
-        arguments = ("images", f"results/{study}") if study == "density_and_mass" else (f"results/{study}",)
+        reads = ("images",) if study in ("known", "density_and_mass") else ()
+        arguments = (*reads, f"results/{study}")
         result = run_stage(study, tmp_path, repository, *arguments)
         assert (result.returncode, result.stdout) == (0, f"{study}: switched off, by studies in params.yaml\n")
     left = {str(path.relative_to(tmp_path)): path.read_text() for path in (tmp_path / "results").glob("*/*")}

@@ -1,5 +1,6 @@
 """A disagreement of any kind is reported, and agreement is not."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from bitsperdim.comparing.rerun import (
     SAME_DELAY,
     SAME_NEURONS,
     SAME_STUDY,
+    SAME_TRUTHS,
     STUDY,
     TRAINED,
+    TRUTHS,
     compare,
 )
 from bitsperdim.config.params import SWITCHED_OFF
@@ -35,9 +38,21 @@ def nested(*paths: str) -> dict[str, Any]:
     return found
 
 
+KNOWN = nested(*TRUTHS, *SAME_TRUTHS)
 STUDIED, DELAYED, BUILT = nested(*STUDY, *SAME_STUDY), nested(*DELAY, *SAME_DELAY), nested(*NEURONS, *SAME_NEURONS)
-STUDIES = {"density_and_mass": STUDIED, "project_delay": DELAYED, "universal_resnet": BUILT}
+STUDIES = {"known": KNOWN, "density_and_mass": STUDIED, "project_delay": DELAYED, "universal_resnet": BUILT}
 KINDS = {"vae": MODEL, "dequantize": IMAGES, **STUDIES}
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """The part of the study of known truths, whole, in which one number is another."""
+    first, *parents, last = path.split(".")
+    content = copy.deepcopy(KNOWN[first])
+    section = content
+    for parent in parents:
+        section = section[parent]
+    section[last] = value
+    return {first: content}
 
 
 def folders(tmp_path: Path, name: str, change: dict[str, Any]) -> tuple[Path, Path]:
@@ -77,6 +92,12 @@ def test_equal_and_close_numbers_agree(tmp_path: Path) -> None:
         ("density_and_mass", {"levels": {**STUDIED["levels"], "entropy_bits": 3.1}}, "levels.entropy_bits is 3.10000"),
         ("density_and_mass", {"levels": {**STUDIED["levels"], "n_images": 4}}, "levels.n_images is 4"),
         ("density_and_mass", {"hypotheses": "gone"}, "hypotheses.posterior_b is nan"),
+        ("known", changed("excess.sources.templates.truth_bpd", 3.1), "excess.sources.templates.truth_bpd is 3.10000"),
+        (
+            "known",
+            changed("excess.sources.templates.models.vae.is_refuted", True),
+            "excess.sources.templates.models.vae.is_refuted is True",
+        ),
         ("project_delay", {"exact": {**DELAYED["exact"], "mean": 3.1}}, "exact.mean is 3.10000"),
         ("project_delay", {"deadline": 70.0}, "deadline is 70.0"),
         ("universal_resnet", {"n_steps": 4.0}, "n_steps is 4.0"),
@@ -98,7 +119,7 @@ def test_a_missing_result_is_reported(tmp_path: Path) -> None:
     reference, rerun = folders(tmp_path, "vae", {})
     (rerun / "vae" / "metrics.json").unlink()
     assert compare(reference, rerun) == [
-        "The rerun has results of density_and_mass, dequantize, project_delay, universal_resnet, "
-        "but density_and_mass, dequantize, project_delay, universal_resnet, vae are committed."
+        "The rerun has results of density_and_mass, dequantize, known, project_delay, universal_resnet, "
+        "but density_and_mass, dequantize, known, project_delay, universal_resnet, vae are committed."
     ]
     assert compare(tmp_path / "empty", tmp_path / "empty")

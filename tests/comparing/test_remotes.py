@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 
 from cases import write_studies
 
-STUDIES = ("density_and_mass", "project_delay", "universal_resnet")
+STUDIES = ("known", "density_and_mass", "project_delay", "universal_resnet")
 SECONDS = 240
 
 

@@ -115,7 +115,7 @@ MISTAKES: list[tuple[str, object, str]] = [
     (
         "studies",
         ["delay"],
-        "studies.0 = 'delay' is not allowed; it must be one of 'density_and_mass', 'pro",
+        "studies.0 = 'delay' is not allowed; it must be one of 'known', 'density_and_mass', 'pro",
     ),
     ("studies", "project_delay", "studies = 'project_delay' is not allowed; it must be a list: write [project_delay]."),
     ("studies", None, "studies = None is not allowed; it must be a list, written [FIRST, SECOND]."),

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
-from bitsperdim.config.params import Params, validate
+from bitsperdim.config.params import STUDIES, Params, validate
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import read_json
 from bitsperdim.preflight.last_commit import with_origin
@@ -37,11 +37,11 @@ def test_results_of_unlisted_models_go_and_others_stay(params: Params, tmp_path:
     fill(results, "vae/metrics.json", "dequantize/metrics.json", "old/metrics.json", "old/pictures/samples.png")
     fill(results, "mine/metrics.json", "mine/notes.txt", "README.md", "mine/pictures/samples.png")
     fill(results, "plots/pictures/own.png", "plots/per_image.csv", "plots/metrics.json/mine.txt")
-    fill(results, *(f"{study}/metrics.json" for study in ("density_and_mass", "project_delay", "universal_resnet")))
+    fill(results, *(f"{study}/metrics.json" for study in STUDIES))
     preflight(params, results, tmp_path / "marker.txt")
     left = sorted(str(path.relative_to(results)) for path in results.rglob("*") if path.is_file())
-    first = ["README.md", "density_and_mass/metrics.json", "dequantize/metrics.json", "mine/notes.txt", "models.json"]
-    first += ["plots/metrics.json/mine.txt", "plots/pictures/own.png"]
+    first = ["README.md", "density_and_mass/metrics.json", "dequantize/metrics.json", "known/metrics.json"]
+    first += ["mine/notes.txt", "models.json", "plots/metrics.json/mine.txt", "plots/pictures/own.png"]
     assert left == [*first, "project_delay/metrics.json", "universal_resnet/metrics.json", "vae/metrics.json"]
     assert not (results / "old").exists()
     assert read_json(results / "models.json") == {"models": ["vae"]}

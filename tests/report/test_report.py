@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from bitsperdim.config.params import STUDIES
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.labels import WORDS
 from bitsperdim.core.yardsticks import YARDSTICKS, ImagesMetrics
@@ -314,6 +315,9 @@ def test_ids_are_unique(tmp_path: Path) -> None:
         "bound/bound_against_k.csv",
         "bound/training_curve.csv",
         "bound/pictures/samples.png",
+        "known/metrics.json",
+        "known/estimators.csv",
+        "known/annealing.csv",
         "density_and_mass/metrics.json",
         "density_and_mass/collapse.csv",
         "project_delay/metrics.json",
@@ -375,7 +379,7 @@ def test_two_digits(value: float, expected: str) -> None:
 def test_every_parameter_is_listed(tmp_path: Path) -> None:
     page, twin = report(tmp_path, MODELS)
     params = params_of(MODELS)
-    for name in ("dataset", "dequantize", "train", "evaluate", "density_and_mass", "project_delay", "universal_resnet"):
+    for name in ("dataset", "dequantize", "train", "evaluate", *STUDIES):
         for key, value in getattr(params, name).model_dump().items():
             if isinstance(value, dict):
                 assert f'<th scope="row">{key}.{next(iter(value))}</th>' in page

@@ -18,10 +18,16 @@ def in_force(section: Section) -> dict[str, Any]:
     """Return every value of a section; of changes to ``train`` those that are made."""
     if isinstance(section, TrainOverrides):
         return section.model_dump(exclude_unset=True)
-    return {
-        name: in_force(inner) if isinstance(inner := getattr(section, name), Section) else value
-        for name, value in section.model_dump().items()
-    }
+    return {name: _in_force(getattr(section, name), value) for name, value in section.model_dump().items()}
+
+
+def _in_force(value: object, dumped: Any) -> Any:  # noqa: ANN401 - any YAML value
+    """Return the values of a section, or of a mapping of sections; anything else as it was dumped."""
+    if isinstance(value, Section):
+        return in_force(value)
+    if isinstance(value, Mapping):
+        return {key: _in_force(each, dumped[key]) for key, each in value.items()}
+    return dumped
 
 
 def completed(content: Mapping[str, Any], model: str) -> dict[str, Any]:
@@ -54,5 +60,5 @@ def _with_defaults(content: Any, schema: type[Section]) -> Any:  # noqa: ANN401 
                 result[name] = _with_defaults(content[name], field.annotation)
         elif not field.is_required():
             default = field.get_default(call_default_factory=True)
-            result[name] = in_force(default) if isinstance(default, Section) else default
+            result[name] = _in_force(default, default)
     return result

@@ -19,15 +19,15 @@ the file holds, it validates or gives one sentence, soon (``tests/test_fuzz.py``
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
+from bitsperdim.config.drawn import DrawnSection
 from bitsperdim.config.families import FAMILIES
 from bitsperdim.config.families.base import (
     FamilySection,
@@ -36,9 +36,11 @@ from bitsperdim.config.families.base import (
     TrainOverrides,
     TrainSection,
     VariationalSection,
+    rising,
 )
-from bitsperdim.config.known import DrawnSection, KnownSection
+from bitsperdim.config.known import KnownSection
 from bitsperdim.config.loading import MAX_ENTRIES, load_yaml
+from bitsperdim.config.model_sections import family_section
 from bitsperdim.config.sentences import key_shown, listed, sentence, suggestion
 from bitsperdim.core.errors import InputError, shown
 
@@ -47,13 +49,6 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Scale = Annotated[float, Field(ge=0.1, le=100)]
 Rate = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
 Number = TypeVar("Number", bound=float)
-
-
-def rising(values: list[Any]) -> list[Any]:
-    """Refuse a list in which a value is not above the one before."""
-    if any(later <= earlier for earlier, later in itertools.pairwise(values)):
-        raise ValueError("a list of rising numbers")
-    return values
 
 
 def without_control_characters(text: str) -> str:
@@ -301,13 +296,7 @@ def model_section(name: str, value: object) -> FamilySection:
             f"params.yaml: {shown(name)} cannot name a model; a name has at most 64 lower-case letters, digits, "
             f"'_' and '-', begins with a letter, and is not that of a stage or of another section."
         )
-    family = value["family"]
-    if not isinstance(family, str) or family not in FAMILIES:
-        raise InputError(f"params.yaml: {name}.family = {shown(family)} is not a family; choose {listed(FAMILIES)}.")
-    try:
-        return FAMILIES[family].model_validate(dict(value))
-    except ValidationError as error:
-        raise InputError(sentence(error, FAMILIES[family], prefix=name)) from error
+    return family_section(name, value)
 
 
 def _check_lists(params: Params) -> None:

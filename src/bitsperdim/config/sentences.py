@@ -13,16 +13,22 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from bitsperdim.config.families.base import Section
-from bitsperdim.core.errors import shown
+from bitsperdim.core.errors import InputError, shown
 
 MAX_LISTED = 14  # names in a message
 
 
 def sentence(error: ValidationError, schema: type[Section], prefix: str = "") -> str:
-    """Turn the first of pydantic's errors into one sentence."""
+    """Turn the first of pydantic's errors into one sentence.
+
+    Args:
+        error: of the validation.
+        schema: that it was against.
+        prefix: the keys that lead to what was validated, joined by dots.
+    """
     first = error.errors()[0]
     keys = [str(part) for part in first["loc"]]
-    path = ".".join(key_shown(key) for key in ([prefix, *keys] if prefix else keys))
+    path = ".".join(key_shown(key) for key in ([*prefix.split("."), *keys] if prefix else keys))
     value = shown(first["input"])
     context = first.get("ctx", {})
     kind = first["type"]
@@ -34,6 +40,8 @@ def sentence(error: ValidationError, schema: type[Section], prefix: str = "") ->
             f"params.yaml: {path} is not a known key{suggestion(keys[-1], known)} (its value is {value}); "
             f"allowed are {listed(known)}."
         )
+    if isinstance(context.get("error"), InputError):  # which is a sentence already
+        return str(context["error"])
     allowed = _allowed(kind, context, first["msg"])
     if kind == "list_type":
         entry = first["input"]

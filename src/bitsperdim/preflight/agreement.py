@@ -6,6 +6,7 @@ models that do not fit the images are one sentence.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from bitsperdim.config.families.base import Images
@@ -14,6 +15,7 @@ from bitsperdim.config.params import Params, validate
 from bitsperdim.config.sentences import listed
 from bitsperdim.core.errors import InputError, shown
 from bitsperdim.sources import SOURCES, Drawn
+from bitsperdim.sources.known import KNOWN
 
 
 def validated(content: object) -> Params:
@@ -92,3 +94,16 @@ def check_images(params: Params, shape: tuple[int, int, int] | None, n_classes: 
         section.check_size(model, images)
         section.check_training(model, section.settings(params.train))
     params.density_and_mass.dequantizing.flow("variational").check_size("density_and_mass.dequantizing", images)
+    check_known(params)
+
+
+def check_known(params: Params) -> None:
+    """Refuse known distributions that are not defined for the images of the study, and models that do not fit them."""
+    section = params.known.excess
+    for name in section.sources:
+        try:
+            KNOWN[name](section.image_shape, section.n_levels, section.strength, section.n_components)
+        except InputError as error:
+            named = re.sub(r"\bdataset\.(drawn\.)?(?!name)", "known.excess.", str(error))
+            raise InputError(named.replace("dataset.name = ", "the source ")) from error
+    section.check_models(params.train)

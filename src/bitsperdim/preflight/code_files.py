@@ -22,7 +22,7 @@ from bitsperdim.core.files import write_json
 
 OF_MODELS = ("train", "evaluate")
 PAGES = (".html", ".css", ".js", ".md")
-STUDIED = {"density_and_mass": ("flow",)}  # families that a stage trains without a section of a model
+STUDIED = {"density_and_mass": ("flow",)}  # families that a stage trains, whatever the parameters are
 
 
 def write_code_files(params: Params, stages: Path, folder: Path) -> None:
@@ -48,7 +48,7 @@ def write_code_files(params: Params, stages: Path, folder: Path) -> None:
             pages = [path for path in sorted((SOURCE / "bitsperdim" / "report").iterdir()) if path.suffix in PAGES]
             contents[folder / "report.json"] = {**_content(files), "pages": digest_of_bytes([*files, *pages])}
         elif name != "preflight":
-            families = set(STUDIED.get(name, ()))
+            families = params.known.families if name == "known" else set(STUDIED.get(name, ()))
             contents[folder / f"{name}.json"] = _content(
                 needed(script, *(file for family in sorted(families) for file in code_of(family)))
             )

@@ -1,7 +1,7 @@
-"""The numbers of results in README.md, written from ``results/``, ``recipes/results/`` and ``docs/``: none is typed.
+"""The numbers in README.md and docs/known-truths.md, written from results, recipes and docs: none is typed.
 
-``make readme`` rewrites what stands between the two markers of each section; ``tests/readme/test_readme.py`` fails
-where a section and the committed files differ.
+``make readme`` rewrites what stands between the two markers of each section; ``tests/readme/test_readme.py`` and
+``test_known_page.py`` fail where a section and the committed files differ.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from bitsperdim.core.files import read_json
 from bitsperdim.core.labels import meanings
 from bitsperdim.core.metrics import Metrics
 from bitsperdim.core.yardsticks import TABULATED, ImagesMetrics
-from bitsperdim.readme import studies
+from bitsperdim.readme import known_truths, studies
 from bitsperdim.recipes.table import markdown
 from bitsperdim.results.formatting import plain, with_error
 from bitsperdim.results.reading import read_stored
@@ -59,10 +59,16 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
 }
 
 
-def update(text: str, root: Path) -> str:
-    """Return the text of a README with what stands between its markers written anew."""
-    for name, section in SECTIONS.items():
-        text = between(text, name, section(root))
+PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
+    "README.md": SECTIONS,
+    "docs/known-truths.md": {"excess": known_truths.excess, "estimators": known_truths.estimators},
+}
+
+
+def update(text: str, root: Path, page: str = "README.md") -> str:
+    """Return the text of a page with what stands between its markers written anew."""
+    for name, section in PAGES[page].items():
+        text = between(text, name, section(root), page)
     return text
 
 
@@ -71,7 +77,7 @@ def markers(name: str) -> tuple[str, str]:
     return f"<!-- {name}: begin (make readme) -->", f"<!-- {name}: end -->"
 
 
-def between(text: str, name: str, content: str) -> str:
+def between(text: str, name: str, content: str, page: str = "README.md") -> str:
     """Return ``text`` with ``content`` between the markers of a section.
 
     Raises:
@@ -79,6 +85,6 @@ def between(text: str, name: str, content: str) -> str:
     """
     begin, end = markers(name)
     if text.count(begin) != 1 or text.count(end) != 1:
-        raise InputError(f"README.md must hold the markers {begin!r} and {end!r} once each.")
+        raise InputError(f"{page} must hold the markers {begin!r} and {end!r} once each.")
     before, rest = text.split(begin)
     return f"{before}{begin}\n{content}{end}{rest.split(end)[1]}"

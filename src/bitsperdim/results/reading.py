@@ -67,9 +67,11 @@ def read_columns(path: Path, names: tuple[str, ...], may_be_nan: tuple[str, ...]
     return columns
 
 
-def read_rows(path: Path, text: str, numbers: tuple[str, ...]) -> list[dict[str, str | float]]:
-    """Read the rows of a CSV file with one column of text and others of numbers."""
-    columns = read_columns(path, numbers)
+def read_rows(
+    path: Path, text: str, numbers: tuple[str, ...], may_be_nan: tuple[str, ...] = ()
+) -> list[dict[str, str | float]]:
+    """Read the rows of a CSV file with one column of text and others of numbers, of which some may hold a NaN."""
+    columns = read_columns(path, numbers, may_be_nan)
     with path.open(encoding="utf-8", newline="") as file:
         names = [row.get(text) for row in csv.DictReader(file)]
     found: list[dict[str, str | float]] = []

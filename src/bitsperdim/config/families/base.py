@@ -32,6 +32,13 @@ def odd(value: int) -> int:
     return value
 
 
+def rising(values: list[Any]) -> list[Any]:
+    """Refuse a list in which a value is not above the one before."""
+    if any(later <= earlier for earlier, later in pairwise(values)):
+        raise ValueError("a list of rising numbers")
+    return values
+
+
 @dataclass(frozen=True)
 class Images:
     """What is known of the images before they are there.

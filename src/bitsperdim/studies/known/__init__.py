@@ -47,7 +47,7 @@ def study(section: KnownSection, shared: TrainSection, dequantized: Path, device
     tables: dict[str, Rows] = {}
     for name, found in (
         ("excess", excess.study(section.excess, shared, section.seed, device)),
-        ("estimators", estimators.study(section.estimators, shared, section.seed, device)),
+        ("estimators", estimators.study(section.estimators, section.seed)),
         ("mistakes", mistakes.study(section.mistakes, dequantized, section.seed, device)),
     ):
         metrics[name] = found[0]

@@ -1,0 +1,195 @@
+"""What the report says of known truths is what the study wrote; nothing that falls short is hidden."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.files import write_csv
+from bitsperdim.estimators.paired import INTERVAL
+from bitsperdim.report import _environment
+from bitsperdim.report import known as known_charts
+from bitsperdim.results import formatting
+from bitsperdim.results.known import ESTIMATORS, MODELS, SOURCES, KnownTruths, read_known
+from cases import write_known
+from results import every_chart_says_what_it_shows, text_of
+
+
+class Page:
+    """What the study's templates ask of a report."""
+
+    def __init__(self, known: KnownTruths) -> None:
+        self.known = known
+
+
+def rendered(study: KnownTruths) -> tuple[str, str]:
+    charts = known_charts.all_charts(study)
+    page = _environment().get_template("known.html").render(report=Page(study), known=charts)
+    twin = _environment(formatting.markdown).get_template("known.md").render(report=Page(study))
+    return page, twin
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_known(tmp_path)
+    return tmp_path
+
+
+def changed(folder: Path, change: dict[str, Any], *keys: str) -> None:
+    """Change a part of the metrics."""
+    path = folder / "metrics.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    section = content
+    for key in keys:
+        section = section[key]
+    section.update(change)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def off(value: float, error: float) -> str:
+    return " ± ".join(formatting.with_error(value, error))
+
+
+def test_every_chart_says_what_it_shows(folder: Path) -> None:
+    study = read_known(folder)
+    charts = known_charts.all_charts(study)
+    assert set(charts) == {"excess_hidden_markov", "excess_templates", "bias"}
+    every_chart_says_what_it_shows(charts, rendered(study)[0])
+    for name, model in study.metrics.excess.sources["templates"].models.items():
+        assert f"{name} {model.sign} {off(model.excess_bpd, model.excess_bpd_standard_error)}" in str(
+            charts["excess_templates"]
+        )
+
+
+def test_every_number_is_one_that_was_written(folder: Path) -> None:
+    study = read_known(folder)
+    page, twin = rendered(study)
+    text = re.sub(r"\s+", " ", text_of(page))
+    for name, source in study.metrics.excess.sources.items():
+        for both in (text, twin):
+            assert SOURCES[name] in both
+            for value, error in (
+                (source.truth_bpd, source.truth_bpd_standard_error),
+                (source.entropy_rate_bpd, source.entropy_rate_bpd_standard_error),
+            ):
+                assert off(value, error) in both
+            for model in source.models.values():
+                assert f"{model.sign} {off(model.bpd, model.bpd_standard_error)}" in both
+                assert f"{model.sign} {off(model.excess_bpd, model.excess_bpd_standard_error)}" in both
+                assert formatting.plain(model.evidence_nats, 1) in both
+    for row in study.estimators:
+        line = next(
+            line
+            for line in twin.splitlines()
+            if line.startswith(f"| {MODELS[row.model]} | {formatting.count(row.n_samples)} |")
+        )
+        for name in ESTIMATORS:
+            shown = off(getattr(row, f"{name}_bias"), getattr(row, f"{name}_bias_error"))
+            assert shown in line
+            assert shown in text
+        assert f"{row.n_bound_covers} of 4" in line
+        assert f"{row.n_bound_within} of 4" in line
+    for bracket in study.annealing:
+        assert off(bracket.lower_bias, bracket.lower_bias_error) in text
+        assert off(bracket.upper_bias, bracket.upper_bias_error) in twin
+    assert "none beats the truth" in text
+    assert "none beats the truth" in twin
+    assert len(re.findall(r"<tr>", page.split("Every estimate")[1])) == 1 + len(study.estimators)  # none is left out
+
+
+def test_a_refuted_model_and_a_statement_that_falls_short_are_said(folder: Path) -> None:
+    changed(folder, {"is_refuted": True}, "excess", "sources", "templates", "models", "vae")
+    with (folder / "estimators.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row.update({key: "0" for key in row if key.endswith("_is_short")})
+    rows[0]["bound_is_short"] = rows[3]["jackknife_is_short"] = rows[4]["jackknife_is_short"] = "1"
+    for row in rows:
+        row.update(n_jackknife_stated="4", n_jackknife_covers="1")
+    write_csv(folder / "estimators.csv", list(rows[0]), rows)
+    page, twin = rendered(read_known(folder))
+    text = re.sub(r"\s+", " ", text_of(page))
+    assert "1 beats the truth, which no right model does" in text
+    assert "1 beats the truth, which no right model does" in twin
+    assert page.count("refuted: it is wrong") == twin.count("refuted: it is wrong") == 1
+    assert f"In 1 row of {len(rows)} the truth lies below what the bound allows too often." in text
+    assert "In 2 rows the jackknife's interval misses too often." in text
+    assert "nowhere here the truth is significantly often more than 1.96 errors away" in text
+    assert twin.count("(short)") == 3 + sum(
+        int(row.lower_is_short + row.upper_is_short + row.bracket_is_short) for row in read_known(folder).annealing
+    )
+
+
+def test_an_image_that_is_impossible_to_a_model_breaks_no_page(folder: Path) -> None:
+    infinite = {
+        "bpd": math.inf,
+        "bpd_standard_error": math.inf,
+        "excess_bpd": math.inf,
+        "excess_bpd_standard_error": math.inf,
+        "evidence_nats": -math.inf,
+    }
+    changed(folder, infinite, "excess", "sources", "templates", "models", "vae")
+    study = read_known(folder)
+    page, twin = rendered(study)
+    assert "an image is impossible to it" in str(known_charts.all_charts(study)["excess_templates"])
+    assert formatting.plain(-math.inf) in twin
+    assert not re.search(r"\b(nan|inf)\b", re.sub(r"<svg.*?</svg>", "", page + twin, flags=re.DOTALL), re.I)
+
+
+def test_a_bar_is_as_long_as_its_interval(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1.96 standard errors to each side of what was written."""
+    study, drawn = read_known(folder), []
+    to_svg = known_charts.to_svg
+
+    def kept(axes: Any, said: str) -> Any:
+        drawn.append([[tuple(point) for point in line.get_xydata()] for line in axes.lines])
+        return to_svg(axes, said)
+
+    monkeypatch.setattr(known_charts, "to_svg", kept)
+    source = study.metrics.excess.sources["templates"]
+    known_charts.excess("templates", source)
+    known_charts.bias(study.most_samples)
+    bars = [line for line in drawn[0][2:] if len(line) == 2]
+    assert len(bars) == len(source.models)
+    for place, ((_, model), ((low, y), (high, _))) in enumerate(zip(source.ranked, bars, strict=True)):
+        assert (low + high) / 2 == pytest.approx(model.excess_bpd)
+        assert high - low == pytest.approx(2 * INTERVAL * model.excess_bpd_standard_error)
+        assert y == place
+    bars = [line for line in drawn[1][1:] if len(line) == 2]
+    expected = [(row, name) for row in study.most_samples for name in ESTIMATORS]
+    for (row, name), ((low, _), (high, _)) in zip(expected, bars, strict=True):
+        assert (low + high) / 2 == pytest.approx(getattr(row, f"{name}_bias"), abs=1e-9)
+        assert high - low == pytest.approx(2 * INTERVAL * getattr(row, f"{name}_bias_error"), abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "estimators.csv", "annealing.csv"])
+@pytest.mark.parametrize("content", [None, b"", b"{}", b"model,n_samples\nvae_1,3\n", b"\xff\xfe"])
+def test_a_missing_or_broken_file_is_one_sentence(folder: Path, name: str, content: bytes | None) -> None:
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_known(folder)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_nobody_knows_and_half_a_sample_are_one_sentence(folder: Path) -> None:
+    text = (folder / "estimators.csv").read_text(encoding="utf-8")
+    (folder / "estimators.csv").write_text(text.replace("vae_1,4,", "vae_1,4.5,"), encoding="utf-8")
+    with pytest.raises(InputError, match=r"estimators\.csv: n_samples = 4\.5 is no whole number."):
+        read_known(folder)
+    (folder / "estimators.csv").write_text(text.replace("vae_1,", "vae_9,"), encoding="utf-8")
+    with pytest.raises(InputError, match="the estimators are not those of the models templates, "):
+        read_known(folder)
+    (folder / "estimators.csv").write_text(text, encoding="utf-8")
+    changed(folder, {"sources": {}}, "excess")
+    with pytest.raises(InputError, match=r"excess\.sources must hold some of ising, "):
+        read_known(folder)
