@@ -212,7 +212,6 @@ class Metrics(AnyMetrics):
 
     n_distinct_images: int
     n_training_images: int
-    n_near_training_images: int
     too_few_samples: bool
     ess_below_10_share: float
 
