@@ -20,7 +20,8 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
     section, out, device = params.evaluate, Path(results), set_up_device()
     prepared = load_prepared(Path(dequantized), ("test",))
     folders = {seed: Path(folder) / str(seed) for seed in params.seeds}
-    family, in_train = params.section(name).family, training_images.in_train(params.section(name), prepared)
+    family = params.section(name).family
+    in_train, near_train = training_images.seen(params.section(name), prepared)
     trained = {seed: models.load(path, family) for seed, path in folders.items()}
     decides = (family, prepared, section)
     places = {seed: scoring.checkpoint_of(path, *decides, seed, device) for seed, path in folders.items()}
@@ -42,8 +43,14 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
         remove_leftovers(out)
     except FloatingPointError as error:
         raise InputError(f"Evaluating {name} stopped: {error}; train it again.") from error
-    known = {"same_as": prepared.same_as["test"], "in_train": in_train, "log_p_true": prepared.log_p_true.get("test")}
-    result = summary.summarise(estimates, first, prepared.description, section.proposal, of_the_code=code, **known)
+    result = summary.summarise(
+        *(estimates, first, prepared.description, section.proposal),
+        same_as=prepared.same_as["test"],
+        in_train=in_train,
+        near_train=near_train,
+        log_p_true=prepared.log_p_true.get("test"),
+        of_the_code=code,
+    )
     pictures.draw_pictures(out / "pictures", first, prepared, section, device)
     write_csv(out / "per_image.csv", summary.PER_IMAGE_COLUMNS, result.per_image)
     write_csv(out / "bound_against_k.csv", summary.BOUND_COLUMNS, result.bound)

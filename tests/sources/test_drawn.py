@@ -87,6 +87,7 @@ def test_equal_draws_are_no_copies(tmp_path: Path) -> None:
         "test_in_train": 0,
         "test_in_validation": 0,
         "validation_in_train": 0,
+        "test_near_train": 0,
     }
 
 
@@ -116,6 +117,8 @@ def test_the_audit_knows_the_truth_of_images_that_were_drawn() -> None:
     def log_prob(x: torch.Tensor, added: float = 0.0) -> torch.Tensor:
         return torch.from_numpy(of.log_p(x.numpy())) + added
 
+    result = bitsperdim.evaluate(log_prob, data, offers="log_prob", inputs="integers")
+    assert "  above truth     0.000000 +- 0.000000 (paired, bits/dim)\n" in result.summary()
     for subset in (None, 12):
         found = bitsperdim.audit(log_prob, data, offers="log_prob", inputs="integers", subset=subset, seconds=0.1)
         assert found["known truth"].status == "passed"

@@ -132,7 +132,7 @@ def inputs(case: Case) -> Check:
 
 
 def copies(case: Case) -> Check:
-    """Say how many of the images are among the training images, and whether they matter."""
+    """Say how many of the images are among the training images, equal or nearly, and whether they matter."""
     name, numbers = "copies", case.result.metrics
     n_distinct = numbers.n_distinct_images
     n_images = numbers.n_images
@@ -141,8 +141,14 @@ def copies(case: Case) -> Check:
         return not_applicable(name, f"The training images are not known: name them by `train`.{repeated}")
     words = numbers.seen_in_words
     if words and numbers.is_of_seen_images:
-        others = numbers.bpd_without_training_images
-        size = None if others is None else abs(others - numbers.bpd)
+        without = (numbers.bpd_without_training_images, numbers.bpd_without_near_training_images)
+        size = max((abs(others - numbers.bpd) for others in without if others is not None), default=None)
         return failed(name, f"{words[:1].upper()}{words[1:]}.{repeated}", size)
-    found = "None of the images is a training image." if words is None else f"{words[:1].upper()}{words[1:]}."
-    return passed(name, f"{found}{repeated}", "exact copies, and none that are only nearly equal")
+    found = (
+        "None of the images is a training image, or nearly one."
+        if words is None
+        else f"{words[:1].upper()}{words[1:]}."
+    )
+    return passed(
+        name, f"{found}{repeated}", "exact copies, and those that are shifted by a pixel, noisy or of another contrast"
+    )

@@ -176,6 +176,7 @@ def _scored(scored: Scored) -> dict[str, Any]:
         "n_images": numbers.n_images,
         "n_distinct_images": numbers.n_distinct_images,
         "n_training_images": numbers.n_training_images,
+        "n_near_training_images": numbers.n_near_training_images,
         "n_seeds": numbers.n_seeds,
         "n_samples": numbers.n_samples,
         "bpd": numbers.bpd,

@@ -6,7 +6,8 @@ is ``(!)``, with the reasons in words behind it.
 
 Whether a number is worse than uniform coding follows from its protocol tag, which holds the number of levels L:
 results that were written before anybody asked are marked as well. Of test images that are training images too
-(:mod:`bitsperdim.data.repeated`) a number tells always, and is marked where they matter. Which of these words and
+(:mod:`bitsperdim.data.repeated`), or nearly (:mod:`bitsperdim.data.near`), a number tells always, and is marked where
+they matter. Which of these words and
 marks stand beside a ``metrics.json`` is in :mod:`bitsperdim.core.metrics`.
 
 Invariants (``tests/core/test_labels.py``): each reason has a number with the mark and one without
@@ -42,8 +43,8 @@ MEANS = {
     "better proposal, the bound gets better.",
     OUT_OF_RANGE: "Worse than uniform coding, which needs log2 L bits/dim for L levels and no model; or below 0, "
     "which no likelihood is; or better than the truth, where that is known.",
-    SEEN: "Test images are training images too: more than 5 % of them, or without them the number moves by more than "
-    "its standard error. It says in part how well the model remembers.",
+    SEEN: "Test images are training images too, or nearly: more than 5 % of them, or without them the number moves by "
+    "more than its standard error. It says in part how well the model remembers.",
 }
 ASCII_MARK = "(!)"
 
@@ -167,7 +168,7 @@ def same_in_words(counts: Mapping[str, int], n_images: Mapping[str, int]) -> lis
     """Return a sentence for each thing that :func:`bitsperdim.data.repeated.counted` found to be the same.
 
     Args:
-        counts: what was found.
+        counts: what was found, and of :mod:`bitsperdim.data.near` ``test_near_train`` where anybody looked.
         n_images: of each split.
     """
     n_test, n_validation = n_images["test"], n_images["validation"]
@@ -181,6 +182,11 @@ def same_in_words(counts: Mapping[str, int], n_images: Mapping[str, int]) -> lis
         found.append(
             f"{counts['test_in_train']:,} of the {n_test:,} test images are training images too: on these a model is "
             f"scored on what it was trained on"
+        )
+    if counts.get("test_near_train"):
+        found.append(
+            f"{counts['test_near_train']:,} of the {n_test:,} test images are nearly training images, such as shifted by "
+            f"a pixel or of another contrast: on these a model may do well because it remembers"
         )
     if counts["test_in_validation"]:
         found.append(

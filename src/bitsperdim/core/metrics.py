@@ -115,6 +115,7 @@ class AnyMetrics(OfImages):
     n_images: int  # N, test images
     n_distinct_images: int | None = None  # that differ from each other; None: nobody looked
     n_training_images: int | None = None  # test images that are training images too; None: nobody looked
+    n_near_training_images: int | None = None  # others that are nearly training images; None: nobody looked
     n_seeds: int  # trained models, from as many seeds
     n_samples: int  # K, importance samples of each image; 1 where the number is exact
     n_parameters: int  # of the model
@@ -141,6 +142,8 @@ class AnyMetrics(OfImages):
     pareto_k_limit: float | None = None  # above which neither bias nor Monte Carlo error can be believed
     pareto_k_high_share: float | None = None  # share of the images above the limit
     bpd_without_training_images: float | None = None  # of the others, where some test images are training images
+    bpd_without_near_training_images: float | None = None  # without near and equal ones, where some are near
+    bpd_without_near_training_images_standard_error: float | None = None  # test-set error of that
     proposal: Literal["encoder", "prior"] | None = None  # that the samples of a latent code came from
     bpd_seed_spread: float | None = None  # of several seeds: the standard deviation of their bpd
     bpd_by_seed: dict[str, float] | None = None  # seed -> its bpd
@@ -170,24 +173,39 @@ class AnyMetrics(OfImages):
 
     @property
     def is_of_seen_images(self) -> bool:
-        """Whether test images that are training images too matter to the number; False where nobody looked.
+        """Whether test images that are training images too, or nearly, matter to the number; False where nobody looked.
 
         They do where they are more than 5 % of all, or where the number of the others is more than its standard error
-        away.
+        away: those that are equal alone, or these and the near ones.
         """
-        others = self.bpd_without_training_images
+        n_equal = self.n_training_images or 0
+        n_seen = n_equal + (self.n_near_training_images or 0)
+        return self._matter(n_equal, self.bpd_without_training_images) or self._matter(
+            n_seen, self.bpd_without_near_training_images
+        )
+
+    def _matter(self, n_seen: int, others: float | None) -> bool:
         moves = abs(self.bpd - others) if others is not None and math.isfinite(others) else 0.0
-        n_seen = self.n_training_images or 0
         return n_seen > 0 and (n_seen > TOLERATED_SHARE * self.n_images or moves > self.bpd_standard_error)
 
     @property
     def seen_in_words(self) -> str | None:
-        """How many test images are training images too, in words; None where none is, or nobody looked."""
-        if not self.n_training_images:
-            return None
-        text = f"{self.n_training_images:,} of the {self.n_images:,} test images are training images too"
-        others = self.bpd_without_training_images
-        return text if others is None else f"{text}, and without them it is {others:.4f} bits/dim"
+        """How many test images are training images too, or nearly, in words; None where none is, or nobody looked."""
+        found = []
+        if self.n_training_images:
+            text = f"{self.n_training_images:,} of the {self.n_images:,} test images are training images too"
+            others = self.bpd_without_training_images
+            found.append(text if others is None else f"{text}, and without them it is {others:.4f} bits/dim")
+        if self.n_near_training_images:
+            more, them = (" more", "both") if found else ("", "them")
+            text = (
+                f"{self.n_near_training_images:,}{more} of the {self.n_images:,} test images are nearly training images"
+            )
+            others, error = self.bpd_without_near_training_images, self.bpd_without_near_training_images_standard_error
+            if others is not None and error is not None:
+                text += f", and without {them} it is {others:.4f} bits/dim (standard error {error:.2g})"
+            found.append(text)
+        return "; ".join(found) or None
 
     @property
     def bpd_of_seeds(self) -> list[float]:

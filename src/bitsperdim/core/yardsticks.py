@@ -50,6 +50,7 @@ class ImagesMetrics(OfImages):
     n_test: int
     n_test_distinct: int  # test images that differ from each other
     n_test_in_train: int  # test images that are training images too
+    n_test_near_train: int | None = None  # others that are nearly training images; None: nobody looked
     n_test_in_validation: int  # test images that are validation images too
     n_validation_in_train: int  # validation images that are training images too
     entropy_bpd: float  # what this and the other yardsticks are: YARDSTICKS
@@ -67,6 +68,7 @@ class ImagesMetrics(OfImages):
     def same_in_words(self) -> list[str]:
         """What is the same within the test images and between the splits, a sentence each, without its full stop."""
         counts = {name: getattr(self, f"n_{name}") for name in labels.COUNTED}
+        counts["test_near_train"] = self.n_test_near_train or 0
         return labels.same_in_words(counts, {"validation": self.n_validation, "test": self.n_test})
 
     @property

@@ -18,6 +18,7 @@ from bitsperdim.data.yardsticks import contact_sheet
 
 TARGET_WIDTH = 640
 GREY = 128
+N_PAIRS = 48
 OWN, NOT_SEEN, LATER = (230, 120, 20), (40, 90, 200), (245, 222, 196)
 
 
@@ -52,6 +53,25 @@ def write_grid(path: Path, images: np.ndarray, n_levels: int, n_columns: int | N
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
     write_bytes(path, buffer.getvalue())
+
+
+def write_near_copies(path: Path, train: Rows, test: Rows, near_train: np.ndarray, n_levels: tuple[int, int]) -> None:
+    """Write test images beside the training images that they nearly are, some of them as one PNG; none where none is.
+
+    Args:
+        path: of the file.
+        train: (M, C, H, W).
+        test: (N, C, H, W).
+        near_train: (N,) the number of the training image; -1: of none.
+        n_levels: L of the training and of the test images.
+    """
+    path.unlink(missing_ok=True)
+    chosen = evenly_spaced(np.flatnonzero(near_train >= 0), N_PAIRS)
+    if not len(chosen):
+        return
+    sides = (test[chosen], n_levels[1]), (train[near_train[chosen]], n_levels[0])
+    pairs = np.stack([as_grey(images, levels) for images, levels in sides], axis=1)
+    write_grid(path, pairs.reshape(-1, *pairs.shape[2:]), 256, 2 * min(4, len(chosen)))
 
 
 def write_receptive_field(path: Path, seen: np.ndarray, row: int, column: int) -> None:

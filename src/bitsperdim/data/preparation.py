@@ -17,8 +17,8 @@ nor another validation set moves the test set. Nothing is resized, padded, shuff
 Images go through in chunks, from the source's files to those of the splits: what is held in memory does
 not grow with the number of images, but for a hash of each. A split is a folder of plain arrays, ``images.npy``,
 ``labels.npy`` where there are any, and ``noise.npy`` where it is evaluated; that of the test set holds ``same_as.npy``
-and ``in_train.npy`` too (:mod:`.repeated`), and ``log_p_true.npy`` where the images are drawn from a known
-distribution, of which the tag names the parameters.
+and ``in_train.npy`` too (:mod:`.repeated`), ``near_train.npy`` (:mod:`.near`), and ``log_p_true.npy`` where the images
+are drawn from a known distribution, of which the tag names the parameters.
 
 **The protocol tag** names what must be equal for numbers to be comparable: data set, treatment, shape, levels, the
 number of test images, what the model is given. Treatments that give the same images have one tag: ``bits: 1`` of 256
@@ -43,12 +43,13 @@ from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import (
     CHUNK_VALUES,
     Rows,
+    StoredArray,
     in_chunks,
     sha256,
     write_json,
     write_npy,
 )
-from bitsperdim.data import repeated
+from bitsperdim.data import near, repeated
 from bitsperdim.data.prepared import ARRAYS, SPLITS, Description
 from bitsperdim.sources import SOURCES, Drawn, RawImages
 
@@ -114,7 +115,18 @@ def prepare(
         digests = {split: [f"{split} {row}".encode() for row in range(len(rows))] for split, (_, rows) in index.items()}
         _write(folder / "test" / "log_p_true.npy", raw.log_p["test"])
     _write(folder / "test" / "same_as.npy", repeated.first_equal(digests["test"]))
-    _write(folder / "test" / "in_train.npy", repeated.are_among(digests["test"], digests["train"]))
+    in_train = repeated.are_among(digests["test"], digests["train"])
+    _write(folder / "test" / "in_train.npy", in_train)
+    near_train = np.full(len(in_train), -1)
+    if not raw.are_independent:
+        train, test = (StoredArray(folder / split / "images.npy") for split in ("train", "test"))
+        as_train = in_chunks(test)
+        if dequantize.binarization == "dynamic":  # grey images are compared, as the training images are stored
+            part, rows = index["test"]
+            as_train = _unbinarized(raw.images[part], rows, dequantize, raw_levels)
+        first = np.unique(repeated.first_equal(digests["train"]))
+        near_train = near.near_copies(as_train, train, first, in_train).of
+    _write(folder / "test" / "near_train.npy", near_train)
     levels = raw_levels if dequantize.bits is None else 2**dequantize.bits
     treatment, n_levels = _treatment(dataset.name, dequantize, raw_levels)
     n_images = {split: len(rows) for split, (_, rows) in index.items()}
@@ -131,7 +143,7 @@ def prepare(
         validation_sha256=hashes["validation"],
         test_labels_sha256=sha256(labels["test"]) if labels else "",
         n_test_classes=len(np.unique(labels["test"])) if labels else 0,
-        n_same=repeated.counted(digests),
+        n_same={**repeated.counted(digests), "test_near_train": int((near_train >= 0).sum())},
     )
     write_json(folder / "description.json", asdict(description))
     return description
@@ -187,20 +199,27 @@ def _treated(
     levels = raw_levels if dequantize.bits is None else 2**dequantize.bits
     draws = dequantize.binarization == "dynamic" and split != "train"  # training images are drawn when presented
     generator = _generator(seed, f"binarization of {split}") if draws else None
-    n_rows = max(1, CHUNK_VALUES // max(1, math.prod(images.shape[1:])))
     hashes: list[bytes] = []
 
     def chunks() -> Iterator[np.ndarray]:
-        for start in range(0, len(rows), n_rows):
-            chunk = images[rows[start : start + n_rows]]
-            if dequantize.bits is not None:
-                chunk = quantize(chunk, raw_levels, dequantize.bits)
-            if dequantize.binarization == "threshold":
-                chunk = binarize_by_threshold(chunk, levels)
+        for chunk in _unbinarized(images, rows, dequantize, raw_levels):
             hashes.extend(repeated.digests(chunk))
             yield chunk if generator is None else binarize_by_chance(chunk, levels, generator)
 
     return hashes, chunks()
+
+
+def _unbinarized(
+    images: Rows, rows: np.ndarray, dequantize: DequantizeSection, raw_levels: int
+) -> Iterator[np.ndarray]:
+    """Return the images of a split, chunk by chunk, before they are binarized by chance."""
+    levels = raw_levels if dequantize.bits is None else 2**dequantize.bits
+    n_rows = max(1, CHUNK_VALUES // max(1, math.prod(images.shape[1:])))
+    for start in range(0, len(rows), n_rows):
+        chunk = images[rows[start : start + n_rows]]
+        if dequantize.bits is not None:
+            chunk = quantize(chunk, raw_levels, dequantize.bits)
+        yield binarize_by_threshold(chunk, levels) if dequantize.binarization == "threshold" else chunk
 
 
 def _noise(shape: tuple[int, ...], generator: np.random.Generator) -> Iterator[np.ndarray]:

@@ -16,7 +16,7 @@ from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import read_json, read_npy, reading, sha256
 
 SPLITS = ("train", "validation", "test")
-ARRAYS = ("images", "labels", "noise", "same_as", "in_train", "log_p_true")
+ARRAYS = ("images", "labels", "noise", "same_as", "in_train", "near_train", "log_p_true")
 LABEL_DIGITS = 8  # of their hash, in a tag
 
 
@@ -35,7 +35,7 @@ class Description:
         train_sha256, validation_sha256: of the stored arrays.
         test_labels_sha256: of the labels of the test images; empty where there are none.
         n_test_classes: how many distinct labels they have.
-        n_same: what is the same within and between splits (:func:`.repeated.counted`).
+        n_same: what is the same within and between splits (:func:`.repeated.counted`), or nearly (:mod:`.near`).
     """
 
     image_shape: tuple[int, int, int]
@@ -67,6 +67,7 @@ class PreparedImages:
         noise: ``validation`` and ``test``, (N, C, H, W) float32 in [0, 1).
         same_as: ``test``, (N,) int64 the number of the first image that is equal.
         in_train: ``test``, (N,) bool, whether it is a training image too.
+        near_train: ``test``, (N,) int64 the number of the training image that it nearly is; -1: of none.
         log_p_true: ``test``, (N,) float64 nats, the true log-probability; empty where it is not known.
     """
 
@@ -76,6 +77,7 @@ class PreparedImages:
     noise: dict[str, np.ndarray] = field(default_factory=dict)
     same_as: dict[str, np.ndarray] = field(default_factory=dict)
     in_train: dict[str, np.ndarray] = field(default_factory=dict)
+    near_train: dict[str, np.ndarray] = field(default_factory=dict)
     log_p_true: dict[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -91,7 +93,8 @@ def load_prepared(folder: Path, splits: tuple[str, ...] = SPLITS) -> PreparedIma
         content["image_shape"] = tuple(content["image_shape"])
         prepared = PreparedImages(Description(**content), images={})
     parts: dict[str, dict[str, np.ndarray]] = {name: getattr(prepared, name) for name in ARRAYS}
-    needed_of = {"images": SPLITS, "noise": SPLITS[1:], "same_as": SPLITS[2:], "in_train": SPLITS[2:]}
+    needed_of = {"images": SPLITS, "noise": SPLITS[1:]}
+    needed_of |= dict.fromkeys(("same_as", "in_train", "near_train"), SPLITS[2:])
     for split in splits:
         for name, arrays in parts.items():
             path = folder / split / f"{name}.npy"

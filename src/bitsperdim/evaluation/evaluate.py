@@ -347,9 +347,17 @@ def result_of(
     seconds: float,
 ) -> Estimate:
     """Return the number that the scores of images make."""
-    same_as, in_train = data.prepared.same_as["test"], data.prepared.in_train.get("test")
-    described = data.prepared.description
-    metrics = summary.summarise({0: scores}, model, described, same_as=same_as, in_train=in_train).metrics
+    prepared = data.prepared
+    near = prepared.near_train.get("test")
+    metrics = summary.summarise(
+        {0: scores},
+        model,
+        prepared.description,
+        same_as=prepared.same_as["test"],
+        in_train=prepared.in_train.get("test"),
+        near_train=None if near is None else near >= 0,
+        log_p_true=data.log_p_true,
+    ).metrics
     return Estimate(name, metrics, scores, data, options, verified_by, seconds)
 
 

@@ -23,8 +23,8 @@ import torch
 from bitsperdim.config.params import STUDIES
 from bitsperdim.core.code import digest, needed
 from bitsperdim.core.errors import InputError, shown
-from bitsperdim.core.files import sha256
-from bitsperdim.data import preparation, repeated
+from bitsperdim.core.files import in_chunks, sha256
+from bitsperdim.data import near, preparation, repeated
 from bitsperdim.data.prepared import Description, PreparedImages, load_prepared
 from bitsperdim.models.external.distributions import first_line
 from bitsperdim.preflight.agreement import raw_levels, validated
@@ -136,7 +136,7 @@ class Data:
         )
         parts = {
             name: {**arrays, "test": arrays["test"][rows]} if "test" in arrays else dict(arrays)
-            for name in ("labels", "noise", "in_train", "log_p_true")
+            for name in ("labels", "noise", "in_train", "near_train", "log_p_true")
             for arrays in (getattr(old, name),)
         }
         copies = old.same_as["test"][rows]
@@ -272,10 +272,16 @@ def data_of(
         known = _integers(train, n_levels, "train")
         if known.shape[1:] != array.shape[1:]:
             raise InputError(f"train holds images of shape {known.shape[1:]}, but images of {array.shape[1:]}.")
-        parts["in_train"] = {"test": repeated.are_among(hashes, repeated.digests(known))}
+        of_train = repeated.digests(known)
+        parts["in_train"] = {"test": repeated.are_among(hashes, of_train)}
+        distinct = np.unique(repeated.first_equal(of_train))
+        parts["near_train"] = {
+            "test": near.near_copies(in_chunks(array), known, distinct, parts["in_train"]["test"]).of
+        }
         parts["images"]["train"], counts["train"] = known, len(known)
     else:
         parts["in_train"] = {"test": np.zeros(len(array), dtype=bool)}
+        parts["near_train"] = {"test": np.full(len(array), -1, dtype=np.int64)}
     if classes is not None:
         parts["labels"] = {"test": classes}
     parts["noise"] = {"test": np.random.default_rng(0).random(array.shape, dtype=np.float32)}

@@ -126,10 +126,16 @@ class Estimate:
             "bias": f"{numbers.log_p_bias_nats:.4f} (of the bound, estimated, nats per image)",
             "samples": f"K = {numbers.n_samples:,}; effective, median {numbers.ess_median:.4g}",
         }
+        truth = numbers.truth
+        of_truth = {}
+        if truth is not None:
+            error = f"{truth.excess_bpd_standard_error:.6f}"
+            of_truth["above truth"] = f"{truth.excess_bpd:.6f} +- {error} (paired, bits/dim)"
         return {
             "bits/dim": f"{numbers.bpd:.6f}",
             "test-set error": f"{numbers.bpd_standard_error:.6f} (one standard error over images, bits/dim)",
             **(of_samples if self.kind == "lower" else {}),
+            **of_truth,
             "nats per image": f"{numbers.nll_nats:.4f} +- {numbers.nll_nats_standard_error:.4f}",
             "images": repr(self.data).strip("<>"),
             "time": f"{self.seconds:.1f} s",

@@ -33,7 +33,8 @@ Images are scored in blocks, each with random numbers of its own, so that severa
 interrupted evaluation goes on with those that are left: see :mod:`bitsperdim.runtime.shards`.
 
 Test images that are training images too (:mod:`bitsperdim.data.repeated`) say how well a model remembers: where there
-are any, ``bpd_without_training_images`` is the number of the others.
+are any, ``bpd_without_training_images`` is the number of the others. Where some are nearly training images
+(:mod:`bitsperdim.data.near`), ``bpd_without_near_training_images`` is the number without these and those.
 
 Of images that were drawn from a known distribution, ``truth`` holds the model against that.
 
@@ -65,7 +66,7 @@ from bitsperdim.evaluation.estimate import Estimate
 from bitsperdim.models import ImageModel, LatentModel
 
 OF_ESTIMATES = ("log_p", "standard_error", "bias", "elbo", "ess", "pareto_k")
-PER_IMAGE_COLUMNS = ("seed", "image", *OF_ESTIMATES, "same_as", "in_train")
+PER_IMAGE_COLUMNS = ("seed", "image", *OF_ESTIMATES, "same_as", "in_train", "near_train")
 BOUND_COLUMNS = ("n_samples", "bpd", "nll_nats", "standard_error_nats")
 LIGHT_SHARE = 0.02  # of images with a small ESS or a heavy tail: up to it estimates beside the bound have an error
 
@@ -93,6 +94,7 @@ def summarise(
     *,
     same_as: np.ndarray | None = None,
     in_train: np.ndarray | None = None,
+    near_train: np.ndarray | None = None,
     log_p_true: np.ndarray | None = None,
     of_the_code: Mapping[str, Any] | None = None,
 ) -> Evaluation:
@@ -105,6 +107,7 @@ def summarise(
         proposal: that the samples of a latent code came from.
         same_as: (N,) for each test image the number of the first that is equal; None: all are distinct.
         in_train: (N,) whether each is a training image too; None: none is.
+        near_train: (N,) whether each is nearly a training image; None: none is.
         log_p_true: (N,) nats, the true log-probability of each; None: it is not known.
         of_the_code: more metrics, of a latent code: :func:`bitsperdim.evaluation.latent_code.of_the_code`.
 
@@ -117,6 +120,7 @@ def summarise(
     n_seeds, n_images = log_p.shape
     groups = torch.arange(n_images) if same_as is None else torch.from_numpy(same_as)
     seen = torch.zeros(n_images, dtype=torch.bool) if in_train is None else torch.from_numpy(in_train)
+    near = torch.zeros_like(seen) if near_train is None else torch.from_numpy(near_train) & ~seen
     over_seeds = log_p.mean(0)
     elbo = torch.stack([item.elbo for item in estimates.values()]).mean()
     bias = float(torch.stack([item.bias for item in estimates.values()]).mean())
@@ -136,6 +140,7 @@ def summarise(
         "n_images": n_images,
         "n_distinct_images": len(groups.unique()),
         "n_training_images": int(seen.sum()),
+        "n_near_training_images": int(near.sum()),
         "n_seeds": n_seeds,
         "n_samples": first.n_samples,
         "n_parameters": model.n_parameters,
@@ -173,6 +178,10 @@ def summarise(
             metrics["pareto_k_median"] = float(k_hat[~k_hat.isnan()].median())
     if 0 < int(seen.sum()) < n_images:
         metrics["bpd_without_training_images"] = bits_per_dim(float(over_seeds[~seen].mean()), shape)
+    if bool(near.any()) and bool((others := ~(seen | near)).any()):
+        error = nats_to_bits_per_dim(mean_error(over_seeds[others], groups[others]), shape)
+        metrics["bpd_without_near_training_images"] = bits_per_dim(float(over_seeds[others].mean()), shape)
+        metrics["bpd_without_near_training_images_standard_error"] = error
     if isinstance(model, LatentModel):
         metrics["proposal"] = proposal
     if n_seeds > 1:
@@ -186,7 +195,9 @@ def summarise(
         metrics["truth"] = _against_truth(estimates, model, log_p_true, shape)
     metrics |= origin_of(model)
     return Evaluation(
-        Metrics(**metrics, **(of_the_code or {})), _per_image(estimates, groups, seen), _bound(estimates, shape, groups)
+        Metrics(**metrics, **(of_the_code or {})),
+        _per_image(estimates, groups, seen, near),
+        _bound(estimates, shape, groups),
     )
 
 
@@ -235,10 +246,11 @@ def protocol_of(model: ImageModel, description: Description) -> str:
 
 
 def _per_image(
-    estimates: Mapping[int, Estimate], same_as: torch.Tensor, in_train: torch.Tensor
+    estimates: Mapping[int, Estimate], same_as: torch.Tensor, in_train: torch.Tensor, near_train: torch.Tensor
 ) -> list[dict[str, float | int]]:
     rows = []
     of_images = {"same_as": same_as.tolist(), "in_train": in_train.int().tolist()}
+    of_images["near_train"] = near_train.int().tolist()
     for seed, item in estimates.items():
         columns = {name: getattr(item, name).tolist() for name in OF_ESTIMATES} | of_images
         for image in range(len(item.log_p)):

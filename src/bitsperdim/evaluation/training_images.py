@@ -1,6 +1,6 @@
 """The images on which a model that was made elsewhere was trained: which test images are among them.
 
-Invariants (``tests/evaluation/test_training_images.py``): exact copies are found, whatever the layout of the array;
+Invariants (``tests/evaluation/test_training_images.py``): copies are found, exact and near, whatever the layout of the array;
 what is no array of such images is one sentence.
 """
 
@@ -13,11 +13,13 @@ import numpy as np
 from bitsperdim.config.families.base import FamilySection
 from bitsperdim.core.errors import InputError
 from bitsperdim.data.prepared import PreparedImages
-from bitsperdim.data.repeated import are_among, digests
+from bitsperdim.core.files import in_chunks
+from bitsperdim.data.near import near_copies
+from bitsperdim.data.repeated import are_among, digests, first_equal
 
 
-def in_train(section: FamilySection, prepared: PreparedImages) -> np.ndarray:
-    """Return for each test image whether the model was trained on it, as far as that is known, (N,) bool.
+def seen(section: FamilySection, prepared: PreparedImages) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each test image whether the model was trained on it, or nearly, as far as that is known, (N,) bools.
 
     Args:
         section: of the model; where it names ``train_images``, those count, and ours too if it is trained here.
@@ -26,12 +28,15 @@ def in_train(section: FamilySection, prepared: PreparedImages) -> np.ndarray:
     Raises:
         InputError: the file cannot be read, or holds no images of this shape and these levels.
     """
-    in_ours, named = prepared.in_train["test"], getattr(section, "train_images", None)
+    in_ours, near_ours = prepared.in_train["test"], prepared.near_train["test"] >= 0
+    named = getattr(section, "train_images", None)
     if named is None:
-        return in_ours
+        return in_ours, near_ours
     images = read_training_images(Path(named), prepared.description.image_shape, prepared.description.n_levels)
-    found = are_among(digests(prepared.images["test"]), digests(images))
-    return found | in_ours if getattr(section, "fit", False) else found
+    test, of_train = prepared.images["test"], digests(images)
+    found = are_among(digests(test), of_train)
+    near = near_copies(in_chunks(test), images, np.unique(first_equal(of_train)), found).of >= 0
+    return (found | in_ours, near | near_ours) if getattr(section, "fit", False) else (found, near)
 
 
 def read_training_images(path: Path, image_shape: tuple[int, int, int], n_levels: int) -> np.ndarray:

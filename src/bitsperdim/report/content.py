@@ -158,6 +158,7 @@ class Report:
         dataset: its name.
         images: their metrics.
         test_images: a picture of some.
+        near_copies: a picture of test images beside the training images that they nearly are; None: there are none.
         models: in the order of ``models``.
         studies: that are not switched off, in the order of ``studies``.
         known: the study of known truths; None, as the others, where it is switched off.
@@ -173,6 +174,7 @@ class Report:
     dataset: str
     images: ImagesMetrics
     test_images: Picture
+    near_copies: Picture | None
     models: list[ModelReport]
     studies: list[StudyName]
     known: KnownTruths | None
@@ -253,6 +255,7 @@ def read_report(params: Params, results: Path, root: Path) -> Report:
         dataset=title_of(params),
         images=images,
         test_images=test_images,
+        near_copies=_picture_if_any(results / "dequantize" / "pictures" / "near_copies.png"),
         models=models,
         studies=studies,
         known=known,
