@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from bitsperdim.config.families.base import Section
+from typing import Annotated
+
+from pydantic import Field
+
+from bitsperdim.config.families.base import PositiveInt, Section
 
 
 class ExcessSection(Section):
@@ -14,7 +18,23 @@ class EstimatorsSection(Section):
 
 
 class MistakesSection(Section):
-    """The models that are trained on the images of the pipeline, and with which the mistakes are made."""
+    """The models that are trained on the images of the pipeline, and with which the mistakes are made.
+
+    Attributes:
+        n_images: of the test and of the validation set, at most.
+        n_train: training images, at most.
+        size: height and width of the middle of larger images, which stands for them.
+        n_steps: of a training.
+        n_samples: K.
+        n_asked: images that a check of the audit may ask a model for, about.
+    """
+
+    n_images: Annotated[int, Field(ge=2, le=10_000)] = 60
+    n_train: Annotated[int, Field(ge=2, le=100_000)] = 1000
+    size: Annotated[int, Field(ge=2, le=64)] = 8
+    n_steps: PositiveInt = 150
+    n_samples: Annotated[int, Field(ge=2, le=10_000)] = 64
+    n_asked: PositiveInt = 4096
 
 
 class KnownSection(Section):

@@ -23,7 +23,7 @@ from torch import Tensor
 PURPOSES = (
     *("weights", "start", "training", "validation", "evaluation", "causality", "pictures"),
     *("active_units", "annealed_images", "annealing", "simulation"),
-    *("study_evaluation", "study_bound"),
+    *("study_evaluation", "study_bound", "study_mistakes"),
 )
 
 
