@@ -34,7 +34,7 @@ class MistakesSection(Section):
     size: Annotated[int, Field(ge=2, le=64)] = 8
     n_steps: PositiveInt = 150
     n_samples: Annotated[int, Field(ge=2, le=10_000)] = 64
-    n_asked: PositiveInt = 4096
+    n_asked: PositiveInt = 2048
 
 
 class KnownSection(Section):

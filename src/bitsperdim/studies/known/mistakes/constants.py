@@ -216,7 +216,7 @@ MISTAKES = (
     ),
     Mistake(
         "An equation solved in the wrong direction",
-        "The equation of a flow is integrated from the noise to the data where it should be from the data to the noise.",
+        "The equation of a flow is integrated from the noise to the data, not from the data to the noise.",
         of_flow(direction=-1.0),
         "audit",
         checks=("range", "codes"),

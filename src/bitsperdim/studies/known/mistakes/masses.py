@@ -223,7 +223,7 @@ MISTAKES = (
         "Filters are normalized by the mean and spread of the images that happen to be scored together.",
         batch_statistics,
         "audit",
-        checks=("alone or in a batch", "causality"),
+        checks=("alone or in a batch",),
     ),
     Mistake(
         "Noise that no seed governs",

@@ -111,7 +111,8 @@ def audited(bench: Bench, foreign: Foreign, seed: int = 0) -> Audit:
     section = bench.section
     options = {"n_samples": section.n_samples, "n_asked": section.n_asked, "seed": seed, **foreign.options}
     images = options.pop("images", bench.test)
-    with contextlib.redirect_stderr(io.StringIO()):
+    with contextlib.redirect_stderr(io.StringIO()), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # what a model in training mode draws
         return audit(foreign.model, images.numpy(), n_levels=bench.n_levels, **options)
 
 

@@ -67,13 +67,13 @@ class Raster(nn.Module):
             mask[channel, :, : channel + int(sees), KERNEL // 2, KERNEL // 2] = 1
         self.register_buffer("mask", mask.repeat(1, N_FILTERS, 1, 1, 1).flatten(0, 1))
         self.dropout = nn.Dropout(dropout)
+        self.chance = torch.Generator().manual_seed(1) if noise else None  # goes on from call to call
         self.norm = nn.BatchNorm2d(n_channels * N_FILTERS, track_running_stats=False) if norm else nn.Identity()
 
     def logits(self, x: Tensor) -> Tensor:
         """Return (B, C, H, W, L) of images (B, C, H, W) between 0 and 1."""
         if self.noise:
-            other = torch.Generator().manual_seed(torch.seed() % 2**31)
-            x = x + self.noise * torch.randn(x.shape, generator=other)
+            x = x + self.noise * torch.randn(x.shape, generator=self.chance)
         hidden = functional.conv2d(x, self.first.weight * self.mask, self.first.bias, padding=KERNEL // 2)
         outputs: Tensor = self.last(self.dropout(self.norm(hidden).relu()))
         return outputs.unflatten(1, (self.n_channels, self.n_levels)).movedim(2, -1)

@@ -188,7 +188,7 @@ MISTAKES = (
         padded,
         "comparison",
         law="comparing/test_comparison.py::test_what_is_not_comparable_is_refused_with_the_reason",
-        source="EugenHotaj/pytorch-generative (MNIST of 32 x 32 sub-pixels; its numbers are nats, which are not changed)",
+        source="EugenHotaj/pytorch-generative (MNIST padded to 32 x 32; its numbers are nats, which stay)",
     ),
     Mistake(
         "Told the class",

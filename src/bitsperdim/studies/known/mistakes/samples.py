@@ -17,7 +17,7 @@ from bitsperdim.studies.known.mistakes.models import VAE
 UNIT = {"inputs": "unit"}
 MASS = ("sum over tiny images", "annealed mass", "slice", "range", "codes")
 N_CHUNKS = 8
-PATIENCE = 5  # weights whose sum is too small are refuted by a thousand sums and more
+PATIENCE = 10  # weights whose sum is too small are refuted by a thousand sums and more
 REMEMBERED = 2.0  # nats
 Weights = Callable[[VAE, Tensor, int], Tensor]
 
