@@ -18,6 +18,7 @@ from bitsperdim.core.stored import Stored
 from bitsperdim.results.reading import read_stored
 
 TABLE = "mistakes.csv"
+SHOWN = 5e-5  # bits/dim: half of the last digit of a number without an error
 NUMBERS = ("wrong_bpd", "right_bpd", "off_bpd", "off_bpd_standard_error")
 
 
@@ -83,6 +84,11 @@ class Row(Stored):
         if self.way == "comparison":
             return "comparison refused"
         return self.by.replace("; ", ", ")
+
+    @property
+    def has_error(self) -> bool:
+        """Whether an error says more than the digits that are shown: a constant has none."""
+        return self.off_bpd_standard_error is not None and self.off_bpd_standard_error >= SHOWN
 
     @property
     def looks(self) -> str:

@@ -69,8 +69,8 @@ def dropped_tail(bench: Bench) -> Made:
     if n_kept == 0:
         raise DoesNotApplyError(f"There are fewer than {N_PADDED + 1} images.")
     kept = bench.test[:n_kept]
-    wrong = bench.estimate(bench.log_p[:n_kept], bench.named(kept), "without the last images")
-    right = bench.estimate(bench.log_p, bench.data, "all images")
+    wrong = bench.estimate(bench.log_p[:n_kept], bench.named(kept), "the set without its tail")
+    right = bench.estimate(bench.log_p, bench.data, "the test set")
     return Made(wrong.bits_per_dim, right.bits_per_dim, provoke=lambda: compare(right, wrong))
 
 
@@ -78,8 +78,8 @@ def padded(bench: Bench) -> Made:
     """Fill the last batch with the first images."""
     n_images = len(bench.test)
     rows = torch.arange(n_images + N_PADDED - n_images % N_PADDED) % n_images
-    wrong = bench.estimate(bench.log_p[rows], bench.named(bench.test[rows]), "with duplicates")
-    right = bench.estimate(bench.log_p, bench.data, "all images")
+    wrong = bench.estimate(bench.log_p[rows], bench.named(bench.test[rows]), "the set with duplicates")
+    right = bench.estimate(bench.log_p, bench.data, "the test set")
     return Made(wrong.bits_per_dim, right.bits_per_dim, provoke=lambda: compare(right, wrong))
 
 

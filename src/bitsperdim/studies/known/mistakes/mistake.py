@@ -134,7 +134,7 @@ def caught(mistake: Mistake, made: Made, bench: Bench) -> Caught:
             with contextlib.redirect_stderr(io.StringIO()):
                 made.provoke()
         except (InputError, ValueError) as error:
-            by, words = (*by, "refused"), str(error)
+            by, words = (*by, "refused"), f"{str(error)[:1].upper()}{str(error)[1:]}"
     if by:
         return Caught("caught", by, words)
     return Caught("open" if mistake.way == "open" else "not caught")

@@ -27,7 +27,7 @@ def fitted(x: Tensor, n_levels: int) -> Cells:
 
 def beside(bench: Bench, wrong: tuple[Data, Tensor], right: tuple[Data, Tensor], name: str) -> Made:
     """Return two numbers of other images whose comparison is asked for."""
-    a, b = bench.estimate(right[1], right[0], "what is meant"), bench.estimate(wrong[1], wrong[0], name)
+    a, b = bench.estimate(right[1], right[0], "the test set"), bench.estimate(wrong[1], wrong[0], name)
     return Made(b.bits_per_dim, a.bits_per_dim, provoke=lambda: compare(a, b))
 
 
@@ -81,7 +81,7 @@ def static_for_dynamic(bench: Bench) -> Made:
     for name, images in (("static", static), ("dynamic", dynamic)):
         data = bench.under(bench.named(images["test"], n_levels=2), name)
         sides.append((data, fitted(images["train"], 2).log_p(images["test"])))
-    return beside(bench, sides[0], sides[1], "static")
+    return beside(bench, sides[0], sides[1], "static images")
 
 
 def other_preparation(bench: Bench) -> Made:
@@ -92,7 +92,7 @@ def other_preparation(bench: Bench) -> Made:
 
     images = {split: smoothed(x) for split, x in bench.images.splits.items()}
     log_p = fitted(images["train"], bench.n_levels).log_p(images["test"])
-    return beside(bench, (bench.named(images["test"]), log_p), of_cells(bench), "prepared otherwise")
+    return beside(bench, (bench.named(images["test"]), log_p), of_cells(bench), "images that were prepared otherwise")
 
 
 def fewer_levels(bench: Bench) -> Made:
@@ -101,14 +101,14 @@ def fewer_levels(bench: Bench) -> Made:
         raise DoesNotApplyError("Half of two levels is none.")
     half = (bench.n_levels + 1) // 2
     log_p = fitted(bench.train // 2, half).log_p(bench.test // 2)
-    return beside(bench, (bench.named(bench.test // 2, n_levels=half), log_p), of_cells(bench), "fewer levels")
+    return beside(bench, (bench.named(bench.test // 2, n_levels=half), log_p), of_cells(bench), "images of fewer levels")
 
 
 def padded(bench: Bench) -> Made:
     """Put a black margin round the images, and divide by all of their sub-pixels."""
     data, log_p = of_cells(bench)
     larger = functional.pad(bench.test, (MARGIN, MARGIN, MARGIN, MARGIN))
-    return beside(bench, (bench.named(larger), log_p), (data, log_p), "with a margin")
+    return beside(bench, (bench.named(larger), log_p), (data, log_p), "images with a margin")
 
 
 def given_the_class(bench: Bench) -> Made:
@@ -126,10 +126,10 @@ def given_the_class(bench: Bench) -> Made:
 
     data, log_p = of_cells(bench)
 
-    given = {"labels": labels["test"], "offers": "log_prob", "name": "given the class"}
+    given = {"labels": labels["test"], "offers": "log_prob", "name": "a model that is told the class"}
     with contextlib.redirect_stderr(io.StringIO()):
         wrong = evaluate(log_prob, data, **given)
-    right = bench.estimate(log_p, data, "without the class")
+    right = bench.estimate(log_p, data, "one that is not")
     return Made(torch.from_numpy(wrong.log_p.copy()), log_p, provoke=lambda: compare(right, wrong))
 
 
