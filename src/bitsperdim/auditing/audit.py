@@ -3,8 +3,8 @@
 **A kind is declared until a check has verified it.** A lower bound has the same signature as an exact ``log_prob``, and
 of bare arrays nothing is known: they always stay declared. Which checks verify a kind stands in :data:`VERIFYING`.
 
-Invariants (``tests/auditing/``): right models pass, as often as the level says (``test_right_models.py``); each classic
-mistake, made in a foreign model, is caught by a check that is not told of it (``test_classic_mistakes.py``).
+Invariants: right models pass, as often as the level says (``tests/auditing/test_right_models.py``); each known mistake,
+made in a foreign model, is caught by a check that is not told of it (``tests/studies/known/test_mistakes.py``).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from torch import distributions as td
 from bitsperdim.studies.known.mistakes.bench import Bench
 from bitsperdim.studies.known.mistakes.counting import MASS
 from bitsperdim.studies.known.mistakes.mistake import DoesNotApplyError, Foreign, Made, Mistake
-from bitsperdim.studies.known.mistakes.models import Another, Cells, Gauss, Mixture, looked_up
+from bitsperdim.studies.known.mistakes.models import Another, Cells, Gauss, Mixture, looked_up, near
 
 NARROW = 0.1  # levels: the scale of components that have almost all of their mass in one cell
 WIDE = 0.3  # levels
@@ -126,8 +126,9 @@ def noisy_bound(masses: Tensor, *, has_entropy: bool) -> Callable[..., Tensor]:
 
     def bound(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         y = x + 0.5 + NARROW * torch.randn(x.shape, generator=generator, dtype=torch.float64)
-        of_level = td.Normal(mixture.middles, NARROW).log_prob(y[..., None]).log_softmax(-1)
-        return mixture.log_density(y) + looked_up(of_level, x).flatten(1).sum(1) + entropy
+        every = near(y, NARROW, mixture.n_levels)[1].logsumexp(-1)
+        decoded = td.Normal(x + 0.5, NARROW).log_prob(y) - every
+        return mixture.log_density(y) + decoded.flatten(1).sum(1) + entropy
 
     return bound
 

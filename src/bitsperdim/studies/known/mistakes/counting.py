@@ -116,16 +116,12 @@ def nan_filtered(bench: Bench) -> Made:
 
 def nats_as_bits(bench: Bench) -> Made:
     """Leave out the division by log 2."""
-    return Made(
-        bench.log_p * NATS_PER_BIT, bench.log_p, of_raster(lambda log_p, n_dims: log_p * NATS_PER_BIT)(bench)
-    )
+    return Made(bench.log_p * NATS_PER_BIT, bench.log_p, of_raster(lambda log_p, n_dims: log_p * NATS_PER_BIT)(bench))
 
 
 def bits_as_nats(bench: Bench) -> Made:
     """Divide by log 2 twice."""
-    return Made(
-        bench.log_p / NATS_PER_BIT, bench.log_p, of_raster(lambda log_p, n_dims: log_p / NATS_PER_BIT)(bench)
-    )
+    return Made(bench.log_p / NATS_PER_BIT, bench.log_p, of_raster(lambda log_p, n_dims: log_p / NATS_PER_BIT)(bench))
 
 
 def mean_over_sub_pixels(bench: Bench) -> Made:

@@ -158,16 +158,15 @@ def row_of(mistake: Mistake, group: str, bench: Bench) -> dict[str, Any]:
             return row | empty | {"outcome": "does not apply", "words": str(error)}
         found = caught(mistake, made, bench)
     wrong, right = (number_of(value, bench) for value in (made.wrong, made.right))
-    error: float | str = ""
+    standard_error: float | str = ""
     if isinstance(made.wrong, Tensor) and isinstance(made.right, Tensor) and made.wrong.shape == made.right.shape:
-        # of other shapes they are of other images
         pair = paired_difference(made.wrong.double().numpy(), made.right.double().numpy())
-        error = nats_to_bits_per_dim(pair.standard_error, bench.shape)
+        standard_error = nats_to_bits_per_dim(pair.standard_error, bench.shape)
     return row | {
         "wrong_bpd": wrong,
         "right_bpd": right,
         "off_bpd": wrong - right,
-        "off_bpd_standard_error": error if error == "" or math.isfinite(float(error)) else "",
+        "off_bpd_standard_error": standard_error if standard_error != math.inf else "",
         "outcome": found.outcome,
         "by": "; ".join(found.by),
         "words": found.words,

@@ -21,11 +21,14 @@ N_FILTERS = 24
 KERNEL = 5
 N_HIDDEN = 64
 N_CODES = 4
+REACH = 3  # levels
 Shape = tuple[int, int, int]
 
 
 class Another:
     """A model whose methods are functions."""
+
+    log_prob: Callable[[Tensor], Tensor]  # where it is one of them
 
     def __init__(self, **functions: Any) -> None:  # noqa: ANN401 - functions, and what they return
         """Take the functions by their names."""
@@ -43,6 +46,8 @@ class Raster(nn.Module):
         norm: whether filters are normalized by the statistics of the batch.
         noise: of the inputs, which no seed governs.
     """
+
+    mask: Tensor
 
     def __init__(
         self,
@@ -157,9 +162,10 @@ class VAE(nn.Module):
             if self.image is not None and len(z) % len(self.image) == 0:
                 seen = (self.image * (self.n_levels - 1)).round().repeat(len(z) // len(self.image), 1, 1, 1)
                 masses = masses + self.remembers * (x == seen)
-                every = torch.logaddexp(torch.zeros_like(mean), math.log(math.expm1(self.remembers)) + bins(
-                    seen, mean, scale, self.n_levels
-                ))
+                every = torch.logaddexp(
+                    torch.zeros_like(mean),
+                    math.log(math.expm1(self.remembers)) + bins(seen, mean, scale, self.n_levels),
+                )
                 masses = masses - every
             return masses
 
@@ -208,6 +214,24 @@ class Cells:
         return self.log_p(cell) + self.n_dims * math.log(self.n_levels / span)
 
 
+def near(y: Tensor, scale: float, n_levels: int) -> tuple[Tensor, Tensor]:
+    """Return the levels whose middles are near values, and the log-densities of normals around them.
+
+    Of a scale of at most 0.3 levels, those that are farther away add less than e^-60 to a sum.
+
+    Args:
+        y: (...) in levels.
+        scale: of the normals.
+        n_levels: L.
+
+    Returns:
+        Levels (..., 2 REACH + 1), of which some may not be there, and log-densities, minus infinity of those.
+    """
+    levels = y.floor()[..., None] + torch.arange(-REACH, REACH + 1)
+    normals = td.Normal(levels + 0.5, scale).log_prob(y[..., None])
+    return levels.long(), torch.where((levels >= 0) & (levels < n_levels), normals, -math.inf)
+
+
 class Mixture:
     """Independent sub-pixels, each a mixture of normals around the middles x + 1/2 of the cells.
 
@@ -220,18 +244,19 @@ class Mixture:
         """Keep them."""
         self.log_masses, self.scale = masses.log(), scale
         self.n_levels = masses.shape[-1]
-        self.middles = torch.arange(self.n_levels).double() + 0.5
 
     def log_density(self, y: Tensor) -> Tensor:
         """Return the log-density of values in levels, (B,) nats."""
-        each = td.Normal(self.middles, self.scale).log_prob(y.double()[..., None])
-        return (self.log_masses + each).logsumexp(-1).flatten(1).sum(1)
+        levels, normals = near(y.double(), self.scale, self.n_levels)
+        log_masses = looked_up(self.log_masses[..., None, :], levels.clamp(0, self.n_levels - 1))
+        return (log_masses + normals).logsumexp(-1).flatten(1).sum(1)
 
     def log_p(self, x: Tensor) -> Tensor:
         """Return log P of levels, the integral over their cells, (B,) nats; tails belong to the edges."""
         edges = torch.arange(self.n_levels + 1).double()
+        middles = edges[:-1, None] + 0.5
         edges[0], edges[-1] = -math.inf, math.inf
-        shares = td.Normal(self.middles[:, None], self.scale).cdf(edges).diff(dim=1)  # of component k in cell x
+        shares = td.Normal(middles, self.scale).cdf(edges).diff(dim=1)  # of component k in cell x
         return looked_up((self.log_masses.exp() @ shares).log(), x).flatten(1).sum(1)
 
 

@@ -101,7 +101,9 @@ def fewer_levels(bench: Bench) -> Made:
         raise DoesNotApplyError("Half of two levels is none.")
     half = (bench.n_levels + 1) // 2
     log_p = fitted(bench.train // 2, half).log_p(bench.test // 2)
-    return beside(bench, (bench.named(bench.test // 2, n_levels=half), log_p), of_cells(bench), "images of fewer levels")
+    return beside(
+        bench, (bench.named(bench.test // 2, n_levels=half), log_p), of_cells(bench), "images of fewer levels"
+    )
 
 
 def padded(bench: Bench) -> Made:
@@ -126,9 +128,9 @@ def given_the_class(bench: Bench) -> Made:
 
     data, log_p = of_cells(bench)
 
-    given = {"labels": labels["test"], "offers": "log_prob", "name": "a model that is told the class"}
+    told = "a model that is told the class"
     with contextlib.redirect_stderr(io.StringIO()):
-        wrong = evaluate(log_prob, data, **given)
+        wrong = evaluate(log_prob, data, labels=labels["test"], offers="log_prob", name=told)
     right = bench.estimate(log_p, data, "one that is not")
     return Made(torch.from_numpy(wrong.log_p.copy()), log_p, provoke=lambda: compare(right, wrong))
 
