@@ -23,7 +23,8 @@ from bitsperdim.studies.known import mistakes
 from bitsperdim.studies.known.mistakes import counting, masses, pictures, samples
 from bitsperdim.studies.known.mistakes.bench import Bench, some_images
 from bitsperdim.studies.known.mistakes.constants import NARROW
-from bitsperdim.studies.known.mistakes.mistake import Made, Mistake, row_of
+from bitsperdim.studies.known.mistakes.mistake import Foreign, Made, Mistake, audited, row_of
+from bitsperdim.studies.known.mistakes.models import VAE
 
 CPU = torch.device("cpu")
 OF_COLOUR = "Pixels for sub-pixels"
@@ -145,6 +146,17 @@ def test_an_open_one_that_is_found_is_called_caught() -> None:
     leak = EVERY["A mask that leaks"]
     other = Mistake(leak.name, leak.done, leak.make, "open", leak.checks)
     assert row_of(other, "a group", digits())["outcome"] == "caught"
+
+
+def test_a_bound_without_chance_is_found_where_it_can_be_built_small() -> None:
+    """As docs/ways-to-be-wrong.md says."""
+
+    def build(image_shape: tuple[int, int, int], n_levels: int) -> object:
+        return samples.without_chance(VAE(image_shape, n_levels).eval())
+
+    options = {"offers": "log_prob", "build": build}
+    found = audited(digits(), Foreign(samples.without_chance(digits().vae), options))
+    assert [check.name for check in found.failed] == ["sum over tiny images"]
 
 
 def test_the_error_is_paired_where_the_images_are_the_same() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +17,7 @@ UNIT = {"inputs": "unit"}
 MASS = ("sum over tiny images", "annealed mass", "slice", "range", "codes")
 N_CHUNKS = 8
 PATIENCE = 10  # weights whose sum is too small are refuted by a thousand sums and more
+N_FIXED = 16  # samples
 REMEMBERED = 2.0  # nats
 Weights = Callable[[VAE, Tensor, int], Tensor]
 
@@ -122,19 +122,24 @@ def fresh_draw(bench: Bench) -> Made:
     return Made(bench.log_weights[0], bound(bench), Foreign(model, {"offers": "log_prob"}))
 
 
-def fixed_draws(bench: Bench) -> Made:
-    """Offer a bound whose random numbers are always the same as log P."""
-    vae, n_samples = bench.vae, 16
+def without_chance(vae: VAE) -> Callable[[Tensor], Tensor]:
+    """Return a bound whose random numbers are always the same, (B,) nats."""
 
     @torch.no_grad()
     def log_prob(x: Tensor) -> Tensor:
-        q = vae.encode(x / (bench.n_levels - 1))
-        noise = torch.randn(n_samples, 1, q.mean.shape[1], generator=torch.Generator().manual_seed(bench.seed))
+        q = vae.encode(x / (vae.n_levels - 1))
+        noise = torch.randn(N_FIXED, 1, q.mean.shape[1], generator=torch.Generator().manual_seed(0))
         z = q.mean + q.stddev * noise
-        masses = vae.decode(z.flatten(0, 1)).log_prob(x.expand(n_samples, *x.shape).flatten(0, 1)).flatten(1).sum(1)
-        log_w = masses.unflatten(0, (n_samples, len(x))) + (vae.prior().log_prob(z) - q.log_prob(z)).sum(-1)
-        return log_w.logsumexp(0) - math.log(n_samples)
+        masses = vae.decode(z.flatten(0, 1)).log_prob(x.expand(N_FIXED, *x.shape).flatten(0, 1)).flatten(1).sum(1)
+        log_w = masses.unflatten(0, (N_FIXED, len(x))) + (vae.prior().log_prob(z) - q.log_prob(z)).sum(-1)
+        return log_mean_exp(log_w)
 
+    return log_prob
+
+
+def fixed_draws(bench: Bench) -> Made:
+    """Offer a bound whose random numbers are always the same as log P."""
+    log_prob = without_chance(bench.vae)
     return Made(log_prob(bench.test), bound(bench), Foreign(log_prob, {"offers": "log_prob"}))
 
 
