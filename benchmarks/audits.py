@@ -1,57 +1,52 @@
-"""What the audit finds: the classic mistakes, made in models of somebody else, and false alarms on right ones.
+"""What the audit finds: every mistake of the study ``known``, and false alarms on right models.
 
-Usage: ``PYTHONPATH=src python benchmarks/audits.py [N_SEEDS]``; a minute, and half a minute for each seed.
+Usage: ``PYTHONPATH=src python benchmarks/audits.py [N_SEEDS]``; a minute, and a quarter of a minute for each seed.
 
-The models are those of ``tests/auditing/classic.py``, on some of the digits. A right model is audited with each seed;
-what fails then is a false alarm.
+The models are those of :mod:`bitsperdim.studies.known.mistakes`, on some of the digits. A right model is audited with
+each seed; what fails then is a false alarm.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import sys
 import time
 from pathlib import Path
 
 import torch
 
-import bitsperdim
+from bitsperdim.studies.known.mistakes.mistake import DoesNotApplyError, audited
+from bitsperdim.studies.known.mistakes.right import RIGHT
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "auditing"))
-import classic
-
-SECONDS = 1.0  # of a check
-
-
-def audited(case: classic.Audited, seed: int = 0) -> tuple[bitsperdim.auditing.report.Audit, float]:
-    """Return an audit and the seconds that it took; what it prints meanwhile is not shown."""
-    options = {"n_samples": 64, "seconds": SECONDS, "subset": classic.N_IMAGES, "seed": seed, **case.options}
-    images = classic.digits()
-    if "train" in options:
-        images, options["n_levels"] = classic.digits().images, classic.L
-    started = time.monotonic()
-    with contextlib.redirect_stderr(io.StringIO()):
-        found = bitsperdim.audit(case.model, images, **options)
-    return found, time.monotonic() - started
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+import benches
 
 
 def main(n_seeds: int) -> None:
-    """Print a row for each mistake, and the false alarms."""
+    """Print a row for each mistake that is audited, and the false alarms."""
     torch.set_num_threads(1)
-    print(f"{'model':<42} {'bits/dim':>8} {'s':>5}  failed checks and the size of the error, bits/dim")
-    for name, make in {**classic.RIGHT, **classic.MISTAKES, **classic.OPEN}.items():
-        found, seconds = audited(make())
+    bench = benches.digits()
+    print(f"{'model':<46} {'bits/dim':>8} {'s':>5}  failed checks and the size of the error, bits/dim")
+    for name, mistake in benches.EVERY.items():
+        try:
+            with torch.no_grad():
+                foreign = mistake.make(bench).foreign
+        except DoesNotApplyError:
+            continue
+        if foreign is None:
+            continue
+        started = time.monotonic()
+        found = audited(bench, foreign)
         sizes = {check.name: check.size_bpd for check in (*found.failed, *found.warnings)}
-        words = ", ".join(name if size is None else f"{name} {size:.3g}" for name, size in sizes.items())
-        print(f"{name:<42} {found.estimate.bits_per_dim:8.3f} {seconds:5.1f}  {words or 'none'}", flush=True)
+        words = ", ".join(key if size is None else f"{key} {size:.3g}" for key, size in sizes.items())
+        seconds = time.monotonic() - started
+        print(f"{name:<46} {found.estimate.bits_per_dim:8.3f} {seconds:5.1f}  {words or 'none'}", flush=True)
     n_checks, alarms = 0, []
     for seed in range(1, n_seeds + 1):
-        for name, make in classic.RIGHT.items():
-            found, _ = audited(make(), seed)
+        for name, make in RIGHT.items():
+            found = audited(bench, make(bench), seed)
             n_checks += sum(check.status in ("passed", "failed") for check in found.checks)
             alarms += [f"{name}, seed {seed}: {check.name}" for check in found.failed]
-    n_audits = n_seeds * len(classic.RIGHT)
+    n_audits = n_seeds * len(RIGHT)
     print(f"{len(alarms)} false alarms in {n_checks} checks of {n_audits} audits of right models")
     print("\n".join(alarms))
 

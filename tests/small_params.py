@@ -22,6 +22,7 @@ SMALL: dict[str, Any] = {
             "n_epochs": 1,
             "annealed": {"n_images": 2, "n_replicates": 2, "n_chains": 2, "n_steps": [2], "n_leapfrog": 1},
         },
+        "mistakes": {"n_images": 8, "n_train": 40, "size": 4, "n_steps": 2, "n_samples": 16, "n_asked": 32},
     },
     "density_and_mass": {
         "max_pixels": 10_000,

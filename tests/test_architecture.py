@@ -13,8 +13,8 @@ from bitsperdim.core import code
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "architecture.md"
 FLOORS = (
-    ("cli", "readme"),
-    ("report", "comparing", "studies", "auditing"),
+    ("cli", "readme", "studies"),
+    ("report", "comparing", "auditing"),
     ("recipes", "evaluation", "training"),
     ("results", "models", "data", "preflight", "runtime"),
     ("likelihoods", "estimators", "sources", "config"),

@@ -3,12 +3,13 @@
 **A kind is declared until a check has verified it.** A lower bound has the same signature as an exact ``log_prob``, and
 of bare arrays nothing is known: they always stay declared. Which checks verify a kind stands in :data:`VERIFYING`.
 
-Invariants (``tests/auditing/``): right models pass, as often as the level says (``test_right_models.py``); each classic
-mistake, made in a foreign model, is caught by a check that is not told of it (``test_classic_mistakes.py``).
+Invariants: right models pass, as often as the level says (``tests/auditing/test_right_models.py``); each known mistake,
+made in a foreign model, is caught by a check that is not told of it (``tests/studies/known/test_mistakes.py``).
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from bitsperdim.auditing import mass, plausible, same, structure
-from bitsperdim.auditing.check import Case, Check, failed, not_applicable
+from bitsperdim.auditing.check import Case, Check, Clock, CountingClock, failed, not_applicable
 from bitsperdim.auditing.report import Audit
 from bitsperdim.core.errors import InputError, shown
 from bitsperdim.evaluation.evaluate import ask, scored
@@ -79,6 +80,7 @@ def audit(
     log_p_true: Any = None,  # noqa: ANN401 - an array
     build: Callable[..., object] | None = None,
     seconds: float = 20.0,
+    n_asked: int | None = None,
 ) -> Audit:
     """Score a model and put its number to every check that applies.
 
@@ -107,6 +109,8 @@ def audit(
         build: ``build(image_shape=(C, H, W), n_levels=L)`` returns such a model of tiny images, with any weights; its
             masses are then added up over all of them.
         seconds: that a check may take, about.
+        n_asked: images that a check may ask the model for, about, instead of a time: then an audit that is made again
+            is the same, also on a faster machine.
 
     Raises:
         InputError: one sentence that says what does not fit.
@@ -114,6 +118,8 @@ def audit(
     started = time.monotonic()
     if not (isinstance(seconds, int | float) and seconds > 0):
         raise InputError(f"seconds = {shown(seconds)} is not allowed; it must be a positive number.")
+    if n_asked is not None and not (type(n_asked) is int and n_asked >= 1):
+        raise InputError(f"n_asked = {shown(n_asked)} is not allowed; it must be a positive integer, or None.")
     if isinstance(model, Estimate):
         truth = _truth(log_p_true, len(model.log_p), model.data)
         case = Case(None, model.data, model, seed, truth, None, seconds)
@@ -140,7 +146,9 @@ def audit(
         first = [same.training_mode(model, data, asking, scoring)]
     asked = ask(model, data, **asking)
     result = scored(asked, data, **scoring)
-    return _audited(Case(asked, data, result, seed, truth, build, seconds), started, first)
+    sub_pixels = 0 if n_asked is None else n_asked * math.prod(data.image_shape)
+    clock = CountingClock(sub_pixels / seconds) if sub_pixels else Clock()
+    return _audited(Case(asked, data, result, seed, truth, build, seconds, clock), started, first)
 
 
 def _truth(given: Any, n_images: int, data: Data) -> np.ndarray | None:  # noqa: ANN401 - whatever was given

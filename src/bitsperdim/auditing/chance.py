@@ -44,6 +44,7 @@ def log_weights(case: Case, images: Tensor, generator: torch.Generator, *, model
         FloatingPointError: one is NaN or +inf.
     """
     asked = case.model if model is None else model
+    case.clock.count(len(images) * asked.n_dims)
     n_levels = max(asked.n_levels, 256)
     at_once = min(max(NUMBERS_AT_ONCE // (asked.n_dims * n_levels), 1), MOST_AT_ONCE)
     parts = []

@@ -10,8 +10,9 @@ A check that rests on chance has a level: how often it fails for a model in whic
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -82,6 +83,37 @@ def not_applicable(name: str, why: str) -> Check:
     return Check(name, "not applicable", why)
 
 
+class Clock:
+    """The time of the machine."""
+
+    def now(self) -> float:
+        """Return seconds."""
+        return time.perf_counter()
+
+    def count(self, n_sub_pixels: int) -> None:
+        """Hear of how many sub-pixels a model is asked."""
+
+
+class CountingClock(Clock):
+    """A clock that goes on with what a model is asked for, so that an audit is the same on every machine.
+
+    Args:
+        rate: sub-pixels of a second.
+    """
+
+    def __init__(self, rate: float) -> None:
+        """Begin at zero."""
+        self.rate, self.n_sub_pixels = rate, 0
+
+    def now(self) -> float:
+        """Return how long the machine would have taken."""
+        return self.n_sub_pixels / self.rate
+
+    def count(self, n_sub_pixels: int) -> None:
+        """Go on."""
+        self.n_sub_pixels += n_sub_pixels
+
+
 @dataclass(frozen=True)
 class Case:
     """What is audited.
@@ -94,6 +126,7 @@ class Case:
         log_p_true: (N,) nats, the true log-probability of each image, where it is known.
         build: makes the model for other images: ``build(image_shape=(C, H, W), n_levels=L)``; None: it cannot be built.
         seconds: that a check may take, about.
+        clock: that says how long something took.
     """
 
     asked: Asked | None
@@ -103,6 +136,7 @@ class Case:
     log_p_true: np.ndarray | None = None
     build: Callable[..., object] | None = None
     seconds: float = 20.0
+    clock: Clock = field(default_factory=Clock)
 
     @property
     def model(self) -> ImageModel:

@@ -13,7 +13,6 @@ error a little larger than what a check says it catches is caught, and a little 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
@@ -157,7 +156,7 @@ def _repeats(case: Case, tiny: Tiny, images: Tensor) -> tuple[Callable[[], Tenso
     def once() -> Tensor:
         return log_weights(case, images, generator, model=tiny.model)
 
-    _, seconds = _timed(once)
+    _, seconds = _timed(case, once)
     return once, n_in_time(SHARE * case.seconds, seconds, MOST_REPEATS)
 
 
@@ -174,11 +173,11 @@ def sampler(case: Case) -> Check:
         return not_applicable(name, "Of an image that the model draws only a bound of its probability is known.")
     generator = _generator(case, SAMPLER)
     try:
-        drawn, seconds = _timed(partial(_drawn, case, N_FIRST, generator))
+        drawn, seconds = _timed(case, partial(_drawn, case, N_FIRST, generator))
         is_counted = case.data.n_levels**case.model.n_dims <= MOST
         most = MOST_COUNTED if is_counted else MOST_DRAWN
         while len(drawn) < most and 3 * seconds < SHARE * case.seconds:  # the last call takes two thirds of all
-            more, spent = _timed(partial(_drawn, case, len(drawn), generator))
+            more, spent = _timed(case, partial(_drawn, case, len(drawn), generator))
             drawn, seconds = torch.cat([drawn, more]), seconds + spent
     except NoLevelsError as error:
         return failed(name, str(error))
@@ -202,6 +201,7 @@ def _drawn(case: Case, n_images: int, generator: torch.Generator) -> Tensor:
     """
     drawn = case.model.unchecked_sample(n_images, labels=label(case, n_images, case.model), generator=generator)
     case.model.check(drawn, label(case, n_images, case.model))
+    case.clock.count(n_images * case.model.n_dims)
     return drawn.cpu()
 
 
@@ -248,7 +248,7 @@ def _conditionals(case: Case, model: ExternalConditionals, name: str, drawn: Ten
 def _exchanged(case: Case, name: str, drawn: Tensor, log_fitted: Tensor, generator: torch.Generator) -> Check:
     n_dims, ask = case.model.n_dims, _asker(case, generator)
     x, bpd = drawn.flatten(1).long(), n_dims * NATS_PER_BIT
-    log_p, seconds = _timed(partial(ask, x))
+    log_p, seconds = _timed(case, partial(ask, x))
     if bool(log_p.isneginf().any()):
         return failed(name, "The model draws an image whose probability is zero.")
     gain = log_fitted - log_p[-len(log_fitted) :]
@@ -286,7 +286,7 @@ def annealed_mass(case: Case) -> Check:
         return _bounds_of_known(case, name, start, ask, steps)
     trial = 4  # steps; the first call may compile, or allocate
     annealing.pilot(ask, start, N_CHAINS, 1, steps)
-    _, seconds = _timed(lambda: annealing.pilot(ask, start, N_CHAINS, trial, steps))
+    _, seconds = _timed(case, lambda: annealing.pilot(ask, start, N_CHAINS, trial, steps))
     n_steps = n_in_time(SHARE * case.seconds, seconds / (trial + 2), MOST_STEPS)
     n_pilot = max(2, n_steps // 4)
     path = annealing.pilot(ask, start, N_CHAINS, n_pilot, steps)
@@ -309,7 +309,7 @@ def _bounds_of_known(
     best, best_mean, seconds = ways[0], -math.inf, math.inf
     for way in ways:
         x = way.draw(N_PILOT, generator)
-        drawn, seconds = _timed(partial(ask, x))
+        drawn, seconds = _timed(case, partial(ask, x))
         mean = float((drawn - way.log_p(x)).mean())
         if mean > best_mean:
             best, best_mean = way, mean
@@ -360,13 +360,13 @@ def slice_of_images(case: Case) -> Check:
     n_levels, n_dims = case.data.n_levels, case.model.n_dims
     ask = _asker(case, _generator(case, SLICE))
     places = torch.Generator().manual_seed(_seed(case, SLICE))
-    started = time.monotonic()
+    started = case.clock.now()
     log_sums: list[float] = []
     for image in case.images(case.rows(N_SLICED[0])).cpu().flatten(1).long():
         for place in torch.randperm(n_dims, generator=places)[: N_SLICED[1]]:
             x = image.repeat(n_levels, 1)
             x[:, place] = torch.arange(n_levels)
-            if not log_sums or time.monotonic() - started < SHARE * case.seconds:
+            if not log_sums or case.clock.now() - started < SHARE * case.seconds:
                 log_sums.append(float(torch.logsumexp(ask(x), 0)))
     # what is estimated may be above one by chance: Markov's inequality, for each slice
     allowed = _rounding(case) * n_dims if case.model.is_exact else EVIDENCE + math.log(len(log_sums))
@@ -396,9 +396,9 @@ def _asker(case: Case, generator: torch.Generator) -> annealing.Ask:
     return ask
 
 
-def _timed(work: Callable[[], T]) -> tuple[T, float]:
-    started = time.perf_counter()
-    return work(), time.perf_counter() - started
+def _timed(case: Case, work: Callable[[], T]) -> tuple[T, float]:
+    started = case.clock.now()
+    return work(), case.clock.now() - started
 
 
 def _generator(case: Case, purpose: int) -> torch.Generator:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -172,11 +171,11 @@ def _seconds(case: Case, model: ImageModel) -> float:
         for n_images in (3, N_TIMED):  # two numbers of images, so that what regroups sub-pixels does not pass
             levels = torch.arange(n_images * model.n_dims) % model.n_levels
             images = levels.reshape(n_images, *model.image_shape)
-            started = time.perf_counter()
+            started = case.clock.now()
             log_weights(case, images, generator, model=model)
     except (InputError, ValueError, FloatingPointError):
         return math.inf
-    return (time.perf_counter() - started) / N_TIMED * float(min(model.n_levels**model.n_dims, MOST))
+    return (case.clock.now() - started) / N_TIMED * float(min(model.n_levels**model.n_dims, MOST))
 
 
 def _like(case: Case, offer: Offer, shape: Shape, n_levels: int) -> ImageModel:

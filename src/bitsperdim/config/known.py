@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny
 
 from bitsperdim.config.drawn import Side
-from bitsperdim.config.families.base import FamilySection, Images, Section, TrainSection, rising
+from bitsperdim.config.families.base import FamilySection, Images, PositiveInt, Section, TrainSection, rising
 from bitsperdim.config.model_sections import family_section
 from bitsperdim.core.errors import InputError, shown
 
@@ -129,7 +129,23 @@ class EstimatorsSection(Section):
 
 
 class MistakesSection(Section):
-    """The models that are trained on the images of the pipeline, and with which the mistakes are made."""
+    """The models that are trained on the images of the pipeline, and with which the mistakes are made.
+
+    Attributes:
+        n_images: of the test and of the validation set, at most.
+        n_train: training images, at most.
+        size: height and width of the middle of larger images, which stands for them.
+        n_steps: of a training.
+        n_samples: K.
+        n_asked: images that a check of the audit may ask a model for, about.
+    """
+
+    n_images: Annotated[int, Field(ge=2, le=10_000)] = 60
+    n_train: Annotated[int, Field(ge=2, le=100_000)] = 1000
+    size: Annotated[int, Field(ge=2, le=64)] = 8
+    n_steps: PositiveInt = 150
+    n_samples: Annotated[int, Field(ge=2, le=10_000)] = 64
+    n_asked: PositiveInt = 2048
 
 
 class KnownSection(Section):

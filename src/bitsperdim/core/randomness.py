@@ -23,7 +23,7 @@ from torch import Tensor
 PURPOSES = (
     *("weights", "start", "training", "validation", "evaluation", "causality", "pictures"),
     *("active_units", "annealed_images", "annealing", "simulation"),
-    *("study_evaluation", "study_bound", "known_images", "known_evaluation"),
+    *("study_evaluation", "study_bound", "known_images", "known_evaluation", "study_mistakes"),
 )
 
 

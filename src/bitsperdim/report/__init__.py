@@ -41,6 +41,7 @@ WORDS_AND_SIGNS = ("SIGNS", "PUBLISHED_SIGNS", "LEGEND", "TOO_FEW", "OUT_OF_RANG
 FILTERS: dict[str, Callable[..., Any]] = {
     "count": formatting.count,
     "error_alone": formatting.error_alone,
+    "four_digits": formatting.four_digits,
     "machine": formatting.machine,
     "plain": formatting.plain,
     "two_digits": formatting.two_digits,

@@ -49,6 +49,11 @@ def two_digits(value: float) -> str:
     return _signed(f"{value:,.{_decimals(abs(value))}f}")
 
 
+def four_digits(value: float) -> str:
+    """Return a number without an error: four decimals, or two significant digits of one that is smaller."""
+    return plain(value, 4) if abs(value) >= 1e-3 or value == 0 else two_digits(value)
+
+
 def plain(value: float, decimals: int = 3) -> str:
     """Return a number with a fixed number of decimals, ∞ for an infinite one, and 0 for zero."""
     if math.isinf(value):
