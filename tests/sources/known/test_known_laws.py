@@ -60,11 +60,18 @@ def test_masses_of_all_images_sum_to_one(name: str, shape: tuple[int, int, int],
     assert abs(np.exp(log_p).sum() - 1) < ROUNDING
 
 
-@pytest.mark.parametrize(("name", "shape", "n_levels"), CASES)
+# three states that the images show: of more, each step to the side is about as likely as back
+DRAWN = [*CASES, pytest.param("hidden_markov-3", (1, 3, 3), 2, id="hidden_markov of 3 states")]
+
+
+@pytest.mark.parametrize(("name", "shape", "n_levels"), DRAWN)
 def test_draws_have_the_probabilities_of_log_p(name: str, shape: tuple[int, int, int], n_levels: int) -> None:
     """Chi-square over all images, those of which fewer than five are expected together; it fails once in a million."""
     n_images, images = 20_000, all_images(shape, n_levels)
-    distribution = known(name, shape, n_levels, strength=KNOWN[name].default_strength / 2)  # many images are frequent
+    if name == "hidden_markov-3":
+        distribution = known("hidden_markov", shape, n_levels, strength=100.0, n_components=3)
+    else:  # so weak that many images are frequent
+        distribution = known(name, shape, n_levels, strength=KNOWN[name].default_strength / 2)
     drawn = distribution.draw(n_images, np.random.default_rng(3))
     assert drawn.dtype == np.uint8
     assert drawn.shape == (n_images, *shape)
@@ -122,8 +129,8 @@ def test_chunks_change_nothing(name: str, shape: tuple[int, int, int]) -> None:
 def test_defaults_make_a_data_set(name: str, shape: tuple[int, int, int]) -> None:
     """Neither noise nor nearly certain, clearly dependent, and of 2,000 images no two are equal.
 
-    The entropy of independent sub-pixels is that of the shares of each level in 2,000 images, which is too small by about
-    (L-1) / (2 * 2,000) nats, below 0.01 bits/dim; the demanded difference is far larger.
+    The entropy of independent sub-pixels is that of the shares of each level in 2,000 images, which is too small by
+    about (L-1) / (2 * 2,000) nats, below 0.01 bits/dim; the demanded difference is far larger.
     """
     distribution = known(name, shape)
     images = distribution.draw(2_000, np.random.default_rng(6))
@@ -186,6 +193,11 @@ REFUSED = [
     ("small_pixelcnn", {"n_components": 3}, r"dataset\.drawn\.n_components = 3 .*it must be null"),
     ("templates", {"n_components": 0}, r"dataset\.drawn\.n_components = 0 .*a whole number from 1 to 64"),
     ("hidden_markov", {"n_components": 65}, r"dataset\.drawn\.n_components = 65 .*a whole number from 1 to 64"),
+    (
+        "templates",
+        {"image_shape": (3, 64, 64), "n_levels": 256, "n_components": 22},
+        r"dataset\.drawn\.n_components = 22 .*is 69,206,016 masses and 67,108,864 are allowed",
+    ),
     ("ising", {"n_levels": 6}, r"dataset\.drawn\.width = 8 .*6\^8 states and 1,048,576 are allowed"),
     ("ising", {"image_shape": (3, 7, 9)}, r"dataset\.drawn\.height = 7 .*2\^21 states and 1,048,576 are allowed"),
 ]

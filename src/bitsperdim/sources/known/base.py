@@ -209,8 +209,9 @@ def log_masses_around(values: np.ndarray, n_levels: int, strength: float) -> np.
     .. math:: p(l) \propto \exp\left(-\frac{(l / (L-1) - v)^2}{2 \sigma^2}\right), \qquad
         \sigma^2 = \frac{1}{s^2} + \frac{1}{9 (L-1)^2}
 
-    The second term is a third of the distance between levels, squared: with few levels too there is noise. The masses are divided by their sum over the L levels, so that nothing is lost beyond
-    the edges; at strength 0 all levels are equally likely.
+    The second term is a third of the distance between levels, squared: with few levels too there is noise. The masses
+    are divided by their sum over the L levels, so that nothing is lost beyond the edges; at strength 0 all levels are
+    equally likely.
 
     Args:
         values: v, (...), of which 0 is the darkest level and 1 the brightest.

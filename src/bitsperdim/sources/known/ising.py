@@ -67,8 +67,8 @@ class Ising(KnownDistribution):
     @cached_property
     def log_z(self) -> float:
         """The logarithm of the sum of exp(-energy) over all images, in nats."""
-        message = self._messages[-1]
-        return self._log_scale + math.log(message.sum())
+        messages, log_scale = self._forward
+        return log_scale + math.log(messages[-1].sum())
 
     def energy(self, images: np.ndarray) -> np.ndarray:
         """Return the weighted sum of |x_a - x_b| over neighbours, (N,)."""
@@ -99,14 +99,6 @@ class Ising(KnownDistribution):
             messages.append(message)
         return messages, log_scale
 
-    @property
-    def _messages(self) -> list[np.ndarray]:
-        return self._forward[0]
-
-    @property
-    def _log_scale(self) -> float:
-        return self._forward[1]
-
     def _summed(self, message: np.ndarray, column: int) -> np.ndarray:
         """Sum over the value of a column; the axis stands for its next value from there on."""
         values = message.reshape(self.n_levels**column, self.n_levels, -1)
@@ -127,15 +119,15 @@ class Ising(KnownDistribution):
         return message
 
     def _from_uniforms(self, uniforms: np.ndarray) -> np.ndarray:
-        n_images, levels = len(uniforms), self.n_levels
+        n_images, levels, (at_ends, _) = len(uniforms), self.n_levels, self._forward
         strides = levels ** np.arange(self._n_columns - 1, -1, -1)  # of the state's number
         values = np.empty((n_images, self._n_slices, self._n_columns), np.int64)
-        cumulated = np.cumsum(self._messages[-1])
-        # one random number decides the last frontier; its column's others are not used
+        cumulated = np.cumsum(at_ends[-1])
+        # one random number decides the whole last frontier; the others of its slice are not used
         state = np.searchsorted(cumulated, uniforms[:, 0] * cumulated[-1], side="right")
         values[:, -1] = state[:, None] // strides % levels
         for number in range(self._n_slices - 1, 0, -1):
-            message, messages = self._messages[number - 1], []
+            message, messages = at_ends[number - 1], []
             for column in range(self._n_columns):  # the weights before each step within the slice, made again
                 messages.append(message)
                 if column < self._n_columns - 1:

@@ -62,8 +62,8 @@ class SmallPixelCnn(KnownDistribution):
         out[:, :half, 0] = np.abs(out[:, :half, 0])
         t = 2 * np.arange(self.n_levels) / (self.n_levels - 1) - 1
         scale = self.strength / (1 + 4 * self.strength / (self.n_levels - 1) ** 2)
-        self._out = scale * (out @ np.stack([t, 1 / 3 - t**2]))
-        self._sure = scale * SURE * (1 / 3 - t**2)  # (C, hidden, L)
+        self._out = scale * (out @ np.stack([t, 1 / 3 - t**2]))  # (C, hidden, L)
+        self._sure = scale * SURE * (1 / 3 - t**2)  # (L,)
 
     def log_conditionals(self, context: np.ndarray, channel: int) -> np.ndarray:
         """Return the log-masses of the levels of a channel in nats, (..., L).

@@ -20,6 +20,7 @@ from bitsperdim.sources.known.base import KnownDistribution, fixed_uniforms, lev
 
 SEED = 1
 GRID = 3  # values of a template's grid along each side
+MOST_MASSES = 2**26  # half a gigabyte
 
 
 class Templates(KnownDistribution):
@@ -49,6 +50,14 @@ class Templates(KnownDistribution):
         """Make the templates; arguments as of :class:`KnownDistribution`."""
         super().__init__(image_shape, n_levels, strength, n_components)
         channels, height, width = self.image_shape
+        n_masses = self.n_components * n_dims(self.image_shape) * self.n_levels
+        if n_masses > MOST_MASSES:
+            raise self.refusal(
+                "drawn.n_components",
+                self.n_components,
+                f"n_components x n_channels x height x width x n_levels is {n_masses:,} masses and {MOST_MASSES:,} are "
+                "allowed, so make one of them smaller",
+            )
         numbers = fixed_uniforms(SEED, self.n_components, 1 + (channels + 1) * GRID**2)
         shares = 1 + numbers[:, 0]  # no template is twice as frequent as another
         self.log_shares = np.log(shares / shares.sum())
