@@ -42,9 +42,9 @@ def excess(root: Path) -> str:
         text += f"| {words}, above the truth | {cells} |\n"
     refuted = f"**{said.n_refuted} are refuted**" if said.n_refuted else "none is refuted"
     return (
-        f"{text}\n{count(said.n_train)} training and {count(said.n_test)} test images of {height} {TIMES} {width} {TIMES} "
-        f"{channels} sub-pixels and {said.n_levels} levels; K = {said.n_samples}; ± is one standard error, of the "
-        f"excess that of the differences, image by image; one training each. Of {said.n_models} models {refuted}. "
+        f"{text}\n{count(said.n_train)} training and {count(said.n_test)} test images of {height} {TIMES} {width} "
+        f"{TIMES} {channels} sub-pixels and {said.n_levels} levels; K = {said.n_samples}; ± is one standard error, of "
+        f"the excess that of the differences, image by image; one training each. Of {said.n_models} models {refuted}. "
         f"† Too few samples. All of it, with the estimators below, took {found.seconds / 60:.0f} minutes "
         f"({found.made_with['processor']}, {found.made_with['device']}, PyTorch {found.made_with['torch']}).\n"
     )
@@ -67,8 +67,8 @@ def estimators(root: Path) -> str:
     found = made_once(root)
     said = found.estimators
     text = (
-        f"| model | K | k-hat | bound {MINUS} truth | jackknife {MINUS} truth | truth not below bound (97.5 %) | truth in "
-        "jackknife's interval (95 %) | truth within 1.96 errors of bound | marked † |\n"
+        f"| model | K | k-hat | bound {MINUS} truth | jackknife {MINUS} truth | truth not below bound (97.5 %) | "
+        "truth in jackknife's interval (95 %) | truth within 1.96 errors of bound | marked † |\n"
         f"|{' --- |' * 9}\n"
     )
     for words, rows in by_model(found.tables.estimators):
@@ -83,8 +83,8 @@ def estimators(root: Path) -> str:
                 f"{_times(row.n_bound_within, said.n_replicates, row.within_is_short)} | {row.n_flagged} |\n"
             )
     text += (
-        f"\n| model, annealed | steps | lower bound {MINUS} truth | upper bound {MINUS} truth | truth not below (97.5 %) | "
-        f"truth not above (97.5 %) | truth between (95 %) |\n|{' --- |' * 7}\n"
+        f"\n| model, annealed | steps | lower bound {MINUS} truth | upper bound {MINUS} truth | "
+        f"truth not below (97.5 %) | truth not above (97.5 %) | truth between (95 %) |\n|{' --- |' * 7}\n"
     )
     for bracket in found.tables.annealing:
         times = [
