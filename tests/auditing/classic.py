@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch import distributions as td
@@ -281,6 +282,12 @@ MISTAKES: dict[str, Callable[[], Audited]] = {
     "a decoder that remembers the image": lambda: Audited(loaded(Remembering), UNIT, ("decoder",)),
     "a variance used as a scale": lambda: Audited(loaded(VarianceAsScale), UNIT, ("samples",)),
     "test images in the training set": lambda: Audited(raster(), {**UNIT, "train": digits().images}, ("copies",)),
+    "test images in the training set, of another brightness": lambda: Audited(
+        raster(), {**UNIT, "train": digits().images * 7 // 8 + 2}, ("copies",)
+    ),
+    "test images in the training set, moved by a pixel": lambda: Audited(
+        raster(), {**UNIT, "train": np.roll(digits().images, 1, 3)}, ("copies",)
+    ),
     "nats taken for bits": lambda: Audited(
         no_grad(lambda x: log_p_of(raster(), x) / math.log(2)),
         {"offers": "log_prob"},

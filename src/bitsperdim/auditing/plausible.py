@@ -144,5 +144,11 @@ def copies(case: Case) -> Check:
         without = (numbers.bpd_without_training_images, numbers.bpd_without_near_training_images)
         size = max((abs(others - numbers.bpd) for others in without if others is not None), default=None)
         return failed(name, f"{words[:1].upper()}{words[1:]}.{repeated}", size)
-    found = "None of the images is a training image, or nearly one." if words is None else f"{words[:1].upper()}{words[1:]}."
-    return passed(name, f"{found}{repeated}", "exact copies, and those that are shifted by a pixel, noisy or of another contrast")
+    found = (
+        "None of the images is a training image, or nearly one."
+        if words is None
+        else f"{words[:1].upper()}{words[1:]}."
+    )
+    return passed(
+        name, f"{found}{repeated}", "exact copies, and those that are shifted by a pixel, noisy or of another contrast"
+    )

@@ -174,7 +174,9 @@ class AnyMetrics(OfImages):
             found.append(text if others is None else f"{text}, and without them it is {others:.4f} bits/dim")
         if self.n_near_training_images:
             more, them = (" more", "both") if found else ("", "them")
-            text = f"{self.n_near_training_images:,}{more} of the {self.n_images:,} test images are nearly training images"
+            text = (
+                f"{self.n_near_training_images:,}{more} of the {self.n_images:,} test images are nearly training images"
+            )
             others, error = self.bpd_without_near_training_images, self.bpd_without_near_training_images_standard_error
             if others is not None and error is not None:
                 text += f", and without {them} it is {others:.4f} bits/dim (standard error {error:.2g})"

@@ -55,9 +55,7 @@ def write_grid(path: Path, images: np.ndarray, n_levels: int, n_columns: int | N
     write_bytes(path, buffer.getvalue())
 
 
-def write_near_copies(
-    path: Path, train: Rows, test: Rows, near_train: np.ndarray, n_levels: tuple[int, int]
-) -> None:
+def write_near_copies(path: Path, train: Rows, test: Rows, near_train: np.ndarray, n_levels: tuple[int, int]) -> None:
     """Write test images beside the training images that they nearly are, some of them as one PNG; none where none is.
 
     Args:

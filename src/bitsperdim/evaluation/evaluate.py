@@ -349,9 +349,12 @@ def result_of(
     """Return the number that the scores of images make."""
     prepared = data.prepared
     near = prepared.near_train.get("test")
-    copies = {"same_as": prepared.same_as["test"], "in_train": prepared.in_train.get("test")}
-    copies["near_train"] = None if near is None else near >= 0
-    metrics = summary.summarise({0: scores}, model, prepared.description, **copies).metrics
+    metrics = summary.summarise(
+        *({0: scores}, model, prepared.description),
+        same_as=prepared.same_as["test"],
+        in_train=prepared.in_train.get("test"),
+        near_train=None if near is None else near >= 0,
+    ).metrics
     return Estimate(name, metrics, scores, data, options, verified_by, seconds)
 
 

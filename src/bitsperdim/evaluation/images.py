@@ -259,7 +259,9 @@ def data_of(
         of_train = repeated.digests(known)
         parts["in_train"] = {"test": repeated.are_among(hashes, of_train)}
         distinct = np.unique(repeated.first_equal(of_train))
-        parts["near_train"] = {"test": near.near_copies(in_chunks(array), known, distinct, parts["in_train"]["test"]).of}
+        parts["near_train"] = {
+            "test": near.near_copies(in_chunks(array), known, distinct, parts["in_train"]["test"]).of
+        }
         parts["images"]["train"], counts["train"] = known, len(known)
     else:
         parts["in_train"] = {"test": np.zeros(len(array), dtype=bool)}

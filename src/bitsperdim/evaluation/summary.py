@@ -188,7 +188,9 @@ def summarise(
         metrics["largest_leaked_gradient"] = max(leaks)
     metrics |= origin_of(model)
     return Evaluation(
-        Metrics(**metrics, **(of_the_code or {})), _per_image(estimates, groups, seen, near), _bound(estimates, shape, groups)
+        Metrics(**metrics, **(of_the_code or {})),
+        _per_image(estimates, groups, seen, near),
+        _bound(estimates, shape, groups),
     )
 
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from bitsperdim.config.families.base import FamilySection
 from bitsperdim.core.errors import InputError
-from bitsperdim.data.prepared import PreparedImages
 from bitsperdim.core.files import in_chunks
 from bitsperdim.data.near import near_copies
+from bitsperdim.data.prepared import PreparedImages
 from bitsperdim.data.repeated import are_among, digests, first_equal
 
 
