@@ -2,11 +2,11 @@
 
 They stand beside the exact copies of :mod:`.repeated`: a model that remembers a training image does well on these too.
 
-**Candidates.** An image is averaged to at most 16 x 16 cells. Its perceptual hash has up to 64 bits: whether each of the
-lowest coefficients of the cosine transform, of the mean of the channels and of their differences, is above its median
-over training images. A test image has nine hashes, with every shift by up to a pixel (of larger images, up to 1/32 of
-a side). The training images with the fewest different bits are its candidates: 16, and 128 where one of these is half as
-far away as others.
+**Candidates.** An image is averaged to at most 16 x 16 cells. Its perceptual hash has up to 64 bits: whether each of
+the lowest coefficients of the cosine transform, of the mean of the channels and of their differences, is above its
+median over training images. A test image has nine hashes, with every shift by up to a pixel (of larger images, 1/32 of
+a side). The training images with the fewest different bits are its candidates: 16, and 128 where the nearest of these
+is less than half as far away as the eighth nearest.
 
 **Distance.** sqrt(1 - r), where r is the correlation of the cells of two images, the largest over shifts and over
 crops of 1/32 of a side at each edge, in any combination of the two directions. Cells at the border are left out, since
