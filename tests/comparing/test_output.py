@@ -88,7 +88,7 @@ def test_the_json_always_has_the_same_keys(filled: Laboratory) -> None:
         assert set(model["a"]) == {
             *("model", "kind", "protocol", "test_sha256", "n_images", "n_seeds", "n_samples", "bpd"),
             *("bpd_standard_error", "too_few_samples", "out_of_range", "n_impossible_images"),
-            *("n_distinct_images", "n_training_images", "seen_images"),
+            *("n_distinct_images", "n_training_images", "n_near_training_images", "seen_images"),
         }
     iwae, vae = sorted(found["models"], key=lambda model: model["a"]["model"])
     assert (iwae["verdict"], iwae["difference_bpd"], iwae["z"]) == ("refused", None, None)

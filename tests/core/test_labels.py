@@ -75,6 +75,19 @@ def test_a_good_number_has_no_mark() -> None:
             "<= 5.5",
             "1 of the 60 test images are training images too, and without them it is 5.7600 bits/dim",
         ),
+        ({"n_near_training_images": 4}, "<= 5.5", "4 of the 60 test images are nearly training images"),
+        (
+            {
+                "n_training_images": 1,
+                "n_near_training_images": 2,
+                "bpd_without_training_images": 5.51,
+                "bpd_without_near_training_images": 5.76,
+                "bpd_without_near_training_images_standard_error": 0.25,
+            },
+            "<= 5.5",
+            "them it is 5.5100 bits/dim; 2 more of the 60 test images are nearly training images, and without both it "
+            "is 5.7600 bits/dim (standard error 0.25)",
+        ),
         ({"bpd": math.inf, "n_impossible_images": 3}, "<= inf bits/dim", "3 of 60 test images have probability 0"),
     ],
 )
@@ -84,6 +97,13 @@ def test_each_reason_has_its_mark_and_its_words(changes: dict[str, Any], number:
     assert " bits/dim (!) (11711.25 nats)" in text
     assert reason in text.partition(". (!) Not to be believed as it stands: ")[2]
     assert len(Metrics(**GOOD | changes).reasons) == 1
+
+
+NEAR = {
+    "n_near_training_images": 2,
+    "bpd_without_near_training_images": 5.74,
+    "bpd_without_near_training_images_standard_error": 0.26,
+}
 
 
 def test_copies_and_images_that_were_trained_on_are_named() -> None:
@@ -97,6 +117,15 @@ def test_copies_and_images_that_were_trained_on_are_named() -> None:
     assert marks(few | {"bpd_without_training_images": 5.76}) == labels.SEEN
     assert marks(few | {"bpd_without_training_images": 5.24}) == labels.SEEN
     assert marks(few | {"n_training_images": 4}) == labels.SEEN
+    assert sentence(GOOD | NEAR).endswith(
+        "K = 1024; 2 of the 60 test images are nearly training images, and without them it is 5.7400 bits/dim "
+        "(standard error 0.26)"
+    )
+    assert marks(GOOD | NEAR) == ""
+    assert marks(GOOD | NEAR | {"bpd_without_near_training_images": 5.76}) == labels.SEEN
+    assert marks(GOOD | NEAR | {"bpd_without_near_training_images": 5.24}) == labels.SEEN
+    assert marks(GOOD | NEAR | {"n_near_training_images": 4}) == labels.SEEN
+    assert marks(few | {"n_near_training_images": 1}) == labels.SEEN  # 3 and 1 of 60 are more than 5 %
 
 
 def test_what_is_out_of_range_by_rounding_alone_is_called_so() -> None:

@@ -208,7 +208,7 @@ def test_neither_files_nor_chunks_change_a_byte(
     monkeypatch.setattr(preparation, "CHUNK_VALUES", 29)
     assert preparation.prepare(RawImages(stored, labels), *arguments, tmp_path / "b") == described
     files = [path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file()]
-    assert len(files) == 1 + 3 + 3 + 2 + 2
+    assert len(files) == 1 + 3 + 3 + 2 + 3
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     loaded = load_prepared(tmp_path / "a")

@@ -70,6 +70,7 @@ def test_what_is_stored_says_which_images_are_the_same(tmp_path: Path) -> None:
         "test_in_train": sum(of_training),
         "test_in_validation": sum(of_validation),
         "validation_in_train": 0,
+        "test_near_train": 0,
     }
     assert sum(of_training) + sum(of_validation) == 6
     alone = stored(tmp_path, train, rng.integers(256, size=(9, 1, 4, 4), dtype=np.uint8))

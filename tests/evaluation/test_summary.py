@@ -77,6 +77,28 @@ def test_images_that_were_trained_on_are_told_apart() -> None:
         assert found.metrics.bpd_without_training_images == expected
 
 
+def test_the_number_without_near_copies_is_without_the_equal_ones_too() -> None:
+    """With its error, of which copies count once; of one image that is both, equal counts."""
+    model, description = small_model("vae-categorical"), Description((1, 2, 2), 3, 3, "none", {"test": 6}, "hash", "t")
+    same_as, seen = np.array([0, 1, 2, 3, 3, 5]), np.array([True, *[False] * 5])
+    scores = fixed([-1, -2, -6, -7, -7, -9])
+    near = np.array([True, True, *[False] * 4])
+    found = summary.summarise({0: scores}, model, description, same_as=same_as, in_train=seen, near_train=near)
+    metrics = found.metrics
+    assert (metrics.n_training_images, metrics.n_near_training_images) == (1, 1)
+    assert column(found.per_image, "near_train").tolist() == [0, 1, 0, 0, 0, 0]
+    assert metrics.bpd_without_training_images == pytest.approx(bits_per_dim(-31 / 5, (1, 2, 2)))
+    assert metrics.bpd_without_near_training_images == pytest.approx(bits_per_dim(-29 / 4, (1, 2, 2)))
+    others = torch.tensor([-6.0, -7, -7, -9], dtype=torch.float64)
+    error = mean_error(others, torch.tensor([0, 1, 1, 3]))
+    assert metrics.bpd_without_near_training_images_standard_error == pytest.approx(bits_per_dim(-error, (1, 2, 2)))
+    for nothing in (None, np.zeros(6, dtype=bool)):
+        metrics = summary.summarise({0: scores}, model, description, in_train=seen, near_train=nothing).metrics
+        assert (metrics.n_near_training_images, metrics.bpd_without_near_training_images) == (0, None)
+    metrics = summary.summarise({0: scores}, model, description, in_train=seen, near_train=~seen).metrics
+    assert (metrics.n_near_training_images, metrics.bpd_without_near_training_images) == (5, None)
+
+
 def test_a_bias_larger_than_the_error_is_flagged() -> None:
     spread = np.std([1, 2, 6], ddof=1) / math.sqrt(3)
     for size, flagged in ((-0.9 * spread, False), (-1.1 * spread, True)):

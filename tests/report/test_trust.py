@@ -118,13 +118,18 @@ def test_images_that_are_the_same_are_named_at_the_top_and_beside_the_number(tmp
     seen = exact(n_distinct_images=3, n_training_images=2, bpd_without_training_images=1.5)
     write_results(tmp_path / "results", {"seen": seen, "other": exact()})
     path = tmp_path / "results" / "dequantize" / "metrics.json"
-    counts = {"n_test_distinct": 3, "n_test_in_train": 2}
+    counts = {"n_test_distinct": 3, "n_test_in_train": 2, "n_test_near_train": 1}
+    pictures = tmp_path / "results" / "dequantize" / "pictures"
+    (pictures / "near_copies.png").write_bytes((pictures / "test_images.png").read_bytes())
     path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **counts}), "utf-8")
     write_report(params_of({"seen": seen, "other": seen}), tmp_path / "results", tmp_path / "out")
     page, twin = ((tmp_path / "out" / name).read_text("utf-8") for name in ("index.html", "report.md"))
     top = text_of(page.split("<main>")[0])
     assert "3 of the 5 test images are distinct: errors over test images count those. 2 of the 5 test images are" in top
     assert "- **The same images:** 3 of the 5 test images are distinct" in twin
+    assert "1 of the 5 test images are nearly training images" in top
+    assert 'alt="Pairs of a test image and the training image that it nearly is"' in page.split("<main>")[0]
+    assert "nearly is: `results/dequantize/pictures/near_copies.png`" in twin
     words = "2 of the 5 test images are training images too, and without them it is 1.5000 bits/dim"
     assert f"Trained on test images. {words}" in text_of(section_of(page, "seen"))
     assert f"**Trained on test images:** {words}." in twin

@@ -55,7 +55,8 @@ SHOWN = (  # of two results that are one row all of these are equal
 HEADER = ("rank", "model", "bits/dim", "above the best", "error", "verdict", "where", "date", "subject")
 LEGEND = (
     f"Smaller is better; {OF_SIGNS}, which its model may be better than; {TOO_FEW} too few samples; {OUT_OF_RANGE} "
-    f"worse than uniform coding, or below 0; {SEEN} test images are training images too, or nearly. A rank with ~ is tied with "
+    f"worse than uniform coding, or below 0; {SEEN} test images are training images too, or nearly. "
+    "A rank with ~ is tied with "
     "the best: the two are not clearly apart, where the differences of all pairs are looked at together. The verdict "
     "is on models: a number that is clearly above is worse if it is exact, and two exact ones that are not clearly "
     "apart are tied; else it is open, for a bound may be loose. With one seed it is about these weights, with several "

@@ -185,8 +185,8 @@ def same_in_words(counts: Mapping[str, int], n_images: Mapping[str, int]) -> lis
         )
     if counts.get("test_near_train"):
         found.append(
-            f"{counts['test_near_train']:,} of the {n_test:,} test images are nearly training images, such as shifted by "
-            f"a pixel or of another contrast: on these a model may do well because it remembers"
+            f"{counts['test_near_train']:,} of the {n_test:,} test images are nearly training images, such as shifted "
+            f"by a pixel or of another contrast: on these a model may do well because it remembers"
         )
     if counts["test_in_validation"]:
         found.append(

@@ -2,11 +2,11 @@
 
 They stand beside the exact copies of :mod:`.repeated`: a model that remembers a training image does well on these too.
 
-**Candidates.** An image is averaged to at most 16 x 16 cells. Its perceptual hash has up to 64 bits: whether each of the
-lowest coefficients of the cosine transform, of the mean of the channels and of their differences, is above its median
-over training images. A test image has nine hashes, with every shift by up to a pixel (of larger images, up to 1/32 of
-a side). The training images with the fewest different bits are its candidates: 16, and 128 where one of these is half as
-far away as others.
+**Candidates.** An image is averaged to at most 16 x 16 cells. Its perceptual hash has up to 64 bits: whether each of
+the lowest coefficients of the cosine transform, of the mean of the channels and of their differences, is above its
+median over training images. A test image has nine hashes, with every shift by up to a pixel (of larger images, 1/32 of
+a side). The training images with the fewest different bits are its candidates: 16, and 128 where the nearest of these
+is less than half as far away as the eighth nearest.
 
 **Distance.** sqrt(1 - r), where r is the correlation of the cells of two images, the largest over shifts and over
 crops of 1/32 of a side at each edge, in any combination of the two directions. Cells at the border are left out, since
@@ -23,6 +23,10 @@ percent of the training images do not matter. Few dimensions, as in tiny images,
 shifted or cropped by more; images of one colour; an image with more than seven different near copies in the training
 set, and all images where more than a tenth of the training images are near copies of each other, as in films: there
 such pairs are what different images are like. Of equal training images one is looked at.
+
+Of copies that were made of training images of digits, MNIST, Fashion-MNIST and CIFAR-10 at least 95 % are found with
+noise of 2 % of the range or another brightness, contrast or gamma. Moved by one pixel 85 to 100 % are, with noise of
+5 % 82 to 100 %; cut by a pixel at each edge, all of CIFAR-10, 78 % of MNIST and none of digits.
 
 Invariants (``tests/data/test_near.py``): copies that were made are found, and of independent images almost none is; a
 plain computation of every pair gives the same (``test_it_is_the_comparison_of_every_pair``); chunks change nothing.

@@ -5,8 +5,8 @@ says how well the model remembers it, not how well it does on images that it has
 their values are, as the models see them, but before they are binarized by chance: two draws from one grey image are
 one image. Each is known by a hash of 128 bits, so that no image stays in memory.
 
-Nearly equal images are found by :mod:`.near`. And where a set holds independent draws from so few possible images that equal ones are
-drawn again and again, copies *are* new evidence: errors that count distinct images are then too large.
+Nearly equal images are found by :mod:`.near`. Where a set holds independent draws from so few possible images that
+equal ones are drawn again and again, copies *are* new evidence: errors that count distinct images are then too large.
 
 Invariants (``tests/data/test_repeated.py``): against a comparison of every pair
 (``test_it_is_the_comparison_of_every_pair``).

@@ -1,7 +1,7 @@
 """The images on which a model that was made elsewhere was trained: which test images are among them.
 
-Invariants (``tests/evaluation/test_training_images.py``): copies are found, exact and near, whatever the layout of the array;
-what is no array of such images is one sentence.
+Invariants (``tests/evaluation/test_training_images.py``): copies, exact and near, are found, whatever the layout of the
+array; what is no array of such images is one sentence.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import numpy as np
 
 from bitsperdim.config.families.base import FamilySection
 from bitsperdim.core.errors import InputError
-from bitsperdim.data.prepared import PreparedImages
 from bitsperdim.core.files import in_chunks
 from bitsperdim.data.near import near_copies
+from bitsperdim.data.prepared import PreparedImages
 from bitsperdim.data.repeated import are_among, digests, first_equal
 
 
