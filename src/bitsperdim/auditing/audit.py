@@ -110,7 +110,7 @@ def audit(
             masses are then added up over all of them.
         seconds: that a check may take, about.
         n_asked: images that a check may ask the model for, about, instead of a time: then an audit that is made again
-            is the same, also on a faster machine.
+            does the same work, also on a faster machine.
 
     Raises:
         InputError: one sentence that says what does not fit.

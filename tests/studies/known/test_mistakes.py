@@ -223,6 +223,8 @@ def test_images_are_the_middle_of_some_of_all(tmp_path: Path) -> None:
     whole = some_images(tmp_path, SMALL.model_copy(update={"size": 9, "n_images": 1_000}), 0).splits["test"]
     rows = [number * len(whole) // 12 for number in range(12)]
     assert torch.equal(images.splits["test"], whole[rows][:, :, 2:6, 1:5])
+    prepare(tmp_path / "colour", (3, 9, 9), 256)
+    assert some_images(tmp_path / "colour", SMALL.model_copy(update={"size": 8}), 0).shape == (3, 4, 4)
     with pytest.raises(InputError, match="run the stage 'dequantize' first"):
         some_images(tmp_path / "nowhere", SMALL, 0)
 

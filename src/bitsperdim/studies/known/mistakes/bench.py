@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bitsperdim.evaluation.result import Estimate
 
 BATCH = 50  # images of a training step, at most
+OUTPUTS = 2**14  # sub-pixels times levels of an image, at most, but for 2 x 2 pixels
 WORK = 2**20  # outputs of a training step, at most
 PSEUDO = 0.1  # of each level, which never occurs in any image otherwise
 STREAM = "study_mistakes"
@@ -61,13 +62,14 @@ def some_images(folder: Path, section: MistakesSection, seed: int) -> Images:
 
     Args:
         folder: that ``dequantize`` wrote.
-        section: how many, and how large they may be.
+        section: how many, and how large they may be; those of many levels and channels are smaller still.
         seed: of the binarization of training images that are stored grey.
 
     Raises:
         InputError: there are no images, or they are damaged.
     """
     described = load_prepared(folder, ()).description
+    side = min(section.size, max(2, math.isqrt(OUTPUTS // (described.image_shape[0] * described.n_levels))))
     limits = {"train": section.n_train, "validation": section.n_images, "test": section.n_images}
     splits, labels = {}, {}
     for split in SPLITS:
@@ -76,8 +78,8 @@ def some_images(folder: Path, section: MistakesSection, seed: int) -> Images:
             array = StoredArray(path)
             n_taken = min(len(array), limits[split])
             rows = np.arange(n_taken) * len(array) // n_taken
-            top, left = (max(0, (side - section.size) // 2) for side in array.shape[2:])
-            middle = array[rows][:, :, top : top + section.size, left : left + section.size]
+            top, left = (max(0, (whole - side) // 2) for whole in array.shape[2:])
+            middle = array[rows][:, :, top : top + side, left : left + side]
             splits[split] = torch.from_numpy(middle.astype(np.int64))
             if (folder / split / "labels.npy").exists():
                 labels[split] = StoredArray(folder / split / "labels.npy")[rows].astype(np.int64)

@@ -143,7 +143,7 @@ MISTAKES = (
         wrong_divisor,
         "law",
         law="evaluation/test_evaluation.py::test_the_mean_of_the_images_is_the_number",
-        source="pclucas14/pixel-cnn-pp, test loop of main.py",
+        source="pclucas14/pixel-cnn-pp, its test loop",
     ),
     Mistake(
         "Dropped tail",

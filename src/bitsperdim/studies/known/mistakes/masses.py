@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bitsperdim.estimators.log_weights import log_mean_exp
 from bitsperdim.studies.known.mistakes.bench import Bench
 from bitsperdim.studies.known.mistakes.mistake import DoesNotApplyError, Foreign, Made, Mistake
 from bitsperdim.studies.known.mistakes.models import Another, Raster, bins, looked_up, switched
@@ -92,7 +92,7 @@ def averaged_logits(bench: Bench) -> Made:
         return (one.logits(x) + other.logits(x.flip(2, 3)).flip(2, 3)) / 2
 
     wrong = looked_up(logits(bench.test / (bench.n_levels - 1)).log_softmax(-1), bench.test)
-    right = torch.logaddexp(bench.log_p, other.log_p(bench.test.flip(2, 3)).double()) - math.log(2)
+    right = log_mean_exp(torch.stack([bench.log_p, other.log_p(bench.test.flip(2, 3)).double()]))
     return Made(total(wrong), right, Foreign(Another(logits=logits), UNIT))
 
 
