@@ -122,7 +122,7 @@ MISTAKES: list[tuple[str, object, str]] = [
     ("known.excess.families", 3, "known.excess.families = 3 is not allowed; it must be a mapping of keys to values."),
     ("known.excess.sources", ["ising"] * 2, "sources = ['ising', 'ising'] is not allowed; it must be a list in which"),
     ("known.excess.strength", 1e6, "known.excess.strength = 1000000.0 with the source templates; it must be a number"),
-    ("known.excess.height", 100, "known.excess.height = 100 with the source templates; it must be a whole number from"),
+    ("known.excess.height", 100, "known.excess.height = 100 is not allowed; it must be at most 64."),
     ("known.estimators.n_samples", [8, 8], "n_samples = [8, 8] is not allowed; it must be a list of rising numbers."),
     ("density_and_mass.n_steps", 2.5, "density_and_mass.n_steps = 2.5 is not allowed; it must be an integer."),
     ("density_and_mass.n_symbol", 9, "density_and_mass.n_symbol is not a known key, did you mean 'n_symbols'?"),

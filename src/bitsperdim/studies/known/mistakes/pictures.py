@@ -149,8 +149,10 @@ MISTAKES = (
         "Test images that are nearly training images",
         "The images that are scored are training images in which one sub-pixel has another level.",
         nearly_trained_on,
-        "open",
+        "audit",
         checks=("copies",),
+        law="data/test_near.py::test_copies_that_were_made_are_found",
+        source="cvjena/cifair (the list of near-duplicates of CIFAR-10)",
     ),
     Mistake(
         "Selection on the test set",
