@@ -31,6 +31,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from bitsperdim.config.families import FAMILIES
 from bitsperdim.config.families.base import (
     FamilySection,
+    PositiveFloat,
     Section,
     Size,
     TrainOverrides,
@@ -103,6 +104,16 @@ class AnnealedSection(Section):
     n_leapfrog: Annotated[int, Field(ge=1, le=1_000)] = 5
 
 
+class FittedNoiseSection(VariationalSection):
+    """Noise of a density that is fitted to it at evaluation time, on training images: sizes, and how long."""
+
+    n_couplings: Annotated[int, Field(ge=1, le=100)] = 4
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 30
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 64
+    learning_rate: PositiveFloat = 0.003
+    train_samples: Annotated[int, Field(ge=1, le=10_000)] = 1
+
+
 class EvaluateSection(Section):
     """Importance sampling on the test set."""
 
@@ -112,6 +123,9 @@ class EvaluateSection(Section):
     n_pictures: Annotated[int, Field(ge=1, le=1_024)] = 64
     seed: Seed = 0
     proposal: Literal["encoder", "prior"] = "encoder"
+    noise: Literal["auto", "own", "fitted"] = "auto"
+    contrast: bool = True
+    fitted_noise: FittedNoiseSection = FittedNoiseSection()
     annealed: AnnealedSection = AnnealedSection()
 
 

@@ -322,6 +322,7 @@ def scored(
         "seed": seed if is_sampled else None,
         "batch": images_at_once(model, n_samples, batch_size) if is_sampled else None,  # each has draws of its own
         "chunk": min(chunk_size, n_samples) if is_sampled else None,
+        "noise": "sequential" if scores.noise == "sequential" else None,  # any other is the model's own
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": place.type,
         "weights": "unknown" if module is None else "none" if weights is None else weights[:DIGITS],

@@ -101,7 +101,8 @@ def summarise(
         proposal: that the samples of a latent code came from.
         same_as: (N,) for each test image the number of the first that is equal; None: all are distinct.
         in_train: (N,) whether each is a training image too; None: none is.
-        of_the_code: more metrics, of a latent code: :func:`bitsperdim.evaluation.latent_code.of_the_code`.
+        of_the_code: more metrics, of a latent code: :func:`bitsperdim.evaluation.latent_code.of_the_code`; or of noise:
+            :func:`bitsperdim.evaluation.noise_of_cells.contrast`.
 
     Raises:
         pydantic.ValidationError: a metric is missing, unknown or of another type than the definition has.
@@ -170,6 +171,8 @@ def summarise(
         metrics["bpd_without_training_images"] = bits_per_dim(float(over_seeds[~seen].mean()), shape)
     if isinstance(model, LatentModel):
         metrics["proposal"] = proposal
+    if first.noise is not None:
+        metrics["noise"] = first.noise
     if n_seeds > 1:
         per_seed = bits_per_dim(log_p.mean(1), shape)
         metrics["bpd_seed_spread"] = float(per_seed.std()) if bool(per_seed.isfinite().all()) else math.inf
