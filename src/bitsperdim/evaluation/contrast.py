@@ -66,7 +66,7 @@ def of_own_noise(
     noise = (estimated.standard_error.square() + own.standard_error.square())[possible]
     copies = torch.arange(len(possible)) if same_as is None else torch.from_numpy(same_as)
     k, n_test = section.n_samples, len(own.log_p)
-    of_fit = passes_of_fit(section.fitted_noise, prepared.description.n_images["train"])
+    of_fit = passes_of_fit(section.fitted_noise, prepared) if estimated.noise == "fitted" else 0
     return {
         "own_noise": {
             **{name: getattr(metrics, name) for name in TAKEN_OVER if getattr(metrics, name) is not None},
@@ -74,6 +74,6 @@ def of_own_noise(
             "gain_nats_standard_error": mean_error(gain, copies[possible]),
             "gain_nats_monte_carlo_error": float(noise.sum().sqrt()) / max(1, len(gain)),
             "n_passes": k,
-            "replaced_at_n_passes": k + (of_fit / n_test if estimated.noise == "fitted" else 0.0),
+            "replaced_at_n_passes": k + of_fit / n_test,
         }
     }

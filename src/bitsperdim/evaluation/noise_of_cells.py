@@ -154,6 +154,6 @@ def rate(step: int, n_steps: int) -> float:
     return min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / n_steps))
 
 
-def passes_of_fit(section: FittedNoiseSection, n_train: int) -> int:
+def passes_of_fit(section: FittedNoiseSection, prepared: PreparedImages) -> int:
     """Return what a fit costs, in passes of the density's network for one image."""
-    return BACKWARD * section.epochs * section.train_samples * n_train
+    return BACKWARD * section.epochs * section.train_samples * len(prepared.images["train"])

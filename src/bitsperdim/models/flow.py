@@ -120,7 +120,7 @@ class Flow(NormalizingFlow):
 
     def triangular(self) -> TriangularMap:
         """Return the only transform, in its order."""
-        return _OneTransform(self)
+        return _OneTransform(self) if self.is_triangular else super().triangular()
 
 
 class _OneTransform(TriangularMap):
