@@ -125,7 +125,7 @@ def weights_average_to(
     masses: Tensor,
     generator: torch.Generator,
     n_samples: int = 20_000,
-    **options: Any,  # noqa: ANN401 - of the kind of model
+    **options: Any,
 ) -> None:
     """E[w] = P(x) within Monte Carlo error: one image in a million fails by chance."""
     w = model.log_weights(images, n_samples, generator=generator, **options).double().exp()  # (K, B)

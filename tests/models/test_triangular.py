@@ -156,7 +156,7 @@ def test_draws_stay_in_their_cells(name: str, generator: torch.Generator) -> Non
     model = one_transform(name)
     images = laws.all_images(model.image_shape, model.n_levels)
     recording = Recording(model.triangular())
-    with mock.patch.object(Flow, "triangular", lambda self: recording):
+    with mock.patch.object(Flow, "triangular", return_value=recording):
         model.log_weights(images, 200, generator=generator, noise_from="sequential")
     (first,) = recording.given
     low, high = recording.edges[:, first]
@@ -169,7 +169,7 @@ def test_draws_stay_in_their_cells(name: str, generator: torch.Generator) -> Non
 
 @pytest.mark.parametrize("name", ["no-logit", "margin", "gaussian"])
 def test_the_density_of_the_draws_integrates_to_one(name: str) -> None:
-    """r = p / (w L^D) over every cell, by quadrature with w(y) from the map itself: masses are those of the density."""
+    """The draws' r = p / (w L^D) over every cell, by quadrature with w(y) from the map."""
     model: DensityModel = correlated()[0] if name == "gaussian" else one_transform(name)
     images = laws.all_images(model.image_shape, model.n_levels)
     nodes, weights = (torch.from_numpy(part) for part in flows.np.polynomial.legendre.leggauss(60))
@@ -220,7 +220,7 @@ def test_outputs_in_order_are_those_of_one_pass(order: list[int], hidden: list[i
         x = torch.randn(11, 5, generator=generator, dtype=torch.float64)
         whole = network(x).unflatten(1, (5, 3))
         layers = [part for part in network if isinstance(part, MaskedLinear)]
-        walk = InOrder(layers, [part for part in network if not isinstance(part, MaskedLinear)], order, 3)
+        walk = InOrder(layers, [part for part in network if not isinstance(part, MaskedLinear)], order)
         for _ in range(2):  # a second walk owes nothing to the first
             walk.start(11)
             for dim in order:

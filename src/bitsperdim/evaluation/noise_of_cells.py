@@ -73,7 +73,7 @@ def chosen(
 
 
 def can_be_fitted(model: DensityModel) -> bool:
-    """Return whether a conditional flow can be fitted to a density: it is of this package, and of two pixels or more."""
+    """Return whether a conditional flow can be fitted to a density: one of this package, of two pixels or more."""
     return model.origin is None and model.image_shape[1] * model.image_shape[2] > 1
 
 
@@ -120,30 +120,28 @@ def fit(
     images = torch.from_numpy(prepared.images["train"]).to(model.device)
     is_drawn, levels = prepared.description.binarization == "dynamic", prepared.description.train_levels
     optimizer = torch.optim.Adam(noise.parameters(), lr=section.learning_rate)
-    n_steps, step = section.epochs * math.ceil(len(images) / section.batch_size), 0
+    n_batches = math.ceil(len(images) / section.batch_size)
     cost = Announcement("fit noise", section.epochs * len(images), "its epochs are evaluate.fitted_noise.epochs")
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
     model.requires_grad_(False)
     try:
-        for _ in range(section.epochs):
-            for index in torch.randperm(len(images), generator=generator, device=images.device).split(
-                section.batch_size
-            ):
-                x = images[index]
-                if is_drawn:
-                    x = (draw(torch.rand, x.shape, generator, device=x.device) * (levels - 1) < x).to(torch.uint8)
-                for group in optimizer.param_groups:
-                    group["lr"] = section.learning_rate * rate(step, n_steps)
-                log_w = model.unchecked_log_weights(x, section.train_samples, generator=generator, noise_from=noise)
-                loss = -log_mean_exp(log_w).mean()
-                if not bool(loss.isfinite()):
-                    raise FloatingPointError(f"the loss of the fitted noise is {float(loss)} at step {step}")
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                clip_grad_norm_(noise.parameters(), CLIPPED)
-                optimizer.step()
-                step += 1
-                cost.step(len(index))
+        for step in range(n_steps := section.epochs * n_batches):
+            if step % n_batches == 0:
+                order = torch.randperm(len(images), generator=generator, device=images.device)
+                batches = iter(images[order].split(section.batch_size))
+            x = next(batches)
+            if is_drawn:
+                x = (draw(torch.rand, x.shape, generator, device=x.device) * (levels - 1) < x).to(torch.uint8)
+            optimizer.param_groups[0]["lr"] = section.learning_rate * rate(step, n_steps)
+            log_w = model.unchecked_log_weights(x, section.train_samples, generator=generator, noise_from=noise)
+            loss = -log_mean_exp(log_w).mean()
+            if not bool(loss.isfinite()):
+                raise FloatingPointError(f"the loss of the fitted noise is {float(loss.detach())} at step {step}")
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            clip_grad_norm_(noise.parameters(), CLIPPED)
+            optimizer.step()
+            cost.step(len(x))
     finally:
         for weight in trainable:
             weight.requires_grad_(True)

@@ -136,7 +136,7 @@ class _OneTransform(TriangularMap):
         parts = list(cast(nn.Sequential, transform.hyper))
         layers = [part for part in parts if isinstance(part, nn.Linear)]
         activations = [part for part in parts if not isinstance(part, nn.Linear | AtLeastFloat32)]
-        self.network = InOrder(layers, activations, self.order, transform.total)
+        self.network = InOrder(layers, activations, self.order)
 
     def start(self, edges: Tensor, n_rows: int) -> Tensor:
         """Return the edges as the transform sees them: -inf and inf at the ends of a logit without margin."""

@@ -18,16 +18,16 @@ from torch import Tensor, nn
 class InOrder:
     """A sequence of masked linear layers with activations between them, walked through for N rows.
 
-    The inputs must be known in an order in which the masks hide, from each group of outputs, the inputs that come later.
+    Outputs fall into as many groups as there are inputs, side by side. The order must be that of the masks: they hide
+    from each group the input of the same number, and all that come later.
 
     Args:
         layers: masked linear layers, each with ``weight``, ``mask`` and ``bias``.
         activations: after each layer but the last; of every number for itself.
-        order: (D,) of the inputs.
-        n_outputs: numbers in each of the D groups of outputs.
+        order: of the D inputs.
     """
 
-    def __init__(self, layers: list[nn.Linear], activations: list[nn.Module], order: list[int], n_outputs: int) -> None:
+    def __init__(self, layers: list[nn.Linear], activations: list[nn.Module], order: list[int]) -> None:
         """Sort the units of each layer by the number of inputs that they wait for."""
         self.order, self.activations = order, activations
         columns = torch.tensor(order)
@@ -41,8 +41,8 @@ class InOrder:
             n_ready = [int((waits <= n_known).sum()) for n_known in range(len(order) + 1)]
             self.hidden.append((_masked(layer)[rows][:, columns], layer.bias[rows], n_ready))
             columns = rows
-        last = layers[-1]
-        self.last = _masked(last)[:, columns].unflatten(0, (-1, n_outputs)), last.bias.unflatten(0, (-1, n_outputs))
+        groups, last = (len(order), -1), layers[-1]
+        self.last = _masked(last)[:, columns].unflatten(0, groups), last.bias.unflatten(0, groups)
 
     def start(self, n_rows: int) -> None:
         """Begin with no inputs known."""

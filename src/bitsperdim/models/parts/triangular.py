@@ -1,10 +1,10 @@
-r"""The sequential proposal: noise in a cell of whole numbers drawn one dimension after the other, by the density itself.
+r"""The sequential proposal: noise in a cell drawn one dimension after the other, by the density itself.
 
 A triangular map to a standard normal, z_i = T_i(y_i; y_1, ..., y_{i-1}) rising in y_i, has conditionals with known
 distribution functions :math:`\Phi(T_i)`. In the cell :math:`a_i < y_i < b_i` of an image
 
-.. math:: z_i \sim \mathcal N(0, 1) \text{ truncated to } \big(T_i(a_i), T_i(b_i)\big), \quad y_i = T_i^{-1}(z_i), \qquad
-          w = \prod_i \Big[ \Phi\big(T_i(b_i)\big) - \Phi\big(T_i(a_i)\big) \Big]
+.. math:: z_i \sim \mathcal N(0, 1) \text{ truncated to } \big(T_i(a_i), T_i(b_i)\big), \quad y_i = T_i^{-1}(z_i),
+          \qquad w = \prod_i \Big[ \Phi\big(T_i(b_i)\big) - \Phi\big(T_i(a_i)\big) \Big]
 
 each given the values drawn before it. E[w] is the mass of the cell, whatever the map. This is the simulator of Geweke
 (1991), Hajivassiliou and McFadden (1998) and Keane (1994), GHK for short. Nothing of w depends on the last value, and
@@ -74,7 +74,8 @@ def sequential_log_weights(walk: TriangularMap, edges: Tensor, v: Tensor) -> Ten
     log_w = torch.zeros_like(v[0])
     for number, dim in enumerate(walk.order):
         rising, cells = walk.conditional(dim), edges[:, dim].repeat(1, n_samples)  # (2, KB)
-        z, log_mass = truncated_normal(*rising.forward(cells), v[dim])
+        low, high = rising.forward(cells)
+        z, log_mass = truncated_normal(low, high, v[dim])
         log_w += log_mass
         if number < len(walk.order) - 1:
             walk.give(dim, torch.minimum(torch.maximum(rising.inverse(z[None])[0], cells[0]), cells[1]))
