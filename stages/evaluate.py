@@ -9,7 +9,7 @@ from bitsperdim.core import made_with
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import remove_leftovers, write_csv, write_json
 from bitsperdim.data.prepared import load_prepared
-from bitsperdim.evaluation import contrast, latent_code, pictures, scoring, summary, training_images
+from bitsperdim.evaluation import latent_code, own_noise, pictures, scoring, summary, training_images
 from bitsperdim.runtime import finished, stage
 from bitsperdim.runtime.device import described, set_up_device
 from bitsperdim.runtime.distributed import is_first, joined, world_size
@@ -40,7 +40,7 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
                 )
             beside = (first, prepared, estimates[params.seeds[0]], section)
             more = latent_code.of_the_code(*beside, device, first_place)
-            more |= contrast.of_own_noise(*beside, params.seeds[0], device, first_place)
+            more |= own_noise.beside(*beside, params.seeds[0], device, first_place)
         if not writes:
             return used
         remove_leftovers(out)

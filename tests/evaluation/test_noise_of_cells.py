@@ -9,10 +9,12 @@ import torch
 
 import laws
 import models.test_flows as flows
+import models.test_triangular as triangular
 from bitsperdim.config.params import EvaluateSection
 from bitsperdim.data.prepared import PreparedImages
-from bitsperdim.estimators.log_weights import mean_error
-from bitsperdim.evaluation import contrast, noise_of_cells, scoring, summary
+from bitsperdim.estimators.log_weights import log_mean_exp, mean_error, standard_error
+from bitsperdim.evaluation import estimate as estimating
+from bitsperdim.evaluation import noise_of_cells, own_noise, scoring, summary
 from bitsperdim.models import DensityModel, ImageModel, build
 from bitsperdim.models.parts.dequantization import VariationalDequantizer
 from bitsperdim.runtime.checkpoints import Checkpoint
@@ -85,7 +87,7 @@ def test_the_contrast_is_the_own_evaluation() -> None:
     item = scoring.evaluate_seed(model, data, SECTION, 7, CPU)
     own = scoring.evaluate_seed(model, data, SECTION.model_copy(update={"noise": "own"}), 7, CPU)
     wanted = summary.summarise({7: own}, model, data.description).metrics
-    found = contrast.of_own_noise(model, data, item, SECTION, 7, CPU)["own_noise"]
+    found = own_noise.beside(model, data, item, SECTION, 7, CPU)["own_noise"]
     for key in ("noise", "bpd", "nll_nats", "log_p_bias_nats", "ess_median", "ess_below_10_share", "too_few_samples"):
         assert found[key] == getattr(wanted, key)
     gain = item.log_p - own.log_p
@@ -97,9 +99,9 @@ def test_the_contrast_is_the_own_evaluation() -> None:
     metrics = summary.summarise({7: item}, model, data.description, of_the_code={"own_noise": found}).metrics
     assert metrics.own_noise is not None
     assert metrics.own_noise.noise == "uniform"
-    assert contrast.of_own_noise(model, data, own, SECTION, 7, CPU) == {}
-    without = SECTION.model_copy(update={"contrast": False})
-    assert contrast.of_own_noise(model, data, item, without, 7, CPU) == {}
+    assert own_noise.beside(model, data, own, SECTION, 7, CPU) == {}
+    without = SECTION.model_copy(update={"own_noise": False})
+    assert own_noise.beside(model, data, item, without, 7, CPU) == {}
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +170,7 @@ def test_a_fit_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_fit_has_its_cost_and_its_contrast() -> None:
     model, data = small_model("realnvp-plane").float().eval(), data_of("realnvp-plane", 60)
     item = scoring.evaluate_seed(model, data, quick(), 7, CPU)
-    found = contrast.of_own_noise(model, data, item, quick(), 7, CPU)["own_noise"]
+    found = own_noise.beside(model, data, item, quick(), 7, CPU)["own_noise"]
     assert found["replaced_at_n_passes"] == 12 + 3 * 2 * 60 / 10
     assert found["noise"] == "uniform"
 
@@ -215,3 +217,43 @@ def test_one_pixel_and_models_from_elsewhere_keep_their_noise() -> None:
     assert isinstance(one, DensityModel)
     assert one.image_shape == (3, 1, 1)
     assert not noise_of_cells.can_be_fitted(one)
+
+
+def test_pilots_are_thrown_away_and_chunks_change_nothing() -> None:
+    """The evaluator learns a shift from draws of its own, of each image for itself; they count as passes."""
+    assert [estimating.pilot_samples(k) for k in (1, 255, 256, 1_000, 1_024, 100_000)] == [0, 0, 64, 250, 256, 256]
+    model = triangular.chained()
+    x = laws.some_images(model, 5, seed=4)
+    with_pilots, again, in_chunks = (
+        estimating.estimate(
+            *(model, x, 1_024),
+            chunk_size=chunk_size,
+            batch_size=5,
+            generator=torch.Generator().manual_seed(3),
+            noise_from="sequential",
+        )
+        for chunk_size in (64, 64, 11)
+    )
+    assert torch.equal(with_pilots.log_p, again.log_p)
+    torch.testing.assert_close(with_pilots.log_p, in_chunks.log_p, rtol=0, atol=1e-7)
+    shifted = model.shifted(x, 256, 50, torch.Generator().manual_seed(3))
+    drawn = torch.Generator().manual_seed(3)
+    model.log_weights(x, 256, generator=drawn, noise_from="sequential")  # so many numbers are gone
+    log_w = model.log_weights(x, 1_024, generator=drawn, noise_from=shifted)
+    torch.testing.assert_close(log_mean_exp(log_w), with_pilots.log_p, rtol=0, atol=1e-7)
+    plain = model.log_weights(x, 8_000, generator=drawn, noise_from="sequential")
+    errors = (standard_error(plain).square() + with_pilots.standard_error.square()).sqrt()
+    assert ((log_mean_exp(plain) - with_pilots.log_p).abs() < laws.FAR * errors).all()
+    assert with_pilots.noise == "sequential"
+    data = dataclasses.replace(
+        prepared("flow-maf"), images={"test": x.numpy()}, noise={"test": np.zeros(x.shape, dtype=np.float32)}
+    )
+    section = SECTION.model_copy(update={"n_samples": 1_024})
+    found = own_noise.beside(model, resized(data, model), with_pilots, section, 0, CPU)["own_noise"]
+    assert (found["n_passes"], found["replaced_at_n_passes"]) == (1_024, 1_280)
+    assert found["gain_nats"] > 0
+
+
+def resized(data: PreparedImages, model: ImageModel) -> PreparedImages:
+    described = dataclasses.replace(data.description, image_shape=model.image_shape, n_levels=model.n_levels)
+    return dataclasses.replace(data, description=described)

@@ -14,13 +14,14 @@ from zuko.transforms import MonotonicAffineTransform, MonotonicRQSTransform
 
 import laws
 import models.test_flows as flows
+from bitsperdim.estimators.log_weights import effective_sample_size, log_mean_exp, standard_error
 from bitsperdim.models import DensityModel, build
 from bitsperdim.models.flow import Flow
 from bitsperdim.models.gaussian import Gaussian
 from bitsperdim.models.normalizing_flow import NormalizingFlow
 from bitsperdim.models.parts.masked import InOrder
 from bitsperdim.models.parts.rising import Affine, Spline
-from bitsperdim.models.parts.triangular import TriangularMap
+from bitsperdim.models.parts.triangular import Shifted, TriangularMap, shift_of
 from cases import FLOW, LEARNED, UNIFORM, small_model
 
 pytestmark = pytest.mark.processor
@@ -324,3 +325,68 @@ def test_each_mass_is_one_factor() -> None:
             z = walk.conditional(1).forward(edges[:, 1])
         total = (torch.special.ndtr(z[1]) - torch.special.ndtr(z[0])).sum()
         assert float(total) == pytest.approx(1, abs=1e-12)
+
+
+def a_shift_leaves_the_masses(name: str) -> None:
+    model, generator = one_transform(name), torch.Generator().manual_seed(9)
+    images = laws.all_images(model.image_shape, model.n_levels)
+    shift = 0.6 * torch.randn(model.n_dims, len(images), generator=generator, dtype=torch.float64)
+    laws.weights_average_to(*(model, images, masses(model, name), generator, 4_000), noise_from=Shifted(shift))
+
+
+@pytest.mark.parametrize("name", ["maf", "no-logit"])
+def test_a_shift_leaves_the_masses(name: str) -> None:
+    a_shift_leaves_the_masses(name)
+
+
+def chained(n_dims: int = 12) -> Gaussian:
+    """Return a normal whose dimensions follow each other closely, far narrower than a cell."""
+    model = Gaussian((1, 1, n_dims), 4).double().eval()
+    steps = torch.eye(n_dims, dtype=torch.float64) - 0.95 * torch.diag(torch.ones(n_dims - 1).double(), -1)
+    model.mean.fill_(0.5)
+    model.whitening.copy_(steps / 0.12)
+    return model
+
+
+def a_learned_shift_helps() -> None:
+    model, generator = chained(), torch.Generator().manual_seed(10)
+    x = torch.tensor([[1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 3], [1, 2, 2, 1, 1, 1, 0, 0, 1, 1, 2, 1]], dtype=torch.uint8)
+    x = x.reshape(2, 1, 1, 12)
+    plain = model.log_weights(x, 4_000, generator=generator, noise_from="sequential")
+    shifted = model.shifted(x, 256, 100, generator)
+    better = model.log_weights(x, 4_000, generator=generator, noise_from=shifted)
+    for log_w in (plain, better):
+        assert (standard_error(log_w) < 0.05).all()
+    errors = (standard_error(plain).square() + standard_error(better).square()).sqrt()
+    assert ((log_mean_exp(plain) - log_mean_exp(better)).abs() < laws.FAR * errors).all()
+    assert (effective_sample_size(better) > 1.3 * effective_sample_size(plain)).all()
+
+
+def test_a_learned_shift_helps() -> None:
+    """More samples count, of the same mass."""
+    a_learned_shift_helps()
+
+
+def test_a_shift_is_shrunk_as_far_as_it_is_noise(generator: torch.Generator) -> None:
+    """Equal weights say nothing; a true shift comes back; zeros and spikes give no NaN; images are apart."""
+    v = torch.rand(30, 256, 4, generator=generator, dtype=torch.float64)
+    normal = torch.special.ndtri(v)
+    true = torch.full((30,), 0.3, dtype=torch.float64)
+    log_w = torch.stack(
+        [
+            torch.zeros(256).double(),
+            (true[:, None] * normal[..., 1]).sum(0),
+            torch.full((256,), -torch.inf).double(),
+            torch.zeros(256).double().index_fill_(0, torch.tensor([3]), 500.0),
+        ],
+        dim=1,
+    )
+    shift = shift_of(v, log_w)
+    assert shift.shape == (30, 4)
+    assert shift.isfinite().all()
+    assert shift[:, 0].abs().max() < 0.1
+    assert 0.1 < shift[:, 1].mean() < 0.45
+    assert not shift[:, 2].any()
+    assert (shift[:, 3].square().sum() < 9).all()
+    torch.testing.assert_close(shift_of(v[..., 1:2], log_w[:, 1:2]), shift[:, 1:2])
+    assert shift_of(torch.ones(2, 8, 1), torch.zeros(8, 1).double()).isfinite().all()  # 1 - 2^-25 in float32

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import models.test_triangular as triangular
 from bitsperdim.likelihoods import truncated
-from bitsperdim.models import flow, gaussian
+from bitsperdim.models import density, flow, gaussian
 from bitsperdim.models.parts import rising
 from bitsperdim.models.parts import triangular as walks
 from bitsperdim.models.parts.masked import InOrder
@@ -45,6 +45,15 @@ def numbers_keep_their_places() -> None:
     triangular.test_given_noise_is_the_first_draw(generator())
 
 
+def shifts_leave_the_masses() -> None:
+    triangular.a_shift_leaves_the_masses("maf")
+
+
+def shifts_help() -> None:
+    triangular.a_learned_shift_helps()
+
+
+SHIFT_OF = walks.shift_of
 DRAWN, START = walks.truncated_normal, flow._OneTransform.start
 
 
@@ -100,6 +109,30 @@ def upper_triangle(self: gaussian._Whitening, dim: int) -> rising.Affine:
     return rising.Affine(self.whitening[dim, dim], self.whitening[:dim, dim] @ self.given[:dim])
 
 
+def away(v: Tensor, log_w: Tensor) -> Tensor:
+    return -SHIFT_OF(v, log_w)
+
+
+def of_no_weights(v: Tensor, log_w: Tensor) -> Tensor:
+    return SHIFT_OF(v, torch.zeros_like(log_w))
+
+
+SHIFTED = walks.sequential_log_weights
+
+
+def without_the_ratio(walk: walks.TriangularMap, edges: Tensor, v: Tensor, shift: Tensor | None = None) -> Tensor:
+    if shift is None:
+        return SHIFTED(walk, edges, v)
+    return SHIFTED(walk, edges, torch.special.ndtr(torch.special.ndtri(v) + shift[:, None]))
+
+
+def ratio_alone(walk: walks.TriangularMap, edges: Tensor, v: Tensor, shift: Tensor | None = None) -> Tensor:
+    log_w = SHIFTED(walk, edges, v)
+    if shift is None:
+        return log_w
+    return log_w - (shift[:, None] * (torch.special.ndtri(v) + shift[:, None] / 2)).sum(0)
+
+
 MUTANTS = {
     "draws that are not truncated": Mutant(walks, "truncated_normal", not_truncated, normal_has_its_masses),
     "draws uniform in the cell, with the masses of others": Mutant(
@@ -114,6 +147,14 @@ MUTANTS = {
     "a flow that is given nothing": Mutant(InOrder, "give", nothing_given, affine_flow_has_its_masses),
     "a normal that is given nothing": Mutant(gaussian._Whitening, "give", normal_given_nothing, normal_has_its_masses),
     "the other triangle": Mutant(gaussian._Whitening, "conditional", upper_triangle, normal_has_its_masses),
+    "a shift away from the weights": Mutant(density, "shift_of", away, shifts_help),
+    "a shift learned from no weights": Mutant(density, "shift_of", of_no_weights, shifts_help),
+    "a shift without its density": Mutant(
+        density, "sequential_log_weights", without_the_ratio, shifts_leave_the_masses
+    ),
+    "the density of a shift that is not made": Mutant(
+        density, "sequential_log_weights", ratio_alone, shifts_leave_the_masses
+    ),
     "the inverse forgotten": Mutant(rising.Affine, "inverse", lambda self, y: y, affine_flow_has_its_masses),
     "the inverse of a spline forgotten": Mutant(rising.Spline, "inverse", lambda self, y: y, flow_has_its_masses),
     "probabilities of twice the argument": Mutant(

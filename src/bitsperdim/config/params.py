@@ -124,7 +124,7 @@ class EvaluateSection(Section):
     seed: Seed = 0
     proposal: Literal["encoder", "prior"] = "encoder"
     noise: Literal["auto", "own", "fitted"] = "auto"
-    contrast: bool = True
+    own_noise: bool = True
     fitted_noise: FittedNoiseSection = FittedNoiseSection()
     annealed: AnnealedSection = AnnealedSection()
 

@@ -49,6 +49,7 @@ from bitsperdim.models.look_ahead import check_scorable
 PER_IMAGE = ("log_p", "standard_error", "bias", "elbo", "ess", "pareto_k", "jackknife", "extrapolation")
 WEIGHTS_AT_ONCE = 2**20  # of 8 bytes each, and a few temporary copies
 SEQUENTIAL_CHUNKS = 4  # at once: in memory are the activations of one sub-pixel, and not of all
+FEWEST_PILOTS, MOST_PILOTS = 64, 256  # fewer say little, and more hardly more
 SMALL_ESS = 10  # below it an image's standard error and bias are not to be believed
 
 
@@ -241,10 +242,13 @@ def estimated_rows(
         options["proposal"] = proposal
     elif isinstance(model, LatentModel):
         options["encoded"] = model.encode(x)  # once for all chunks
-    if isinstance(model, DensityModel):
-        options["noise_from"] = noise_from
-        chunk_size *= SEQUENTIAL_CHUNKS if noise_from == "sequential" else 1
     n_samples = samples_of(model, n_samples)
+    if isinstance(model, DensityModel) and noise_from != "own":
+        if noise_from == "sequential":
+            chunk_size *= SEQUENTIAL_CHUNKS
+            if n_pilot := pilot_samples(n_samples):
+                noise_from = model.shifted(x, n_pilot, chunk_size, generator)
+        options["noise_from"] = noise_from
     chunks = []
     for first in range(0, n_samples, chunk_size):
         given = None if noise is None or first > 0 else noise.to(device)
@@ -304,6 +308,12 @@ def images_at_once(model: ImageModel, n_samples: int, batch_size: int) -> int:
 def n_columns(model: ImageModel, n_samples: int) -> int:
     """Return how many numbers :func:`estimated_rows` gives of an image."""
     return len(PER_IMAGE) + len(bound_sizes(samples_of(model, n_samples)))
+
+
+def pilot_samples(n_samples: int) -> int:
+    """Return how many samples of each image are thrown away, to shift sequential noise by what they say."""
+    n_pilot = min(MOST_PILOTS, n_samples // 4)
+    return n_pilot if n_pilot >= FEWEST_PILOTS else 0
 
 
 def samples_of(model: ImageModel, n_samples: int) -> int:

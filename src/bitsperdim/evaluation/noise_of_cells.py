@@ -2,7 +2,7 @@ r"""Which noise ties a density to masses when it is scored: the noise that fits 
 
 ==============  ======================================================================================================
 ``sequential``  of one triangular map: each sub-pixel from its conditional, truncated to the cell, given those before
-                (:mod:`bitsperdim.models.parts.triangular`)
+                (:mod:`bitsperdim.models.parts.triangular`), shifted by what some draws that are thrown away have said
 ``fitted``      of any other density, if asked for: a conditional flow r(u given x)
                 (:class:`~bitsperdim.models.parts.dequantization.VariationalDequantizer`) that maximizes the bound of
                 *training* images, with the density as it is

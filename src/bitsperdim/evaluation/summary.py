@@ -102,7 +102,7 @@ def summarise(
         same_as: (N,) for each test image the number of the first that is equal; None: all are distinct.
         in_train: (N,) whether each is a training image too; None: none is.
         of_the_code: more metrics, of a latent code: :func:`bitsperdim.evaluation.latent_code.of_the_code`; or of noise:
-            :func:`bitsperdim.evaluation.noise_of_cells.contrast`.
+            :func:`bitsperdim.evaluation.own_noise.beside`.
 
     Raises:
         pydantic.ValidationError: a metric is missing, unknown or of another type than the definition has.

@@ -21,9 +21,9 @@ from bitsperdim.models.parts.dequantization import (
     dequantize,
     uniform,
 )
-from bitsperdim.models.parts.triangular import TriangularMap, sequential_log_weights
+from bitsperdim.models.parts.triangular import Shifted, TriangularMap, sequential_log_weights, shift_of
 
-NoiseFrom = Literal["own", "sequential"] | Dequantizer  # another dequantizer: one that is fitted to the density
+NoiseFrom = Literal["own", "sequential"] | Shifted | Dequantizer  # another dequantizer: one fitted to the density
 NoiseName = Literal["uniform", "variational", "sequential", "fitted"]
 
 
@@ -98,14 +98,15 @@ class DensityModel(ImageModel):
             labels: of no use here.
             generator: of all randomness.
             noise: of the first rows.
-            noise_from: ``own`` for the noise of the model's training; ``sequential``, which
+            noise_from: ``own`` for the noise of the model's training; ``sequential``, perhaps shifted, which
                 :mod:`bitsperdim.models.parts.triangular` describes, without derivatives; or another dequantizer.
 
         Raises:
             ValueError: sequential noise, of a density that is no single triangular map.
         """
-        if noise_from == "sequential":
-            return self._sequential_log_weights(x, n_samples, generator, noise)
+        if noise_from == "sequential" or isinstance(noise_from, Shifted):
+            v = uniform(x, n_samples, generator, noise)
+            return self._sequential_log_weights(x, v, noise_from.shift if isinstance(noise_from, Shifted) else None)
         dequantizer = self.dequantizer if noise_from == "own" else noise_from
         n_samples = n_samples if dequantizer.is_noise else 1
         u, log_r_u_given_x = dequantizer(x, n_samples, generator=generator, noise=noise)
@@ -115,7 +116,7 @@ class DensityModel(ImageModel):
 
     def name_of_noise(self, noise_from: NoiseFrom) -> NoiseName | None:
         """Return what noise is called; None where there is none."""
-        if noise_from == "sequential":
+        if noise_from == "sequential" or isinstance(noise_from, Shifted):
             return "sequential"
         if noise_from != "own":
             return "fitted"
@@ -124,10 +125,32 @@ class DensityModel(ImageModel):
         return "variational" if isinstance(self.dequantizer, VariationalDequantizer) else "uniform"
 
     @torch.no_grad()
-    def _sequential_log_weights(
-        self, x: Tensor, n_samples: int, generator: torch.Generator | None, noise: Tensor | None
-    ) -> Tensor:
-        v = uniform(x, n_samples, generator, noise)  # (K, B, C, H, W)
+    def shifted(self, x: Tensor, n_samples: int, at_once: int, generator: torch.Generator | None) -> Shifted:
+        """Return sequential noise with a shift for each image, learned from draws that are thrown away.
+
+        Args:
+            x: (B, C, H, W), checked.
+            n_samples: drawn of each image.
+            at_once: samples at a time.
+            generator: of the draws.
+
+        Raises:
+            ValueError: the density is no single triangular map.
+        """
+        numbers, log_w = [], []
+        for first in range(0, n_samples, at_once):
+            v = uniform(x, min(at_once, n_samples - first), generator, None)
+            log_w.append(self._sequential_log_weights(x, v, None))
+            numbers.append(v.float())
+        return Shifted(shift_of(_by_dimension(torch.cat(numbers)), torch.cat(log_w)))
+
+    @torch.no_grad()
+    def _sequential_log_weights(self, x: Tensor, v: Tensor, shift: Tensor | None) -> Tensor:
         levels = x.flatten(1).T.double()
         edges = torch.stack([levels, levels + 1]) / self.n_levels
-        return sequential_log_weights(self.triangular(), edges, v.flatten(2).movedim(2, 0))
+        return sequential_log_weights(self.triangular(), edges, _by_dimension(v), shift)
+
+
+def _by_dimension(v: Tensor) -> Tensor:
+    """Return (D, K, B) of (K, B, C, H, W)."""
+    return v.flatten(2).movedim(2, 0)

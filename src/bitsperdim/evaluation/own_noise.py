@@ -16,7 +16,7 @@ import torch
 from bitsperdim.config.params import EvaluateSection
 from bitsperdim.data.prepared import PreparedImages
 from bitsperdim.estimators.log_weights import mean_error
-from bitsperdim.evaluation.estimate import Estimate
+from bitsperdim.evaluation.estimate import Estimate, pilot_samples
 from bitsperdim.evaluation.noise_of_cells import passes_of_fit
 from bitsperdim.evaluation.scoring import evaluate_seed
 from bitsperdim.evaluation.summary import summarise
@@ -29,7 +29,7 @@ TAKEN_OVER = (
 )
 
 
-def of_own_noise(
+def beside(
     model: ImageModel,
     prepared: PreparedImages,
     estimated: Estimate,
@@ -52,7 +52,7 @@ def of_own_noise(
     Raises:
         FloatingPointError: a log-weight is NaN or +inf.
     """
-    if estimated.noise not in ("sequential", "fitted") or not section.contrast:
+    if estimated.noise not in ("sequential", "fitted") or not section.own_noise:
         return {}
     own = evaluate_seed(
         *(model, prepared, section.model_copy(update={"noise": "own"}), seed, device),
@@ -65,8 +65,11 @@ def of_own_noise(
     gain = (estimated.log_p - own.log_p)[possible]
     noise = (estimated.standard_error.square() + own.standard_error.square())[possible]
     copies = torch.arange(len(possible)) if same_as is None else torch.from_numpy(same_as)
-    k, n_test = section.n_samples, len(own.log_p)
-    of_fit = passes_of_fit(section.fitted_noise, prepared) if estimated.noise == "fitted" else 0
+    k = section.n_samples
+    if estimated.noise == "fitted":
+        in_advance = passes_of_fit(section.fitted_noise, prepared) / len(own.log_p)
+    else:
+        in_advance = pilot_samples(k)
     return {
         "own_noise": {
             **{name: getattr(metrics, name) for name in TAKEN_OVER if getattr(metrics, name) is not None},
@@ -74,6 +77,6 @@ def of_own_noise(
             "gain_nats_standard_error": mean_error(gain, copies[possible]),
             "gain_nats_monte_carlo_error": float(noise.sum().sqrt()) / max(1, len(gain)),
             "n_passes": k,
-            "replaced_at_n_passes": k + of_fit / n_test,
+            "replaced_at_n_passes": k + in_advance,
         }
     }
