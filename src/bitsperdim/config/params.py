@@ -107,7 +107,6 @@ class AnnealedSection(Section):
 class FittedNoiseSection(VariationalSection):
     """Noise of a density that is fitted to it at evaluation time, on training images: sizes, and how long."""
 
-    n_couplings: Annotated[int, Field(ge=1, le=100)] = 4
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 30
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 64
     learning_rate: PositiveFloat = 0.003

@@ -80,7 +80,7 @@ class OwnNoiseMetrics(Stored):
     gain_nats_standard_error: float  # paired, over images
     gain_nats_monte_carlo_error: float
     n_passes: float  # of the density's network, for each image
-    replaced_at_n_passes: float  # with the other noise, its fit included, where a derivative counts as two
+    replaced_at_n_passes: float  # with the other noise, with draws that are thrown away and a fit: derivatives are two
 
 
 class OriginMetrics(Stored):

@@ -9,6 +9,7 @@ Invariants (``tests/evaluation/test_noise_of_cells.py``): the numbers are those 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -73,7 +74,7 @@ def beside(
     return {
         "own_noise": {
             **{name: getattr(metrics, name) for name in TAKEN_OVER if getattr(metrics, name) is not None},
-            "gain_nats": float(gain.mean()),
+            "gain_nats": float(gain.mean()) if len(gain) else math.inf,
             "gain_nats_standard_error": mean_error(gain, copies[possible]),
             "gain_nats_monte_carlo_error": float(noise.sum().sqrt()) / max(1, len(gain)),
             "n_passes": k,

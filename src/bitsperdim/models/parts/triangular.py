@@ -8,7 +8,7 @@ distribution functions :math:`\Phi(T_i)`. In the cell :math:`a_i < y_i < b_i` of
 
 each given the values drawn before it. E[w] is the mass of the cell, whatever the map. This is the simulator of Geweke
 (1991), Hajivassiliou and McFadden (1998) and Keane (1994), GHK for short. Nothing of w depends on the last value, and
-where the dimensions are independent nothing on any: then one weight is exact. The weights are at most one.
+where the dimensions are independent nothing on any: then one weight is exact.
 
 **Shifted numbers.** What the last dimensions say of the first is in the weights alone. So the numbers that decide where
 in its interval each z_i is may be shifted on the scale of a normal, by an amount s for each image and dimension,
@@ -16,7 +16,7 @@ in its interval each z_i is may be shifted on the scale of a normal, by an amoun
 .. math:: v = \Phi(\epsilon + s), \quad \epsilon \sim \mathcal N(0, 1), \qquad
           \log w \mathrel{-}= \sum_i s_i \epsilon_i + \tfrac12 s_i^2
 
-which leaves E[w] as it is. :func:`shift_of` learns s from draws that are thrown away: the mean of epsilon under their
+which leaves E[w] as it is (without a shift weights are at most one). :func:`shift_of` learns s from draws that are thrown away: the mean of epsilon under their
 weights, shrunk to zero as far as it is noise (James and Stein 1961).
 
 Maps, edges and masses are float64, whatever the dtype of the networks.
