@@ -16,8 +16,8 @@ in its interval each z_i is may be shifted on the scale of a normal, by an amoun
 .. math:: v = \Phi(\epsilon + s), \quad \epsilon \sim \mathcal N(0, 1), \qquad
           \log w \mathrel{-}= \sum_i s_i \epsilon_i + \tfrac12 s_i^2
 
-which leaves E[w] as it is (without a shift weights are at most one). :func:`shift_of` learns s from draws that are thrown away: the mean of epsilon under their
-weights, shrunk to zero as far as it is noise (James and Stein 1961).
+which leaves E[w] as it is (without a shift weights are at most one). :func:`shift_of` learns s from draws that are
+thrown away: the mean of epsilon under their weights, shrunk to zero as far as it is noise (James and Stein 1961).
 
 Maps, edges and masses are float64, whatever the dtype of the networks.
 
