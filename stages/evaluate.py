@@ -9,7 +9,7 @@ from bitsperdim.core import made_with
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import remove_leftovers, write_csv, write_json
 from bitsperdim.data.prepared import load_prepared
-from bitsperdim.evaluation import latent_code, pictures, scoring, summary, training_images
+from bitsperdim.evaluation import latent_code, own_noise, pictures, scoring, summary, training_images
 from bitsperdim.runtime import finished, stage
 from bitsperdim.runtime.device import described, set_up_device
 from bitsperdim.runtime.distributed import is_first, joined, world_size
@@ -18,9 +18,10 @@ from bitsperdim.runtime.distributed import is_first, joined, world_size
 def main(params: Params, name: str, folder: str, dequantized: str, results: str) -> dict[str, Any]:
     """Read ``folder``/<seed> and the test images; write metrics, per-image values, bounds and pictures."""
     section, out, device = params.evaluate, Path(results), set_up_device()
-    prepared = load_prepared(Path(dequantized), ("test",))
-    folders = {seed: Path(folder) / str(seed) for seed in params.seeds}
     family = params.section(name).family
+    is_fitted = section.noise == "fitted" and issubclass(models.MODELS[family], models.DensityModel)
+    prepared = load_prepared(Path(dequantized), ("train", "test") if is_fitted else ("test",))
+    folders = {seed: Path(folder) / str(seed) for seed in params.seeds}
     in_train, near_train = training_images.seen(params.section(name), prepared)
     trained = {seed: models.load(path, family) for seed, path in folders.items()}
     decides = (family, prepared, section)
@@ -37,7 +38,9 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
                     title=f"evaluate {name} seed {seed}",
                     checkpoint=places[seed],
                 )
-            code = latent_code.of_the_code(first, prepared, estimates[params.seeds[0]], section, device, first_place)
+            beside = (first, prepared, estimates[params.seeds[0]], section)
+            more = latent_code.of_the_code(*beside, device, first_place)
+            more |= own_noise.beside(*beside, params.seeds[0], device, first_place)
         if not writes:
             return used
         remove_leftovers(out)
@@ -49,7 +52,7 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
         in_train=in_train,
         near_train=near_train,
         log_p_true=prepared.log_p_true.get("test"),
-        of_the_code=code,
+        of_the_code=more,
     )
     pictures.draw_pictures(out / "pictures", first, prepared, section, device)
     write_csv(out / "per_image.csv", summary.PER_IMAGE_COLUMNS, result.per_image)

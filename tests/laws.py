@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -119,10 +120,15 @@ def images_are_independent(model: ImageModel, generator: torch.Generator) -> Non
 
 
 def weights_average_to(
-    model: ImageModel, images: Tensor, masses: Tensor, generator: torch.Generator, n_samples: int = 20_000
+    model: ImageModel,
+    images: Tensor,
+    masses: Tensor,
+    generator: torch.Generator,
+    n_samples: int = 20_000,
+    **options: Any,
 ) -> None:
     """E[w] = P(x) within Monte Carlo error: one image in a million fails by chance."""
-    w = model.log_weights(images, n_samples, generator=generator).double().exp()  # (K, B)
+    w = model.log_weights(images, n_samples, generator=generator, **options).double().exp()  # (K, B)
     z = (w.mean(0) - masses) / (w.std(0) / math.sqrt(n_samples))
     assert z.abs().max() < FAR, f"the mean weight is {z.abs().max().item():.1f} standard errors off"
 

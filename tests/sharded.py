@@ -29,7 +29,7 @@ from bitsperdim.runtime.shards import in_blocks
 from cases import SMALL, small_model
 
 CPU = torch.device("cpu")
-CASES = ("vae-categorical", "pixelcnn-three-levels", "flow-maf")
+CASES = ("vae-categorical", "pixelcnn-three-levels", "flow-maf", "gaussian-grey")
 N_IMAGES = 10  # of three shards, the last of them smaller
 STOPS_AT = 4  # so many are done when a run is interrupted
 SECTION = EvaluateSection(

@@ -54,7 +54,11 @@ MISTAKES: list[tuple[str, object, str]] = [
     ("dataset.path", GONE, "dataset.path is missing; the keys there are name, path, n_levels, validation_fraction,"),
     ("models", GONE, "models is missing"),
     ("seeds", GONE, "universal_resnet; DVC needs it there."),
-    ("evaluate", GONE, "n_pictures, seed, proposal, annealed; DVC needs it there, and `evaluate: {}` is enough."),
+    (
+        "evaluate",
+        GONE,
+        "noise, own_noise, fitted_noise, annealed; DVC needs it there, and `evaluate: {}` is enough.",
+    ),
     # wrong type
     ("vae.latent_size", "16", "vae.latent_size = '16' is not allowed; it must be an integer."),
     ("vae.latent_size", 16.5, "vae.latent_size = 16.5 is not allowed; it must be an integer."),

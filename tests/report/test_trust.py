@@ -135,3 +135,41 @@ def test_images_that_are_the_same_are_named_at_the_top_and_beside_the_number(tmp
     assert f"**Trained on test images:** {words}." in twin
     assert "training images too" not in text_of(section_of(page, "other"))
     assert "§ trained on test images" in text_of(row_of(page, "seen"))
+
+
+OWN_NOISE = {
+    "noise": "uniform",
+    "bpd": 1.2987,
+    "nll_nats": 3.6,
+    "log_p_bias_nats": -0.31,
+    "ess_median": 6.5,
+    "ess_below_10_share": 0.62,
+    "pareto_k_high_share": 0.97,
+    "too_few_samples": True,
+    "gain_nats": 0.1771,
+    "gain_nats_standard_error": 0.0123,
+    "gain_nats_monte_carlo_error": 0.004,
+    "n_passes": 1024.0,
+    "replaced_at_n_passes": 1360.4,
+}
+
+
+def test_the_noise_that_was_replaced_stands_beside_the_other(tmp_path: Path) -> None:
+    other = metrics(noise="sequential", own_noise=OWN_NOISE, **JUDGED)
+    unjudged = {key: value for key, value in OWN_NOISE.items() if key != "pareto_k_high_share"}
+    few = metrics(noise="fitted", own_noise={**unjudged, "gain_nats": -0.1771})
+    page, twin = report(tmp_path, {"flow": other, "few": few, "own": metrics(noise="uniform")})
+    table = text_of(page.partition('id="cells"')[2].partition("</section>")[0])
+    for words in (
+        f"flow uniform noise ≤ 1.2987 † {MINUS}0.31 6.5 62 % 97 % 1,024 reference",
+        "flow sequential noise ≤ 1.2346",
+        "20 % 1,360 0.177 ± 0.012",
+        "not judged 1,024 reference",
+        f"{MINUS}0.177 ± 0.012",
+    ):
+        assert words in table.replace("\xa0", " "), words
+    assert "own " not in table.partition("Noise ties")[0].replace("its own", "")
+    assert f"| flow | uniform, its own | ≤ 1.2987† | {MINUS}0.31 | 6.5 | 62 % | 97 % | 1,024 | reference |" in twin
+    assert "| 20 % | 1,360 | 0.177 ± 0.012 |" in twin
+    page, twin = report(tmp_path / "other", {"own": metrics(noise="uniform")})
+    assert "Noise in the cells" not in page + twin

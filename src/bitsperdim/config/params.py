@@ -31,6 +31,7 @@ from bitsperdim.config.drawn import DrawnSection
 from bitsperdim.config.families import FAMILIES
 from bitsperdim.config.families.base import (
     FamilySection,
+    PositiveFloat,
     Section,
     Size,
     TrainOverrides,
@@ -100,6 +101,15 @@ class AnnealedSection(Section):
     n_leapfrog: Annotated[int, Field(ge=1, le=1_000)] = 5
 
 
+class FittedNoiseSection(VariationalSection):
+    """Noise of a density that is fitted to it at evaluation time, on training images: sizes, and how long."""
+
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 30
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 64
+    learning_rate: PositiveFloat = 0.003
+    train_samples: Annotated[int, Field(ge=1, le=10_000)] = 1
+
+
 class EvaluateSection(Section):
     """Importance sampling on the test set."""
 
@@ -109,6 +119,9 @@ class EvaluateSection(Section):
     n_pictures: Annotated[int, Field(ge=1, le=1_024)] = 64
     seed: Seed = 0
     proposal: Literal["encoder", "prior"] = "encoder"
+    noise: Literal["auto", "own", "fitted"] = "auto"
+    own_noise: bool = True
+    fitted_noise: FittedNoiseSection = FittedNoiseSection()
     annealed: AnnealedSection = AnnealedSection()
 
 

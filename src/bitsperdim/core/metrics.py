@@ -87,6 +87,24 @@ class TruthMetrics(Stored):
         )
 
 
+class OwnNoiseMetrics(Stored):
+    """The same images under the noise that the density was trained with, where ``noise`` is another; the first seed."""
+
+    noise: Literal["uniform", "variational"]
+    bpd: float  # bits per sub-pixel
+    nll_nats: float  # nats per image
+    log_p_bias_nats: float  # as of the main number, and so are the next four
+    ess_median: float
+    ess_below_10_share: float
+    pareto_k_high_share: float | None = None  # from K = 1,000 on
+    too_few_samples: bool
+    gain_nats: float  # of log P(x) by the other noise, nats per image, of the images that both give any mass
+    gain_nats_standard_error: float  # paired, over images
+    gain_nats_monte_carlo_error: float
+    n_passes: float  # of the density's network, for each image
+    replaced_at_n_passes: float  # with the other noise, with draws that are thrown away and a fit: derivatives are two
+
+
 class OriginMetrics(Stored):
     """Where a model that was made elsewhere comes from, and the method that it is asked by."""
 
@@ -145,6 +163,8 @@ class AnyMetrics(OfImages):
     bpd_without_near_training_images: float | None = None  # without near and equal ones, where some are near
     bpd_without_near_training_images_standard_error: float | None = None  # test-set error of that
     proposal: Literal["encoder", "prior"] | None = None  # that the samples of a latent code came from
+    noise: Literal["uniform", "variational", "sequential", "fitted"] | None = None  # of a density, in each cell
+    own_noise: OwnNoiseMetrics | None = None  # beside it, where it is not the density's own
     bpd_seed_spread: float | None = None  # of several seeds: the standard deviation of their bpd
     bpd_by_seed: dict[str, float] | None = None  # seed -> its bpd
     largest_leaked_gradient: float | None = None  # of autoregressive models: of a log-mass, by what it must not know; 0

@@ -24,6 +24,7 @@ PURPOSES = (
     *("weights", "start", "training", "validation", "evaluation", "causality", "pictures"),
     *("active_units", "annealed_images", "annealing", "simulation"),
     *("study_evaluation", "study_bound", "known_images", "known_evaluation", "study_mistakes"),
+    "fitted_noise",
 )
 
 

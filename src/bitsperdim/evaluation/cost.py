@@ -12,7 +12,7 @@ from bitsperdim.core.announcing import duration
 from bitsperdim.core.randomness import stream
 from bitsperdim.evaluation.estimate import estimated_rows, images_at_once, samples_of
 from bitsperdim.evaluation.images import Data
-from bitsperdim.models import check_labels
+from bitsperdim.models import DensityModel, check_labels
 from bitsperdim.models.base import ImageModel
 from bitsperdim.models.external.codes import seeded
 from bitsperdim.runtime.memory import Growth
@@ -43,6 +43,7 @@ def announce_cost(model: ImageModel, data: Data, section: EvaluateSection, devic
             generator=stream("evaluation", section.seed, 2**31, device=device),
             labels=labels,
             noise=noise,
+            noise_from="sequential" if isinstance(model, DensityModel) and model.is_triangular else "own",
         )
     grown, whole = memory.measured()
     seconds = (time.monotonic() - started) * n_shares

@@ -41,13 +41,15 @@ from bitsperdim.estimators.log_weights import (
 from bitsperdim.estimators.pareto import JUDGED_FROM, pareto_k
 from bitsperdim.models.base import ImageModel, Kind
 from bitsperdim.models.conditional import ConditionalModel
-from bitsperdim.models.density import DensityModel
+from bitsperdim.models.density import DensityModel, NoiseFrom, NoiseName
 from bitsperdim.models.inputs import check_counts
 from bitsperdim.models.latent import LatentModel, Proposal
 from bitsperdim.models.look_ahead import check_scorable
 
 PER_IMAGE = ("log_p", "standard_error", "bias", "elbo", "ess", "pareto_k", "jackknife", "extrapolation")
 WEIGHTS_AT_ONCE = 2**20  # of 8 bytes each, and a few temporary copies
+SEQUENTIAL_CHUNKS = 4  # at once: in memory are the activations of one sub-pixel, and not of all
+FEWEST_PILOTS, MOST_PILOTS = 64, 256  # fewer say little, and more hardly more
 SMALL_ESS = 10  # below it an image's standard error and bias are not to be believed
 
 
@@ -72,6 +74,7 @@ class Estimate:
         block_sizes: the K of each row of ``bounds``.
         bounds: (len(block_sizes), N) the bound for each block size; nondecreasing along the first axis.
         largest_leaked_gradient: what the check of causality found, 0; None of a model that is not autoregressive.
+        noise: what the samples of a density came from; None of other models.
     """
 
     kind: Kind
@@ -87,6 +90,7 @@ class Estimate:
     block_sizes: list[int]
     bounds: Tensor
     largest_leaked_gradient: float | None = None
+    noise: NoiseName | None = None
 
     @property
     def small_ess_share(self) -> float:
@@ -94,7 +98,9 @@ class Estimate:
         return float((self.ess < SMALL_ESS).double().mean()) if self.kind == "lower" else 0.0
 
     @staticmethod
-    def of_rows(model: ImageModel, n_samples: int, rows: Tensor, leak: float | None) -> Estimate:
+    def of_rows(
+        model: ImageModel, n_samples: int, rows: Tensor, leak: float | None, noise_from: NoiseFrom = "own"
+    ) -> Estimate:
         """Join what :func:`estimated_rows` returned for parts of the images.
 
         Args:
@@ -102,6 +108,7 @@ class Estimate:
             n_samples: K that was asked for.
             rows: (N, n_columns(model, n_samples)), those of all parts, in order.
             leak: what :func:`check_scorable` returned for this model.
+            noise_from: of a density, as it was when they were estimated.
 
         Raises:
             ValueError: the model is autoregressive, and it was not asked whether it looks ahead.
@@ -112,7 +119,12 @@ class Estimate:
         columns = dict(zip(PER_IMAGE, rows[:, :n].T.contiguous(), strict=True))
         sizes = bound_sizes(k)
         return Estimate(
-            model.kind, k, **columns, block_sizes=sizes, bounds=rows[:, n:].T.contiguous(), largest_leaked_gradient=leak
+            *(model.kind, k),
+            **columns,
+            block_sizes=sizes,
+            bounds=rows[:, n:].T.contiguous(),
+            largest_leaked_gradient=leak,
+            noise=model.name_of_noise(noise_from) if isinstance(model, DensityModel) else None,
         )
 
 
@@ -128,6 +140,7 @@ def estimate(
     labels: Tensor | None = None,
     noise: Tensor | None = None,
     proposal: Proposal = "encoder",
+    noise_from: NoiseFrom = "own",
     progress: Callable[[int, float], None] | None = None,
 ) -> Estimate:
     """Estimate log P(x) of every image by importance sampling.
@@ -142,6 +155,7 @@ def estimate(
         labels: (N,) int64, for models that are given the class; others ignore them.
         noise: (N, C, H, W) in [0, 1), the dequantization noise of the first sample; only density models use it.
         proposal: of a latent-variable model; ``prior`` is naive Monte Carlo.
+        noise_from: of a density model; ``sequential`` is its best where it is one triangular map.
         progress: called after each batch with the number of images done and their mean log P(x).
 
     Raises:
@@ -166,13 +180,14 @@ def estimate(
             labels=None if labels is None else labels[at],
             noise=None if noise is None else noise[at],
             proposal=proposal,
+            noise_from=noise_from,
             first_image=start,
         )
         parts.append(part)
         if progress:
             total += float(part[:, 0].sum())
             progress(start + len(part), total / (start + len(part)))
-    return Estimate.of_rows(model, n_samples, torch.cat(parts), leak)
+    return Estimate.of_rows(model, n_samples, torch.cat(parts), leak, noise_from)
 
 
 @torch.no_grad()
@@ -186,6 +201,7 @@ def estimated_rows(
     labels: Tensor | None = None,
     noise: Tensor | None = None,
     proposal: Proposal = "encoder",
+    noise_from: NoiseFrom = "own",
     first_image: int = 0,
     after_chunk: Callable[[int], object] = lambda _: None,
 ) -> Tensor:
@@ -202,6 +218,7 @@ def estimated_rows(
         labels: (B,) int64.
         noise: (B, C, H, W).
         proposal: of a latent-variable model.
+        noise_from: of a density model.
         first_image: the number of the first of them, for messages.
         after_chunk: called with the number of log-weights that a chunk has added.
 
@@ -226,6 +243,12 @@ def estimated_rows(
     elif isinstance(model, LatentModel):
         options["encoded"] = model.encode(x)  # once for all chunks
     n_samples = samples_of(model, n_samples)
+    if isinstance(model, DensityModel) and noise_from != "own":
+        if noise_from == "sequential":
+            chunk_size *= SEQUENTIAL_CHUNKS
+            if n_pilot := pilot_samples(n_samples):
+                noise_from = model.shifted(x, n_pilot, chunk_size, generator)
+        options["noise_from"] = noise_from
     chunks = []
     for first in range(0, n_samples, chunk_size):
         given = None if noise is None or first > 0 else noise.to(device)
@@ -285,6 +308,12 @@ def images_at_once(model: ImageModel, n_samples: int, batch_size: int) -> int:
 def n_columns(model: ImageModel, n_samples: int) -> int:
     """Return how many numbers :func:`estimated_rows` gives of an image."""
     return len(PER_IMAGE) + len(bound_sizes(samples_of(model, n_samples)))
+
+
+def pilot_samples(n_samples: int) -> int:
+    """Return how many samples of each image are thrown away, to shift sequential noise by what they say."""
+    n_pilot = min(MOST_PILOTS, n_samples // 4)
+    return n_pilot if n_pilot >= FEWEST_PILOTS else 0
 
 
 def samples_of(model: ImageModel, n_samples: int) -> int:

@@ -322,6 +322,7 @@ def scored(
         "seed": seed if is_sampled else None,
         "batch": images_at_once(model, n_samples, batch_size) if is_sampled else None,  # each has draws of its own
         "chunk": min(chunk_size, n_samples) if is_sampled else None,
+        "noise": "sequential" if scores.noise == "sequential" else None,  # any other is the model's own
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": place.type,
         "weights": "unknown" if module is None else "none" if weights is None else weights[:DIGITS],
@@ -369,8 +370,15 @@ def _section(*, n_samples: int, seed: int, batch_size: int, chunk_size: int) -> 
     if type(seed) is not int or not 0 <= seed < 2**31:
         raise InputError(f"seed = {shown(seed)} is not allowed; it must be an integer from 0 to {2**31 - 1}.")
     annealed = AnnealedSection(n_images=0, n_simulated=0, n_chains=4, n_steps=60, n_leapfrog=5)
-    chunk = {"chunk_size": min(chunk_size, 100_000)}
-    return EvaluateSection(**{**counts, **chunk}, n_pictures=1, seed=seed, proposal="encoder", annealed=annealed)
+    return EvaluateSection(
+        n_samples=n_samples,
+        chunk_size=min(chunk_size, 100_000),
+        batch_size=batch_size,
+        n_pictures=1,
+        seed=seed,
+        proposal="encoder",
+        annealed=annealed,
+    )
 
 
 def _device(given: str | torch.device) -> torch.device:

@@ -28,7 +28,7 @@ from bitsperdim.core.labels import ASCII_SIGNS
 from bitsperdim.core.randomness import stream
 from bitsperdim.core.units import bits_per_dim
 from bitsperdim.data.prepared import PreparedImages
-from bitsperdim.evaluation import latent_code
+from bitsperdim.evaluation import latent_code, noise_of_cells
 from bitsperdim.evaluation.estimate import Estimate, estimated_rows, images_at_once, n_columns, samples_of
 from bitsperdim.models import MODEL_FILES, ImageModel, LatentModel, check_labels
 from bitsperdim.models.look_ahead import check_scorable
@@ -55,8 +55,8 @@ def evaluate_seed(
 
     Args:
         model: trained with ``seed``.
-        prepared: with the test split.
-        section: K, sizes and the seed of the samples.
+        prepared: with the test split, and with the training split where noise is fitted.
+        section: K, sizes, the noise of densities and the seed of the samples.
         seed: of the training; each has importance samples of its own.
         device: where the work is done.
         title: of the progress bar.
@@ -79,6 +79,7 @@ def evaluate_seed(
     images, noise = torch.from_numpy(prepared.images["test"]), torch.from_numpy(prepared.noise["test"])
     labels = torch.from_numpy(prepared.labels["test"]) if prepared.labels else None
     proposal = section.proposal if isinstance(model, LatentModel) else "encoder"
+    noise_from = noise_of_cells.chosen(model, prepared, section, seed, checkpoint)
     try:
         leak = nan if may_look_ahead else check_scorable(model, images, labels, noise, seed=section.seed)
     except ValueError as error:
@@ -97,6 +98,7 @@ def evaluate_seed(
             labels=None if labels is None else labels[at],
             noise=noise[at],
             proposal=proposal,
+            noise_from=noise_from,
             first_image=block.start,
             after_chunk=cost.step,
         )
@@ -125,7 +127,7 @@ def evaluate_seed(
             )
         except FloatingPointError as error:
             raise FloatingPointError(f"{error} (seed {seed})") from error
-    return Estimate.of_rows(model, section.n_samples, rows, leak)
+    return Estimate.of_rows(model, section.n_samples, rows, leak, noise_from)
 
 
 def checkpoint_of(

@@ -109,7 +109,8 @@ def summarise(
         in_train: (N,) whether each is a training image too; None: none is.
         near_train: (N,) whether each is nearly a training image; None: none is.
         log_p_true: (N,) nats, the true log-probability of each; None: it is not known.
-        of_the_code: more metrics, of a latent code: :func:`bitsperdim.evaluation.latent_code.of_the_code`.
+        of_the_code: more metrics, of a latent code: :func:`bitsperdim.evaluation.latent_code.of_the_code`; or of noise:
+            :func:`bitsperdim.evaluation.own_noise.beside`.
 
     Raises:
         pydantic.ValidationError: a metric is missing, unknown or of another type than the definition has.
@@ -184,6 +185,8 @@ def summarise(
         metrics["bpd_without_near_training_images_standard_error"] = error
     if isinstance(model, LatentModel):
         metrics["proposal"] = proposal
+    if first.noise is not None:
+        metrics["noise"] = first.noise
     if n_seeds > 1:
         per_seed = bits_per_dim(log_p.mean(1), shape)
         metrics["bpd_seed_spread"] = float(per_seed.std()) if bool(per_seed.isfinite().all()) else math.inf

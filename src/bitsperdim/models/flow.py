@@ -15,11 +15,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from bitsperdim.likelihoods import at_least_float32
 from bitsperdim.models.normalizing_flow import NormalizingFlow
 from bitsperdim.models.parts.bijections import ActNorm
+from bitsperdim.models.parts.masked import InOrder
+from bitsperdim.models.parts.rising import Affine, Rising, Spline
+from bitsperdim.models.parts.triangular import TriangularMap
 
 TRANSFORMS = ("maf", "nsf")
 
@@ -74,6 +78,7 @@ class Flow(NormalizingFlow):
             raise ValueError(f"transform must be one of {', '.join(TRANSFORMS)}, not {transform!r}")
         if self.n_dims < 2:
             raise ValueError("an autoregressive flow needs at least 2 dimensions, and these images have 1")
+        self.n_bins = n_bins if transform == "nsf" else None
         self.normalisation = ActNorm((self.n_dims,))
         shared = {"features": self.n_dims, "transforms": n_transforms, "hidden_features": list(hidden_sizes)}
         flow = MAF(**shared) if transform == "maf" else NSF(**shared, bins=n_bins)
@@ -107,3 +112,45 @@ class Flow(NormalizingFlow):
         for transform in reversed(self.transforms):
             z = transform().inv(z)
         return self.normalisation.inverse(z).unflatten(1, self.image_shape)
+
+    @property
+    def is_triangular(self) -> bool:
+        """One transform is; several have orders that alternate."""
+        return len(self.transforms) == 1
+
+    def triangular(self) -> TriangularMap:
+        """Return the only transform, in its order."""
+        return _OneTransform(self) if self.is_triangular else super().triangular()
+
+
+class _OneTransform(TriangularMap):
+    """The logit and the normalisation of each dimension, and one autoregressive transform; its values are what it is
+    given: the normalised ones.
+    """
+
+    def __init__(self, flow: Flow) -> None:
+        """Take the flow apart."""
+        (transform,) = flow.transforms
+        self.flow = flow
+        self.order = cast(Tensor, transform.order).argsort().tolist()
+        parts = list(cast(nn.Sequential, transform.hyper))
+        layers = [part for part in parts if isinstance(part, nn.Linear)]
+        activations = [part for part in parts if not isinstance(part, nn.Linear | AtLeastFloat32)]
+        self.network = InOrder(layers, activations, self.order)
+
+    def start(self, edges: Tensor, n_rows: int) -> Tensor:
+        """Return the edges as the transform sees them: -inf and inf at the ends of a logit without margin."""
+        self.network.start(n_rows)
+        if self.flow.logit is not None:
+            edges = self.flow.logit(edges)[0]
+        shift, log_scale = self.flow.normalisation.shift.double(), self.flow.normalisation.log_scale.double()
+        return (edges - shift[:, None]) * torch.exp(log_scale[:, None])
+
+    def conditional(self, dim: int) -> Rising:
+        """Return the affine map, or the spline, of one dimension."""
+        raw, n_bins = self.network.outputs(dim), self.flow.n_bins
+        return Affine.of_raw(raw) if n_bins is None else Spline(raw, n_bins)
+
+    def give(self, dim: int, values: Tensor) -> None:
+        """Take one value of each row."""
+        self.network.give(values.to(self.flow.dtype))

@@ -21,6 +21,8 @@ from torch import Tensor
 from bitsperdim.likelihoods.base import as_levels
 from bitsperdim.models.density import DensityModel
 from bitsperdim.models.parts.dequantization import UniformDequantizer
+from bitsperdim.models.parts.rising import Affine
+from bitsperdim.models.parts.triangular import TriangularMap
 
 CHUNK = 4096  # images at a time in the fit, so that its memory is that of the covariance
 NOISE_VARIANCE = 1 / 12  # of u, uniform on [0, 1)
@@ -72,6 +74,15 @@ class Gaussian(DensityModel):
         log_det = self.whitening.diagonal().log().sum()
         return -0.5 * white.square().sum(1) + log_det - 0.5 * self.n_dims * math.log(math.tau)
 
+    @property
+    def is_triangular(self) -> bool:
+        """The whitening is a lower triangle."""
+        return True
+
+    def triangular(self) -> TriangularMap:
+        """Return the whitening."""
+        return _Whitening(self.mean.double(), self.whitening.double())
+
     def unchecked_sample(
         self, n_images: int, *, labels: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
@@ -80,3 +91,25 @@ class Gaussian(DensityModel):
         y = torch.linalg.solve_triangular(self.whitening, white, upper=False).T + self.mean
         levels = (y * self.n_levels).floor().clamp(0, self.n_levels - 1)
         return as_levels(levels, self.n_levels).reshape(n_images, *self.image_shape)
+
+
+class _Whitening(TriangularMap):
+    """z_i = W_ii (y_i - mu_i) + the sum over j < i of W_ij (y_j - mu_j); its values are y - mu."""
+
+    def __init__(self, mean: Tensor, whitening: Tensor) -> None:
+        """Take mu (D,) and W (D, D)."""
+        self.mean, self.whitening, self.order = mean, whitening, range(len(mean))
+
+    def start(self, edges: Tensor, n_rows: int) -> Tensor:
+        """Return the edges less the mean."""
+        self.given = self.mean.new_zeros(len(self.mean), n_rows)
+        return edges - self.mean[:, None]
+
+    def conditional(self, dim: int) -> Affine:
+        """Return the affine map of one dimension."""
+        scale, shift = self.whitening[dim, dim], self.whitening[dim, :dim] @ self.given[:dim]
+        return Affine(scale, shift)
+
+    def give(self, dim: int, values: Tensor) -> None:
+        """Take one value of each row."""
+        self.given[dim] = values

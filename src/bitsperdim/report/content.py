@@ -211,6 +211,11 @@ class Report:
         return self.images.truth_bpd is not None
 
     @property
+    def of_other_noise(self) -> list[ModelReport]:
+        """Densities of which other noise than their own was drawn, and their own beside it."""
+        return [model for model in self.models if model.metrics.own_noise is not None]
+
+    @property
     def any_impossible(self) -> bool:
         """Whether some model gives a test image no mass."""
         return any(model.metrics.n_impossible_images for model in self.models)

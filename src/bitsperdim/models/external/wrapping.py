@@ -33,7 +33,7 @@ from bitsperdim.likelihoods import Likelihood
 from bitsperdim.likelihoods.base import as_levels
 from bitsperdim.models.base import ImageModel
 from bitsperdim.models.conditional import ConditionalModel, sub_pixel_order
-from bitsperdim.models.density import DensityModel
+from bitsperdim.models.density import DensityModel, NoiseFrom
 from bitsperdim.models.external.blame import where
 from bitsperdim.models.external.codes import ExternalCode, seeded
 from bitsperdim.models.external.convention import Convention
@@ -345,10 +345,12 @@ class ExternalDensity(External, DensityModel):
         labels: Tensor | None = None,
         generator: torch.Generator | None = None,
         noise: Tensor | None = None,
+        noise_from: NoiseFrom = "own",
     ) -> Tensor:
         """Return log w, (K, B) in nats; what the model itself draws, as traces may be, is seeded too."""
+        options: dict[str, Any] = {"labels": labels, "generator": generator, "noise": noise, "noise_from": noise_from}
         with seeded(generator, self.device):
-            return super().unchecked_log_weights(x, n_samples, labels=labels, generator=generator, noise=noise)
+            return super().unchecked_log_weights(x, n_samples, **options)
 
     def log_density(self, y: Tensor) -> Tensor:
         """Return the log-density of y in (0, 1) that the model has of its own values, (B,) in nats."""
