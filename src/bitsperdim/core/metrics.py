@@ -65,6 +65,31 @@ class AnnealedMetrics(Stored):
         return self
 
 
+class ContrastMetrics(Stored):
+    """The encoder's proposal on some test images, the first seed, with the same K, beside the refined one."""
+
+    n_images: int
+    bpd: float  # of these images by the encoder's proposal
+    nll_nats: float  # likewise
+    refined_nll_nats: float  # of the same images by the refined proposal
+    log_p_bias_nats: float  # this and the next of the encoder's proposal: keys as of the model
+    ess_median: float
+    ess_below_10_share: float
+    pareto_k_high_share: float | None = None  # from K = 1,000 on
+    gain_nats: float  # by how much the refined bound of log P(x) is higher, of the images that both give any mass
+    gain_nats_standard_error: float  # paired, over images
+
+
+class RefinedMetrics(Stored):
+    """What the refinement of each image's proposal took, means over test images and seeds, and what it changed."""
+
+    gradients_per_image: float  # each a pass through the decoder and back
+    pilot_samples_per_image: float  # a pass each
+    passes_per_image: float  # through the decoder: those two and the K samples
+    more_rounds_share: float  # of the images, those that got more than one round
+    encoder: ContrastMetrics | None = None  # where some images were scored with the encoder's proposal too
+
+
 class OriginMetrics(Stored):
     """Where a model that was made elsewhere comes from, and the method that it is asked by."""
 
@@ -119,7 +144,8 @@ class AnyMetrics(OfImages):
     pareto_k_limit: float | None = None  # above which neither bias nor Monte Carlo error can be believed
     pareto_k_high_share: float | None = None  # share of the images above the limit
     bpd_without_training_images: float | None = None  # of the others, where some test images are training images
-    proposal: Literal["encoder", "prior"] | None = None  # that the samples of a latent code came from
+    proposal: Literal["refined", "encoder", "prior"] | None = None  # that the samples of a latent code came from
+    refined: RefinedMetrics | None = None  # where it is refined
     bpd_seed_spread: float | None = None  # of several seeds: the standard deviation of their bpd
     bpd_by_seed: dict[str, float] | None = None  # seed -> its bpd
     largest_leaked_gradient: float | None = None  # of autoregressive models: of a log-mass, by what it must not know; 0

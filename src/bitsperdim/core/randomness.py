@@ -24,6 +24,7 @@ PURPOSES = (
     *("weights", "start", "training", "validation", "evaluation", "causality", "pictures"),
     *("active_units", "annealed_images", "annealing", "simulation"),
     *("study_evaluation", "study_bound"),
+    *("refining", "contrast_images", "contrast"),
 )
 
 

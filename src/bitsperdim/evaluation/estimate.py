@@ -39,6 +39,7 @@ from bitsperdim.estimators.log_weights import (
     standard_error,
 )
 from bitsperdim.estimators.pareto import JUDGED_FROM, pareto_k
+from bitsperdim.likelihoods import LatentDensity
 from bitsperdim.models.base import ImageModel, Kind
 from bitsperdim.models.conditional import ConditionalModel
 from bitsperdim.models.density import DensityModel
@@ -72,6 +73,7 @@ class Estimate:
         block_sizes: the K of each row of ``bounds``.
         bounds: (len(block_sizes), N) the bound for each block size; nondecreasing along the first axis.
         largest_leaked_gradient: what the check of causality found, 0; None of a model that is not autoregressive.
+        costs: (N, 3) gradients, pilot samples and rounds of the refinement of each proposal; None where there was none.
     """
 
     kind: Kind
@@ -87,6 +89,7 @@ class Estimate:
     block_sizes: list[int]
     bounds: Tensor
     largest_leaked_gradient: float | None = None
+    costs: Tensor | None = None
 
     @property
     def small_ess_share(self) -> float:
@@ -186,6 +189,7 @@ def estimated_rows(
     labels: Tensor | None = None,
     noise: Tensor | None = None,
     proposal: Proposal = "encoder",
+    encoded: LatentDensity | None = None,
     first_image: int = 0,
     after_chunk: Callable[[int], object] = lambda _: None,
 ) -> Tensor:
@@ -202,6 +206,7 @@ def estimated_rows(
         labels: (B,) int64.
         noise: (B, C, H, W).
         proposal: of a latent-variable model.
+        encoded: what its samples come from, (B, Z), in place of the encoder's q(z given x).
         first_image: the number of the first of them, for messages.
         after_chunk: called with the number of log-weights that a chunk has added.
 
@@ -224,7 +229,7 @@ def estimated_rows(
             raise ValueError(f"proposal {proposal!r} needs a model with a latent variable, not {type(model).__name__}")
         options["proposal"] = proposal
     elif isinstance(model, LatentModel):
-        options["encoded"] = model.encode(x)  # once for all chunks
+        options["encoded"] = model.encode(x) if encoded is None else encoded  # once for all chunks
     n_samples = samples_of(model, n_samples)
     chunks = []
     for first in range(0, n_samples, chunk_size):

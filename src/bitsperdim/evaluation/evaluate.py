@@ -361,8 +361,15 @@ def _section(*, n_samples: int, seed: int, batch_size: int, chunk_size: int) -> 
     if type(seed) is not int or not 0 <= seed < 2**31:
         raise InputError(f"seed = {shown(seed)} is not allowed; it must be an integer from 0 to {2**31 - 1}.")
     annealed = AnnealedSection(n_images=0, n_simulated=0, n_chains=4, n_steps=60, n_leapfrog=5)
-    chunk = {"chunk_size": min(chunk_size, 100_000)}
-    return EvaluateSection(**{**counts, **chunk}, n_pictures=1, seed=seed, proposal="encoder", annealed=annealed)
+    return EvaluateSection(
+        n_samples=n_samples,
+        chunk_size=min(chunk_size, 100_000),
+        batch_size=batch_size,
+        n_pictures=1,
+        seed=seed,
+        proposal="encoder",
+        annealed=annealed,
+    )
 
 
 def _device(given: str | torch.device) -> torch.device:
