@@ -161,7 +161,7 @@ def the_hamiltonian_is_kept_to_second_order() -> None:
         step = torch.full((16,), 1.0 / n_leapfrog, dtype=torch.float64)
         end, final = hmc.leapfrog(path, position, momentum, 0.7, step, n_leapfrog)
         before, after = (
-            0.5 * v.square().sum(-1) - path.prior.log_prob(at.z) - 0.7 * at.log_p_x_given_z
+            0.5 * v.square().sum(-1) - path.start.log_prob(at.z) - 0.7 * at.log_ratio
             for at, v in ((position, momentum), (end, final))
         )
         errors.append((after - before).abs().mean().item())

@@ -24,7 +24,7 @@ PURPOSES = (
     *("weights", "start", "training", "validation", "evaluation", "causality", "pictures"),
     *("active_units", "annealed_images", "annealing", "simulation"),
     *("study_evaluation", "study_bound"),
-    *("refining", "contrast_images", "contrast"),
+    *("refining", "contrast_images", "contrast", "annealed_start"),
 )
 
 

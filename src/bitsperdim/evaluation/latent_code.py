@@ -6,7 +6,9 @@ a parameter of q. Deeper it is an average over draws of the layer before: the va
 independent averages, which has no share of their noise.
 
 *Annealed importance sampling* (:mod:`bitsperdim.evaluation.annealed`) of some test images, and of images drawn from the
-model itself. It starts from the prior and owes nothing to the encoder: where it is above the importance-sampled
+model itself. Where proposals are refined (:mod:`bitsperdim.evaluation.refined`) it starts at the refined normal of each
+image, with random numbers of its own, and says what is left of the gap between that normal and the posterior.
+Elsewhere it starts from the prior and owes nothing to the encoder: where it is above the importance-sampled
 number, that one is held back by its proposal. Both are lower bounds in expectation, on the same images, so that their
 difference is paired (over the images that the estimate gives any mass). For drawn images there is an upper bound too,
 and the gap says how far this much annealing can be off there.
@@ -21,7 +23,8 @@ layer (``test_active_units``); the numbers are those of the annealing and of the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,6 +38,8 @@ from bitsperdim.data.prepared import PreparedImages
 from bitsperdim.estimators.log_weights import mean_error
 from bitsperdim.evaluation.annealed import ais, bdmc, n_gradients
 from bitsperdim.evaluation.estimate import Estimate
+from bitsperdim.evaluation.refined import generators_of, is_refined, refine
+from bitsperdim.likelihoods import LatentDensity
 from bitsperdim.models import ImageModel, LatentModel
 from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.runtime.distributed import is_first, world_size
@@ -75,7 +80,8 @@ def of_the_code(
     asked = in_proportion(section, len(images))
     n_images, n_simulated = asked.n_images or 0, asked.n_simulated or 0
     with tqdm(total=n_images + n_simulated, desc="anneal", unit="image", disable=None if is_first() else True) as bar:
-        annealed = annealing(model, prepared, estimated, asked, section.seed, device, bar.update, checkpoint)
+        how = section.model_copy(update={"annealed": asked})
+        annealed = annealing(model, prepared, estimated, how, device, bar.update, checkpoint)
     return found | ({"annealed": annealed} if annealed else {})
 
 
@@ -131,8 +137,7 @@ def annealing(
     model: LatentModel,
     prepared: PreparedImages,
     estimated: Estimate,
-    section: AnnealedSection,
-    seed: int,
+    evaluation: EvaluateSection,
     device: torch.device,
     progress: Callable[[int], object] = lambda _: None,
     checkpoint: Checkpoint | None = None,
@@ -143,8 +148,8 @@ def annealing(
         model: in evaluation mode.
         prepared: with the test split.
         estimated: of the same model and all test images.
-        section: how many images, chains and steps; null of either number counts as 0: see :func:`in_proportion`.
-        seed: of the evaluation.
+        evaluation: the seed, where chains start, and how many images, chains and steps; null of either number of
+            images counts as 0: see :func:`in_proportion`.
         device: of the model.
         progress: called with the number of images done.
         checkpoint: where finished images are kept; None: nowhere.
@@ -153,6 +158,7 @@ def annealing(
         FloatingPointError: a log-weight is NaN or +inf.
     """
     metrics: dict[str, Any] = {}
+    section, seed, starts_refined = evaluation.annealed, evaluation.seed, is_refined(model, evaluation)
     settings = {"n_chains": section.n_chains, "n_steps": section.n_steps}
     chains: dict[str, Any] = {**settings, "n_leapfrog": section.n_leapfrog}
     test, at_once = prepared.images["test"], max(1, CHAINS_AT_ONCE // section.n_chains)
@@ -162,6 +168,10 @@ def annealing(
         key = "n_images" if n_directions == 1 else "n_simulated"
         advice = f"a smaller evaluate.annealed.{key} takes less, and 0 leaves it out"
         return Announcement(f"{title} {n_images} images", total, advice).step
+
+    def start_of(x: Tensor, numbers: Sequence[int], is_simulated: bool) -> LatentDensity:
+        generators = generators_of(numbers, seed, int(is_simulated), purpose="annealed_start")
+        return refine(model, x, evaluation.refined, generators).proposal.parts[0]
 
     def rows_of(name: str, n_images: int, n_columns: int, work: Callable[[range], Tensor]) -> Iterator[Tensor]:
         place = None if checkpoint is None else checkpoint.part(name)
@@ -176,7 +186,8 @@ def annealing(
         def annealed(block: range) -> Tensor:
             x = torch.from_numpy(test[chosen[block.start : block.stop].numpy()]).to(device)
             generator = stream("annealing", seed, block.start, device=device)
-            found = ais(model, x, generator=generator, progress=first_bound, **chains)
+            start = start_of(x, chosen[block.start : block.stop].tolist(), False) if starts_refined else None
+            found = ais(model, x, generator=generator, progress=first_bound, start=start, **chains)
             return torch.stack([found.log_p, found.standard_error, found.acceptance.mean(0)], dim=1)
 
         same_as = chosen if "test" not in prepared.same_as else torch.from_numpy(prepared.same_as["test"])[chosen]
@@ -199,7 +210,8 @@ def annealing(
 
         def bracketed(block: range) -> Tensor:
             generator = stream("simulation", seed, block.start, device=device)
-            bracket = bdmc(model, len(block), generator=generator, progress=both_bounds, **chains)
+            of_images = partial(start_of, numbers=block, is_simulated=True) if starts_refined else None
+            bracket = bdmc(model, len(block), generator=generator, progress=both_bounds, start_of=of_images, **chains)
             return torch.stack([bracket.lower, bracket.upper], dim=1)
 
         lower, upper = rows_of("simulation", section.n_simulated, 2, bracketed)

@@ -41,7 +41,7 @@ Invariants (``tests/evaluation/test_refined.py``):
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -88,15 +88,25 @@ def is_refined(model: ImageModel, section: EvaluateSection) -> bool:
     return section.proposal == "refined" and isinstance(model, LatentModel) and model.has_derivatives
 
 
-def refine(model: LatentModel, x: Tensor, section: RefinedSection, seeds: Sequence[int], first_image: int) -> Refined:
+def generators_of(numbers: Iterable[int], *seeds: int, purpose: str = "refining") -> list[torch.Generator]:
+    """Return a generator for each image, on the CPU.
+
+    Args:
+        numbers: of the images.
+        seeds: of the evaluation, and of the training.
+        purpose: see :data:`bitsperdim.core.randomness.PURPOSES`.
+    """
+    return [stream(purpose, *seeds, number) for number in numbers]
+
+
+def refine(model: LatentModel, x: Tensor, section: RefinedSection, generators: Sequence[torch.Generator]) -> Refined:
     """Refine the proposals of a batch of images.
 
     Args:
         model: in evaluation mode, with derivatives in z.
         x: (B, C, H, W), on its device.
         section: how.
-        seeds: of the random numbers, those of an image being of these and its number.
-        first_image: the number of the first image.
+        generators: of each image (:func:`generators_of`).
 
     Raises:
         ValueError: the model is in training mode.
@@ -104,7 +114,6 @@ def refine(model: LatentModel, x: Tensor, section: RefinedSection, seeds: Sequen
     model.check_mode("refining a proposal")
     with torch.no_grad():
         normal = model.encode_as_normal(x)
-    generators = [stream("refining", *seeds, first_image + i) for i in range(len(x))]
     offsets = torch.zeros(2, *normal.mean.shape, dtype=normal.mean.dtype, device=x.device)  # a and b
     n_gradients, n_pilot, n_rounds = torch.zeros(3, len(x), dtype=torch.int64)
     waiting = torch.arange(len(x))

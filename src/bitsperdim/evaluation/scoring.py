@@ -84,14 +84,18 @@ def evaluate_seed(
     except ValueError as error:
         raise InputError(f"The model of seed {seed} cannot be evaluated: {error}.") from error
     k = samples_of(model, section.n_samples)
-    cost = Announcement(title, k * len(images) // world_size(), advice if k > 1 else "each test image is scored once")
+    n_passes = k + (section.refined.n_steps * section.refined.n_samples if is_refining else 0)
+    cost = Announcement(
+        title, n_passes * len(images) // world_size(), advice if k > 1 else "each test image is scored once"
+    )
 
     def scored(block: range) -> torch.Tensor:
         at = slice(block.start, block.stop)
         mine = None
         if is_refining and isinstance(model, LatentModel):
-            seeds = (section.seed, seed)
-            mine = refined.refine(model, images[at].to(device), section.refined, seeds, block.start)
+            generators = refined.generators_of(block, section.seed, seed)
+            mine = refined.refine(model, images[at].to(device), section.refined, generators)
+            cost.step(int(mine.n_gradients.sum()))
         rows = estimated_rows(
             model,
             images[at],
