@@ -229,7 +229,7 @@ def bdmc(
     target_acceptance: float = 0.65,
     n_pilot_chains: int = PILOT_CHAINS,
     progress: Callable[[int], object] = lambda _: None,
-    start_of: Callable[[Tensor], LatentDensity] | None = None,
+    start_of: Callable[[Tensor], LatentDensity | None] = lambda _: None,
 ) -> Bracket:
     """Draw images from the model and bracket their log P(x): by chains from a start, and by chains from their own z.
 
@@ -245,7 +245,7 @@ def bdmc(
         target_acceptance: between 0 and 1, of the pilot run.
         n_pilot_chains: for each image, in the pilot run, which serves both directions.
         progress: as of :func:`ais`.
-        start_of: from the images to the start, which must not depend on how they were drawn; None: the prior.
+        start_of: from the images to the start, which must not depend on the z that made them; None: the prior.
 
     Returns:
         Bounds in nats that hold in expectation.
@@ -260,7 +260,7 @@ def bdmc(
     with torch.no_grad():
         z, x = model.sample_joint(n_images, generator=generator)
     options = {"n_leapfrog": n_leapfrog, "target_acceptance": target_acceptance, "n_pilot_chains": n_pilot_chains}
-    start = None if start_of is None else start_of(x)
+    start = start_of(x)
     how = {"generator": generator, "progress": progress, "start": start, **options}
     forward = ais(model, x, n_chains, n_steps, **how)  # type: ignore[arg-type]
     path, step_sizes = Path(model, x, progress, start), forward.step_sizes.to(x.device)

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from bitsperdim.config.params import AnnealedSection, EvaluateSection
+from bitsperdim.config.params import AnnealedSection, EvaluateSection, RefinedSection
 from bitsperdim.core.announcing import Announcement
 from bitsperdim.core.randomness import stream
 from bitsperdim.data.prepared import PreparedImages
@@ -48,6 +48,7 @@ from bitsperdim.runtime.shards import in_blocks
 ACTIVE = 0.01  # variance of the posterior mean over images
 DRAWS = 16  # of the layers before, for each of two averages
 FEWEST, MOST = 2, 20  # images that are annealed where their number is null
+SHARE = 6  # of the passes that the importance samples take, one in so many, for each kind of images
 CHAINS_AT_ONCE = 400  # of all images that are annealed together: they are in memory at once
 
 
@@ -80,17 +81,22 @@ def of_the_code(
     asked = in_proportion(section, len(images))
     n_images, n_simulated = asked.n_images or 0, asked.n_simulated or 0
     with tqdm(total=n_images + n_simulated, desc="anneal", unit="image", disable=None if is_first() else True) as bar:
-        how = section.model_copy(update={"annealed": asked})
-        annealed = annealing(model, prepared, estimated, how, device, bar.update, checkpoint)
+        refining = section.refined if is_refined(model, section) else None
+        annealed = annealing(
+            *(model, prepared, estimated, asked, section.seed, device),
+            progress=bar.update,
+            checkpoint=checkpoint,
+            refining=refining,
+        )
     return found | ({"annealed": annealed} if annealed else {})
 
 
 def in_proportion(section: EvaluateSection, n_test: int) -> AnnealedSection:
     """Return how to anneal, with numbers of images in place of null, and no more images than there are.
 
-    Where a number is null, annealing takes at most half as many gradients as the importance samples take passes, N * K,
-    so that both kinds of images together take no more; but never more than 20 images, nor fewer than 2, for one has no
-    error. It is a function of sizes alone: no time is measured.
+    Where a number is null, annealing takes at most a sixth as many gradients as the importance samples take passes,
+    N * K, so that both kinds of images together take at most a third; but never more than 20 images, nor fewer than 2,
+    for one has no error. It is a function of sizes alone: no time is measured.
 
     Args:
         section: of the evaluation.
@@ -100,7 +106,7 @@ def in_proportion(section: EvaluateSection, n_test: int) -> AnnealedSection:
     numbers = []
     for number, n_directions in ((asked.n_images, 1), (asked.n_simulated, 2)):
         each = n_gradients(asked.n_chains, asked.n_steps, asked.n_leapfrog, n_directions)
-        affordable = n_test * section.n_samples // (2 * each)
+        affordable = n_test * section.n_samples // (SHARE * each)
         numbers.append(min(max(affordable, FEWEST), MOST) if number is None else number)
     return asked.model_copy(update={"n_images": min(numbers[0], n_test), "n_simulated": numbers[1]})
 
@@ -137,10 +143,12 @@ def annealing(
     model: LatentModel,
     prepared: PreparedImages,
     estimated: Estimate,
-    evaluation: EvaluateSection,
+    section: AnnealedSection,
+    seed: int,
     device: torch.device,
     progress: Callable[[int], object] = lambda _: None,
     checkpoint: Checkpoint | None = None,
+    refining: RefinedSection | None = None,
 ) -> dict[str, Any]:
     """Anneal some test images and some drawn images; return metrics in nats per image, {} where none is asked for.
 
@@ -148,17 +156,17 @@ def annealing(
         model: in evaluation mode.
         prepared: with the test split.
         estimated: of the same model and all test images.
-        evaluation: the seed, where chains start, and how many images, chains and steps; null of either number of
-            images counts as 0: see :func:`in_proportion`.
+        section: how many images, chains and steps; null of either number counts as 0: see :func:`in_proportion`.
+        seed: of the evaluation.
         device: of the model.
         progress: called with the number of images done.
         checkpoint: where finished images are kept; None: nowhere.
+        refining: how the start of each image is refined; None: chains start at the prior.
 
     Raises:
         FloatingPointError: a log-weight is NaN or +inf.
     """
     metrics: dict[str, Any] = {}
-    section, seed, starts_refined = evaluation.annealed, evaluation.seed, is_refined(model, evaluation)
     settings = {"n_chains": section.n_chains, "n_steps": section.n_steps}
     chains: dict[str, Any] = {**settings, "n_leapfrog": section.n_leapfrog}
     test, at_once = prepared.images["test"], max(1, CHAINS_AT_ONCE // section.n_chains)
@@ -169,9 +177,11 @@ def annealing(
         advice = f"a smaller evaluate.annealed.{key} takes less, and 0 leaves it out"
         return Announcement(f"{title} {n_images} images", total, advice).step
 
-    def start_of(x: Tensor, numbers: Sequence[int], is_simulated: bool) -> LatentDensity:
+    def start_of(x: Tensor, numbers: Sequence[int], is_simulated: bool) -> LatentDensity | None:
+        if refining is None:
+            return None
         generators = generators_of(numbers, seed, int(is_simulated), purpose="annealed_start")
-        return refine(model, x, evaluation.refined, generators).proposal.parts[0]
+        return refine(model, x, refining, generators).proposal.parts[0]
 
     def rows_of(name: str, n_images: int, n_columns: int, work: Callable[[range], Tensor]) -> Iterator[Tensor]:
         place = None if checkpoint is None else checkpoint.part(name)
@@ -186,7 +196,7 @@ def annealing(
         def annealed(block: range) -> Tensor:
             x = torch.from_numpy(test[chosen[block.start : block.stop].numpy()]).to(device)
             generator = stream("annealing", seed, block.start, device=device)
-            start = start_of(x, chosen[block.start : block.stop].tolist(), False) if starts_refined else None
+            start = start_of(x, chosen[block.start : block.stop].tolist(), False)
             found = ais(model, x, generator=generator, progress=first_bound, start=start, **chains)
             return torch.stack([found.log_p, found.standard_error, found.acceptance.mean(0)], dim=1)
 
@@ -210,7 +220,7 @@ def annealing(
 
         def bracketed(block: range) -> Tensor:
             generator = stream("simulation", seed, block.start, device=device)
-            of_images = partial(start_of, numbers=block, is_simulated=True) if starts_refined else None
+            of_images = partial(start_of, numbers=block, is_simulated=True)
             bracket = bdmc(model, len(block), generator=generator, progress=both_bounds, start_of=of_images, **chains)
             return torch.stack([bracket.lower, bracket.upper], dim=1)
 
