@@ -24,7 +24,7 @@ from bitsperdim.evaluation import refined
 from bitsperdim.evaluation.estimate import estimated_rows
 from bitsperdim.models.vae import VAE
 
-N_IMAGES, N_TURNS = 50, 5
+N_IMAGES, N_TURNS = 20, 3
 
 
 def evaluated(model: VAE, images: Tensor, section: RefinedSection | None) -> refined.Refined | None:

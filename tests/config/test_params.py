@@ -54,7 +54,11 @@ MISTAKES: list[tuple[str, object, str]] = [
     ("dataset.path", GONE, "dataset.path is missing; the keys there are name, path, n_levels, validation_fraction,"),
     ("models", GONE, "models is missing"),
     ("seeds", GONE, "universal_resnet; DVC needs it there."),
-    ("evaluate", GONE, "n_pictures, seed, proposal, annealed; DVC needs it there, and `evaluate: {}` is enough."),
+    (
+        "evaluate",
+        GONE,
+        "n_pictures, seed, proposal, refined, annealed; DVC needs it there, and `evaluate: {}` is enough.",
+    ),
     # wrong type
     ("vae.latent_size", "16", "vae.latent_size = '16' is not allowed; it must be an integer."),
     ("vae.latent_size", 16.5, "vae.latent_size = 16.5 is not allowed; it must be an integer."),
@@ -155,6 +159,8 @@ MISTAKES: list[tuple[str, object, str]] = [
     ("vae.finetune", {"epoch": 3}, "vae.finetune.epochs is missing; the keys there are epochs, train_samples."),
     ("vae.doubly_reparameterized", 1, "vae.doubly_reparameterized = 1 is not allowed; it must be true or false."),
     ("evaluate.annealed", {"n_steps": 1}, "evaluate.annealed"),
+    ("evaluate.refined", {"widening": 0.9}, "evaluate.refined"),
+    ("evaluate.refined", {"encoder_share": 0.5}, "evaluate.refined"),
     (
         "vae.finetune",
         {"epochs": 9, "train_samples": 1},
