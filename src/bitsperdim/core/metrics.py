@@ -32,7 +32,7 @@ class SimulatedMetrics(Stored):
 
     n_images: int
     n_chains: int  # of each image
-    n_steps: int  # from the prior to the posterior
+    n_steps: int  # from the start to the posterior: from the refined proposal where there is one, or the prior
     lower_nats: float  # the mean lower bound of log P(x)
     upper_nats: float  # the mean upper bound
     gap_nats: float  # upper minus lower
@@ -47,7 +47,9 @@ class AnnealedMetrics(Stored):
 
     n_images: int | None = None
     n_chains: int | None = None  # of each image
-    n_steps: int | None = None  # from the prior to the posterior
+    n_steps: int | None = (
+        None  # from the start to the posterior: from the refined proposal where there is one, or the prior
+    )
     acceptance: float | None = None  # the share of proposed moves that were accepted
     log_p_nats: float | None = None  # the mean lower bound of log P(x)
     log_p_nats_standard_error: float | None = None  # over images

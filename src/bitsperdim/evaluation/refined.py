@@ -22,8 +22,9 @@ else. Given them it is a density, from which the K samples that count are drawn 
 optimization did. Nothing is chosen by looking at those K, and no larger one of two bounds is taken.
 
 *Images that need more.* After each round but the last, pilot samples are drawn from the widened normal, looked at and
-thrown away. Images of which their effective sample size is below a tenth of their number get another round, with twice
-as many samples a step and half the learning rate. (The pilot samples' k-hat decides nothing: of so few it is noise.)
+thrown away. Images of which their effective sample size is below a tenth of their number get another round, which
+costs as much: half as many steps, of twice as many samples, at half the learning rate. (The pilot samples' k-hat
+decides nothing: of so few it is noise.)
 
 An image's random numbers are those of a stream of its own (:mod:`bitsperdim.core.randomness`), which its number and the
 seeds decide. So its proposal does not depend on its batch, but for rounding, nor on what was computed before.
@@ -119,10 +120,11 @@ def refine(model: LatentModel, x: Tensor, section: RefinedSection, generators: S
     waiting = torch.arange(len(x))
     for turn in range(section.n_rounds):
         n_samples, rate = section.n_samples * 2**turn, section.learning_rate / 2**turn
+        n_steps = max(1, section.n_steps // 2**turn)
         their = [generators[i] for i in waiting]
         at = waiting.to(x.device)
-        offsets[:, at] = optimized(model, x[at], offsets[:, at], section.n_steps, n_samples, rate, their)
-        n_gradients[waiting] += section.n_steps * n_samples
+        offsets[:, at] = optimized(model, x[at], offsets[:, at], n_steps, n_samples, rate, their)
+        n_gradients[waiting] += n_steps * n_samples
         n_rounds[waiting] += 1
         if turn == section.n_rounds - 1:
             break
