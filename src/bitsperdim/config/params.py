@@ -114,7 +114,7 @@ class RefinedSection(Section):
     n_pilot: Annotated[int, Field(ge=32, le=10_000)] = 128
     widening: Annotated[float, Field(ge=1, le=3)] = 1.1
     encoder_share: Annotated[float, Field(ge=0, lt=0.5)] = 0.05
-    prior_share: Annotated[float, Field(ge=0, lt=0.5)] = 0.05
+    prior_share: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     n_contrast: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
 
 

@@ -13,9 +13,10 @@ wide has none, and the samples come from the mixture
 
 .. math:: r(z \mid x) = (1 - \alpha - \beta) \, q_{a, b}(z) + \alpha \, q(z \mid x) + \beta \, p(z)
 
-of the refined normal, the encoder's and the prior. The two small shares are a safeguard: the optimization may settle on
-one mode of several and leave no trace of that in the weights, but no weight is larger than 1 / alpha times the
-encoder's.
+of the refined normal, the encoder's and the prior. The small share of the encoder is a safeguard: the optimization may
+settle on one mode of several and leave no trace of that in the weights, but no weight is larger than 1 / alpha times
+the encoder's. The prior has no share by default: in more than a few dimensions its draws have no weight, and each costs
+the bound at K = 1 many nats.
 
 *Why it is unbiased.* The proposal depends on the image and on random numbers of its own, which are used for nothing
 else. Given them it is a density, from which the K samples that count are drawn anew: E[w] = P(x) whatever the
