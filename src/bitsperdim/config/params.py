@@ -101,7 +101,7 @@ class AnnealedSection(Section):
     n_simulated: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     n_chains: Annotated[int, Field(ge=2, le=10_000)] = 4
     n_steps: Annotated[int, Field(ge=2, le=100_000)] = 60
-    n_leapfrog: Annotated[int, Field(ge=1, le=1_000)] = 3
+    n_leapfrog: Annotated[int, Field(ge=1, le=1_000)] = 2
 
 
 class RefinedSection(Section):

@@ -31,7 +31,7 @@ from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.runtime.distributed import is_first
 from bitsperdim.runtime.shards import in_blocks
 
-FEWEST, MOST = 100, 1_000  # images where their number is null: a tenth of the test images, within these
+FEWEST, MOST = 50, 1_000  # images where their number is null: a tenth of the test images, within these
 
 
 @dataclass(frozen=True)

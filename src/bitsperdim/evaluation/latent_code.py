@@ -48,7 +48,7 @@ from bitsperdim.runtime.shards import in_blocks
 ACTIVE = 0.01  # variance of the posterior mean over images
 DRAWS = 16  # of the layers before, for each of two averages
 FEWEST, MOST = 2, 20  # images that are annealed where their number is null
-SHARE = 6  # of the passes that the importance samples take, one in so many, for each kind of images
+SHARE = 10  # of the passes that the importance samples take, one in so many, for each kind of images
 CHAINS_AT_ONCE = 400  # of all images that are annealed together: they are in memory at once
 
 
@@ -94,8 +94,8 @@ def of_the_code(
 def in_proportion(section: EvaluateSection, n_test: int) -> AnnealedSection:
     """Return how to anneal, with numbers of images in place of null, and no more images than there are.
 
-    Where a number is null, annealing takes at most a sixth as many gradients as the importance samples take passes,
-    N * K, so that both kinds of images together take at most a third; but never more than 20 images, nor fewer than 2,
+    Where a number is null, annealing takes at most a tenth as many gradients as the importance samples take passes,
+    N * K, so that both kinds of images together take at most a fifth; but never more than 20 images, nor fewer than 2,
     for one has no error. It is a function of sizes alone: no time is measured.
 
     Args:
