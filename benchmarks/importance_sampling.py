@@ -48,13 +48,13 @@ def model_and_images(n_images: int) -> tuple[VAE, Tensor]:
     """A VAE whose weights are those of the start, sharpened, so that its code matters, and binary images."""
     model = build("vae", {**SIZES, "likelihood": "bernoulli", "n_mixtures": 1, "doubly_reparameterized": False},
                   (1, 28, 28), 2)  # fmt: skip
-    assert isinstance(model, VAE)
+    assert isinstance(model.eval(), VAE)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         model.to_outputs.weight.mul_(3)
         model.encoders[0].to_log_scale.bias.fill_(-0.5)
         images = model.sample(n_images, generator=generator)
-    return model.eval(), images
+    return model, images
 
 
 def ours(model: VAE, images: Tensor, n_samples: int = N_SAMPLES) -> Estimate:

@@ -9,7 +9,7 @@ from bitsperdim.core import made_with
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import remove_leftovers, write_csv, write_json
 from bitsperdim.data.prepared import load_prepared
-from bitsperdim.evaluation import latent_code, own_noise, pictures, scoring, summary, training_images
+from bitsperdim.evaluation import contrast, latent_code, own_noise, pictures, scoring, summary, training_images
 from bitsperdim.runtime import finished, stage
 from bitsperdim.runtime.device import described, set_up_device
 from bitsperdim.runtime.distributed import is_first, joined, world_size
@@ -38,6 +38,7 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
                     title=f"evaluate {name} seed {seed}",
                     checkpoint=places[seed],
                 )
+            by_encoder = contrast.contrast(first, prepared, estimates[params.seeds[0]], section, device, first_place)
             beside = (first, prepared, estimates[params.seeds[0]], section)
             more = latent_code.of_the_code(*beside, device, first_place)
             more |= own_noise.beside(*beside, params.seeds[0], device, first_place)
@@ -47,16 +48,17 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
     except FloatingPointError as error:
         raise InputError(f"Evaluating {name} stopped: {error}; train it again.") from error
     result = summary.summarise(
-        *(estimates, first, prepared.description, section.proposal),
+        *(estimates, first, prepared.description, scoring.proposal_of(first, section)),
         same_as=prepared.same_as["test"],
         in_train=in_train,
         near_train=near_train,
         log_p_true=prepared.log_p_true.get("test"),
         of_the_code=more,
+        contrast=by_encoder,
     )
     pictures.draw_pictures(out / "pictures", first, prepared, section, device)
     write_csv(out / "per_image.csv", summary.PER_IMAGE_COLUMNS, result.per_image)
-    write_csv(out / "bound_against_k.csv", summary.BOUND_COLUMNS, result.bound)
+    write_csv(out / "bound_against_k.csv", result.bound_columns, result.bound)
     result.metrics.write(out / "metrics.json")
     write_json(out / made_with.FILES["evaluate"], used)
     for place in places.values():

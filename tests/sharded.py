@@ -38,7 +38,8 @@ SECTION = EvaluateSection(
     batch_size=4,
     n_pictures=1,
     seed=0,
-    proposal="encoder",
+    proposal="refined",
+    refined={"n_steps": 3, "n_samples": 2, "n_pilot": 32},  # type: ignore[arg-type]
     annealed={"n_images": 7, "n_simulated": 5, "n_chains": 4, "n_steps": 3, "n_leapfrog": 2},  # type: ignore[arg-type]
 )
 
@@ -63,7 +64,9 @@ def annealed(estimated: Estimate) -> dict:
     model = small_model(CASES[0]).float()
     assert isinstance(model, LatentModel)
     with mock.patch.object(latent_code, "CHAINS_AT_ONCE", 12):
-        return latent_code.annealing(model, prepared(CASES[0]), estimated, SECTION.annealed, 0, CPU)
+        return latent_code.annealing(
+            model, prepared(CASES[0]), estimated, SECTION.annealed, 0, CPU, refining=SECTION.refined
+        )
 
 
 def same(one: Estimate, other: Estimate) -> bool:

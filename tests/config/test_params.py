@@ -57,7 +57,7 @@ MISTAKES: list[tuple[str, object, str]] = [
     (
         "evaluate",
         GONE,
-        "noise, own_noise, fitted_noise, annealed; DVC needs it there, and `evaluate: {}` is enough.",
+        "refined, noise, own_noise, fitted_noise, annealed; DVC needs it there, and `evaluate: {}` is enough.",
     ),
     # wrong type
     ("vae.latent_size", "16", "vae.latent_size = '16' is not allowed; it must be an integer."),
@@ -183,6 +183,8 @@ MISTAKES: list[tuple[str, object, str]] = [
     ("vae.finetune", {"epoch": 3}, "vae.finetune.epochs is missing; the keys there are epochs, train_samples."),
     ("vae.doubly_reparameterized", 1, "vae.doubly_reparameterized = 1 is not allowed; it must be true or false."),
     ("evaluate.annealed", {"n_steps": 1}, "evaluate.annealed"),
+    ("evaluate.refined", {"widening": 0.9}, "evaluate.refined"),
+    ("evaluate.refined", {"encoder_share": 0.5}, "evaluate.refined"),
     (
         "vae.finetune",
         {"epochs": 9, "train_samples": 1},

@@ -8,8 +8,10 @@ import torch
 
 import annealing
 import laws
+from bitsperdim.config.params import RefinedSection
 from bitsperdim.estimators.log_weights import jackknife_error, log_mean_exp
-from bitsperdim.evaluation import annealed
+from bitsperdim.evaluation import annealed, refined
+from bitsperdim.likelihoods import LatentDensity
 from cases import small_model
 
 
@@ -188,3 +190,50 @@ def test_what_is_refused() -> None:
     broken[1] = torch.nan
     with pytest.raises(FloatingPointError, match="image 1 of the batch"):
         annealed.ais(model, broken, 2, 3, generator=annealing.seeded())
+
+
+@pytest.mark.processor
+@pytest.mark.parametrize("name", ["vae-bernoulli", "vae-two-layers"])
+def test_one_step_from_a_proposal_is_importance_sampling(name: str) -> None:
+    """T = 1: the same draws have the weights of that proposal."""
+    model = small_model(name)
+    x = laws.all_images(model.image_shape, model.n_levels)[:9]
+    with torch.no_grad():
+        start = model.encode(x)
+        expected = model.log_weights(x, 11, generator=annealing.seeded(5))
+    result = annealed.ais(model, x, 11, 1, generator=annealing.seeded(5), start=start)
+    torch.testing.assert_close(result.log_w, expected, rtol=0, atol=1e-12)
+
+
+def test_weights_from_another_start_average_to_the_density() -> None:
+    annealing.weights_from_a_start_average_to_the_density()
+
+
+def test_reverse_weights_from_another_start_average_to_the_density() -> None:
+    annealing.reverse_weights_from_a_start_average_to_the_density()
+
+
+def test_the_bracket_from_a_refined_start_contains_quadrature() -> None:
+    model, images = annealing.curved()
+    with torch.no_grad():
+        log_p = laws.masses_by_quadrature(model, images).log()
+
+    def start_of(x: torch.Tensor) -> LatentDensity:
+        section = RefinedSection(n_steps=20, n_rounds=1)
+        return refined.refine(model, x, section, refined.generators_of(range(len(x)), 0)).proposal.parts[0]
+
+    options = {"generator": annealing.seeded(), "n_leapfrog": 3, "n_pilot_chains": 2}
+    bracket = annealed.bdmc(model, 400, 2, 6, start_of=start_of, **options)
+    exact = log_p[bracket.x.flatten(1).long() @ torch.tensor([8, 4, 2, 1])]
+    assert annealing.z_score(bracket.lower - exact) < laws.FAR
+    assert annealing.z_score(bracket.upper - exact) > -laws.FAR
+    assert 0 < bracket.gap < 0.5
+
+
+def test_from_the_posterior_itself_there_is_no_gap() -> None:
+    """Every chain then has the weight P(x), whatever its transitions do."""
+    model = annealing.conjugate()
+    bracket = annealed.bdmc(model, 20, 2, 5, generator=annealing.seeded(), n_leapfrog=3, start_of=model.encode)
+    exact = model.log_p(bracket.x)
+    for bound in (bracket.lower, bracket.upper):
+        torch.testing.assert_close(bound, exact, rtol=0, atol=1e-11)

@@ -109,15 +109,15 @@ def constant_momentum(like: Tensor, _: torch.Generator) -> Tensor:
 
 
 def force_without_beta(self: hmc.Path, position: hmc.Position, beta: float) -> Tensor:
-    return (self.prior.mean - position.z) * torch.exp(-2 * self.prior.log_scale) + position.gradient
+    return (self.start.mean - position.z) * torch.exp(-2 * self.start.log_scale) + position.gradient
 
 
 def density_without_prior(self: hmc.Path, position: hmc.Position, beta: float) -> Tensor:
-    return beta * position.log_p_x_given_z
+    return beta * position.log_ratio
 
 
 def density_with_beta_on_all(self: hmc.Path, position: hmc.Position, beta: float) -> Tensor:
-    return beta * (self.prior.log_prob(position.z) + position.log_p_x_given_z)
+    return beta * (self.start.log_prob(position.z) + position.log_ratio)
 
 
 def accumulated(shift: int, flips: bool = True) -> Callable[..., annealed.Annealed]:
@@ -130,10 +130,10 @@ def accumulated(shift: int, flips: bool = True) -> Callable[..., annealed.Anneal
         increments, order = betas.diff().tolist(), list(range(len(betas) - 2))
         if is_reverse and flips:
             increments, order = increments[::-1], order[::-1]
-        values = [position.log_p_x_given_z]
+        values = [position.log_ratio]
         for t in order:
             position, _ = hmc.transition(path, position, float(betas[t + 1]), step_sizes[t], n_leapfrog, generator)
-            values.append(position.log_p_x_given_z)
+            values.append(position.log_ratio)
         last = len(values) - 1
         log_w = sum(step * values[min(i + shift, last)] for i, step in enumerate(increments))
         assert isinstance(log_w, Tensor)
@@ -151,7 +151,7 @@ def stays_where_it_accepts(accepted: Tensor, proposed: hmc.Position, position: h
 
 def old_weights_with_new_positions(accepted: Tensor, proposed: hmc.Position, position: hmc.Position) -> hmc.Position:
     chosen = CHOOSE(accepted, proposed, position)
-    return replace(chosen, log_p_x_given_z=position.log_p_x_given_z)
+    return replace(chosen, log_ratio=position.log_ratio)
 
 
 def jackknife_with_k(log_w: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from bitsperdim.results.formatting import MINUS
 from results import (
     ANNEALED,
     JUDGED,
+    REFINED,
     exact,
     metrics,
     params_of,
@@ -173,3 +174,30 @@ def test_the_noise_that_was_replaced_stands_beside_the_other(tmp_path: Path) -> 
     assert "| 20 % | 1,360 | 0.177 ± 0.012 |" in twin
     page, twin = report(tmp_path / "other", {"own": metrics(noise="uniform")})
     assert "Noise in the cells" not in page + twin
+
+
+def test_before_and_after_the_refinement_stand_side_by_side(tmp_path: Path) -> None:
+    """The encoder's number and the refined one of the same images; what is still flagged says why."""
+    refined = metrics(proposal="refined", refined=REFINED, **JUDGED)
+    alone = {key: value for key, value in REFINED.items() if key != "encoder"}
+    models = {
+        "refined": refined,
+        "flagged": {**refined, "too_few_samples": True},
+        "alone": {**refined, "refined": alone},
+        "plain": metrics(),
+    }
+    page, twin = report(tmp_path, models)
+    section = text_of(section_of(page, "refined"))
+    for words in ("encoder 100 test images 7.25", "refined nats of the same images; the others of all 7.12", "14 %"):
+        assert words in section
+    assert "lowers the number of these images by 0.125 ± 0.024 nats (paired)" in section
+    assert "421 were gradients" in section
+    assert "4.3 % of the images needed more than one round" in section
+    assert "still flagged" not in section
+    assert "The dashed line is the encoder's proposal" in section
+    assert "still flagged: a normal with independent coordinates" in text_of(section_of(page, "flagged"))
+    for other in ("alone", "plain"):
+        assert "Before and after" not in section_of(page, other)
+        assert "dashed" not in section_of(page, other)
+    assert "the bound of 100 test images is 0.125 ± 0.024 nats worse, with a median ESS of 43 in place of" in twin
+    assert twin.count("Proposals were refined") == 2

@@ -61,6 +61,7 @@ def without_control_characters(text: str) -> str:
 
 Rising = Annotated[list[Number], Field(min_length=1, max_length=20), AfterValidator(rising)]
 
+ProposalName = Literal["refined", "encoder", "prior"]
 StudyName = Literal["known", "density_and_mass", "project_delay", "universal_resnet"]
 STUDIES: tuple[StudyName, ...] = get_args(StudyName)
 SWITCHED_OFF = {"is_switched_off": True}  # metrics.json of a study that is not in `studies`
@@ -98,7 +99,21 @@ class AnnealedSection(Section):
     n_simulated: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     n_chains: Annotated[int, Field(ge=2, le=10_000)] = 4
     n_steps: Annotated[int, Field(ge=2, le=100_000)] = 60
-    n_leapfrog: Annotated[int, Field(ge=1, le=1_000)] = 5
+    n_leapfrog: Annotated[int, Field(ge=1, le=1_000)] = 2
+
+
+class RefinedSection(Section):
+    """Proposals that are refined for each image, beside the encoder's on some images as a contrast."""
+
+    n_steps: Annotated[int, Field(ge=1, le=100_000)] = 100
+    n_samples: Annotated[int, Field(ge=1, le=1_000)] = 4
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
+    n_rounds: Annotated[int, Field(ge=1, le=5)] = 2
+    n_pilot: Annotated[int, Field(ge=32, le=10_000)] = 128
+    widening: Annotated[float, Field(ge=1, le=3)] = 1.1
+    encoder_share: Annotated[float, Field(ge=0, lt=0.5)] = 0.05
+    prior_share: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    n_contrast: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
 
 
 class FittedNoiseSection(VariationalSection):
@@ -118,7 +133,8 @@ class EvaluateSection(Section):
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 120
     n_pictures: Annotated[int, Field(ge=1, le=1_024)] = 64
     seed: Seed = 0
-    proposal: Literal["encoder", "prior"] = "encoder"
+    proposal: ProposalName = "refined"
+    refined: RefinedSection = RefinedSection()
     noise: Literal["auto", "own", "fitted"] = "auto"
     own_noise: bool = True
     fitted_noise: FittedNoiseSection = FittedNoiseSection()

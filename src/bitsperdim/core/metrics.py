@@ -32,7 +32,7 @@ class SimulatedMetrics(Stored):
 
     n_images: int
     n_chains: int  # of each image
-    n_steps: int  # from the prior to the posterior
+    n_steps: int  # from the start to the posterior: from the refined proposal where there is one, or the prior
     lower_nats: float  # the mean lower bound of log P(x)
     upper_nats: float  # the mean upper bound
     gap_nats: float  # upper minus lower
@@ -47,7 +47,9 @@ class AnnealedMetrics(Stored):
 
     n_images: int | None = None
     n_chains: int | None = None  # of each image
-    n_steps: int | None = None  # from the prior to the posterior
+    n_steps: int | None = (
+        None  # from the start to the posterior: from the refined proposal where there is one, or the prior
+    )
     acceptance: float | None = None  # the share of proposed moves that were accepted
     log_p_nats: float | None = None  # the mean lower bound of log P(x)
     log_p_nats_standard_error: float | None = None  # over images
@@ -103,6 +105,31 @@ class OwnNoiseMetrics(Stored):
     gain_nats_monte_carlo_error: float
     n_passes: float  # of the density's network, for each image
     replaced_at_n_passes: float  # with the other noise, with draws that are thrown away and a fit: derivatives are two
+
+
+class ContrastMetrics(Stored):
+    """The encoder's proposal on some test images, the first seed, with the same K, beside the refined one."""
+
+    n_images: int
+    bpd: float  # of these images by the encoder's proposal
+    nll_nats: float  # likewise
+    refined_nll_nats: float  # of the same images by the refined proposal
+    log_p_bias_nats: float  # this and the next of the encoder's proposal: keys as of the model
+    ess_median: float
+    ess_below_10_share: float
+    pareto_k_high_share: float | None = None  # from K = 1,000 on
+    gain_nats: float  # by how much the refined bound of log P(x) is higher, of the images that both give any mass
+    gain_nats_standard_error: float  # paired, over images
+
+
+class RefinedMetrics(Stored):
+    """What the refinement of each image's proposal took, means over test images and seeds, and what it changed."""
+
+    gradients_per_image: float  # each a pass through the decoder and back
+    pilot_samples_per_image: float  # a pass each
+    passes_per_image: float  # through the decoder: those two and the K samples
+    more_rounds_share: float  # of the images, those that got more than one round
+    encoder: ContrastMetrics | None = None  # where some images were scored with the encoder's proposal too
 
 
 class OriginMetrics(Stored):
@@ -162,7 +189,8 @@ class AnyMetrics(OfImages):
     bpd_without_training_images: float | None = None  # of the others, where some test images are training images
     bpd_without_near_training_images: float | None = None  # without near and equal ones, where some are near
     bpd_without_near_training_images_standard_error: float | None = None  # test-set error of that
-    proposal: Literal["encoder", "prior"] | None = None  # that the samples of a latent code came from
+    proposal: Literal["refined", "encoder", "prior"] | None = None  # that the samples of a latent code came from
+    refined: RefinedMetrics | None = None  # where it is refined
     noise: Literal["uniform", "variational", "sequential", "fitted"] | None = None  # of a density, in each cell
     own_noise: OwnNoiseMetrics | None = None  # beside it, where it is not the density's own
     bpd_seed_spread: float | None = None  # of several seeds: the standard deviation of their bpd

@@ -25,6 +25,7 @@ PURPOSES = (
     *("active_units", "annealed_images", "annealing", "simulation"),
     *("study_evaluation", "study_bound", "known_images", "known_evaluation", "study_mistakes"),
     "fitted_noise",
+    *("refining", "contrast_images", "contrast", "annealed_start"),
 )
 
 

@@ -1,15 +1,17 @@
 r"""Annealed importance sampling of log P(x) with Hamiltonian transitions, and a bracket for simulated images.
 
-From the prior to the posterior by way of :math:`\gamma_t(z) = p(z) \, p(x \mid z)^{\beta_t}`,
-:math:`0 = \beta_0 < \dots < \beta_T = 1`,
+From a start q, the prior or another density, to the posterior by way of
+:math:`\gamma_t(z) = q(z)^{1 - \beta_t} \, p(x, z)^{\beta_t}`, :math:`0 = \beta_0 < \dots < \beta_T = 1`,
 
-.. math:: \log w = \sum_{t=1}^{T} (\beta_t - \beta_{t-1}) \log p(x \mid z_{t-1}), \qquad
-          z_0 \sim p(z), \quad z_t \sim \mathcal T_t(\cdot \mid z_{t-1}) \text{ for } 0 < t < T
+.. math:: \log w = \sum_{t=1}^{T} (\beta_t - \beta_{t-1}) \log \frac{p(x, z_{t-1})}{q(z_{t-1})}, \qquad
+          z_0 \sim q(z), \quad z_t \sim \mathcal T_t(\cdot \mid z_{t-1}) \text{ for } 0 < t < T
 
 where :math:`\mathcal T_t` leaves :math:`\gamma_t` invariant (Neal 2001, "Annealed Importance Sampling"; for decoders
 Wu, Burda, Salakhutdinov and Grosse 2017, "On the Quantitative Analysis of Decoder-Based Generative Models"). Then
 E[w] = P(x), exactly, however badly the chains mix: these are log-weights as any others, one for each chain, and
-:mod:`bitsperdim.estimators.log_weights` applies. T = 1 is naive Monte Carlo from the prior.
+:mod:`bitsperdim.estimators.log_weights` applies. T = 1 is importance sampling from q. A start may depend on the image,
+as a proposal that is refined for it does (:mod:`bitsperdim.evaluation.refined`), but on nothing that the chains draw,
+and of a drawn image not on the z that made it.
 
 *Step sizes.* Chains whose step sizes follow their own acceptance are no longer Markov chains with the right
 invariant density, and E[w] = P(x) is lost. So a pilot run goes first, on the same images with random numbers of its
@@ -24,17 +26,18 @@ Both hold in expectation only: on one image the two may even cross. And both are
 model drew: they say nothing of real images, which may be harder, but by how much the same T can be trusted.
 
 Differences from Wu et al.: step sizes are adapted beforehand and per image, not during the run, and each
-transition draws one near it; chains start at the prior only.
+transition draws one near it.
 
-Not here: chains that start at the encoder's q(z given x); labels; a batch that is cut
+Not here: labels; a batch that is cut
 into chunks (an image's numbers depend on the batch that it is in, as the random numbers do).
 
 Invariants (``tests/evaluation/test_annealed.py``; conjugate models, whose log P(x) is known):
 
-1. One step is importance sampling from the prior, number by number (``test_one_step_is_naive_monte_carlo``).
+1. One step is importance sampling from the start, number by number (``test_one_step_is_naive_monte_carlo``,
+   ``test_one_step_from_a_proposal_is_importance_sampling``).
 2. E[w] = P(x) with step sizes from the pilot run (``test_weights_average_to_the_density``), for the real VAE against
    quadrature (``test_weights_of_the_vae_average_to_its_mass``), and E[1/w] = 1/P(x) of reverse chains
-   (``test_reverse_weights_average_to_the_density``).
+   (``test_reverse_weights_average_to_the_density``); from the prior and from other starts.
 3. On average over images, lower <= log P(x) <= upper (``test_the_bracket_holds_on_average``).
 4. More steps narrow the bracket (``test_more_steps_narrow_the_bracket``).
 5. The chains accept about as often as they should (``test_the_pilot_finds_the_target_acceptance``).
@@ -51,6 +54,7 @@ from torch import Tensor
 
 from bitsperdim.estimators.log_weights import effective_sample_size, jackknife_error, log_mean_exp, mean_error
 from bitsperdim.evaluation.hmc import Path, Position, transition
+from bitsperdim.likelihoods import LatentDensity
 from bitsperdim.models.inputs import check_counts
 from bitsperdim.models.latent import LatentModel
 
@@ -67,8 +71,8 @@ class Annealed:
     """What chains of B images say; float64, on the CPU.
 
     Attributes:
-        log_w: (n_chains, B) in nats, of chains from the prior to the posterior, or back.
-        acceptance: (T - 1, B) of each transition, the mean probability over chains, from the prior to the posterior.
+        log_w: (n_chains, B) in nats, of chains from the start to the posterior, or back.
+        acceptance: (T - 1, B) of each transition, the mean probability over chains, from the start to the posterior.
         step_sizes: (T - 1, B) in the unit of z, in the same order; each transition draws its own near them.
     """
 
@@ -102,7 +106,7 @@ class Bracket:
 
     Attributes:
         x: (N, C, H, W) the images.
-        forward: chains from the prior.
+        forward: chains from the start.
         reverse: chains from the exact draw of the posterior.
     """
 
@@ -173,8 +177,9 @@ def ais(
     n_pilot_chains: int = PILOT_CHAINS,
     step_sizes: Tensor | None = None,
     progress: Callable[[int], object] = lambda _: None,
+    start: LatentDensity | None = None,
 ) -> Annealed:
-    """Estimate log P(x) by chains from the prior to the posterior.
+    """Estimate log P(x) by chains from a start to the posterior.
 
     What it costs is in :func:`n_gradients`: with few chains most of it is the pilot run. All chains are in memory at
     once.
@@ -190,6 +195,7 @@ def ais(
         n_pilot_chains: for each image, in the pilot run.
         step_sizes: (T - 1, B), in place of a pilot run; they must not come from chains with the same random numbers.
         progress: called with the number of gradients each time that some have been taken.
+        start: q, (B, Z), with derivatives in z; None: the prior.
 
     Returns:
         log-weights, nats; the log of their mean is a lower bound in expectation.
@@ -202,14 +208,14 @@ def ais(
     check_counts(n_chains=n_chains, n_steps=n_steps, n_leapfrog=n_leapfrog, n_pilot_chains=n_pilot_chains)
     model.check(x)
     model.check_places(x, generator=generator)
-    path, betas = Path(model, x, progress), sigmoid_schedule(n_steps)
+    path, betas = Path(model, x, progress, start), sigmoid_schedule(n_steps)
     if step_sizes is None:
         step_sizes = adapted_step_sizes(path, betas, n_pilot_chains, n_leapfrog, target_acceptance, generator)
     elif step_sizes.shape != (n_steps - 1, len(x)):
         raise ValueError(f"step_sizes must have the shape {(n_steps - 1, len(x))}, not {tuple(step_sizes.shape)}")
     with torch.no_grad():
-        start = path.at(model.draw_latents(n_chains, len(x), generator=generator))
-    return anneal(path, start, betas, step_sizes.to(x.device), n_leapfrog, generator)
+        first = path.at(path.draw(n_chains, generator))
+    return anneal(path, first, betas, step_sizes.to(x.device), n_leapfrog, generator)
 
 
 def bdmc(
@@ -223,8 +229,9 @@ def bdmc(
     target_acceptance: float = 0.65,
     n_pilot_chains: int = PILOT_CHAINS,
     progress: Callable[[int], object] = lambda _: None,
+    start_of: Callable[[Tensor], LatentDensity | None] = lambda _: None,
 ) -> Bracket:
-    """Draw images from the model and bracket their log P(x): by chains from the prior, and by chains from their own z.
+    """Draw images from the model and bracket their log P(x): by chains from a start, and by chains from their own z.
 
     What the gap between the two says of real images is an extrapolation: see the module.
 
@@ -238,6 +245,7 @@ def bdmc(
         target_acceptance: between 0 and 1, of the pilot run.
         n_pilot_chains: for each image, in the pilot run, which serves both directions.
         progress: as of :func:`ais`.
+        start_of: from the images to the start, which must not depend on the z that made them; None: the prior.
 
     Returns:
         Bounds in nats that hold in expectation.
@@ -252,10 +260,12 @@ def bdmc(
     with torch.no_grad():
         z, x = model.sample_joint(n_images, generator=generator)
     options = {"n_leapfrog": n_leapfrog, "target_acceptance": target_acceptance, "n_pilot_chains": n_pilot_chains}
-    forward = ais(model, x, n_chains, n_steps, generator=generator, progress=progress, **options)  # type: ignore[arg-type]
-    path, step_sizes = Path(model, x, progress), forward.step_sizes.to(x.device)
-    start = path.at(z.expand(n_chains, *z.shape))
-    reverse = anneal(path, start, sigmoid_schedule(n_steps), step_sizes, n_leapfrog, generator, is_reverse=True)
+    start = start_of(x)
+    how = {"generator": generator, "progress": progress, "start": start, **options}
+    forward = ais(model, x, n_chains, n_steps, **how)  # type: ignore[arg-type]
+    path, step_sizes = Path(model, x, progress, start), forward.step_sizes.to(x.device)
+    last = path.at(z.expand(n_chains, *z.shape))
+    reverse = anneal(path, last, sigmoid_schedule(n_steps), step_sizes, n_leapfrog, generator, is_reverse=True)
     return Bracket(x.cpu(), forward, reverse)
 
 
@@ -292,12 +302,12 @@ def anneal(
 
     Args:
         path: the densities.
-        position: z_0 of all chains, from the prior; in reverse z_{T-1}, from the posterior.
+        position: z_0 of all chains, from the start; in reverse z_{T-1}, from the posterior.
         betas: (T + 1,) from 0 to 1.
         step_sizes: (T - 1, B).
         n_leapfrog: steps of a transition.
         generator: of the transitions.
-        is_reverse: from the posterior to the prior.
+        is_reverse: from the posterior to the start.
 
     Raises:
         FloatingPointError: a log-weight is NaN or +inf.
@@ -306,13 +316,13 @@ def anneal(
     order = list(range(len(increments) - 1))
     if is_reverse:
         increments, order = increments[::-1], order[::-1]
-    log_w = increments[0] * position.log_p_x_given_z  # (K, B)
+    log_w = increments[0] * position.log_ratio  # (K, B)
     acceptance = torch.zeros_like(step_sizes, dtype=torch.float64)
     for t, increment in zip(order, increments[1:], strict=True):
         beta = float(betas[t + 1])
         position, probability = transition(path, position, beta, step_sizes[t], n_leapfrog, generator)
         acceptance[t] = probability.mean(0)
-        log_w = log_w + increment * position.log_p_x_given_z
+        log_w = log_w + increment * position.log_ratio
     bad = (log_w.isnan() | log_w.isposinf()).any(0)
     if bad.any():
         raise FloatingPointError(f"a log-weight of image {int(bad.nonzero()[0])} of the batch is NaN or +inf")
@@ -343,11 +353,11 @@ def adapted_step_sizes(
     Returns:
         (T - 1, B) float64, in the unit of z.
     """
-    model, n_images = path.model, len(path.x)
+    n_images = len(path.x)
     n_transitions = len(betas) - 2
     if n_transitions == 0:
         return torch.zeros(0, n_images, dtype=torch.float64, device=path.x.device)
-    position = path.at(model.draw_latents(n_chains, n_images, generator=generator))
+    position = path.at(path.draw(n_chains, generator))
     first = FIRST_STEP_SIZE * position.z.shape[-1] ** -0.25
     log_step = torch.full((n_images,), math.log(first), dtype=torch.float64, device=path.x.device)
     n_each = math.ceil(PILOT_TRANSITIONS / n_transitions)

@@ -39,6 +39,7 @@ from bitsperdim.estimators.log_weights import (
     standard_error,
 )
 from bitsperdim.estimators.pareto import JUDGED_FROM, pareto_k
+from bitsperdim.likelihoods import LatentDensity
 from bitsperdim.models.base import ImageModel, Kind
 from bitsperdim.models.conditional import ConditionalModel
 from bitsperdim.models.density import DensityModel, NoiseFrom, NoiseName
@@ -75,6 +76,7 @@ class Estimate:
         bounds: (len(block_sizes), N) the bound for each block size; nondecreasing along the first axis.
         largest_leaked_gradient: what the check of causality found, 0; None of a model that is not autoregressive.
         noise: what the samples of a density came from; None of other models.
+        costs: (N, 3) gradients, pilot samples and rounds of the refinement of each proposal; None where there was none.
     """
 
     kind: Kind
@@ -91,6 +93,7 @@ class Estimate:
     bounds: Tensor
     largest_leaked_gradient: float | None = None
     noise: NoiseName | None = None
+    costs: Tensor | None = None
 
     @property
     def small_ess_share(self) -> float:
@@ -202,6 +205,7 @@ def estimated_rows(
     noise: Tensor | None = None,
     proposal: Proposal = "encoder",
     noise_from: NoiseFrom = "own",
+    encoded: LatentDensity | None = None,
     first_image: int = 0,
     after_chunk: Callable[[int], object] = lambda _: None,
 ) -> Tensor:
@@ -219,6 +223,7 @@ def estimated_rows(
         noise: (B, C, H, W).
         proposal: of a latent-variable model.
         noise_from: of a density model.
+        encoded: what its samples come from, (B, Z), in place of the encoder's q(z given x).
         first_image: the number of the first of them, for messages.
         after_chunk: called with the number of log-weights that a chunk has added.
 
@@ -241,7 +246,7 @@ def estimated_rows(
             raise ValueError(f"proposal {proposal!r} needs a model with a latent variable, not {type(model).__name__}")
         options["proposal"] = proposal
     elif isinstance(model, LatentModel):
-        options["encoded"] = model.encode(x)  # once for all chunks
+        options["encoded"] = model.encode(x) if encoded is None else encoded  # once for all chunks
     n_samples = samples_of(model, n_samples)
     if isinstance(model, DensityModel) and noise_from != "own":
         if noise_from == "sequential":

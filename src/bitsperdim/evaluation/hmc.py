@@ -1,7 +1,9 @@
-r"""Hamiltonian Monte Carlo on the path from the prior to the posterior of a latent-variable model.
+r"""Hamiltonian Monte Carlo on the path from a start q to the posterior of a latent-variable model.
 
-.. math:: \gamma_\beta(z) = p(z) \, p(x \mid z)^\beta, \qquad
+.. math:: \gamma_\beta(z) = q(z) \left(\frac{p(x, z)}{q(z)}\right)^\beta, \qquad
           H(z, v) = -\log \gamma_\beta(z) + \tfrac12 \lVert v \rVert^2
+
+With the prior as the start the ratio is p(x given z).
 
 A transition draws a new momentum v and a step size near the given one, follows Hamilton's equations by leapfrog steps
 (Neal 2011, "MCMC Using Hamiltonian Dynamics", with unit masses), and accepts the end with probability
@@ -35,6 +37,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bitsperdim.likelihoods import LatentDensity
 from bitsperdim.models.latent import LatentModel
 
 JITTER = 0.2  # each chain's step size is uniform within so much of the given one, relatively
@@ -46,53 +49,68 @@ class Position:
 
     Attributes:
         z: (K, B, Z).
-        log_p_x_given_z: there, (K, B) float64, nats.
-        log_p_z: likewise of the prior.
-        gradient: of log p(x given z) with respect to z, (K, B, Z).
-        prior_gradient: likewise of log p(z).
+        log_ratio: log p(x, z) - log q(z) there, (K, B) float64, nats; from the prior on it is log p(x given z).
+        log_start: log q(z), likewise.
+        gradient: of ``log_ratio`` with respect to z, (K, B, Z).
+        start_gradient: likewise of log q(z).
     """
 
     z: Tensor
-    log_p_x_given_z: Tensor
-    log_p_z: Tensor
+    log_ratio: Tensor
+    log_start: Tensor
     gradient: Tensor
-    prior_gradient: Tensor
+    start_gradient: Tensor
 
 
 class Path:
-    """The densities between prior and posterior, not normalised, for a batch of images.
+    """The densities between a start q and the posterior, not normalised, for a batch of images.
 
     Args:
         model: of any prior.
         x: (B, C, H, W).
         progress: called with the number of gradients each time that some have been taken.
+        start: q, (B, Z), differentiable in z; None: the prior.
     """
 
-    def __init__(self, model: LatentModel, x: Tensor, progress: Callable[[int], object] = lambda _: None) -> None:
-        """Take the model and its images."""
-        self.model, self.x, self.progress = model, x, progress
+    def __init__(
+        self,
+        model: LatentModel,
+        x: Tensor,
+        progress: Callable[[int], object] = lambda _: None,
+        start: LatentDensity | None = None,
+    ) -> None:
+        """Take the model, its images and the start."""
+        self.model, self.x, self.progress, self.is_from_prior = model, x, progress, start is None
         with torch.no_grad():
-            self.prior = model.prior()
+            self.start: LatentDensity = model.prior() if start is None else start
+
+    def draw(self, n_chains: int, generator: torch.Generator) -> Tensor:
+        """Draw z (K, B, Z) from the start."""
+        if self.is_from_prior:
+            return self.model.draw_latents(n_chains, len(self.x), generator=generator)
+        return self.start.rsample(n_chains, generator=generator)
 
     def at(self, z: Tensor) -> Position:
-        """Evaluate log p(x given z), log p(z) and their gradients at z (K, B, Z)."""
+        """Evaluate log p(x, z) - log q(z), log q(z) and their gradients at z (K, B, Z)."""
         with torch.enable_grad():
             z = z.detach().requires_grad_()
-            log_p_x_given_z = self.model.log_p_x_given_z(self.x, z)
-            (gradient,) = torch.autograd.grad(log_p_x_given_z.sum(), z)
-            log_p_z = self.prior.log_prob(z)
-            (prior_gradient,) = torch.autograd.grad(log_p_z.sum(), z)
-        self.progress(log_p_z.numel())
-        densities = (log_p_x_given_z.detach().double(), log_p_z.detach().double())
-        return Position(z.detach(), *densities, gradient, prior_gradient)
+            log_start = self.start.log_prob(z)
+            (start_gradient,) = torch.autograd.grad(log_start.sum(), z)
+            log_target = (self.model.log_p_x_given_z if self.is_from_prior else self.model.log_joint)(self.x, z)
+            (gradient,) = torch.autograd.grad(log_target.sum(), z)
+        self.progress(log_start.numel())
+        log_ratio, log_start = log_target.detach().double(), log_start.detach().double()
+        if not self.is_from_prior:
+            log_ratio, gradient = log_ratio - log_start, gradient - start_gradient
+        return Position(z.detach(), log_ratio, log_start, gradient, start_gradient)
 
     def log_density(self, position: Position, beta: float) -> Tensor:
         r"""Return :math:`\log \gamma_\beta`, (K, B) float64, nats."""
-        return position.log_p_z + beta * position.log_p_x_given_z
+        return position.log_start + beta * position.log_ratio
 
     def force(self, position: Position, beta: float) -> Tensor:
         r"""Return the gradient of :math:`\log \gamma_\beta` with respect to z, (K, B, Z)."""
-        return position.prior_gradient + beta * position.gradient
+        return position.start_gradient + beta * position.gradient
 
 
 def draw_momentum(like: Tensor, generator: torch.Generator) -> Tensor:
@@ -167,8 +185,8 @@ def choose(accepted: Tensor, proposed: Position, position: Position) -> Position
     vectors = accepted[..., None]
     return Position(
         torch.where(vectors, proposed.z, position.z),
-        torch.where(accepted, proposed.log_p_x_given_z, position.log_p_x_given_z),
-        torch.where(accepted, proposed.log_p_z, position.log_p_z),
+        torch.where(accepted, proposed.log_ratio, position.log_ratio),
+        torch.where(accepted, proposed.log_start, position.log_start),
         torch.where(vectors, proposed.gradient, position.gradient),
-        torch.where(vectors, proposed.prior_gradient, position.prior_gradient),
+        torch.where(vectors, proposed.start_gradient, position.start_gradient),
     )

@@ -6,7 +6,9 @@ a parameter of q. Deeper it is an average over draws of the layer before: the va
 independent averages, which has no share of their noise.
 
 *Annealed importance sampling* (:mod:`bitsperdim.evaluation.annealed`) of some test images, and of images drawn from the
-model itself. It starts from the prior and owes nothing to the encoder: where it is above the importance-sampled
+model itself. Where proposals are refined (:mod:`bitsperdim.evaluation.refined`) it starts at the refined normal of each
+image, with random numbers of its own, and says what is left of the gap between that normal and the posterior.
+Elsewhere it starts from the prior and owes nothing to the encoder: where it is above the importance-sampled
 number, that one is held back by its proposal. Both are lower bounds in expectation, on the same images, so that their
 difference is paired (over the images that the estimate gives any mass). For drawn images there is an upper bound too,
 and the gap says how far this much annealing can be off there.
@@ -21,20 +23,23 @@ layer (``test_active_units``); the numbers are those of the annealing and of the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from bitsperdim.config.params import AnnealedSection, EvaluateSection
+from bitsperdim.config.params import AnnealedSection, EvaluateSection, RefinedSection
 from bitsperdim.core.announcing import Announcement
 from bitsperdim.core.randomness import stream
 from bitsperdim.data.prepared import PreparedImages
 from bitsperdim.estimators.log_weights import mean_error
 from bitsperdim.evaluation.annealed import ais, bdmc, n_gradients
 from bitsperdim.evaluation.estimate import Estimate
+from bitsperdim.evaluation.refined import generators_of, is_refined, refine
+from bitsperdim.likelihoods import LatentDensity
 from bitsperdim.models import ImageModel, LatentModel
 from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.runtime.distributed import is_first, world_size
@@ -43,6 +48,7 @@ from bitsperdim.runtime.shards import in_blocks
 ACTIVE = 0.01  # variance of the posterior mean over images
 DRAWS = 16  # of the layers before, for each of two averages
 FEWEST, MOST = 2, 20  # images that are annealed where their number is null
+SHARE = 10  # of the passes that the importance samples take, one in so many, for each kind of images
 CHAINS_AT_ONCE = 400  # of all images that are annealed together: they are in memory at once
 
 
@@ -75,16 +81,22 @@ def of_the_code(
     asked = in_proportion(section, len(images))
     n_images, n_simulated = asked.n_images or 0, asked.n_simulated or 0
     with tqdm(total=n_images + n_simulated, desc="anneal", unit="image", disable=None if is_first() else True) as bar:
-        annealed = annealing(model, prepared, estimated, asked, section.seed, device, bar.update, checkpoint)
+        refining = section.refined if is_refined(model, section) else None
+        annealed = annealing(
+            *(model, prepared, estimated, asked, section.seed, device),
+            progress=bar.update,
+            checkpoint=checkpoint,
+            refining=refining,
+        )
     return found | ({"annealed": annealed} if annealed else {})
 
 
 def in_proportion(section: EvaluateSection, n_test: int) -> AnnealedSection:
     """Return how to anneal, with numbers of images in place of null, and no more images than there are.
 
-    Where a number is null, annealing takes at most half as many gradients as the importance samples take passes, N * K,
-    so that both kinds of images together take no more; but never more than 20 images, nor fewer than 2, for one has no
-    error. It is a function of sizes alone: no time is measured.
+    Where a number is null, annealing takes at most a tenth as many gradients as the importance samples take passes,
+    N * K, so that both kinds of images together take at most a fifth; but never more than 20 images, nor fewer than 2,
+    for one has no error. It is a function of sizes alone: no time is measured.
 
     Args:
         section: of the evaluation.
@@ -94,7 +106,7 @@ def in_proportion(section: EvaluateSection, n_test: int) -> AnnealedSection:
     numbers = []
     for number, n_directions in ((asked.n_images, 1), (asked.n_simulated, 2)):
         each = n_gradients(asked.n_chains, asked.n_steps, asked.n_leapfrog, n_directions)
-        affordable = n_test * section.n_samples // (2 * each)
+        affordable = n_test * section.n_samples // (SHARE * each)
         numbers.append(min(max(affordable, FEWEST), MOST) if number is None else number)
     return asked.model_copy(update={"n_images": min(numbers[0], n_test), "n_simulated": numbers[1]})
 
@@ -136,6 +148,7 @@ def annealing(
     device: torch.device,
     progress: Callable[[int], object] = lambda _: None,
     checkpoint: Checkpoint | None = None,
+    refining: RefinedSection | None = None,
 ) -> dict[str, Any]:
     """Anneal some test images and some drawn images; return metrics in nats per image, {} where none is asked for.
 
@@ -148,6 +161,7 @@ def annealing(
         device: of the model.
         progress: called with the number of images done.
         checkpoint: where finished images are kept; None: nowhere.
+        refining: how the start of each image is refined; None: chains start at the prior.
 
     Raises:
         FloatingPointError: a log-weight is NaN or +inf.
@@ -163,6 +177,12 @@ def annealing(
         advice = f"a smaller evaluate.annealed.{key} takes less, and 0 leaves it out"
         return Announcement(f"{title} {n_images} images", total, advice).step
 
+    def start_of(x: Tensor, numbers: Sequence[int], is_simulated: bool) -> LatentDensity | None:
+        if refining is None:
+            return None
+        generators = generators_of(numbers, seed, int(is_simulated), purpose="annealed_start")
+        return refine(model, x, refining, generators).proposal.parts[0]
+
     def rows_of(name: str, n_images: int, n_columns: int, work: Callable[[range], Tensor]) -> Iterator[Tensor]:
         place = None if checkpoint is None else checkpoint.part(name)
         options: dict[str, Any] = {"device": device, "checkpoint": place}
@@ -176,7 +196,8 @@ def annealing(
         def annealed(block: range) -> Tensor:
             x = torch.from_numpy(test[chosen[block.start : block.stop].numpy()]).to(device)
             generator = stream("annealing", seed, block.start, device=device)
-            found = ais(model, x, generator=generator, progress=first_bound, **chains)
+            start = start_of(x, chosen[block.start : block.stop].tolist(), False)
+            found = ais(model, x, generator=generator, progress=first_bound, start=start, **chains)
             return torch.stack([found.log_p, found.standard_error, found.acceptance.mean(0)], dim=1)
 
         same_as = chosen if "test" not in prepared.same_as else torch.from_numpy(prepared.same_as["test"])[chosen]
@@ -199,7 +220,8 @@ def annealing(
 
         def bracketed(block: range) -> Tensor:
             generator = stream("simulation", seed, block.start, device=device)
-            bracket = bdmc(model, len(block), generator=generator, progress=both_bounds, **chains)
+            of_images = partial(start_of, numbers=block, is_simulated=True)
+            bracket = bdmc(model, len(block), generator=generator, progress=both_bounds, start_of=of_images, **chains)
             return torch.stack([bracket.lower, bracket.upper], dim=1)
 
         lower, upper = rows_of("simulation", section.n_simulated, 2, bracketed)

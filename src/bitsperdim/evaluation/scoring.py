@@ -11,7 +11,7 @@ importance samples of its own.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import nan
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from bitsperdim.config.families import code_of
-from bitsperdim.config.params import EvaluateSection
+from bitsperdim.config.params import EvaluateSection, ProposalName
 from bitsperdim.core.announcing import Announcement
 from bitsperdim.core.code import needed
 from bitsperdim.core.errors import InputError
@@ -28,7 +28,7 @@ from bitsperdim.core.labels import ASCII_SIGNS
 from bitsperdim.core.randomness import stream
 from bitsperdim.core.units import bits_per_dim
 from bitsperdim.data.prepared import PreparedImages
-from bitsperdim.evaluation import latent_code, noise_of_cells
+from bitsperdim.evaluation import contrast, latent_code, noise_of_cells, refined
 from bitsperdim.evaluation.estimate import Estimate, estimated_rows, images_at_once, n_columns, samples_of
 from bitsperdim.models import MODEL_FILES, ImageModel, LatentModel, check_labels
 from bitsperdim.models.look_ahead import check_scorable
@@ -78,18 +78,26 @@ def evaluate_seed(
     model = model.to(device).eval()
     images, noise = torch.from_numpy(prepared.images["test"]), torch.from_numpy(prepared.noise["test"])
     labels = torch.from_numpy(prepared.labels["test"]) if prepared.labels else None
-    proposal = section.proposal if isinstance(model, LatentModel) else "encoder"
+    proposal, is_refining = proposal_of(model, section), refined.is_refined(model, section)
     noise_from = noise_of_cells.chosen(model, prepared, section, seed, checkpoint)
     try:
         leak = nan if may_look_ahead else check_scorable(model, images, labels, noise, seed=section.seed)
     except ValueError as error:
         raise InputError(f"The model of seed {seed} cannot be evaluated: {error}.") from error
     k = samples_of(model, section.n_samples)
-    cost = Announcement(title, k * len(images) // world_size(), advice if k > 1 else "each test image is scored once")
+    n_passes = k + (section.refined.n_steps * section.refined.n_samples if is_refining else 0)
+    cost = Announcement(
+        title, n_passes * len(images) // world_size(), advice if k > 1 else "each test image is scored once"
+    )
 
     def scored(block: range) -> torch.Tensor:
         at = slice(block.start, block.stop)
-        return estimated_rows(
+        mine = None
+        if is_refining and isinstance(model, LatentModel):
+            generators = refined.generators_of(block, section.seed, seed)
+            mine = refined.refine(model, images[at].to(device), section.refined, generators)
+            cost.step(int(mine.n_gradients.sum()))
+        rows = estimated_rows(
             model,
             images[at],
             section.n_samples,
@@ -97,11 +105,13 @@ def evaluate_seed(
             generator=stream("evaluation", section.seed, seed, block.start, device=device),
             labels=None if labels is None else labels[at],
             noise=noise[at],
-            proposal=proposal,
+            proposal="prior" if proposal == "prior" else "encoder",
+            encoded=None if mine is None else mine.proposal,
             noise_from=noise_from,
             first_image=block.start,
             after_chunk=cost.step,
         )
+        return rows if mine is None else torch.cat([rows, mine.costs], dim=1)
 
     with tqdm(total=len(images), desc=title, unit="image", disable=None if is_first() else True) as bar:
         n_done, total = 0, 0.0
@@ -119,7 +129,7 @@ def evaluate_seed(
                 title,
                 len(images),
                 images_at_once(model, section.n_samples, section.batch_size),
-                n_columns(model, section.n_samples),
+                n_columns(model, section.n_samples) + (refined.N_COSTS if is_refining else 0),
                 scored,
                 device=device,
                 checkpoint=None if checkpoint is None else checkpoint.part("estimate"),
@@ -127,7 +137,21 @@ def evaluate_seed(
             )
         except FloatingPointError as error:
             raise FloatingPointError(f"{error} (seed {seed})") from error
-    return Estimate.of_rows(model, section.n_samples, rows, leak, noise_from)
+    n_own = n_columns(model, section.n_samples)
+    found = Estimate.of_rows(model, section.n_samples, rows[:, :n_own], leak, noise_from)
+    return replace(found, costs=rows[:, n_own:]) if is_refining else found
+
+
+def proposal_of(model: ImageModel, section: EvaluateSection) -> ProposalName | None:
+    """Return where the samples of a latent code come from; None of a model that has none.
+
+    A proposal can only be refined where the model has derivatives in the code: elsewhere it is the encoder's.
+    """
+    if not isinstance(model, LatentModel):
+        return None
+    if section.proposal == "refined" and not refined.is_refined(model, section):
+        return "encoder"
+    return section.proposal
 
 
 def checkpoint_of(
@@ -152,4 +176,6 @@ def checkpoint_of(
         "seed": seed,
         "device": device.type,
     }
-    return Checkpoint.of(decides, needed(Path(latent_code.__file__), Path(__file__), *code_of(family)))
+    own_noise = Path(__file__).with_name("own_noise.py")  # which imports this module
+    code = needed(Path(latent_code.__file__), Path(contrast.__file__), own_noise, Path(__file__), *code_of(family))
+    return Checkpoint.of(decides, code)

@@ -62,12 +62,14 @@ from bitsperdim.data.prepared import Description
 from bitsperdim.estimators.log_weights import mean_error
 from bitsperdim.estimators.pareto import JUDGED_FROM, pareto_k_limit
 from bitsperdim.estimators.truth import LEVEL, against_truth
+from bitsperdim.evaluation.contrast import Contrast
 from bitsperdim.evaluation.estimate import Estimate
 from bitsperdim.models import ImageModel, LatentModel
 
 OF_ESTIMATES = ("log_p", "standard_error", "bias", "elbo", "ess", "pareto_k")
 PER_IMAGE_COLUMNS = ("seed", "image", *OF_ESTIMATES, "same_as", "in_train", "near_train")
 BOUND_COLUMNS = ("n_samples", "bpd", "nll_nats", "standard_error_nats")
+CONTRAST_COLUMNS = ("encoder_bpd", "gain_nats", "gain_nats_standard_error")  # where there is one
 LIGHT_SHARE = 0.02  # of images with a small ESS or a heavy tail: up to it estimates beside the bound have an error
 
 
@@ -78,25 +80,32 @@ class Evaluation:
     Attributes:
         metrics: for ``metrics.json``.
         per_image: rows for ``per_image.csv``.
-        bound: rows for ``bound_against_k.csv``, the mean over seeds and images.
+        bound: rows for ``bound_against_k.csv``, the mean over seeds and images. Where some images were scored with the
+            encoder's proposal too, its curve is that of all images moved by the paired difference on those.
     """
 
     metrics: Metrics
     per_image: list[dict[str, float | int]]
     bound: list[dict[str, float | int]]
 
+    @property
+    def bound_columns(self) -> tuple[str, ...]:
+        """The columns of ``bound_against_k.csv``."""
+        return (*BOUND_COLUMNS, *(CONTRAST_COLUMNS if CONTRAST_COLUMNS[0] in self.bound[0] else ()))
+
 
 def summarise(
     estimates: Mapping[int, Estimate],
     model: ImageModel,
     description: Description,
-    proposal: str = "encoder",
+    proposal: str | None = "encoder",
     *,
     same_as: np.ndarray | None = None,
     in_train: np.ndarray | None = None,
     near_train: np.ndarray | None = None,
     log_p_true: np.ndarray | None = None,
     of_the_code: Mapping[str, Any] | None = None,
+    contrast: Contrast | None = None,
 ) -> Evaluation:
     """Turn the estimates of all seeds into metrics and rows.
 
@@ -111,6 +120,7 @@ def summarise(
         log_p_true: (N,) nats, the true log-probability of each; None: it is not known.
         of_the_code: more metrics, of a latent code: :func:`bitsperdim.evaluation.latent_code.of_the_code`; or of noise:
             :func:`bitsperdim.evaluation.own_noise.beside`.
+        contrast: what the encoder's proposal gives on some images, where the proposals are refined.
 
     Raises:
         pydantic.ValidationError: a metric is missing, unknown or of another type than the definition has.
@@ -187,6 +197,16 @@ def summarise(
         metrics["proposal"] = proposal
     if first.noise is not None:
         metrics["noise"] = first.noise
+    if first.costs is not None:
+        costs = torch.cat([item.costs for item in estimates.values() if item.costs is not None])
+        gradients, pilot, _ = costs.mean(0).tolist()
+        metrics["refined"] = {
+            "gradients_per_image": gradients,
+            "pilot_samples_per_image": pilot,
+            "passes_per_image": gradients + pilot + first.n_samples,
+            "more_rounds_share": float((costs[:, 2] > 1).double().mean()),
+            "encoder": None if contrast is None else contrast.metrics(shape),
+        }
     if n_seeds > 1:
         per_seed = bits_per_dim(log_p.mean(1), shape)
         metrics["bpd_seed_spread"] = float(per_seed.std()) if bool(per_seed.isfinite().all()) else math.inf
@@ -200,7 +220,7 @@ def summarise(
     return Evaluation(
         Metrics(**metrics, **(of_the_code or {})),
         _per_image(estimates, groups, seen, near),
-        _bound(estimates, shape, groups),
+        _bound(estimates, shape, groups, contrast),
     )
 
 
@@ -262,13 +282,18 @@ def _per_image(
 
 
 def _bound(
-    estimates: Mapping[int, Estimate], shape: tuple[int, int, int], same_as: torch.Tensor
+    estimates: Mapping[int, Estimate], shape: tuple[int, int, int], same_as: torch.Tensor, contrast: Contrast | None
 ) -> list[dict[str, float | int]]:
     sizes = next(iter(estimates.values())).block_sizes
     bounds = torch.stack([item.bounds for item in estimates.values()]).mean(0)  # (sizes, N)
     rows: list[dict[str, float | int]] = []
-    for size, bound in zip(sizes, bounds, strict=True):
+    for place, (size, bound) in enumerate(zip(sizes, bounds, strict=True)):
         mean = float(bound.mean())
         row = {"n_samples": size, "bpd": bits_per_dim(mean, shape), "nll_nats": -mean}
-        rows.append({**row, "standard_error_nats": mean_error(bound, same_as)})
+        row["standard_error_nats"] = mean_error(bound, same_as)
+        if contrast is not None:
+            gain, error = contrast.gain(place)
+            of_encoder = (bits_per_dim(mean - gain, shape), gain, error)
+            row |= dict(zip(CONTRAST_COLUMNS, of_encoder, strict=True))
+        rows.append(row)
     return rows

@@ -11,7 +11,7 @@ from bitsperdim.likelihoods.categorical import Bernoulli, Categorical
 from bitsperdim.likelihoods.coupled import CoupledLogisticMixture
 from bitsperdim.likelihoods.discretized import DiscretizedLogistic, DiscretizedNormal, Mixture
 from bitsperdim.likelihoods.heads import HEADS, BernoulliHead, Head, build_head
-from bitsperdim.likelihoods.normal import DiagonalNormal, NormalChain, draw_each
+from bitsperdim.likelihoods.normal import DiagonalNormal, LatentDensity, LatentMixture, NormalChain, draw_each
 
 __all__ = [
     "HEADS",
@@ -23,6 +23,8 @@ __all__ = [
     "DiscretizedLogistic",
     "DiscretizedNormal",
     "Head",
+    "LatentDensity",
+    "LatentMixture",
     "Likelihood",
     "Mixture",
     "NormalChain",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -14,6 +15,7 @@ from bitsperdim.core.randomness import draw
 from bitsperdim.likelihoods.base import at_least_float32
 
 ONE_BY_ONE = ("cpu",)  # devices on which every sample is drawn by a call of its own
+ROUNDED = 1e-9  # of the sum of shares
 
 
 class DiagonalNormal:
@@ -49,10 +51,39 @@ class DiagonalNormal:
         """Return the same normal without derivatives in its parameters."""
         return DiagonalNormal(self.mean.detach(), self.log_scale.detach())
 
+    def moved(self, shift: Tensor, log_factor: Tensor) -> DiagonalNormal:
+        """Return the normal whose mean is ``shift`` standard deviations away, and whose scale is exp(log_factor) times.
+
+        Args:
+            shift: (..., Z), in the unit of the standard deviation.
+            log_factor: (..., Z).
+        """
+        return DiagonalNormal(self.mean + torch.exp(self.log_scale) * shift, self.log_scale + log_factor)
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """Return the draws that standard normal noise (K, ..., Z) makes, differentiable in the parameters."""
+        return self.mean + torch.exp(self.log_scale) * noise
+
     def rsample(self, n_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw (K, ..., Z), differentiable in the parameters; on a CPU the k-th does not depend on K."""
-        noise = draw_each(torch.randn, n_samples, self.mean, generator)
-        return self.mean + torch.exp(self.log_scale) * noise
+        return self.from_noise(draw_each(torch.randn, n_samples, self.mean, generator))
+
+
+class LatentDensity(Protocol):
+    """What a proposal of latent codes can do."""
+
+    @property
+    def mean(self) -> Tensor:
+        """A middle of it, (B, Z)."""
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Return log q(z) in nats of z (K, B, Z), (K, B)."""
+
+    def rsample(self, n_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw (K, B, Z)."""
+
+    def detach(self) -> LatentDensity:
+        """Return the same density without derivatives in its parameters."""
 
 
 class NormalLink(Protocol):
@@ -63,6 +94,29 @@ class NormalLink(Protocol):
 
     def fixed(self, inputs: Tensor) -> DiagonalNormal:
         """Return the same normal, differentiable in its inputs but not in the weights of the link."""
+
+
+@dataclass(frozen=True)
+class MovedLink:
+    """A link whose normals are moved (:meth:`DiagonalNormal.moved`), by the same whatever the layer before is.
+
+    Attributes:
+        link: as it was.
+        shift: (..., Z), of the layer that it leads to.
+        log_factor: likewise.
+    """
+
+    link: NormalLink
+    shift: Tensor
+    log_factor: Tensor
+
+    def __call__(self, inputs: Tensor) -> DiagonalNormal:
+        """Return the normal given values of the layer before."""
+        return self.link(inputs).moved(self.shift, self.log_factor)
+
+    def fixed(self, inputs: Tensor) -> DiagonalNormal:
+        """Return the same normal, differentiable in its inputs alone."""
+        return self.link.fixed(inputs).moved(self.shift.detach(), self.log_factor.detach())
 
 
 class NormalChain:
@@ -125,15 +179,30 @@ class NormalChain:
             log_p = log_p + link(given).log_prob(part)
         return log_p
 
+    def moved(self, shift: Tensor, log_factor: Tensor) -> NormalChain:
+        """Return the chain in which the normal of every layer, given the one before, is moved by its part of these.
+
+        Args:
+            shift: (..., Z), flat, in the unit of each standard deviation.
+            log_factor: (..., Z) likewise, of the scales.
+        """
+        shifts, factors = self.parts(shift), self.parts(log_factor)
+        links = [MovedLink(*each) for each in zip(self.rest, shifts[1:], factors[1:], strict=True)]
+        how = {"is_reversed": self.is_reversed, "is_fixed": self.is_fixed}
+        return NormalChain(self.first.moved(shifts[0], factors[0]), links, self.sizes, **how)
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """Return the draws that standard normal noise (K, ..., Z) makes, differentiable in the parameters."""
+        first, *others = self.parts(noise)
+        drawn = [self.first.from_noise(first)]
+        for link, each in zip(self.links, others, strict=True):
+            drawn.append(link(drawn[-1]).from_noise(each))
+        return self.flat(drawn)
+
     def rsample(self, n_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw (K, ..., Z), differentiable in the parameters; on a CPU the k-th does not depend on K."""
         like = self.first.mean.new_empty(*self.first.mean.shape[:-1], sum(self.sizes))
-        noise = self.parts(draw_each(torch.randn, n_samples, like, generator))
-        drawn = [self.first.mean + torch.exp(self.first.log_scale) * noise[0]]
-        for link, each in zip(self.links, noise[1:], strict=True):
-            normal = link(drawn[-1])
-            drawn.append(normal.mean + torch.exp(normal.log_scale) * each)
-        return self.flat(drawn)
+        return self.from_noise(draw_each(torch.randn, n_samples, like, generator))
 
     @property
     def mean(self) -> Tensor:
@@ -142,6 +211,61 @@ class NormalChain:
         for link in self.links:
             means.append(link(means[-1]).mean)
         return self.flat(means)
+
+
+class LatentMixture:
+    r"""A mixture of densities of a latent code, from which each sample draws its component.
+
+    .. math:: q(z) = \sum_i \alpha_i \, q_i(z)
+
+    No weight p / q is larger than :math:`1 / \alpha_i` times that of a component, so that one good component is enough
+    (Hesterberg 1995, "Weighted Average Importance Sampling and Defensive Mixture Distributions").
+
+    Args:
+        parts: q_i, the first one a normal or a chain of them, (B, Z).
+        shares: alpha_i, which add up to one.
+    """
+
+    def __init__(self, parts: Sequence[LatentDensity], shares: Sequence[float]) -> None:
+        """Take the components."""
+        self.parts, self.shares = tuple(parts), torch.tensor(shares, dtype=torch.float64)
+        if len(parts) != len(shares) or (self.shares <= 0).any() or abs(float(self.shares.sum()) - 1) > ROUNDED:
+            raise ValueError(f"{len(parts)} components need as many positive shares that add up to 1, not {shares}")
+
+    @property
+    def mean(self) -> Tensor:
+        """Of the first component, (B, Z)."""
+        return self.parts[0].mean
+
+    def detach(self) -> LatentMixture:
+        """Return the same mixture without derivatives in its parameters."""
+        return LatentMixture([part.detach() for part in self.parts], self.shares.tolist())
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Return log q(z) in nats of z (K, B, Z), (K, B)."""
+        terms = [part.log_prob(z) + math.log(share) for part, share in zip(self.parts, self.shares, strict=True)]
+        return torch.logsumexp(torch.stack(terms), dim=0)
+
+    def rsample(self, n_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw (K, B, Z), each sample from a component of its own; on a CPU the k-th does not depend on K.
+
+        It has no derivatives in the shares.
+        """
+        mean = self.mean
+        noise = draw_each(torch.randn, n_samples, mean.new_empty(len(mean), mean.shape[-1] + 1), generator)
+        # the first normal of each sample chooses the component; the others make the draw of it
+        edges = torch.special.ndtri(self.shares.cumsum(0)[:-1]).to(noise)
+        chosen = torch.bucketize(noise[..., 0].contiguous(), edges)[..., None]  # (K, B, 1)
+        drawn = self._of_part(0, n_samples, noise[..., 1:], generator)
+        for i in range(1, len(self.parts)):
+            drawn = torch.where(chosen == i, self._of_part(i, n_samples, noise[..., 1:], generator), drawn)
+        return drawn
+
+    def _of_part(self, i: int, n_samples: int, noise: Tensor, generator: torch.Generator | None) -> Tensor:
+        part = self.parts[i]
+        if isinstance(part, DiagonalNormal | NormalChain):
+            return part.from_noise(noise)
+        return part.rsample(n_samples, generator=generator)
 
 
 def draw_each(

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from bitsperdim.likelihoods import DiagonalNormal, Likelihood, NormalChain
+from bitsperdim.likelihoods import DiagonalNormal, LatentDensity, Likelihood, NormalChain
 from bitsperdim.models.base import ImageModel
 
 LatentNormal = DiagonalNormal | NormalChain
@@ -54,6 +54,10 @@ class LatentModel(ImageModel):
     def encode(self, x: Tensor) -> LatentNormal:
         """Return q(z given x), of shape (B, Z)."""
 
+    def encode_as_normal(self, x: Tensor) -> LatentNormal:
+        """Return what the refinement of a proposal starts at, (B, Z): q(z given x), or a normal of its moments."""
+        return self.encode(x)
+
     @abstractmethod
     def decode(self, z: Tensor) -> Likelihood:
         """Return p(x given z) for z (K, B, Z), batch shape (K, B, C, H, W)."""
@@ -75,7 +79,7 @@ class LatentModel(ImageModel):
         generator: torch.Generator | None = None,
         noise: Tensor | None = None,
         proposal: Proposal = "encoder",
-        encoded: LatentNormal | None = None,
+        encoded: LatentDensity | None = None,
     ) -> Tensor:
         """Return log w, (K, B) in nats, differentiable in all parameters that it depends on.
 
@@ -87,7 +91,7 @@ class LatentModel(ImageModel):
             noise: of no use here.
             proposal: ``encoder`` draws z from q(z given x), ``prior`` from p(z): naive Monte Carlo, each image with
                 draws of its own.
-            encoded: q(z given x) of these images, where it is known already.
+            encoded: q(z given x) of these images, where it is known already, or another density to draw z from.
 
         Raises:
             ValueError: a proposal of another name.

@@ -51,7 +51,7 @@ class ModelReport:
         n_train_samples: K of the training objective.
         validation_samples: K of the validation bound.
         curve: columns of ``training_curve.csv``.
-        bound: columns of ``bound_against_k.csv``, and ``standard_error_bpd``.
+        bound: columns of ``bound_against_k.csv``, and ``standard_error_bpd``; of some models ``encoder_bpd``.
         nll: (N,) nats per test image, the mean over seeds.
         same_as: (N,) the number of the first test image that is equal.
         pareto_k: of each seed and test image; empty where it is not judged.
@@ -318,7 +318,8 @@ def _read_model(params: Params, folder: Path, name: str, images: ImagesMetrics) 
             f"{folder / 'metrics.json'} was scored on test images {metrics.short_hash}, but the data set is "
             f"{images.short_hash}; evaluate {name} again."
         )
-    bound = read_columns(folder / "bound_against_k.csv", ("n_samples", "bpd", "standard_error_nats"))
+    beside = ("encoder_bpd",) if metrics.refined is not None and metrics.refined.encoder is not None else ()
+    bound = read_columns(folder / "bound_against_k.csv", ("n_samples", "bpd", "standard_error_nats", *beside))
     bound["standard_error_bpd"] = nats_to_bits_per_dim(bound["standard_error_nats"], images.image_shape)
     per_image = read_columns(folder / "per_image.csv", ("seed", "image", "log_p", "same_as"))
     return ModelReport(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -18,9 +18,11 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from bitsperdim.core.errors import InputError
+from bitsperdim.likelihoods import DiagonalNormal
 from bitsperdim.models.external.distributions import first_line
 
 DRAWS = 256  # of a mean that is not known
+SMALLEST_SCALE = 1e-6  # a normal has none of zero
 
 
 @contextmanager
@@ -169,6 +171,19 @@ class ExternalCode:
         except (AttributeError, NotImplementedError):  # it does not say, as torch's base class does not
             mean = self.rsample(DRAWS, generator=torch.Generator(self.device).manual_seed(0)).mean(0)
         return mean.reshape(*self.leading, self.size)
+
+    def as_normal(self) -> DiagonalNormal:
+        """Return the normal of the same means and standard deviations, without derivatives.
+
+        Where the distribution has none, or none that are finite, they are those of some draws, always the same.
+        """
+        drawn = self.rsample(DRAWS, generator=torch.Generator(self.device).manual_seed(0)).detach()
+        moments = {"mean": drawn.mean(0), "stddev": drawn.std(0)}
+        for name in moments:
+            with suppress(AttributeError, NotImplementedError):  # it does not say, as torch's base class does not
+                said = getattr(self.given, name).detach().reshape(*self.leading, self.size)
+                moments[name] = said if bool(said.isfinite().all()) else moments[name]
+        return DiagonalNormal(moments["mean"], moments["stddev"].clamp_min(SMALLEST_SCALE).log())
 
     def mean_of_each(self, n_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Return the mean."""

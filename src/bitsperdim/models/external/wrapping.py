@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from bitsperdim.core.errors import InputError, shown
-from bitsperdim.likelihoods import Likelihood
+from bitsperdim.likelihoods import DiagonalNormal, Likelihood
 from bitsperdim.likelihoods.base import as_levels
 from bitsperdim.models.base import ImageModel
 from bitsperdim.models.conditional import ConditionalModel, sub_pixel_order
@@ -265,6 +265,10 @@ class ExternalLatent(External, LatentModel):
     def encode(self, x: Tensor) -> ExternalCode:  # type: ignore[override]
         """Return q(z given x), of shape (B, Z)."""
         return ExternalCode(self.asked("encode", x), "encode", (len(x),), self.device)
+
+    def encode_as_normal(self, x: Tensor) -> DiagonalNormal:
+        """Return the normal that has the means and standard deviations of q(z given x), of shape (B, Z)."""
+        return self.encode(x).as_normal()
 
     def decode(self, z: Tensor) -> Likelihood:
         """Return p(x given z) for z (K, B, Z), batch shape (K, B, C, H, W)."""
