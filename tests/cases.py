@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+import mistake_rows
 from bitsperdim.config.families.base import TrainSection
 from bitsperdim.config.known import KnownSection
 from bitsperdim.config.params import (
@@ -257,8 +258,8 @@ def _tiny_known() -> tuple[dict[str, Any], dict[str, known.Rows]]:
     cpu, train = torch.device("cpu"), TrainSection()
     of_excess = excess.study(TINY_KNOWN.excess, train, TINY_KNOWN.seed, cpu)
     of_estimators = estimators.study(TINY_KNOWN.estimators, TINY_KNOWN.seed)
-    metrics = {"excess": of_excess[0], "estimators": of_estimators[0]}
-    return metrics, {**of_excess[1], **of_estimators[1]}
+    metrics = {"excess": of_excess[0], "estimators": of_estimators[0], "mistakes": mistake_rows.METRICS}
+    return metrics, {**of_excess[1], **of_estimators[1], "mistakes": mistake_rows.ROWS}
 
 
 def write_known(folder: Path) -> None:

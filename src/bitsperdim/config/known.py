@@ -151,8 +151,8 @@ class MistakesSection(Section):
 class KnownSection(Section):
     """The study of known truths: nobody beats them, estimators cover them, and mistakes are caught."""
 
-    seed: int = 0
-    excess: ExcessSection = ExcessSection()
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    excess: ExcessSection = Field(default_factory=ExcessSection)  # made where it is read: it loads families
     estimators: EstimatorsSection = EstimatorsSection()
     mistakes: MistakesSection = MistakesSection()
 
