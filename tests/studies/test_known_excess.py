@@ -159,9 +159,7 @@ def test_what_was_made_once_is_of_the_committed_settings(repository: Path) -> No
     assert found.n_refuted == 0
 
 
-def test_settings_that_are_none_are_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_settings_that_are_none_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, result = tmp_path / "settings.yaml", tmp_path / "result.json"
     for text, words in (
         ("3", f"{path} must be a mapping of the keys of the section known, but it holds 3."),
@@ -185,7 +183,7 @@ def test_settings_that_are_none_are_one_sentence(
     made_once.main()
     found = read_stored(result, MadeOnceMetrics)
     assert list(found.excess.sources) == ["templates"]
-    assert [row.model for row in found.tables.estimators] == list(found.estimators.models)
+    assert {row.model for row in found.tables.estimators} == set(found.estimators.models)
     monkeypatch.setattr("sys.argv", ["known"])
     with pytest.raises(SystemExit, match="usage: "):
         made_once.main()
