@@ -47,7 +47,7 @@ def test_a_family_adds_its_own_code(repository: Path) -> None:
     of_vae, of_flow = (set(code.needed(script, *code_of(family))) - common for family in ("vae", "flow"))
     assert {path.name for path in of_vae} == {"vae.py"}
     assert len(of_vae) == 2
-    assert {path.name for path in of_flow} == {"flow.py", "normalizing_flow.py"}
+    assert {path.name for path in of_flow} == {"flow.py", "normalizing_flow.py", "masked.py"}
     digests = {family: code.digest(code.needed(script, *code_of(family))) for family in FAMILIES}
     assert len(set(digests.values())) == len(FAMILIES)
 

@@ -111,7 +111,8 @@ def test_what_is_not_to_be_believed_is_marked(tmp_path: Path) -> None:
     assert "2.500 ± 0.034‡ |" in lines["bad"]
     assert twin.count("**Not to be believed:** the number is worse than uniform coding, which needs 2 bits/dim.") == 1
     assert page.count('<small class="flag">worse than uniform</small>') == 1
-    assert page.count('<sup class="flag">†</sup>') == 4  # table, title, other estimates
+    of_models = page.partition('aria-labelledby="known"')[0]  # the study of known truths has marks of its own
+    assert of_models.count('<sup class="flag">†</sup>') == 4  # table, title, other estimates
     assert page.count('<sup class="flag">‡</sup>') == 3
 
 
