@@ -41,7 +41,7 @@ def test_a_key_is_removed(params: dict[str, Any]) -> None:
 
 
 MISTAKES = {
-    "nonsense=3": r"-S nonsense=3 cannot be applied: there is no parameter 'nonsense'; \+ before it adds one\.",
+    "xyz=3": r"-S xyz=3 cannot be applied: there is no parameter 'xyz'; \+ before it adds one\.",
     "vae.laten_size=9": r"there is no parameter 'vae\.laten_size', did you mean vae\.latent_size or ",
     "+vae.laten_size=9": r"-S \+vae\.laten_size=9: params\.yaml: vae\.laten_size is not a known key, did you mean 'lat",
     "+vae.train.epochs=-1": r"params\.yaml: vae\.train\.epochs = -1 is not allowed; it must be at least ",
