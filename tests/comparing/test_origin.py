@@ -63,7 +63,8 @@ def test_each_part_is_named(has_parameters: bool) -> None:
 
     start = "Beside the parameters, these differ: " if has_parameters else "No parameter differs. These differ: "
     assert said(Origin({**ALL.code, "models of train": "n"}, ALL.images, used)) == [f"{start}the code in models."]
-    assert said(Origin(ALL.code, {"data/dequantized": "e"}, used)) == [f"{start}the images of training or validation."]
+    images = "the images of training or validation, or what is stored beside them"
+    assert said(Origin(ALL.code, {"data/dequantized": "e"}, used)) == [f"{start}{images}."]
     assert said(Origin(ALL.code, ALL.images, {**used, "train": {"torch": "2"}})) == [f"{start}PyTorch (1 and 2)."]
     nothing = "Nothing differs that is recorded: neither parameters nor code, images, versions or machine."
     assert said(whole) == ([] if has_parameters else [nothing])

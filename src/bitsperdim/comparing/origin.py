@@ -80,7 +80,8 @@ def what_differs(a: Origin, b: Origin, *, has_parameters: bool) -> list[str]:
     else:
         unknown.append("the code")
     if both := {*a.images} & {*b.images}:
-        found += ["the images of training or validation"] if any(a.images[key] != b.images[key] for key in both) else []
+        differ = any(a.images[key] != b.images[key] for key in both)
+        found += ["the images of training or validation, or what is stored beside them"] if differ else []
     else:
         unknown.append("the images of training and validation")
     found += made_with.differing(a.used, b.used)

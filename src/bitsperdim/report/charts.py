@@ -191,7 +191,7 @@ def bound(model: ModelReport) -> Markup | None:
         if beside is not None and np.isfinite(beside).all():
             axes.plot(sizes, beside, "--", color=MUTED, linewidth=1.5)
         axes.annotate(
-            f"ELBO {plain(float(bpd[0]))}", (sizes[0], bpd[0]), (9, 5), textcoords="offset points", va="bottom"
+            f"K = 1: {plain(float(bpd[0]))}", (sizes[0], bpd[0]), (9, 5), textcoords="offset points", va="bottom"
         )
         axes.annotate(
             plain(float(bpd[-1])), (sizes[-1], bpd[-1]), (0, 9), textcoords="offset points", ha="right", va="bottom"
