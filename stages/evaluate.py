@@ -9,7 +9,7 @@ from bitsperdim.core import made_with
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import remove_leftovers, write_csv, write_json
 from bitsperdim.data.prepared import load_prepared
-from bitsperdim.evaluation import contrast, latent_code, own_noise, pictures, scoring, summary, training_images
+from bitsperdim.evaluation import pictures, scoring, seeds, summary, training_images
 from bitsperdim.runtime import finished, stage
 from bitsperdim.runtime.device import described, set_up_device
 from bitsperdim.runtime.distributed import is_first, joined, world_size
@@ -27,21 +27,11 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
     decides = (family, prepared, section)
     places = {seed: scoring.checkpoint_of(path, *decides, seed, device) for seed, path in folders.items()}
     finished.clear(keep={place.folder for place in places.values()})
-    first, first_place = trained[params.seeds[0]], places[params.seeds[0]]
+    first = trained[params.seeds[0]]
     try:
         with joined(device):
-            writes, estimates = is_first(), {}
-            used = {**described(device), "n_processes": world_size()}
-            for seed, model in trained.items():
-                estimates[seed] = scoring.evaluate_seed(
-                    *(model, prepared, section, seed, device),
-                    title=f"evaluate {name} seed {seed}",
-                    checkpoint=places[seed],
-                )
-            by_encoder = contrast.contrast(first, prepared, estimates[params.seeds[0]], section, device, first_place)
-            beside = (first, prepared, estimates[params.seeds[0]], section)
-            more = latent_code.of_the_code(*beside, device, first_place)
-            more |= own_noise.beside(*beside, params.seeds[0], device, first_place)
+            writes, used = is_first(), {**described(device), "n_processes": world_size()}
+            estimates, by_encoder, more = seeds.score_seeds(name, trained, prepared, section, places, device)
         if not writes:
             return used
         remove_leftovers(out)

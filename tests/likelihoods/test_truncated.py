@@ -7,7 +7,7 @@ import mpmath
 import pytest
 import torch
 
-from bitsperdim.likelihoods.truncated import truncated_normal
+from bitsperdim.likelihoods.truncated import FAR, put_far, truncated_normal
 
 pytestmark = pytest.mark.processor
 EPS = 2.0**-52
@@ -98,3 +98,21 @@ def test_a_draw_rises_with_its_number() -> None:
         v = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
         z, _ = truncated_normal(low.expand(99), high.expand(99), v)
         assert (z.diff() > 0).all()
+
+
+def test_far_intervals_need_no_look() -> None:
+    """The way of a GPU; infinite edges, far and near intervals among each other."""
+    generator = torch.Generator().manual_seed(0)
+    low = 40 * torch.randn(4000, generator=generator, dtype=torch.float64)
+    high = low + 3 * torch.rand(4000, generator=generator, dtype=torch.float64)
+    low[::97] = -torch.inf
+    above = torch.rand(4000, generator=generator, dtype=torch.float64)
+    nothing = torch.full_like(low, 7.0)
+    found, without = (
+        put_far(nothing.clone(), nothing.clone(), low, high, above, may_look=may_look) for may_look in (True, False)
+    )
+    assert 500 < int((high < FAR).sum()) < 1500
+    for ours, theirs in zip(found, without, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=0)
+        assert bool((theirs[high >= FAR] == 7).all())
+        assert bool(theirs[high < FAR].isfinite().all())

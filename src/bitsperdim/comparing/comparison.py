@@ -38,13 +38,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from bitsperdim.comparing.numbers import Images, NoImagesError, Scored
 from bitsperdim.comparing.origin import what_differs
-from bitsperdim.comparing.source import Source
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.labels import OUT_OF_RANGE, SEEN, TOO_FEW
 from bitsperdim.core.metrics import AnyMetrics
@@ -52,6 +51,9 @@ from bitsperdim.core.units import bits_per_dim
 from bitsperdim.estimators.multiple import roots, step_down
 from bitsperdim.estimators.noise import LEVEL, Noise, in_bits_per_dim, of_means, of_tables
 from bitsperdim.estimators.paired import influences
+
+if TYPE_CHECKING:
+    from bitsperdim.comparing.source import Source
 
 Verdict = Literal["better", "worse", "cannot tell", "same", "refused"]
 ErrorKind = Literal["paired", "unpaired"]

@@ -12,17 +12,19 @@ import json
 import math
 import textwrap
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bitsperdim.comparing.comparison import Comparison, Difference, Row
 from bitsperdim.comparing.numbers import Scored
-from bitsperdim.comparing.source import Source
 from bitsperdim.core import labels
 from bitsperdim.core.files import rounded
 from bitsperdim.core.metrics import AnyMetrics
 from bitsperdim.estimators.noise import LEVEL
 from bitsperdim.results.formatting import error_alone, plain, two_digits, with_error
 from bitsperdim.results.formatting import markdown as cell
+
+if TYPE_CHECKING:
+    from bitsperdim.comparing.source import Source
 
 SCHEMA = 2
 WIDTH = 110  # of a line of text

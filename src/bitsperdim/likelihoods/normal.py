@@ -231,6 +231,8 @@ class LatentMixture:
         self.parts, self.shares = tuple(parts), torch.tensor(shares, dtype=torch.float64)
         if len(parts) != len(shares) or (self.shares <= 0).any() or abs(float(self.shares.sum()) - 1) > ROUNDED:
             raise ValueError(f"{len(parts)} components need as many positive shares that add up to 1, not {shares}")
+        # between the components, on the scale of the normal that chooses one; moved here, once for all draws
+        self._edges = torch.special.ndtri(self.shares.cumsum(0)[:-1]).to(parts[0].mean)
 
     @property
     def mean(self) -> Tensor:
@@ -254,8 +256,7 @@ class LatentMixture:
         mean = self.mean
         noise = draw_each(torch.randn, n_samples, mean.new_empty(len(mean), mean.shape[-1] + 1), generator)
         # the first normal of each sample chooses the component; the others make the draw of it
-        edges = torch.special.ndtri(self.shares.cumsum(0)[:-1]).to(noise)
-        chosen = torch.bucketize(noise[..., 0].contiguous(), edges)[..., None]  # (K, B, 1)
+        chosen = torch.bucketize(noise[..., 0].contiguous(), self._edges)[..., None]  # (K, B, 1)
         drawn = self._of_part(0, n_samples, noise[..., 1:], generator)
         for i in range(1, len(self.parts)):
             drawn = torch.where(chosen == i, self._of_part(i, n_samples, noise[..., 1:], generator), drawn)

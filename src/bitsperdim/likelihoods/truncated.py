@@ -10,7 +10,8 @@ Not here: derivatives.
 
 Invariants (``tests/likelihoods/test_truncated.py``): masses are those of sixty-digit arithmetic, also of narrow and of
 far intervals (``test_masses_have_their_digits``); draws are the quantiles, everywhere (``test_draws_are_quantiles``),
-and never outside (``test_draws_stay_inside``).
+and never outside (``test_draws_stay_inside``); far intervals are the same without a look at which are far
+(``test_far_intervals_need_no_look``).
 """
 
 from __future__ import annotations
@@ -42,12 +43,31 @@ def truncated_normal(low: Tensor, high: Tensor, v: Tensor) -> tuple[Tensor, Tens
     p_low, p_high = _cdf(low), _cdf(high)
     mass = p_high - p_low
     z, log_mass = ndtri(p_high - above * mass), torch.log(mass)
-    is_far = high < FAR
-    if bool(is_far.any()):
-        far = _far(low[is_far], high[is_far], above[is_far])
-        z[is_far], log_mass[is_far] = far
+    z, log_mass = put_far(z, log_mass, low, high, above, may_look=low.device.type == "cpu")
     z = torch.minimum(torch.maximum(z, low), high)
     return torch.where(is_mirrored, -z, z), log_mass
+
+
+def put_far(
+    z: Tensor, log_mass: Tensor, low: Tensor, high: Tensor, above: Tensor, *, may_look: bool
+) -> tuple[Tensor, Tensor]:
+    """Return draws and log-masses (N,) with those of far intervals in their places.
+
+    Args:
+        z: draws, right where the interval is not far.
+        log_mass: likewise.
+        low: lower edges, mirrored.
+        high: upper edges, mirrored.
+        above: the share of the interval that is above the draw.
+        may_look: whether to look first if any interval is far; on a GPU the host would wait for that.
+    """
+    is_far = high < FAR
+    if not may_look:
+        far = _far(low.clamp(max=FAR), high.clamp(max=FAR), above)
+        return torch.where(is_far, far[0], z), torch.where(is_far, far[1], log_mass)
+    if bool(is_far.any()):
+        z[is_far], log_mass[is_far] = _far(low[is_far], high[is_far], above[is_far])
+    return z, log_mass
 
 
 def _cdf(x: Tensor) -> Tensor:
