@@ -146,7 +146,7 @@ class Case:
             ValueError: there are numbers only.
         """
         if self.asked is None:
-            raise ValueError("there is no model here, there are only numbers")
+            raise ValueError("only numbers were given, so that no model can be asked")
         return self.asked.model
 
     @property

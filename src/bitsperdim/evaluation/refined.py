@@ -166,7 +166,8 @@ def optimized(
         with torch.enable_grad():
             bound = surrogate(model, x, normal.moved(*found), noise)
             (gradient,) = torch.autograd.grad(-bound.sum(), found)
-        # images that no sample gives any mass have no derivative, and stay where they are
+        # images that no sample gives any mass have no derivative, and stay where they are; nothing is hidden by that,
+        # since a log-weight of the samples that count is refused where it is not a number
         found.grad = torch.nan_to_num(gradient, 0.0, 0.0, 0.0)
         adam.step()
     return found.detach()

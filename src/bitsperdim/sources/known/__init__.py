@@ -14,7 +14,7 @@ The four, whose dependence is of four kinds:
 * :class:`~bitsperdim.sources.known.templates.Templates`: one hidden choice for the whole image.
 * :class:`~bitsperdim.sources.known.small_pixelcnn.SmallPixelCnn`: an autoregressive network.
 
-"Exact" means up to the rounding of float64: there is no bound, no sampling and no truncated sum in log P. Each
+"Exact" means up to the rounding of float64: log P is neither a bound nor sampled, and no sum in it is cut off. Each
 distribution is fixed by its shape, levels, strength and number of components (``tests/sources/known`` pins values).
 
 A draw is exact up to the 53 bits of a uniform random number. With the defaults, no two of 4,000 images of 8x8 pixels
