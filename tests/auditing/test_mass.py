@@ -18,7 +18,9 @@ LOG2 = math.log(2)
 SMALL = Raster(3, (2, 2))
 CODES = Codes()
 LARGE = Raster(5, (6, 6), seed=1)
-IMAGES = {model: model.sample(40) for model in (SMALL, LARGE)}
+with torch.random.fork_rng():  # whatever modules were imported before
+    torch.manual_seed(0)
+    IMAGES = {model: model.sample(40) for model in (SMALL, LARGE)}
 BINARY = torch.randint(0, 2, (40, 1, 2, 2), generator=torch.Generator().manual_seed(0))
 EVERY = (mass.sum_over_tiny_images, mass.sampler, mass.annealed_mass, mass.slice_of_images)
 
