@@ -1,10 +1,16 @@
-"""The fused Bernoulli of a linear layer is the Bernoulli, to rounding, and is not differentiable."""
+"""The fused Bernoulli of a linear layer is the Bernoulli, to rounding, and so are its derivatives."""
 
 import pytest
 import torch
 
 import laws
-from bitsperdim.likelihoods import Bernoulli, bernoulli_log_prob_of_layer, tanh_
+from bitsperdim.likelihoods import (
+    Bernoulli,
+    bernoulli_log_prob_of_layer,
+    learned_bernoulli_log_prob_of_layer,
+    tanh_,
+)
+from bitsperdim.likelihoods.bernoulli_layer import ROWS_AT_ONCE
 
 pytestmark = pytest.mark.processor
 
@@ -50,6 +56,39 @@ def test_the_error_of_images_that_are_almost_certain(t: float, sign: int) -> Non
     found = bernoulli_log_prob_of_layer(x, torch.zeros(1, 1, 3), torch.zeros(784, 3), bias).double().item()
     expected = Bernoulli(bias.double().reshape(1, 28, 28)).log_prob_of_images(x).item()
     assert abs(found - expected) <= 784 * 6e-8 + 1e-6 * abs(expected)
+
+
+@pytest.mark.parametrize("n_dims", [1, 15, 784])
+@pytest.mark.parametrize("scale", [0.01, 1.0, 30.0])
+def test_the_derivatives_are_those_of_the_bernoulli(n_dims: int, scale: float) -> None:
+    """In hidden values, weights and biases, each row with a weight of its own: float64, to 1e-12 of the largest.
+
+    With more samples than are taken at once, so that the last part is a smaller one.
+    """
+    n_images = ROWS_AT_ONCE // 3
+    x, *values = layer(n_dims, scale, torch.float64, n_samples=7, n_images=n_images)
+    factors = torch.randn(7, n_images, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found, expected = [], []
+    for results, log_prob in (
+        (found, learned_bernoulli_log_prob_of_layer),
+        (expected, lambda x, *of: Bernoulli(torch.nn.functional.linear(*of)).log_prob(x.flatten(1)).sum(-1)),
+    ):
+        learned = [value.clone().requires_grad_() for value in values]
+        result = log_prob(x, *learned)
+        results += [result.detach(), *torch.autograd.grad((result * factors).sum(), learned)]
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12 * float(other.abs().max().clamp(min=1)))
+
+
+@pytest.mark.parametrize("wanted", [0, 1, 2])
+def test_only_the_derivatives_that_are_wanted_are_computed(wanted: int) -> None:
+    """A decoder whose weights are frozen, as where a proposal is refined, has a derivative in its input alone."""
+    x, *values = layer(15, 1.0, torch.float64)
+    values[wanted].requires_grad_()
+    result = learned_bernoulli_log_prob_of_layer(x, *values)
+    result.sum().backward()
+    assert [value.grad is not None for value in values] == [place == wanted for place in range(3)]
+    assert not learned_bernoulli_log_prob_of_layer(x, *(value.detach() for value in values)).requires_grad
 
 
 def test_a_workspace_serves_calls_of_any_smaller_size() -> None:

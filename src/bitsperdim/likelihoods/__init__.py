@@ -6,7 +6,11 @@ float32. No epsilon, clamp or switch: a mass is exact to rounding.
 """
 
 from bitsperdim.likelihoods.base import Likelihood, at_least_float32
-from bitsperdim.likelihoods.bernoulli_layer import bernoulli_log_prob_of_layer, tanh_
+from bitsperdim.likelihoods.bernoulli_layer import (
+    bernoulli_log_prob_of_layer,
+    learned_bernoulli_log_prob_of_layer,
+    tanh_,
+)
 from bitsperdim.likelihoods.categorical import Bernoulli, Categorical
 from bitsperdim.likelihoods.coupled import CoupledLogisticMixture
 from bitsperdim.likelihoods.discretized import DiscretizedLogistic, DiscretizedNormal, Mixture
@@ -32,5 +36,6 @@ __all__ = [
     "bernoulli_log_prob_of_layer",
     "build_head",
     "draw_each",
+    "learned_bernoulli_log_prob_of_layer",
     "tanh_",
 ]

@@ -1,5 +1,5 @@
-r"""Log-masses of images whose logits are a linear layer, with few passes over memory: what importance sampling spends
-its time on.
+r"""Log-masses of images whose logits are a linear layer, with few passes over memory: what training and evaluation of
+a VAE spend their time on.
 
 .. math:: \log p(x \mid h) = \sum_d \log \sigma(t_d)
           = \sum_d \min(t_d, 0) + \log \prod_d \sigma(|t_d|), \qquad t_d = (2 x_d - 1) (w_d \cdot h + b_d)
@@ -9,17 +9,23 @@ and 784 sub-pixels need 49 logarithms. A factor is rounded to the digits of its 
 most 6e-8 nats for each sub-pixel: of no account in a sum of many nats, but not as small as those of the single
 log-masses where an image is almost certain.
 
-Nothing here is differentiable: training goes through :class:`bitsperdim.likelihoods.Bernoulli`.
+The derivative in a logit is :math:`(2 x_d - 1) \sigma(-t_d)`, which has no such error; where derivatives are wanted it
+is kept instead of the logit, so that the way back is two matrix products.
 
 Invariants (``tests/likelihoods/test_bernoulli_layer.py``): the result is that of the Bernoulli, to rounding
-(``test_it_is_the_bernoulli``), whatever a workspace holds (``test_a_workspace_serves_calls_of_any_smaller_size``).
+(``test_it_is_the_bernoulli``), and so are its derivatives (``test_the_derivatives_are_those_of_the_bernoulli``);
+whatever a workspace holds (``test_a_workspace_serves_calls_of_any_smaller_size``).
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+ROWS_AT_ONCE = 1024  # samples times images
 LARGEST_PRODUCT = 64  # factors of at least 1/2: their product is above the smallest float32
 
 
@@ -27,7 +33,7 @@ LARGEST_PRODUCT = 64  # factors of at least 1/2: their product is above the smal
 def bernoulli_log_prob_of_layer(
     x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor, workspace: Tensor | None = None
 ) -> Tensor:
-    """Return log p(x given h), (K, B) in nats.
+    """Return log p(x given h), (K, B) in nats, without derivatives.
 
     It is fastest where K times B rows of logits fit into the processor's cache, and where one workspace serves many
     calls: fresh memory costs about as much time as the sigmoids.
@@ -42,13 +48,68 @@ def bernoulli_log_prob_of_layer(
     n_samples, n_images, _ = hidden.shape
     if workspace is None:
         workspace = hidden.new_empty(2, n_samples * n_images, len(bias))
-    t, below = workspace[:, : n_samples * n_images]
-    signs = x.flatten(1).to(hidden.dtype).mul_(2).sub_(1)  # (B, D)
+    t, work = workspace[:, : n_samples * n_images]
     torch.addmm(bias, hidden.flatten(0, 1), weight.t(), out=t)  # (KB, D)
-    t.view(n_samples, n_images, -1).mul_(signs)
-    total = torch.clamp(t, max=0, out=below).sum(1)
-    total += log_of_product(t.abs_().sigmoid_())
-    return total.view(hidden.shape[:2])
+    t.view(n_samples, n_images, -1).mul_(signs_of(x, hidden.dtype))
+    return _log_prob(t, work).view(n_samples, n_images)
+
+
+def learned_bernoulli_log_prob_of_layer(x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return the same with derivatives in h, w and b, which can be taken once."""
+    result: Tensor = _LogProbOfLayer.apply(x, hidden, weight, bias)
+    return result
+
+
+class _LogProbOfLayer(torch.autograd.Function):
+    """Keeps of each logit what the loss moves by with it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # noqa: ANN401
+        n_samples, n_images, _ = hidden.shape
+        signs = signs_of(x, hidden.dtype)
+        slopes = hidden.new_empty(n_samples, n_images, len(bias))
+        log_prob = hidden.new_empty(n_samples, n_images)
+        n_at_once = samples_at_once(n_samples, x)
+        workspace = torch.empty_like(slopes[:n_at_once])
+        for first in range(0, n_samples, n_at_once):
+            signed = slopes[first : first + n_at_once]
+            t = signed.flatten(0, 1)
+            torch.addmm(bias, hidden[first : first + n_at_once].flatten(0, 1), weight.t(), out=t)
+            signed.mul_(signs)
+            log_prob[first : first + n_at_once] = _log_prob(t, workspace.flatten(0, 1)[: len(t)]).view(-1, n_images)
+            t.neg_().sigmoid_()
+            signed.mul_(signs)
+        ctx.save_for_backward(slopes, hidden, weight)
+        return log_prob
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        slopes, hidden, weight = ctx.saved_tensors
+        slopes, gradient = slopes.flatten(0, 1), gradient.reshape(-1, 1)  # (KB, D), (KB, 1)
+        _, in_hidden, in_weight, in_bias = ctx.needs_input_grad
+        return (
+            None,
+            (slopes @ weight).mul_(gradient).view_as(hidden) if in_hidden else None,
+            slopes.t() @ (hidden.flatten(0, 1) * gradient) if in_weight else None,
+            (slopes.t() @ gradient).squeeze(1) if in_bias else None,
+        )
+
+
+def samples_at_once(n_samples: int, x: Tensor) -> int:
+    """Return how many samples of images (B, C, H, W) are taken together: what stays in a processor's cache."""
+    return max(1, ROWS_AT_ONCE // len(x)) if x.device.type == "cpu" else n_samples
+
+
+def signs_of(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return 2x - 1 of images (B, C, H, W), (B, D)."""
+    return x.flatten(1).to(dtype).mul_(2).sub_(1)
+
+
+def _log_prob(t: Tensor, work: Tensor) -> Tensor:
+    """Return the sum of log sigmoids (N,) of t (N, D); ``work``, of its shape, is overwritten."""
+    total = torch.clamp(t, max=0, out=work).sum(1)
+    return total.add_(log_of_product(torch.abs(t, out=work).sigmoid_()))
 
 
 def tanh_(values: Tensor) -> Tensor:

@@ -51,7 +51,8 @@ class Presentation:
     def batch(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return the images of some rows as the model sees them, their labels, and their noise if it is fixed."""
         labels = None if self.labels is None else self.labels[index]
-        return self.drawn(self.images[index], generator), labels, self.fixed_noise(index)
+        # whole rows are copied at once, where brackets would copy sub-pixel by sub-pixel
+        return self.drawn(self.images.index_select(0, index), generator), labels, self.fixed_noise(index)
 
     def fixed_noise(self, index: Tensor) -> Tensor | None:
         """Return the dequantization noise of some rows, (K, B, C, H, W) in [0, 1), the same whenever they come."""

@@ -130,7 +130,7 @@ class Optimization:
         # gradients are averaged over processes, whose shares may be uneven
         (loss * (share.fraction * world_size())).backward()
         if self.settings.gradient_clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip, foreach=True)
         self.optimizer.step()
         if self.averaged is not None:
             self.update_average(self.averaged, number)
