@@ -25,7 +25,7 @@ CHANGES: tuple[dict[str, Any], ...] = (
     *({"n_steps": value} for value in (50, 200)),
     *({"n_samples": value} for value in (1, 8)),
     *({"learning_rate": value} for value in (0.05, 0.2)),
-    {"n_rounds": 1},
+    *({"n_rounds": value} for value in (1, 3)),
     *({"encoder_share": value} for value in (0.0, 0.1)),
 )
 

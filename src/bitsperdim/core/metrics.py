@@ -132,6 +132,32 @@ class RefinedMetrics(Stored):
     encoder: ContrastMetrics | None = None  # where some images were scored with the encoder's proposal too
 
 
+class TermsMetrics(Stored):
+    """The two terms of the evidence lower bound under one proposal, nats per image: the bound is minus their sum."""
+
+    distortion_nats: float  # -log p(x given z), the mean over the proposal
+    rate_nats: float  # log q(z) - log p(z), likewise
+
+    @property
+    def elbo_nats(self) -> float:
+        """The bound."""
+        return -self.distortion_nats - self.rate_nats
+
+
+class RateDistortionMetrics(Stored):
+    """The terms of the bound at K = 1 and what it is short of, of some test images, the first seed; nats per image."""
+
+    n_images: int
+    n_samples: int  # of each term
+    log_p_nats: float  # the bound of K samples of the same images
+    encoder: TermsMetrics
+    normal: TermsMetrics  # of each image the normal with the highest bound that was found
+    amortization_gap_nats: float  # the bound of that normal less the encoder's
+    amortization_gap_nats_standard_error: float  # paired, over images, with the Monte Carlo noise in it
+    approximation_gap_nats: float  # log_p_nats less the bound of that normal
+    approximation_gap_nats_standard_error: float  # likewise
+
+
 class OriginMetrics(Stored):
     """Where a model that was made elsewhere comes from, and the method that it is asked by."""
 
@@ -199,6 +225,7 @@ class AnyMetrics(OfImages):
     n_units: int | None = None  # of the latent code, where there is one and more than one test image
     n_active_units: int | None = None  # whose posterior mean moves with the image
     annealed: AnnealedMetrics | None = None  # of models with a latent code
+    rate_distortion: RateDistortionMetrics | None = None  # likewise: the bound at K = 1 in its terms
     truth: TruthMetrics | None = None  # where the images were drawn from a known distribution
     origin: OriginMetrics | None = None  # of a model that was made elsewhere
     verified: bool | None = None  # of such a model: whether its kind is more than what it declares

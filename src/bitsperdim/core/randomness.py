@@ -26,6 +26,7 @@ PURPOSES = (
     *("study_evaluation", "study_bound", "known_images", "known_evaluation", "study_mistakes"),
     "fitted_noise",
     *("refining", "contrast_images", "contrast", "annealed_start"),
+    *("best_normal", "rate_distortion"),
 )
 
 

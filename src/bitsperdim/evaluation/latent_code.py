@@ -38,6 +38,7 @@ from bitsperdim.data.prepared import PreparedImages
 from bitsperdim.estimators.log_weights import mean_error
 from bitsperdim.evaluation.annealed import ais, bdmc, n_gradients
 from bitsperdim.evaluation.estimate import Estimate
+from bitsperdim.evaluation.rate_distortion import rate_distortion
 from bitsperdim.evaluation.refined import generators_of, is_refined, refine
 from bitsperdim.likelihoods import LatentDensity
 from bitsperdim.models import ImageModel, LatentModel
@@ -60,7 +61,7 @@ def of_the_code(
     device: torch.device,
     checkpoint: Checkpoint | None = None,
 ) -> dict[str, Any]:
-    """Return active units and what annealing says, of a model with a continuous latent code; of others, nothing.
+    """Return active units, what annealing says, and the terms of the bound at K = 1; of other models, nothing.
 
     Args:
         model: of the first seed, in evaluation mode on its device.
@@ -88,7 +89,9 @@ def of_the_code(
             checkpoint=checkpoint,
             refining=refining,
         )
-    return found | ({"annealed": annealed} if annealed else {})
+    in_terms = rate_distortion(model, prepared, estimated, section, device, checkpoint)
+    more = {"annealed": annealed, "rate_distortion": in_terms}
+    return found | {key: value for key, value in more.items() if value}
 
 
 def in_proportion(section: EvaluateSection, n_test: int) -> AnnealedSection:

@@ -216,6 +216,11 @@ class Report:
         return [model for model in self.models if model.metrics.own_noise is not None]
 
     @property
+    def in_terms(self) -> list[ModelReport]:
+        """Models with a latent code whose bound at K = 1 is known in its terms."""
+        return [model for model in self.models if model.metrics.rate_distortion is not None]
+
+    @property
     def any_impossible(self) -> bool:
         """Whether some model gives a test image no mass."""
         return any(model.metrics.n_impossible_images for model in self.models)

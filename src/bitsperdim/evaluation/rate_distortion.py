@@ -1,0 +1,165 @@
+r"""The evidence lower bound of a model with a latent code in its terms, and what the bound is short of.
+
+.. math:: -\mathrm{ELBO}_q(x) = \underbrace{\mathbb E_q[-\log p(x \mid z)]}_{\text{distortion}}
+          + \underbrace{\mathbb E_q\Big[\log \frac{q(z)}{p(z)}\Big]}_{\text{rate}}
+
+(Alemi et al. 2018, "Fixing a Broken ELBO"). On some test images both terms are taken under two proposals: the encoder,
+and of each image the normal with the highest bound that was found by optimizing it, starting at the encoder's. What the
+encoder's bound is below log P(x) has then two parts (Cremer, Li and Duvenaud 2018, "Inference Suboptimality in
+Variational Autoencoders"):
+
+.. math:: \log P(x) - \mathrm{ELBO}_q = \underbrace{\log P(x) - \mathrm{ELBO}_{q^*}}_{\text{approximation gap}}
+          + \underbrace{\mathrm{ELBO}_{q^*} - \mathrm{ELBO}_q}_{\text{amortization gap}}
+
+The first is of the family of proposals: no normal with independent coordinates is the posterior. The second is of the
+encoder: one network for all images does not give each of them its best normal. For :math:`\log P(x)` stands the bound
+of K samples of the evaluation, and :math:`q^*` is the best that was found: so the approximation gap is at least what
+is said, but for a bound of the optimization that is short, which makes it larger and the other smaller.
+
+The refined proposal of :mod:`bitsperdim.evaluation.refined` is another normal: it is optimized for the bound of several
+samples and widened, and costs the bound at K = 1 some nats to have no heavy tails. Here neither is done.
+
+Both proposals have the same standard normal noise, so that the noise of their difference is small. The Monte Carlo
+noise is in the errors, which are over images.
+
+Invariants (``tests/evaluation/test_rate_distortion.py``): the terms are closed forms in a conjugate model
+(``test_the_terms_are_those_of_a_conjugate_model``), in which a wrong encoder has an amortization gap alone and coupled
+coordinates have an approximation gap (``test_the_gaps_are_those_of_a_conjugate_model``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from bitsperdim.config.params import EvaluateSection
+from bitsperdim.core.randomness import stream
+from bitsperdim.data.prepared import PreparedImages
+from bitsperdim.estimators.log_weights import mean_error
+from bitsperdim.evaluation.contrast import MOST, n_contrasted
+from bitsperdim.evaluation.estimate import Estimate
+from bitsperdim.evaluation.refined import generators_of, optimized
+from bitsperdim.likelihoods import LatentDensity
+from bitsperdim.models import LatentModel
+from bitsperdim.models.latent import LatentNormal
+from bitsperdim.runtime.checkpoints import Checkpoint
+from bitsperdim.runtime.distributed import is_first
+from bitsperdim.runtime.shards import in_blocks
+
+N_SAMPLES = 256  # of each term
+SAMPLES_AT_ONCE = 16
+STEPS = 2  # times those of a refinement, at half its rate: of one sample each
+
+
+def rate_distortion(
+    model: LatentModel,
+    prepared: PreparedImages,
+    estimated: Estimate,
+    section: EvaluateSection,
+    device: torch.device,
+    checkpoint: Checkpoint | None = None,
+) -> dict[str, Any]:
+    """Return the terms and the gaps of some test images, nats per image; nothing where no image is asked for.
+
+    Args:
+        model: of the first seed, in evaluation mode on its device, with derivatives in the code.
+        prepared: with the test split.
+        estimated: of this model and all test images.
+        section: of the evaluation.
+        device: of the model.
+        checkpoint: where finished images are kept; None: nowhere.
+    """
+    test = prepared.images["test"]
+    n_images = min(n_contrasted(section, len(test)), MOST)
+    if not n_images:
+        return {}
+    order = torch.randperm(len(test), generator=stream("contrast_images", section.seed))
+    chosen = order[:n_images].sort().values
+
+    def work(block: range) -> Tensor:
+        numbers = chosen[block.start : block.stop]
+        x = torch.from_numpy(test[numbers.numpy()]).to(device)
+        with torch.no_grad():
+            proposals: tuple[LatentDensity, ...] = (model.encode(x), best_normal(model, x, section, numbers.tolist()))
+        found = [
+            terms(model, x, proposal, stream("rate_distortion", section.seed, block.start, device=device))
+            for proposal in proposals
+        ]
+        return torch.cat(found, dim=1).cpu()
+
+    with tqdm(total=n_images, desc="terms", unit="image", disable=None if is_first() else True) as bar:
+        rows = in_blocks(
+            *("rate and distortion", n_images, section.batch_size, 4, work),
+            device=device,
+            checkpoint=None if checkpoint is None else checkpoint.part("terms"),
+            progress=lambda new: bar.update(len(new)),
+        )
+    log_p = estimated.log_p[chosen]
+    possible = torch.cat([rows, log_p[:, None]], dim=1).isfinite().all(1)
+    if not possible.any():
+        return {}
+    same_as = chosen if "test" not in prepared.same_as else torch.from_numpy(prepared.same_as["test"])[chosen]
+    return summarised(rows[possible], log_p[possible], same_as[possible])
+
+
+@torch.no_grad()
+def best_normal(model: LatentModel, x: Tensor, section: EvaluateSection, numbers: list[int]) -> LatentNormal:
+    """Return of each image the normal with the highest bound that was found, (B, Z).
+
+    Args:
+        model: in evaluation mode.
+        x: (B, C, H, W).
+        section: of the evaluation.
+        numbers: of the images, which decide their random numbers.
+    """
+    asked, normal = section.refined, model.encode_as_normal(x)
+    offsets = torch.zeros(2, *normal.mean.shape, dtype=normal.mean.dtype, device=x.device)
+    generators = generators_of(numbers, section.seed, purpose="best_normal")
+    found = optimized(model, x, offsets, STEPS * asked.n_steps, 1, asked.learning_rate / STEPS, generators)
+    return normal.moved(*found)
+
+
+@torch.no_grad()
+def terms(model: LatentModel, x: Tensor, proposal: LatentDensity, generator: torch.Generator) -> Tensor:
+    """Return distortion and rate of each image, means over samples, (B, 2) float64 in nats.
+
+    Args:
+        model: in evaluation mode.
+        x: (B, C, H, W).
+        proposal: (B, Z).
+        generator: of the samples.
+    """
+    totals = torch.zeros(2, len(x), dtype=torch.float64, device=x.device)
+    prior = model.prior()
+    for _ in range(N_SAMPLES // SAMPLES_AT_ONCE):
+        z = proposal.rsample(SAMPLES_AT_ONCE, generator=generator)
+        totals[0] -= model.log_p_x_given_z(x, z).double().sum(0)
+        totals[1] += (proposal.log_prob(z).double() - prior.log_prob(z).double()).sum(0)
+    return (totals / N_SAMPLES).t()
+
+
+def summarised(rows: Tensor, log_p: Tensor, same_as: Tensor) -> dict[str, Any]:
+    """Return what ``metrics.json`` says of the terms.
+
+    Args:
+        rows: distortion and rate of the encoder, then of the best normal, (n, 4) float64 in nats.
+        log_p: the bound of K samples of the same images, (n,).
+        same_as: (n,) for each the number of the first image that is equal.
+    """
+    by_encoder, by_normal = rows[:, :2], rows[:, 2:]
+    amortization = by_encoder.sum(1) - by_normal.sum(1)
+    approximation = by_normal.sum(1) + log_p
+    return {
+        "n_images": len(rows),
+        "n_samples": N_SAMPLES,
+        "log_p_nats": float(log_p.mean()),
+        "encoder": {"distortion_nats": float(by_encoder[:, 0].mean()), "rate_nats": float(by_encoder[:, 1].mean())},
+        "normal": {"distortion_nats": float(by_normal[:, 0].mean()), "rate_nats": float(by_normal[:, 1].mean())},
+        "amortization_gap_nats": float(amortization.mean()),
+        "amortization_gap_nats_standard_error": mean_error(amortization, same_as),
+        "approximation_gap_nats": float(approximation.mean()),
+        "approximation_gap_nats_standard_error": mean_error(approximation, same_as),
+    }
