@@ -186,6 +186,7 @@ REFUSED: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "n_samples": ("n_samples = 0 is not allowed; it must be an integer from 1 to 1,000,000.", MASS, {"n_samples": 0}),
     "batch_size": ("batch_size = True is not allowed", MASS, {"batch_size": True}),
     "chunk_size": ("chunk_size = 2.5 is not allowed", MASS, {"chunk_size": 2.5}),
+    "proposal": ("proposal = 'best' is not allowed; it must be one of refined, encoder", MASS, {"proposal": "best"}),
     "seed": ("seed = -1 is not allowed; it must be an integer from 0 to", MASS, {"seed": -1, "subset": 3}),
     "subset": ("subset = 13 is not allowed; it must be an integer from 1 to 12", MASS, {"subset": 13}),
     "device": ("device = 'gpu' is not here (", MASS, {"offers": "log_prob", "device": "gpu"}),

@@ -30,6 +30,7 @@ SAMPLED: list[tuple[str, dict[str, Any]]] = [
     ("K", {"n_samples": 5}),
     ("batch", {"batch_size": 5}),
     ("chunk", {"chunk_size": 3}),
+    ("proposal", {"proposal": "encoder"}),
     ("inputs", {"model": Vae(inputs="unit"), "inputs": "unit"}),
     ("method", {"model": Vae().weights, "offers": "log_weights"}),
 ]
@@ -79,6 +80,7 @@ def test_all_is_in_it_that_a_paper_needs() -> None:
             "seed",
             "batch",
             "chunk",
+            "proposal",
             "dtype",
             "device",
             "weights",

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from bitsperdim.auditing import mass, plausible, same, structure
 from bitsperdim.auditing.check import Case, Check, Clock, CountingClock, failed, not_applicable
 from bitsperdim.auditing.report import Audit
+from bitsperdim.config.params import ProposalName
 from bitsperdim.core.errors import InputError, shown
 from bitsperdim.evaluation.evaluate import ask, scored
 from bitsperdim.evaluation.images import Data, data_of
@@ -73,6 +74,7 @@ def audit(
     seed: int = 0,
     batch_size: int = 120,
     chunk_size: int = 16,
+    proposal: ProposalName = "refined",
     subset: int | None = None,
     device: str | torch.device | None = None,
     checkpoint: str | Path | None = None,
@@ -100,6 +102,7 @@ def audit(
         seed: likewise.
         batch_size: likewise.
         chunk_size: likewise.
+        proposal: likewise.
         subset: likewise.
         device: likewise.
         checkpoint: likewise.
@@ -137,6 +140,7 @@ def audit(
         "seed": seed,
         "batch_size": batch_size,
         "chunk_size": chunk_size,
+        "proposal": proposal,
         "device": device,
         "checkpoint": checkpoint,
         "may_look_ahead": True,  # the audit asks, and says what it finds

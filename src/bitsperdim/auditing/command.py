@@ -37,10 +37,11 @@ PLACES = (
 )
 OF_MODELS = (
     *("offers", "inputs", "layout", "range", "order", "argument", "weights", "weights_key", "samples", "seed"),
-    *("subset", "device", "batch_size", "chunk_size", "checkpoint", "labels"),
+    *("subset", "device", "batch_size", "chunk_size", "proposal", "checkpoint", "labels"),
 )
 FLAGS = {"offers": "--as", "argument": "-a"}
 OF_DATA = ("split", "bits", "binarization", "drawn")  # with --data alone
+PROPOSALS = ("refined", "encoder", "prior")
 CERTAIN = 128  # uint8 images that hold such a level have 256
 DIGITS = 12
 
@@ -95,6 +96,11 @@ def add_options(command: argparse.ArgumentParser, *, with_checks: bool) -> None:
     work.add_argument("--device", metavar="D", help="cpu, cuda or cuda:1 (default: where the model is)")
     work.add_argument("--batch-size", type=int, metavar="B", help="images at a time (default: 120)")
     work.add_argument("--chunk-size", type=int, metavar="B", help="samples at a time (default: 16)")
+    work.add_argument(
+        "--proposal",
+        choices=PROPOSALS,
+        help="of a latent code: the encoder's, refined for each image (default); the encoder's as it is; or the prior",
+    )
     work.add_argument(
         "--checkpoint", metavar="FOLDER", help="keep finished images there, so that the same command goes on"
     )
@@ -232,8 +238,8 @@ def _of_model(arguments: argparse.Namespace) -> tuple[Data, np.ndarray | None, L
         "name": name,
         "checkpoint": _checkpoint(arguments, loaded, given),
     }
-    counts = {"n_samples": "samples", "seed": "seed", "batch_size": "batch_size", "chunk_size": "chunk_size"}
-    settings = {key: getattr(arguments, flag) for key, flag in counts.items()}
+    settings = {key: getattr(arguments, key) for key in ("seed", "batch_size", "chunk_size", "proposal")}
+    settings["n_samples"] = arguments.samples
     return data, labels, loaded, {**options, **{key: value for key, value in settings.items() if value is not None}}
 
 

@@ -109,7 +109,7 @@ def training_mode(model: object, data: Data, asking: Mapping[str, Any], scoring:
     part = data.subset(min(N_LOOKED_AT, len(data.images)), 0)
     model.eval()
     asked = ask(model, part, **asking)
-    in_evaluation = -scored(asked, part, **{**scoring, "checkpoint": None}).nats
+    in_evaluation = -scored(asked, part, **{**scoring, "proposal": "encoder", "checkpoint": None}).nats
     images = torch.from_numpy(part.images).to(asked.model.device)
     labels = None if part.labels is None else torch.from_numpy(part.labels).to(asked.model.device)
     n_samples = 1 if asked.model.is_exact else int(scoring["n_samples"])

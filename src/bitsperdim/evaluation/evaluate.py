@@ -20,12 +20,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
 
-from bitsperdim.config.params import AnnealedSection, EvaluateSection
+from bitsperdim.config.params import AnnealedSection, EvaluateSection, ProposalName
 from bitsperdim.core.code import needed
 from bitsperdim.core.errors import InputError, shown
 from bitsperdim.core.randomness import stream
@@ -203,6 +203,7 @@ def evaluate(
     seed: int = 0,
     batch_size: int = 120,
     chunk_size: int = 16,
+    proposal: ProposalName = "refined",
     subset: int | None = None,
     device: str | torch.device | None = None,
     checkpoint: str | Path | None = None,
@@ -227,6 +228,9 @@ def evaluate(
         seed: of all randomness.
         batch_size: images at a time.
         chunk_size: samples at a time.
+        proposal: of a latent code: ``refined`` optimizes the encoder's for each image before the samples are drawn,
+            where the code has derivatives (:mod:`bitsperdim.evaluation.refined`); ``encoder`` takes it as it is;
+            ``prior`` is naive Monte Carlo.
         subset: score that many images, chosen at random with ``seed``.
         device: where to; None: where the model is.
         checkpoint: a folder that keeps finished images, from which the same call goes on after an interruption.
@@ -235,7 +239,8 @@ def evaluate(
     Raises:
         InputError: one sentence that says what does not fit.
     """
-    _section(n_samples=n_samples, seed=seed, batch_size=batch_size, chunk_size=chunk_size)  # before any work
+    sizes: dict[str, Any] = {"n_samples": n_samples, "batch_size": batch_size, "chunk_size": chunk_size}
+    _section(**sizes, seed=seed, proposal=proposal)  # before any work
     data = data_of(images, n_levels, labels=labels, train=train)
     if is_training(model):
         raise InputError(
@@ -255,16 +260,7 @@ def evaluate(
         name=name,
         seed=seed,
     )
-    return scored(
-        asked,
-        data,
-        n_samples=n_samples,
-        seed=seed,
-        batch_size=batch_size,
-        chunk_size=chunk_size,
-        device=device,
-        checkpoint=checkpoint,
-    )
+    return scored(asked, data, **sizes, seed=seed, proposal=proposal, device=device, checkpoint=checkpoint)
 
 
 def scored(
@@ -275,12 +271,13 @@ def scored(
     seed: int = 0,
     batch_size: int = 120,
     chunk_size: int = 16,
+    proposal: ProposalName = "refined",
     device: str | torch.device | None = None,
     checkpoint: str | Path | None = None,
     may_look_ahead: bool = False,
 ) -> Estimate:
     """Return the number of a model that :func:`ask` has looked at; arguments as of :func:`evaluate`."""
-    section = _section(n_samples=n_samples, seed=seed, batch_size=batch_size, chunk_size=chunk_size)
+    section = _section(n_samples=n_samples, seed=seed, batch_size=batch_size, chunk_size=chunk_size, proposal=proposal)
     model, started = asked.model, time.monotonic()
     place = _device(model.device if device is None else device)
     module = model if asked.offer is None else asked.offer.module
@@ -322,6 +319,7 @@ def scored(
         "seed": seed if is_sampled else None,
         "batch": images_at_once(model, n_samples, batch_size) if is_sampled else None,  # each has draws of its own
         "chunk": min(chunk_size, n_samples) if is_sampled else None,
+        "proposal": scoring.proposal_of(model, section),
         "noise": "sequential" if scores.noise == "sequential" else None,  # any other is the model's own
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": place.type,
@@ -354,6 +352,7 @@ def result_of(
         {0: scores},
         model,
         prepared.description,
+        options.get("proposal"),
         same_as=prepared.same_as["test"],
         in_train=prepared.in_train.get("test"),
         near_train=None if near is None else near >= 0,
@@ -362,13 +361,16 @@ def result_of(
     return Estimate(name, metrics, scores, data, options, verified_by, seconds)
 
 
-def _section(*, n_samples: int, seed: int, batch_size: int, chunk_size: int) -> EvaluateSection:
+def _section(*, n_samples: int, seed: int, batch_size: int, chunk_size: int, proposal: ProposalName) -> EvaluateSection:
     counts = {"n_samples": n_samples, "batch_size": batch_size, "chunk_size": chunk_size}
     for key, value in counts.items():
         if type(value) is not int or not 1 <= value <= 1_000_000:
             raise InputError(f"{key} = {shown(value)} is not allowed; it must be an integer from 1 to 1,000,000.")
     if type(seed) is not int or not 0 <= seed < 2**31:
         raise InputError(f"seed = {shown(seed)} is not allowed; it must be an integer from 0 to {2**31 - 1}.")
+    if proposal not in get_args(ProposalName):
+        choices = ", ".join(get_args(ProposalName))
+        raise InputError(f"proposal = {shown(proposal)} is not allowed; it must be one of {choices}.")
     annealed = AnnealedSection(n_images=0, n_simulated=0, n_chains=4, n_steps=60, n_leapfrog=5)
     return EvaluateSection(
         n_samples=n_samples,
@@ -376,7 +378,7 @@ def _section(*, n_samples: int, seed: int, batch_size: int, chunk_size: int) -> 
         batch_size=batch_size,
         n_pictures=1,
         seed=seed,
-        proposal="encoder",
+        proposal=proposal,
         annealed=annealed,
     )
 

@@ -234,7 +234,7 @@ def test_what_is_there_to_see_is_drawn(discrete: bool, tmp_path: Path) -> None:
     pictures.draw_pictures(tmp_path / "pictures", model, test, section, CPU)
     names = {path.name for path in (tmp_path / "pictures").iterdir()}
     assert names == ({"samples.png"} if discrete else {"samples.png", "reconstructions.png"})
-    assert set(code) == (set() if discrete else {"n_units", "n_active_units", "annealed"})
+    assert set(code) == (set() if discrete else {"n_units", "n_active_units", "annealed", "rate_distortion"})
     pictures.draw_pictures(tmp_path / "none", built().eval(), test, section, CPU)
     assert list((tmp_path / "none").iterdir()) == []
 

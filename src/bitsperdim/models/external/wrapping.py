@@ -256,7 +256,12 @@ class ExternalLatent(External, LatentModel):
             if not z.is_floating_point() or not prior.is_anywhere:
                 return False
             z.requires_grad_()
-            return self.log_p_x_given_z(black, z).requires_grad and prior.log_prob(z).requires_grad
+            terms = (self.log_p_x_given_z(black, z), prior.log_prob(z))
+            # a number that has derivatives in the weights need have none in the code
+            return all(
+                term.requires_grad and torch.autograd.grad(term.sum(), z, allow_unused=True)[0] is not None
+                for term in terms
+            )
 
     def prior(self) -> ExternalCode:  # type: ignore[override]  # it does what a normal does
         """Return p(z), of shape (Z,)."""
