@@ -36,7 +36,7 @@ def recipe(arguments: argparse.Namespace) -> None:
     """List the recipes, or run one and keep its result."""
     root = repository()
     _consistent(arguments)
-    from bitsperdim.recipes import result, running, table
+    from bitsperdim.recipes import rescoring, result, running, table
 
     if arguments.name is None:
         text, broken = table.listing(root)
@@ -46,6 +46,11 @@ def recipe(arguments: argparse.Namespace) -> None:
             sys.exit("\n".join(map(str, broken)))
         return
     chosen, size = recipes.read(root, arguments.name), arguments.size
+    if arguments.rescore:
+        path = rescoring.rescore(root, chosen, size)
+        print(f"{path.relative_to(root)} and {path.with_suffix('.npz').relative_to(root)} are written; commit them.")
+        print(table.summary(path))
+        return
     with_dvc = not arguments.without_dvc and running.dvc_is_there(root)
     if arguments.temp and not with_dvc:
         raise InputError("--temp makes a DVC experiment: it needs DVC, and a git repository.")
@@ -69,6 +74,10 @@ def _consistent(arguments: argparse.Namespace) -> None:
     given = [flag for flag, value in flags.items() if value]
     if given and arguments.name is None:
         raise InputError(f"{given[0]} needs the name of a recipe; `bitsperdim recipe` lists them.")
+    if arguments.rescore and arguments.name is None:
+        raise InputError("--rescore needs the name of a recipe; `bitsperdim recipe` lists them.")
+    if arguments.rescore and (given or arguments.collect):
+        raise InputError(f"--rescore and {[*given, '--collect'][0]} exclude each other.")
     for other, value in (("--collect", arguments.collect), ("--without-dvc", arguments.without_dvc)):
         if given and value:
             raise InputError(f"{given[0]} and {other} exclude each other.")
@@ -141,6 +150,11 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("name", nargs="?", metavar="NAME", help="which recipe; without it, all are listed")
     command.add_argument("--size", choices=recipes.SIZES, default="cpu", help="for two CPU cores (default) or a GPU")
     command.add_argument("--without-dvc", action="store_true", help="run the stages one by one, without DVC")
+    command.add_argument(
+        "--rescore",
+        action="store_true",
+        help="train nothing: score the weights that are kept with the result again, with the evaluation as it is now",
+    )
     command.add_argument(
         "--collect", action="store_true", help="only write the result of a run that has finished, queued or not"
     )

@@ -31,6 +31,7 @@ from bitsperdim.core.metrics import Metrics
 from bitsperdim.core.units import bits_per_dim, nats_to_bits_per_dim
 from bitsperdim.core.yardsticks import ImagesMetrics
 from bitsperdim.estimators.paired import paired_difference
+from bitsperdim.recipes import weights
 from bitsperdim.recipes.recipe import FOLDER, Recipe, SizeName, merged
 from bitsperdim.recipes.running import Finished, reading_result
 
@@ -61,6 +62,7 @@ def collect(root: Path, recipe: Recipe, size: SizeName, finished: Finished) -> P
         content, arrays = _content(recipe, size, finished, params, models)
     write_npz(path.with_suffix(".npz"), arrays)
     write_json(path, content)
+    weights.keep(root / weights.WEIGHTS / path.stem, finished, models, params["seeds"])
     return path
 
 
@@ -75,25 +77,12 @@ def _content(
     results: dict[str, Any] = {}
     same_as: np.ndarray | None = None
     for model in models:
-        weights = {}
-        for seed in params["seeds"]:
-            file = finished.read(f"models/{model}/{seed}/weights.safetensors")
-            weights[str(seed)] = hashlib.sha256(file).hexdigest()
-        path = f"results/{model}/metrics.json"
-        metrics = Metrics.read(finished.read(path), f"{path} of {finished.name}")
-        bounds = csv.DictReader(io.StringIO(finished.read(f"results/{model}/bound_against_k.csv").decode()))
-        by_samples = {row["n_samples"]: float(row["nll_nats"]) for row in bounds}
-        results[model] = {
-            "metrics": metrics.as_record(),
-            "nll_nats_by_n_samples": by_samples,
-            "weights_sha256": weights,
+        digests = {
+            str(seed): hashlib.sha256(finished.read(f"models/{model}/{seed}/weights.safetensors")).hexdigest()
+            for seed in params["seeds"]
         }
-        per_image = finished.read(f"results/{model}/per_image.csv").decode()
-        log_p = of_images(per_image, "log_p", params["seeds"])
-        if log_p.shape[1] != metrics.n_images or not np.isclose(-log_p.mean(), metrics.nll_nats, rtol=1e-6):
-            raise ValueError(f"per_image.csv of {model} does not fit its metrics.json")
-        arrays[model] = log_p.astype(np.float32)
-        same_as = of_images(per_image, "same_as", params["seeds"])[0].astype(np.int64)
+        numbers, arrays[model], same_as = _numbers(finished, model, params["seeds"])
+        results[model] = {**numbers, "weights_sha256": digests}
     hashes = {split: description[f"{split}_sha256"] for split in ("train", "validation", "test")}
     content: dict[str, Any] = {
         "recipe": recipe.name,
@@ -113,6 +102,59 @@ def _content(
     if same_as is not None and len(np.unique(same_as)) < len(same_as):
         arrays[SAME_AS] = same_as
     return content, arrays
+
+
+def _numbers(finished: Finished, model: str, seeds: list[int]) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """Return what a result says of a model's numbers, log P(x) of its images (seeds, N), and their copies (N,)."""
+    path = f"results/{model}/metrics.json"
+    metrics = Metrics.read(finished.read(path), f"{path} of {finished.name}")
+    bounds = csv.DictReader(io.StringIO(finished.read(f"results/{model}/bound_against_k.csv").decode()))
+    by_samples = {row["n_samples"]: float(row["nll_nats"]) for row in bounds}
+    per_image = finished.read(f"results/{model}/per_image.csv").decode()
+    log_p = of_images(per_image, "log_p", seeds)
+    if log_p.shape[1] != metrics.n_images or not np.isclose(-log_p.mean(), metrics.nll_nats, rtol=1e-6):
+        raise ValueError(f"per_image.csv of {model} does not fit its metrics.json")
+    same_as = of_images(per_image, "same_as", seeds)[0].astype(np.int64)
+    numbers = {"metrics": metrics.as_record(), "nll_nats_by_n_samples": by_samples}
+    return numbers, log_p.astype(np.float32), same_as
+
+
+def rescored(
+    content: dict[str, Any], arrays: dict[str, np.ndarray], finished: Finished
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return a result with the numbers of a run that scored its weights again.
+
+    Args:
+        content: of the JSON.
+        arrays: of the .npz.
+        finished: the run; the weights, the images and what trained them are those of the result.
+
+    Raises:
+        ValueError: the images are others, or the numbers of the run do not fit each other.
+    """
+    description = json.loads(finished.read("data/dequantized/description.json"))
+    if description["test_sha256"] != content["data"]["sha256"]["test"]:
+        raise ValueError("the test images are not those of the result")
+    models, same_as, params = dict(content["models"]), None, finished.params
+    for model in models:
+        numbers, arrays[model], same_as = _numbers(finished, model, list(params["seeds"]))
+        models[model] = {**models[model], **numbers}
+    trained = {label: log for label, log in content["stages"].items() if not label.startswith("evaluate@")}
+    new = _costs(finished, [f"evaluate-{model}" for model in models])
+    stages = {**trained, **new["stages"]}
+    own = [f"{stage}@{model}" for model in models for stage in ("train", "evaluate")]
+    all_known = all(label in stages for label in own)
+    shape = tuple(description["image_shape"])
+    return {
+        **content,
+        "params": {**content["params"], "evaluate": params["evaluate"]},
+        "models": models,
+        "dequantizations": dequantizations(params, {name: arrays[name] for name in models}, models, shape, same_as),
+        "stages": stages,
+        "wall_seconds": round(sum(stages[label]["seconds"] for label in own), 1) if all_known else None,
+        "device": ", ".join(sorted({log["device"] for log in stages.values() if "device" in log})) or None,
+        "rescored": finished.provenance.as_record(),
+    }, arrays
 
 
 def dequantizations(

@@ -43,6 +43,7 @@ from bitsperdim.runtime import stage
 RUNS, LOGS = Path("runs"), Path("logs") / "recipes"
 BASED_ON = "based-on.json"  # in a run's folder: the commit and the parameters
 CODE = ("src", "stages", "dvc.yaml")
+OF_SCORING = ("preflight", "download", "dequantize", "evaluate")  # stages that scoring given weights needs
 STOPPED = "The run stopped (status {}); what is done is kept, and the same command goes on from there."
 
 
@@ -93,18 +94,51 @@ def run(
     if settings:
         applied(params, settings)
     name = run_name(recipe.name, size, settings)
-    environment = {
+    environment = _environment(root, name)
+    with _only_one(root / LOGS / name):
+        if with_dvc:
+            _with_dvc(root, name, [*overrides(recipe.changes(size)), *settings], environment, queue=queue)
+        else:
+            _without_dvc(root, name, params, environment)
+
+
+def score(root: Path, recipe: Recipe, size: SizeName, params: Mapping[str, Any], weights: Path) -> Finished:
+    """Score trained models under a recipe's parameters, without DVC; an interrupted call goes on where it stopped.
+
+    Args:
+        root: of the repository.
+        recipe: what they are of.
+        size: ``cpu`` or ``gpu``.
+        params: the whole content of ``params.yaml`` under the recipe.
+        weights: ``<model>/<seed>`` of each.
+
+    Raises:
+        InputError: a stage failed (it has said why).
+    """
+    name = f"{run_name(recipe.name, size)}-scored"
+    with _only_one(root / LOGS / name):
+        _without_dvc(root, name, params, _environment(root, name), weights)
+    return _in_folder(root, name)
+
+
+def _environment(root: Path, name: str) -> dict[str, str]:
+    """Return the environment of a run's commands."""
+    return {
         **os.environ,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         REPOSITORY: str(root.resolve()),
         ended.VARIABLE: str(root / ended.folder_of_all()),
         stage.LOGS: str(root / LOGS / name),
     }
-    with _only_one(root / LOGS / name):
-        if with_dvc:
-            _with_dvc(root, name, [*overrides(recipe.changes(size)), *settings], environment, queue=queue)
-        else:
-            _without_dvc(root, name, params, environment)
+
+
+def _in_folder(root: Path, name: str) -> Finished:
+    """Return a run without DVC that came to its end."""
+    folder = root / RUNS / name
+    with reading_result(folder / BASED_ON):
+        based_on = read_json(folder / BASED_ON)
+        params, origin = based_on["params"], Provenance.recorded(based_on)
+    return Finished(name, lambda path: (folder / path).read_bytes(), params, root / LOGS / name, origin)
 
 
 @contextlib.contextmanager
@@ -152,10 +186,7 @@ def finished(root: Path, recipe: Recipe, size: SizeName, *, with_dvc: bool) -> F
         folder = root / RUNS / name
         if not (folder / "done" / "report").exists():
             raise missing
-        with reading_result(folder / BASED_ON):
-            based_on = read_json(folder / BASED_ON)
-            params, origin = based_on["params"], Provenance.recorded(based_on)
-        return Finished(name, lambda path: (folder / path).read_bytes(), params, logs, origin)
+        return _in_folder(root, name)
     if name not in (found := experiment_references(root)):
         refuse_queued(root, name)
         raise missing
@@ -252,20 +283,34 @@ def _with_dvc(root: Path, name: str, changes: list[str], environment: Mapping[st
             here.ask("update-ref", *earlier)
 
 
-def _without_dvc(root: Path, name: str, params: Mapping[str, Any], environment: Mapping[str, str]) -> None:
-    """Run the commands of ``dvc.yaml`` in order in a copy of the code; what is done is marked."""
+def _without_dvc(
+    root: Path, name: str, params: Mapping[str, Any], environment: Mapping[str, str], weights: Path | None = None
+) -> None:
+    """Run the commands of ``dvc.yaml`` in order in a copy of the code; what is done is marked.
+
+    Args:
+        root: of the repository.
+        name: of the run.
+        params: the content of its ``params.yaml``.
+        environment: of the commands.
+        weights: a folder of trained models, which are scored, and nothing else is done; None: they are trained here.
+    """
     folder = root / RUNS / name
-    done, fingerprint = folder / "done", _fingerprint(root, params)
+    done, fingerprint = folder / "done", _fingerprint(root, params, weights)
     if not (done / fingerprint).exists():
         shutil.rmtree(folder, ignore_errors=True)
         for part in ("src", "stages"):
             shutil.copytree(root / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        if weights is not None:
+            shutil.copytree(weights, folder / "models")
         here = merged(params, {"dataset": {"path": str(root / params["dataset"]["path"])}})  # own images stay there
         with (folder / "params.yaml").open("w", encoding="utf-8") as file:
             YAML(typ="safe").dump(here, file)
         write_json(folder / BASED_ON, {**provenance(root, *CODE, "params.yaml").as_record(), "params": params})
         write_text(done / fingerprint, "")
     for label, command in commands(read_yaml(root / "dvc.yaml"), params):
+        if weights is not None and label.partition("@")[0] not in OF_SCORING:
+            continue
         marker = done / label
         if marker.exists():
             print(f"{label} is done already.", flush=True)
@@ -304,11 +349,11 @@ def _value(key: str, params: Mapping[str, Any], model: str | None) -> str:
     return str(value)
 
 
-def _fingerprint(root: Path, params: Mapping[str, Any]) -> str:
-    """Return a hash of the parameters, the code and the user's own images."""
+def _fingerprint(root: Path, params: Mapping[str, Any], weights: Path | None) -> str:
+    """Return a hash of the parameters, the code, the user's own images, and the weights that are scored."""
     digest = hashlib.sha256(repr(sorted(params.items())).encode())
     images = root / params["dataset"]["path"]
-    folders = (root / "src", root / "stages", images)
+    folders = (root / "src", root / "stages", images, *([] if weights is None else [weights]))
     files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
     for path in (root / "dvc.yaml", *files, *([images] if images.is_file() else [])):
         if "__pycache__" not in path.parts and not path.parent.name.endswith(".egg-info"):

@@ -1,0 +1,69 @@
+"""Scoring the kept weights of a recipe's result again, with the evaluation as it is now: nothing is trained.
+
+The stages before the training and the evaluation run in a folder of their own, without DVC. The result then has the new
+numbers and their times, says at which commit they were computed (``rescored``), and keeps all that is said of the
+training, its commit above all.
+
+Invariants (``tests/recipes/test_rescoring.py``): the same settings give the same numbers
+(``test_the_same_settings_give_the_same_numbers``); other settings of the evaluation are taken from the recipe
+(``test_other_settings_of_the_evaluation``); other images, models or trainings are refused
+(``test_a_recipe_that_trains_otherwise_is_refused``).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from bitsperdim.config.defaults import completed
+from bitsperdim.core.errors import InputError
+from bitsperdim.core.files import read_json, write_json, write_npz
+from bitsperdim.recipes.recipe import Recipe, SizeName, read_yaml
+from bitsperdim.recipes.result import RESULTS, rescored, result_name
+from bitsperdim.recipes.running import reading_result, score
+from bitsperdim.recipes.weights import WEIGHTS, check_kept
+
+TRAINED = ("dataset", "dequantize", "models", "seeds", "train")  # what decides the weights, with each model's own
+
+
+def rescore(root: Path, recipe: Recipe, size: SizeName) -> Path:
+    """Score the weights of a result again, and write it anew; return the path of its JSON.
+
+    Args:
+        root: of the repository.
+        recipe: whose result it is.
+        size: ``cpu`` or ``gpu``.
+
+    Raises:
+        InputError: there is no result, its weights are not there or are others, the recipe trains otherwise now, or a
+            stage failed (it has said why).
+    """
+    name = result_name(recipe.name, size)
+    path, weights = root / RESULTS / f"{name}.json", root / WEIGHTS / name
+    place = path.relative_to(root)
+    if not path.is_file():
+        raise InputError(
+            f"There is no result {place} whose weights could be scored; run `bitsperdim recipe {recipe.name} "
+            f"--size {size}`."
+        )
+    params = recipe.parameters(read_yaml(root / "params.yaml"), size)
+    with reading_result(path):
+        content = read_json(path)
+        check_kept(weights, root, content)
+        others = [
+            key
+            for key in (*TRAINED, *params["models"])
+            if completed(content["params"], key).get(key) != completed(params, key).get(key)
+        ]
+    if others:
+        raise InputError(
+            f"{place} was made with other values in {', '.join(others)} than recipes/{recipe.name}.yaml and "
+            f"params.yaml have now; run the recipe again, or restore them."
+        )
+    finished = score(root, recipe, size, params, weights)
+    with reading_result(path), np.load(path.with_suffix(".npz")) as arrays:
+        content, found = rescored(content, dict(arrays), finished)
+    write_npz(path.with_suffix(".npz"), found)
+    write_json(path, content)
+    return path

@@ -1,0 +1,174 @@
+"""Weights that are kept with a recipe's result, and scored again without any training; in seconds, without DVC."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ruamel.yaml import YAML
+
+from bitsperdim import models
+from bitsperdim.core.git import Provenance
+from bitsperdim.recipes import weights
+from bitsperdim.recipes.running import Finished
+from small_params import made_small
+
+TINY: dict[str, Any] = {
+    "title": "Tiny",
+    "params": {
+        "models": ["vae"],
+        "seeds": [0, 1],
+        "studies": [],
+        "vae": {"train": {"epochs": 1}},
+        "evaluate": {"n_samples": 8, "n_pictures": 4, "proposal": "encoder"},
+    },
+    "sizes": {"cpu": {"minutes": 1, "params": {}}, "gpu": {"minutes": 1, "params": {}}},
+    "published": [],
+}
+
+
+def call(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from bitsperdim.cli import main; main()", "recipe", "tiny", *arguments],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root / "src"), "BITSPERDIM_DEVICE": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def write_recipe(root: Path, **changes: Any) -> None:
+    with (root / "recipes" / "tiny.yaml").open("w", encoding="utf-8") as file:
+        YAML(typ="safe").dump({**TINY, "params": {**TINY["params"], **changes}}, file)
+
+
+def result(root: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    path = root / "recipes" / "results" / "tiny.json"
+    with np.load(path.with_suffix(".npz")) as arrays:
+        return json.loads(path.read_text("utf-8")), dict(arrays)
+
+
+@pytest.fixture(scope="module")
+def run_once(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
+    """A copy of the code with one small recipe, run to its end."""
+    folder = tmp_path_factory.mktemp("copy")
+    for part in ("src", "stages"):
+        shutil.copytree(repository / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    shutil.copy(repository / "dvc.yaml", folder / "dvc.yaml")
+    (folder / "params.yaml").write_text(made_small((repository / "params.yaml").read_text("utf-8")), "utf-8")
+    (folder / "recipes").mkdir()
+    write_recipe(folder)
+    done = call(folder, "--without-dvc")
+    assert done.returncode == 0, done.stderr
+    shutil.rmtree(folder / "runs")  # a fresh clone has none
+    return folder
+
+
+@pytest.fixture
+def root(run_once: Path, tmp_path: Path) -> Path:
+    """The same, for one test."""
+    shutil.copytree(run_once, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def test_the_same_settings_give_the_same_numbers(root: Path) -> None:
+    """To the bit, in each image, with neither a training nor a study; the provenance of the training stays."""
+    before, arrays = result(root)
+    before["commit"], before["provenance_unknown_because"], before["has_local_changes"] = "0" * 40, None, True
+    (root / "recipes" / "results" / "tiny.json").write_text(json.dumps(before), "utf-8")
+    done = call(root, "--rescore")
+    assert done.returncode == 0, done.stderr
+    started = [line[8:-1] for line in done.stdout.splitlines() if line.startswith("Running ")]
+    assert started == ["preflight", "download", "dequantize", "evaluate@vae"]
+    after, again = result(root)
+    assert np.array_equal(arrays["vae"], again["vae"])
+    assert after["models"] == before["models"]
+    assert after["rescored"] == Provenance.recorded(after["rescored"]).as_record()
+    changed = {key for key in before if after[key] != before[key]}
+    assert changed <= {"params", "stages", "wall_seconds"}  # all of `evaluate`, and times
+    assert after["stages"]["train@vae"] == before["stages"]["train@vae"]
+    assert after["wall_seconds"] == pytest.approx(
+        sum(after["stages"][f"{stage}@vae"]["seconds"] for stage in ("train", "evaluate")), abs=0.06
+    )
+    assert "is done already" in call(root, "--rescore").stdout
+
+
+def test_other_settings_of_the_evaluation(root: Path) -> None:
+    before, _ = result(root)
+    write_recipe(root, evaluate={**TINY["params"]["evaluate"], "proposal": "refined", "n_samples": 16})
+    done = call(root, "--rescore")
+    assert done.returncode == 0, done.stderr
+    after, arrays = result(root)
+    old, new = (content["models"]["vae"]["metrics"] for content in (before, after))
+    assert (old["proposal"], new["proposal"]) == ("encoder", "refined")
+    assert (old["n_samples"], new["n_samples"]) == (8, 16)
+    assert after["params"]["evaluate"]["n_samples"] == 16
+    assert new["nll_nats"] < old["nll_nats"]
+    assert -arrays["vae"].mean() == pytest.approx(new["nll_nats"], rel=1e-6)
+    assert after["models"]["vae"]["weights_sha256"] == before["models"]["vae"]["weights_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"vae": {"train": {"epochs": 2}}}, "vae"),
+        ({"vae": {"train": {"epochs": 1}, "latent_size": 3}}, "vae"),
+        ({"dequantize": {"bits": 2}}, "dequantize"),
+        ({"seeds": [0]}, "seeds"),
+    ],
+)
+def test_a_recipe_that_trains_otherwise_is_refused(root: Path, changes: dict[str, Any], named: str) -> None:
+    write_recipe(root, **changes)
+    done = call(root, "--rescore")
+    assert done.returncode == 1
+    assert f"recipes/results/tiny.json was made with other values in {named} than recipes/tiny.yaml and" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (root / "runs").exists()
+
+
+def test_other_weights_are_refused(root: Path) -> None:
+    """Another file, none, and a result that was never made: one sentence each, before anything is computed."""
+    path = root / "recipes" / "weights" / "tiny" / "vae" / "1" / "weights.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    said = call(root, "--rescore").stderr
+    assert "vae/1/weights.safetensors is not what the result was scored with, by its SHA-256; run `bitsperdim" in said
+    path.unlink()
+    said = call(root, "--rescore").stderr
+    assert "weights/tiny/vae/1/weights.safetensors is not there: weights are kept where they take at most 4 MiB" in said
+    said = call(root, "--rescore", "--size", "gpu").stderr
+    assert "There is no result recipes/results/tiny-gpu.json whose weights could be scored; run" in said
+    assert not (root / "runs").exists()
+
+
+@pytest.mark.parametrize("flag", ["--queue", "--collect"])
+def test_flags_that_say_nothing_together(root: Path, flag: str) -> None:
+    assert f"--rescore and {flag} exclude each other." in call(root, "--rescore", flag).stderr
+
+
+def test_small_weights_are_kept_and_large_ones_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept can be loaded; weights above the limit, of a model from elsewhere, or of an earlier run are not."""
+    model = models.build("histogram", {"pseudocount": 1.0}, (1, 2, 2), 3)
+    for name, seed in (("small", 0), ("foreign", 0), ("large", 1)):
+        models.save(model, "histogram", {"pseudocount": 1.0}, tmp_path / "models" / name / str(seed))
+    description = tmp_path / "models" / "foreign" / "0" / "model.json"
+    description.write_text(json.dumps({**json.loads(description.read_text("utf-8")), "origin": {}}), "utf-8")
+    large = tmp_path / "models" / "large" / "1" / "weights.safetensors"
+    sizes = [len(path.read_bytes()) for path in (tmp_path / "models" / "small" / "0").iterdir()]
+    monkeypatch.setattr(weights, "LARGEST", sum(sizes))
+    large.write_bytes(large.read_bytes() + b" ")
+    finished = Finished(
+        "x", lambda path: (tmp_path / path).read_bytes(), {}, tmp_path, Provenance(None, None, "no git")
+    )
+    kept = tmp_path / "kept"
+    (kept / "earlier" / "0").mkdir(parents=True)
+    weights.keep(kept, finished, ["small", "foreign"], [0])
+    assert [path.name for path in kept.iterdir()] == ["small"]
+    assert models.load(kept / "small" / "0").n_levels == 3
+    weights.keep(kept, finished, ["large"], [1])
+    assert not kept.exists()
