@@ -24,9 +24,12 @@ def set_up_device() -> torch.device:
     On a GPU, float32 is made to mean float32 (no TF32 in products and convolutions) and algorithms
     that give the same bits every time are chosen where there are any.
 
+    The compiler of torch is left unloaded until a training is compiled (:func:`spare_the_compiler`).
+
     Raises:
         InputError: there is no such device here, or there are fewer GPUs than processes.
     """
+    spare_the_compiler()
     name = os.environ.get(VARIABLE, "auto")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -48,6 +51,22 @@ def set_up_device() -> torch.device:
     device = torch.device("cuda", local_rank() if device.index is None else device.index)
     prepare_gpu(device)
     return device
+
+
+def spare_the_compiler() -> None:
+    """Let Adam work without the compiler of torch, which takes a second to load in each process that trains.
+
+    Some methods of optimizers are wrapped so that compiled code passes them by, and the wrappers load the compiler when
+    they are called first. They look for what to call on the method: here it is the method itself. Of ``step`` the
+    wrapper also sees to it that no derivatives are recorded, as ``no_grad`` does in its place. No compiled code of this
+    package calls an optimizer. What has no such wrapper, in another version of torch, is left as it is.
+    """
+    for method in vars(torch.optim.Optimizer).values():
+        if (wrapped := getattr(method, "__wrapped__", None)) is not None:
+            vars(wrapped).setdefault("__dynamo_disable", wrapped)
+    step = getattr(torch.optim.Adam.step, "__wrapped__", None)
+    if step is not None and not hasattr(torch.optim.Adam.step, "hooked"):  # which it is once there is an Adam
+        torch.optim.Adam.step = torch.no_grad()(step)  # type: ignore[method-assign]
 
 
 def prepare_gpu(device: torch.device) -> None:
