@@ -6,6 +6,7 @@ batches that have random numbers and a refinement of their own each, so that the
 independent evaluations at the K of `params.yaml`, which refine anew: the bound with 1.96 of its Monte Carlo errors to
 each side, and the jackknife with 1.96 of what its error adds up to (`nll_jackknife_nats_error`). Shares are of (image,
 evaluation) pairs; errors are the spread over evaluations, which does not hold what other images or models would give.
+What no sample of a refined proposal reaches is missing on both sides.
 """
 
 import math
