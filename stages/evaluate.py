@@ -31,7 +31,7 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
     try:
         with joined(device):
             writes, used = is_first(), {**described(device), "n_processes": world_size()}
-            estimates, by_encoder, more = seeds.score_seeds(name, trained, prepared, section, places, device)
+            estimates, before, of_the_code = seeds.score_seeds(name, trained, prepared, section, places, device)
         if not writes:
             return used
         remove_leftovers(out)
@@ -43,8 +43,8 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
         in_train=in_train,
         near_train=near_train,
         log_p_true=prepared.log_p_true.get("test"),
-        of_the_code=more,
-        contrast=by_encoder,
+        of_the_code=of_the_code,
+        contrast=before,
     )
     pictures.draw_pictures(out / "pictures", first, prepared, section, device)
     write_csv(out / "per_image.csv", summary.PER_IMAGE_COLUMNS, result.per_image)

@@ -57,7 +57,7 @@ MISTAKES: list[tuple[str, object, str]] = [
     (
         "evaluate",
         GONE,
-        "refined, noise, own_noise, fitted_noise, annealed; DVC needs it there, and `evaluate: {}` is enough.",
+        "refined, noise, fitted_noise, n_contrast, annealed; DVC needs it there, and `evaluate: {}` is enough.",
     ),
     # wrong type
     ("vae.latent_size", "16", "vae.latent_size = '16' is not allowed; it must be an integer."),

@@ -12,9 +12,9 @@ import models.test_flows as flows
 import models.test_triangular as triangular
 from bitsperdim.config.params import EvaluateSection
 from bitsperdim.data.prepared import PreparedImages
-from bitsperdim.estimators.log_weights import log_mean_exp, mean_error, standard_error
+from bitsperdim.estimators.log_weights import log_mean_exp, standard_error
 from bitsperdim.evaluation import estimate as estimating
-from bitsperdim.evaluation import noise_of_cells, own_noise, scoring, summary
+from bitsperdim.evaluation import noise_of_cells, scoring, summary
 from bitsperdim.models import DensityModel, ImageModel, build
 from bitsperdim.models.parts.dequantization import VariationalDequantizer
 from bitsperdim.runtime.checkpoints import Checkpoint
@@ -80,30 +80,6 @@ def test_what_was_chosen_is_named_and_is_another_estimate() -> None:
     assert summary.summarise({7: item}, vae, data.description).metrics.noise is None
 
 
-def test_the_contrast_is_the_own_evaluation() -> None:
-    """Its numbers are those of ``noise: own``, and the gain is paired; without it, and without a change, nothing."""
-    data = prepared("flow-maf")
-    model = flow_of({**ONE, **UNIFORM})
-    item = scoring.evaluate_seed(model, data, SECTION, 7, CPU)
-    own = scoring.evaluate_seed(model, data, SECTION.model_copy(update={"noise": "own"}), 7, CPU)
-    wanted = summary.summarise({7: own}, model, data.description).metrics
-    found = own_noise.beside(model, data, item, SECTION, 7, CPU)["own_noise"]
-    for key in ("noise", "bpd", "nll_nats", "log_p_bias_nats", "ess_median", "ess_below_10_share", "too_few_samples"):
-        assert found[key] == getattr(wanted, key)
-    gain = item.log_p - own.log_p
-    assert found["gain_nats"] == pytest.approx(float(gain.mean()))
-    assert found["gain_nats_standard_error"] == pytest.approx(mean_error(gain))
-    squares = item.standard_error.square() + own.standard_error.square()
-    assert found["gain_nats_monte_carlo_error"] == pytest.approx(float(squares.sum()) ** 0.5 / 10)
-    assert (found["n_passes"], found["replaced_at_n_passes"]) == (12, 12)
-    metrics = summary.summarise({7: item}, model, data.description, of_the_code={"own_noise": found}).metrics
-    assert metrics.own_noise is not None
-    assert metrics.own_noise.noise == "uniform"
-    assert own_noise.beside(model, data, own, SECTION, 7, CPU) == {}
-    without = SECTION.model_copy(update={"own_noise": False})
-    assert own_noise.beside(model, data, item, without, 7, CPU) == {}
-
-
 @pytest.fixture(scope="module")
 def coupled() -> tuple[DensityModel, PreparedImages, VariationalDequantizer]:
     """A density of couplings in float64 with mild weights, and noise that is fitted to it."""
@@ -167,14 +143,6 @@ def test_a_fit_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert torch.equal(scoring.evaluate_seed(model, data, quick(), 7, CPU, checkpoint=place).log_p, whole.log_p)
 
 
-def test_a_fit_has_its_cost_and_its_contrast() -> None:
-    model, data = small_model("realnvp-plane").float().eval(), data_of("realnvp-plane", 60)
-    item = scoring.evaluate_seed(model, data, quick(), 7, CPU)
-    found = own_noise.beside(model, data, item, quick(), 7, CPU)["own_noise"]
-    assert found["replaced_at_n_passes"] == 12 + 3 * 2 * 60 / 10
-    assert found["noise"] == "uniform"
-
-
 def test_images_that_are_drawn_are_drawn_in_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training images with more levels, of which binarization is dynamic: the model sees two."""
     model = build("realnvp", SMALL["realnvp-plane"][1], (1, 1, 2), 2).eval()
@@ -220,7 +188,7 @@ def test_one_pixel_and_models_from_elsewhere_keep_their_noise() -> None:
 
 
 def test_pilots_are_thrown_away_and_chunks_change_nothing() -> None:
-    """The evaluator learns a shift from draws of its own, of each image for itself; they count as passes."""
+    """The evaluator learns a shift from draws of its own, of each image for itself."""
     assert [estimating.pilot_samples(k) for k in (1, 255, 256, 1_000, 1_024, 100_000)] == [0, 0, 64, 250, 256, 256]
     model = triangular.chained()
     x = laws.some_images(model, 5, seed=4)
@@ -245,15 +213,3 @@ def test_pilots_are_thrown_away_and_chunks_change_nothing() -> None:
     errors = (standard_error(plain).square() + with_pilots.standard_error.square()).sqrt()
     assert ((log_mean_exp(plain) - with_pilots.log_p).abs() < laws.FAR * errors).all()
     assert with_pilots.noise == "sequential"
-    data = dataclasses.replace(
-        prepared("flow-maf"), images={"test": x.numpy()}, noise={"test": np.zeros(x.shape, dtype=np.float32)}
-    )
-    section = SECTION.model_copy(update={"n_samples": 1_024})
-    found = own_noise.beside(model, resized(data, model), with_pilots, section, 0, CPU)["own_noise"]
-    assert (found["n_passes"], found["replaced_at_n_passes"]) == (1_024, 1_280)
-    assert found["gain_nats"] > 0
-
-
-def resized(data: PreparedImages, model: ImageModel) -> PreparedImages:
-    described = dataclasses.replace(data.description, image_shape=model.image_shape, n_levels=model.n_levels)
-    return dataclasses.replace(data, description=described)

@@ -46,8 +46,7 @@ def found(model: annealing.LinearGaussian, checkpoint: Checkpoint | None = None,
     """Return the metrics of all images, where the exact log-likelihood stands for the bound of K samples."""
     x = images(model)
     data = PreparedImages(Description((1, 1, 3), 2, 2, "none", {"test": N}, "hash", "tag"), {"test": x.numpy()})
-    refined = SECTION.refined.model_copy(update={"n_contrast": None})
-    section: EvaluateSection = SECTION.model_copy(update={"refined": refined, "batch_size": 16, **changes})
+    section: EvaluateSection = SECTION.model_copy(update={"batch_size": 16, **changes})
     return rate_distortion(model.eval(), data, fixed(model.log_p(x).tolist()), section, CPU, checkpoint)
 
 
@@ -130,7 +129,7 @@ def test_images_without_any_mass_are_left_out(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_nothing_is_done_where_nothing_is_asked() -> None:
-    assert found(annealing.conjugate(), refined=SECTION.refined.model_copy(update={"n_contrast": 0})) == {}
+    assert found(annealing.conjugate(), n_contrast=0) == {}
 
 
 def test_it_goes_on_where_it_stopped(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -267,7 +267,7 @@ def test_an_evaluation_with_refined_proposals(tmp_path: Path, monkeypatch: pytes
     assert metrics.proposal == "refined"
     assert metrics.refined is not None
     assert metrics.refined.gradients_per_image == pytest.approx(float(whole.costs[:, 0].mean()))
-    assert metrics.refined.passes_per_image == pytest.approx(float(whole.costs[:, :2].sum(1).mean()) + 12)
+    assert metrics.refined.pilot_samples_per_image == pytest.approx(float(whole.costs[:, 1].mean()))
     by_encoder = scoring.evaluate_seed(model, data, SECTION, 7, CPU)
     assert by_encoder.costs is None
     assert (by_encoder.log_p != whole.log_p).all()

@@ -6,6 +6,7 @@ And are there copies of the images in its training data?
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any, get_args
 
 import numpy as np
@@ -57,12 +58,10 @@ def against_codes(case: Case) -> Check:
     rows = case.rows(N_CODED)
     sheet = contact_sheet(images[rows])
     n_total = float(images[rows].size)
-    shortest, form, code = min(
-        (8 * code_length(sheet, data.n_levels, form) / n_total, form, words)
-        for form, words in (("PNG", "PNG"), ("WEBP", "WebP"))
-    )
+    n_bytes, n_empty, code = shortest_code(sheet.tobytes(), sheet.shape, sheet.dtype.str, data.n_levels)
+    shortest = 8 * n_bytes / n_total
     # without what an empty sheet needs: of few small images that is most of it
-    needed = shortest - 8 * code_length(np.zeros_like(sheet), data.n_levels, form) / n_total
+    needed = shortest - 8 * n_empty / n_total
     bpd, error = case.result.bits_per_dim, case.result.standard_error
     if not math.isfinite(bpd):
         return not_applicable(name, "The number is infinite.")
@@ -80,6 +79,24 @@ def against_codes(case: Case) -> Check:
         return warning(name, words, bpd - independent)
     words = f"Lossless {code} needs {shortest:.4g} bits/dim, independent sub-pixels about {independent:.4g}."
     return passed(name, words, f"a number below {IMPLAUSIBLE:.0%} of {code}", bpd - IMPLAUSIBLE * needed)
+
+
+@lru_cache(maxsize=4)
+def shortest_code(content: bytes, shape: tuple[int, ...], dtype: str, n_levels: int) -> tuple[int, int, str]:
+    """Return the bytes of a sheet as the shorter of two files, those of an empty sheet, and what the file is called.
+
+    They are kept: one audit after the other may be of the same images.
+
+    Args:
+        content: of the sheet.
+        shape: likewise.
+        dtype: likewise.
+        n_levels: L.
+    """
+    sheet = np.frombuffer(content, dtype).reshape(shape)
+    forms = {"PNG": "PNG", "WEBP": "WebP"}
+    n_bytes, form = min((code_length(sheet, n_levels, form), form) for form in forms)
+    return n_bytes, code_length(np.zeros_like(sheet), n_levels, form), forms[form]
 
 
 @torch.no_grad()

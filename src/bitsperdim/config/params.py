@@ -103,7 +103,7 @@ class AnnealedSection(Section):
 
 
 class RefinedSection(Section):
-    """Proposals that are refined for each image, beside the encoder's on some images as a contrast."""
+    """Proposals that are refined for each image."""
 
     n_steps: Annotated[int, Field(ge=1, le=100_000)] = 100
     n_samples: Annotated[int, Field(ge=1, le=1_000)] = 4
@@ -113,7 +113,6 @@ class RefinedSection(Section):
     widening: Annotated[float, Field(ge=1, le=3)] = 1.1
     encoder_share: Annotated[float, Field(ge=0, lt=0.5)] = 0.05
     prior_share: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
-    n_contrast: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
 
 
 class FittedNoiseSection(VariationalSection):
@@ -136,8 +135,8 @@ class EvaluateSection(Section):
     proposal: ProposalName = "refined"
     refined: RefinedSection = RefinedSection()
     noise: Literal["auto", "own", "fitted"] = "auto"
-    own_noise: bool = True
     fitted_noise: FittedNoiseSection = FittedNoiseSection()
+    n_contrast: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     annealed: AnnealedSection = AnnealedSection()
 
 

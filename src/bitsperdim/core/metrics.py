@@ -89,47 +89,31 @@ class TruthMetrics(Stored):
         )
 
 
-class OwnNoiseMetrics(Stored):
-    """The same images under the noise that the density was trained with, where ``noise`` is another; the first seed."""
+class ContrastMetrics(Stored):
+    """Some test images by what was refined or replaced, the first seed, with the same K: *before*; and *after*."""
 
-    noise: Literal["uniform", "variational"]
-    bpd: float  # bits per sub-pixel
-    nll_nats: float  # nats per image
-    log_p_bias_nats: float  # as of the main number, and so are the next four
+    proposal: Literal["encoder", "uniform", "variational"]  # before: of a latent code, or the own noise of a density
+    n_images: int
+    bpd: float  # of these images, before, bits per sub-pixel
+    nll_nats: float  # likewise, nats per image
+    nll_nats_after: float  # of the same images
+    log_p_bias_nats: float  # this and the next four are of before: keys as of the model
     ess_median: float
     ess_below_10_share: float
     pareto_k_high_share: float | None = None  # from K = 1,000 on
     too_few_samples: bool
-    gain_nats: float  # of log P(x) by the other noise, nats per image, of the images that both give any mass
+    gain_nats: float  # by how much the bound of log P(x) is higher after, of the images that both give any mass
     gain_nats_standard_error: float  # paired, over images
-    gain_nats_monte_carlo_error: float
-    n_passes: float  # of the density's network, for each image
-    replaced_at_n_passes: float  # with the other noise, with draws that are thrown away and a fit: derivatives are two
-
-
-class ContrastMetrics(Stored):
-    """The encoder's proposal on some test images, the first seed, with the same K, beside the refined one."""
-
-    n_images: int
-    bpd: float  # of these images by the encoder's proposal
-    nll_nats: float  # likewise
-    refined_nll_nats: float  # of the same images by the refined proposal
-    log_p_bias_nats: float  # this and the next of the encoder's proposal: keys as of the model
-    ess_median: float
-    ess_below_10_share: float
-    pareto_k_high_share: float | None = None  # from K = 1,000 on
-    gain_nats: float  # by how much the refined bound of log P(x) is higher, of the images that both give any mass
-    gain_nats_standard_error: float  # paired, over images
+    n_passes: int  # through the network for each image, before: K
+    n_passes_after: float  # K, gradients, what was thrown away and a fit; a gradient also needs a way back
 
 
 class RefinedMetrics(Stored):
-    """What the refinement of each image's proposal took, means over test images and seeds, and what it changed."""
+    """What the refinement of each image's proposal took, means over test images and seeds."""
 
     gradients_per_image: float  # each a pass through the decoder and back
     pilot_samples_per_image: float  # a pass each
-    passes_per_image: float  # through the decoder: those two and the K samples
     more_rounds_share: float  # of the images, those that got more than one round
-    encoder: ContrastMetrics | None = None  # where some images were scored with the encoder's proposal too
 
 
 class TermsMetrics(Stored):
@@ -218,7 +202,7 @@ class AnyMetrics(OfImages):
     proposal: Literal["refined", "encoder", "prior"] | None = None  # that the samples of a latent code came from
     refined: RefinedMetrics | None = None  # where it is refined
     noise: Literal["uniform", "variational", "sequential", "fitted"] | None = None  # of a density, in each cell
-    own_noise: OwnNoiseMetrics | None = None  # beside it, where it is not the density's own
+    contrast: ContrastMetrics | None = None  # where proposals are refined, or noise is not the density's own
     bpd_seed_spread: float | None = None  # of several seeds: the standard deviation of their bpd
     bpd_by_seed: dict[str, float] | None = None  # seed -> its bpd
     largest_leaked_gradient: float | None = None  # of autoregressive models: of a log-mass, by what it must not know; 0

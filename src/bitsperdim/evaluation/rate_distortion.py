@@ -39,7 +39,7 @@ from bitsperdim.config.params import EvaluateSection
 from bitsperdim.core.randomness import stream
 from bitsperdim.data.prepared import PreparedImages
 from bitsperdim.estimators.log_weights import mean_error
-from bitsperdim.evaluation.contrast import MOST, n_contrasted
+from bitsperdim.evaluation.contrast import MOST, chosen_images, n_contrasted
 from bitsperdim.evaluation.estimate import Estimate
 from bitsperdim.evaluation.refined import generators_of, optimized
 from bitsperdim.likelihoods import LatentDensity
@@ -73,11 +73,11 @@ def rate_distortion(
         checkpoint: where finished images are kept; None: nowhere.
     """
     test = prepared.images["test"]
-    n_images = min(n_contrasted(section, len(test)), MOST)
+    fewer = section.model_copy(update={"n_contrast": min(n_contrasted(section, len(test)), MOST)})
+    chosen = chosen_images(fewer, len(test))
+    n_images = len(chosen)
     if not n_images:
         return {}
-    order = torch.randperm(len(test), generator=stream("contrast_images", section.seed))
-    chosen = order[:n_images].sort().values
 
     def work(block: range) -> Tensor:
         numbers = chosen[block.start : block.stop]

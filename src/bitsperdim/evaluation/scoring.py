@@ -176,6 +176,5 @@ def checkpoint_of(
         "seed": seed,
         "device": device.type,
     }
-    own_noise = Path(__file__).with_name("own_noise.py")  # which imports this module
-    code = needed(Path(latent_code.__file__), Path(contrast.__file__), own_noise, Path(__file__), *code_of(family))
+    code = needed(Path(latent_code.__file__), Path(contrast.__file__), Path(__file__), *code_of(family))
     return Checkpoint.of(decides, code)

@@ -9,7 +9,7 @@ import torch
 
 from bitsperdim.config.params import EvaluateSection
 from bitsperdim.data.prepared import PreparedImages
-from bitsperdim.evaluation import contrast, latent_code, own_noise, scoring
+from bitsperdim.evaluation import contrast, latent_code, scoring
 from bitsperdim.evaluation.estimate import Estimate
 from bitsperdim.models import ImageModel
 from bitsperdim.runtime.checkpoints import Checkpoint
@@ -36,7 +36,8 @@ def score_seeds(
         device: where it is done.
 
     Returns:
-        Seed -> estimate; the encoder's number beside the refined one; more metrics. The last two are of the first seed.
+        Seed -> estimate; what some images are given by what was refined or replaced; metrics of a latent code. The last
+        two are of the first seed.
 
     Raises:
         InputError: a model cannot be evaluated.
@@ -51,7 +52,5 @@ def score_seeds(
         for seed, model in trained.items()
     }
     seed, model = next(iter(trained.items()))
-    of_first = (model, prepared, estimates[seed], section)
-    by_encoder = contrast.contrast(*of_first, device, places[seed])
-    more = latent_code.of_the_code(*of_first, device, places[seed])
-    return estimates, by_encoder, more | own_noise.beside(*of_first, seed, device, places[seed])
+    of_first = (model, prepared, estimates[seed], section, device, places[seed])
+    return estimates, contrast.contrast(*of_first), latent_code.of_the_code(*of_first)

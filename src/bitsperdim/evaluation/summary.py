@@ -69,7 +69,7 @@ from bitsperdim.models import ImageModel, LatentModel
 OF_ESTIMATES = ("log_p", "standard_error", "bias", "elbo", "ess", "pareto_k")
 PER_IMAGE_COLUMNS = ("seed", "image", *OF_ESTIMATES, "same_as", "in_train", "near_train")
 BOUND_COLUMNS = ("n_samples", "bpd", "nll_nats", "standard_error_nats")
-CONTRAST_COLUMNS = ("encoder_bpd", "gain_nats", "gain_nats_standard_error")  # where there is one
+CONTRAST_COLUMNS = ("contrast_bpd", "gain_nats", "gain_nats_standard_error")  # where there is one
 LIGHT_SHARE = 0.02  # of images with a small ESS or a heavy tail: up to it estimates beside the bound have an error
 
 
@@ -80,8 +80,8 @@ class Evaluation:
     Attributes:
         metrics: for ``metrics.json``.
         per_image: rows for ``per_image.csv``.
-        bound: rows for ``bound_against_k.csv``, the mean over seeds and images. Where some images were scored with the
-            encoder's proposal too, its curve is that of all images moved by the paired difference on those.
+        bound: rows for ``bound_against_k.csv``, the mean over seeds and images. Where some images were scored by what
+            was refined or replaced too, its curve is that of all images moved by the paired difference on those.
     """
 
     metrics: Metrics
@@ -118,9 +118,9 @@ def summarise(
         in_train: (N,) whether each is a training image too; None: none is.
         near_train: (N,) whether each is nearly a training image; None: none is.
         log_p_true: (N,) nats, the true log-probability of each; None: it is not known.
-        of_the_code: more metrics, of a latent code: :func:`bitsperdim.evaluation.latent_code.of_the_code`; or of noise:
-            :func:`bitsperdim.evaluation.own_noise.beside`.
-        contrast: what the encoder's proposal gives on some images, where the proposals are refined.
+        of_the_code: more metrics, of a latent code: :func:`bitsperdim.evaluation.latent_code.of_the_code`.
+        contrast: what some images are given by the encoder's proposal, where it was refined, or by the density's own
+            noise, where that was replaced.
 
     Raises:
         pydantic.ValidationError: a metric is missing, unknown or of another type than the definition has.
@@ -203,10 +203,10 @@ def summarise(
         metrics["refined"] = {
             "gradients_per_image": gradients,
             "pilot_samples_per_image": pilot,
-            "passes_per_image": gradients + pilot + first.n_samples,
             "more_rounds_share": float((costs[:, 2] > 1).double().mean()),
-            "encoder": None if contrast is None else contrast.metrics(shape),
         }
+    if contrast is not None:
+        metrics["contrast"] = contrast.metrics(shape)
     if n_seeds > 1:
         per_seed = bits_per_dim(log_p.mean(1), shape)
         metrics["bpd_seed_spread"] = float(per_seed.std()) if bool(per_seed.isfinite().all()) else math.inf
@@ -293,7 +293,6 @@ def _bound(
         row["standard_error_nats"] = mean_error(bound, same_as)
         if contrast is not None:
             gain, error = contrast.gain(place)
-            of_encoder = (bits_per_dim(mean - gain, shape), gain, error)
-            row |= dict(zip(CONTRAST_COLUMNS, of_encoder, strict=True))
+            row |= dict(zip(CONTRAST_COLUMNS, (bits_per_dim(mean - gain, shape), gain, error), strict=True))
         rows.append(row)
     return rows

@@ -187,7 +187,7 @@ def bound(model: ModelReport) -> Markup | None:
         axes.set_xscale("log", base=2)
         axes.fill_between(sizes, bpd - error, bpd + error, color=BOUND, alpha=0.16, linewidth=0)
         axes.plot(sizes, bpd, "o-", color=BOUND, markersize=4)
-        beside = model.bound.get("encoder_bpd")
+        beside = model.bound.get("contrast_bpd")
         if beside is not None and np.isfinite(beside).all():
             axes.plot(sizes, beside, "--", color=MUTED, linewidth=1.5)
         axes.annotate(

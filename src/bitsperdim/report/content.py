@@ -51,7 +51,7 @@ class ModelReport:
         n_train_samples: K of the training objective.
         validation_samples: K of the validation bound.
         curve: columns of ``training_curve.csv``.
-        bound: columns of ``bound_against_k.csv``, and ``standard_error_bpd``; of some models ``encoder_bpd``.
+        bound: columns of ``bound_against_k.csv``, and ``standard_error_bpd``; of some models ``contrast_bpd``.
         nll: (N,) nats per test image, the mean over seeds.
         same_as: (N,) the number of the first test image that is equal.
         pareto_k: of each seed and test image; empty where it is not judged.
@@ -211,11 +211,6 @@ class Report:
         return self.images.truth_bpd is not None
 
     @property
-    def of_other_noise(self) -> list[ModelReport]:
-        """Densities of which other noise than their own was drawn, and their own beside it."""
-        return [model for model in self.models if model.metrics.own_noise is not None]
-
-    @property
     def in_terms(self) -> list[ModelReport]:
         """Models with a latent code whose bound at K = 1 is known in its terms."""
         return [model for model in self.models if model.metrics.rate_distortion is not None]
@@ -323,7 +318,7 @@ def _read_model(params: Params, folder: Path, name: str, images: ImagesMetrics) 
             f"{folder / 'metrics.json'} was scored on test images {metrics.short_hash}, but the data set is "
             f"{images.short_hash}; evaluate {name} again."
         )
-    beside = ("encoder_bpd",) if metrics.refined is not None and metrics.refined.encoder is not None else ()
+    beside = ("contrast_bpd",) if metrics.contrast is not None else ()
     bound = read_columns(folder / "bound_against_k.csv", ("n_samples", "bpd", "standard_error_nats", *beside))
     bound["standard_error_bpd"] = nats_to_bits_per_dim(bound["standard_error_nats"], images.image_shape)
     per_image = read_columns(folder / "per_image.csv", ("seed", "image", "log_p", "same_as"))
