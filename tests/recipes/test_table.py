@@ -80,6 +80,26 @@ def test_a_result_is_a_row_with_its_reference(root: Path) -> None:
     assert "†" not in text
 
 
+def test_the_number_before_refinement_stands_beside_it_where_it_is_of_all_images(root: Path) -> None:
+    """That is the one which published bounds are held against; of a part of the images it would be another number."""
+    contrast = {
+        **{"proposal": "encoder", "bpd": 0.1605, "nll_nats": 87.5231, "nll_nats_after": 87.25, "log_p_bias_nats": -0.1},
+        **{"ess_median": 30.0, "ess_below_10_share": 0.1, "too_few_samples": True, "gain_nats": 0.27},
+        **{"gain_nats_standard_error": 0.01, "n_passes": 5000, "n_passes_after": 5600.0},
+    }
+    for n_images, proposal, shown in (
+        (METRICS["n_images"], "encoder", "≤ 87.25 ± 0.31 (≤ 87.52† by the encoder alone)"),
+        (METRICS["n_images"], "uniform", "≤ 87.25 ± 0.31 (≤ 87.52† by uniform noise alone)"),
+        (METRICS["n_images"] - 1, "encoder", "≤ 87.25 ± 0.31 |"),
+    ):
+        result = copy.deepcopy(RESULT)
+        result["models"]["vae"]["metrics"]["contrast"] = {**contrast, "n_images": n_images, "proposal": proposal}
+        write_json(root / "recipes" / "results" / "one.json", result)
+        assert shown in markdown(root)
+        if n_images == METRICS["n_images"]:
+            assert shown[2:].replace(" ± 0.31", " ± 0.31 nats") in summary(root / "recipes" / "results" / "one.json")
+
+
 def test_rows_are_sorted_and_yardsticks_among_them(root: Path) -> None:
     better = copy.deepcopy(RESULT) | {"recipe": "two", "size": "gpu"}
     better["models"]["vae"]["metrics"] |= {"bpd": 0.1, "kind": "exact", "too_few_samples": True}

@@ -86,7 +86,7 @@ def _group(protocol: str, results: list[dict[str, Any]]) -> str:
             cells = [
                 f"`{name}`: {model}{origin}",
                 number(metrics, "bits/dim"),
-                number(metrics, "nats"),
+                number(metrics, "nats") + before(metrics),
                 metrics.words,
                 str(metrics.n_samples),
             ]
@@ -152,6 +152,20 @@ def number(metrics: AnyMetrics, unit: str) -> str:
     return f"{metrics.sign} {value}" + (f" ± {error}" if error else "") + metrics.marks
 
 
+def before(metrics: AnyMetrics) -> str:
+    """Return what the number was before proposals were refined or noise was replaced, in nats, with the reason of it.
+
+    Published bounds are by the encoder: this is the number that was computed as they were. Where only some images were
+    scored in that way, nothing: the number of some images is not to be held against that of all.
+    """
+    other = metrics.contrast
+    if other is None or other.n_images != metrics.n_images:
+        return ""
+    words = "the encoder alone" if other.proposal == "encoder" else f"{other.proposal} noise alone"
+    mark = TOO_FEW if other.too_few_samples else ""
+    return f" ({metrics.sign} {plain(other.nll_nats, 2)}{mark} by {words})"
+
+
 def summary(path: Path) -> str:
     """Return a result in a few lines."""
     content = read_result(path)
@@ -174,7 +188,8 @@ def _ours(content: dict[str, Any], model: str) -> str:
     metrics = content["models"][model]["metrics"]
     samples = "" if metrics.kind == "exact" else f" at K = {metrics.n_samples}"
     return (
-        f"{model} {number(metrics, 'bits/dim')} bits/dim, {number(metrics, 'nats')} nats{samples}, {metrics.words}, "
+        f"{model} {number(metrics, 'bits/dim')} bits/dim, {number(metrics, 'nats')} nats{before(metrics)}{samples}, "
+        f"{metrics.words}, "
         f"{content['data']['n_images']['test']:,} test images"
     )
 
