@@ -27,7 +27,8 @@ Several processes (:mod:`bitsperdim.runtime.distributed`) share every batch, and
 draws the noise of the whole batch, takes the same steps, and comes to the same decisions. The first writes and speaks.
 Any number of them can go on from a checkpoint of any other.
 
-Not here: one step (:mod:`bitsperdim.training.step`), how images are shown (:mod:`bitsperdim.training.batches`).
+Not here: one step (:mod:`bitsperdim.training.step`), how images are shown (:mod:`bitsperdim.training.batches`), the
+validation bound (:mod:`bitsperdim.training.validation`).
 
 Invariants (``tests/training/test_training.py``): one seed gives one set of bytes, interrupted or not; the best
 weights by validation come back, not the last; every image is presented once an epoch; a loss that is
@@ -39,7 +40,6 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -62,7 +62,8 @@ from bitsperdim.models.look_ahead import check_scorable
 from bitsperdim.runtime import distributed
 from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.training.batches import Presentation
-from bitsperdim.training.step import DTYPES, Optimization, bound_of, part_of
+from bitsperdim.training.step import Optimization, part_of
+from bitsperdim.training.validation import mean_bound
 
 CHECK_EVERY = 100  # steps between two looks at the losses, each of which waits for the device
 CURVE_COLUMNS = ("epoch", "step", "learning_rate", "train_bpd", "validation_bpd", "seed")
@@ -436,47 +437,3 @@ def checkpoint_of(
     if files := section.files("train"):
         decides["files"] = files
     return Checkpoint.of(decides, needed(Path(__file__), *code_of(section.family)))
-
-
-@torch.no_grad()
-def mean_bound(
-    model: ImageModel,
-    images: Tensor,
-    labels: Tensor | None,
-    noise: Tensor | None,
-    settings: TrainSection,
-    after_batch: Callable[[], None] = lambda: None,
-) -> float:
-    """Return the mean over images of the bound with ``validation_samples``, nats, always on the same random numbers.
-
-    Several processes share each batch, and all get the same number.
-
-    Args:
-        model: on the device of the images, which fit it (they are not checked again each epoch); left in evaluation
-            mode.
-        images: (N, C, H, W) uint8.
-        labels: (N,) int64.
-        noise: (N, C, H, W), the dequantization noise of the first sample.
-        settings: batch size, samples and precision.
-        after_batch: called after each batch.
-    """
-    model.eval()
-    device = images.device
-    generator = stream("validation", device=device)
-    precision = DTYPES[settings.precision]
-    total = torch.zeros((), dtype=torch.float64, device=device)
-    for start in range(0, len(images), settings.batch_size):
-        mine = distributed.share(min(settings.batch_size, len(images) - start))
-        rows = slice(start + mine.rows.start, start + mine.rows.stop)
-        generator.share = (mine.rows.start, mine.n_whole)
-        with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
-            log_w = model.unchecked_log_weights(
-                images[rows],
-                settings.validation_samples,
-                labels=None if labels is None else labels[rows],
-                generator=generator,
-                noise=None if noise is None else noise[rows],
-            )
-        total += bound_of(model, log_w.double())[: mine.n_own].sum()
-        after_batch()
-    return float(distributed.all_summed(total)) / len(images)
