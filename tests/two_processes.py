@@ -48,6 +48,7 @@ def with_labels() -> PreparedImages:
 CASES: dict[str, Callable[[], Trained]] = {
     "histogram": lambda: run("histogram"),
     "iwae": lambda: run("iwae", epochs=3, average_decay=0.5, finetune={"epochs": 1, "train_samples": 3}),
+    "vae": lambda: run("vae", epochs=2, kl_warmup_steps=4, initial_second_moment=1.0, eps=1e-4, schedule="stages"),
     "conv_vae": lambda: run("conv_vae", dynamic(), epochs=2),
     "gated_pixelcnn": lambda: run("gated_pixelcnn", with_labels(), epochs=2, n_classes=3),
     "pixelcnn_pp": lambda: run("pixelcnn_pp", epochs=2, gradient_clip=0.1),

@@ -97,6 +97,8 @@ def test_a_step_waits_for_nothing(model: str, binarization: str, monkeypatch: py
 
         monkeypatch.setattr(trainer.Presentation, "batch", drawing)
     options: dict[str, Any] = {"epochs": 1, "gradient_clip": 0.1, "average_decay": 0.5}
+    if model in ("vae", "iwae"):
+        options["kl_warmup_steps"] = 2
     if model == "gated_pixelcnn":
         options["n_classes"] = 4
         data.labels.update({name: (array[:, 0, 0, 0] % 4).astype(np.int64) for name, array in data.images.items()})
