@@ -17,6 +17,7 @@ from bitsperdim.training.trainer import Trained, train
 CPU = torch.device("cpu")
 SETTINGS: dict[str, Any] = {
     "epochs": 4,
+    "seconds": None,
     "batch_size": 16,
     "learning_rate": 0.01,
     "schedule": "cosine",

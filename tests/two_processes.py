@@ -158,6 +158,14 @@ def different_checkpoints(folder: Path) -> str:
     return str(caught.value)
 
 
+def out_of_time() -> list[int]:
+    """The steps at the ends of epochs where the clock of the first process, and of no other, comes to the limit."""
+    with pytest.MonkeyPatch.context() as patch:
+        is_first = distributed.is_first()
+        patch.setattr(trainer._Trainer, "seconds", property(lambda self: float(self.state.step if is_first else 0)))
+        return [int(row["step"]) for row in run("vae", seconds=7).curve]
+
+
 def main(folder: Path) -> None:
     """Run everything; ``folder/there`` has a checkpoint of one process."""
     torch.set_num_threads(1)
@@ -171,6 +179,7 @@ def main(folder: Path) -> None:
                 content[name] = told(CASES[case]())
         content["not finite"] = not_finite_at_the_last()
         content["different checkpoints"] = different_checkpoints(folder)
+        content["out of time"] = out_of_time()
         content["stopped"] = stopped(Checkpoint(folder / "here", "one", interval=1e9), by=1)
         content["resumed"] = told(kept(Checkpoint(folder / "there", "one", interval=1e9)))
         gathered = distributed.gathered(torch.arange(n * 2, n * 2 + 1 + n)[:, None])

@@ -212,6 +212,16 @@ MISTAKES: list[tuple[str, object, str]] = [
         {"epochs": 9, "train_samples": 8},
         "vae.train.patience = 20 is not allowed with vae.finetune; it must be null, since training might stop before",
     ),
+    ("train.seconds", 0, "train.seconds = 0 is not allowed; it must be above 0, or null."),
+    (
+        "vae",
+        {
+            "family": "vae",
+            "finetune": {"epochs": 9, "train_samples": 8},
+            "train": {"patience": None, "seconds": 60},
+        },
+        "vae.train.seconds = 60 is not allowed with vae.finetune; it must be null, since training might stop before",
+    ),
     (
         "vae.deeper",
         [{"latent_size": 3}],

@@ -97,6 +97,11 @@ def test_one_goes_on_where_two_stopped_and_the_reverse(
     assert first["resumed"] == second["resumed"]
 
 
+def test_all_run_out_of_time_at_once(both: tuple[Path, list[Told]]) -> None:
+    """After the seventh step, of which an epoch has five, by the clock of the first."""
+    assert [told["out of time"] for told in both[1]] == [[5, 7], [5, 7]]
+
+
 def test_a_mistake_of_one_is_known_to_all(both: tuple[Path, list[Told]]) -> None:
     first, second = both[1]
     assert first["not finite"] == second["not finite"]

@@ -16,7 +16,8 @@ when to stop; the test set is never seen.
 
 With a :class:`~bitsperdim.runtime.checkpoints.Checkpoint` the whole state is kept from time to time, also in the
 middle of an epoch, and the next training of the same fingerprint goes on from there. SIGTERM and SIGINT let the step
-be finished, and the state be kept, before the training stops.
+be finished, and the state be kept, before the training stops. Where ``seconds`` are given it stops by itself after the
+step that comes to them, is validated as it is then, and may be kept.
 
 Before the first step, what the training is given is checked, and an autoregressive model is asked whether it looks
 ahead: its masks are then what they will be, and hours are saved. The weights that come back are asked again, so that no
@@ -156,6 +157,7 @@ class _State:
         best_log_p, best_epoch: by validation.
         last_log_p: the validation bound of the last finished epoch.
         seconds: of this run and those before it.
+        is_out_of_time: whether these have come to ``seconds`` of the settings, by the clock of the first process.
     """
 
     step: int = 0
@@ -165,6 +167,7 @@ class _State:
     best_epoch: int = 0
     last_log_p: float = -math.inf
     seconds: float = 0.0
+    is_out_of_time: bool = False
 
 
 class _Trainer:
@@ -240,7 +243,7 @@ class _Trainer:
         }
 
     def run(self) -> Trained:
-        """Train until the last epoch, or until patience runs out; go on from a checkpoint where there is one."""
+        """Train until the last epoch, or until patience or time runs out; go on from a checkpoint if there is one."""
         settings, state = self.settings, self.state
         self.optimization = Optimization(self.model, settings, self.n_steps, self.generator)
         self.resume()
@@ -256,6 +259,11 @@ class _Trainer:
                 )
                 bar.update()
                 self.pause()
+        if state.is_out_of_time and state.step < self.n_steps and distributed.is_first():
+            print(
+                f"{self.name} seed {self.seed}: stopped after {settings.seconds:g} s (train.seconds), in epoch "
+                f"{state.epoch - 1}, after {state.step} of {self.n_steps} steps."
+            )
         if self.best_weights is None:
             raise InputError(
                 f"Training {self.name} (seed {self.seed}) gave the validation images no mass in any epoch; "
@@ -269,8 +277,10 @@ class _Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether no epoch is left, or patience has run out."""
+        """Whether no epoch is left, or patience has run out, or time has and no epoch is half done."""
         n_done, patience = self.state.epoch - 1, self.settings.patience
+        if self.state.is_out_of_time and self.order is None:
+            return True
         return n_done >= self.settings.epochs or (patience is not None and n_done - self.state.best_epoch >= patience)
 
     @property
@@ -279,7 +289,10 @@ class _Trainer:
         return self.state.seconds + time.monotonic() - self.started
 
     def run_epoch(self) -> dict[str, float | int]:
-        """Present every image once (after an interruption those that are left), then validate; return the row."""
+        """Present every image once, after an interruption those that are left, then validate; return the row.
+
+        Where time runs out the images that are left then are not presented.
+        """
         state = self.state
         self.model.train()
         if self.order is None:
@@ -287,6 +300,8 @@ class _Trainer:
         batches = self.presentation.batches(self.order, self.settings.batch_size)
         started = time.monotonic()
         for index in batches[len(self.losses) :]:
+            if state.is_out_of_time:
+                break
             mine = distributed.share(len(index))
             self.generator.share = (mine.rows.start, mine.n_whole)
             self.losses.append(self.take_step(*self.presentation.batch(index[mine.rows], self.generator), mine))
@@ -300,9 +315,9 @@ class _Trainer:
         log_p = mean_bound(candidate, *self.validation, self.settings, self.pause)
         if math.isnan(log_p) or log_p == math.inf:
             raise InputError(self.not_finite(state.step))
-        n_images = torch.tensor([len(batch) for batch in batches], dtype=torch.float64)
+        n_images = torch.tensor([len(batch) for batch in batches[: len(self.losses)]], dtype=torch.float64)
         train_log_p = -float((torch.stack(self.losses).double().cpu() * n_images).sum() / n_images.sum())
-        learning_rate = self.optimization.learning_rate(state.step - len(batches))
+        learning_rate = self.optimization.learning_rate(state.step - len(self.losses))
         row = self.row(state.epoch, learning_rate, train_log_p, log_p)
         state.curve.append(row)
         state.last_log_p = log_p
@@ -335,14 +350,17 @@ class _Trainer:
         self.n_settled = len(self.losses)
 
     def pause(self) -> None:
-        """Save where it is due, and stop where a signal asked for it: all processes at the same point.
+        """Save where it is due, see whether time is left, and stop where a signal asked for it: all at the same point.
 
         Raises:
             Interrupted: they stop.
         """
         interval = math.inf if self.checkpoint is None else self.checkpoint.interval
         due = distributed.is_first() and time.monotonic() - self.saved >= interval
-        number, is_due = distributed.largest(self.request.number, int(due))
+        limit = math.inf if self.settings.seconds is None else self.settings.seconds
+        late = distributed.is_first() and self.seconds >= limit
+        number, is_due, is_late = distributed.largest(self.request.number, int(due), int(late))
+        self.state.is_out_of_time |= bool(is_late)
         if number or is_due:
             self.save()
         if number:

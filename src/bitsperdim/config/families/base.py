@@ -70,6 +70,7 @@ class TrainSection(Section):
     """The trainer (section ``train``); a model's section may override any of these under its own ``train``."""
 
     epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    seconds: PositiveFloat | None = None
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 64
     learning_rate: PositiveFloat = 0.001
     schedule: Schedule = "cosine"
@@ -284,11 +285,12 @@ class LatentSection(HeadSection):
                 f"params.yaml: {name}.finetune.epochs = {self.finetune.epochs} is not allowed with {settings.epochs} "
                 f"epochs; it must be below, since these are the last of them."
             )
-        if settings.patience is not None:
-            raise InputError(
-                f"params.yaml: {name}.train.patience = {settings.patience} is not allowed with {name}.finetune; it "
-                f"must be null, since training might stop before it comes to that."
-            )
+        for key, value in (("patience", settings.patience), ("seconds", settings.seconds)):
+            if value is not None:
+                raise InputError(
+                    f"params.yaml: {name}.train.{key} = {value:g} is not allowed with {name}.finetune; it must be "
+                    f"null, since training might stop before it comes to that."
+                )
 
 
 class MaskedSection(HeadSection):
