@@ -12,7 +12,7 @@ from bitsperdim.config.families import FAMILIES
 from bitsperdim.config.families.base import TrainSection
 from bitsperdim.data.prepared import Description, PreparedImages
 from bitsperdim.runtime.checkpoints import Checkpoint
-from bitsperdim.training.trainer import Trained, train
+from bitsperdim.training.trainer import Follow, Trained, train
 
 CPU = torch.device("cpu")
 SETTINGS: dict[str, Any] = {
@@ -140,12 +140,15 @@ def run(
     data: PreparedImages | None = None,
     seed: int = 0,
     checkpoint: Checkpoint | None = None,
+    follow: Follow | None = None,
     **changes: Any,
 ) -> Trained:
     content = SECTIONS[model] | {key: changes.pop(key) for key in changes.keys() - SETTINGS.keys()}
     section = FAMILIES[content["family"]].model_validate(content)
     shared = TrainSection.model_validate({**SETTINGS, **changes})
-    return train(model, section, shared, data or prepared(), seed=seed, device=CPU, checkpoint=checkpoint)
+    return train(
+        model, section, shared, data or prepared(), seed=seed, device=CPU, checkpoint=checkpoint, follow=follow
+    )
 
 
 def weights(trained: Trained) -> Tensor:

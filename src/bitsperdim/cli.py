@@ -55,7 +55,8 @@ def recipe(arguments: argparse.Namespace) -> None:
         print(_next(root, chosen.name, size, running.run_name(chosen.name, size, arguments.set_param), arguments))
         return
     path = result.collect(root, chosen, size, running.finished(root, chosen, size, with_dvc=with_dvc))
-    print(f"{path.relative_to(root)} and {path.with_suffix('.npz').relative_to(root)} are written; commit them.")
+    kept = [str(path.with_suffix(suffix).relative_to(root)) for suffix in (".json", ".npz", ".csv")]
+    print(f"{', '.join(kept[:-1])} and {kept[-1]} are written; commit them.")
     print(table.summary(path))
 
 

@@ -212,7 +212,7 @@ MISTAKES: list[tuple[str, object, str]] = [
         {"epochs": 9, "train_samples": 8},
         "vae.train.patience = 20 is not allowed with vae.finetune; it must be null, since training might stop before",
     ),
-    ("train.seconds", 0, "train.seconds = 0 is not allowed; it must be above 0, or null."),
+    ("train.seconds", 0, "train.seconds = 0 is not allowed; it must be above 0.0, or null."),
     (
         "vae",
         {

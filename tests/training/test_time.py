@@ -49,7 +49,9 @@ def test_it_stops_in_the_middle_of_an_epoch(
     stopped = run("vae", learning_rate=0.003, seconds=7)
     assert len(seen) == 20 + 7
     assert all(torch.equal(one, other) for one, other in zip(seen[20:], seen, strict=False))
-    assert [(row["epoch"], row["step"]) for row in stopped.curve] == [(1, 5), (2, 7)]
+    ends = [(row["epoch"], row["step"], row["n_presented"]) for row in stopped.curve]
+    assert ends == [(1, 5, 75), (2, 7, 75 + 32)]
+    assert stopped.times == [5, 7]
     assert stopped.curve[0] == whole.curve[0]
     assert stopped.best_epoch == 2
     kept = torch.cat([p.flatten() for p in stopped.model.parameters()])

@@ -41,6 +41,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -67,7 +68,7 @@ from bitsperdim.training.step import Optimization, part_of
 from bitsperdim.training.validation import mean_bound
 
 CHECK_EVERY = 100  # steps between two looks at the losses, each of which waits for the device
-CURVE_COLUMNS = ("epoch", "step", "learning_rate", "train_bpd", "validation_bpd", "seed")
+Follow = Callable[[Sequence[Mapping[str, float | int]], Sequence[float]], None]
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,13 @@ class Trained:
 
     Attributes:
         model: with the best weights by validation, in evaluation mode.
-        curve: one row per epoch, the keys :data:`CURVE_COLUMNS`.
+        curve: one row per epoch, the keys :data:`bitsperdim.runtime.curve.COLUMNS`.
         best_epoch: the epoch of the weights; 0 for a closed-form model.
         validation_log_p: the mean validation bound at that epoch, nats per image.
         seconds: of all the runs that it took, without what an interruption threw away.
         n_presented: images, in the steps of this run, by all processes.
         step_seconds: that these steps took.
+        times: of the training at the end of each row of the curve, in seconds, interrupted runs included.
     """
 
     model: ImageModel
@@ -91,6 +93,7 @@ class Trained:
     seconds: float = 0.0
     n_presented: int = 0
     step_seconds: float = 0.0
+    times: Sequence[float] = ()
 
 
 def train(
@@ -102,6 +105,7 @@ def train(
     seed: int,
     device: torch.device,
     checkpoint: Checkpoint | None = None,
+    follow: Follow | None = None,
 ) -> Trained:
     """Train one model with one seed.
 
@@ -113,6 +117,7 @@ def train(
         seed: of the initial weights, the order of the images and all noise.
         device: where the work is done.
         checkpoint: where the state of an unfinished training is kept; None: nowhere.
+        follow: called by the first process after each epoch, with the curve and the times so far.
 
     Raises:
         InputError: the images do not fit the model, it looks ahead, a loss is not finite, no epoch had a finite
@@ -135,7 +140,7 @@ def train(
         noise_seed=seed if model.keeps_noise else None,
         n_samples=section.n_train_samples,
     )
-    trainer = _Trainer(name, model, section, settings, presentation, prepared, seed, generator, checkpoint)
+    trainer = _Trainer(name, model, section, settings, presentation, prepared, seed, generator, checkpoint, follow)
     images = presentation.drawn(presentation.images, generator)
     model.initialise(images)
     distributed.broadcast([*model.parameters(), *model.buffers()])  # machines may differ in their last digits
@@ -154,6 +159,7 @@ class _State:
         step: taken so far.
         epoch: the one that is being trained, from 1.
         curve: a row for each finished epoch.
+        times: the seconds at each of them.
         best_log_p, best_epoch: by validation.
         last_log_p: the validation bound of the last finished epoch.
         seconds: of this run and those before it.
@@ -163,6 +169,7 @@ class _State:
     step: int = 0
     epoch: int = 1
     curve: list[dict[str, float | int]] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
     best_log_p: float = -math.inf
     best_epoch: int = 0
     last_log_p: float = -math.inf
@@ -184,9 +191,10 @@ class _Trainer:
         seed: int,
         generator: Stream,
         checkpoint: Checkpoint | None,
+        follow: Follow | None,
     ) -> None:
         self.name, self.model, self.settings, self.seed = name, model, settings, seed
-        self.section = section
+        self.section, self.follow = section, follow
         self.presentation, self.generator, self.checkpoint = presentation, generator, checkpoint
         self.device = presentation.images.device
         self.validation = (
@@ -229,13 +237,17 @@ class _Trainer:
         log_p = mean_bound(self.model, *self.validation, self.settings)
         if math.isnan(log_p) or log_p == math.inf:
             raise InputError(f"The closed-form fit of {self.name} gives validation images a likelihood of {log_p}.")
-        return Trained(self.model, [self.row(0, 0.0, train_log_p, log_p)], 0, log_p, time.monotonic() - self.started)
+        row, seconds = self.row(0, 0, 0.0, train_log_p, log_p), self.seconds
+        return Trained(self.model, [row], 0, log_p, seconds, times=[seconds])
 
-    def row(self, epoch: int, learning_rate: float, train_log_p: float, log_p: float) -> dict[str, float | int]:
+    def row(
+        self, epoch: int, n_presented: int, learning_rate: float, train_log_p: float, log_p: float
+    ) -> dict[str, float | int]:
         """Return one row of the training curve."""
         return {
             "epoch": epoch,
             "step": self.state.step,
+            "n_presented": n_presented,
             "learning_rate": learning_rate,
             "train_bpd": bits_per_dim(train_log_p, self.model.image_shape),
             "validation_bpd": bits_per_dim(log_p, self.model.image_shape),
@@ -258,6 +270,8 @@ class _Trainer:
                     f"({-state.last_log_p:.2f} nats)"
                 )
                 bar.update()
+                if self.follow is not None and distributed.is_first():
+                    self.follow(state.curve, state.times)
                 self.pause()
         if state.is_out_of_time and state.step < self.n_steps and distributed.is_first():
             print(
@@ -273,7 +287,7 @@ class _Trainer:
             self.save()  # should a later seed of the same stage be interrupted
         self.model.load_state_dict(self.best_weights)
         numbers = (state.best_epoch, state.best_log_p, self.seconds, self.n_presented, self.step_seconds)
-        return Trained(self.model.eval(), state.curve, *numbers)
+        return Trained(self.model.eval(), state.curve, *numbers, times=state.times)
 
     @property
     def finished(self) -> bool:
@@ -318,8 +332,10 @@ class _Trainer:
         n_images = torch.tensor([len(batch) for batch in batches[: len(self.losses)]], dtype=torch.float64)
         train_log_p = -float((torch.stack(self.losses).double().cpu() * n_images).sum() / n_images.sum())
         learning_rate = self.optimization.learning_rate(state.step - len(self.losses))
-        row = self.row(state.epoch, learning_rate, train_log_p, log_p)
+        n_presented = (state.epoch - 1) * len(self.presentation.images) + int(n_images.sum())
+        row = self.row(state.epoch, n_presented, learning_rate, train_log_p, log_p)
         state.curve.append(row)
+        state.times.append(self.seconds)
         state.last_log_p = log_p
         if state.epoch == self.section.first_finetuned_epoch(self.settings.epochs):
             state.best_log_p = -math.inf  # the weights that are kept are fine-tuned ones
