@@ -46,6 +46,12 @@ def recipe(arguments: argparse.Namespace) -> None:
             sys.exit("\n".join(map(str, broken)))
         return
     chosen, size = recipes.read(root, arguments.name), arguments.size
+    if arguments.follow:
+        from bitsperdim.recipes.following import follow
+
+        for line in follow(root, chosen, size, arguments.set_param):
+            print(line, flush=True)
+        return
     with_dvc = not arguments.without_dvc and running.dvc_is_there(root)
     if arguments.temp and not with_dvc:
         raise InputError("--temp makes a DVC experiment: it needs DVC, and a git repository.")
@@ -73,6 +79,16 @@ def _consistent(arguments: argparse.Namespace) -> None:
     for other, value in (("--collect", arguments.collect), ("--without-dvc", arguments.without_dvc)):
         if given and value:
             raise InputError(f"{given[0]} and {other} exclude each other.")
+    if arguments.follow:
+        if arguments.name is None:
+            raise InputError("--follow needs the name of a recipe; `bitsperdim recipe` lists them.")
+        for other, value in (
+            ("--queue", arguments.queue),
+            ("--temp", arguments.temp),
+            ("--collect", arguments.collect),
+        ):
+            if value:
+                raise InputError(f"--follow and {other} exclude each other.")
 
 
 def _next(root: Path, recipe: str, size: recipes.SizeName, name: str, arguments: argparse.Namespace) -> str:
@@ -144,6 +160,11 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--without-dvc", action="store_true", help="run the stages one by one, without DVC")
     command.add_argument(
         "--collect", action="store_true", help="only write the result of a run that has finished, queued or not"
+    )
+    command.add_argument(
+        "--follow",
+        action="store_true",
+        help="start nothing: show the training that runs now, beside the committed curve of this recipe",
     )
     place = command.add_mutually_exclusive_group()
     place.add_argument("--temp", action="store_true", help="run in a copy of the workspace, as it does anyway with DVC")
