@@ -3,8 +3,8 @@ r"""What changes from step to step of a training: the learning rate, and the wei
 Both are functions of the number of the step alone, so that an interrupted training goes on as if it had not been.
 
 Invariants (``tests/training/test_schedule.py``): the stages are those of Burda et al. at their number of epochs
-(``test_the_stages_are_those_of_burda``); a weighed log-weight is log p(x given z) + w (log p(z) - log q(z given x))
-(``test_the_kl_term_is_weighed``).
+(``test_the_stages_are_those_of_burda``); a weighed objective has the derivatives of
+log p(x given z) + w (log p(z) - log q(z given x)), and the value of the bound (``test_the_kl_term_is_weighed``).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def kl_weight(settings: TrainSection, step: int, n_steps: int) -> float:
     return 1.0 if step >= warmup else (step + 1) / warmup
 
 
-@dataclass(frozen=True)
+@dataclass
 class WeighedDensity:
     r"""A proposal whose draws are those of q(z given x), but whose log-density is weighed with that of the prior.
 
@@ -68,11 +68,14 @@ class WeighedDensity:
         proposal: q(z given x).
         prior: p(z).
         weight: w, a scalar.
+        withheld: of the z that was asked for last, (1 - w) (log p(z) - log q(z given x)), (K, B): what their
+            log-weights lack.
     """
 
     proposal: LatentDensity
     prior: LatentDensity
     weight: Tensor
+    withheld: Tensor | None = None
 
     @property
     def mean(self) -> Tensor:
@@ -81,7 +84,9 @@ class WeighedDensity:
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Return the weighed log-density of z (K, B, Z) in nats, (K, B)."""
-        return self.weight * self.proposal.log_prob(z) + (1 - self.weight) * self.prior.log_prob(z)
+        log_q = self.proposal.log_prob(z)
+        self.withheld = (1 - self.weight) * (self.prior.log_prob(z) - log_q)
+        return log_q + self.withheld
 
     def rsample(self, n_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw from the proposal."""

@@ -54,7 +54,8 @@ class Objective(nn.Module):
     ) -> Tensor:
         """Return the loss, a scalar; arguments as of :meth:`bitsperdim.models.ImageModel.log_weights`, checked before.
 
-        Reading their values in each step would make the host wait for a GPU.
+        Reading their values in each step would make the host wait for a GPU. The KL term is weighed in the derivatives
+        alone: the value is minus the bound all the same.
 
         Args:
             x: (B, C, H, W) uint8.
@@ -64,13 +65,17 @@ class Objective(nn.Module):
             kl_weight: of log p(z) - log q(z given x) in each log-weight, (); None: one, or there is no latent code.
         """
         options: dict[str, Any] = {"labels": labels, "generator": self.generator, "noise": noise}
+        weighed = None
         with torch.autocast(x.device.type, dtype=self.precision, enabled=self.precision != torch.float32):
             if kl_weight is not None:
                 if not isinstance(self.model, LatentModel):
                     raise ValueError("a model without a latent code has no KL term that could be weighed")
-                options["encoded"] = WeighedDensity(self.model.encode(x), self.model.prior(), kl_weight)
+                options["encoded"] = weighed = WeighedDensity(self.model.encode(x), self.model.prior(), kl_weight)
             log_w = self.model.unchecked_log_weights(x, n_samples, **options)
-        return -bound_of(self.model, log_w).mean()
+        bound = bound_of(self.model, log_w)
+        if weighed is not None and weighed.withheld is not None:
+            bound = bound + (bound_of(self.model, log_w + weighed.withheld) - bound).detach()
+        return -bound.mean()
 
 
 def bound_of(model: ImageModel, log_w: Tensor) -> Tensor:
