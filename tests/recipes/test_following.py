@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 from bitsperdim.cli import parser
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import write_csv
+from bitsperdim.recipes import following
 from bitsperdim.recipes.following import at_presentations, follow
 from bitsperdim.recipes.recipe import Recipe, read
 from bitsperdim.recipes.result import CURVE
@@ -89,6 +90,22 @@ def test_each_row_is_shown_once(tmp_path: Path, recipe: Recipe) -> None:
         ["vae", "0", "2", "2,000", "1,234", "1.2500", "1.2500", "|", "2,000", "?", "1.5000", "-0.2500"],
         ["vae", "7", "1", "1,000", "2", "3.0000", "3.0000", "|"],
     ]
+
+
+def test_what_is_written_as_it_ends_is_shown(tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last row is written, and the run ends, at the very moment when it is asked whether it goes on."""
+    folder = tmp_path / "logs" / "recipes" / "tiny-cpu"
+    folder.mkdir(parents=True)
+    (folder / "started").touch()
+    answers = iter([True, True, False])
+
+    def ending(_: Path) -> bool:
+        if not (goes_on := next(answers)):
+            log(tmp_path, "vae", row(1, 2.25))
+        return goes_on
+
+    monkeypatch.setattr(following, "is_running", ending)
+    assert len(list(follow(tmp_path, recipe, "cpu", wait=lambda: None))) == 3
 
 
 def test_without_a_committed_curve_the_training_is_shown_alone(tmp_path: Path, recipe: Recipe) -> None:
