@@ -29,7 +29,7 @@ def main(params: Params, name: str, dequantized: str, folder: str, curve: str) -
     with distributed.joined(device):
         used = {**described(device), "n_processes": distributed.world_size()}
         for seed, checkpoint in checkpoints.items():
-            how = {"seed": seed, "device": device, "checkpoint": checkpoint, "follow": files.follow}
+            how: dict[str, Any] = {"seed": seed, "device": device, "checkpoint": checkpoint, "follow": files.follow}
             trained = train(name, section, params.train, prepared, **how)
             done.append(trained)
             files.add(trained.curve, trained.times)
