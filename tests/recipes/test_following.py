@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ from ruamel.yaml import YAML
 
 from bitsperdim.cli import parser
 from bitsperdim.core.errors import InputError
-from bitsperdim.core.files import write_csv
+from bitsperdim.core.files import read_json, write_csv, write_json
 from bitsperdim.recipes import following
 from bitsperdim.recipes.following import at_presentations, follow
-from bitsperdim.recipes.recipe import Recipe, read
+from bitsperdim.recipes.recipe import Recipe, merged, read, read_yaml
 from bitsperdim.recipes.result import CURVE
 from bitsperdim.runtime.curve import COLUMNS, SECONDS
 
@@ -29,8 +30,9 @@ CONTENT: dict[str, Any] = {
 
 
 @pytest.fixture
-def recipe(tmp_path: Path) -> Recipe:
+def recipe(tmp_path: Path, repository: Path) -> Recipe:
     (tmp_path / "recipes").mkdir()
+    shutil.copy(repository / "params.yaml", tmp_path)
     with (tmp_path / "recipes" / "tiny.yaml").open("w", encoding="utf-8") as file:
         YAML(typ="safe").dump(CONTENT, file)
     return read(tmp_path, "tiny")
@@ -41,8 +43,11 @@ def row(epoch: int, bpd: float, seed: int = 0, seconds: float | str = 1.5, **mor
     return {**content, "train_bpd": bpd, "validation_bpd": bpd, SECONDS: seconds, **more}
 
 
-def commit(root: Path, *rows: dict[str, Any]) -> None:
+def commit(root: Path, *rows: dict[str, Any], **changes: Any) -> None:
+    """Keep a curve as the result of the recipe with these changes of parameters."""
     write_csv(root / "recipes" / "results" / "tiny.csv", CURVE, [{**each, "model": "vae"} for each in rows])
+    params = read(root, "tiny").parameters(read_yaml(root / "params.yaml"), "cpu")
+    write_json(root / "recipes" / "results" / "tiny.json", {"params": merged(params, changes)})
 
 
 def log(root: Path, model: str, *rows: dict[str, Any]) -> Path:
@@ -106,6 +111,38 @@ def test_what_is_written_as_it_ends_is_shown(tmp_path: Path, recipe: Recipe, mon
 
     monkeypatch.setattr(following, "is_running", ending)
     assert len(list(follow(tmp_path, recipe, "cpu", wait=lambda: None))) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings", "said"),
+    [
+        ({}, [], "tiny.csv: bits/dim"),
+        (
+            {"train": {"epochs": 3}, "evaluate": {"n_samples": 3}},
+            [],
+            "tiny.csv (made with other values in train): bits",
+        ),
+        ({"vae": {"train": {"epochs": 3}}}, [], "tiny.csv (made with other values in vae): bits/dim"),
+        ({}, ["dataset.seed=3", "vae.latent_size=3"], "tiny.csv (made with other values in dataset, vae): bits/dim"),
+        ({"vae": {"latent_size": 3}}, ["vae.latent_size=3"], "tiny.csv: bits/dim"),
+    ],
+)
+def test_a_committed_curve_of_other_values_is_said_to_be_one(
+    changes: dict[str, Any],
+    settings: list[str],
+    said: str,
+    tmp_path: Path,
+    recipe: Recipe,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Keys that it did not have, with their defaults of today, are no other values."""
+    commit(tmp_path, row(1, 2.0), **changes)
+    path = tmp_path / "recipes" / "results" / "tiny.json"
+    content = read_json(path)
+    del content["params"]["train"]["betas"]
+    write_json(path, content)
+    monkeypatch.setattr(following, "is_running", lambda _: True)
+    assert said in next(follow(tmp_path, recipe, "cpu", settings))
 
 
 def test_without_a_committed_curve_the_training_is_shown_alone(tmp_path: Path, recipe: Recipe) -> None:

@@ -6,7 +6,8 @@ elsewhere, and cannot be followed.
 
 Invariants (``tests/recipes/test_following.py``): each new row once, and the last when the run has ended
 (``test_each_row_is_shown_once``); beside it the committed row of the same model and seed with as many presentations, or
-the next fewer (``test_the_committed_row_is_that_of_as_many_presentations``).
+the next fewer (``test_the_committed_row_is_that_of_as_many_presentations``). Where that one was made with other values
+the title says so (``test_a_committed_curve_of_other_values_is_said_to_be_one``).
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from bitsperdim.config.defaults import completed
 from bitsperdim.core.errors import InputError
-from bitsperdim.recipes.recipe import Recipe, SizeName
+from bitsperdim.core.files import read_json
+from bitsperdim.recipes.recipe import Recipe, SizeName, read_yaml
 from bitsperdim.recipes.result import RESULTS, result_name
 from bitsperdim.recipes.running import LOGS, STARTED, is_running, reading_result, run_name
+from bitsperdim.recipes.settings import applied
 from bitsperdim.runtime.curve import EVERY, SECONDS, read_rows
 
 Row = Mapping[str, str]
@@ -68,6 +72,8 @@ def follow(
             f"`bitsperdim recipe {recipe.name} --size {size}`, and follow it from another terminal."
         )
     there = str(path) if kept else f"nothing ({path} is not there)"
+    if kept and (others := _differing(root, recipe, size, settings)):
+        there += f" (made with other values in {', '.join(others)})"
     yield f"{TITLE.format(name=name, kept=there)} number."
     yield _line([title for title, _ in COLUMNS])
     shown: dict[tuple[str, str], Row] = {}
@@ -96,6 +102,21 @@ def _committed(path: Path) -> list[Row]:
         for row in rows:  # what is read of each
             _ = row["model"], row["seed"], int(row["n_presented"] or 0), float(row["validation_bpd"]), row[SECONDS]
     return [row for row in rows if row["n_presented"]]
+
+
+def _differing(root: Path, recipe: Recipe, size: SizeName, settings: Sequence[str]) -> list[str]:
+    """Return the sections in which the committed result has other values than the run, of what its curve depends on.
+
+    Raises:
+        InputError: the result is damaged, or a parameter is not allowed.
+    """
+    path = root / RESULTS / f"{result_name(recipe.name, size)}.json"
+    params = recipe.parameters(read_yaml(root / "params.yaml"), size)
+    params = applied(params, settings, root) if settings else params
+    with reading_result(path):
+        then = read_json(path)["params"]
+        names = ["dataset", "dequantize", "train", *params["models"]]
+        return [name for name in names if completed(then, name).get(name) != completed(params, name).get(name)]
 
 
 def _newest(folder: Path) -> Iterator[tuple[str, Row]]:
