@@ -7,30 +7,32 @@ from typing import Any
 from bitsperdim import models
 from bitsperdim.config.params import Params
 from bitsperdim.core import labels, made_with
-from bitsperdim.core.files import write_csv, write_json
+from bitsperdim.core.files import write_json
 from bitsperdim.core.units import bits_per_dim
 from bitsperdim.data.prepared import load_prepared
 from bitsperdim.runtime import distributed, finished, stage
+from bitsperdim.runtime.curve import CurveFiles
 from bitsperdim.runtime.device import described, peak_memory, set_up_device
-from bitsperdim.training.trainer import CURVE_COLUMNS, checkpoint_of, train
+from bitsperdim.training.trainer import checkpoint_of, train
 
 
 def main(params: Params, name: str, dequantized: str, folder: str, curve: str) -> dict[str, Any]:
-    """Read the folder ``dequantized``; write ``folder``/<seed>, the training curve of all seeds, and what they were
-    trained with.
+    """Read the folder ``dequantized``; write ``folder``/<seed>, the training curve of all seeds, also while they are
+    trained and with seconds beside the log, and what they were trained with.
     """
     section, device, started = params.section(name), set_up_device(), time.monotonic()
     prepared = load_prepared(Path(dequantized), ("train", "validation"))
     decides = (section, params.train, prepared, params.dataset.seed, device)
     checkpoints = {seed: checkpoint_of(*decides, seed) for seed in params.seeds}
     finished.clear(keep={checkpoint.folder for checkpoint in checkpoints.values()})
-    rows, done = [], []
+    files, done = CurveFiles(Path(curve), stage.log_path("train", name).with_suffix(".csv")), []
     with distributed.joined(device):
         used = {**described(device), "n_processes": distributed.world_size()}
         for seed, checkpoint in checkpoints.items():
-            trained = train(name, section, params.train, prepared, seed=seed, device=device, checkpoint=checkpoint)
+            how: dict[str, Any] = {"seed": seed, "device": device, "checkpoint": checkpoint, "follow": files.follow}
+            trained = train(name, section, params.train, prepared, **how)
             done.append(trained)
-            rows += trained.curve
+            files.add(trained.curve, trained.times)
             if not distributed.is_first():
                 continue
             models.save(trained.model, section.family, section.hyperparameters, Path(folder) / str(seed))
@@ -41,7 +43,7 @@ def main(params: Params, name: str, dequantized: str, folder: str, curve: str) -
             found = labels.of_validation(trained.model.kind, bpd, nats, prepared.description.protocol, k)
             print(f"{name} seed {seed}: {fitted}, validation {found}")
         if distributed.is_first():
-            write_csv(Path(curve), CURVE_COLUMNS, rows)
+            files.finish()
             write_json(Path(curve).with_name(made_with.FILES["train"]), used)
             for checkpoint in checkpoints.values():
                 checkpoint.finish()

@@ -15,6 +15,7 @@ from bitsperdim.config.families.base import FamilySection
 from bitsperdim.config.params import Params, read_params
 from bitsperdim.core.files import write_csv, write_json
 from bitsperdim.report import write_report
+from bitsperdim.runtime.curve import COLUMNS
 from cases import write_studies
 from laboratory import HASH, images_of
 
@@ -134,13 +135,12 @@ def write_model(folder: Path, content: Mapping[str, Any], *, closed_form: bool) 
     seeds, n_samples, nll = range(content["n_seeds"]), content["n_samples"], content["nll_nats"]
     epochs = [0] if closed_form else [1, 2, 3]
     curve = [
-        {"epoch": epoch, "step": epoch, "learning_rate": 0.1, "train_bpd": 2 - epoch / 4, "validation_bpd": bpd}
+        {"epoch": epoch, "step": epoch, "n_presented": 90 * epoch, "learning_rate": 0.1, "train_bpd": 2 - epoch / 4}
+        | {"validation_bpd": bpd}
         for epoch, bpd in zip(epochs, (2.0, 1.25, 1.5), strict=False)
     ]
     rows = [{**row, "seed": seed} for seed in seeds for row in curve]
-    write_csv(
-        folder / "training_curve.csv", ("epoch", "step", "learning_rate", "train_bpd", "validation_bpd", "seed"), rows
-    )
+    write_csv(folder / "training_curve.csv", COLUMNS, rows)
     bounds = [
         {"n_samples": 2**k, "bpd": content["bpd"] + 0.3 / 2**k, "nll_nats": nll, "standard_error_nats": 0.09}
         for k in range(n_samples.bit_length())

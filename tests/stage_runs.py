@@ -17,8 +17,9 @@ from bitsperdim.config.params import read_params
 from bitsperdim.core.files import write_csv
 from bitsperdim.data import preparation
 from bitsperdim.data.prepared import load_prepared
+from bitsperdim.runtime.curve import COLUMNS
 from bitsperdim.sources.base import RawImages
-from bitsperdim.training.trainer import CURVE_COLUMNS, train
+from bitsperdim.training.trainer import train
 
 
 class Laboratory:
@@ -63,7 +64,7 @@ class Laboratory:
         trained = train(model, section, params.train, images, seed=0, device=torch.device("cpu"))
         other = self.folder / "other"
         models.save(trained.model, section.family, section.hyperparameters, other / "models" / model / "0")
-        write_csv(other / "curve.csv", CURVE_COLUMNS, trained.curve)
+        write_csv(other / "curve.csv", COLUMNS, trained.curve)
         return self.results(model, "other")
 
     def results(self, model: str, folder: str = ".") -> tuple[list[float], bytes]:

@@ -12,15 +12,21 @@ from bitsperdim.config.families import FAMILIES
 from bitsperdim.config.families.base import TrainSection
 from bitsperdim.data.prepared import Description, PreparedImages
 from bitsperdim.runtime.checkpoints import Checkpoint
-from bitsperdim.training.trainer import Trained, train
+from bitsperdim.training.trainer import Follow, Trained, train
 
 CPU = torch.device("cpu")
 SETTINGS: dict[str, Any] = {
     "epochs": 4,
+    "seconds": None,
     "batch_size": 16,
     "learning_rate": 0.01,
     "schedule": "cosine",
+    "final_learning_rate": 0.0,
     "warmup_steps": 2,
+    "kl_warmup_steps": 0,
+    "betas": [0.9, 0.999],
+    "eps": 1e-8,
+    "initial_second_moment": 0.0,
     "weight_decay": 0.0,
     "gradient_clip": 5.0,
     "average_decay": 0.0,
@@ -134,12 +140,15 @@ def run(
     data: PreparedImages | None = None,
     seed: int = 0,
     checkpoint: Checkpoint | None = None,
+    follow: Follow | None = None,
     **changes: Any,
 ) -> Trained:
     content = SECTIONS[model] | {key: changes.pop(key) for key in changes.keys() - SETTINGS.keys()}
     section = FAMILIES[content["family"]].model_validate(content)
     shared = TrainSection.model_validate({**SETTINGS, **changes})
-    return train(model, section, shared, data or prepared(), seed=seed, device=CPU, checkpoint=checkpoint)
+    return train(
+        model, section, shared, data or prepared(), seed=seed, device=CPU, checkpoint=checkpoint, follow=follow
+    )
 
 
 def weights(trained: Trained) -> Tensor:

@@ -48,6 +48,7 @@ def with_labels() -> PreparedImages:
 CASES: dict[str, Callable[[], Trained]] = {
     "histogram": lambda: run("histogram"),
     "iwae": lambda: run("iwae", epochs=3, average_decay=0.5, finetune={"epochs": 1, "train_samples": 3}),
+    "vae": lambda: run("vae", epochs=2, kl_warmup_steps=4, initial_second_moment=1.0, eps=1e-4, schedule="stages"),
     "conv_vae": lambda: run("conv_vae", dynamic(), epochs=2),
     "gated_pixelcnn": lambda: run("gated_pixelcnn", with_labels(), epochs=2, n_classes=3),
     "pixelcnn_pp": lambda: run("pixelcnn_pp", epochs=2, gradient_clip=0.1),
@@ -157,6 +158,14 @@ def different_checkpoints(folder: Path) -> str:
     return str(caught.value)
 
 
+def out_of_time() -> list[int]:
+    """The steps at the ends of epochs where the clock of the first process, and of no other, comes to the limit."""
+    with pytest.MonkeyPatch.context() as patch:
+        is_first = distributed.is_first()
+        patch.setattr(trainer._Trainer, "seconds", property(lambda self: float(self.state.step if is_first else 0)))
+        return [int(row["step"]) for row in run("vae", seconds=7).curve]
+
+
 def main(folder: Path) -> None:
     """Run everything; ``folder/there`` has a checkpoint of one process."""
     torch.set_num_threads(1)
@@ -170,6 +179,7 @@ def main(folder: Path) -> None:
                 content[name] = told(CASES[case]())
         content["not finite"] = not_finite_at_the_last()
         content["different checkpoints"] = different_checkpoints(folder)
+        content["out of time"] = out_of_time()
         content["stopped"] = stopped(Checkpoint(folder / "here", "one", interval=1e9), by=1)
         content["resumed"] = told(kept(Checkpoint(folder / "there", "one", interval=1e9)))
         gathered = distributed.gathered(torch.arange(n * 2, n * 2 + 1 + n)[:, None])

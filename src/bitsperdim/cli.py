@@ -51,6 +51,12 @@ def recipe(arguments: argparse.Namespace) -> None:
         print(f"{path.relative_to(root)} and {path.with_suffix('.npz').relative_to(root)} are written; commit them.")
         print(table.summary(path))
         return
+    if arguments.follow:
+        from bitsperdim.recipes.following import follow
+
+        for line in follow(root, chosen, size, arguments.set_param):
+            print(line, flush=True)
+        return
     with_dvc = not arguments.without_dvc and running.dvc_is_there(root)
     if arguments.temp and not with_dvc:
         raise InputError("--temp makes a DVC experiment: it needs DVC, and a git repository.")
@@ -60,7 +66,8 @@ def recipe(arguments: argparse.Namespace) -> None:
         print(_next(root, chosen.name, size, running.run_name(chosen.name, size, arguments.set_param), arguments))
         return
     path = result.collect(root, chosen, size, running.finished(root, chosen, size, with_dvc=with_dvc))
-    print(f"{path.relative_to(root)} and {path.with_suffix('.npz').relative_to(root)} are written; commit them.")
+    kept = [str(path.with_suffix(suffix).relative_to(root)) for suffix in (".json", ".npz", ".csv")]
+    print(f"{', '.join(kept[:-1])} and {kept[-1]} are written; commit them.")
     print(table.summary(path))
 
 
@@ -72,12 +79,15 @@ def _consistent(arguments: argparse.Namespace) -> None:
     """
     flags = {"--queue": arguments.queue, "--temp": arguments.temp, "-S": arguments.set_param}
     given = [flag for flag, value in flags.items() if value]
-    if given and arguments.name is None:
-        raise InputError(f"{given[0]} needs the name of a recipe; `bitsperdim recipe` lists them.")
-    if arguments.rescore and arguments.name is None:
-        raise InputError("--rescore needs the name of a recipe; `bitsperdim recipe` lists them.")
-    if arguments.rescore and (given or arguments.collect):
-        raise InputError(f"--rescore and {[*given, '--collect'][0]} exclude each other.")
+    alone = [flag for flag, value in (("--rescore", arguments.rescore), ("--follow", arguments.follow)) if value]
+    if (given or alone) and arguments.name is None:
+        raise InputError(f"{[*given, *alone][0]} needs the name of a recipe; `bitsperdim recipe` lists them.")
+    if alone:
+        others = [*alone[1:], *given, *(["--collect"] if arguments.collect else [])]
+        if alone[0] == "--follow":  # a run that was started with settings
+            others = [flag for flag in others if flag != "-S"]
+        if others:
+            raise InputError(f"{alone[0]} and {others[0]} exclude each other.")
     for other, value in (("--collect", arguments.collect), ("--without-dvc", arguments.without_dvc)):
         if given and value:
             raise InputError(f"{given[0]} and {other} exclude each other.")
@@ -157,6 +167,11 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "--collect", action="store_true", help="only write the result of a run that has finished, queued or not"
+    )
+    command.add_argument(
+        "--follow",
+        action="store_true",
+        help="start nothing: show the training that runs now, beside the committed curve of this recipe",
     )
     place = command.add_mutually_exclusive_group()
     place.add_argument("--temp", action="store_true", help="run in a copy of the workspace, as it does anyway with DVC")

@@ -84,7 +84,11 @@ MISTAKES: list[tuple[str, object, str]] = [
     ("train.learning_rate", NAN, "train.learning_rate = nan is not allowed; it must be"),
     ("train.learning_rate", float("inf"), "train.learning_rate = inf is not allowed; it must be a finite number."),
     ("train.average_decay", 1, "train.average_decay = 1 is not allowed; it must be below 1"),
-    ("train.schedule", "cosin", "train.schedule = 'cosin' is not allowed; it must be one of 'constant' or 'cosine'."),
+    ("train.schedule", "cosin", "must be one of 'constant', 'cosine', 'exponential' or 'stages'."),
+    ("train.betas", [0.9], "train.betas = [0.9] is not allowed; it must be a list of at least 2 entries."),
+    ("train.betas", [0.9, 1.0], "train.betas.1 = 1.0 is not allowed; it must be below 1"),
+    ("train.eps", 0, "train.eps = 0 is not allowed; it must be above 0"),
+    ("train.initial_second_moment", -1, "train.initial_second_moment = -1 is not allowed; it must be at least 0"),
     ("train.precision", "float16", "it must be one of 'float32' or 'bfloat16'."),
     ("dataset.test_fraction", 1.0, "dataset.test_fraction = 1.0 is not allowed; it must be below 1"),
     ("dataset.path", "a\x00b", r"dataset.path = 'a\x00b' is not allowed; it must be text without control characters."),
@@ -161,6 +165,44 @@ MISTAKES: list[tuple[str, object, str]] = [
     ("dataset.name", "binarized_mnist", "'none' is not allowed with dataset.name = 'binarized_mnist'; it must be 'st"),
     # what does not fit together
     (
+        "train.schedule",
+        "exponential",
+        "train.final_learning_rate = 0 is not allowed with schedule = 'exponential', which never comes to 0; it must",
+    ),
+    (
+        "train.final_learning_rate",
+        0.002,
+        "train.final_learning_rate = 0.002 is not allowed with train.learning_rate = 0.001, from which it falls; it mu",
+    ),
+    (
+        "pixelcnn.train.final_learning_rate",
+        0.01,
+        "pixelcnn.train.final_learning_rate = 0.01 is not allowed with pixelcnn.train.learning_rate = 0.003, from",
+    ),
+    *(
+        (
+            "vae.train",
+            {"schedule": schedule, "final_learning_rate": 0.0001},
+            f"vae.train.final_learning_rate = 0.0001 is not allowed with schedule = '{schedule}', which says itself",
+        )
+        for schedule in ("constant", "stages")
+    ),
+    (
+        "density_and_mass.dequantizing.train.final_learning_rate",
+        1,
+        "density_and_mass.dequantizing.train.final_learning_rate = 1 is not allowed with density_and_mass.dequantizing",
+    ),
+    (
+        "pixelcnn.train.kl_warmup_steps",
+        9,
+        "pixelcnn.train.kl_warmup_steps = 9 is not allowed for pixelcnn, which has no latent code; it must be 0 there.",
+    ),
+    (
+        "train.kl_warmup_steps",
+        9,
+        "train.kl_warmup_steps = 9 is not allowed for histogram, which has no latent code; it must be 0 there.",
+    ),
+    (
         "vae.finetune",
         {"epochs": 100, "train_samples": 8},
         "vae.finetune.epochs = 100 is not allowed with 100 epochs; it must be below, since these are the last of them.",
@@ -169,6 +211,16 @@ MISTAKES: list[tuple[str, object, str]] = [
         "vae.finetune",
         {"epochs": 9, "train_samples": 8},
         "vae.train.patience = 20 is not allowed with vae.finetune; it must be null, since training might stop before",
+    ),
+    ("train.seconds", 0, "train.seconds = 0 is not allowed; it must be above 0.0, or null."),
+    (
+        "vae",
+        {
+            "family": "vae",
+            "finetune": {"epochs": 9, "train_samples": 8},
+            "train": {"patience": None, "seconds": 60},
+        },
+        "vae.train.seconds = 60 is not allowed with vae.finetune; it must be null, since training might stop before",
     ),
     (
         "vae.deeper",

@@ -24,6 +24,7 @@ from bitsperdim.recipes import result, table
 from bitsperdim.recipes.recipe import read, read_yaml
 from bitsperdim.recipes.result import SAME_AS
 from bitsperdim.recipes.running import Finished, commands, finished
+from bitsperdim.runtime.curve import read_rows
 from small_params import made_small
 
 TINY: dict[str, Any] = {
@@ -85,7 +86,10 @@ def root(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
     done = call(folder, "tiny", "--without-dvc")
     assert done.returncode == 0, done.stderr
     assert [line[8:-1] for line in done.stdout.splitlines() if line.startswith("Running ")] == STAGES
-    assert "recipes/results/tiny.json and recipes/results/tiny.npz are written; commit them." in done.stdout
+    assert (
+        "results/tiny.json, recipes/results/tiny.npz and recipes/results/tiny.csv are written; commit them."
+        in done.stdout
+    )
     assert (folder / "params.yaml").read_bytes() == before
     return folder
 
@@ -193,8 +197,41 @@ def test_copies_are_kept(root: Path, tmp_path: Path) -> None:
     assert found.same_as.tolist() == [0, 1, 2, 0, *range(4, 359)]
 
 
+def test_the_curve_is_kept(root: Path, tmp_path: Path) -> None:
+    """Of every model and seed, row for row; seconds where the log is of that training."""
+
+    def rows(path: Path) -> list[dict[str, str]]:
+        return read_rows(path.read_text())
+
+    kept = rows(root / "recipes" / "results" / "tiny.csv")
+    assert list(kept[0]) == ["model", "seed", "epoch", "step", "n_presented", "seconds", "train_bpd", "validation_bpd"]
+    assert [(row["model"], row["seed"], row["epoch"]) for row in kept] == [
+        *(("histogram", "0", "0"), ("histogram", "1", "0")),
+        *(("vae", "0", "1"), ("vae", "0", "2"), ("vae", "1", "1"), ("vae", "1", "2")),
+    ]
+    assert [row["n_presented"] for row in kept] == ["0", "0", "1294", "2588", "1294", "2588"]
+    for model in ("histogram", "vae"):
+        mine = [row for row in kept if row["model"] == model]
+        of_run = rows(root / "runs" / "tiny-cpu" / "results" / model / "training_curve.csv")
+        for one, other in zip(mine, of_run, strict=True):
+            assert {**one, **other} == {**other, **one}  # what stands in both is the same
+    seconds = [float(row["seconds"]) for row in kept]
+    assert min(seconds) > 0
+    assert seconds[2] < seconds[3]
+    assert seconds[4] < seconds[5]
+    copy = tmp_path / "logs"
+    shutil.copytree(root / "logs" / "recipes" / "tiny-cpu", copy)
+    (copy / "train-histogram.csv").unlink()
+    text = (copy / "train-vae.csv").read_text()
+    (copy / "train-vae.csv").write_text(text.replace("\n2,", "\n3,"))  # that of another training
+    recipe = read(root, "tiny")
+    run = dataclasses.replace(finished(root, recipe, "cpu", with_dvc=False), logs=copy)
+    path = result.collect(tmp_path, recipe, "cpu", run).with_suffix(".csv")
+    assert rows(path) == [{**row, "seconds": ""} for row in kept]
+
+
 def test_a_second_run_does_nothing_and_writes_the_same(root: Path) -> None:
-    files = [root / "recipes" / "results" / f"tiny.{suffix}" for suffix in ("json", "npz")]
+    files = [root / "recipes" / "results" / f"tiny.{suffix}" for suffix in ("json", "npz", "csv")]
     before = [file.read_bytes() for file in files]
     done = call(root, "tiny", "--without-dvc")
     assert done.returncode == 0, done.stderr
@@ -289,6 +326,7 @@ def test_a_second_run_beside_the_first_is_refused(root: Path) -> None:
         "recipes/results/tiny.json",
         "runs/tiny-cpu/based-on.json",
         "runs/tiny-cpu/results/vae/per_image.csv",
+        "runs/tiny-cpu/results/vae/training_curve.csv",
         "logs/recipes/tiny-cpu/train-vae.json",
     ],
 )

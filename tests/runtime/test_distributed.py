@@ -72,6 +72,7 @@ def test_two_processes_are_one(case: str, both: tuple[Path, list[Told]], monkeyp
 def test_every_kind_of_mistake_is_made() -> None:
     assert {of for of, _ in two_processes.MUTANTS.values()} == set(two_processes.CASES) - {
         "histogram",
+        "vae",
         "gated_pixelcnn",
     }
 
@@ -94,6 +95,11 @@ def test_one_goes_on_where_two_stopped_and_the_reverse(
     assert difference(alone, gone_on) < ROUNDING
     assert difference(alone, first["resumed"]) < ROUNDING
     assert first["resumed"] == second["resumed"]
+
+
+def test_all_run_out_of_time_at_once(both: tuple[Path, list[Told]]) -> None:
+    """After the seventh step, of which an epoch has five, by the clock of the first."""
+    assert [told["out of time"] for told in both[1]] == [[5, 7], [5, 7]]
 
 
 def test_a_mistake_of_one_is_known_to_all(both: tuple[Path, list[Told]]) -> None:

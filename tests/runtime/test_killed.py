@@ -31,6 +31,7 @@ INTERVAL = "0.02"  # seconds between two checkpoints
 KINDS = ("under way", "a checkpoint", "any moment", "under way", "a checkpoint")
 KINDS += ("outputs", "any moment", "a checkpoint", "under way", "outputs")  # of the kills of each stage, in turn
 OUTPUTS = {TRAIN: ("models", "results/vae/training_curve.csv"), EVALUATE: ("results",)}
+LAST = {TRAIN: ("models",), EVALUATE: ("results",)}  # a curve is written from the first epoch on
 
 
 class Stages:
@@ -128,7 +129,7 @@ def kill_once(stages: Stages, stage: tuple[str, ...], kind: str, moment: float) 
     The moment counts from the first checkpoint of the run, or from its start for any moment.
     """
     folder = stages.folder
-    kept_before, there = kept(folder), files(folder, *OUTPUTS[stage])
+    kept_before, there = kept(folder), files(folder, *LAST[stage])
     process = stages.start(stage)
     while kind in ("under way", "a checkpoint") and kept(folder) <= kept_before and not stages.has_ended():
         time.sleep(0.001)
@@ -139,7 +140,7 @@ def kill_once(stages: Stages, stage: tuple[str, ...], kind: str, moment: float) 
         "any moment": lambda: True,
         "under way": lambda: True,
         "a checkpoint": lambda: partial(folder),
-        "outputs": lambda: files(folder, *OUTPUTS[stage]) != there,
+        "outputs": lambda: files(folder, *LAST[stage]) != there,
     }
     if caught(process, stages.has_ended, occasions[kind]):
         os.kill(process, signal.SIGKILL)

@@ -267,7 +267,7 @@ def test_the_schedule_warms_up_and_falls() -> None:
 def test_steps_and_the_mean_over_uneven_batches() -> None:
     """75 images in batches of 16 are 5 steps an epoch, and the small last batch counts for its 11 images."""
     trained = run("pixelcnn", epochs=2, learning_rate=1e-12)
-    assert [row["step"] for row in trained.curve] == [5, 10]
+    assert [(row["step"], row["n_presented"]) for row in trained.curve] == [(5, 75), (10, 150)]
     settings = TrainSection.model_validate(SETTINGS)
     exact = trainer.mean_bound(trained.model, torch.from_numpy(images(75, 0)), None, None, settings)
     assert trained.curve[1]["train_bpd"] == pytest.approx(bits_per_dim(exact, (1, 2, 3)), rel=1e-6)
@@ -413,6 +413,8 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
     assert f"goes on from a checkpoint in epoch {1 + stop_at // 5}, after {stop_at} steps" in capsys.readouterr().out
     assert torch.equal(weights(whole), weights(resumed))
     assert whole.curve == resumed.curve
+    assert len(resumed.times) == 4
+    assert sorted(resumed.times) == resumed.times  # those before the interruption are kept
     assert (whole.best_epoch, whole.validation_log_p) == (resumed.best_epoch, resumed.validation_log_p)
     again = run(model, data, checkpoint=checkpoint, **settings)  # a finished one is not trained again
     assert len(steps) == 20 - stop_at

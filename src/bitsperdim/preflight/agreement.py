@@ -93,7 +93,9 @@ def check_images(params: Params, shape: tuple[int, int, int] | None, n_classes: 
         section.check_images(model, images)
         section.check_size(model, images)
         section.check_training(model, section.settings(params.train))
-    params.density_and_mass.dequantizing.flow("variational").check_size("density_and_mass.dequantizing", images)
+    flow, place = params.density_and_mass.dequantizing.flow("variational"), "density_and_mass.dequantizing"
+    flow.check_size(place, images)
+    flow.check_training(place, flow.settings(params.train))
     check_known(params)
 
 

@@ -1,14 +1,16 @@
-"""What is kept of a finished recipe: ``recipes/results/<name>.json`` and ``<name>.npz`` beside it.
+"""What is kept of a finished recipe: ``recipes/results/<name>.json``, ``<name>.npz`` and ``<name>.csv`` beside it.
 
 The JSON holds the metrics (and a bound at each smaller K), the parameters, the commit and whether the code differed
 from it (null where that is unknown, with the reason), devices and times, the hashes of data and weights, the published
 numbers, and paired differences where models are one flow dequantized in several ways; the .npz holds log P(x) of every
 test image, so that two results can be compared image by image, and where test images are there several times
-``/same_as``, the number of the first that is equal. A GPU size has names that end in ``-gpu``.
+``/same_as``, the number of the first that is equal; the .csv holds the training curve of every model and seed,
+by images presented and, where the log of that very training is there, by seconds. A GPU size has names that end in
+``-gpu``.
 
 Invariants (``tests/recipes/test_running.py``): the mean of the kept log-likelihoods is the number in the
 JSON; a result that does not fit its recipe is refused; copies of an image are kept as such
-(``test_copies_are_kept``).
+(``test_copies_are_kept``); the kept curve is that of the run (``test_the_curve_is_kept``).
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import numpy as np
 from bitsperdim.config.params import model_section
 from bitsperdim.config.variants import ways_of_dequantizing
 from bitsperdim.core.errors import InputError
-from bitsperdim.core.files import read_json, write_json, write_npz
+from bitsperdim.core.files import read_json, write_csv, write_json, write_npz
 from bitsperdim.core.metrics import Metrics
 from bitsperdim.core.units import bits_per_dim, nats_to_bits_per_dim
 from bitsperdim.core.yardsticks import ImagesMetrics
@@ -34,9 +36,11 @@ from bitsperdim.estimators.paired import paired_difference
 from bitsperdim.recipes import weights
 from bitsperdim.recipes.recipe import FOLDER, Recipe, SizeName, merged
 from bitsperdim.recipes.running import Finished, reading_result
+from bitsperdim.runtime import curve
 
 RESULTS = FOLDER / "results"
 SAME_AS = "/same_as"  # beside the models, of which none has such a name
+CURVE = ("model", "seed", "epoch", "step", "n_presented", curve.SECONDS, "train_bpd", "validation_bpd")
 SHARED = ("dataset", "dequantize", "models", "seeds", "train", "evaluate")
 
 
@@ -60,7 +64,9 @@ def collect(root: Path, recipe: Recipe, size: SizeName, finished: Finished) -> P
     path = root / RESULTS / f"{result_name(recipe.name, size)}.json"
     with reading_result(Path(finished.name)):
         content, arrays = _content(recipe, size, finished, params, models)
+        rows = [row for model in models for row in _curve(finished, model, params["seeds"])]
     write_npz(path.with_suffix(".npz"), arrays)
+    write_csv(path.with_suffix(".csv"), CURVE, rows)
     write_json(path, content)
     weights.keep(root / weights.WEIGHTS / path.stem, finished, models, params["seeds"])
     return path
@@ -102,6 +108,18 @@ def _content(
     if same_as is not None and len(np.unique(same_as)) < len(same_as):
         arrays[SAME_AS] = same_as
     return content, arrays
+
+
+def _curve(finished: Finished, model: str, seeds: list[int]) -> list[dict[str, str]]:
+    """Return the training curve of a model, the keys :data:`CURVE`; what is not known is empty."""
+    rows = curve.read_rows(finished.read(f"results/{model}/training_curve.csv").decode())
+    if {int(row["seed"]) for row in rows} != set(seeds):
+        raise ValueError(f"training_curve.csv of {model} is not that of its seeds")
+    path = finished.logs / f"train-{model}.csv"
+    log = curve.read_rows(path.read_text(encoding="utf-8", errors="replace")) if path.exists() else []
+    seconds = curve.seconds_of(rows, log)
+    timed = [{**row, "model": model, curve.SECONDS: at} for row, at in zip(rows, seconds, strict=True)]
+    return [{key: row.get(key, "") for key in CURVE} for row in timed]
 
 
 def _numbers(finished: Finished, model: str, seeds: list[int]) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:

@@ -41,6 +41,7 @@ from bitsperdim.runtime import finished as ended
 from bitsperdim.runtime import stage
 
 RUNS, LOGS = Path("runs"), Path("logs") / "recipes"
+LOCK, STARTED = "lock", "started"  # in its folder of logs
 BASED_ON = "based-on.json"  # in a run's folder: the commit and the parameters
 CODE = ("src", "stages", "dvc.yaml")
 OF_SCORING = ("preflight", "download", "dequantize", "evaluate")  # stages that scoring given weights needs
@@ -96,6 +97,7 @@ def run(
     name = run_name(recipe.name, size, settings)
     environment = _environment(root, name)
     with _only_one(root / LOGS / name):
+        write_text(root / LOGS / name / STARTED, "")
         if with_dvc:
             _with_dvc(root, name, [*overrides(recipe.changes(size)), *settings], environment, queue=queue)
         else:
@@ -145,13 +147,26 @@ def _in_folder(root: Path, name: str) -> Finished:
 def _only_one(folder: Path) -> Iterator[None]:
     """Refuse a second run of one recipe beside the first; a stage that outlived its run counts as one."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
+    with (folder / LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise InputError(f"{folder.name} is running already; wait for it, or stop it.") from error
         os.set_inheritable(file.fileno(), True)  # what is started holds the lock too
         yield
+
+
+def is_running(folder: Path) -> bool:
+    """Return whether a run has this folder of logs now."""
+    path = folder / LOCK
+    if not path.exists():
+        return False
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def dvc_is_there(root: Path) -> bool:

@@ -105,16 +105,22 @@ def _first_line(error: Exception) -> str:
 
 
 def _log(stage: str, values: list[str], seconds: float, more: Mapping[str, Any]) -> None:
-    model = f"-{values[0]}" if stage in ("train", "evaluate") else ""
+    model = values[0] if stage in ("train", "evaluate") else None
     content = {
-        "stage": stage + model.replace("-", "@", 1),
+        "stage": stage if model is None else f"{stage}@{model}",
         "params_sha256": hashlib.sha256(PARAMS.read_bytes()).hexdigest(),
         "seconds": round(seconds, 2),
         "peak_memory_mib": round(peak_memory() / 2**20, 1),
         "python": platform.python_version(),
         **more,
     }
-    write_json(Path(os.environ.get(LOGS, "logs")) / f"{stage}{model}.json", content)
+    write_json(log_path(stage, model), content)
+
+
+def log_path(stage: str, model: str | None) -> Path:
+    """Return where the log of a stage is written, perhaps that of one model."""
+    name = stage if model is None else f"{stage}-{model}"
+    return Path(os.environ.get(LOGS, "logs")) / f"{name}.json"
 
 
 def peak_memory() -> int:
@@ -131,4 +137,4 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-__all__ = ["Params", "peak_memory", "run", "switch_off"]
+__all__ = ["Params", "log_path", "peak_memory", "run", "switch_off"]

@@ -16,7 +16,6 @@ process waits for one; heads and log-weights are of float32 in a network of bflo
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,8 +27,9 @@ from bitsperdim.config.families.base import TrainSection
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.randomness import leave_uncompiled
 from bitsperdim.estimators.log_weights import log_mean_exp
-from bitsperdim.models import ImageModel
+from bitsperdim.models import ImageModel, LatentModel
 from bitsperdim.runtime.distributed import Share, world_size
+from bitsperdim.training.schedule import WeighedDensity, kl_weight, learning_rate
 
 FORMS_COMPILED = 64  # of one function, which all layers of a network share with their different sizes
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -49,14 +49,33 @@ class Objective(nn.Module):
         super().__init__()
         self.model, self.precision, self.generator = model, precision, generator
 
-    def forward(self, x: Tensor, labels: Tensor | None, noise: Tensor | None, n_samples: int) -> Tensor:
+    def forward(
+        self, x: Tensor, labels: Tensor | None, noise: Tensor | None, n_samples: int, kl_weight: Tensor | None = None
+    ) -> Tensor:
         """Return the loss, a scalar; arguments as of :meth:`bitsperdim.models.ImageModel.log_weights`, checked before.
 
-        Reading their values in each step would make the host wait for a GPU.
+        Reading their values in each step would make the host wait for a GPU. The KL term is weighed in the derivatives
+        alone: the value is minus the bound all the same.
+
+        Args:
+            x: (B, C, H, W) uint8.
+            labels: (B,) int64.
+            noise: (K, B, C, H, W), where it is fixed.
+            n_samples: K.
+            kl_weight: of log p(z) - log q(z given x) in each log-weight, (); None: one, or there is no latent code.
         """
+        options: dict[str, Any] = {"labels": labels, "generator": self.generator, "noise": noise}
+        weighed = None
         with torch.autocast(x.device.type, dtype=self.precision, enabled=self.precision != torch.float32):
-            log_w = self.model.unchecked_log_weights(x, n_samples, labels=labels, generator=self.generator, noise=noise)
-        return -bound_of(self.model, log_w).mean()
+            if kl_weight is not None:
+                if not isinstance(self.model, LatentModel):
+                    raise ValueError("a model without a latent code has no KL term that could be weighed")
+                options["encoded"] = weighed = WeighedDensity(self.model.encode(x), self.model.prior(), kl_weight)
+            log_w = self.model.unchecked_log_weights(x, n_samples, **options)
+        bound = bound_of(self.model, log_w)
+        if weighed is not None and weighed.withheld is not None:
+            bound = bound + (bound_of(self.model, log_w + weighed.withheld) - bound).detach()
+        return -bound.mean()
 
 
 def bound_of(model: ImageModel, log_w: Tensor) -> Tensor:
@@ -81,9 +100,7 @@ class Optimization:
         """Make the optimizer."""
         self.model, self.settings, self.n_steps = model, settings, n_steps
         self.averaged = copy.deepcopy(model).requires_grad_(False) if settings.average_decay else None
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-        )
+        self.optimizer = adam(model, settings)
         objective: nn.Module = Objective(model, DTYPES[settings.precision], generator)
         if settings.compile:
             let_compile()
@@ -98,14 +115,8 @@ class Optimization:
         return self.model if self.averaged is None else self.averaged
 
     def learning_rate(self, step: int) -> float:
-        """Rise linearly over ``warmup_steps`` (at most half of the run), then stay, or fall along a half cosine."""
-        highest, warmup = self.settings.learning_rate, min(self.settings.warmup_steps, self.n_steps // 2)
-        if step < warmup:
-            return highest * (step + 1) / warmup
-        if self.settings.schedule == "constant":
-            return highest
-        progress = (step - warmup) / max(1, self.n_steps - warmup)
-        return highest * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        """Return that of one step, from 0."""
+        return learning_rate(self.settings, step, self.n_steps)
 
     def take_step(
         self, number: int, x: Tensor, labels: Tensor | None, noise: Tensor | None, n_samples: int, share: Share
@@ -125,7 +136,10 @@ class Optimization:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(number)
-        loss = self.loss(x, labels, noise, n_samples)
+        share_of_kl = kl_weight(self.settings, number, self.n_steps)
+        # filled on the device, since a copy of a number from the host would wait
+        weight = None if share_of_kl == 1 else torch.full((), share_of_kl, device=x.device)
+        loss = self.loss(x, labels, noise, n_samples, weight)
         self.optimizer.zero_grad(set_to_none=True)
         # gradients are averaged over processes, whose shares may be uneven
         (loss * (share.fraction * world_size())).backward()
@@ -136,18 +150,20 @@ class Optimization:
             self.update_average(self.averaged, number)
         return loss.detach() * share.fraction
 
-    def loss(self, x: Tensor, labels: Tensor | None, noise: Tensor | None, n_samples: int) -> Tensor:
-        """Return the mean loss of some images.
+    def loss(
+        self, x: Tensor, labels: Tensor | None, noise: Tensor | None, n_samples: int, kl_weight: Tensor | None
+    ) -> Tensor:
+        """Return the mean loss of some images; arguments as of :meth:`Objective.forward`.
 
         Raises:
             InputError: it was to be compiled, which is not possible here.
         """
         if not self.settings.compile:
-            return self.objective(x, labels, noise, n_samples)
+            return self.objective(x, labels, noise, n_samples, kl_weight)
         from torch._dynamo.exc import TorchDynamoException
 
         try:
-            return self.objective(x, labels, noise, n_samples)
+            return self.objective(x, labels, noise, n_samples, kl_weight)
         except TorchDynamoException as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(
@@ -182,6 +198,34 @@ class Optimization:
             if moments := part_of(tensors, f"optimizer.{number}"):
                 content["state"][number] = {name: laid_out(value, parameter) for name, value in moments.items()}
         self.optimizer.load_state_dict(content)
+
+
+def adam(model: ImageModel, settings: TrainSection) -> torch.optim.AdamW:
+    r"""Return the optimizer of all weights, whose second moments may start elsewhere than at zero.
+
+    .. math:: m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t, \quad v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2, \quad
+              \theta_t = \theta_{t-1} - \eta_t \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
+
+    The code of Burda et al. 2016 (``optimizers.py``) has beta_1 = 0.99, epsilon = 1e-4 and v_0 = 1, which makes the
+    first thousands of steps smaller. It adds epsilon to the root of v_t itself, here to that of the corrected moment:
+    with v_0 = 1 no step differs by more than 1e-4 of itself for that.
+    """
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=settings.learning_rate,
+        betas=(settings.betas[0], settings.betas[1]),
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+    if settings.initial_second_moment:
+        for parameter in model.parameters():
+            optimizer.state[parameter] = {
+                "step": torch.zeros((), device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.full_like(parameter, settings.initial_second_moment),
+            }
+    return optimizer
 
 
 def let_compile() -> None:

@@ -16,7 +16,8 @@ when to stop; the test set is never seen.
 
 With a :class:`~bitsperdim.runtime.checkpoints.Checkpoint` the whole state is kept from time to time, also in the
 middle of an epoch, and the next training of the same fingerprint goes on from there. SIGTERM and SIGINT let the step
-be finished, and the state be kept, before the training stops.
+be finished, and the state be kept, before the training stops. Where ``seconds`` are given it stops by itself after the
+step that comes to them, is validated as it is then, and may be kept.
 
 Before the first step, what the training is given is checked, and an autoregressive model is asked whether it looks
 ahead: its masks are then what they will be, and hours are saved. The weights that come back are asked again, so that no
@@ -27,7 +28,8 @@ Several processes (:mod:`bitsperdim.runtime.distributed`) share every batch, and
 draws the noise of the whole batch, takes the same steps, and comes to the same decisions. The first writes and speaks.
 Any number of them can go on from a checkpoint of any other.
 
-Not here: one step (:mod:`bitsperdim.training.step`), how images are shown (:mod:`bitsperdim.training.batches`).
+Not here: one step (:mod:`bitsperdim.training.step`), how images are shown (:mod:`bitsperdim.training.batches`), the
+validation bound (:mod:`bitsperdim.training.validation`).
 
 Invariants (``tests/training/test_training.py``): one seed gives one set of bytes, interrupted or not; the best
 weights by validation come back, not the last; every image is presented once an epoch; a loss that is
@@ -39,7 +41,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -62,10 +64,11 @@ from bitsperdim.models.look_ahead import check_scorable
 from bitsperdim.runtime import distributed
 from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.training.batches import Presentation
-from bitsperdim.training.step import DTYPES, Optimization, bound_of, part_of
+from bitsperdim.training.step import Optimization, part_of
+from bitsperdim.training.validation import mean_bound
 
 CHECK_EVERY = 100  # steps between two looks at the losses, each of which waits for the device
-CURVE_COLUMNS = ("epoch", "step", "learning_rate", "train_bpd", "validation_bpd", "seed")
+Follow = Callable[[Sequence[Mapping[str, float | int]], Sequence[float]], None]
 
 
 @dataclass(frozen=True)
@@ -74,12 +77,13 @@ class Trained:
 
     Attributes:
         model: with the best weights by validation, in evaluation mode.
-        curve: one row per epoch, the keys :data:`CURVE_COLUMNS`.
+        curve: one row per epoch, the keys :data:`bitsperdim.runtime.curve.COLUMNS`.
         best_epoch: the epoch of the weights; 0 for a closed-form model.
         validation_log_p: the mean validation bound at that epoch, nats per image.
         seconds: of all the runs that it took, without what an interruption threw away.
         n_presented: images, in the steps of this run, by all processes.
         step_seconds: that these steps took.
+        times: of the training at the end of each row of the curve, in seconds, interrupted runs included.
     """
 
     model: ImageModel
@@ -89,6 +93,7 @@ class Trained:
     seconds: float = 0.0
     n_presented: int = 0
     step_seconds: float = 0.0
+    times: Sequence[float] = ()
 
 
 def train(
@@ -100,6 +105,7 @@ def train(
     seed: int,
     device: torch.device,
     checkpoint: Checkpoint | None = None,
+    follow: Follow | None = None,
 ) -> Trained:
     """Train one model with one seed.
 
@@ -111,6 +117,7 @@ def train(
         seed: of the initial weights, the order of the images and all noise.
         device: where the work is done.
         checkpoint: where the state of an unfinished training is kept; None: nowhere.
+        follow: called by the first process after each epoch, with the curve and the times so far.
 
     Raises:
         InputError: the images do not fit the model, it looks ahead, a loss is not finite, no epoch had a finite
@@ -133,7 +140,7 @@ def train(
         noise_seed=seed if model.keeps_noise else None,
         n_samples=section.n_train_samples,
     )
-    trainer = _Trainer(name, model, section, settings, presentation, prepared, seed, generator, checkpoint)
+    trainer = _Trainer(name, model, section, settings, presentation, prepared, seed, generator, checkpoint, follow)
     images = presentation.drawn(presentation.images, generator)
     model.initialise(images)
     distributed.broadcast([*model.parameters(), *model.buffers()])  # machines may differ in their last digits
@@ -152,18 +159,22 @@ class _State:
         step: taken so far.
         epoch: the one that is being trained, from 1.
         curve: a row for each finished epoch.
+        times: the seconds at each of them.
         best_log_p, best_epoch: by validation.
         last_log_p: the validation bound of the last finished epoch.
         seconds: of this run and those before it.
+        is_out_of_time: whether these have come to ``seconds`` of the settings, by the clock of the first process.
     """
 
     step: int = 0
     epoch: int = 1
     curve: list[dict[str, float | int]] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
     best_log_p: float = -math.inf
     best_epoch: int = 0
     last_log_p: float = -math.inf
     seconds: float = 0.0
+    is_out_of_time: bool = False
 
 
 class _Trainer:
@@ -180,9 +191,10 @@ class _Trainer:
         seed: int,
         generator: Stream,
         checkpoint: Checkpoint | None,
+        follow: Follow | None,
     ) -> None:
         self.name, self.model, self.settings, self.seed = name, model, settings, seed
-        self.section = section
+        self.section, self.follow = section, follow
         self.presentation, self.generator, self.checkpoint = presentation, generator, checkpoint
         self.device = presentation.images.device
         self.validation = (
@@ -225,13 +237,17 @@ class _Trainer:
         log_p = mean_bound(self.model, *self.validation, self.settings)
         if math.isnan(log_p) or log_p == math.inf:
             raise InputError(f"The closed-form fit of {self.name} gives validation images a likelihood of {log_p}.")
-        return Trained(self.model, [self.row(0, 0.0, train_log_p, log_p)], 0, log_p, time.monotonic() - self.started)
+        row, seconds = self.row(0, 0, 0.0, train_log_p, log_p), self.seconds
+        return Trained(self.model, [row], 0, log_p, seconds, times=[seconds])
 
-    def row(self, epoch: int, learning_rate: float, train_log_p: float, log_p: float) -> dict[str, float | int]:
+    def row(
+        self, epoch: int, n_presented: int, learning_rate: float, train_log_p: float, log_p: float
+    ) -> dict[str, float | int]:
         """Return one row of the training curve."""
         return {
             "epoch": epoch,
             "step": self.state.step,
+            "n_presented": n_presented,
             "learning_rate": learning_rate,
             "train_bpd": bits_per_dim(train_log_p, self.model.image_shape),
             "validation_bpd": bits_per_dim(log_p, self.model.image_shape),
@@ -239,7 +255,7 @@ class _Trainer:
         }
 
     def run(self) -> Trained:
-        """Train until the last epoch, or until patience runs out; go on from a checkpoint where there is one."""
+        """Train until the last epoch, or until patience or time runs out; go on from a checkpoint if there is one."""
         settings, state = self.settings, self.state
         self.optimization = Optimization(self.model, settings, self.n_steps, self.generator)
         self.resume()
@@ -254,7 +270,14 @@ class _Trainer:
                     f"({-state.last_log_p:.2f} nats)"
                 )
                 bar.update()
+                if self.follow is not None and distributed.is_first():
+                    self.follow(state.curve, state.times)
                 self.pause()
+        if state.is_out_of_time and state.step < self.n_steps and distributed.is_first():
+            print(
+                f"{self.name} seed {self.seed}: stopped after {settings.seconds:g} s (train.seconds), in epoch "
+                f"{state.epoch - 1}, after {state.step} of {self.n_steps} steps."
+            )
         if self.best_weights is None:
             raise InputError(
                 f"Training {self.name} (seed {self.seed}) gave the validation images no mass in any epoch; "
@@ -264,12 +287,14 @@ class _Trainer:
             self.save()  # should a later seed of the same stage be interrupted
         self.model.load_state_dict(self.best_weights)
         numbers = (state.best_epoch, state.best_log_p, self.seconds, self.n_presented, self.step_seconds)
-        return Trained(self.model.eval(), state.curve, *numbers)
+        return Trained(self.model.eval(), state.curve, *numbers, times=state.times)
 
     @property
     def finished(self) -> bool:
-        """Whether no epoch is left, or patience has run out."""
+        """Whether no epoch is left, or patience has run out, or time has and no epoch is half done."""
         n_done, patience = self.state.epoch - 1, self.settings.patience
+        if self.state.is_out_of_time and self.order is None:
+            return True
         return n_done >= self.settings.epochs or (patience is not None and n_done - self.state.best_epoch >= patience)
 
     @property
@@ -278,7 +303,10 @@ class _Trainer:
         return self.state.seconds + time.monotonic() - self.started
 
     def run_epoch(self) -> dict[str, float | int]:
-        """Present every image once (after an interruption those that are left), then validate; return the row."""
+        """Present every image once, after an interruption those that are left, then validate; return the row.
+
+        Where time runs out the images that are left then are not presented.
+        """
         state = self.state
         self.model.train()
         if self.order is None:
@@ -286,6 +314,8 @@ class _Trainer:
         batches = self.presentation.batches(self.order, self.settings.batch_size)
         started = time.monotonic()
         for index in batches[len(self.losses) :]:
+            if state.is_out_of_time:
+                break
             mine = distributed.share(len(index))
             self.generator.share = (mine.rows.start, mine.n_whole)
             self.losses.append(self.take_step(*self.presentation.batch(index[mine.rows], self.generator), mine))
@@ -299,11 +329,13 @@ class _Trainer:
         log_p = mean_bound(candidate, *self.validation, self.settings, self.pause)
         if math.isnan(log_p) or log_p == math.inf:
             raise InputError(self.not_finite(state.step))
-        n_images = torch.tensor([len(batch) for batch in batches], dtype=torch.float64)
+        n_images = torch.tensor([len(batch) for batch in batches[: len(self.losses)]], dtype=torch.float64)
         train_log_p = -float((torch.stack(self.losses).double().cpu() * n_images).sum() / n_images.sum())
-        learning_rate = self.optimization.learning_rate(state.step - len(batches))
-        row = self.row(state.epoch, learning_rate, train_log_p, log_p)
+        learning_rate = self.optimization.learning_rate(state.step - len(self.losses))
+        n_presented = (state.epoch - 1) * len(self.presentation.images) + int(n_images.sum())
+        row = self.row(state.epoch, n_presented, learning_rate, train_log_p, log_p)
         state.curve.append(row)
+        state.times.append(self.seconds)
         state.last_log_p = log_p
         if state.epoch == self.section.first_finetuned_epoch(self.settings.epochs):
             state.best_log_p = -math.inf  # the weights that are kept are fine-tuned ones
@@ -334,14 +366,17 @@ class _Trainer:
         self.n_settled = len(self.losses)
 
     def pause(self) -> None:
-        """Save where it is due, and stop where a signal asked for it: all processes at the same point.
+        """Save where it is due, see whether time is left, and stop where a signal asked for it: all at the same point.
 
         Raises:
             Interrupted: they stop.
         """
         interval = math.inf if self.checkpoint is None else self.checkpoint.interval
         due = distributed.is_first() and time.monotonic() - self.saved >= interval
-        number, is_due = distributed.largest(self.request.number, int(due))
+        limit = math.inf if self.settings.seconds is None else self.settings.seconds
+        late = distributed.is_first() and self.seconds >= limit
+        number, is_due, is_late = distributed.largest(self.request.number, int(due), int(late))
+        self.state.is_out_of_time |= bool(is_late)
         if number or is_due:
             self.save()
         if number:
@@ -436,47 +471,3 @@ def checkpoint_of(
     if files := section.files("train"):
         decides["files"] = files
     return Checkpoint.of(decides, needed(Path(__file__), *code_of(section.family)))
-
-
-@torch.no_grad()
-def mean_bound(
-    model: ImageModel,
-    images: Tensor,
-    labels: Tensor | None,
-    noise: Tensor | None,
-    settings: TrainSection,
-    after_batch: Callable[[], None] = lambda: None,
-) -> float:
-    """Return the mean over images of the bound with ``validation_samples``, nats, always on the same random numbers.
-
-    Several processes share each batch, and all get the same number.
-
-    Args:
-        model: on the device of the images, which fit it (they are not checked again each epoch); left in evaluation
-            mode.
-        images: (N, C, H, W) uint8.
-        labels: (N,) int64.
-        noise: (N, C, H, W), the dequantization noise of the first sample.
-        settings: batch size, samples and precision.
-        after_batch: called after each batch.
-    """
-    model.eval()
-    device = images.device
-    generator = stream("validation", device=device)
-    precision = DTYPES[settings.precision]
-    total = torch.zeros((), dtype=torch.float64, device=device)
-    for start in range(0, len(images), settings.batch_size):
-        mine = distributed.share(min(settings.batch_size, len(images) - start))
-        rows = slice(start + mine.rows.start, start + mine.rows.stop)
-        generator.share = (mine.rows.start, mine.n_whole)
-        with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
-            log_w = model.unchecked_log_weights(
-                images[rows],
-                settings.validation_samples,
-                labels=None if labels is None else labels[rows],
-                generator=generator,
-                noise=None if noise is None else noise[rows],
-            )
-        total += bound_of(model, log_w.double())[: mine.n_own].sum()
-        after_batch()
-    return float(distributed.all_summed(total)) / len(images)

@@ -21,7 +21,8 @@ Size = Annotated[int, Field(ge=1, le=65_536)]
 EvenSize = Annotated[int, Field(ge=2, le=65_536, multiple_of=2)]
 Precision = Literal["float32", "bfloat16"]
 MAX_WEIGHTS = 10**10  # with gradients and the two moments of AdamW 160 GB
-Schedule = Literal["constant", "cosine"]
+Schedule = Literal["constant", "cosine", "exponential", "stages"]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 LikelihoodName = Literal["bernoulli", "categorical", "logistic", "normal", "coupled_logistic"]  # as in heads.py
 
 
@@ -69,13 +70,19 @@ class TrainSection(Section):
     """The trainer (section ``train``); a model's section may override any of these under its own ``train``."""
 
     epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    seconds: PositiveFloat | None = None
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 64
     learning_rate: PositiveFloat = 0.001
     schedule: Schedule = "cosine"
+    final_learning_rate: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     warmup_steps: Annotated[int, Field(ge=0)] = 50
+    kl_warmup_steps: Annotated[int, Field(ge=0)] = 0
+    betas: Annotated[list[Decay], Field(min_length=2, max_length=2)] = [0.9, 0.999]
+    eps: PositiveFloat = 1e-8
+    initial_second_moment: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     gradient_clip: PositiveFloat | None = 10.0
-    average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    average_decay: Decay = 0.0
     patience: PositiveInt | None = 20
     validation_samples: Annotated[int, Field(ge=1, le=100_000)] = 16
     precision: Precision = "float32"
@@ -101,9 +108,11 @@ class FamilySection(Section):
 
     Attributes:
         network: the class of the family's models, by its path; a section's own keys are its keyword arguments.
+        has_latent_code: whether log p(z) - log q(z given x) is a part of its objective.
     """
 
     network: ClassVar[str]
+    has_latent_code: ClassVar[bool] = False
     family: str
     train: TrainOverrides = TrainOverrides()
 
@@ -129,7 +138,31 @@ class FamilySection(Section):
         """Raise InputError where this model cannot be built for such images, as far as they are known."""
 
     def check_training(self, name: str, settings: TrainSection) -> None:
-        """Raise InputError where this model cannot be trained with these settings, which are its own already."""
+        """Raise InputError where this model cannot be trained with these settings, which are its own already.
+
+        Here: a final learning rate that its schedule does not have or cannot reach, a warm-up of a term that is not
+        there.
+        """
+        schedule, final = settings.schedule, settings.final_learning_rate
+        here = f"params.yaml: {self.place(name, 'final_learning_rate')} = {final:g} is not allowed with"
+        if schedule in ("constant", "stages") and final:
+            raise InputError(f"{here} schedule = {schedule!r}, which says itself how the rate ends; it must be 0.")
+        if schedule == "exponential" and not final:
+            raise InputError(f"{here} schedule = 'exponential', which never comes to 0; it must be above 0.")
+        if final > settings.learning_rate:
+            key = self.place(name, "learning_rate")
+            raise InputError(
+                f"{here} {key} = {settings.learning_rate:g}, from which it falls; it must be at most that."
+            )
+        if settings.kl_warmup_steps and not self.has_latent_code:
+            raise InputError(
+                f"params.yaml: {self.place(name, 'kl_warmup_steps')} = {settings.kl_warmup_steps} is not allowed for "
+                f"{name}, which has no latent code; it must be 0 there."
+            )
+
+    def place(self, name: str, key: str) -> str:
+        """Return where a setting of the training stands: in this section, which has a name, or in ``train``."""
+        return f"{name}.train.{key}" if key in self.train.model_fields_set else f"train.{key}"
 
     def check_files(self, name: str, binarization: str) -> None:
         """Raise InputError where a file beside the package that this model needs is not there, or not usable."""
@@ -214,6 +247,7 @@ class FinetuneSection(Section):
 class LatentSection(HeadSection):
     """What both variational autoencoders have; ``train_samples`` above 1 makes them importance-weighted."""
 
+    has_latent_code = True
     train_samples: Annotated[int, Field(ge=1, le=10_000)] = 1
     doubly_reparameterized: bool = False
     finetune: FinetuneSection | None = None
@@ -229,7 +263,16 @@ class LatentSection(HeadSection):
         return None if self.finetune is None else n_epochs - self.finetune.epochs + 1
 
     def check_training(self, name: str, settings: TrainSection) -> None:
-        """Refuse a fine-tuning that is all of the training, or that it may never come to."""
+        """Refuse a fine-tuning that is all of the training, or that it may never come to.
+
+        And a warm-up of the KL term with derivatives that hold without one alone.
+        """
+        super().check_training(name, settings)
+        if settings.kl_warmup_steps and self.doubly_reparameterized:
+            raise InputError(
+                f"params.yaml: {self.place(name, 'kl_warmup_steps')} = {settings.kl_warmup_steps} is not allowed with "
+                f"{name}.doubly_reparameterized = true, whose derivatives are those of the bound itself; it must be 0."
+            )
         if self.finetune is None:
             return
         if self.finetune.train_samples == self.train_samples:
@@ -242,11 +285,12 @@ class LatentSection(HeadSection):
                 f"params.yaml: {name}.finetune.epochs = {self.finetune.epochs} is not allowed with {settings.epochs} "
                 f"epochs; it must be below, since these are the last of them."
             )
-        if settings.patience is not None:
-            raise InputError(
-                f"params.yaml: {name}.train.patience = {settings.patience} is not allowed with {name}.finetune; it "
-                f"must be null, since training might stop before it comes to that."
-            )
+        for key, value in (("patience", settings.patience), ("seconds", settings.seconds)):
+            if value is not None:
+                raise InputError(
+                    f"params.yaml: {name}.train.{key} = {value:g} is not allowed with {name}.finetune; it must be "
+                    f"null, since training might stop before it comes to that."
+                )
 
 
 class MaskedSection(HeadSection):

@@ -121,6 +121,7 @@ class ExternalSection(FamilySection):
 
     def check_training(self, name: str, settings: TrainSection) -> None:
         """Refuse to compile code that nobody here knows."""
+        super().check_training(name, settings)
         if self.fit and settings.compile:
             raise InputError(
                 f"params.yaml: {name}.train.compile = true is not allowed with family = 'external'; write false there."
