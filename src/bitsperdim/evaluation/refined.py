@@ -23,7 +23,7 @@ else. Given them it is a density, from which the K samples that count are drawn 
 optimization did. Nothing is chosen by looking at those K, and no larger one of two bounds is taken.
 
 *Images that need more.* After each round but the last, pilot samples are drawn from the widened normal, looked at and
-thrown away. Images of which their effective sample size is below a fifth of their number get another round, which
+thrown away. Images of which their effective sample size is below 0.3 of their number get another round, which
 costs as much: half as many steps, of twice as many samples, at half the learning rate. (The pilot samples' k-hat
 decides nothing: of so few it is noise.)
 
@@ -57,7 +57,7 @@ from bitsperdim.models import ImageModel, LatentModel
 from bitsperdim.models.latent import LatentNormal
 
 BETAS, EPSILON = (0.9, 0.99), 1e-8  # of Adam
-ENOUGH_ESS = 0.2  # of the pilot samples: a smaller share calls for another round
+ENOUGH_ESS = 0.3  # of the pilot samples: a smaller share calls for another round
 NUMBERS_AT_ONCE = 2**15  # random numbers of an image in memory
 PILOT_AT_ONCE = 16  # samples
 N_COSTS = 3  # of each image: see Refined.costs
