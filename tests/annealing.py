@@ -90,7 +90,7 @@ def curved() -> tuple[LatentModel, Tensor]:
     with torch.no_grad():
         for layer in (model.decoder, model.to_outputs):
             for parameter in layer.parameters():
-                parameter.mul_(2)  # the posterior is to be far from the prior, and bent
+                parameter.mul_(1.2)  # the posterior is to be far from the prior, and bent
     return model, laws.all_images(model.image_shape, model.n_levels)
 
 

@@ -51,6 +51,8 @@ for path, content in files.items():
     Path(path).write_text(json.dumps(content))
 Path("models/vae/0").mkdir(parents=True, exist_ok=True)
 Path("models/vae/0/weights.safetensors").write_bytes(b"weights")
+Path("models/vae/0/model.json").write_text("{{}}")
+Path("results/vae/training_curve.csv").write_text("seed,epoch,step,train_bpd,validation_bpd\\n0,1,5,2.0,2.1\\n")
 rows = [f"0,{{n}},{{value!r}},{{n}}" for n, value in enumerate(log_p[0].tolist())]
 Path("results/vae/per_image.csv").write_text("\\n".join(["seed,image,log_p,same_as", *rows]) + "\\n")
 Path("results/vae/bound_against_k.csv").write_text(f"n_samples,nll_nats\\n8,{{-log_p.mean()}}\\n")
@@ -61,7 +63,8 @@ stages:
     cmd: {python} stage.py
     deps: [stage.py]
     params: [models, vae]
-    outs: [data/dequantized, models, results/vae/per_image.csv, results/vae/bound_against_k.csv]
+    outs: [data/dequantized, models, results/vae/per_image.csv, results/vae/bound_against_k.csv,
+      results/vae/training_curve.csv]
     metrics:
       - results/vae/metrics.json: {{cache: false}}
       - results/dequantize/metrics.json: {{cache: false}}

@@ -19,11 +19,11 @@ from typing import Any
 
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import write_bytes
-from bitsperdim.models import MODEL_FILES
 from bitsperdim.recipes.recipe import FOLDER
 from bitsperdim.recipes.running import Finished
 
 WEIGHTS = FOLDER / "weights"
+FILES = ("weights.safetensors", "model.json")  # of bitsperdim.models, whose import would load torch
 LARGEST = 4 * 2**20  # bytes
 
 
@@ -39,7 +39,7 @@ def keep(folder: Path, finished: Finished, models: Iterable[str], seeds: Iterabl
     shutil.rmtree(folder, ignore_errors=True)
     for model in models:
         for seed in seeds:
-            files = {name: finished.read(f"models/{model}/{seed}/{name}") for name in MODEL_FILES}
+            files = {name: finished.read(f"models/{model}/{seed}/{name}") for name in FILES}
             is_from_here = "origin" not in json.loads(files["model.json"])
             if is_from_here and sum(map(len, files.values())) <= LARGEST:
                 for name, content in files.items():
