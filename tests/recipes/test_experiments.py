@@ -183,7 +183,7 @@ def test_changed_parameters_never_pass_for_the_recipe(root: Path, command: Any) 
     own = command("recipe", "tiny", "--temp")
     assert own.returncode == 0, own.stderr
     files = {path.name: path.read_bytes() for path in (root / "recipes" / "results").iterdir()}
-    assert set(files) == {"tiny.json", "tiny.npz"}
+    assert set(files) == {"tiny.json", "tiny.npz", "tiny.csv"}
     changed = command("recipe", "tiny", "-S", "vae.latent_size=9", "-S", "vae.hidden_sizes=[3]")
     assert changed.returncode == 0, changed.stderr
     name = run_name("tiny", "cpu", ["vae.latent_size=9", "vae.hidden_sizes=[3]"])

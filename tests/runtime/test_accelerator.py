@@ -43,7 +43,7 @@ def test_training_keeps_to_its_device(repository: Path) -> None:
     """The bits are those of the CPU, also after an interruption; twice as many steps wait as often."""
     found = outcome(repository, "training")
     mistakes, waits = found.pop("mistakes"), found.pop("waits")
-    models = ("histogram", "gaussian", "iwae", "conv_vae", "gated_pixelcnn", "pixelcnn_pp", "flow", "realnvp")
+    models = ("histogram", "gaussian", "vae", "iwae", "conv_vae", "gated_pixelcnn", "pixelcnn_pp", "flow", "realnvp")
     assert found == dict.fromkeys([*models, "goes on"], "same")
     assert set(waits) == {"vae", "conv_vae", "iwae", "pixelcnn", "gated_pixelcnn", "pixelcnn_pp", "flow"}
     assert all(few == many for few, many in waits.values()), waits
