@@ -30,8 +30,9 @@ from bitsperdim.likelihoods import (
     DiagonalNormal,
     DiscretizedLogistic,
     DiscretizedNormal,
+    learned_bernoulli_log_prob_of_layer,
 )
-from bitsperdim.models import LatentModel, base, density, latent
+from bitsperdim.models import LatentModel, base, density, latent, vae
 from bitsperdim.models.gaussian import Gaussian
 from bitsperdim.models.parts import dequantization
 from bitsperdim.models.parts.causal import CausalConv2d
@@ -297,9 +298,9 @@ MUTANTS = {
         vae_is_unbiased,
     ),
     "cross entropy of the wrong level": Mutant(
-        Bernoulli,
-        "log_prob",
-        lambda self, x: torch.nn.functional.logsigmoid((1 - 2 * x) * self.logits),
+        vae,
+        "learned_bernoulli_log_prob_of_layer",
+        lambda x, *layer: learned_bernoulli_log_prob_of_layer(1 - x, *layer),
         trained_and_evaluated_is_the_same,
     ),
     "Bernoulli with an epsilon": Mutant(

@@ -7,6 +7,7 @@ models that do not fit the images are one sentence.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from bitsperdim.config.families.base import Images
@@ -17,6 +18,8 @@ from bitsperdim.core.errors import InputError, shown
 from bitsperdim.sources import SOURCES, Drawn
 from bitsperdim.sources.known import KNOWN
 
+LARGEST = 2**63 - 1
+
 
 def validated(content: object) -> Params:
     """Validate the content of ``params.yaml``, also against its data set.
@@ -25,8 +28,24 @@ def validated(content: object) -> Params:
         InputError: one sentence naming the key, its value and what is allowed.
     """
     params = validate(content)
+    check_integers(content)
     check_levels(params)
     return params
+
+
+def check_integers(content: object, place: str = "") -> None:
+    """Refuse integers that no number of anything is, which could not even be printed."""
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            check_integers(value, f"{place}.{key}" if place else str(key))
+    elif isinstance(content, list):
+        for value in content:
+            check_integers(value, place)
+    elif isinstance(content, int) and abs(content) > LARGEST:
+        raise InputError(
+            f"params.yaml: {place} = (an integer of {content.bit_length():,} bits) is not allowed; it must be at most "
+            f"{LARGEST}."
+        )
 
 
 def read_validated(path: Path) -> Params:

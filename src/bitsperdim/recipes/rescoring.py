@@ -62,7 +62,7 @@ def rescore(root: Path, recipe: Recipe, size: SizeName) -> Path:
             f"params.yaml have now; run the recipe again, or restore them."
         )
     finished = score(root, recipe, size, params, weights)
-    with reading_result(path), np.load(path.with_suffix(".npz")) as arrays:
+    with reading_result(path), path.with_suffix(".npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         content, found = rescored(content, dict(arrays), finished)
     write_npz(path.with_suffix(".npz"), found)
     write_json(path, content)
