@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -12,6 +15,7 @@ from bitsperdim.config.families import FAMILIES
 from bitsperdim.config.families.base import TrainSection
 from bitsperdim.data.prepared import Description, PreparedImages
 from bitsperdim.runtime.checkpoints import Checkpoint
+from bitsperdim.training import trainer
 from bitsperdim.training.trainer import Follow, Trained, train
 
 CPU = torch.device("cpu")
@@ -153,3 +157,37 @@ def run(
 
 def weights(trained: Trained) -> Tensor:
     return torch.cat([tensor.flatten() for tensor in trained.model.state_dict().values()])
+
+
+class PowerCutError(Exception):
+    """Stops a training where nothing may stop it, and it saves nothing more."""
+
+
+@contextmanager
+def power_cut(step: int) -> Iterator[None]:
+    """Cut off the training inside before a step."""
+    take_step = trainer._Trainer.take_step
+
+    def stopping(self: Any, *arguments: Any) -> Tensor:
+        if self.state.step == step:
+            raise PowerCutError
+        return take_step(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer._Trainer, "take_step", stopping)
+        with pytest.raises(PowerCutError):
+            yield
+
+
+def spied(patch: pytest.MonkeyPatch) -> list[Tensor]:
+    """Return a list to which each step of a training adds all weights that it comes to."""
+    seen: list[Tensor] = []
+    take_step = trainer._Trainer.take_step
+
+    def spy(self: Any, *batch: Any) -> Tensor:
+        loss = take_step(self, *batch)
+        seen.append(torch.cat([p.detach().flatten() for p in self.model.parameters()]).clone())
+        return loss
+
+    patch.setattr(trainer._Trainer, "take_step", spy)
+    return seen

@@ -1,22 +1,18 @@
 """Weights that are kept with a recipe's result, and scored again without any training; in seconds, without DVC."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from ruamel.yaml import YAML
 
 from bitsperdim import models
 from bitsperdim.core.git import Provenance
 from bitsperdim.recipes import weights
 from bitsperdim.recipes.running import Finished
-from small_params import made_small
+from recipe_runs import call, copied, write_recipe
 
 TINY: dict[str, Any] = {
     "title": "Tiny",
@@ -32,20 +28,8 @@ TINY: dict[str, Any] = {
 }
 
 
-def call(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", "from bitsperdim.cli import main; main()", "recipe", "tiny", *arguments],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root / "src"), "BITSPERDIM_DEVICE": "cpu"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def write_recipe(root: Path, **changes: Any) -> None:
-    with (root / "recipes" / "tiny.yaml").open("w", encoding="utf-8") as file:
-        YAML(typ="safe").dump({**TINY, "params": {**TINY["params"], **changes}}, file)
+def changed(root: Path, **changes: Any) -> None:
+    write_recipe(root, "tiny", {**TINY, "params": {**TINY["params"], **changes}})
 
 
 def result(root: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -58,13 +42,9 @@ def result(root: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 def run_once(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
     """A copy of the code with one small recipe, run to its end."""
     folder = tmp_path_factory.mktemp("copy")
-    for part in ("src", "stages"):
-        shutil.copytree(repository / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    shutil.copy(repository / "dvc.yaml", folder / "dvc.yaml")
-    (folder / "params.yaml").write_text(made_small((repository / "params.yaml").read_text("utf-8")), "utf-8")
-    (folder / "recipes").mkdir()
-    write_recipe(folder)
-    done = call(folder, "--without-dvc")
+    copied(repository, folder)
+    changed(folder)
+    done = call(folder, "tiny", "--without-dvc")
     assert done.returncode == 0, done.stderr
     shutil.rmtree(folder / "runs")  # a fresh clone has none
     return folder
@@ -82,7 +62,7 @@ def test_the_same_settings_give_the_same_numbers(root: Path) -> None:
     before, arrays = result(root)
     before["commit"], before["provenance_unknown_because"], before["has_local_changes"] = "0" * 40, None, True
     (root / "recipes" / "results" / "tiny.json").write_text(json.dumps(before), "utf-8")
-    done = call(root, "--rescore")
+    done = call(root, "tiny", "--rescore")
     assert done.returncode == 0, done.stderr
     started = [line[8:-1] for line in done.stdout.splitlines() if line.startswith("Running ")]
     assert started == ["preflight", "download", "dequantize", "evaluate@vae"]
@@ -90,19 +70,19 @@ def test_the_same_settings_give_the_same_numbers(root: Path) -> None:
     assert np.array_equal(arrays["vae"], again["vae"])
     assert after["models"] == before["models"]
     assert after["rescored"] == Provenance.recorded(after["rescored"]).as_record()
-    changed = {key for key in before if after[key] != before[key]}
-    assert changed <= {"params", "stages", "wall_seconds"}  # all of `evaluate`, and times
+    others = {key for key in before if after[key] != before[key]}
+    assert others <= {"params", "stages", "wall_seconds"}  # all of `evaluate`, and times
     assert after["stages"]["train@vae"] == before["stages"]["train@vae"]
     assert after["wall_seconds"] == pytest.approx(
         sum(after["stages"][f"{stage}@vae"]["seconds"] for stage in ("train", "evaluate")), abs=0.06
     )
-    assert "is done already" in call(root, "--rescore").stdout
+    assert "is done already" in call(root, "tiny", "--rescore").stdout
 
 
 def test_other_settings_of_the_evaluation(root: Path) -> None:
     before, _ = result(root)
-    write_recipe(root, evaluate={**TINY["params"]["evaluate"], "proposal": "refined", "n_samples": 16})
-    done = call(root, "--rescore")
+    changed(root, evaluate={**TINY["params"]["evaluate"], "proposal": "refined", "n_samples": 16})
+    done = call(root, "tiny", "--rescore")
     assert done.returncode == 0, done.stderr
     after, arrays = result(root)
     old, new = (content["models"]["vae"]["metrics"] for content in (before, after))
@@ -124,8 +104,8 @@ def test_other_settings_of_the_evaluation(root: Path) -> None:
     ],
 )
 def test_a_recipe_that_trains_otherwise_is_refused(root: Path, changes: dict[str, Any], named: str) -> None:
-    write_recipe(root, **changes)
-    done = call(root, "--rescore")
+    changed(root, **changes)
+    done = call(root, "tiny", "--rescore")
     assert done.returncode == 1
     assert f"recipes/results/tiny.json was made with other values in {named} than recipes/tiny.yaml and" in done.stderr
     assert "Traceback" not in done.stderr
@@ -136,19 +116,19 @@ def test_other_weights_are_refused(root: Path) -> None:
     """Another file, none, and a result that was never made: one sentence each, before anything is computed."""
     path = root / "recipes" / "weights" / "tiny" / "vae" / "1" / "weights.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"?")
-    said = call(root, "--rescore").stderr
+    said = call(root, "tiny", "--rescore").stderr
     assert "vae/1/weights.safetensors is not what the result was scored with, by its SHA-256; run `bitsperdim" in said
     path.unlink()
-    said = call(root, "--rescore").stderr
+    said = call(root, "tiny", "--rescore").stderr
     assert "weights/tiny/vae/1/weights.safetensors is not there: weights are kept where they take at most 4 MiB" in said
-    said = call(root, "--rescore", "--size", "gpu").stderr
+    said = call(root, "tiny", "--rescore", "--size", "gpu").stderr
     assert "There is no result recipes/results/tiny-gpu.json whose weights could be scored; run" in said
     assert not (root / "runs").exists()
 
 
 @pytest.mark.parametrize("flag", ["--queue", "--collect"])
 def test_flags_that_say_nothing_together(root: Path, flag: str) -> None:
-    assert f"--rescore and {flag} exclude each other." in call(root, "--rescore", flag).stderr
+    assert f"--rescore and {flag} exclude each other." in call(root, "tiny", "--rescore", flag).stderr
 
 
 def test_small_weights_are_kept_and_large_ones_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,8 +147,8 @@ def test_small_weights_are_kept_and_large_ones_are_not(tmp_path: Path, monkeypat
     )
     kept = tmp_path / "kept"
     (kept / "earlier" / "0").mkdir(parents=True)
-    weights.keep(kept, finished, ["small", "foreign"], [0])
+    weights.keep(kept, weights.small_enough(finished, ["small", "foreign"], [0]))
     assert [path.name for path in kept.iterdir()] == ["small"]
     assert models.load(kept / "small" / "0").n_levels == 3
-    weights.keep(kept, finished, ["large"], [1])
+    weights.keep(kept, weights.small_enough(finished, ["large"], [1]))
     assert not kept.exists()

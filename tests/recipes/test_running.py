@@ -25,7 +25,7 @@ from bitsperdim.recipes.recipe import read, read_yaml
 from bitsperdim.recipes.result import SAME_AS
 from bitsperdim.recipes.running import Finished, commands, finished
 from bitsperdim.runtime.curve import read_rows
-from small_params import made_small
+from recipe_runs import call, copied, write_recipe
 
 TINY: dict[str, Any] = {
     "title": "Tiny",
@@ -60,28 +60,12 @@ STAGES += [
 ]
 
 
-def call(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", "from bitsperdim.cli import main; main()", "recipe", *arguments],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root / "src"), "BITSPERDIM_DEVICE": "cpu"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
     """A copy of the code with one small recipe, run to its end."""
     folder = tmp_path_factory.mktemp("copy")
-    for part in ("src", "stages"):
-        shutil.copytree(repository / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    shutil.copy(repository / "dvc.yaml", folder / "dvc.yaml")
-    (folder / "params.yaml").write_text(made_small((repository / "params.yaml").read_text("utf-8")), "utf-8")
-    (folder / "recipes").mkdir()
-    with (folder / "recipes" / "tiny.yaml").open("w", encoding="utf-8") as file:
-        YAML(typ="safe").dump(TINY, file)
+    copied(repository, folder)
+    write_recipe(folder, "tiny", TINY)
     before = (folder / "params.yaml").read_bytes()
     done = call(folder, "tiny", "--without-dvc")
     assert done.returncode == 0, done.stderr

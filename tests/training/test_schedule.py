@@ -17,11 +17,10 @@ from bitsperdim.core.errors import InputError
 from bitsperdim.likelihoods import DiagonalNormal
 from bitsperdim.models import LatentModel
 from bitsperdim.runtime.checkpoints import Checkpoint
-from bitsperdim.training import trainer
 from bitsperdim.training.schedule import WeighedDensity, kl_weight, learning_rate
 from bitsperdim.training.step import Objective, adam
 from cases import small_model
-from training_cases import SECTIONS, SETTINGS, run, weights
+from training_cases import SECTIONS, SETTINGS, power_cut, run, weights
 
 BURDA: dict[str, Any] = {"betas": [0.99, 0.999], "eps": 1e-4, "initial_second_moment": 1.0}
 
@@ -200,10 +199,6 @@ def test_the_settings_of_the_optimizer_reach_the_training() -> None:
     assert len(set(found)) == len(changes)
 
 
-class PowerCutError(Exception):
-    """What ends a run in a test where a power cut would."""
-
-
 @pytest.mark.parametrize("stop_at", [1, 7])
 @pytest.mark.parametrize(
     "changes",
@@ -220,18 +215,9 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
 ) -> None:
     """In every form of the optimizer, inside the first and the second of four epochs of five steps."""
     whole = run("iwae", **changes)
-    take_step = trainer._Trainer.take_step
-
-    def stopping(self: Any, *arguments: Any) -> Tensor:
-        if self.state.step == stop_at:
-            raise PowerCutError
-        return take_step(self, *arguments)
-
     checkpoint = Checkpoint(tmp_path / "one", "one", interval=0.0)
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer._Trainer, "take_step", stopping)
-        with pytest.raises(PowerCutError):
-            run("iwae", checkpoint=checkpoint, **changes)
+    with power_cut(stop_at):
+        run("iwae", checkpoint=checkpoint, **changes)
     resumed = run("iwae", checkpoint=checkpoint, **changes)
     assert torch.equal(weights(whole), weights(resumed))
     assert whole.curve == resumed.curve

@@ -17,27 +17,13 @@ from bitsperdim.core.stopping import Interrupted
 from bitsperdim.core.units import bits_per_dim
 from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.training import trainer
-from training_cases import SETTINGS, prepared, run, weights
+from training_cases import SETTINGS, prepared, run, spied, weights
 
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """One second a step."""
     monkeypatch.setattr(trainer._Trainer, "seconds", property(lambda self: float(self.state.step)))
-
-
-def spied(patch: pytest.MonkeyPatch) -> list[Tensor]:
-    """The losses of all steps, and what their weights were after each."""
-    seen: list[Tensor] = []
-    take_step = trainer._Trainer.take_step
-
-    def spy(self: Any, *batch: Any) -> Tensor:
-        loss = take_step(self, *batch)
-        seen.append(torch.cat([p.detach().flatten() for p in self.model.parameters()]).clone())
-        return loss
-
-    patch.setattr(trainer._Trainer, "take_step", spy)
-    return seen
 
 
 def test_it_stops_in_the_middle_of_an_epoch(

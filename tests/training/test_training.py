@@ -21,7 +21,7 @@ from bitsperdim.training import trainer
 from bitsperdim.training.batches import Presentation
 from bitsperdim.training.step import average_weight
 from cases import small_model
-from training_cases import SECTIONS, SETTINGS, images, prepared, run, weights
+from training_cases import SECTIONS, SETTINGS, images, power_cut, prepared, run, spied, weights
 
 
 @pytest.mark.processor
@@ -307,16 +307,8 @@ def test_the_average_forgets_the_start() -> None:
 @pytest.mark.processor
 def test_the_average_is_that_of_the_formula() -> None:
     """One epoch of five steps, followed by hand: what is kept is the weighted mean of the five weights."""
-    seen: list[Tensor] = []
-    take_step = trainer._Trainer.take_step
-
-    def spy(self: Any, *batch: Any) -> Tensor:
-        loss = take_step(self, *batch)
-        seen.append(torch.cat([p.detach().flatten() for p in self.model.parameters()]).clone())
-        return loss
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer._Trainer, "take_step", spy)
+        seen = spied(patch)
         trained = run("vae", epochs=1, average_decay=0.3)
     expected = seen[0]
     for n, current in enumerate(seen[1:], start=1):
@@ -375,10 +367,6 @@ def test_the_trainer_never_sees_the_test_set() -> None:
     assert isinstance(run("vae", epochs=1).model, ImageModel)
 
 
-class PowerCutError(Exception):
-    """What ends a run in a test where a power cut would."""
-
-
 @pytest.mark.parametrize("stop_at", [1, 3, 5, 8, 14])
 @pytest.mark.parametrize("model", ["vae", "pixelcnn", "gated_pixelcnn", "pixelcnn_pp", "flow", "realnvp"])
 def test_an_interrupted_run_ends_with_the_same_bytes(
@@ -389,18 +377,10 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
     data.images["validation"] = (data.images["validation"] > 1).astype(np.uint8)
     settings = {"average_decay": 0.5, "epochs": 4}
     whole = run(model, data, **settings)
-    take_step = trainer._Trainer.take_step
-
-    def stopping(self: Any, *arguments: Any) -> Tensor:
-        if self.state.step == stop_at:
-            raise PowerCutError
-        return take_step(self, *arguments)
-
     checkpoint = Checkpoint(tmp_path / "one", "one", interval=0.0)
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer._Trainer, "take_step", stopping)
-        with pytest.raises(PowerCutError):
-            run(model, data, checkpoint=checkpoint, **settings)
+    with power_cut(stop_at):
+        run(model, data, checkpoint=checkpoint, **settings)
+    take_step = trainer._Trainer.take_step
     steps: list[int] = []
 
     def counting(self: Any, *arguments: Any) -> Tensor:
