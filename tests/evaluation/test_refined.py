@@ -225,6 +225,25 @@ def test_images_in_need_get_more_and_what_it_costs_is_counted(monkeypatch: pytes
     assert found.costs.tolist() == [[40, 64, 1], [120, 128, 3], [40, 64, 1]]
 
 
+def test_a_further_round_has_no_more_in_memory_than_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven images that all get three rounds, of twice as many samples each: at most as many rows with derivatives."""
+    monkeypatch.setattr(refined, "ENOUGH_ESS", 2.0)
+    model = annealing.conjugate(0.5)
+    x, rows, joint = model.sample_joint(7, generator=annealing.seeded(1))[1], [], model.log_joint
+
+    def counted(x: Tensor, z: Tensor) -> Tensor:
+        if z.requires_grad:
+            rows.append((len(z), len(x)))
+        return joint(x, z)
+
+    monkeypatch.setattr(model, "log_joint", counted)
+    found = refine(model, x, ALONE.model_copy(update={"n_steps": 4, "n_samples": 2, "n_rounds": 3, "n_pilot": 64}))
+    assert found.n_rounds.tolist() == [3] * 7
+    assert {k for k, _ in rows} == {2, 4, 8}
+    assert max(k * n for k, n in rows) == 2 * 7
+    assert sum(k * n for k, n in rows) == int(found.n_gradients.sum())
+
+
 def test_an_image_without_any_mass_stays_where_it_is() -> None:
     """No derivative, no NaN: its weights are zero as before, and the others are refined."""
     model, x = annealing.conjugate(0.5), annealing.IMAGES

@@ -101,10 +101,17 @@ def n_contrasted(section: EvaluateSection, n_test: int) -> int:
     return min(n_test, min(max(n_test // 10, FEWEST), MOST) if asked is None else asked)
 
 
-def chosen_images(section: EvaluateSection, n_test: int) -> Tensor:
-    """Return their numbers among the test images, rising, (n,)."""
-    order = torch.randperm(n_test, generator=stream("contrast_images", section.seed))
-    return order[: n_contrasted(section, n_test)].sort().values
+def chosen_images(n_images: int, prepared: PreparedImages, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the numbers of some test images, rising, and for each that of the first that is equal, (n,) both.
+
+    Args:
+        n_images: n, how many.
+        prepared: with the test split.
+        seed: of the evaluation, which decides which.
+    """
+    order = torch.randperm(len(prepared.images["test"]), generator=stream("contrast_images", seed))
+    chosen = order[:n_images].sort().values
+    return chosen, chosen if "test" not in prepared.same_as else torch.from_numpy(prepared.same_as["test"])[chosen]
 
 
 def contrast(
@@ -129,11 +136,11 @@ def contrast(
         FloatingPointError: a log-weight is NaN or +inf.
     """
     test = prepared.images["test"]
-    chosen = chosen_images(section, len(test))
-    n_images = len(chosen)
+    n_images = n_contrasted(section, len(test))
     is_replaced = is_refined(model, section) or after.noise in ("sequential", "fitted")
     if not is_replaced or not n_images:
         return None
+    chosen, same_as = chosen_images(n_images, prepared, section.seed)
 
     def scored(block: range) -> Tensor:
         return estimated_rows(  # which asks the encoder, and draws the density's own noise, where nothing else is said
@@ -156,7 +163,6 @@ def contrast(
             checkpoint=None if checkpoint is None else checkpoint.part("contrast"),
             progress=lambda new: bar.update(len(new)),
         )
-    same_as = chosen if "test" not in prepared.same_as else torch.from_numpy(prepared.same_as["test"])[chosen]
     before = Estimate.of_rows(model, section.n_samples, rows, None)
     return Contrast(chosen, before, after, same_as, before.n_samples + passes_in_advance(after, section, prepared))
 

@@ -50,7 +50,6 @@ from bitsperdim.runtime.distributed import is_first
 from bitsperdim.runtime.shards import in_blocks
 
 N_SAMPLES = 256  # of each term
-SAMPLES_AT_ONCE = 16
 STEPS = 2  # times those of a refinement, at half its rate: of one sample each
 
 
@@ -73,20 +72,19 @@ def rate_distortion(
         checkpoint: where finished images are kept; None: nowhere.
     """
     test = prepared.images["test"]
-    fewer = section.model_copy(update={"n_contrast": min(n_contrasted(section, len(test)), MOST)})
-    chosen = chosen_images(fewer, len(test))
-    n_images = len(chosen)
+    n_images = min(n_contrasted(section, len(test)), MOST)
     if not n_images:
         return {}
+    chosen, same_as = chosen_images(n_images, prepared, section.seed)
 
     def work(block: range) -> Tensor:
         numbers = chosen[block.start : block.stop]
         x = torch.from_numpy(test[numbers.numpy()]).to(device)
         with torch.no_grad():
             proposals: tuple[LatentDensity, ...] = (model.encode(x), best_normal(model, x, section, numbers.tolist()))
+        purpose = ("rate_distortion", section.seed, block.start)
         found = [
-            terms(model, x, proposal, stream("rate_distortion", section.seed, block.start, device=device))
-            for proposal in proposals
+            terms(model, x, proposal, stream(*purpose, device=device), section.chunk_size) for proposal in proposals
         ]
         return torch.cat(found, dim=1).cpu()
 
@@ -101,7 +99,6 @@ def rate_distortion(
     possible = torch.cat([rows, log_p[:, None]], dim=1).isfinite().all(1)
     if not possible.any():
         return {}
-    same_as = chosen if "test" not in prepared.same_as else torch.from_numpy(prepared.same_as["test"])[chosen]
     return summarised(rows[possible], log_p[possible], same_as[possible])
 
 
@@ -123,7 +120,9 @@ def best_normal(model: LatentModel, x: Tensor, section: EvaluateSection, numbers
 
 
 @torch.no_grad()
-def terms(model: LatentModel, x: Tensor, proposal: LatentDensity, generator: torch.Generator) -> Tensor:
+def terms(
+    model: LatentModel, x: Tensor, proposal: LatentDensity, generator: torch.Generator, chunk_size: int
+) -> Tensor:
     """Return distortion and rate of each image, means over samples, (B, 2) float64 in nats.
 
     Args:
@@ -131,11 +130,12 @@ def terms(model: LatentModel, x: Tensor, proposal: LatentDensity, generator: tor
         x: (B, C, H, W).
         proposal: (B, Z).
         generator: of the samples.
+        chunk_size: samples at a time.
     """
     totals = torch.zeros(2, len(x), dtype=torch.float64, device=x.device)
     prior = model.prior()
-    for _ in range(N_SAMPLES // SAMPLES_AT_ONCE):
-        z = proposal.rsample(SAMPLES_AT_ONCE, generator=generator)
+    for first in range(0, N_SAMPLES, chunk_size):
+        z = proposal.rsample(min(chunk_size, N_SAMPLES - first), generator=generator)
         totals[0] -= model.log_p_x_given_z(x, z).double().sum(0)
         totals[1] += (proposal.log_prob(z).double() - prior.log_prob(z).double()).sum(0)
     return (totals / N_SAMPLES).t()

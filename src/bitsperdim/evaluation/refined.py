@@ -24,8 +24,8 @@ optimization did. Nothing is chosen by looking at those K, and no larger one of 
 
 *Images that need more.* After each round but the last, pilot samples are drawn from the widened normal, looked at and
 thrown away. Images of which their effective sample size is below 0.3 of their number get another round, which
-costs as much: half as many steps, of twice as many samples, at half the learning rate. (The pilot samples' k-hat
-decides nothing: of so few it is noise.)
+costs as much: half as many steps, of twice as many samples, at half the learning rate, and of half as many images at a
+time, so that it needs no more memory. (The pilot samples' k-hat decides nothing: of so few it is noise.)
 
 An image's random numbers are those of a stream of its own (:mod:`bitsperdim.core.randomness`), which its number and the
 seeds decide. So its proposal does not depend on its batch, but for rounding, nor on what was computed before.
@@ -122,13 +122,14 @@ def refine(model: LatentModel, x: Tensor, section: RefinedSection, generators: S
     for turn in range(section.n_rounds):
         n_samples, rate = section.n_samples * 2**turn, section.learning_rate / 2**turn
         n_steps = max(1, section.n_steps // 2**turn)
-        their = [generators[i] for i in waiting]
-        at = waiting.to(x.device)
-        offsets[:, at] = optimized(model, x[at], offsets[:, at], n_steps, n_samples, rate, their)
+        for some in waiting.split(max(1, len(x) // 2**turn)):  # as many images times samples as in the first round
+            at, their = some.to(x.device), [generators[i] for i in some]
+            offsets[:, at] = optimized(model, x[at], offsets[:, at], n_steps, n_samples, rate, their)
         n_gradients[waiting] += n_steps * n_samples
         n_rounds[waiting] += 1
         if turn == section.n_rounds - 1:
             break
+        at, their = waiting.to(x.device), [generators[i] for i in waiting]
         needed = in_need(model, x[at], moved(model, x[at], offsets[:, at], section), section.n_pilot, their)
         n_pilot[waiting] += section.n_pilot
         waiting = waiting[needed.cpu()]

@@ -64,11 +64,12 @@ def collect(root: Path, recipe: Recipe, size: SizeName, finished: Finished) -> P
     path = root / RESULTS / f"{result_name(recipe.name, size)}.json"
     with reading_result(Path(finished.name)):
         content, arrays = _content(recipe, size, finished, params, models)
+        kept = weights.small_enough(finished, models, params["seeds"])
         rows = [row for model in models for row in _curve(finished, model, params["seeds"])]
     write_npz(path.with_suffix(".npz"), arrays)
     write_csv(path.with_suffix(".csv"), CURVE, rows)
     write_json(path, content)
-    weights.keep(root / weights.WEIGHTS / path.stem, finished, models, params["seeds"])
+    weights.keep(root / weights.WEIGHTS / path.stem, kept)
     return path
 
 

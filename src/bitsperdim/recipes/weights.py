@@ -14,6 +14,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,23 +28,28 @@ FILES = ("weights.safetensors", "model.json")  # of bitsperdim.models, whose imp
 LARGEST = 4 * 2**20  # bytes
 
 
-def keep(folder: Path, finished: Finished, models: Iterable[str], seeds: Iterable[int]) -> None:
-    """Write the weights of a finished run that are small, and remove what an earlier run left.
+def small_enough(finished: Finished, models: Iterable[str], seeds: Iterable[int]) -> dict[Path, bytes]:
+    """Return what is kept of a finished run: the content of each file, by its path in the folder of the result.
 
     Args:
-        folder: of this result.
         finished: the run.
         models: the names of its models.
         seeds: of its trainings.
     """
+    kept: dict[Path, bytes] = {}
+    for model, seed in product(models, seeds):
+        files = {Path(model, str(seed), name): finished.read(f"models/{model}/{seed}/{name}") for name in FILES}
+        is_from_here = "origin" not in json.loads(files[Path(model, str(seed), "model.json")])
+        if is_from_here and sum(map(len, files.values())) <= LARGEST:
+            kept |= files
+    return kept
+
+
+def keep(folder: Path, files: Mapping[Path, bytes]) -> None:
+    """Write the files of a result into its folder, and remove what an earlier run left there."""
     shutil.rmtree(folder, ignore_errors=True)
-    for model in models:
-        for seed in seeds:
-            files = {name: finished.read(f"models/{model}/{seed}/{name}") for name in FILES}
-            is_from_here = "origin" not in json.loads(files["model.json"])
-            if is_from_here and sum(map(len, files.values())) <= LARGEST:
-                for name, content in files.items():
-                    write_bytes(folder / model / str(seed) / name, content)
+    for path, content in files.items():
+        write_bytes(folder / path, content)
 
 
 def check_kept(folder: Path, root: Path, result: Mapping[str, Any]) -> None:
