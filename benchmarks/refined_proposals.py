@@ -2,7 +2,7 @@
 
 The same images are evaluated with both, in turns, so that what else the machine does hits both; the ratio is the median
 over turns. The refinement's share is that of the images' gradients and pilot samples. Images of which few samples count
-get another round: how many do depends on the model, and the second row is of the worst case, in which all do. The goal
+get more rounds: how many do depends on the model, and the second row is of the worst case, in which all do. The goal
 is a ratio of 2 at most.
 
     python benchmarks/refined_proposals.py
@@ -20,7 +20,7 @@ from measuring import heading, seconds, table
 from torch import Tensor
 
 from bitsperdim.config.params import RefinedSection
-from bitsperdim.evaluation import refined
+from bitsperdim.evaluation import covariance, refined
 from bitsperdim.evaluation.estimate import estimated_rows
 from bitsperdim.models.vae import VAE
 
@@ -54,8 +54,8 @@ def main() -> None:
     model, images = model_and_images(N_IMAGES)
     heading(f"Refined proposals, 784-200-200-50, K = {N_SAMPLES:,}, {N_IMAGES} images")
     rows = [["as it comes", *ratio(model, images)]]
-    with mock.patch.object(refined, "ENOUGH_ESS", 2.0):
-        rows.append(["every image gets a second round", *ratio(model, images)])
+    with mock.patch.object(covariance, "ENOUGH_ESS", 2.0):
+        rows.append(["every image gets all rounds", *ratio(model, images)])
     table(("images", "time, encoder = 1", "gradients for each image", "rounds"), rows)
 
 

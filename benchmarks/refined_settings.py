@@ -21,11 +21,11 @@ from bitsperdim.evaluation.estimate import Estimate, estimated_rows
 
 CHANGES: tuple[dict[str, Any], ...] = (
     {},
-    *({"widening": value} for value in (1.0, 1.2)),
-    *({"n_steps": value} for value in (50, 200)),
+    *({"widening": value} for value in (1.0, 1.05, 1.2)),
+    *({"n_steps": value} for value in (25, 100)),
     *({"n_samples": value} for value in (1, 8)),
     *({"learning_rate": value} for value in (0.05, 0.2)),
-    *({"n_rounds": value} for value in (1, 3)),
+    *({"n_rounds": value} for value in (0, 1, 5)),
     *({"encoder_share": value} for value in (0.0, 0.1)),
 )
 

@@ -72,6 +72,22 @@ class LinearGaussian(LatentModel):
         return z, (z @ self.matrix.T + self.offset + noise).reshape(n_images, 1, 1, 3)
 
 
+class Coupled(LinearGaussian):
+    """Columns that are not orthogonal: the coordinates of the posterior depend on each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix[:, 1] = torch.tensor([0.9, 0.6, 0.1], dtype=torch.float64)
+
+    @property
+    def precision(self) -> Tensor:
+        return torch.eye(2, dtype=torch.float64) + self.matrix.T @ self.matrix / self.noise**2
+
+    def encode(self, x: Tensor) -> DiagonalNormal:
+        mean = self.residual(x) @ self.matrix @ self.precision.inverse() / self.noise**2
+        return DiagonalNormal(mean, (-0.5 * self.precision.diagonal().log()).expand(mean.shape))
+
+
 IMAGES = torch.tensor([[0.3, -0.2, 1.0], [2.0, 0.5, 1.0], [-1.0, 1.5, 0.3]], dtype=torch.float64).reshape(3, 1, 1, 3)
 
 

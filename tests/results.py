@@ -84,6 +84,7 @@ REFINED = {
     "gradients_per_image": 421.4,
     "pilot_samples_per_image": 128.0,
     "more_rounds_share": 0.043,
+    "has_covariance": True,
 }
 CONTRAST = {
     "proposal": "encoder",

@@ -22,22 +22,6 @@ CPU = torch.device("cpu")
 N = 40
 
 
-class Coupled(annealing.LinearGaussian):
-    """Columns that are not orthogonal: the coordinates of the posterior depend on each other."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.matrix[:, 1] = torch.tensor([0.9, 0.6, 0.1], dtype=torch.float64)
-
-    @property
-    def precision(self) -> Tensor:
-        return torch.eye(2, dtype=torch.float64) + self.matrix.T @ self.matrix / self.noise**2
-
-    def encode(self, x: Tensor) -> DiagonalNormal:
-        mean = self.residual(x) @ self.matrix @ self.precision.inverse() / self.noise**2
-        return DiagonalNormal(mean, (-0.5 * self.precision.diagonal().log()).expand(mean.shape))
-
-
 def images(model: annealing.LinearGaussian) -> Tensor:
     return model.sample_joint(N, generator=annealing.seeded(3))[1]
 
@@ -93,7 +77,7 @@ def test_coupled_coordinates_have_a_gap_of_their_family() -> None:
     The encoder is that already, so that the amortization gap is zero, and the other half the logarithm of the product
     of those precisions over the determinant.
     """
-    model = Coupled()
+    model = annealing.Coupled()
     metrics = found(model)
     gap = 0.5 * float(model.precision.diagonal().log().sum() - model.precision.logdet())
     assert gap > 0.3

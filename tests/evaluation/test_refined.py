@@ -13,8 +13,8 @@ from torch import distributions as td
 import annealing
 import laws
 from bitsperdim.config.params import RefinedSection
-from bitsperdim.evaluation import refined, scoring, summary
-from bitsperdim.likelihoods import DiagonalNormal, LatentMixture, NormalChain
+from bitsperdim.evaluation import covariance, refined, scoring, summary
+from bitsperdim.likelihoods import CorrelatedNormal, DiagonalNormal, LatentMixture, NormalChain
 from bitsperdim.models import LatentModel
 from bitsperdim.models.external.codes import ExternalCode
 from bitsperdim.runtime.checkpoints import Checkpoint
@@ -81,7 +81,7 @@ def test_a_wrong_encoder_becomes_the_posterior(width: float, offset: float, monk
     monkeypatch.setattr(
         model, "encode", lambda x: encode(x).moved(torch.tensor(offset), torch.tensor(0.0, dtype=torch.float64))
     )
-    section = ALONE.model_copy(update={"widening": 1.25, "n_steps": 200, "n_rounds": 1})
+    section = ALONE.model_copy(update={"widening": 1.25, "n_steps": 200, "n_rounds": 0})
     (normal,) = refine(model, x, section).proposal.parts
     assert isinstance(normal, DiagonalNormal)
     standard = (normal.mean - exact.mean) * torch.exp(-exact.log_scale)
@@ -140,7 +140,7 @@ def test_a_mode_that_is_left_is_still_found() -> None:
     Once in a million seeds.
     """
     model, x = TwoModes().eval(), torch.zeros(1, 1, 1, 1, dtype=torch.uint8)
-    section = ALONE.model_copy(update={"n_samples": 1, "n_steps": 200, "n_rounds": 1})
+    section = ALONE.model_copy(update={"n_samples": 1, "n_steps": 200})
     found = {
         share: weights(model, x, refine(model, x, section.model_copy(update={"encoder_share": share})).proposal, 40_000)
         for share in (0.0, 0.05)
@@ -198,62 +198,57 @@ def test_a_moved_chain_is_moved_in_every_layer() -> None:
     torch.testing.assert_close(moved.detach().log_prob(z), moved.log_prob(z))
 
 
-def test_images_in_need_get_more_and_what_it_costs_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The conjugate model with one image whose encoder is far off, too far for one short round."""
-    model, encode, passes = annealing.conjugate(), annealing.conjugate().encode, []
-    far = torch.tensor([[0.0], [12.0], [0.0]], dtype=torch.float64).expand(3, 2)
-    of_image = {float(image.sum()): i for i, image in enumerate(annealing.IMAGES)}
-
-    def far_off(x: Tensor) -> DiagonalNormal:
-        rows = torch.tensor([of_image[float(image.sum())] for image in x])
-        return encode(x).moved(far[rows], torch.zeros(1, dtype=torch.float64))
-
+@pytest.mark.parametrize("n_rounds", [0, 2])
+def test_what_it_costs_is_counted(n_rounds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, passes = annealing.conjugate(), []
     joint = model.log_joint
 
     def counted(x: Tensor, z: Tensor) -> Tensor:
-        passes.append(z.shape[:2].numel())
+        passes.append((z.requires_grad, z.shape[:2].numel()))
         return joint(x, z)
 
-    monkeypatch.setattr(model, "encode", far_off)
     monkeypatch.setattr(model, "log_joint", counted)
-    section = ALONE.model_copy(update={"n_steps": 20, "n_samples": 2, "n_rounds": 3, "n_pilot": 64})
+    section = ALONE.model_copy(update={"n_steps": 20, "n_samples": 2, "n_rounds": n_rounds, "n_pilot": 64})
     found = refine(model, annealing.IMAGES, section)
-    assert found.n_rounds.tolist() == [1, 3, 1]
-    assert found.n_gradients.tolist() == [40, 120, 40]
-    assert found.n_pilot.tolist() == [64, 128, 64]
-    assert sum(passes) == int(found.n_gradients.sum() + found.n_pilot.sum())
-    assert found.costs.tolist() == [[40, 64, 1], [120, 128, 3], [40, 64, 1]]
+    # 20 steps of 2 samples; then a fit by 64, and 128 that find it good, whose gradient would be of another fit
+    assert found.n_gradients.tolist() == [40 + (192 if n_rounds else 0)] * 3
+    assert found.n_pilot.tolist() == [0] * 3
+    assert found.n_rounds.tolist() == [min(n_rounds, 1)] * 3
+    assert sum(n for with_gradient, n in passes if with_gradient) == int(found.n_gradients.sum())
+    assert all(with_gradient for with_gradient, _ in passes)
+    assert found.costs.tolist() == [[int(found.n_gradients[0]), 0, min(n_rounds, 1)]] * 3
 
 
-def test_a_further_round_has_no_more_in_memory_than_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seven images that all get three rounds, of twice as many samples each: at most as many rows with derivatives."""
-    monkeypatch.setattr(refined, "ENOUGH_ESS", 2.0)
-    model = annealing.conjugate(0.5)
-    x, rows, joint = model.sample_joint(7, generator=annealing.seeded(1))[1], [], model.log_joint
-
-    def counted(x: Tensor, z: Tensor) -> Tensor:
-        if z.requires_grad:
-            rows.append((len(z), len(x)))
-        return joint(x, z)
-
-    monkeypatch.setattr(model, "log_joint", counted)
-    found = refine(model, x, ALONE.model_copy(update={"n_steps": 4, "n_samples": 2, "n_rounds": 3, "n_pilot": 64}))
-    assert found.n_rounds.tolist() == [3] * 7
-    assert {k for k, _ in rows} == {2, 4, 8}
-    assert max(k * n for k, n in rows) == 2 * 7
-    assert sum(k * n for k, n in rows) == int(found.n_gradients.sum())
+def test_a_large_code_keeps_independent_coordinates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with no rounds at all, to the bit."""
+    model, x = annealing.Coupled().eval(), annealing.IMAGES
+    without = refine(model, x, ALONE.model_copy(update={"n_rounds": 0})).proposal.parts
+    assert isinstance(refine(model, x, ALONE).proposal.parts[0], CorrelatedNormal)
+    monkeypatch.setattr(covariance, "LARGEST", 1)
+    alone = refine(model, x, ALONE).proposal.parts
+    for one, other in zip(without, alone, strict=True):
+        assert isinstance(one, DiagonalNormal)
+        assert isinstance(other, DiagonalNormal)
+        assert torch.equal(one.mean, other.mean)
+        assert torch.equal(one.log_scale, other.log_scale)
 
 
-def test_an_image_without_any_mass_stays_where_it_is() -> None:
+@pytest.mark.parametrize("n_rounds", [0, 2])
+def test_an_image_without_any_mass_stays_where_it_is(n_rounds: int) -> None:
     """No derivative, no NaN: its weights are zero as before, and the others are refined."""
     model, x = annealing.conjugate(0.5), annealing.IMAGES
     like = annealing.LinearGaussian.log_p_x_given_z
     with pytest.MonkeyPatch.context() as patch:
-        impossible = torch.tensor([0.0, -torch.inf, 0.0], dtype=torch.float64)
-        patch.setattr(annealing.LinearGaussian, "log_p_x_given_z", lambda self, x, z: like(self, x, z) + impossible)
-        found = refine(model, x, ALONE.model_copy(update={"n_steps": 5, "n_rounds": 1, "widening": 1.0})).proposal
+
+        def impossible(self: annealing.LinearGaussian, x: Tensor, z: Tensor) -> Tensor:
+            return like(self, x, z).masked_fill((x == annealing.IMAGES[1]).flatten(1).all(1), -math.inf)
+
+        patch.setattr(annealing.LinearGaussian, "log_p_x_given_z", impossible)
+        found = refine(
+            model, x, ALONE.model_copy(update={"n_steps": 5, "n_rounds": n_rounds, "widening": 1.0})
+        ).proposal
     (normal,) = found.parts
-    assert isinstance(normal, DiagonalNormal)
+    assert isinstance(normal, CorrelatedNormal if n_rounds else DiagonalNormal)
     assert torch.equal(normal.mean[1], model.encode(x).mean[1])
     assert normal.mean.isfinite().all()
     assert (normal.mean[0] != model.encode(x).mean[0]).all()
@@ -328,7 +323,7 @@ def test_an_encoder_from_elsewhere_is_refined_as_a_normal(kind: str) -> None:
     model.kind = kind
     section = SHORT.model_copy(update={"n_steps": 100, "prior_share": 0.0})
     found = refine(model, x, section).proposal
-    assert [type(part) for part in found.parts] == [DiagonalNormal, ExternalCode]
+    assert [type(part) for part in found.parts] == [CorrelatedNormal, ExternalCode]
     log_w = weights(model, x, found, 3_000) - model.log_p(x)
     annealing.means_are(log_w.exp(), 1.0, 0.03)
     assert (log_w.std(0) < 0.6 * weights(model, x, LatentMixture([model.encode(x)], [1.0]), 3_000).std(0)).all()

@@ -159,10 +159,10 @@ def test_before_and_after_the_refinement_stand_side_by_side(tmp_path: Path) -> N
         assert words in section.replace("\xa0", " "), words
     assert "lowers the number of these images by 0.125 ± 0.024 nats (paired)" in section
     assert "421 were gradients" in section
-    assert "4.3 % of the images needed more than one round" in section
+    assert "4.3 % of them needed more than one fit" in section
     assert "still flagged" not in section
     assert "The dashed line is the encoder's proposal" in section
-    assert "still flagged: a normal with independent coordinates" in text_of(section_of(page, "flagged"))
+    assert "still flagged: no normal of this kind" in text_of(section_of(page, "flagged"))
     for other in ("alone", "plain"):
         assert "Before and after" not in section_of(page, other)
         assert "dashed" not in section_of(page, other)

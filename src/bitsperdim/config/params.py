@@ -105,10 +105,10 @@ class AnnealedSection(Section):
 class RefinedSection(Section):
     """Proposals that are refined for each image."""
 
-    n_steps: Annotated[int, Field(ge=1, le=100_000)] = 100
+    n_steps: Annotated[int, Field(ge=1, le=100_000)] = 50
     n_samples: Annotated[int, Field(ge=1, le=1_000)] = 4
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
-    n_rounds: Annotated[int, Field(ge=1, le=5)] = 3
+    n_rounds: Annotated[int, Field(ge=0, le=5)] = 3
     n_pilot: Annotated[int, Field(ge=32, le=10_000)] = 128
     widening: Annotated[float, Field(ge=1, le=3)] = 1.1
     encoder_share: Annotated[float, Field(ge=0, lt=0.5)] = 0.05

@@ -113,7 +113,8 @@ class RefinedMetrics(Stored):
 
     gradients_per_image: float  # each a pass through the decoder and back
     pilot_samples_per_image: float  # a pass each
-    more_rounds_share: float  # of the images, those that got more than one round
+    more_rounds_share: float  # of the images, those for which a covariance was fitted more than once
+    has_covariance: bool = False  # or else the coordinates of each normal are independent
 
 
 class TermsMetrics(Stored):

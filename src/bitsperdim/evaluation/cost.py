@@ -12,7 +12,7 @@ from bitsperdim.core.announcing import duration
 from bitsperdim.core.randomness import stream
 from bitsperdim.evaluation.estimate import estimated_rows, images_at_once, samples_of
 from bitsperdim.evaluation.images import Data
-from bitsperdim.evaluation.refined import is_refined
+from bitsperdim.evaluation.refined import is_refined, usual_gradients
 from bitsperdim.models import DensityModel, check_labels
 from bitsperdim.models.base import ImageModel
 from bitsperdim.models.external.codes import seeded
@@ -48,8 +48,8 @@ def announce_cost(model: ImageModel, data: Data, section: EvaluateSection, devic
         )
     grown, whole = memory.measured()
     seconds = (time.monotonic() - started) * n_shares
-    if is_refined(model, section):  # at least one round, whose gradients take about three passes
-        seconds *= 1 + 3 * section.refined.n_steps * section.refined.n_samples / k
+    if is_refined(model, section):  # a gradient takes about three passes
+        seconds *= 1 + 3 * usual_gradients(section.refined) / k
     how_long = f"; at this rate all takes about {duration(seconds)}" if seconds >= 1 else ""
     print(
         f"{name}: {size} images{f' with {chunk} samples each' if k > 1 else ''} needed {megabytes(grown)} of memory "

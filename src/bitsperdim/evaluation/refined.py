@@ -7,11 +7,13 @@ samples,
 
 .. math:: \max_{a, b} \; \log \frac1k \sum_{i=1}^k \frac{p(x, z_i)}{q_{a, b}(z_i)}, \qquad z_i \sim q_{a, b}
 
-by its doubly reparameterized derivative (:mod:`bitsperdim.models.latent`). Then they are frozen, the standard
-deviations are multiplied by a fixed factor, since a proposal that is too narrow has heavy tails and one that is too
-wide has none, and the samples come from the mixture
+by its doubly reparameterized derivative (:mod:`bitsperdim.models.latent`). Then a covariance is fitted, where the code
+has at most 256 numbers (:mod:`bitsperdim.evaluation.covariance`): the coordinates of a posterior are correlated, and a
+normal with independent ones misses most of it in many dimensions. What is found is frozen. Its standard deviations are
+multiplied by a fixed factor, since a proposal that is too narrow has heavy tails and one that is too wide has none, and
+the samples come from the mixture
 
-.. math:: r(z \mid x) = (1 - \alpha - \beta) \, q_{a, b}(z) + \alpha \, q(z \mid x) + \beta \, p(z)
+.. math:: r(z \mid x) = (1 - \alpha - \beta) \, q_{\text{refined}}(z) + \alpha \, q(z \mid x) + \beta \, p(z)
 
 of the refined normal, the encoder's and the prior. The small share of the encoder is a safeguard: the optimization may
 settle on one mode of several and leave no trace of that in the weights, but no weight is larger than 1 / alpha times
@@ -21,11 +23,6 @@ the bound at K = 1 many nats.
 *Why it is unbiased.* The proposal depends on the image and on random numbers of its own, which are used for nothing
 else. Given them it is a density, from which the K samples that count are drawn anew: E[w] = P(x) whatever the
 optimization did. Nothing is chosen by looking at those K, and no larger one of two bounds is taken.
-
-*Images that need more.* After each round but the last, pilot samples are drawn from the widened normal, looked at and
-thrown away. Images of which their effective sample size is below 0.3 of their number get another round, which
-costs as much: half as many steps, of twice as many samples, at half the learning rate, and of half as many images at a
-time, so that it needs no more memory. (The pilot samples' k-hat decides nothing: of so few it is noise.)
 
 An image's random numbers are those of a stream of its own (:mod:`bitsperdim.core.randomness`), which its number and the
 seeds decide. So its proposal does not depend on its batch, but for rounding, nor on what was computed before.
@@ -43,7 +40,7 @@ Invariants (``tests/evaluation/test_refined.py``):
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,15 +48,12 @@ from torch import Tensor
 
 from bitsperdim.config.params import EvaluateSection, RefinedSection
 from bitsperdim.core.randomness import stream
-from bitsperdim.estimators.log_weights import effective_sample_size
-from bitsperdim.likelihoods import LatentMixture
+from bitsperdim.evaluation import covariance
+from bitsperdim.likelihoods import LatentDensity, LatentMixture
 from bitsperdim.models import ImageModel, LatentModel
 from bitsperdim.models.latent import LatentNormal
 
 BETAS, EPSILON = (0.9, 0.99), 1e-8  # of Adam
-ENOUGH_ESS = 0.3  # of the pilot samples: a smaller share calls for another round
-NUMBERS_AT_ONCE = 2**15  # random numbers of an image in memory
-PILOT_AT_ONCE = 16  # samples
 N_COSTS = 3  # of each image: see Refined.costs
 
 
@@ -71,7 +65,7 @@ class Refined:
         proposal: the mixture, (B, Z).
         n_gradients: (B,) int64, of log p(x, z) with respect to z; each needs a pass through the decoder and back.
         n_pilot: (B,) int64, samples that were drawn, looked at and thrown away.
-        n_rounds: (B,) int64, of the optimization.
+        n_rounds: (B,) int64, of fitting a covariance.
     """
 
     proposal: LatentMixture
@@ -88,6 +82,11 @@ class Refined:
 def is_refined(model: ImageModel, section: EvaluateSection) -> bool:
     """Whether the proposals of a model are refined: it must have a code, and derivatives in it."""
     return section.proposal == "refined" and isinstance(model, LatentModel) and model.has_derivatives
+
+
+def usual_gradients(section: RefinedSection) -> int:
+    """Return how many gradients most images get: all steps of Adam, a fit of a covariance, and a look at it."""
+    return section.n_steps * section.n_samples + (3 * section.n_pilot if section.n_rounds else 0)
 
 
 def generators_of(numbers: Iterable[int], *seeds: int, purpose: str = "refining") -> list[torch.Generator]:
@@ -117,25 +116,19 @@ def refine(model: LatentModel, x: Tensor, section: RefinedSection, generators: S
     with torch.no_grad():
         normal = model.encode_as_normal(x)
     offsets = torch.zeros(2, *normal.mean.shape, dtype=normal.mean.dtype, device=x.device)  # a and b
-    n_gradients, n_pilot, n_rounds = torch.zeros(3, len(x), dtype=torch.int64)
-    waiting = torch.arange(len(x))
-    for turn in range(section.n_rounds):
-        n_samples, rate = section.n_samples * 2**turn, section.learning_rate / 2**turn
-        n_steps = max(1, section.n_steps // 2**turn)
-        for some in waiting.split(max(1, len(x) // 2**turn)):  # as many images times samples as in the first round
-            at, their = some.to(x.device), [generators[i] for i in some]
-            offsets[:, at] = optimized(model, x[at], offsets[:, at], n_steps, n_samples, rate, their)
-        n_gradients[waiting] += n_steps * n_samples
-        n_rounds[waiting] += 1
-        if turn == section.n_rounds - 1:
-            break
-        at, their = waiting.to(x.device), [generators[i] for i in waiting]
-        needed = in_need(model, x[at], moved(model, x[at], offsets[:, at], section), section.n_pilot, their)
-        n_pilot[waiting] += section.n_pilot
-        waiting = waiting[needed.cpu()]
-        if not len(waiting):
-            break
-    return Refined(mixture(model, x, offsets, section), n_gradients, n_pilot, n_rounds)
+    offsets = optimized(model, x, offsets, section.n_steps, section.n_samples, section.learning_rate, generators)
+    n_gradients = torch.full((len(x),), section.n_steps * section.n_samples)
+    if section.n_rounds == 0 or not covariance.is_small_enough(normal):
+        nothing = torch.zeros_like(n_gradients)
+        widened = normal.moved(offsets[0], offsets[1] + math.log(section.widening))
+        return Refined(mixture(model, x, widened, section), n_gradients, nothing, nothing)
+
+    def start(at: Tensor) -> LatentNormal:
+        return model.encode_as_normal(x[at]).moved(*offsets[:, at])
+
+    found = covariance.fitted(model, x, start, section, generators)
+    proposal = mixture(model, x, found.normal, section)
+    return Refined(proposal, n_gradients + found.n_gradients, found.n_pilot, found.n_rounds)
 
 
 def optimized(
@@ -162,7 +155,7 @@ def optimized(
         normal = model.encode_as_normal(x)
     found = offsets.clone().requires_grad_()
     adam = torch.optim.Adam([found], lr=learning_rate, betas=BETAS, eps=EPSILON)
-    for step, noise in enumerate(noise_of_steps(normal, n_steps, n_samples, generators)):
+    for step, noise in enumerate(covariance.noise_of_steps(normal.mean, n_steps, n_samples, generators)):
         adam.param_groups[0]["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * step / n_steps))
         with torch.enable_grad():
             bound = surrogate(model, x, normal.moved(*found), noise)
@@ -190,61 +183,20 @@ def surrogate(model: LatentModel, x: Tensor, proposal: LatentNormal, noise: Tens
     return torch.logsumexp(log_w, dim=0) - math.log(len(noise))
 
 
-def noise_of_steps(
-    normal: LatentNormal, n_steps: int, n_samples: int, generators: Sequence[torch.Generator]
-) -> Iterator[Tensor]:
-    """Yield standard normal noise (k, B, Z) of each step, every image's from its own generator."""
-    like = normal.mean
-    n_at_once = max(1, NUMBERS_AT_ONCE // (n_samples * like.shape[-1]))
-    for first in range(0, n_steps, n_at_once):
-        shape = (min(n_at_once, n_steps - first), n_samples, like.shape[-1])
-        drawn = [torch.randn(shape, generator=each, dtype=like.dtype) for each in generators]
-        yield from torch.stack(drawn, dim=2).to(like.device)
-
-
 @torch.no_grad()
-def in_need(
-    model: LatentModel, x: Tensor, proposal: LatentNormal, n_samples: int, generators: Sequence[torch.Generator]
-) -> Tensor:
-    """Return of which images the weights of pilot samples call for another round, (B,) bool.
-
-    Args:
-        model: in evaluation mode.
-        x: (B, C, H, W).
-        proposal: (B, Z), that the samples are drawn from.
-        n_samples: how many.
-        generators: of each image, on the CPU.
-    """
-    (noise,) = noise_of_steps(proposal, 1, n_samples, generators)
-    parts = []
-    for some in noise.split(PILOT_AT_ONCE):
-        z = proposal.from_noise(some)
-        parts.append((model.log_joint(x, z) - proposal.log_prob(z)).double())
-    log_w = torch.cat(parts)
-    return effective_sample_size(log_w) < ENOUGH_ESS * n_samples
-
-
-def moved(model: LatentModel, x: Tensor, offsets: Tensor, section: RefinedSection) -> LatentNormal:
-    """Return the refined normals, widened, (B, Z); arguments as of :func:`mixture`."""
-    shift, log_factor = offsets
-    with torch.no_grad():
-        return model.encode_as_normal(x).moved(shift, log_factor + math.log(section.widening))
-
-
-@torch.no_grad()
-def mixture(model: LatentModel, x: Tensor, offsets: Tensor, section: RefinedSection) -> LatentMixture:
+def mixture(model: LatentModel, x: Tensor, refined: LatentDensity, section: RefinedSection) -> LatentMixture:
     """Return what samples come from, (B, Z): the refined normal, with a share of the encoder and of the prior.
 
     Args:
         model: in evaluation mode.
         x: (B, C, H, W).
-        offsets: a and b, (2, B, Z).
-        section: the factor and the shares.
+        refined: the normal, widened, (B, Z).
+        section: the shares.
     """
     shares = {"encoder": section.encoder_share, "prior": section.prior_share}
     parts = {"encoder": lambda: model.encode(x), "prior": lambda: model.prior().expand(len(x))}
     present = [name for name, share in shares.items() if share > 0]
     return LatentMixture(
-        [moved(model, x, offsets, section), *(parts[name]() for name in present)],
+        [refined, *(parts[name]() for name in present)],
         [1 - sum(shares.values()), *(shares[name] for name in present)],
     )

@@ -85,7 +85,7 @@ def evaluate_seed(
     except ValueError as error:
         raise InputError(f"The model of seed {seed} cannot be evaluated: {error}.") from error
     k = samples_of(model, section.n_samples)
-    n_passes = k + (section.refined.n_steps * section.refined.n_samples if is_refining else 0)
+    n_passes = k + (refined.usual_gradients(section.refined) if is_refining else 0)
     cost = Announcement(
         title, n_passes * len(images) // world_size(), advice if k > 1 else "each test image is scored once"
     )

@@ -203,6 +203,7 @@ def summarise(
         metrics["refined"] = {
             "gradients_per_image": gradients,
             "pilot_samples_per_image": pilot,
+            "has_covariance": bool((costs[:, 2] > 0).any()),
             "more_rounds_share": float((costs[:, 2] > 1).double().mean()),
         }
     if contrast is not None:

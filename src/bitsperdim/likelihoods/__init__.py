@@ -15,13 +15,21 @@ from bitsperdim.likelihoods.categorical import Bernoulli, Categorical
 from bitsperdim.likelihoods.coupled import CoupledLogisticMixture
 from bitsperdim.likelihoods.discretized import DiscretizedLogistic, DiscretizedNormal, Mixture
 from bitsperdim.likelihoods.heads import HEADS, BernoulliHead, Head, build_head
-from bitsperdim.likelihoods.normal import DiagonalNormal, LatentDensity, LatentMixture, NormalChain, draw_each
+from bitsperdim.likelihoods.normal import (
+    CorrelatedNormal,
+    DiagonalNormal,
+    LatentDensity,
+    LatentMixture,
+    NormalChain,
+    draw_each,
+)
 
 __all__ = [
     "HEADS",
     "Bernoulli",
     "BernoulliHead",
     "Categorical",
+    "CorrelatedNormal",
     "CoupledLogisticMixture",
     "DiagonalNormal",
     "DiscretizedLogistic",

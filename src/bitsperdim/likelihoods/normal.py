@@ -35,8 +35,7 @@ class DiagonalNormal:
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Return log p(z) in nats, summed over the last dimension."""
-        standardised = (z - self.mean) * torch.exp(-self.log_scale)
-        terms = -0.5 * (standardised.square() + math.log(math.tau)) - self.log_scale
+        terms = -0.5 * (self.to_noise(z).square() + math.log(math.tau)) - self.log_scale
         return terms.sum(-1)
 
     def expand(self, n: int) -> DiagonalNormal:
@@ -63,6 +62,10 @@ class DiagonalNormal:
     def from_noise(self, noise: Tensor) -> Tensor:
         """Return the draws that standard normal noise (K, ..., Z) makes, differentiable in the parameters."""
         return self.mean + torch.exp(self.log_scale) * noise
+
+    def to_noise(self, z: Tensor) -> Tensor:
+        """Return the standard normal noise that makes the draws z, (K, ..., Z)."""
+        return (z - self.mean) * torch.exp(-self.log_scale)
 
     def rsample(self, n_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw (K, ..., Z), differentiable in the parameters; on a CPU the k-th does not depend on K."""
@@ -199,6 +202,14 @@ class NormalChain:
             drawn.append(link(drawn[-1]).from_noise(each))
         return self.flat(drawn)
 
+    def to_noise(self, z: Tensor) -> Tensor:
+        """Return the standard normal noise that makes the draws z, (K, ..., Z)."""
+        first, *others = parts = self.parts(z)
+        noise = [self.first.to_noise(first)]
+        for link, given, each in zip(self.links, parts, others, strict=False):
+            noise.append(link(given).to_noise(each))
+        return self.flat(noise)
+
     def rsample(self, n_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw (K, ..., Z), differentiable in the parameters; on a CPU the k-th does not depend on K."""
         like = self.first.mean.new_empty(*self.first.mean.shape[:-1], sum(self.sizes))
@@ -211,6 +222,52 @@ class NormalChain:
         for link in self.links:
             means.append(link(means[-1]).mean)
         return self.flat(means)
+
+
+class CorrelatedNormal:
+    r"""A normal with a full covariance, in the noise u that another normal makes its draws z of.
+
+    .. math:: z = T(u), \quad u = c + L \epsilon, \qquad
+              \log q(z) = \log q_T(z) - \log \mathcal N(u; 0, I) + \log \mathcal N(u; c, L L^\top)
+
+    With one stochastic layer T shifts and scales each coordinate, and z is normal; with several T depends on the layers
+    before.
+
+    Args:
+        base: the normal q_T of T, (B, Z).
+        center: c, (B, Z).
+        factor: L, (B, Z, Z), lower triangular with a positive diagonal.
+    """
+
+    def __init__(self, base: DiagonalNormal | NormalChain, center: Tensor, factor: Tensor) -> None:
+        """Take the normal, and how its noise is distributed."""
+        self.base, self.center, self.factor = base, center, factor
+        self.log_determinant = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)  # (B,)
+
+    @property
+    def mean(self) -> Tensor:
+        """What the middle of the noise makes, (B, Z)."""
+        return self.base.from_noise(self.center[None])[0]
+
+    def detach(self) -> CorrelatedNormal:
+        """Return the same density without derivatives in its parameters; those in z stay."""
+        return CorrelatedNormal(self.base.detach(), self.center.detach(), self.factor.detach())
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """Return the draws that standard normal noise (K, B, Z) makes."""
+        return self.base.from_noise(self.center + (noise.movedim(0, 1) @ self.factor.mT).movedim(0, 1))
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Return log q(z) in nats of z (K, B, Z), (K, B)."""
+        u = self.base.to_noise(z)
+        centered = (u - self.center).movedim(0, -1)  # (B, Z, K)
+        noise = torch.linalg.solve_triangular(self.factor, centered, upper=False)
+        squares = u.square().sum(-1) - noise.square().sum(1).mT
+        return self.base.log_prob(z) + 0.5 * squares - self.log_determinant
+
+    def rsample(self, n_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw (K, B, Z); on a CPU the noise of the k-th does not depend on K."""
+        return self.from_noise(draw_each(torch.randn, n_samples, self.center, generator))
 
 
 class LatentMixture:
@@ -264,7 +321,7 @@ class LatentMixture:
 
     def _of_part(self, i: int, n_samples: int, noise: Tensor, generator: torch.Generator | None) -> Tensor:
         part = self.parts[i]
-        if isinstance(part, DiagonalNormal | NormalChain):
+        if isinstance(part, DiagonalNormal | NormalChain | CorrelatedNormal):
             return part.from_noise(noise)
         return part.rsample(n_samples, generator=generator)
 
