@@ -158,7 +158,12 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(run=back)
     command = subparsers.add_parser("recipe", help="list the recipes, or run one by name")
     command.add_argument("name", nargs="?", metavar="NAME", help="which recipe; without it, all are listed")
-    command.add_argument("--size", choices=recipes.SIZES, default="cpu", help="for two CPU cores (default) or a GPU")
+    command.add_argument(
+        "--size",
+        choices=recipes.SIZES,
+        default="cpu",
+        help="for two CPU cores (default), for hours on them, or for a GPU",
+    )
     command.add_argument("--without-dvc", action="store_true", help="run the stages one by one, without DVC")
     command.add_argument(
         "--rescore",

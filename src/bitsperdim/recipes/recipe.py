@@ -1,7 +1,7 @@
-"""``recipes/<name>.yaml``: what is changed in ``params.yaml``, at two sizes, and the published reference.
+"""``recipes/<name>.yaml``: what is changed in ``params.yaml``, at two sizes or three, and the published reference.
 
 Invariant (``tests/recipes/test_recipe.py``): every committed recipe validates against the committed
-``params.yaml`` at both sizes; every mistake in one is a sentence.
+``params.yaml`` at every size that it has; every mistake in one is a sentence.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from bitsperdim.preflight.agreement import validated
 from bitsperdim.preflight.last_commit import refuse_itself
 
 FOLDER = Path("recipes")
-SizeName = Literal["cpu", "gpu"]
-SIZES: tuple[SizeName, ...] = ("cpu", "gpu")
+SizeName = Literal["cpu", "long", "gpu"]
+SIZES: tuple[SizeName, ...] = ("cpu", "long", "gpu")
 Text = Annotated[str, Field(min_length=1)]
 Unit = Literal["nats", "bits/dim"]
 
@@ -53,17 +53,18 @@ class Published(Section):
 
 
 class Size(Section):
-    """One of the two sizes of a recipe: its own changes of parameters, and about how long it takes."""
+    """One of the sizes of a recipe: its own changes of parameters, and about how long it takes."""
 
     minutes: PositiveInt
     params: dict[str, Any]
 
 
 class Sizes(Section):
-    """A size for two CPU cores and one for a GPU."""
+    """A size for two CPU cores, one for a GPU, and sometimes one for hours on two CPU cores."""
 
     cpu: Size
     gpu: Size
+    long: Size | None = None
 
 
 class RecipeFile(Section):
@@ -83,14 +84,27 @@ class Recipe:
     content: RecipeFile
 
     def changes(self, size: SizeName) -> dict[str, Any]:
-        """Return the changes of ``params.yaml``, the size's own last."""
-        return merged(self.content.params, getattr(self.content.sizes, size).params)
+        """Return the changes of ``params.yaml``, the size's own last.
+
+        Raises:
+            InputError: the recipe does not have this size.
+        """
+        found: Size | None = getattr(self.content.sizes, size)
+        if found is None:
+            raise InputError(f"recipes/{self.name}.yaml does not have the size {size}; choose {', '.join(self.sizes)}.")
+        return merged(self.content.params, found.params)
+
+    @property
+    def sizes(self) -> list[SizeName]:
+        """The sizes that it has."""
+        return [size for size in SIZES if getattr(self.content.sizes, size) is not None]
 
     def parameters(self, base: Mapping[str, Any], size: SizeName) -> dict[str, Any]:
         """Return the whole content of ``params.yaml`` under this recipe, validated.
 
         Raises:
-            InputError: a parameter is not allowed, or a published number is of a model that is not run.
+            InputError: the recipe does not have this size, a parameter is not allowed, or a published number is of a
+                model that is not run.
         """
         content = merged(base, self.changes(size))
         try:
@@ -168,7 +182,7 @@ def read(root: Path, name: str) -> Recipe:
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) or name.endswith(tuple(f"-{size}" for size in SIZES)):
         raise InputError(
             f"recipes/{name}.yaml: {name!r} cannot name a recipe; a name has lower-case letters, digits and "
-            f"single '-', and does not end in -cpu or -gpu."
+            f"single '-', and does not end in -cpu, -long or -gpu."
         )
     content = read_yaml(root / FOLDER / f"{name}.yaml")
     try:

@@ -218,8 +218,8 @@ def listing(root: Path) -> tuple[str, list[InputError]]:
 
 def _listed(root: Path, name: str) -> list[str]:
     found = recipes.read(root, name)
-    sizes = found.content.sizes
-    title = f"{name}: {found.content.title} (cpu {sizes.cpu.minutes} min, gpu {sizes.gpu.minutes} min)"
+    times = [f"{size} {getattr(found.content.sizes, size).minutes} min" for size in found.sizes]
+    title = f"{name}: {found.content.title} ({', '.join(times)})"
     lines = textwrap.wrap(title, WIDTH, subsequent_indent=" " * 4)
     details = [f"published: {_reference(item.model_dump())}" for item in found.content.published]
     for size in recipes.SIZES:
