@@ -235,7 +235,10 @@ def of_evaluation() -> Outcome:
 
 def staged(model: str, place: torch.device) -> dict[str, bytes]:
     """What the stages ``train`` and ``evaluate`` write."""
-    short = {"annealed": {"n_chains": 4, "n_steps": 3}, "refined": {"n_steps": 3, "n_samples": 2, "n_pilot": 32}}
+    short = {
+        "annealed": {"n_chains": 4, "n_steps": 3},
+        "refined": {"n_steps": 3, "n_samples": 8, "n_pilot": 32, "n_rounds": 1},
+    }
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         folder = Path(name)
         changes = {"models": [model], "train": {"epochs": 2}, "evaluate": short, model: {"train": {"epochs": 2}}}

@@ -39,7 +39,7 @@ SECTION = EvaluateSection(
     n_pictures=1,
     seed=0,
     proposal="refined",
-    refined={"n_steps": 3, "n_samples": 2, "n_pilot": 32},  # type: ignore[arg-type]
+    refined={"n_steps": 3, "n_samples": 8, "n_pilot": 32, "n_rounds": 1},  # type: ignore[arg-type]
     annealed={"n_images": 7, "n_simulated": 5, "n_chains": 4, "n_steps": 3, "n_leapfrog": 2},  # type: ignore[arg-type]
 )
 

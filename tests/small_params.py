@@ -11,7 +11,7 @@ SMALL: dict[str, Any] = {
     "evaluate": {
         "n_samples": 6,
         "n_pictures": 4,
-        "refined": {"n_steps": 2, "n_samples": 2, "n_pilot": 32},
+        "refined": {"n_steps": 2, "n_samples": 4, "n_pilot": 32, "n_rounds": 1},
         "n_contrast": 3,
         "annealed": {"n_images": 2, "n_simulated": 2, "n_chains": 2, "n_steps": 3, "n_leapfrog": 1},
     },

@@ -28,7 +28,7 @@ CHANGES = {
         "n_samples": 300,
         "batch_size": 7,
         "n_pictures": 9,
-        "refined": {"n_steps": 20},
+        "refined": {"n_steps": 20, "n_samples": 8, "n_pilot": 32, "n_rounds": 1},
         "n_contrast": 20,
         "annealed": {"n_images": 6, "n_simulated": 4, "n_chains": 200, "n_steps": 10, "n_leapfrog": 2},
     },

@@ -250,8 +250,8 @@ print((peak_memory() - before) / 2**20)
 
 def test_the_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, repository: Path) -> None:
     """A set of 300 MiB adds less than 150 MiB: chunks are of 2^22 values, of up to 8 bytes. At once it takes 600."""
-    row = np.random.default_rng(0).integers(256, size=(1000, 3, 64, 64), dtype=np.uint8)
-    write_npy(tmp_path / "raw.npy", (25_600, 3, 64, 64), row.dtype, (row[:800] for _ in range(32)))
+    some = np.random.default_rng(0).integers(256, size=(50, 3, 256, 256), dtype=np.uint8)
+    write_npy(tmp_path / "raw.npy", (1_600, *some.shape[1:]), some.dtype, (some for _ in range(32)))
     command = [sys.executable, "-c", MEMORY, str(tmp_path / "raw.npy"), str(tmp_path / "prepared")]
     environment = {**os.environ, "PYTHONPATH": str(repository / "src")}
     for at_once, least, most in ((False, 10, 150), (True, 300, 3000)):  # the second shows that the first can fail

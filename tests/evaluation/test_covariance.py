@@ -109,7 +109,7 @@ def test_a_worse_fit_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def far_off(present: CorrelatedNormal, moments: covariance.Moments) -> tuple[Tensor, Tensor]:
         assert (present.factor.diagonal(dim1=1, dim2=2) == 1.2).all()  # the samples are those of a widened normal
-        return present.center + 9.0, present.factor
+        return present.center + 9.0, present.factor / 1.2
 
     monkeypatch.setattr(covariance, "next_normal", far_off)
     monkeypatch.setattr(covariance, "ENOUGH_ESS", 1.1)

@@ -94,7 +94,7 @@ def test_the_stage_writes_the_same_files(tmp_path: Path, repository: Path) -> No
     """Two processes and one, two seeds, annealing and pictures; and the first alone speaks."""
     workspace.prepare(tmp_path, repository, {})
     workspace.make_models(tmp_path)
-    done = workspace.run(tmp_path, repository, *workspace.EVALUATE)
+    done = workspace.run(tmp_path, repository, *workspace.EVALUATE, BITSPERDIM_CHECKPOINT_SECONDS="100000")
     assert done.returncode == 0, done.stderr
     expected = workspace.written(tmp_path, "results")
     assert {"results/vae/metrics.json", "results/vae/pictures/samples.png"} <= expected.keys()
