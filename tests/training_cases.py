@@ -38,6 +38,7 @@ SETTINGS: dict[str, Any] = {
     "validation_samples": 4,
     "precision": "float32",
     "compile": False,
+    "capture": False,
 }
 LATENT: dict[str, Any] = {"deeper": [], "doubly_reparameterized": False, "finetune": None}
 SECTIONS: dict[str, dict[str, Any]] = {

@@ -92,8 +92,9 @@ def test_what_is_not_there_is_one_sentence(tmp_path: Path, monkeypatch: pytest.M
     assert "of which no two draws are alike" in refused("dynamic", train_images="external/t.npz")
 
 
-def test_what_is_trained_is_not_compiled() -> None:
-    settings = TrainSection(compile=True)
+@pytest.mark.parametrize("key", ["compile", "capture"])
+def test_what_is_trained_is_not_compiled(key: str) -> None:
+    settings = TrainSection.model_validate({key: True})
     section().check_training("mine", settings)
-    with pytest.raises(InputError, match=r"mine\.train\.compile = true is not allowed with family = 'external'"):
+    with pytest.raises(InputError, match=rf"mine\.train\.{key} = true is not allowed with family = 'external'"):
         section(fit=True).check_training("mine", settings)

@@ -193,6 +193,16 @@ MISTAKES: list[tuple[str, object, str]] = [
         "density_and_mass.dequantizing.train.final_learning_rate = 1 is not allowed with density_and_mass.dequantizing",
     ),
     (
+        "vae.train",
+        {"compile": True, "capture": True},
+        "vae.train.capture = true is not allowed with vae.train.compile = true; one of them must be false.",
+    ),
+    (
+        "flow",
+        {"family": "flow", "dequantization": "uniform_fixed", "train": {"capture": True}},
+        "flow.train.capture = true is not allowed with flow.dequantization = 'uniform_fixed', whose noise comes from",
+    ),
+    (
         "pixelcnn.train.kl_warmup_steps",
         9,
         "pixelcnn.train.kl_warmup_steps = 9 is not allowed for pixelcnn, which has no latent code; it must be 0 there.",

@@ -118,6 +118,22 @@ class Optimization:
         """Return that of one step, from 0."""
         return learning_rate(self.settings, step, self.n_steps)
 
+    def set_learning_rate(self, step: int) -> None:
+        """Let the next step have the learning rate of this number, from 0."""
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(self.learning_rate(step))
+            else:
+                group["lr"] = self.learning_rate(step)
+
+    def kl_weight(self, step: int) -> float:
+        """Return the weight of the KL term in one step, from 0."""
+        return kl_weight(self.settings, step, self.n_steps)
+
+    def average_step(self, step: int) -> float:
+        """Return how far the averaged weights move towards the new ones in one step, from 0: at first all the way."""
+        return 1.0 if step == 0 else 1 - average_weight(self.settings.average_decay, step)
+
     def take_step(
         self, number: int, x: Tensor, labels: Tensor | None, noise: Tensor | None, n_samples: int, share: Share
     ) -> Tensor:
@@ -134,12 +150,34 @@ class Optimization:
         Returns:
             what these images add to the loss of the whole batch, in nats per image of it, detached.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(number)
-        share_of_kl = kl_weight(self.settings, number, self.n_steps)
+        self.set_learning_rate(number)
+        share_of_kl = self.kl_weight(number)
         # filled on the device, since a copy of a number from the host would wait
         weight = None if share_of_kl == 1 else torch.full((), share_of_kl, device=x.device)
-        loss = self.loss(x, labels, noise, n_samples, weight)
+        return self.move(x, labels, noise, n_samples, share, weight, self.average_step(number))
+
+    def move(
+        self,
+        x: Tensor,
+        labels: Tensor | None,
+        noise: Tensor | None,
+        n_samples: int,
+        share: Share,
+        kl_weight: Tensor | None,
+        average_step: float | Tensor,
+    ) -> Tensor:
+        """Take a step with the present learning rate; other arguments and the result as of :meth:`take_step`.
+
+        Args:
+            x: as there.
+            labels: as there.
+            noise: as there.
+            n_samples: as there.
+            share: as there.
+            kl_weight: as of :meth:`Objective.forward`.
+            average_step: how far the averaged weights move towards the new ones, from 0 to 1; as a tensor ().
+        """
+        loss = self.loss(x, labels, noise, n_samples, kl_weight)
         self.optimizer.zero_grad(set_to_none=True)
         # gradients are averaged over processes, whose shares may be uneven
         (loss * (share.fraction * world_size())).backward()
@@ -147,7 +185,7 @@ class Optimization:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip, foreach=True)
         self.optimizer.step()
         if self.averaged is not None:
-            self.update_average(self.averaged, number)
+            self.update_average(self.averaged, average_step)
         return loss.detach() * share.fraction
 
     def loss(
@@ -171,14 +209,11 @@ class Optimization:
             ) from error
 
     @torch.no_grad()
-    def update_average(self, averaged: ImageModel, number: int) -> None:
-        """Move the averaged weights towards the current ones, of which the first are taken as they are."""
+    def update_average(self, averaged: ImageModel, step: float | Tensor) -> None:
+        """Move the averaged weights towards the current ones, by this share of the way."""
         kept: list[Tensor] = list(averaged.parameters())
         new: list[Tensor] = list(self.model.parameters())
-        if number == 0:
-            torch._foreach_copy_(kept, new)
-        else:
-            torch._foreach_lerp_(kept, new, 1 - average_weight(self.settings.average_decay, number))
+        torch._foreach_lerp_(kept, new, [step] * len(kept) if isinstance(step, Tensor) else step)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the whole state: what :meth:`load` takes."""
@@ -210,13 +245,17 @@ def adam(model: ImageModel, settings: TrainSection) -> torch.optim.AdamW:
     first thousands of steps smaller. It adds epsilon to the root of v_t itself, here to that of the corrected moment:
     with v_0 = 1 no step differs by more than 1e-4 of itself for that.
     """
+    rate: float | Tensor = settings.learning_rate
+    if settings.capture:  # a graph repeats numbers of the host
+        rate = torch.full((), settings.learning_rate, device=next(model.parameters()).device)
     optimizer = torch.optim.AdamW(
         model.parameters(),
-        lr=settings.learning_rate,
+        lr=rate,
         betas=(settings.betas[0], settings.betas[1]),
         eps=settings.eps,
         weight_decay=settings.weight_decay,
         fused=True,
+        capturable=settings.capture,
     )
     if settings.initial_second_moment:
         for parameter in model.parameters():

@@ -28,8 +28,8 @@ Several processes (:mod:`bitsperdim.runtime.distributed`) share every batch, and
 draws the noise of the whole batch, takes the same steps, and comes to the same decisions. The first writes and speaks.
 Any number of them can go on from a checkpoint of any other.
 
-Not here: one step (:mod:`bitsperdim.training.step`), how images are shown (:mod:`bitsperdim.training.batches`), the
-validation bound (:mod:`bitsperdim.training.validation`).
+Not here: one step (:mod:`bitsperdim.training.step`), one step as a CUDA graph (:mod:`bitsperdim.training.captured`),
+how images are shown (:mod:`bitsperdim.training.batches`), the validation bound (:mod:`bitsperdim.training.validation`).
 
 Invariants (``tests/training/test_training.py``): one seed gives one set of bytes, interrupted or not; the best
 weights by validation come back, not the last; every image is presented once an epoch; a loss that is
@@ -64,6 +64,7 @@ from bitsperdim.models.look_ahead import check_scorable
 from bitsperdim.runtime import distributed
 from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.training.batches import Presentation
+from bitsperdim.training.captured import CapturedSteps
 from bitsperdim.training.step import Optimization, part_of
 from bitsperdim.training.validation import mean_bound
 
@@ -204,6 +205,7 @@ class _Trainer:
         )
         self.n_steps = settings.epochs * math.ceil(len(presentation.images) / settings.batch_size)
         self.state = _State()
+        self.captured: CapturedSteps | None = None
         self.order: Tensor | None = None  # of the images in this epoch; None between two epochs
         self.losses: list[Tensor] = []  # of this epoch, on the device, looked at from time to time
         self.n_settled = 0  # of these, that are of all processes and have been looked at
@@ -258,6 +260,8 @@ class _Trainer:
         """Train until the last epoch, or until patience or time runs out; go on from a checkpoint if there is one."""
         settings, state = self.settings, self.state
         self.optimization = Optimization(self.model, settings, self.n_steps, self.generator)
+        if settings.capture:
+            self.captured = CapturedSteps(self.optimization, self.presentation, self.generator, self.name)
         self.resume()
         title, silent = f"train {self.name} seed {self.seed}", None if distributed.is_first() else True
         n_done = state.epoch - 1
@@ -318,7 +322,7 @@ class _Trainer:
                 break
             mine = distributed.share(len(index))
             self.generator.share = (mine.rows.start, mine.n_whole)
-            self.losses.append(self.take_step(*self.presentation.batch(index[mine.rows], self.generator), mine))
+            self.losses.append(self.step_on(index[mine.rows], mine))
             self.n_presented += len(index)
             if len(self.losses) % CHECK_EVERY == 0:
                 self.settle()
@@ -346,12 +350,24 @@ class _Trainer:
         self.order, self.losses, self.n_settled = None, [], 0
         return row
 
-    def take_step(self, x: Tensor, labels: Tensor | None, noise: Tensor | None, mine: distributed.Share) -> Tensor:
-        """Take one step of the optimizer; return what these images add to the loss, nats per image, detached."""
-        n_samples = self.section.n_train_samples_in(self.state.epoch, self.settings.epochs)
-        loss = self.optimization.take_step(self.state.step, x, labels, noise, n_samples, mine)
+    def step_on(self, index: Tensor, mine: distributed.Share) -> Tensor:
+        """Take one step on some rows of the images; return what they add to the loss, nats per image, detached."""
+        if self.captured is None:
+            return self.take_step(*self.presentation.batch(index, self.generator), mine)
+        loss = self.captured.take_step(self.state.step, index, self.n_samples)
         self.state.step += 1
         return loss
+
+    def take_step(self, x: Tensor, labels: Tensor | None, noise: Tensor | None, mine: distributed.Share) -> Tensor:
+        """Take one step of the optimizer; return what these images add to the loss, nats per image, detached."""
+        loss = self.optimization.take_step(self.state.step, x, labels, noise, self.n_samples, mine)
+        self.state.step += 1
+        return loss
+
+    @property
+    def n_samples(self) -> int:
+        """K of the objective in this epoch."""
+        return self.section.n_train_samples_in(self.state.epoch, self.settings.epochs)
 
     def settle(self) -> None:
         """Add up the losses of all processes since the last time; raise InputError where one is not finite."""

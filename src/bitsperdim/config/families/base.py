@@ -87,6 +87,7 @@ class TrainSection(Section):
     validation_samples: Annotated[int, Field(ge=1, le=100_000)] = 16
     precision: Precision = "float32"
     compile: bool = False
+    capture: bool = False
 
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ class FamilySection(Section):
         """Raise InputError where this model cannot be trained with these settings, which are its own already.
 
         Here: a final learning rate that its schedule does not have or cannot reach, a warm-up of a term that is not
-        there.
+        there, and two ways at once to make a step faster.
         """
         schedule, final = settings.schedule, settings.final_learning_rate
         here = f"params.yaml: {self.place(name, 'final_learning_rate')} = {final:g} is not allowed with"
@@ -153,6 +154,11 @@ class FamilySection(Section):
             key = self.place(name, "learning_rate")
             raise InputError(
                 f"{here} {key} = {settings.learning_rate:g}, from which it falls; it must be at most that."
+            )
+        if settings.capture and settings.compile:
+            raise InputError(
+                f"params.yaml: {self.place(name, 'capture')} = true is not allowed with "
+                f"{self.place(name, 'compile')} = true; one of them must be false."
             )
         if settings.kl_warmup_steps and not self.has_latent_code:
             raise InputError(
@@ -339,6 +345,15 @@ class DequantizedSection(FamilySection):
             raise InputError(
                 f"params.yaml: {name}.train_samples = {self.train_samples} is not allowed with "
                 f"{name}.dequantization = 'none'; it must be 1, since there is no noise to sample."
+            )
+
+    def check_training(self, name: str, settings: TrainSection) -> None:
+        """Refuse to record steps whose noise comes from the CPU."""
+        super().check_training(name, settings)
+        if settings.capture and self.dequantization == "uniform_fixed":
+            raise InputError(
+                f"params.yaml: {self.place(name, 'capture')} = true is not allowed with {name}.dequantization = "
+                f"'uniform_fixed', whose noise comes from the CPU; it must be false."
             )
 
     def weights_of_noise(self, shape: tuple[int, int, int]) -> int:

@@ -120,12 +120,14 @@ class ExternalSection(FamilySection):
         check_classes(name, self.n_classes, images)
 
     def check_training(self, name: str, settings: TrainSection) -> None:
-        """Refuse to compile code that nobody here knows."""
+        """Refuse to compile or to record code that nobody here knows."""
         super().check_training(name, settings)
-        if self.fit and settings.compile:
-            raise InputError(
-                f"params.yaml: {name}.train.compile = true is not allowed with family = 'external'; write false there."
-            )
+        for key, value in (("compile", settings.compile), ("capture", settings.capture)):
+            if self.fit and value:
+                raise InputError(
+                    f"params.yaml: {name}.train.{key} = true is not allowed with family = 'external'; write false "
+                    f"there."
+                )
 
     def check_files(self, name: str, binarization: str) -> None:
         """Refuse files that are not there, a file that is not Python, and a class or function that it does not have."""
