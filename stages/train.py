@@ -13,6 +13,7 @@ from bitsperdim.data.prepared import load_prepared
 from bitsperdim.runtime import distributed, finished, stage
 from bitsperdim.runtime.curve import CurveFiles
 from bitsperdim.runtime.device import described, peak_memory, set_up_device
+from bitsperdim.training.step import settings_on
 from bitsperdim.training.trainer import checkpoint_of, train
 
 
@@ -27,7 +28,8 @@ def main(params: Params, name: str, dequantized: str, folder: str, curve: str) -
     finished.clear(keep={checkpoint.folder for checkpoint in checkpoints.values()})
     files, done = CurveFiles(Path(curve), stage.log_path("train", name).with_suffix(".csv")), []
     with distributed.joined(device):
-        used = {**described(device), "n_processes": distributed.world_size()}
+        precision = settings_on(device, section, params.train).precision
+        used = {**described(device), "n_processes": distributed.world_size(), "precision": precision}
         for seed, checkpoint in checkpoints.items():
             how: dict[str, Any] = {"seed": seed, "device": device, "checkpoint": checkpoint, "follow": files.follow}
             trained = train(name, section, params.train, prepared, **how)

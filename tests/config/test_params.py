@@ -89,7 +89,7 @@ MISTAKES: list[tuple[str, object, str]] = [
     ("train.betas", [0.9, 1.0], "train.betas.1 = 1.0 is not allowed; it must be below 1"),
     ("train.eps", 0, "train.eps = 0 is not allowed; it must be above 0"),
     ("train.initial_second_moment", -1, "train.initial_second_moment = -1 is not allowed; it must be at least 0"),
-    ("train.precision", "float16", "it must be one of 'float32' or 'bfloat16'."),
+    ("train.precision", "float16", "it must be one of 'float32', 'bfloat16' or 'auto'."),
     ("dataset.test_fraction", 1.0, "dataset.test_fraction = 1.0 is not allowed; it must be below 1"),
     ("dataset.path", "a\x00b", r"dataset.path = 'a\x00b' is not allowed; it must be text without control characters."),
     ("dataset.path", "\ud800", r"dataset.path = '\ud800' is not allowed; it must be text without lone surrogates."),

@@ -17,11 +17,11 @@ from bitsperdim.core.units import bits_per_dim
 from bitsperdim.models import ImageModel
 from bitsperdim.models.vae import VAE
 from bitsperdim.runtime.checkpoints import Checkpoint
-from bitsperdim.training import trainer
+from bitsperdim.training import step, trainer
 from bitsperdim.training.batches import Presentation
 from bitsperdim.training.step import average_weight
 from cases import small_model
-from training_cases import SECTIONS, SETTINGS, images, power_cut, prepared, run, spied, weights
+from training_cases import CPU, SECTIONS, SETTINGS, images, power_cut, prepared, run, spied, weights
 
 
 @pytest.mark.processor
@@ -326,6 +326,19 @@ def test_a_warm_up_takes_at_most_half_of_the_run() -> None:
 def test_precision_does_not_move_a_closed_form() -> None:
     for model in ("histogram", "gaussian"):
         assert run(model).curve == run(model, precision="bfloat16").curve
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_precision_may_be_that_of_the_device(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step, "fast_precision", lambda device: precision)
+    assert run("pixelcnn", precision="auto").curve == run("pixelcnn", precision=precision).curve
+    section = FAMILIES["pixelcnn"].model_validate(SECTIONS["pixelcnn"])
+    place = {
+        asked: trainer.checkpoint_of(section, TrainSection(precision=asked), prepared(), 0, CPU, 0).folder
+        for asked in ("auto", "float32", "bfloat16")
+    }
+    assert place["auto"] == place[precision]  # so a training does not go on in another precision elsewhere
+    assert len({*place.values()}) == 2
 
 
 @pytest.mark.processor

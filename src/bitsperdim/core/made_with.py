@@ -19,6 +19,7 @@ WORDS = {
     "instructions": "instruction set",
     "device": "device",
     "n_processes": "processes",
+    "precision": "precision of the networks",
 }
 MadeWith = Mapping[str, Mapping[str, str]]  # stage -> key of WORDS -> value
 

@@ -13,6 +13,7 @@ from bitsperdim.core.errors import InputError
 from bitsperdim.core.stopping import local_rank, local_world_size
 
 VARIABLE = "BITSPERDIM_DEVICE"
+BFLOAT16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "bf16")  # as torch names those of x86 and of ARM
 CPU_INFORMATION = Path("/proc/cpuinfo")  # of Linux
 
 
@@ -59,6 +60,17 @@ def prepare_gpu(device: torch.device) -> None:
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing is read there
+
+
+def fast_precision(device: torch.device) -> str:
+    """Return ``bfloat16`` where the device has instructions for products of that type, or else ``float32``.
+
+    A processor without them takes longer for bfloat16 than for float32.
+    """
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    can = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return "bfloat16" if any(can.get(name) for name in BFLOAT16_INSTRUCTIONS) else "float32"
 
 
 def described(device: torch.device) -> dict[str, str]:

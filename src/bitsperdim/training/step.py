@@ -23,16 +23,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from bitsperdim.config.families.base import TrainSection
+from bitsperdim.config.families.base import FamilySection, TrainSection
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.randomness import leave_uncompiled
 from bitsperdim.estimators.log_weights import log_mean_exp
 from bitsperdim.models import ImageModel, LatentModel
+from bitsperdim.runtime.device import fast_precision
 from bitsperdim.runtime.distributed import Share, world_size
 from bitsperdim.training.schedule import WeighedDensity, kl_weight, learning_rate
 
 FORMS_COMPILED = 64  # of one function, which all layers of a network share with their different sizes
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def settings_on(device: torch.device, section: FamilySection, shared: TrainSection) -> TrainSection:
+    """Return the settings of a training, with the precision that is fast on the device where it is ``auto``."""
+    settings = section.settings(shared)
+    if settings.precision != "auto":
+        return settings
+    return settings.model_copy(update={"precision": fast_precision(device)})
 
 
 class Objective(nn.Module):

@@ -65,7 +65,7 @@ from bitsperdim.runtime import distributed
 from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.training.batches import Presentation
 from bitsperdim.training.captured import CapturedSteps
-from bitsperdim.training.step import Optimization, part_of
+from bitsperdim.training.step import Optimization, part_of, settings_on
 from bitsperdim.training.validation import mean_bound
 
 CHECK_EVERY = 100  # steps between two looks at the losses, each of which waits for the device
@@ -126,7 +126,7 @@ def train(
         Interrupted: a signal asked for the end; the state is kept.
     """
     description = prepared.description
-    settings = section.settings(shared)
+    settings = settings_on(device, section, shared)
     model = build(section.family, section.hyperparameters, description.image_shape, description.n_levels, seed=seed).to(
         device
     )
@@ -477,7 +477,7 @@ def checkpoint_of(
     """
     decides: dict[str, object] = {
         "section": section.model_dump(mode="json"),
-        "train": section.settings(shared).model_dump(mode="json"),
+        "train": settings_on(device, section, shared).model_dump(mode="json"),
         "data": asdict(prepared.description),
         "labels": {split: sha256(labels) for split, labels in prepared.labels.items()},
         "dataset_seed": dataset_seed,

@@ -19,7 +19,7 @@ PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Size = Annotated[int, Field(ge=1, le=65_536)]
 EvenSize = Annotated[int, Field(ge=2, le=65_536, multiple_of=2)]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "auto"]
 MAX_WEIGHTS = 10**10  # with gradients and the two moments of AdamW 160 GB
 Schedule = Literal["constant", "cosine", "exponential", "stages"]
 Decay = Annotated[float, Field(ge=0, lt=1)]
