@@ -1,0 +1,117 @@
+"""How a VAE comes out with other settings of the optimizer: 784-200-200-50, k = 1, dynamically binarized MNIST.
+
+Each setting is one training of 130 epochs, 7.2 million presentations, a tenth of what the recipe
+``mnist-dynamic-vae-l1`` takes. One thing differs from that recipe in each row. 5,000 of the training images are kept
+back for validation; the table shows their bound with K = 200, and the difference from the first row, image by image,
+with its standard error. It says nothing of other seeds. No test image is looked at.
+
+A row takes five to ten minutes on one core and is kept in a file when it is done, so that the script may be stopped
+and goes on.
+
+    python benchmarks/optimizers.py docs/optimizers.json            # all rows that are not there
+    python benchmarks/optimizers.py docs/optimizers.json --table    # what is there
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from measuring import heading, table
+
+from bitsperdim import load_data
+from bitsperdim.config.families.base import TrainSection
+from bitsperdim.config.params import model_section
+from bitsperdim.core.files import write_json
+from bitsperdim.core.randomness import stream
+from bitsperdim.evaluation.estimate import estimate
+from bitsperdim.runtime.device import described, set_up_device
+from bitsperdim.training.trainer import train
+
+EPOCHS, K = 130, 200
+VAE: dict[str, Any] = {"family": "vae", "latent_size": 50, "hidden_sizes": [200, 200], "likelihood": "bernoulli"}
+RECIPE: dict[str, Any] = {
+    "epochs": EPOCHS,
+    "batch_size": 500,
+    "learning_rate": 0.002,
+    "warmup_steps": 200,
+    "gradient_clip": 100.0,
+    "average_decay": 0.9995,
+    "validation_samples": 5,
+    "patience": None,
+}
+BURDA: dict[str, Any] = {"betas": [0.99, 0.999], "eps": 1e-4, "initial_second_moment": 1.0}
+ROWS: dict[str, dict[str, Any]] = {  # of `train`, but for what belongs to the model
+    "as the recipe": {},
+    "no average of the weights": {"average_decay": 0.0},
+    "constant rate": {"schedule": "constant"},
+    "exponential to 1e-5": {"schedule": "exponential", "final_learning_rate": 1e-5},
+    "cosine to 1e-5": {"final_learning_rate": 1e-5},
+    "stages of Burda et al., their Adam, rate 0.001": {"schedule": "stages", "learning_rate": 0.001, **BURDA},
+    "rate 0.001": {"learning_rate": 0.001},
+    "rate 0.004": {"learning_rate": 0.004},
+    "batches of 100": {"batch_size": 100},
+    "batches of 1,000": {"batch_size": 1_000},
+    "warm-up of the KL term over a tenth": {"kl_warmup_steps": 1_430},
+    "doubly reparameterized": {"doubly_reparameterized": True},
+    "bfloat16": {"precision": "bfloat16"},
+}
+
+
+def measured(changes: dict[str, Any]) -> dict[str, Any]:
+    """Train, score the validation images, and return what is kept."""
+    data = load_data("mnist", binarization="dynamic", validation_fraction=1 / 12)
+    device, own = set_up_device(), {key: changes[key] for key in changes.keys() & {"doubly_reparameterized"}}
+    settings = TrainSection.model_validate({**RECIPE, **{key: changes[key] for key in changes.keys() - own.keys()}})
+    started = time.monotonic()
+    trained = train("vae", model_section("vae", VAE | own), settings, data.prepared, seed=0, device=device)
+    elapsed = time.monotonic() - started
+    images = torch.from_numpy(data.prepared.images["validation"])
+    generator = stream("validation", device=device)
+    found = estimate(trained.model, images, K, chunk_size=50, batch_size=100, generator=generator)
+    return {
+        "log_p": [round(value, 4) for value in found.log_p.tolist()],
+        "train_nats": -trained.curve[-1]["train_bpd"] * math.log(2) * math.prod(data.image_shape),
+        "elbo": float(found.elbo.mean()),
+        "best_epoch": trained.best_epoch,
+        "seconds": round(elapsed, 1),
+        **described(device),
+    }
+
+
+def show(kept: dict[str, Any]) -> None:
+    base = np.array(kept[next(iter(ROWS))]["log_p"])
+    rows = []
+    for name in ROWS:
+        if name not in kept:
+            continue
+        found = kept[name]
+        log_p = np.array(found["log_p"])
+        error = log_p.std(ddof=1) / math.sqrt(len(log_p))
+        better = log_p - base
+        paired = f"{better.mean():+.2f} ± {better.std(ddof=1) / math.sqrt(len(better)):.2f}"
+        gained = "" if name == next(iter(ROWS)) else paired
+        rows.append([name, f"≤ {-log_p.mean():.2f} ± {error:.2f}", gained, f"{-found['elbo']:.2f}"])
+    table(("setting", "validation, nats", "better by, nats", "minus the ELBO, nats"), rows)
+
+
+def main() -> None:
+    path = Path(sys.argv[1])
+    kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    if "--table" not in sys.argv[2:]:
+        for name, changes in ROWS.items():
+            if name not in kept:
+                kept[name] = measured(changes)
+                write_json(path, kept)
+    heading("Settings of the optimizer, VAE 784-200-200-50, k = 1", set_up_device())
+    show(kept)
+
+
+if __name__ == "__main__":
+    main()
