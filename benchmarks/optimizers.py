@@ -49,18 +49,19 @@ RECIPE: dict[str, Any] = {
 BURDA: dict[str, Any] = {"betas": [0.99, 0.999], "eps": 1e-4, "initial_second_moment": 1.0}
 ROWS: dict[str, dict[str, Any]] = {  # of `train`, but for what belongs to the model
     "as the recipe": {},
+    "batches of 100": {"batch_size": 100},
+    "batches of 100, rate 0.001": {"batch_size": 100, "learning_rate": 0.001},
+    "doubly reparameterized": {"doubly_reparameterized": True},
     "no average of the weights": {"average_decay": 0.0},
-    "constant rate": {"schedule": "constant"},
-    "exponential to 1e-5": {"schedule": "exponential", "final_learning_rate": 1e-5},
-    "cosine to 1e-5": {"final_learning_rate": 1e-5},
-    "stages of Burda et al., their Adam, rate 0.001": {"schedule": "stages", "learning_rate": 0.001, **BURDA},
     "rate 0.001": {"learning_rate": 0.001},
     "rate 0.004": {"learning_rate": 0.004},
-    "batches of 100": {"batch_size": 100},
+    "stages of Burda et al., their Adam, rate 0.001": {"schedule": "stages", "learning_rate": 0.001, **BURDA},
     "batches of 1,000": {"batch_size": 1_000},
     "warm-up of the KL term over a tenth": {"kl_warmup_steps": 1_430},
-    "doubly reparameterized": {"doubly_reparameterized": True},
     "bfloat16": {"precision": "bfloat16"},
+    "cosine to 1e-5": {"final_learning_rate": 1e-5},
+    "exponential to 1e-5": {"schedule": "exponential", "final_learning_rate": 1e-5},
+    "constant rate": {"schedule": "constant"},
 }
 
 
