@@ -6,7 +6,7 @@ back for validation; the table shows their bound with K = 200, and the differenc
 with its standard error. It says nothing of other seeds. No test image is looked at.
 
 A row takes five to ten minutes on one core and is kept in a file when it is done, so that the script may be stopped
-and goes on.
+and goes on. The file holds the log-likelihood of each image for the first row alone.
 
     python benchmarks/optimizers.py docs/optimizers.json            # all rows that are not there
     python benchmarks/optimizers.py docs/optimizers.json --table    # what is there
@@ -65,8 +65,16 @@ ROWS: dict[str, dict[str, Any]] = {  # of `train`, but for what belongs to the m
 }
 
 
-def measured(changes: dict[str, Any]) -> dict[str, Any]:
-    """Train, score the validation images, and return what is kept."""
+FIRST = next(iter(ROWS))
+
+
+def mean_and_error(values: np.ndarray) -> list[float]:
+    """Return the mean and its standard error."""
+    return [round(float(values.mean()), 4), round(float(values.std(ddof=1)) / math.sqrt(len(values)), 4)]
+
+
+def measured(changes: dict[str, Any], base: list[float] | None) -> dict[str, Any]:
+    """Train, score the validation images, and return what is kept; ``base``: log P(x) by the first row."""
     data = load_data("mnist", binarization="dynamic", validation_fraction=1 / 12)
     device, own = set_up_device(), {key: changes[key] for key in changes.keys() & {"doubly_reparameterized"}}
     settings = TrainSection.model_validate({**RECIPE, **{key: changes[key] for key in changes.keys() - own.keys()}})
@@ -76,10 +84,12 @@ def measured(changes: dict[str, Any]) -> dict[str, Any]:
     images = torch.from_numpy(data.prepared.images["validation"])
     generator = stream("validation", device=device)
     found = estimate(trained.model, images, K, chunk_size=50, batch_size=100, generator=generator)
+    log_p = found.log_p.numpy()
     return {
-        "log_p": [round(value, 4) for value in found.log_p.tolist()],
-        "train_nats": -trained.curve[-1]["train_bpd"] * math.log(2) * math.prod(data.image_shape),
-        "elbo": float(found.elbo.mean()),
+        **({"log_p": [round(value, 3) for value in log_p.tolist()]} if base is None else {}),
+        "nats": mean_and_error(-log_p),
+        **({} if base is None else {"better": mean_and_error(log_p - np.array(base))}),
+        "elbo": round(float(found.elbo.mean()), 4),
         "best_epoch": trained.best_epoch,
         "seconds": round(elapsed, 1),
         **described(device),
@@ -87,18 +97,12 @@ def measured(changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def show(kept: dict[str, Any]) -> None:
-    base = np.array(kept[next(iter(ROWS))]["log_p"])
     rows = []
     for name in ROWS:
-        if name not in kept:
-            continue
-        found = kept[name]
-        log_p = np.array(found["log_p"])
-        error = log_p.std(ddof=1) / math.sqrt(len(log_p))
-        better = log_p - base
-        paired = f"{better.mean():+.2f} ± {better.std(ddof=1) / math.sqrt(len(better)):.2f}"
-        gained = "" if name == next(iter(ROWS)) else paired
-        rows.append([name, f"≤ {-log_p.mean():.2f} ± {error:.2f}", gained, f"{-found['elbo']:.2f}"])
+        if name in kept:
+            found = kept[name]
+            paired = "{:+.2f} ± {:.2f}".format(*found["better"]) if "better" in found else ""
+            rows.append([name, "≤ {:.2f} ± {:.2f}".format(*found["nats"]), paired, f"{-found['elbo']:.2f}"])
     table(("setting", "validation, nats", "better by, nats", "minus the ELBO, nats"), rows)
 
 
@@ -108,7 +112,7 @@ def main() -> None:
     if "--table" not in sys.argv[2:]:
         for name, changes in ROWS.items():
             if name not in kept:
-                kept[name] = measured(changes)
+                kept[name] = measured(changes, kept[FIRST]["log_p"] if kept else None)
                 write_json(path, kept)
     heading("Settings of the optimizer, VAE 784-200-200-50, k = 1", set_up_device())
     show(kept)
