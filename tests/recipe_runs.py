@@ -10,6 +10,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+import warm
 from small_params import made_small
 
 
@@ -28,9 +29,10 @@ def write_recipe(root: Path, name: str, content: Mapping[str, Any]) -> None:
 
 
 def call(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run ``bitsperdim recipe``."""
+    """Run ``bitsperdim recipe``, which starts stages by the Python that it runs in."""
+    code = f"import sys; sys.executable = {warm.python()!r}; from bitsperdim.cli import main; main()"
     return subprocess.run(
-        [sys.executable, "-c", "from bitsperdim.cli import main; main()", "recipe", *arguments],
+        [sys.executable, "-c", code, "recipe", *arguments],
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(root / "src"), "BITSPERDIM_DEVICE": "cpu"},
         capture_output=True,

@@ -16,6 +16,7 @@ import torch
 from ruamel.yaml import YAML
 from safetensors.torch import save_file
 
+import warm
 from bitsperdim.config.params import STUDIES
 from external_files import MADE, PARTS
 from small_params import made_small
@@ -31,6 +32,7 @@ def weights(scale: float) -> None:
 
 def run(*command: str, repository: Path) -> str:
     environment = {**os.environ, "PYTHONPATH": str(repository / "src"), "BITSPERDIM_DEVICE": "cpu", **IDENTITY}
+    environment["PATH"] = warm.path()
     command = command if command[0] == "git" else (sys.executable, "-m", *command)
     done = subprocess.run(
         command, env={**environment, "DVC_NO_ANALYTICS": "1"}, capture_output=True, text=True, check=False

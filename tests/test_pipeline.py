@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
+import warm
 from bitsperdim.config.families import FAMILIES, code_of
 from bitsperdim.config.params import RESERVED, STUDIES, SWITCHED_OFF, Params
 from bitsperdim.core.code import needed
@@ -267,7 +268,7 @@ def test_compiled_files_are_no_dependencies(repository: Path) -> None:
 
 def run_stage(name: str, folder: Path, repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(repository / "stages" / f"{name}.py"), *arguments],
+        [warm.python(), str(repository / "stages" / f"{name}.py"), *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(repository / "src"), "BITSPERDIM_DEVICE": "cpu"},
         capture_output=True,

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from ruamel.yaml import YAML
 
+import warm
 from bitsperdim import models
 from bitsperdim.config.params import read_params
 from bitsperdim.data import preparation
@@ -63,8 +64,9 @@ def run(
     folder: Path, repository: Path, script: str, *arguments: str, launcher: tuple[str, ...] = (), **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a stage to its end."""
+    python = (sys.executable, *launcher) if launcher else (warm.python(),)
     return subprocess.run(
-        [sys.executable, *launcher, str(repository / "stages" / script), *arguments],
+        [*python, str(repository / "stages" / script), *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(repository / "src"), **ENVIRONMENT, **environment},
         capture_output=True,
