@@ -6,7 +6,6 @@ import csv
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -55,8 +54,7 @@ class Laboratory:
         environment = {**os.environ, "PYTHONPATH": paths, "BITSPERDIM_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
         script = str(self.repository / "stages" / f"{stage}.py")
         arguments = [model, "images", f"models/{model}", "curve.csv"]
-        python = (sys.executable, *launcher) if launcher else (warm.python(),)
-        command = [*python, script, *arguments]
+        command = [warm.python(), *launcher, script, *arguments]
         return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
 
     def in_one_process(self, model: str) -> tuple[list[float], bytes]:

@@ -1,15 +1,16 @@
 """Start stages without importing torch anew for each: a process that has it, and forks.
 
-``python`` below is a command that takes the place of Python: a script of a folder ``stages`` runs in a child of that
-process, which gets the caller's folder, environment and standard streams, imports the code of bitsperdim itself, and
-ends with its status; anything else runs in Python as ever. Only the import of other people's packages is shared. For
-tests that send signals to a stage, or measure its memory, it is none.
+``python`` below is a command that takes the place of Python: a script of a folder ``stages`` or ``tests``, or torchrun,
+runs in a child of that process, which gets the caller's folder, environment, standard streams and signals, imports the
+code of bitsperdim itself, and ends with its status; anything else runs in Python as ever. Only the import of other
+people's packages is shared. Tests that measure the memory of a process start it by Python.
 """
 
 from __future__ import annotations
 
 import array
 import atexit
+import contextlib
 import functools
 import os
 import shutil
@@ -18,6 +19,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 PACKAGES = (
@@ -33,7 +35,7 @@ def folder() -> Path:
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(str(place / "socket"))
     listening.listen(8)
-    arguments = [sys.executable, __file__, "serve", str(listening.fileno())]
+    arguments = [sys.executable, __file__, "serve", str(listening.fileno()), str(place)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     server = subprocess.Popen(arguments, env=environment, stdin=subprocess.PIPE, pass_fds=[listening.fileno()])
     listening.close()
@@ -60,6 +62,13 @@ def path() -> str:
     return os.pathsep.join([str(folder()), os.environ["PATH"]])
 
 
+def is_shared(arguments: list[str]) -> bool:
+    """Whether Python is asked for what runs in a child."""
+    if arguments[:2] == ["-m", "torch.distributed.run"]:
+        return True
+    return bool(arguments) and arguments[0].endswith(".py") and Path(arguments[0]).parent.name in ("stages", "tests")
+
+
 def ask(address: str, arguments: list[str]) -> None:
     """Have a script run, and end as it ends."""
     with socket.socket(socket.AF_UNIX) as server:
@@ -69,13 +78,23 @@ def ask(address: str, arguments: list[str]) -> None:
         fds = array.array("i", [0, 1, 2])
         server.sendmsg([len(content).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
         server.sendall(content)
-        status = server.recv(4)
-    if len(status) < 4:
+        process = received(server)
+        for forwarded in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(forwarded, lambda number, _: os.kill(process, number))
+        status = received(server)
+    if status < 0:
+        if -status != signal.SIGKILL:
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    sys.exit(status)
+
+
+def received(server: socket.socket) -> int:
+    """A number from the process that forks."""
+    content = server.recv(4)
+    if len(content) < 4:
         sys.exit("the process that forks has ended")
-    number = int.from_bytes(status, "big", signed=True)
-    if number < 0:
-        os.kill(os.getpid(), -number)
-    sys.exit(number)
+    return int.from_bytes(content, "big", signed=True)
 
 
 def serve(number: int) -> None:
@@ -109,8 +128,20 @@ def answer(caller: socket.socket) -> None:
             os.dup2(fd, number)
             os.close(fd)
         run(arguments, texts[0], dict(text.split("=", 1) for text in texts[1:]))
+    for fd in fds:
+        os.close(fd)
+    caller.sendall(process.to_bytes(4, "big"))
+    threading.Thread(target=end_with, args=(caller, process), daemon=True).start()
     status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    caller.sendall(status.to_bytes(4, "big", signed=True))
+    with contextlib.suppress(OSError):  # the caller may be gone
+        caller.sendall(status.to_bytes(4, "big", signed=True))
+
+
+def end_with(caller: socket.socket, process: int) -> None:
+    """Kill a process when its caller is gone."""
+    if not caller.recv(1):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
 def run(arguments: list[str], place: str, environment: dict[str, str]) -> None:
@@ -121,12 +152,19 @@ def run(arguments: list[str], place: str, environment: dict[str, str]) -> None:
     os.chdir(place)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = arguments
     found = [str(Path(entry).resolve()) for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    sys.path[:] = [str(Path(arguments[0]).resolve().parent), *found, *START]
+    is_module = arguments[0] == "-m"
+    os.environ["PYTHON_EXEC"] = COMMAND  # of torchrun
+    first = Path.cwd() if is_module else Path(arguments[0]).resolve().parent
+    sys.argv, sys.path[:] = arguments[is_module:], [str(first), *found, *START]
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     status = 1
     try:
-        runpy.run_path(arguments[0], run_name="__main__")
+        if is_module:
+            runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(arguments[0], run_name="__main__")
         status = 0
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else int(error.code is not None)
@@ -144,8 +182,10 @@ if __name__ == "__main__":
     if sys.argv[1] == "serve":
         own = {str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)}
         START = [entry for entry in sys.path if entry not in own]
+        COMMAND = str(Path(sys.argv[3]) / "python")
         serve(int(sys.argv[2]))
-    elif len(sys.argv) > 2 and sys.argv[2].endswith(".py") and Path(sys.argv[2]).parent.name == "stages":
-        ask(sys.argv[1], sys.argv[2:])
     else:
+        given = [argument for argument in sys.argv[2:] if argument != "-u"]
+        if is_shared(given):
+            ask(sys.argv[1], given)
         os.execv(sys.executable, [sys.executable, *sys.argv[2:]])

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +63,8 @@ def run(
     folder: Path, repository: Path, script: str, *arguments: str, launcher: tuple[str, ...] = (), **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a stage to its end."""
-    python = (sys.executable, *launcher) if launcher else (warm.python(),)
     return subprocess.run(
-        [*python, str(repository / "stages" / script), *arguments],
+        [warm.python(), *launcher, str(repository / "stages" / script), *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(repository / "src"), **ENVIRONMENT, **environment},
         capture_output=True,
