@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,9 +29,8 @@ def write_recipe(root: Path, name: str, content: Mapping[str, Any]) -> None:
 
 def call(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run ``bitsperdim recipe``, which starts stages by the Python that it runs in."""
-    code = f"import sys; sys.executable = {warm.python()!r}; from bitsperdim.cli import main; main()"
     return subprocess.run(
-        [sys.executable, "-c", code, "recipe", *arguments],
+        [warm.python(), "-m", "bitsperdim.cli", "recipe", *arguments],
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(root / "src"), "BITSPERDIM_DEVICE": "cpu"},
         capture_output=True,

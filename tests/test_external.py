@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ def weights(scale: float) -> None:
 def run(*command: str, repository: Path) -> str:
     environment = {**os.environ, "PYTHONPATH": str(repository / "src"), "BITSPERDIM_DEVICE": "cpu", **IDENTITY}
     environment["PATH"] = warm.path()
-    command = command if command[0] == "git" else (sys.executable, "-m", *command)
+    command = command if command[0] == "git" else (warm.python(), "-m", *command)
     done = subprocess.run(
         command, env={**environment, "DVC_NO_ANALYTICS": "1"}, capture_output=True, text=True, check=False
     )

@@ -30,7 +30,7 @@ from bitsperdim.models import build
 from bitsperdim.preflight.agreement import model_levels, read_validated, validated
 from bitsperdim.sources import SOURCES
 
-N_FILES, SEED = 500, 0
+SEED = 0
 LONGEST = 340  # characters of a sentence
 BUILT = 300_000  # weights of the largest models that are built
 OUTPUTS = {
@@ -94,8 +94,19 @@ def use(params: Params, built: set[str]) -> None:
         build(section.family, section.hyperparameters, shape, n_levels)
 
 
+@pytest.mark.parametrize(
+    ("n_files", "n_valid", "n_refused", "n_built"), [(100, 8, 70, 5), (500, 60, 300, 25)], ids=["few", "many"]
+)
 def test_any_file_validates_or_is_refused_in_a_sentence(
-    text: str, content: dict[str, Any], tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
+    n_files: int,
+    n_valid: int,
+    n_refused: int,
+    n_built: int,
+    text: str,
+    content: dict[str, Any],
+    tmp_path: Path,
+    repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The whole script of ``preflight``, in a workspace that holds the results of an earlier run."""
     monkeypatch.chdir(tmp_path)
@@ -103,7 +114,7 @@ def test_any_file_validates_or_is_refused_in_a_sentence(
     script = str(repository / "stages" / "preflight.py")
     fill(tmp_path)
     before, built, outcomes = hashes(tmp_path), set[str](), Counter[str]()
-    for number, file in enumerate(fuzzing.mutations(text, content, N_FILES, SEED)):
+    for number, file in enumerate(fuzzing.mutations(text, content, n_files, SEED)):
         (tmp_path / "params.yaml").write_bytes(file)
         try:
             runpy.run_path(script)
@@ -123,24 +134,28 @@ def test_any_file_validates_or_is_refused_in_a_sentence(
         for folder in ("logs", "data/code"):
             shutil.rmtree(tmp_path / folder)
         fill(tmp_path)
-    assert outcomes["validates"] > 60
-    assert outcomes["refused"] > 300
-    assert len(built) > 25
+    assert outcomes["validates"] > n_valid
+    assert outcomes["refused"] > n_refused
+    assert len(built) > n_built
 
 
-def test_every_value_in_every_place_is_taken_or_refused_by_its_key(content: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("every", "n_refused"), [(7, 250), (1, 2_000)], ids=["some", "all"])
+def test_every_value_in_every_place_is_taken_or_refused_by_its_key(
+    every: int, n_refused: int, content: dict[str, Any]
+) -> None:
+    """Or each seventh value in a place, another one of them in the next."""
     values = [value for value in fuzzing.HOSTILE if "!!" not in str(value)]
     loaded = [YAML(typ="safe").load(value) if isinstance(value, fuzzing.Raw) else value for value in values]
     refused = []
-    for path in fuzzing.leaves(content):
-        for value in loaded:
+    for number, path in enumerate(fuzzing.leaves(content)):
+        for value in loaded[number % every :: every]:
             changed = fuzzing.put(copy.deepcopy(content), path, value)
             try:
                 use(validated(changed), set())
             except InputError as error:
                 refused.append((".".join(map(str, path)), str(error)))
     assert not [sentence for key, sentence in refused if key not in sentence or not is_one_sentence(sentence)]
-    assert len(refused) > 2_000
+    assert len(refused) > n_refused
 
 
 def test_a_few_lines_that_stand_for_billions_are_refused_at_once(content: dict[str, Any], tmp_path: Path) -> None:

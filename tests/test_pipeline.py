@@ -174,7 +174,7 @@ def test_models_that_are_not_a_list_are_refused_by_dvc_in_a_sentence(
     shutil.copy(repository / "dvc.yaml", tmp_path)
     text = re.sub(r"(?m)^models: .*", f"models: {models}", committed("params.yaml"))
     (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
-    command = [sys.executable, "-m", "dvc", "repro", "--dry", "preflight"]
+    command = [warm.python(), "-m", "dvc", "repro", "--dry", "preflight"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 255
     assert "'stages.train.foreach' in 'dvc.yaml': expected list/dictionary, got " in done.stderr

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+import warm
+
 MODELS = ("vae", "flow", "mine")
 MINE = """
 mine: {family: external, file: external/my_model.py, weights: external/w.pt, train_images: external/train.npz}
@@ -71,7 +73,7 @@ def laboratory(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def ran(folder: Path) -> set[str]:
     """Run the pipeline; return the stages that were run."""
     done = subprocess.run(
-        [sys.executable, "-m", "dvc", "repro"],
+        [warm.python(), "-m", "dvc", "repro"],
         cwd=folder,
         env={**os.environ, "DVC_NO_ANALYTICS": "1"},
         capture_output=True,

@@ -1,9 +1,9 @@
 """Start stages without importing torch anew for each: a process that has it, and forks.
 
-``python`` below is a command that takes the place of Python: a script of a folder ``stages`` or ``tests``, or torchrun,
-runs in a child of that process, which gets the caller's folder, environment, standard streams and signals, imports the
-code of bitsperdim itself, and ends with its status; anything else runs in Python as ever. Only the import of other
-people's packages is shared. Tests that measure the memory of a process start it by Python.
+``python`` below is a command that takes the place of Python: a script of a folder ``stages`` or ``tests``, or a module
+of MODULES, runs in a child of that process, which gets the caller's folder, environment, standard streams and signals,
+imports the code of bitsperdim itself, and ends with its status; anything else runs in Python as ever. Only the import
+of other people's packages is shared. Tests that measure the memory of a process start it by Python.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import array
 import atexit
 import contextlib
 import functools
+import gc
 import os
 import shutil
 import signal
@@ -25,7 +26,22 @@ from pathlib import Path
 PACKAGES = (
     *("torch", "torch._dynamo", "torch.distributed", "torchvision", "zuko", "numpy", "scipy.stats", "scipy.optimize"),
     *("sklearn.datasets", "pydantic", "ruamel.yaml", "safetensors.torch", "PIL.Image", "jinja2", "matplotlib.figure"),
+    *("pandas", "dvc.cli.parser", "dvc.repo.index", "dvc.repo.stage", "dvc.repo.graph", "dvc.data_cloud"),
+    *("dvc.repo.experiments.run", "dvc.repo.experiments.executor.local", "dvc.repo.experiments.queue.celery"),
+    *(
+        "dvc.repo.plots",
+        "dvc.repo.datasets",
+        "dvc.repo.reproduce",
+        "dvc.daemon",
+        "dulwich.porcelain",
+        "pygit2",
+        "dvc.utils.hydra",
+        "hydra",
+    ),
 )
+
+
+MODULES = ("torch.distributed.run", "dvc", "bitsperdim.cli")
 
 
 @functools.cache
@@ -39,9 +55,10 @@ def folder() -> Path:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     server = subprocess.Popen(arguments, env=environment, stdin=subprocess.PIPE, pass_fds=[listening.fileno()])
     listening.close()
-    command = place / "python"
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "{__file__}" "{place}/socket" "$@"\n')
-    command.chmod(0o755)
+    for name, module in (("python", ""), ("dvc", "-m dvc ")):
+        command = place / name
+        command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "{__file__}" "{place}/socket" {module}"$@"\n')
+        command.chmod(0o755)
 
     def end() -> None:
         server.kill()
@@ -64,7 +81,7 @@ def path() -> str:
 
 def is_shared(arguments: list[str]) -> bool:
     """Whether Python is asked for what runs in a child."""
-    if arguments[:2] == ["-m", "torch.distributed.run"]:
+    if arguments[:1] == ["-m"] and arguments[1] in MODULES:
         return True
     return bool(arguments) and arguments[0].endswith(".py") and Path(arguments[0]).parent.name in ("stages", "tests")
 
@@ -101,6 +118,7 @@ def serve(number: int) -> None:
     """Answer one caller after the other, each by a child that waits for the child which runs the script."""
     for name in PACKAGES:
         __import__(name)
+    gc.freeze()  # children need not look at what is here
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     listening = socket.socket(fileno=number)
     while True:
@@ -154,7 +172,7 @@ def run(arguments: list[str], place: str, environment: dict[str, str]) -> None:
     os.environ.update(environment)
     found = [str(Path(entry).resolve()) for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]
     is_module = arguments[0] == "-m"
-    os.environ["PYTHON_EXEC"] = COMMAND  # of torchrun
+    sys.executable = os.environ["PYTHON_EXEC"] = COMMAND  # of what it starts; the latter is for torchrun
     first = Path.cwd() if is_module else Path(arguments[0]).resolve().parent
     sys.argv, sys.path[:] = arguments[is_module:], [str(first), *found, *START]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):

@@ -61,8 +61,7 @@ class Copy:
         return done.stdout
 
     def compare(self, *arguments: str, status: int = 0) -> str:
-        code = "from bitsperdim.cli import main; main()"
-        return self.run(sys.executable, "-c", code, "compare", *arguments, status=status)
+        return self.run("python", "-m", "bitsperdim.cli", "compare", *arguments, status=status)
 
     def clone(self, name: str) -> Copy:
         self.run("git", "clone", "--quiet", str(self.root), str(self.root.parent / name))
