@@ -26,18 +26,10 @@ from pathlib import Path
 PACKAGES = (
     *("torch", "torch._dynamo", "torch.distributed", "torchvision", "zuko", "numpy", "scipy.stats", "scipy.optimize"),
     *("sklearn.datasets", "pydantic", "ruamel.yaml", "safetensors.torch", "PIL.Image", "jinja2", "matplotlib.figure"),
-    *("pandas", "dvc.cli.parser", "dvc.repo.index", "dvc.repo.stage", "dvc.repo.graph", "dvc.data_cloud"),
-    *("dvc.repo.experiments.run", "dvc.repo.experiments.executor.local", "dvc.repo.experiments.queue.celery"),
-    *(
-        "dvc.repo.plots",
-        "dvc.repo.datasets",
-        "dvc.repo.reproduce",
-        "dvc.daemon",
-        "dulwich.porcelain",
-        "pygit2",
-        "dvc.utils.hydra",
-        "hydra",
-    ),
+    *("pandas", "hydra", "pygit2", "dulwich.porcelain", "dvc.cli.parser", "dvc.daemon", "dvc.data_cloud"),
+    *("dvc.utils.hydra", "dvc.repo.datasets", "dvc.repo.graph", "dvc.repo.index", "dvc.repo.plots", "dvc.repo.stage"),
+    *("dvc.repo.reproduce", "dvc.repo.experiments.executor.local", "dvc.repo.experiments.queue.celery"),
+    "dvc.repo.experiments.run",
 )
 
 

@@ -218,7 +218,9 @@ def test_killed_at_any_moment_the_bytes_are_the_same(
         print(f"{name}: went on from {origin or 'nothing'}; {what}")
     stages.start(stage)
     assert stages.status() == 0, (tmp_path / "output").read_text()
-    print(f"{name}: went on from {came_from(tmp_path)}; came to its end")
+    origin = came_from(tmp_path)
+    n_resumed += bool(origin)
+    print(f"{name}: went on from {origin}; came to its end")
     is_whole()
     if stage == TRAIN:  # killed once more, before DVC has recorded the outputs: no step is done again
         for output in expected.keys() - before.keys():
@@ -227,4 +229,4 @@ def test_killed_at_any_moment_the_bytes_are_the_same(
         assert stages.status() == 0
         assert came_from(tmp_path)
         is_whole()
-    assert n_resumed >= len(kinds) // 2
+    assert n_resumed >= 1 + len(kinds) // 2
