@@ -65,6 +65,7 @@ CASES: dict[str, tuple[str, ...]] = {
         "test_any_file_validates_or_is_refused_in_a_sentence[many]",
         "test_every_value_in_every_place_is_taken_or_refused_by_its_key[all]",
     ),
+    "test_reruns.py": ("test_an_edit_reruns_what_it_can_change[all]",),
     "training/test_optimization.py": (
         "test_a_compiled_objective_is_the_same",
         "test_what_is_traced_is_the_same[conv_vae-*]",
