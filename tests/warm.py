@@ -14,6 +14,7 @@ import contextlib
 import functools
 import gc
 import os
+import select
 import shutil
 import signal
 import socket
@@ -113,7 +114,7 @@ def serve(number: int) -> None:
     gc.freeze()  # children need not look at what is here
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     listening = socket.socket(fileno=number)
-    while True:
+    while sys.stdin not in select.select([listening, sys.stdin], [], [])[0]:  # which ends with the tests
         caller, _ = listening.accept()
         if os.fork() == 0:
             listening.close()
