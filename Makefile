@@ -6,10 +6,10 @@ export PATH := $(BIN):$(PATH)
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test portable lint format check smoke benchmarks gpu readme leaderboard hooks lock clean
+.PHONY: help setup repro test test-all portable lint format check smoke benchmarks gpu readme leaderboard hooks lock clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
 
 setup: $(INSTALLED)  ## create the environment from requirements.lock, with hashes
 
@@ -27,7 +27,10 @@ repro: setup  ## run the pipeline (dvc repro) and say where the report is
 	@dvc repro
 	@echo "Report: $(CURDIR)/report/index.html"
 
-test: setup  ## run the tests
+test: setup  ## run the tests, but for those that are marked `long`
+	@python -m pytest -n auto --maxprocesses 8 --dist worksteal -m "not long"
+
+test-all: setup  ## run all tests
 	@python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 portable: setup  ## run the tests that depend on the processor as other processors would (ten minutes)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import long_cases
 import other_processor
 from bitsperdim.core import git
 from stage_runs import Laboratory
@@ -51,3 +52,9 @@ def committed(repository: Path) -> Callable[[str], str]:
 def laboratory(tmp_path: Path, repository: Path, committed: Callable[[str], str]) -> Laboratory:
     """A folder in which training stages run."""
     return Laboratory(tmp_path, repository, committed("params.yaml"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests that ``make test`` leaves out."""
+    long_cases.mark(items, are_chosen=any("::" in argument for argument in config.args))

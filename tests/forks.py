@@ -4,11 +4,14 @@ It reads one JSON line for each start, ``[script, arguments, file for the output
 with its status when it has ended. Only the start is shared: each stage is a process that can be killed as any other.
 """
 
+import gc
 import json
 import os
 import runpy
 import sys
 import traceback
+
+import torch._dynamo  # noqa: F401 - of optimizers
 
 from bitsperdim.evaluation import latent_code, scoring  # noqa: F401
 from bitsperdim.training import trainer  # noqa: F401
@@ -38,6 +41,7 @@ def start(script: str, arguments: list[str], output: str) -> int:
 
 
 if __name__ == "__main__":
+    gc.freeze()
     for line in sys.stdin:
         child = start(*json.loads(line))
         print(child, flush=True)

@@ -27,7 +27,7 @@ import workspace
 from accelerator import CPU, DEVICE, launches, plugged_in, waits
 from bitsperdim.core import randomness
 from bitsperdim.evaluation import annealed as chains
-from bitsperdim.evaluation import latent_code, pictures, scoring
+from bitsperdim.evaluation import latent_code, pictures, rate_distortion, scoring
 from bitsperdim.models import LatentModel, look_ahead
 from bitsperdim.runtime import device
 from bitsperdim.runtime.checkpoints import Checkpoint
@@ -186,6 +186,7 @@ def annealed(name: str, n_steps: int, n_leapfrog: int, n_images: int, place: tor
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chains, "PILOT_TRANSITIONS", 4)
         patch.setattr(chains, "PILOT_WARM_UP", 2)
+        patch.setattr(rate_distortion, "N_SAMPLES", 2 * section.chunk_size)
         return latent_code.of_the_code(model, data, estimated, section, place)
 
 

@@ -3,13 +3,13 @@
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
+import warm
 from small_params import made_small
 
 
@@ -28,9 +28,9 @@ def write_recipe(root: Path, name: str, content: Mapping[str, Any]) -> None:
 
 
 def call(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run ``bitsperdim recipe``."""
+    """Run ``bitsperdim recipe``, which starts stages by the Python that it runs in."""
     return subprocess.run(
-        [sys.executable, "-c", "from bitsperdim.cli import main; main()", "recipe", *arguments],
+        [warm.python(), "-m", "bitsperdim.cli", "recipe", *arguments],
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(root / "src"), "BITSPERDIM_DEVICE": "cpu"},
         capture_output=True,

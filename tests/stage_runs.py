@@ -6,12 +6,12 @@ import csv
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
+import warm
 from bitsperdim import models
 from bitsperdim.config.params import read_params
 from bitsperdim.core.files import write_csv
@@ -54,7 +54,7 @@ class Laboratory:
         environment = {**os.environ, "PYTHONPATH": paths, "BITSPERDIM_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
         script = str(self.repository / "stages" / f"{stage}.py")
         arguments = [model, "images", f"models/{model}", "curve.csv"]
-        command = [sys.executable, *launcher, script, *arguments]
+        command = [warm.python(), *launcher, script, *arguments]
         return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
 
     def in_one_process(self, model: str) -> tuple[list[float], bytes]:

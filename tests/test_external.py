@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 from ruamel.yaml import YAML
 from safetensors.torch import save_file
 
+import warm
 from bitsperdim.config.params import STUDIES
 from external_files import MADE, PARTS
 from small_params import made_small
@@ -31,7 +31,8 @@ def weights(scale: float) -> None:
 
 def run(*command: str, repository: Path) -> str:
     environment = {**os.environ, "PYTHONPATH": str(repository / "src"), "BITSPERDIM_DEVICE": "cpu", **IDENTITY}
-    command = command if command[0] == "git" else (sys.executable, "-m", *command)
+    environment["PATH"] = warm.path()
+    command = command if command[0] == "git" else (warm.python(), "-m", *command)
     done = subprocess.run(
         command, env={**environment, "DVC_NO_ANALYTICS": "1"}, capture_output=True, text=True, check=False
     )

@@ -22,6 +22,7 @@ import pytest
 from ruamel.yaml import YAML
 
 import fuzzing
+import warm
 from bitsperdim.config.families.base import Images
 from bitsperdim.config.loading import MAX_ENTRIES, load_yaml
 from bitsperdim.config.params import Params
@@ -30,7 +31,7 @@ from bitsperdim.models import build
 from bitsperdim.preflight.agreement import model_levels, read_validated, validated
 from bitsperdim.sources import SOURCES
 
-N_FILES, SEED = 500, 0
+SEED = 0
 LONGEST = 340  # characters of a sentence
 BUILT = 300_000  # weights of the largest models that are built
 OUTPUTS = {
@@ -94,8 +95,19 @@ def use(params: Params, built: set[str]) -> None:
         build(section.family, section.hyperparameters, shape, n_levels)
 
 
+@pytest.mark.parametrize(
+    ("n_files", "n_valid", "n_refused", "n_built"), [(70, 4, 50, 1), (500, 60, 300, 25)], ids=["few", "many"]
+)
 def test_any_file_validates_or_is_refused_in_a_sentence(
-    text: str, content: dict[str, Any], tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
+    n_files: int,
+    n_valid: int,
+    n_refused: int,
+    n_built: int,
+    text: str,
+    content: dict[str, Any],
+    tmp_path: Path,
+    repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The whole script of ``preflight``, in a workspace that holds the results of an earlier run."""
     monkeypatch.chdir(tmp_path)
@@ -103,7 +115,7 @@ def test_any_file_validates_or_is_refused_in_a_sentence(
     script = str(repository / "stages" / "preflight.py")
     fill(tmp_path)
     before, built, outcomes = hashes(tmp_path), set[str](), Counter[str]()
-    for number, file in enumerate(fuzzing.mutations(text, content, N_FILES, SEED)):
+    for number, file in enumerate(fuzzing.mutations(text, content, n_files, SEED)):
         (tmp_path / "params.yaml").write_bytes(file)
         try:
             runpy.run_path(script)
@@ -123,24 +135,28 @@ def test_any_file_validates_or_is_refused_in_a_sentence(
         for folder in ("logs", "data/code"):
             shutil.rmtree(tmp_path / folder)
         fill(tmp_path)
-    assert outcomes["validates"] > 60
-    assert outcomes["refused"] > 300
-    assert len(built) > 25
+    assert outcomes["validates"] > n_valid
+    assert outcomes["refused"] > n_refused
+    assert len(built) > n_built
 
 
-def test_every_value_in_every_place_is_taken_or_refused_by_its_key(content: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("every", "n_refused"), [(7, 250), (1, 2_000)], ids=["some", "all"])
+def test_every_value_in_every_place_is_taken_or_refused_by_its_key(
+    every: int, n_refused: int, content: dict[str, Any]
+) -> None:
+    """Or each seventh value in a place, another one of them in the next."""
     values = [value for value in fuzzing.HOSTILE if "!!" not in str(value)]
     loaded = [YAML(typ="safe").load(value) if isinstance(value, fuzzing.Raw) else value for value in values]
     refused = []
-    for path in fuzzing.leaves(content):
-        for value in loaded:
+    for number, path in enumerate(fuzzing.leaves(content)):
+        for value in loaded[number % every :: every]:
             changed = fuzzing.put(copy.deepcopy(content), path, value)
             try:
                 use(validated(changed), set())
             except InputError as error:
                 refused.append((".".join(map(str, path)), str(error)))
     assert not [sentence for key, sentence in refused if key not in sentence or not is_one_sentence(sentence)]
-    assert len(refused) > 2_000
+    assert len(refused) > n_refused
 
 
 def test_a_few_lines_that_stand_for_billions_are_refused_at_once(content: dict[str, Any], tmp_path: Path) -> None:
@@ -222,7 +238,7 @@ def workspace(folder: Path, repository: Path, text: str) -> None:
     author = ("-c", "user.name=Nobody", "-c", "user.email=nobody@example.org")
     git = ["git", "-C", str(folder)]
     subprocess.run([*git, "init", "--quiet"], env=environment, check=True)
-    locked = [sys.executable, "-m", "dvc", "commit", "--quiet", "--force", "preflight"]  # it has run
+    locked = [warm.python(), "-m", "dvc", "commit", "--quiet", "--force", "preflight"]  # it has run
     subprocess.run(locked, cwd=folder, env=environment, check=True)
     for arguments in (("add", "--all"), (*author, "commit", "--quiet", "--message", "A start")):
         subprocess.run([*git, *arguments], env=environment, check=True)
@@ -255,6 +271,7 @@ def test_dvc_gives_the_sentence_and_leaves_the_results(
         [sys.executable, "-c", RUNNER],
         input=json.dumps([(file.hex(), arguments) for file, arguments, _ in commands]),
         cwd=tmp_path,
+        env={**os.environ, "PATH": warm.path()},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

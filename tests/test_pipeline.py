@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
+import warm
 from bitsperdim.config.families import FAMILIES, code_of
 from bitsperdim.config.params import RESERVED, STUDIES, SWITCHED_OFF, Params
 from bitsperdim.core.code import needed
@@ -173,7 +174,7 @@ def test_models_that_are_not_a_list_are_refused_by_dvc_in_a_sentence(
     shutil.copy(repository / "dvc.yaml", tmp_path)
     text = re.sub(r"(?m)^models: .*", f"models: {models}", committed("params.yaml"))
     (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
-    command = [sys.executable, "-m", "dvc", "repro", "--dry", "preflight"]
+    command = [warm.python(), "-m", "dvc", "repro", "--dry", "preflight"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 255
     assert "'stages.train.foreach' in 'dvc.yaml': expected list/dictionary, got " in done.stderr
@@ -267,7 +268,7 @@ def test_compiled_files_are_no_dependencies(repository: Path) -> None:
 
 def run_stage(name: str, folder: Path, repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(repository / "stages" / f"{name}.py"), *arguments],
+        [warm.python(), str(repository / "stages" / f"{name}.py"), *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(repository / "src"), "BITSPERDIM_DEVICE": "cpu"},
         capture_output=True,

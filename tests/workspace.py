@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from ruamel.yaml import YAML
 
+import warm
 from bitsperdim import models
 from bitsperdim.config.params import read_params
 from bitsperdim.data import preparation
@@ -64,7 +64,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run a stage to its end."""
     return subprocess.run(
-        [sys.executable, *launcher, str(repository / "stages" / script), *arguments],
+        [warm.python(), *launcher, str(repository / "stages" / script), *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(repository / "src"), **ENVIRONMENT, **environment},
         capture_output=True,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import warm
 from bitsperdim.comparing.back import go_back
 from bitsperdim.core.errors import InputError
 from laboratory import Laboratory
@@ -52,7 +53,7 @@ def laboratory(tmp_path: Path) -> Laboratory:
     root = laboratory.root
     for name, text in (("stage.py", SCRIPT), ("dvc.yaml", PIPELINE), ("params.yaml", "number: 17\n")):
         (root / name).write_text(text)
-    command = [sys.executable, "-m", "dvc", "repro", "--quiet"]
+    command = [warm.python(), "-m", "dvc", "repro", "--quiet"]
     subprocess.run(command, cwd=root, check=True, capture_output=True)
     for name in (name for name in COMMITTED if not name.endswith(".csv")):
         os.utime(root / name, (1_000_000_000, 1_000_000_000))  # long before git's index

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
+import warm
 from bitsperdim.comparing import commands
 from bitsperdim.comparing.cache import locked_params, md5_of
 from bitsperdim.core.errors import InputError
@@ -36,7 +37,7 @@ Here().write(sys.argv[1], log_p + 0.01 * params["vae"]["latent_size"], n_samples
 
 def call(root: Path, repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "bitsperdim.cli", *arguments],
+        [warm.python(), "-m", "bitsperdim.cli", *arguments],
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(repository / "src"), "PYTHONIOENCODING": "utf-8"},
         capture_output=True,
@@ -68,7 +69,7 @@ stages:
     )
 
     def dvc(*arguments: str) -> None:
-        command = [sys.executable, "-m", "dvc", *arguments]
+        command = [warm.python(), "-m", "dvc", *arguments]
         done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 

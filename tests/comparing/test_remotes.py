@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+import warm
 from cases import write_studies
 
 STUDIES = ("known", "density_and_mass", "project_delay", "universal_resnet")
@@ -36,7 +37,7 @@ class Copy:
             "GIT_CONFIG_SYSTEM": os.devnull,
             "BITSPERDIM_DEVICE": "cpu",
             "OMP_NUM_THREADS": "1",
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PATH": os.pathsep.join([warm.path(), str(Path(sys.executable).parent), os.environ["PATH"]]),
             "PYTHONPATH": str(root / "src"),
             **{
                 f"DVC_{what}": str(root.parent / "dvc")
@@ -60,8 +61,7 @@ class Copy:
         return done.stdout
 
     def compare(self, *arguments: str, status: int = 0) -> str:
-        code = "from bitsperdim.cli import main; main()"
-        return self.run(sys.executable, "-c", code, "compare", *arguments, status=status)
+        return self.run("python", "-m", "bitsperdim.cli", "compare", *arguments, status=status)
 
     def clone(self, name: str) -> Copy:
         self.run("git", "clone", "--quiet", str(self.root), str(self.root.parent / name))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
+import warm
 from bitsperdim import __version__, cli
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.git import Provenance
@@ -102,7 +103,7 @@ def command_in(root: Path, repository: Path, **others: str) -> Any:
 
     def call(*arguments: str, module: str = "bitsperdim.cli") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", module, *arguments],
+            [warm.python(), "-m", module, *arguments],
             cwd=root,
             env=environment,
             capture_output=True,
@@ -162,7 +163,7 @@ def test_a_recipe_that_runs_from_the_queue_is_not_run_again(root: Path, command:
     wait = f"open({str(running)!r}, 'w').close()\nwhile not os.path.exists({str(goes_on)!r}): time.sleep(0.1)\n"
     (root / "stage.py").write_text(f"import os, time\n{wait}{(root / 'stage.py').read_text()}")
     assert command("recipe", "tiny", "--queue").returncode == 0
-    start = [sys.executable, "-m", "dvc", "exp", "run", "--run-all"]
+    start = [warm.python(), "-m", "dvc", "exp", "run", "--run-all"]
     worker = subprocess.Popen(start, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         until = time.monotonic() + 120

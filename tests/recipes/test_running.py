@@ -32,6 +32,7 @@ TINY: dict[str, Any] = {
     "params": {
         "models": ["histogram", "vae"],
         "seeds": [0, 1],
+        "studies": ["project_delay"],
         "vae": {"train": {"epochs": 2}},
         "evaluate": {"n_samples": 8, "n_pictures": 4},
     },
@@ -279,6 +280,7 @@ def test_own_images_stay_where_they_are_and_are_watched(root: Path, tmp_path: Pa
     content = {**TINY, "published": []}
     content["params"] = {
         "models": ["histogram"],
+        "studies": [],
         "dataset": {"name": "npz", "path": "data/own/mine.npz"},
         "evaluate": {"n_pictures": 1},
     }

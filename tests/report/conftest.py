@@ -1,26 +1,48 @@
-"""Charts that are the same in every report of the tests are drawn once."""
+"""Charts that are the same in several reports of the tests are drawn once."""
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bitsperdim.report import universal_resnet
+from bitsperdim.report import content, density_and_mass, known, project_delay, universal_resnet
+from results import ROOT
 
-DRAWN: dict[str, Any] = {}
+DRAWN: dict[tuple[str, bytes], Any] = {}
+OF_STUDIES = {
+    known: ("all_charts",),
+    density_and_mass: ("all_charts",),
+    project_delay: ("all_charts",),
+    universal_resnet: ("all_charts", "predicate_panels", "ball_panels"),
+}
 
 
-def drawn_once(name: str, draw: Callable[[Any], Any], study: object) -> Any:
-    if name not in DRAWN:
-        DRAWN[name] = draw(study)
-    return DRAWN[name]
+def drawn_once(name: str, draw: Callable[..., Any], *arguments: object) -> Any:
+    key = (name, pickle.dumps(arguments))
+    if key not in DRAWN:
+        DRAWN[key] = draw(*arguments)
+    return DRAWN[key]
 
 
 @pytest.fixture
-def resnet_charts_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests of the rest of the page: those of the one-neuron ResNet take a second, and have tests of their own."""
-    for name in ("all_charts", "predicate_panels", "ball_panels"):
-        draw = getattr(universal_resnet, name)
-        monkeypatch.setattr(universal_resnet, name, lambda study, name=name, draw=draw: drawn_once(name, draw, study))
+def charts_of_studies_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of the rest of the page: the charts of studies take a second or two, and have tests of their own.
+
+    So have the published numbers of the committed recipes.
+    """
+    for module, names in OF_STUDIES.items():
+        for name in names:
+            draw, full = getattr(module, name), f"{module.__name__}.{name}"
+            monkeypatch.setattr(
+                module, name, lambda *arguments, full=full, draw=draw: drawn_once(full, draw, *arguments)
+            )
+    read = content.read_published
+
+    def read_once(root: Path, *arguments: Any) -> Any:
+        return drawn_once("published", read, root, *arguments) if root == ROOT else read(root, *arguments)
+
+    monkeypatch.setattr(content, "read_published", read_once)

@@ -16,7 +16,7 @@ from bitsperdim.report import write_report
 from bitsperdim.report.published import read_published
 from results import ROOT, metrics, params_of, text_of, write_results
 
-pytestmark = pytest.mark.usefixtures("resnet_charts_drawn_once")
+pytestmark = pytest.mark.usefixtures("charts_of_studies_drawn_once")
 
 STATIC = "binarized_mnist/static/28x28x1/L2/test10000/given-none"
 MNIST = (1, 28, 28)

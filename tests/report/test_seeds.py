@@ -17,7 +17,7 @@ from results import (
     text_of,
 )
 
-pytestmark = pytest.mark.usefixtures("resnet_charts_drawn_once")
+pytestmark = pytest.mark.usefixtures("charts_of_studies_drawn_once")
 
 
 def test_several_seeds_are_shown_with_their_spread(tmp_path: Path) -> None:

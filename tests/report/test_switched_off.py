@@ -22,7 +22,7 @@ HEADS = {
     "universal_resnet": "The one-neuron",
 }
 
-pytestmark = pytest.mark.usefixtures("resnet_charts_drawn_once")
+pytestmark = pytest.mark.usefixtures("charts_of_studies_drawn_once")
 
 
 def report(folder: Path, studies: Sequence[str], models: Any = MODELS, **changes: Any) -> tuple[str, str]:

@@ -6,6 +6,8 @@ import json
 import math
 from pathlib import Path
 
+import pytest
+
 from bitsperdim.report import write_report
 from bitsperdim.results.formatting import MINUS
 from results import (
@@ -22,6 +24,8 @@ from results import (
     text_of,
     write_results,
 )
+
+pytestmark = pytest.mark.usefixtures("charts_of_studies_drawn_once")
 
 
 def test_a_biased_number_is_flagged(tmp_path: Path) -> None:

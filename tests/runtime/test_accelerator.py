@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 import torch
 from torch.utils import backend_registration
 
+import warm
 from bitsperdim.config.families import FAMILIES
 from cases import SMALL
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 def outcome(repository: Path, group: str) -> dict[str, Any]:
     """What on_accelerator.py says of a group."""
     result = subprocess.run(
-        [sys.executable, str(repository / "tests" / "on_accelerator.py"), group],
+        [warm.python(), str(repository / "tests" / "on_accelerator.py"), group],
         env={"PYTHONPATH": f"{repository / 'src'}:{repository / 'tests'}", "OMP_NUM_THREADS": "1"},
         cwd=repository,
         capture_output=True,

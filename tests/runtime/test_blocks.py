@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 import sharded
+import warm
 import workspace
 from bitsperdim.runtime import shards
 from bitsperdim.runtime.checkpoints import NEWER, OLDER, Checkpoint
@@ -40,7 +40,7 @@ def together(n_processes: int, folder: Path, script: Path, *arguments: str) -> s
     """Start a script in several processes."""
     source = Path(shards.__file__).parents[2]
     return subprocess.run(
-        [sys.executable, "-m", *LAUNCHER, str(n_processes), str(script), *arguments],
+        [warm.python(), "-m", *LAUNCHER, str(n_processes), str(script), *arguments],
         cwd=folder,
         env={
             **os.environ,

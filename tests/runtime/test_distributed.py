@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import two_processes
+import warm
 from bitsperdim.core import stopping
 from bitsperdim.core.errors import InputError
 from bitsperdim.runtime import device, distributed
@@ -37,7 +38,7 @@ def both(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> tuple[Pa
         two_processes.stopped(Checkpoint(folder / "there", "one"), by=0)
     paths = os.pathsep.join(str(repository / name) for name in ("src", "tests"))
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *TORCHRUN, str(repository / "tests" / "two_processes.py"), str(folder)]
+    command = [warm.python(), *TORCHRUN, str(repository / "tests" / "two_processes.py"), str(folder)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr, done.stderr

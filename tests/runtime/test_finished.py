@@ -55,7 +55,8 @@ def test_each_stage_removes_what_those_before_it_left(
     tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its own it uses: that of a stage that was killed after its end, before its outputs were recorded."""
-    workspace.prepare(tmp_path, repository, {})
+    short = {"n_samples": 20, "annealed": {"n_chains": 4, "n_steps": 3, "n_leapfrog": 1}, "refined": {"n_steps": 3}}
+    workspace.prepare(tmp_path, repository, {"train": {"epochs": 4}, "evaluate": short}, n_images=100)
     monkeypatch.setenv(SECONDS, "0")
 
     def run(*stage: str) -> str:
