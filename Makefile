@@ -6,7 +6,7 @@ export PATH := $(BIN):$(PATH)
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-all portable lint format check smoke benchmarks gpu readme leaderboard hooks lock clean
+.PHONY: help setup repro test test-long test-all portable lint format check smoke benchmarks gpu readme leaderboard hooks lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -30,8 +30,10 @@ repro: setup  ## run the pipeline (dvc repro) and say where the report is
 test: setup  ## run the tests, but for those that are marked `long`
 	@python -m pytest -n auto --maxprocesses 8 --dist worksteal -m "not long"
 
-test-all: setup  ## run all tests
-	@python -m pytest -n auto --maxprocesses 8 --dist worksteal
+test-long: setup  ## run the tests that are marked `long`
+	@python -m pytest -n auto --maxprocesses 8 --dist worksteal -m "long"
+
+test-all: test test-long  ## run all tests
 
 portable: setup  ## run the tests that depend on the processor as other processors would (ten minutes)
 	@python tests/portable.py
