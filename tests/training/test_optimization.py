@@ -19,6 +19,7 @@ from bitsperdim.models import ImageModel
 from bitsperdim.models.normalizing_flow import NormalizingFlow
 from bitsperdim.models.parts.dequantization import Dequantizer
 from bitsperdim.training import trainer
+from bitsperdim.training.step import Objective
 from training_cases import SECTIONS, prepared, run, weights
 
 TRAINED = [name for name in SECTIONS if name not in ("histogram", "gaussian")]
@@ -271,14 +272,44 @@ def test_what_is_traced_is_the_same(model: str, changes: dict[str, int], monkeyp
     assert [type(module).__name__ for module in used] == ["Objective"]
 
 
-@pytest.mark.usefixtures("compiling")
-def test_what_cannot_be_compiled_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_a_compiler() -> Exception:
     from torch._dynamo.exc import BackendCompilerFailed
 
-    def failing(self: Any, *_: Any) -> Tensor:
-        raise BackendCompilerFailed(lambda: None, RuntimeError("no compiler"), None)
+    return BackendCompilerFailed(lambda: None, RuntimeError("no compiler"), None)
 
-    monkeypatch.setattr("bitsperdim.training.step.Objective.forward", failing)
+
+def with_wrong_strides() -> Exception:
+    return AssertionError("expected size 64==64, stride 640==1280 at dim=0\nError in op: input")
+
+
+@pytest.mark.usefixtures("compiling")
+@pytest.mark.parametrize("where", ["forward", "backward"])
+@pytest.mark.parametrize("problem", [without_a_compiler, with_wrong_strides])
+def test_what_cannot_be_compiled_is_told_in_a_sentence(
+    problem: Callable[[], Exception], where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it is noticed in the loss or in its derivatives."""
+
+    def failing(*_: Any) -> Tensor:
+        raise problem()
+
+    forward = Objective.forward
+
+    def failing_later(self: Any, *batch: Any) -> Tensor:
+        loss = forward(self, *batch)
+        loss.register_hook(failing)
+        return loss
+
+    monkeypatch.setattr(Objective, "forward", failing if where == "forward" else failing_later)
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: None)
-    with pytest.raises(InputError, match=r"train.compile = true does not work here \(.*\); it must be false"):
+    with pytest.raises(InputError, match=r"train.compile = true does not work here \([^\n]*\); it must be false"):
         run("vae", epochs=1, compile=True)
+
+
+def test_another_assertion_is_not_taken_for_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mistaken(*_: Any) -> Tensor:
+        raise AssertionError("a mistake")
+
+    monkeypatch.setattr(Objective, "forward", mistaken)
+    with pytest.raises(AssertionError, match="a mistake"):
+        run("vae", epochs=1)

@@ -186,10 +186,9 @@ class Optimization:
             kl_weight: as of :meth:`Objective.forward`.
             average_step: how far the averaged weights move towards the new ones, from 0 to 1; as a tensor ().
         """
-        loss = self.loss(x, labels, noise, n_samples, kl_weight)
         self.optimizer.zero_grad(set_to_none=True)
         # gradients are averaged over processes, whose shares may be uneven
-        (loss * (share.fraction * world_size())).backward()
+        loss = self.differentiated(share.fraction * world_size(), x, labels, noise, n_samples, kl_weight)
         if self.settings.gradient_clip is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip, foreach=True)
         self.optimizer.step()
@@ -197,25 +196,32 @@ class Optimization:
             self.update_average(self.averaged, average_step)
         return loss.detach() * share.fraction
 
-    def loss(
-        self, x: Tensor, labels: Tensor | None, noise: Tensor | None, n_samples: int, kl_weight: Tensor | None
-    ) -> Tensor:
-        """Return the mean loss of some images; arguments as of :meth:`Objective.forward`.
+    def differentiated(self, factor: float, *batch: Any) -> Tensor:  # noqa: ANN401 - of one kind each
+        """Return the mean loss of some images, and leave its derivatives, times a factor, with the weights.
+
+        Args:
+            factor: of the derivatives.
+            batch: the arguments of :meth:`Objective.forward`.
 
         Raises:
             InputError: it was to be compiled, which is not possible here.
         """
         if not self.settings.compile:
-            return self.objective(x, labels, noise, n_samples, kl_weight)
+            return self._differentiated(factor, *batch)
         from torch._dynamo.exc import TorchDynamoException
 
         try:
-            return self.objective(x, labels, noise, n_samples, kl_weight)
-        except TorchDynamoException as error:
+            return self._differentiated(factor, *batch)
+        except (TorchDynamoException, AssertionError) as error:  # the latter from code that a compiler wrote
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(
                 f"params.yaml: train.compile = true does not work here ({reason}); it must be false."
             ) from error
+
+    def _differentiated(self, factor: float, *batch: Any) -> Tensor:  # noqa: ANN401 - likewise
+        loss = self.objective(*batch)
+        (loss * factor).backward()
+        return loss
 
     @torch.no_grad()
     def update_average(self, averaged: ImageModel, step: float | Tensor) -> None:
