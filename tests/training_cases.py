@@ -165,9 +165,9 @@ class PowerCutError(Exception):
 
 
 @contextmanager
-def power_cut(step: int) -> Iterator[None]:
-    """Cut off the training inside before a step."""
-    take_step = trainer._Trainer.take_step
+def power_cut(step: int, method: str = "take_step") -> Iterator[None]:
+    """Cut off the training inside before a step, which is taken by this method of the trainer."""
+    take_step = getattr(trainer._Trainer, method)
 
     def stopping(self: Any, *arguments: Any) -> Tensor:
         if self.state.step == step:
@@ -175,7 +175,7 @@ def power_cut(step: int) -> Iterator[None]:
         return take_step(self, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer._Trainer, "take_step", stopping)
+        patch.setattr(trainer._Trainer, method, stopping)
         with pytest.raises(PowerCutError):
             yield
 

@@ -22,7 +22,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 PACKAGES = (
     *("torch", "torch._dynamo", "torch.distributed", "torchvision", "zuko", "numpy", "scipy.stats", "scipy.optimize"),
@@ -157,9 +159,6 @@ def end_with(caller: socket.socket, process: int) -> None:
 
 def run(arguments: list[str], place: str, environment: dict[str, str]) -> None:
     """Be the process that runs a script."""
-    import runpy
-    import traceback
-
     os.chdir(place)
     os.environ.clear()
     os.environ.update(environment)
@@ -170,18 +169,32 @@ def run(arguments: list[str], place: str, environment: dict[str, str]) -> None:
     sys.argv, sys.path[:] = arguments[is_module:], [str(first), *found, *START]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    end_as(lambda: start_program(arguments, is_module=is_module))
+
+
+def start_program(arguments: list[str], *, is_module: bool) -> None:
+    """Run a module, or a script, as the main program."""
+    import runpy
+
+    if is_module:
+        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(arguments[0], run_name="__main__")
+
+
+def end_as(program: Callable[[], object]) -> NoReturn:
+    """Run a program, and end this process as Python would end after it."""
+    import traceback
+
     status = 1
     try:
-        if is_module:
-            runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
-        else:
-            runpy.run_path(arguments[0], run_name="__main__")
+        program()
         status = 0
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else int(error.code is not None)
         if not isinstance(error.code, int | None):
             sys.stderr.write(f"{error.code}\n")
-    except BaseException:
+    except BaseException:  # whatever it is, it is this child's end and not the other processes'
         traceback.print_exc()
     finally:
         sys.stdout.flush()

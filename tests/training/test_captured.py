@@ -5,8 +5,6 @@ On a GPU, with real graphs: ``tests/runtime/test_gpu.py``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +16,9 @@ from torch import Tensor
 import recorded
 from bitsperdim.core.errors import InputError
 from bitsperdim.runtime.checkpoints import Checkpoint
-from bitsperdim.training import captured, step, trainer
+from bitsperdim.training import captured, step
 from bitsperdim.training.step import Optimization
-from training_cases import SECTIONS, PowerCutError, prepared, run, weights
+from training_cases import SECTIONS, power_cut, prepared, run, weights
 
 CASES: dict[str, dict[str, Any]] = {
     **{name: {} for name in SECTIONS if name not in ("histogram", "gaussian", "realnvp")},
@@ -89,25 +87,10 @@ def test_an_interrupted_training_goes_on(tmp_path: Path) -> None:
     """With graphs of its own, from the state of the one before."""
     checkpoint = Checkpoint(tmp_path / "place", "place", interval=0.0)
     whole = run("iwae", capture=True, average_decay=0.9)
-    with cut_off_after(13):
+    with power_cut(13, "step_on"):
         run("iwae", capture=True, average_decay=0.9, checkpoint=checkpoint)
     rest = run("iwae", capture=True, average_decay=0.9, checkpoint=checkpoint)
     torch.testing.assert_close(weights(rest), weights(whole), rtol=1e-4, atol=1e-5)
-
-
-@contextmanager
-def cut_off_after(n_steps: int) -> Iterator[None]:
-    step_on = trainer._Trainer.step_on
-
-    def stopping(self: Any, *arguments: Any) -> Tensor:
-        if self.state.step == n_steps:
-            raise PowerCutError
-        return step_on(self, *arguments)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer._Trainer, "step_on", stopping)
-        with pytest.raises(PowerCutError):
-            yield
 
 
 def rate_of_the_host(self: Optimization, number: int) -> None:
