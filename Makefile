@@ -54,7 +54,7 @@ smoke: setup  ## run the pipeline of the last commit in a copy, on parameters of
 	@.ci/rerun --small
 
 benchmarks: setup  ## measure training, sampling, likelihoods and importance sampling, about half an hour
-	@for name in throughput sampling training_pixelcnn_pp training_vae steps likelihoods importance_sampling refined_proposals; do PYTHONPATH=src python benchmarks/$$name.py; done
+	@for name in throughput sampling training_pixelcnn_pp training_vae steps exact_likelihoods importance_sampling refined_proposals; do PYTHONPATH=src python benchmarks/$$name.py; done
 
 gpu: setup  ## test what needs a GPU, and measure there
 	@python -m pytest -n 4 tests/runtime/test_gpu.py -rs

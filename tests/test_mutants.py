@@ -1,7 +1,7 @@
-"""Do the laws have teeth? A list of classic mistakes, each with the law that must catch it.
+"""Classic mistakes, and for each the test of the suite that must fail once the mistake is made.
 
-Each mutant replaces one function by its broken twin; the law passes before and must fail after. A
-law that lets its mutant live is no law. Published instances of most of these mistakes exist.
+Each mutant replaces one function by a broken twin; the test passes before and must fail after. Most of these mistakes
+have been published. Mistakes in one part of the package are beside its tests, in files that end in ``mutants.py``.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import coupled
-import laws
 from bitsperdim.core import units
 from bitsperdim.data import preparation, yardsticks
 from bitsperdim.estimators import log_weights as statistics
@@ -26,162 +24,114 @@ from bitsperdim.evaluation import summary
 from bitsperdim.likelihoods import (
     Bernoulli,
     Categorical,
-    CoupledLogisticMixture,
     DiagonalNormal,
     DiscretizedLogistic,
     DiscretizedNormal,
-    learned_bernoulli_log_prob_of_layer,
 )
-from bitsperdim.models import LatentModel, base, density, latent, vae
-from bitsperdim.models.gaussian import Gaussian
+from bitsperdim.models import base, density, latent, vae
 from bitsperdim.models.parts import dequantization
 from bitsperdim.models.parts.causal import CausalConv2d
 from bitsperdim.training import trainer
-from cases import SMALL, small_model
+from core import test_units
+from data import test_preparation, test_yardsticks
+from estimators import test_log_weights
+from evaluation import test_estimate, test_summary
+from likelihoods import test_categorical, test_discretized
+from models import test_dequantization, test_every_model, test_gaussian, test_pixelcnn, test_vae
 from mutants import Mutant, must_die
+from training import test_training
 
 
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-# Laws, each small enough to run twice per mutant.
+# The laws: tests of the suite, each with the arguments that find the mistake in the shortest time.
 
 
 def vae_is_unbiased() -> None:
-    model = small_model("vae-bernoulli")
-    images = laws.all_images(model.image_shape, model.n_levels)
-    with torch.no_grad():
-        model.encoders[0].to_log_scale.bias.fill_(0.8)
-        masses = MASSES.setdefault("vae", laws.masses_by_quadrature(model, images))
-        laws.weights_average_to(model, images, masses, generator())
+    test_vae.test_weights_average_to_the_mass(2, 2, "bernoulli", 1, generator())
 
 
 def trained_and_evaluated_is_the_same() -> None:
-    """What is only evaluated is fused, and must be the log-mass that training differentiates."""
-    model = small_model("vae-bernoulli")
-    assert isinstance(model, LatentModel)
-    x = laws.all_images(model.image_shape, model.n_levels)
-    z = torch.randn(3, len(x), 2, generator=generator(), dtype=torch.float64)
-    with torch.no_grad():
-        fused = model.log_p_x_given_z(x, z)
-    torch.testing.assert_close(fused, model.log_p_x_given_z(x, z).detach(), rtol=1e-12, atol=0)
+    with pytest.MonkeyPatch.context() as patch:
+        test_vae.test_the_fused_evaluation_is_that_of_the_head(10_000, patch)
 
 
 def gaussian_is_unbiased() -> None:
-    model = small_model("gaussian-grey")
-    assert isinstance(model, Gaussian)
-    images = laws.all_images(model.image_shape, model.n_levels)
-    laws.weights_average_to(model, images, MASSES.setdefault("gaussian", laws.masses_of_cells(model)), generator())
+    test_gaussian.test_weights_average_to_the_mass_of_the_cell("gaussian-grey", generator())
 
 
-def discretized_masses_sum_to_one() -> None:
-    loc, log_scale = torch.tensor([-2.0, 1.3, 4.5, 9.0]).double(), torch.tensor([0.5, -1.0, 2.0, 0.0]).double()
-    for head in (DiscretizedLogistic, DiscretizedNormal):
-        total = head(loc, log_scale, 6).log_prob(torch.arange(6)[:, None]).exp().sum(0)
-        torch.testing.assert_close(total, torch.ones(4).double(), rtol=0, atol=1e-12)
+def logistic_masses_sum_to_one() -> None:
+    test_discretized.test_masses_sum_to_one_and_add_up_to_the_cdf("logistic", 17)
 
 
-MASSES: dict[str, Tensor] = {}  # what quadrature says of the unbroken models
+def normal_masses_sum_to_one() -> None:
+    test_discretized.test_masses_sum_to_one_and_add_up_to_the_cdf("normal", 17)
 
 
 def pixelcnn_is_causal() -> None:
-    model = small_model("pixelcnn-rgb")
-    laws.causality_is_two_sided(model, laws.pixelcnn_sees(model.image_shape, 3, 1), generator())
+    test_pixelcnn.test_causality_is_two_sided((3, 3, 4), 3, 2, "categorical", 1, generator())
 
 
-def exact_models_sum_to_one() -> None:
-    for name in ("pixelcnn-three-levels", "histogram-grey"):
-        laws.masses_sum_to_one(small_model(name))
+def discrete_masses_sum_to_one() -> None:
+    test_categorical.test_masses_sum_to_one(torch.float64)
 
 
-def bernoulli_sums_to_one() -> None:
-    total = sum(Bernoulli(torch.tensor([0.3, -2.0])).log_prob(torch.tensor(level)).exp() for level in (0, 1))
-    assert torch.allclose(total, torch.ones(2))
-
-
-def images_do_not_touch() -> None:
-    for name in SMALL:
-        laws.images_are_independent(small_model(name), generator())
+def images_are_independent() -> None:
+    test_every_model.test_images_are_independent("pixelcnn-rgb", generator())
 
 
 def a_coin_costs_a_bit() -> None:
-    assert units.bits_per_dim(12 * math.log(0.5), (3, 2, 2)) == pytest.approx(1)
+    test_units.test_a_fair_coin_costs_one_bit_per_dimension()
+
+
+def channels_count() -> None:
+    test_units.test_colour_channels_count_as_dimensions()
 
 
 def the_bound_ends_at_the_estimate_and_never_falls() -> None:
-    log_w = 3 * torch.randn(37, 5, generator=generator(), dtype=torch.float64) - 1e4
-    sizes, bounds = statistics.bound_against_k(log_w)
-    assert sizes[-1] == 37
-    assert (bounds.diff(dim=0) >= -1e-9).all()
-    shifted = (log_w + 1e4).exp().mean(0).log() - 1e4
-    assert torch.allclose(bounds[-1], shifted)
-    assert torch.allclose(statistics.log_mean_exp(log_w), shifted)
+    test_log_weights.test_the_bound_never_falls(37, 5.0)
 
 
-def errors_are_those_of_the_weights() -> None:
-    log_w = torch.randn(40, 5, generator=generator(), dtype=torch.float64)
-    w = log_w.exp()
-    assert torch.allclose(statistics.standard_error(log_w), w.std(0) / w.mean(0) / 40**0.5)
-    assert torch.allclose(statistics.leading_bias(log_w), -w.var(0) / w.mean(0) ** 2 / 80)
-    assert torch.allclose(statistics.effective_sample_size(log_w), w.sum(0) ** 2 / (w**2).sum(0))
+def statistics_are_plain_arithmetic() -> None:
+    test_log_weights.test_against_plain_arithmetic()
 
 
 def every_image_is_scored() -> None:
-    model = small_model("histogram-grey")
-    images = laws.all_images(model.image_shape, model.n_levels)
-    result = evaluator.estimate(model, images, 1, chunk_size=1, batch_size=50)  # 729 is no multiple of 50
-    assert result.log_p.shape == (729,)
-    assert result.log_p.exp().sum().item() == pytest.approx(1)
+    test_estimate.test_no_image_is_dropped(3)
 
 
 def nan_is_refused() -> None:
-    model = small_model("vae-categorical")
-    model.centre[0] = torch.nan
-    with pytest.raises(FloatingPointError):
-        evaluator.estimate(model, torch.zeros(3, 1, 2, 2, dtype=torch.uint8), 1, chunk_size=1, batch_size=2)
+    test_estimate.test_nan_and_plus_infinity_are_fatal_and_name_the_image(math.nan)
 
 
 def the_top_cell_is_below_one() -> None:
-    x = torch.tensor([[[[255]]]])
-    u = dequantization.uniform(x, 1, None, torch.full((1, 1, 1, 1, 1), 1 - 2**-24))
-    assert torch.isfinite(torch.logit(dequantization.dequantize(x, u, 256))).all()
+    test_dequantization.test_the_top_cell_stays_below_one(256)
 
 
-def the_number_is_the_mean_of_the_images() -> None:
-    log_p = torch.tensor([-3.0, -9.0, -4.0, -8.0], dtype=torch.float64)
-    assert summary.mean_error(log_p) == pytest.approx(np.std(log_p.numpy(), ddof=1) / 2)
+def the_error_is_that_of_the_mean() -> None:
+    test_summary.test_seeds_are_averaged_per_image_and_their_spread_is_told_apart()
 
 
-def validation_comes_from_training() -> None:
-    index = preparation.split_indices({"train": 300, "test": 40}, 0.2, 0.1, 0)
-    assert index["validation"][0] == "train"
-    rows = np.concatenate([index["train"][1], index["validation"][1]])
-    assert sorted(rows) == list(range(300))
+def official_parts_are_kept() -> None:
+    test_preparation.test_official_parts_are_used_as_they_are()
 
 
-def quantization_reaches_every_level() -> None:
-    y = preparation.quantize(np.arange(256, dtype=np.uint8), 256, 5)
-    assert np.bincount(y).tolist() == [8] * 32
+def quantization_keeps_the_highest_bits() -> None:
+    test_preparation.test_256_levels_lose_their_lowest_bits()
 
 
 def binarization_has_its_probability() -> None:
-    x = np.tile(np.arange(17, dtype=np.uint8), (4000, 1))
-    share = preparation.binarize_by_chance(x, 17, np.random.default_rng(0)).mean(0)
-    assert share[16] == 1
-    assert np.abs(share - np.arange(17) / 16).max() < 4.9 * 0.5 / 4000**0.5
+    test_preparation.test_dynamic_binarization_has_its_probability()
 
 
 def every_image_is_trained_on() -> None:
-    x = torch.arange(50, dtype=torch.uint8).reshape(50, 1, 1, 1)
-    presentation = trainer.Presentation(x, None, 256, dynamic=False)
-    rows = presentation.batches(presentation.order(generator()), 16)
-    assert sorted(torch.cat(rows).tolist()) == list(range(50))
+    test_training.test_every_image_is_presented_once_an_epoch(17)
 
 
 def entropy_is_in_bits_per_dimension() -> None:
-    images = np.array([[0, 7], [1, 7], [2, 7], [3, 7]], dtype=np.uint8).reshape(4, 1, 1, 2)
-    assert yardsticks.empirical_entropy(images)[0] == pytest.approx(1)
+    test_yardsticks.test_entropy_of_known_distributions()
 
 
 # Mutants.
@@ -235,6 +185,7 @@ def dropped_tail(model: Any, images: Tensor, *args: Any, **kwargs: Any) -> Any:
 
 
 ESTIMATE = evaluator.estimate
+LOG_PROB_OF_LAYER = vae.learned_bernoulli_log_prob_of_layer
 
 
 def rounding_dequantize(x: Tensor, u: Tensor, n_levels: int) -> Tensor:
@@ -250,7 +201,7 @@ def log_mean_of_logs(log_w: Tensor, dim: int = 0) -> Tensor:
     return log_w.mean(dim)
 
 
-def overlapping_split(sizes: dict[str, int], *_: Any) -> dict[str, tuple[str, np.ndarray]]:
+def overlapping_split(sizes: dict[str, int], *_: Any, **__: Any) -> dict[str, tuple[str, np.ndarray]]:
     rows = np.arange(sizes["train"])
     return {"train": ("train", rows), "validation": ("train", rows[:30]), "test": ("test", np.arange(sizes["test"]))}
 
@@ -300,20 +251,20 @@ MUTANTS = {
     "cross entropy of the wrong level": Mutant(
         vae,
         "learned_bernoulli_log_prob_of_layer",
-        lambda x, *layer: learned_bernoulli_log_prob_of_layer(1 - x, *layer),
+        lambda x, *layer: LOG_PROB_OF_LAYER(1 - x, *layer),
         trained_and_evaluated_is_the_same,
     ),
     "Bernoulli with an epsilon": Mutant(
         Bernoulli,
         "log_prob",
         lambda self, x: ((2 * x - 1) * self.logits).sigmoid().add(1e-3).log(),
-        bernoulli_sums_to_one,
+        discrete_masses_sum_to_one,
     ),
     "softmax not normalised": Mutant(
         Categorical,
         "log_prob",
         lambda self, x: self.logits.gather(-1, x.long().expand(self.logits.shape[:-1])[..., None])[..., 0],
-        exact_models_sum_to_one,
+        discrete_masses_sum_to_one,
     ),
     "D log L forgotten": Mutant(density.DensityModel, "unchecked_log_weights", without_levels, gaussian_is_unbiased),
     "L - 1 for L": Mutant(density, "dequantize", lambda x, u, n: (x + u) / (n - 1), gaussian_is_unbiased),
@@ -330,26 +281,24 @@ MUTANTS = {
         CausalConv2d, "effective_weight", weights_masked_by(swapped_groups), pixelcnn_is_causal
     ),
     "batch inside the logsumexp": Mutant(
-        statistics, "log_mean_exp", batch_in_the_logsumexp, the_bound_ends_at_the_estimate_and_never_falls
+        statistics, "log_mean_exp", batch_in_the_logsumexp, statistics_are_plain_arithmetic
     ),
-    "mean of the logs": Mutant(
-        statistics, "log_mean_exp", log_mean_of_logs, the_bound_ends_at_the_estimate_and_never_falls
-    ),
+    "mean of the logs": Mutant(statistics, "log_mean_exp", log_mean_of_logs, statistics_are_plain_arithmetic),
     "bound from a prefix": Mutant(
         statistics, "bound_against_k", prefix_curve, the_bound_ends_at_the_estimate_and_never_falls
     ),
-    "input centred on the batch": Mutant(base.ImageModel, "scaled", centred_on_the_batch, images_do_not_touch),
+    "input centred on the batch": Mutant(base.ImageModel, "scaled", centred_on_the_batch, images_are_independent),
     "error without the root": Mutant(
         statistics,
         "standard_error",
         lambda w: w.exp().var(0) / w.exp().mean(0) / len(w),
-        errors_are_those_of_the_weights,
+        statistics_are_plain_arithmetic,
     ),
     "bias of the wrong sign": Mutant(
-        statistics, "leading_bias", lambda w: 0.5 * statistics.standard_error(w) ** 2, errors_are_those_of_the_weights
+        statistics, "leading_bias", lambda w: 0.5 * statistics.standard_error(w) ** 2, statistics_are_plain_arithmetic
     ),
     "ESS of unnormalised weights": Mutant(
-        statistics, "effective_sample_size", lambda w: 1 / w.exp().square().sum(0), errors_are_those_of_the_weights
+        statistics, "effective_sample_size", lambda w: 1 / w.exp().square().sum(0), statistics_are_plain_arithmetic
     ),
     "test tail dropped": Mutant(evaluator, "estimate", dropped_tail, every_image_is_scored),
     "NaN filtered out": Mutant(
@@ -358,52 +307,20 @@ MUTANTS = {
         mean_with_nan_removed,
         nan_is_refused,
     ),
-    "edge cells of finite width": Mutant(DiscretizedNormal, "log_cells", finite_edges, discretized_masses_sum_to_one),
-    "density for mass": Mutant(DiscretizedLogistic, "log_cells", density_at_the_centre, discretized_masses_sum_to_one),
-    "edge cells of finite width in colour": Mutant(
-        DiscretizedLogistic, "log_cells", coupled.finite_edges, coupled.conditionals_sum_to_one
-    ),
-    "coefficients of blue swapped": Mutant(
-        CoupledLogisticMixture,
-        "component",
-        coupled.coupled_by(lambda c, j: c * (c - 1) // 2 + c - 1 - j, lambda c, j: j, 1.0),
-        coupled.masses_are_those_of_the_formula,
-    ),
-    "coupled to the channel itself": Mutant(
-        CoupledLogisticMixture,
-        "component",
-        coupled.coupled_by(lambda c, j: c * (c - 1) // 2 + j, lambda c, j: j + 1, 1.0),
-        coupled.conditionals_sum_to_one,
-    ),
-    "coupling counted from level 0": Mutant(
-        CoupledLogisticMixture,
-        "component",
-        coupled.coupled_by(lambda c, j: c * (c - 1) // 2 + j, lambda c, j: j, 0.0),
-        coupled.masses_are_those_of_the_formula,
-    ),
-    "weights not updated by earlier channels": Mutant(
-        CoupledLogisticMixture, "given", coupled.weights_of_the_prior, coupled.masses_are_those_of_the_formula
-    ),
-    "weights updated by the channel itself": Mutant(
-        CoupledLogisticMixture, "given", coupled.weights_that_know_the_channel, coupled.conditionals_sum_to_one
-    ),
-    "samples choose a component per channel": Mutant(
-        CoupledLogisticMixture, "sample", coupled.an_indicator_per_channel, coupled.samples_follow
-    ),
-    "pixels for sub-pixels": Mutant(units, "n_dims", lambda shape: shape[1] * shape[2], a_coin_costs_a_bit),
+    "edge cells of finite width": Mutant(DiscretizedNormal, "log_cells", finite_edges, normal_masses_sum_to_one),
+    "density for mass": Mutant(DiscretizedLogistic, "log_cells", density_at_the_centre, logistic_masses_sum_to_one),
+    "pixels for sub-pixels": Mutant(units, "n_dims", lambda shape: shape[1] * shape[2], channels_count),
     "nats for bits": Mutant(units, "NATS_PER_BIT", 1.0, a_coin_costs_a_bit),
     "entropy in nats": Mutant(yardsticks, "nats_to_bits", lambda nats: nats, entropy_is_in_bits_per_dimension),
     "spread not divided by root N": Mutant(
-        summary, "mean_error", lambda log_p: float(log_p.std()), the_number_is_the_mean_of_the_images
+        summary, "mean_error", lambda log_p, groups=None: float(log_p.std()), the_error_is_that_of_the_mean
     ),
-    "validation also trained on": Mutant(
-        preparation, "split_indices", overlapping_split, validation_comes_from_training
-    ),
+    "validation also trained on": Mutant(preparation, "split_indices", overlapping_split, official_parts_are_kept),
     "scaled by L - 1 and rounded": Mutant(
         preparation,
         "quantize",
         lambda x, n, bits: np.rint(x / (n - 1) * (2**bits - 1)).astype(np.uint8),
-        quantization_reaches_every_level,
+        quantization_keeps_the_highest_bits,
     ),
     "binarized with x / L": Mutant(
         preparation,

@@ -5,19 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import test_dequantization as noises
 import torch
 from torch import Tensor
 
-import laws
-import models.test_flows as flows
 from bitsperdim.models import flow, realnvp
-from bitsperdim.models.parts import bijections, dequantization
+from bitsperdim.models.parts import dequantization
 from bitsperdim.models.parts.bijections import ActNorm, AffineCoupling, Logit
 from bitsperdim.models.parts.dequantization import VariationalDequantizer
 from bitsperdim.models.realnvp import RealNVP
 from bitsperdim.training import trainer
+from models import test_dequantization as noises
+from models import test_every_model
+from models import test_flows as flows
 from mutants import Mutant, must_die
+from training import test_training
 
 N_NODES = 6  # in each piece: enough for the laws to hold, with the tolerances that they have
 
@@ -39,21 +40,9 @@ def flow_integrates_to_one() -> None:
     flows.integrates_to_one("realnvp-plane", n_nodes=N_NODES)
 
 
-def flow_of_two_scales_keeps_everything() -> None:
-    """All of z comes back: nothing that a scale factors out is lost."""
-    model = flows.small_flow("realnvp-grey")
-    z = torch.randn(64, model.n_dims, generator=generator(), dtype=torch.float64)
-    with torch.no_grad():
-        y = model.from_normal(z)
-        back, ladj = model.to_normal(y)
-    assert (back - z).abs().max() < 1e-9
-    assert back.shape == z.shape
-    assert ladj.isfinite().all()
-
-
-def images_do_not_touch() -> None:
+def images_are_independent() -> None:
     for name in ("realnvp-rgb", "realnvp-grey"):
-        laws.images_are_independent(flows.small_flow(name), generator())
+        test_every_model.test_images_are_independent(name, generator())
 
 
 def every_normalisation_starts_right() -> None:
@@ -73,20 +62,11 @@ def no_mass_in_half_precision_is_lost() -> None:
 
 
 def noise_never_touches_zero() -> None:
-    x = torch.zeros(1, 1, 1, 1, dtype=torch.uint8)
-    u = dequantization.uniform(x, 1, None, torch.zeros(1, 1, 1, 1, 1))
-    assert torch.logit(dequantization.dequantize(x, u, 256)).item() > -30
+    noises.test_the_top_cell_stays_below_one(256)
 
 
 def fixed_noise_is_fixed() -> None:
-    x = torch.zeros(9, 1, 2, 2, dtype=torch.uint8)
-    presentation = trainer.Presentation(x, None, 4, dynamic=False, noise_seed=0)
-    first = presentation.fixed_noise(torch.tensor([4, 2]))
-    second = presentation.fixed_noise(torch.tensor([2, 7, 4]))
-    assert first is not None
-    assert second is not None
-    assert torch.equal(first[:, 0], second[:, 2])
-    assert torch.equal(first[:, 1], second[:, 0])
+    test_training.test_fixed_noise_stays_with_its_image()
 
 
 TRANSFORMED, COUPLED, LOGIT, NORMALISED = (
@@ -128,12 +108,15 @@ def without_density(self: Any, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     return u, torch.zeros_like(log_r)
 
 
+CHECKERBOARD, HALF_OF_THE_CHANNELS = realnvp.checkerboard, realnvp.half_of_the_channels
+
+
 def never_odd(height: int, width: int, *, odd: bool) -> Tensor:
-    return bijections.checkerboard(height, width, odd=False)
+    return CHECKERBOARD(height, width, odd=False)
 
 
 def never_second(n_channels: int, *, second: bool) -> Tensor:
-    return bijections.half_of_the_channels(n_channels, second=False)
+    return HALF_OF_THE_CHANNELS(n_channels, second=False)
 
 
 MUTANTS = {
@@ -173,8 +156,8 @@ MUTANTS = {
     "normalised once for each channel, not for each pixel": Mutant(
         ActNorm, "forward", one_place, flow_has_its_jacobian
     ),
-    "batch statistics": Mutant(ActNorm, "forward", on_the_batch, images_do_not_touch),
-    "factored-out half dropped": Mutant(RealNVP, "to_normal", latent_dropped, flow_of_two_scales_keeps_everything),
+    "batch statistics": Mutant(ActNorm, "forward", on_the_batch, images_are_independent),
+    "factored-out half dropped": Mutant(RealNVP, "to_normal", latent_dropped, flow_has_its_jacobian),
     "noise of exactly zero": Mutant(dequantization, "HALF_A_STEP", 0.0, noise_never_touches_zero),
     "fixed noise drawn anew": Mutant(trainer.Presentation, "fixed_noise", drawn_anew, fixed_noise_is_fixed),
 }

@@ -9,104 +9,70 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
-import laws
 from bitsperdim.likelihoods import CoupledLogisticMixture
-from bitsperdim.models import AutoregressiveModel, autoregressive, conditional, gated_pixelcnn, pixelcnn_pp
-from bitsperdim.models.gated_pixelcnn import GatedPixelCNN
-from bitsperdim.models.look_ahead import largest_leaked_gradient
+from bitsperdim.models import autoregressive, conditional, gated_pixelcnn, pixelcnn_pp
 from bitsperdim.models.parts import activations, causal
 from bitsperdim.models.parts.causal import CausalConv2d, CausalUpsampling
-from bitsperdim.models.pixelcnn_pp import PixelCNNpp
-from cases import small_model
+from likelihoods import test_coupled
+from models import (
+    test_activations,
+    test_causality,
+    test_every_model,
+    test_gated_pixelcnn,
+    test_pixelcnn_pp,
+    test_sampling,
+)
 from mutants import Mutant, must_die
-
-SOFTMAX = {"likelihood": "categorical", "n_mixtures": 1}
 
 
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def gated(**changes: Any) -> AutoregressiveModel:
-    sizes = {"n_filters": 24, "n_layers": 2, "kernel_size": 3, "n_classes": None, **SOFTMAX, **changes}
-    model = laws.scattered(GatedPixelCNN((1, 4, 4), 3, **sizes), spread=0.3)
-    assert isinstance(model, AutoregressiveModel)
-    return model
-
-
-def plus() -> AutoregressiveModel:
-    model = PixelCNNpp((1, 5, 5), 3, n_filters=6, n_blocks=1, n_scales=2, dropout=0.5, **SOFTMAX)
-    scattered = laws.scattered(model, spread=0.5)
-    assert isinstance(scattered, AutoregressiveModel)
-    return scattered
-
-
-# Laws.
-
-
 def the_gated_one_is_causal() -> None:
-    laws.causality_is_two_sided(gated(), laws.sees_offsets((1, 4, 4), None), generator())
+    test_gated_pixelcnn.test_there_is_no_blind_spot(generator())
 
 
 def the_plus_one_is_causal() -> None:
-    laws.causality_is_two_sided(plus(), laws.sees_offsets((1, 5, 5), None), generator())
+    test_pixelcnn_pp.test_causality_is_two_sided((1, 5, 5), test_pixelcnn_pp.ONE, generator())
 
 
 def labels_matter() -> None:
-    model, x = gated(n_classes=2), laws.all_images((1, 4, 4), 2)[:40]
-    first, second = (model.log_weights(x, labels=torch.full((40,), label)) for label in (0, 1))
-    assert (first - second).abs().max() > 1e-3
+    test_gated_pixelcnn.test_each_class_is_a_mass(generator())
 
 
 def cached_images_are_naive_images() -> None:
-    for model in (gated(), plus(), small_model("pixelcnn-rgb")):
-        assert isinstance(model, AutoregressiveModel)
-        cached, naive = (
-            autoregressive.ancestral_sample(model, 20, generator=generator(), use_cache=use_cache)
-            for use_cache in (True, False)
-        )
-        assert torch.equal(cached, naive)
+    for name in CACHED:
+        test_sampling.test_cached_images_are_naive_images(name)
 
 
 def the_cache_saves_work() -> None:
-    model, x = plus().float(), torch.zeros(2, 1, 5, 5, dtype=torch.uint8)
-    with torch.no_grad(), FlopCounterMode(display=False) as one_pass:
-        model.outputs(x)
-    with FlopCounterMode(display=False) as all_pixels:
-        autoregressive.ancestral_sample(model, 2, generator=generator())
-    assert all_pixels.get_total_flops() <= 1.3 * one_pass.get_total_flops()  # an odd size has more coarse places
+    test_sampling.test_the_cache_saves_work(CACHED[0])
 
 
 def coupled_models_sum_to_one() -> None:
     for name in ("plus-rgb", "pixelcnn-coupled-rgb"):
-        laws.masses_sum_to_one(small_model(name))
+        test_every_model.test_masses_sum_to_one(name)
 
 
 def the_image_is_the_product_of_conditionals() -> None:
-    model = small_model("plus-rgb")
-    assert isinstance(model, AutoregressiveModel)
-    x = laws.all_images(model.image_shape, model.n_levels)[::7]
-    expected = model.conditionals(x).log_prob(x).flatten(1).sum(1)
-    torch.testing.assert_close(model.log_weights(x)[0], expected, rtol=1e-12, atol=0)
+    test_coupled.test_an_image_is_the_product_of_its_conditionals(generator())
 
 
 def nothing_leaks() -> None:
-    model = small_model("pixelcnn-rgb")
-    assert isinstance(model, AutoregressiveModel)
-    x = laws.all_images((3, 2, 2), 2)[[5, 900, 2048]]
-    assert largest_leaked_gradient(model, x, generator=generator()) == 0
+    test_causality.test_nothing_leaks("pixelcnn-rgb", generator())
 
 
 def derivatives_are_right() -> None:
-    x = torch.randn(2, 3, 2, 2, generator=generator(), dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(activations.concatenated_elu, (x,))
+    test_activations.test_derivatives(torch.contiguous_format, generator())
 
 
 def dropout_keeps_the_mean() -> None:
-    mean = activations.dropped_out(torch.ones(10, 10, 20, 20), 0.25, generator()).mean().item()
-    assert abs(mean - 1) < 4.9 * (0.25 / 0.75 / 40_000) ** 0.5
+    test_activations.test_a_share_is_dropped(0.5)
+
+
+CACHED = [name for name in test_sampling.CASES if "1x7x9-categorical" in name]  # one for each family
 
 
 # Mutants.

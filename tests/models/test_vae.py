@@ -296,11 +296,14 @@ def test_nothing_is_doubly_reparameterized_in_evaluation() -> None:
 @pytest.mark.processor
 @pytest.mark.parametrize("n_rows", [1, 48, 10_000])
 def test_the_fused_evaluation_is_that_of_the_head(n_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many samples are taken at a time: one, three of 50, all."""
+    """The value is that of the head in evaluation and in training, for 1, 3 or all of 50 samples at a time."""
     monkeypatch.setattr(vae, "ROWS_AT_ONCE", n_rows)
     model = layered_vae()
     x = laws.all_images((1, 2, 2), 2)
     z = torch.randn(50, 16, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     with torch.no_grad():
-        fused = model.log_p_x_given_z(x, z)
-    torch.testing.assert_close(fused, model.decode(z).log_prob_of_images(x).detach(), rtol=1e-12, atol=0)
+        evaluated = model.log_p_x_given_z(x, z)
+    trained = model.log_p_x_given_z(x, z).detach()
+    of_head = model.decode(z).log_prob_of_images(x).detach()
+    torch.testing.assert_close(evaluated, of_head, rtol=1e-12, atol=0)
+    torch.testing.assert_close(trained, of_head, rtol=1e-12, atol=0)

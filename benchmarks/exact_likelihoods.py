@@ -3,7 +3,7 @@
 Each model has a process of its own, so that its peak of memory is its own; what Python and torch take before is given
 apart. Weights are those of the start. The time is that of the one evaluator, batch by batch.
 
-    python benchmarks/likelihoods.py
+    python benchmarks/exact_likelihoods.py
 """
 
 from __future__ import annotations
