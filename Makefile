@@ -36,7 +36,7 @@ test-long: setup  ## run the tests that are marked `long`
 test-all: test test-long  ## run all tests
 
 portable: setup  ## run the tests that depend on the processor as other processors would (ten minutes)
-	@python tests/portable.py
+	@PYTHONPATH=src:tests python tests/support/portable.py
 
 lint: setup  ## check style, annotations, docstrings and types
 	@ruff check .

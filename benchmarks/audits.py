@@ -18,7 +18,7 @@ from bitsperdim.studies.known.mistakes.mistake import DoesNotApplyError, audited
 from bitsperdim.studies.known.mistakes.right import RIGHT
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-import benches
+from support import benches
 
 
 def main(n_seeds: int) -> None:

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-import long_cases
-import other_processor
 from bitsperdim.core import git
-from stage_runs import Laboratory
+from support import long_cases, other_processor
+from support.stage_runs import StageFolder
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
@@ -49,9 +48,9 @@ def committed(repository: Path) -> Callable[[str], str]:
 
 
 @pytest.fixture
-def laboratory(tmp_path: Path, repository: Path, committed: Callable[[str], str]) -> Laboratory:
+def stage_folder(tmp_path: Path, repository: Path, committed: Callable[[str], str]) -> StageFolder:
     """A folder in which training stages run."""
-    return Laboratory(tmp_path, repository, committed("params.yaml"))
+    return StageFolder(tmp_path, repository, committed("params.yaml"))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -15,10 +15,10 @@ import torch
 from ruamel.yaml import YAML
 from safetensors.torch import save_file
 
-import warm
 from bitsperdim.config.params import STUDIES
-from external_files import MADE, PARTS
-from small_params import made_small
+from support import warm
+from support.external_files import MADE, PARTS
+from support.small_params import made_small
 
 IDENTITY = {f"GIT_{who}_{what}": "a@b.c" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 

@@ -21,8 +21,6 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-import fuzzing
-import warm
 from bitsperdim.config.families.base import Images
 from bitsperdim.config.loading import MAX_ENTRIES, load_yaml
 from bitsperdim.config.params import Params
@@ -30,6 +28,7 @@ from bitsperdim.core.errors import SHOWN, InputError, shown
 from bitsperdim.models import build
 from bitsperdim.preflight.agreement import model_levels, read_validated, validated
 from bitsperdim.sources import SOURCES
+from support import fuzzing, warm
 
 SEED = 0
 LONGEST = 340  # characters of a sentence

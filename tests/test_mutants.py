@@ -38,7 +38,7 @@ from estimators import test_log_weights
 from evaluation import test_estimate, test_summary
 from likelihoods import test_categorical, test_discretized
 from models import test_dequantization, test_every_model, test_gaussian, test_pixelcnn, test_vae
-from mutants import Mutant, must_die
+from support.mutants import Mutant, must_die
 from training import test_training
 
 

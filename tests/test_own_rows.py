@@ -16,10 +16,10 @@ from bitsperdim.evaluation import scoring
 from bitsperdim.models import build
 from bitsperdim.training import trainer
 from bitsperdim.training.trainer import mean_bound
-from cases import GATED, SMALL, small_model
-from estimates import fixed, summarise
-from sharded import SECTION
-from training_cases import SETTINGS, run
+from support.cases import GATED, SMALL, small_model
+from support.estimates import fixed, summarise
+from support.sharded import SECTION
+from support.training_cases import SETTINGS, run
 
 CPU = torch.device("cpu")
 N_IMAGES = 11  # of three blocks of four

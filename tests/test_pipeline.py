@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-import warm
 from bitsperdim.config.families import FAMILIES, code_of
 from bitsperdim.config.params import RESERVED, STUDIES, SWITCHED_OFF, Params
 from bitsperdim.core.code import needed
@@ -25,8 +24,9 @@ from bitsperdim.data.prepared import SPLITS
 from bitsperdim.recipes.running import commands
 from bitsperdim.runtime import stage as runner
 from bitsperdim.runtime.device import set_up_device
-from cases import write_studies
-from small_params import made_small
+from support import warm
+from support.cases import write_studies
+from support.small_params import made_small
 
 START = "stages/start.sh"
 

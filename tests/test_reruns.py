@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-import warm
+from support import warm
 
 MODELS = ("vae", "flow", "mine")
 MINE = """

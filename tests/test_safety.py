@@ -35,7 +35,7 @@ from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.sources import SOURCES, RawImages, binarized_mnist, cifar10, idx
 from bitsperdim.sources.base import gunzipped
 from bitsperdim.sources.fetch import RemoteFile
-from laboratory import metrics_of
+from support.metrics import metrics_of
 
 FORBIDDEN_CALLS = {"eval", "exec", "__import__", "system", "popen", "extractall", "extract", "unpack_archive"}
 FORBIDDEN_MODULES = {"pickle", "marshal", "shelve", "dill", "joblib", "yaml", "cloudpickle"}

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-from laboratory import Laboratory
+from support.laboratory import Laboratory
 
 Run = subprocess.CompletedProcess[str]
 IMAGES = np.random.default_rng(0).normal(-8, 3, 40)

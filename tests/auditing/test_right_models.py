@@ -12,7 +12,6 @@ import pytest
 import torch
 
 import bitsperdim
-from benches import EVERY, digits
 from bitsperdim.auditing import audit as auditing
 from bitsperdim.auditing.check import Case
 from bitsperdim.auditing.report import Audit
@@ -20,6 +19,7 @@ from bitsperdim.core.errors import InputError
 from bitsperdim.studies.known.mistakes.mistake import Foreign, audited
 from bitsperdim.studies.known.mistakes.models import Raster
 from bitsperdim.studies.known.mistakes.right import RIGHT, false_alarms
+from support.benches import EVERY, digits
 
 UNIT = {"inputs": "unit"}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from laboratory import Laboratory
+from support.laboratory import Laboratory
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-import warm
 from bitsperdim.comparing.back import go_back
 from bitsperdim.core.errors import InputError
-from laboratory import Laboratory
+from support import warm
+from support.laboratory import Laboratory
 
 SCRIPT = """
 from pathlib import Path

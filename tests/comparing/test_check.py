@@ -21,7 +21,8 @@ from bitsperdim.comparing.rerun import (
 from bitsperdim.config.params import SWITCHED_OFF
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import write_json
-from results import IMAGES, metrics
+from support.metrics import metrics
+from support.results import IMAGES
 
 MODEL = metrics(bpd=2.0)
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-import warm
 from bitsperdim.comparing import commands
 from bitsperdim.comparing.cache import locked_params, md5_of
 from bitsperdim.core.errors import InputError
-from laboratory import PARAMS, Laboratory
+from support import warm
+from support.laboratory import PARAMS, Laboratory
 
 Drawn = Callable[..., np.ndarray]
 SCRIPT = """
@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from ruamel.yaml import YAML
 sys.path.insert(0, {tests!r})
-from laboratory import Laboratory
+from support.laboratory import Laboratory
 class Here(Laboratory):
     def __init__(self):
         self.root = Path(".")

@@ -14,7 +14,8 @@ from bitsperdim.comparing.numbers import Images, NoImagesError, Scored
 from bitsperdim.comparing.output import cells
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.metrics import AnyMetrics
-from laboratory import Laboratory, metrics_of
+from support.laboratory import Laboratory
+from support.metrics import metrics_of
 
 Drawn = Callable[..., np.ndarray]
 

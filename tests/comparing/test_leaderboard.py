@@ -16,7 +16,8 @@ from bitsperdim.comparing.leaderboard import COLUMNS, Board, as_markdown, as_tex
 from bitsperdim.comparing.ranking import Together
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.git import repository
-from laboratory import Laboratory, metrics_of
+from support.laboratory import Laboratory
+from support.metrics import metrics_of
 
 Drawn = Callable[..., np.ndarray]
 

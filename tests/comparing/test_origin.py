@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bitsperdim.comparing.origin import Origin, what_differs
-from laboratory import Laboratory
+from support.laboratory import Laboratory
 
 USED = {"python": "3.11.7", "torch": "2.14.1", "processor": "one", "device": "CPU, 1 thread", "n_processes": 1}
 ALL = Origin({"models of train": "m", "evaluation of evaluate": "e"}, {"data/dequantized": "d"}, {})

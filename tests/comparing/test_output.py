@@ -8,7 +8,8 @@ import pytest
 
 from bitsperdim.comparing.cache import md5_of
 from bitsperdim.comparing.output import SCHEMA, as_json, as_markdown, as_text
-from laboratory import HASH, Laboratory
+from support.laboratory import Laboratory
+from support.metrics import HASH
 
 Drawn = Callable[..., np.ndarray]
 

@@ -10,7 +10,7 @@ from bitsperdim.comparing import commands
 from bitsperdim.comparing.cache import Cache
 from bitsperdim.comparing.leaderboard import Board, as_text, leaderboard
 from bitsperdim.core.errors import InputError
-from laboratory import Laboratory, anothers, git
+from support.laboratory import Laboratory, anothers, git
 
 Drawn = Callable[..., np.ndarray]
 

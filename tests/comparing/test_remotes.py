@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-import warm
-from cases import write_studies
+from support import warm
+from support.cases import write_studies
 
 STUDIES = ("known", "density_and_mass", "project_delay", "universal_resnet")
 SECONDS = 240

@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from bitsperdim.comparing.rerun import SAME, TRAINED
 from bitsperdim.comparing.rounding import rounded_otherwise, sentence
 from bitsperdim.core.files import write_json
-from laboratory import git
+from support.laboratory import git
 
 
 def file(path: str, md5: str) -> dict[str, Any]:

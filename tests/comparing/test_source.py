@@ -16,7 +16,8 @@ from bitsperdim.comparing.source import find
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.git import repository
 from bitsperdim.core.metrics import AnyMetrics
-from laboratory import PARAMS, Laboratory, metrics_of
+from support.laboratory import PARAMS, Laboratory
+from support.metrics import metrics_of
 
 Drawn = Callable[..., np.ndarray]
 

@@ -15,7 +15,8 @@ from bitsperdim.comparing.numbers import Images, Scored
 from bitsperdim.comparing.ranking import Entry, Reader, rank
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.metrics import AnyMetrics
-from laboratory import Laboratory, metrics_of
+from support.laboratory import Laboratory
+from support.metrics import metrics_of
 
 Drawn = Callable[..., np.ndarray]
 NAMES = itertools.count()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bitsperdim.core.git import GitError, NotARepositoryError, Provenance, provenance, repository
-from laboratory import anothers, git
+from support.laboratory import anothers, git
 
 CODE = ("src", "dvc.yaml")
 

@@ -13,7 +13,8 @@ from bitsperdim.comparing.output import number
 from bitsperdim.core import labels
 from bitsperdim.core.metrics import Metrics
 from bitsperdim.readme.sections import table
-from results import exact, metrics, write_results
+from support.metrics import exact, metrics
+from support.results import write_results
 
 GOOD = metrics(
     protocol="own/none/32x32x3/L256/test60/given-none",

@@ -13,7 +13,8 @@ from bitsperdim.comparing.rerun import DATA, SAME, SAME_DATA, TRAINED
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.metrics import AnyMetrics, Metrics, SimulatedMetrics
 from bitsperdim.core.yardsticks import YARDSTICKS, ImagesMetrics
-from results import ANNEALED, IMAGES, metrics
+from support.metrics import metrics
+from support.results import ANNEALED, IMAGES
 
 LATER = ("n_distinct_images", "n_training_images", "too_few_samples", "ess_below_10_share")
 SIMULATED = ANNEALED["simulated"]

@@ -12,8 +12,8 @@ import pytest
 
 from bitsperdim.core.stopping import Interrupted, deferred, raised
 from bitsperdim.runtime.checkpoints import Checkpoint
-from stage_runs import Laboratory
-from training_cases import run
+from support.stage_runs import StageFolder
+from support.training_cases import run
 
 BOTH = (signal.SIGINT, signal.SIGTERM)
 
@@ -80,7 +80,7 @@ def test_other_threads_leave_signals_alone() -> None:
 def test_validation_stops_too_and_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal in the first batch of the second validation: the run ends there, and goes on to the same bytes."""
     from bitsperdim.training import validation
-    from training_cases import weights
+    from support.training_cases import weights
 
     checkpoint = Checkpoint(tmp_path / "one", "one", interval=1e9)
     n_batches = 0
@@ -103,14 +103,16 @@ def test_validation_stops_too_and_is_done_again(tmp_path: Path, monkeypatch: pyt
     assert weights(gone_on).equal(weights(whole))
 
 
-def test_a_stopped_stage_goes_on_to_the_same_bytes(laboratory: Laboratory) -> None:
+def test_a_stopped_stage_goes_on_to_the_same_bytes(stage_folder: StageFolder) -> None:
     """SIGTERM, then Ctrl-C further on, then a run to the end; and one without any, in this process."""
     for step, name, status in (("7", "SIGTERM", 143), ("12", "SIGINT", 130)):
-        stopped = laboratory.run(str(laboratory.tests / "signalled.py"), step, "0", name, stage="train", model="vae")
+        stopped = stage_folder.run(
+            str(stage_folder.tests / "support" / "signalled.py"), step, "0", name, stage="train", model="vae"
+        )
         assert stopped.returncode == status, stopped.stderr
         sentence = f"vae (seed 0) stopped after {step} steps; the same command goes on from there"
         assert stopped.stderr == f"\ntrain: {sentence}.\n"
-        found = {path.name for path in laboratory.folder.iterdir()}  # the curve, where a second has gone by
+        found = {path.name for path in stage_folder.folder.iterdir()}  # the curve, where a second has gone by
         assert found - {"curve.csv"} == {
             "params.yaml",
             "images",
@@ -118,12 +120,12 @@ def test_a_stopped_stage_goes_on_to_the_same_bytes(laboratory: Laboratory) -> No
             "checkpoints",
         }  # the curve grows by the second
     assert "after 7 steps" in stopped.stdout
-    assert laboratory.run(stage="train", model="vae").returncode == 0
-    assert laboratory.results("vae") == laboratory.in_one_process("vae")
+    assert stage_folder.run(stage="train", model="vae").returncode == 0
+    assert stage_folder.results("vae") == stage_folder.in_one_process("vae")
 
 
-def test_two_signals_end_a_stage_at_once(laboratory: Laboratory) -> None:
-    signalled = (str(laboratory.tests / "signalled.py"), "7", "0", "SIGTERM,SIGTERM")
-    stopped = laboratory.run(*signalled, stage="train", model="vae")
+def test_two_signals_end_a_stage_at_once(stage_folder: StageFolder) -> None:
+    signalled = (str(stage_folder.tests / "support" / "signalled.py"), "7", "0", "SIGTERM,SIGTERM")
+    stopped = stage_folder.run(*signalled, stage="train", model="vae")
     assert (stopped.returncode, stopped.stderr) == (143, "\ntrain: interrupted.\n")
-    assert not list(laboratory.folder.glob("checkpoints/*"))
+    assert not list(stage_folder.folder.glob("checkpoints/*"))

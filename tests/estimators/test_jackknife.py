@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import laws
 from bitsperdim.estimators.log_weights import (
     bias,
     bound_against_k,
@@ -17,6 +16,7 @@ from bitsperdim.estimators.log_weights import (
     log_mean_exp,
     standard_error,
 )
+from support import laws
 
 
 def log_weights(n_samples: int, spread: float = 2.0, n_images: int = 6) -> Tensor:

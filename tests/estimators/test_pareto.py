@@ -8,11 +8,10 @@ import torch
 from scipy import optimize, stats
 from torch import Tensor
 
-import annealing
-import laws
 from bitsperdim.core.labels import TOLERATED_SHARE
 from bitsperdim.estimators.log_weights import bias, bound_against_k, effective_sample_size, log_mean_exp, standard_error
 from bitsperdim.estimators.pareto import pareto_k, pareto_k_limit, tail_size
+from support import annealing, laws
 
 pytestmark = pytest.mark.processor
 

@@ -15,9 +15,10 @@ from bitsperdim.data.prepared import Description
 from bitsperdim.estimators.truth import LEVEL
 from bitsperdim.evaluation import summary
 from bitsperdim.evaluation.estimate import Estimate
-from cases import small_model
-from estimates import fixed
-from results import IMAGES, MODELS, exact, report, text_of
+from support.cases import small_model
+from support.estimates import fixed
+from support.metrics import exact
+from support.results import IMAGES, MODELS, report, text_of
 
 SHAPE = (1, 2, 2)
 DESCRIPTION = Description(SHAPE, 3, 3, "none", {"test": 3}, "hash", "t")

@@ -6,13 +6,12 @@ from itertools import pairwise
 import pytest
 import torch
 
-import annealing
-import laws
 from bitsperdim.config.params import RefinedSection
 from bitsperdim.estimators.log_weights import jackknife_error, log_mean_exp
 from bitsperdim.evaluation import annealed, refined
 from bitsperdim.likelihoods import LatentDensity
-from cases import small_model
+from support import annealing, laws
+from support.cases import small_model
 
 
 def test_the_schedule_is_its_formula() -> None:

@@ -8,7 +8,7 @@ import torch
 
 import bitsperdim
 from bitsperdim.core.errors import InputError
-from foreign import Masked, Vae, some_images
+from support.foreign import Masked, Vae, some_images
 
 IMAGES = some_images((1, 2, 2), 3)
 

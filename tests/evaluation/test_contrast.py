@@ -15,8 +15,8 @@ from bitsperdim.evaluation import contrast, scoring, summary
 from bitsperdim.evaluation.estimate import estimated_rows
 from bitsperdim.models import build
 from bitsperdim.runtime.checkpoints import Checkpoint
-from cases import FLOW, LEARNED, UNIFORM, small_model
-from estimates import SECTION, prepared
+from support.cases import FLOW, LEARNED, UNIFORM, small_model
+from support.estimates import SECTION, prepared
 
 CPU = torch.device("cpu")
 NAME = "vae-bernoulli"

@@ -7,8 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import annealing
-import laws
 from bitsperdim.config.params import RefinedSection
 from bitsperdim.estimators.log_weights import effective_sample_size
 from bitsperdim.evaluation import covariance
@@ -17,7 +15,8 @@ from bitsperdim.evaluation.refined import generators_of
 from bitsperdim.likelihoods import CorrelatedNormal, NormalChain
 from bitsperdim.models import LatentModel
 from bitsperdim.models.latent import LatentNormal
-from cases import small_model
+from support import annealing, laws
+from support.cases import small_model
 
 SECTION = RefinedSection(n_samples=2, n_rounds=1, n_pilot=32, widening=1.0)
 IMAGES = annealing.IMAGES

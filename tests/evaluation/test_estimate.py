@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-import laws
 from bitsperdim.estimators.log_weights import bias, bound_against_k, extrapolation, jackknife, log_mean_exp
 from bitsperdim.estimators.pareto import pareto_k
 from bitsperdim.evaluation.estimate import Estimate, estimate, estimated_rows, n_columns
 from bitsperdim.models import ImageModel
 from bitsperdim.models.pixelcnn import PixelCNN
-from cases import small_model
+from support import laws
+from support.cases import small_model
 
 pytestmark = pytest.mark.processor
 

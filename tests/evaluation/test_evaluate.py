@@ -19,7 +19,7 @@ from bitsperdim.evaluation.evaluate import ask, scored
 from bitsperdim.evaluation.images import data_of
 from bitsperdim.evaluation.result import Estimate
 from bitsperdim.models.histogram import Histogram
-from foreign import Masked, Offering, Slopes, Vae, some_images
+from support.foreign import Masked, Offering, Slopes, Vae, some_images
 
 SHAPE = (1, 2, 2)
 IMAGES = some_images(SHAPE, 3)

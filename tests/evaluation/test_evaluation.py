@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-import cases
 from bitsperdim import models
 from bitsperdim.core.errors import InputError
 from bitsperdim.data.pictures import evenly_spaced
@@ -18,8 +17,9 @@ from bitsperdim.evaluation import pictures, scoring, summary
 from bitsperdim.models import build
 from bitsperdim.models.pixelcnn import PixelCNN
 from bitsperdim.runtime.checkpoints import Checkpoint
-from cases import SMALL, small_model
-from estimates import SECTION, column, fixed, prepared
+from support import cases
+from support.cases import SMALL, small_model
+from support.estimates import SECTION, column, fixed, prepared
 
 
 @pytest.mark.parametrize("name", SMALL)

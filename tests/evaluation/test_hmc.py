@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-import annealing
 from bitsperdim.evaluation import hmc
+from support import annealing
 
 
 def test_leapfrog_is_reversible() -> None:

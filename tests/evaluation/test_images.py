@@ -16,7 +16,7 @@ from bitsperdim.data.prepared import load_prepared
 from bitsperdim.evaluation.images import CACHE, Data, data_of, load_data
 from bitsperdim.preflight.agreement import raw_levels, read_validated
 from bitsperdim.sources import SOURCES
-from stage_runs import Laboratory
+from support.stage_runs import StageFolder
 
 
 @pytest.fixture(autouse=True)
@@ -31,9 +31,9 @@ def own_file(path: Path, n_images: int = 20, seed: int = 0, **arrays: np.ndarray
     return path
 
 
-def test_a_data_set_is_what_the_pipeline_prepares(tmp_path: Path, laboratory: Laboratory, cache: Path) -> None:
+def test_a_data_set_is_what_the_pipeline_prepares(tmp_path: Path, stage_folder: StageFolder, cache: Path) -> None:
     data = load_data("digits")
-    params = read_validated(laboratory.folder / "params.yaml")
+    params = read_validated(stage_folder.folder / "params.yaml")
     assert params.dataset.name == "digits"
     source = SOURCES["digits"]
     source.download(tmp_path / "raw", params.dataset.path)

@@ -21,7 +21,7 @@ from bitsperdim.evaluation.estimate import estimate
 from bitsperdim.models import LatentModel
 from bitsperdim.models.vae import VAE
 from bitsperdim.runtime.checkpoints import Checkpoint
-from cases import small_model
+from support.cases import small_model
 
 CPU = torch.device("cpu")
 

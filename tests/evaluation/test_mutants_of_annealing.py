@@ -11,12 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-import annealing
-import laws
 from bitsperdim.estimators import log_weights, pareto
 from bitsperdim.evaluation import annealed, hmc
 from bitsperdim.models.latent import LatentModel
-from mutants import Mutant, must_die
+from support import annealing, laws
+from support.mutants import Mutant, must_die
 
 # Laws that are not in ``annealing.py``.
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-import laws
 import models.test_flows as flows
 import models.test_triangular as triangular
 from bitsperdim.config.params import EvaluateSection
@@ -18,8 +17,9 @@ from bitsperdim.evaluation import noise_of_cells, scoring, summary
 from bitsperdim.models import DensityModel, ImageModel, build
 from bitsperdim.models.parts.dequantization import VariationalDequantizer
 from bitsperdim.runtime.checkpoints import Checkpoint
-from cases import FLOW, LEARNED, SMALL, UNIFORM, small_model
-from estimates import SECTION, prepared
+from support import laws
+from support.cases import FLOW, LEARNED, SMALL, UNIFORM, small_model
+from support.estimates import SECTION, prepared
 
 pytestmark = pytest.mark.processor
 

@@ -7,12 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-import annealing
-import laws
 from bitsperdim.estimators.log_weights import extrapolation, jackknife, log_mean_exp, standard_error
 from bitsperdim.evaluation.estimate import estimate
 from bitsperdim.models import LatentModel
-from cases import small_model
+from support import annealing, laws
+from support.cases import small_model
 
 pytestmark = pytest.mark.processor
 

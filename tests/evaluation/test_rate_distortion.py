@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import annealing
 from bitsperdim.config.params import EvaluateSection
 from bitsperdim.data.prepared import Description, PreparedImages
 from bitsperdim.estimators.log_weights import mean_error
@@ -16,7 +15,8 @@ from bitsperdim.evaluation import rate_distortion as module
 from bitsperdim.evaluation.rate_distortion import rate_distortion, summarised
 from bitsperdim.likelihoods import DiagonalNormal
 from bitsperdim.runtime.checkpoints import Checkpoint
-from estimates import SECTION, fixed
+from support import annealing
+from support.estimates import SECTION, fixed
 
 CPU = torch.device("cpu")
 N = 40

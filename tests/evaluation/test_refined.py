@@ -10,16 +10,15 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-import annealing
-import laws
 from bitsperdim.config.params import RefinedSection
 from bitsperdim.evaluation import covariance, refined, scoring, summary
 from bitsperdim.likelihoods import CorrelatedNormal, DiagonalNormal, LatentMixture, NormalChain
 from bitsperdim.models import LatentModel
 from bitsperdim.models.external.codes import ExternalCode
 from bitsperdim.runtime.checkpoints import Checkpoint
-from cases import SMALL, small_model
-from estimates import SECTION, prepared
+from support import annealing, laws
+from support.cases import SMALL, small_model
+from support.estimates import SECTION, prepared
 
 CPU = torch.device("cpu")
 SHORT = RefinedSection(n_steps=12, n_samples=2, n_pilot=32, encoder_share=0.1, prior_share=0.2)

@@ -14,7 +14,7 @@ from torch import distributions as td
 import bitsperdim
 from bitsperdim.core.errors import InputError
 from bitsperdim.evaluation.result import Estimate
-from foreign import Masked, Offering, Slopes, Vae, some_images
+from support.foreign import Masked, Offering, Slopes, Vae, some_images
 
 SHAPE = (1, 2, 2)
 IMAGES = some_images(SHAPE, 3)

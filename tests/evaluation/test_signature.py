@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import bitsperdim
 from bitsperdim.evaluation.result import Estimate
 from bitsperdim.evaluation.signature import weights_sha256
-from foreign import Masked, Offering, Slopes, Vae, some_images
+from support.foreign import Masked, Offering, Slopes, Vae, some_images
 
 IMAGES = some_images((1, 2, 2), 3)
 

@@ -15,8 +15,8 @@ from bitsperdim.estimators.log_weights import (
     mean_error,
 )
 from bitsperdim.evaluation import summary
-from cases import small_model
-from estimates import column, estimated, fixed, summarise
+from support.cases import small_model
+from support.estimates import column, estimated, fixed, summarise
 
 
 def test_seeds_are_averaged_per_image_and_their_spread_is_told_apart() -> None:

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-import laws
 from bitsperdim.likelihoods import (
     Bernoulli,
     bernoulli_log_prob_of_layer,
@@ -11,6 +10,7 @@ from bitsperdim.likelihoods import (
     tanh_,
 )
 from bitsperdim.likelihoods.bernoulli_layer import ROWS_AT_ONCE
+from support import laws
 
 pytestmark = pytest.mark.processor
 

@@ -7,8 +7,8 @@ import mpmath
 import pytest
 import torch
 
-import exact
 from bitsperdim.likelihoods import Bernoulli, Categorical, DiagonalNormal
+from support import exact
 
 pytestmark = pytest.mark.processor
 

@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-import exact
-import laws
 from bitsperdim.likelihoods import CoupledLogisticMixture, DiscretizedLogistic, Mixture
 from bitsperdim.likelihoods.coupled import two_sum
+from support import exact, laws
 
 COEFFICIENTS = (0.0, 0.5, -0.5, 1.0, -1.0, 0.3, -0.37, 0.9999, -2.5, 1e-8, 1e-14, 1e-30)
 # largest error relative to max(1, |log p|): of a conditional 5.9e-8, of a pixel, the float32 sum of three, 1.1e-7

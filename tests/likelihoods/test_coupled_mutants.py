@@ -12,7 +12,7 @@ from torch import Tensor
 from bitsperdim.likelihoods import CoupledLogisticMixture, DiscretizedLogistic, Mixture
 from bitsperdim.likelihoods.coupled import Located
 from likelihoods import test_coupled
-from mutants import Mutant, must_die
+from support.mutants import Mutant, must_die
 
 LOG_CELLS = DiscretizedLogistic.log_cells
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-import exact
 from bitsperdim.likelihoods import Categorical, DiscretizedLogistic, DiscretizedNormal, Likelihood, Mixture, discretized
 from bitsperdim.likelihoods.discretized import Discretized, log_normal_cdf
+from support import exact
 
 pytestmark = pytest.mark.processor
 

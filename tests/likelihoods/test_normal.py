@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-import laws
 from bitsperdim.core.randomness import stream
 from bitsperdim.likelihoods import normal
 from bitsperdim.likelihoods.normal import draw_each
-from cases import small_model
+from support import laws
+from support.cases import small_model
 
 pytestmark = pytest.mark.processor
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-import laws
 from bitsperdim.models import AutoregressiveModel, build
 from bitsperdim.models.conditional import sub_pixel_order
 from bitsperdim.models.look_ahead import (
@@ -21,7 +20,8 @@ from bitsperdim.models.look_ahead import (
 )
 from bitsperdim.models.parts.causal import CausalConv2d
 from bitsperdim.models.pixelcnn import PixelCNN
-from cases import PIXELCNN, SMALL, small_model
+from support import laws
+from support.cases import PIXELCNN, SMALL, small_model
 
 pytestmark = pytest.mark.processor
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-import laws
 from bitsperdim.models.conv_vae import ConvVAE
-from cases import CONV_VAE, small_model
+from support import laws
+from support.cases import CONV_VAE, small_model
 
 
 @pytest.mark.parametrize("name", ["conv-vae-grey", "conv-vae-three-levels", "conv-vae-coupled-rgb"])

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-import laws
 from bitsperdim.models.gaussian import Gaussian
 from bitsperdim.models.parts.dequantization import (
     DEQUANTIZATIONS,
@@ -18,6 +17,7 @@ from bitsperdim.models.parts.dequantization import (
     logistic_log_density,
     uniform,
 )
+from support import laws
 
 pytestmark = pytest.mark.processor
 

@@ -8,13 +8,12 @@ import pytest
 import torch
 from scipy.stats import binom
 
-import cases
-import laws
 from bitsperdim import models
 from bitsperdim.config.families import FAMILIES
 from bitsperdim.core.errors import InputError
 from bitsperdim.models import MODELS, ImageModel, build
-from cases import SMALL, small_model
+from support import cases, laws
+from support.cases import SMALL, small_model
 
 EXACT = [name for name, (family, *_) in SMALL.items() if MODELS[family].is_exact]
 CLOSED_FORM = ("histogram", "gaussian")

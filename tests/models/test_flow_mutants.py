@@ -17,7 +17,7 @@ from bitsperdim.training import trainer
 from models import test_dequantization as noises
 from models import test_every_model
 from models import test_flows as flows
-from mutants import Mutant, must_die
+from support.mutants import Mutant, must_die
 from training import test_training
 
 N_NODES = 6  # in each piece: enough for the laws to hold, with the tolerances that they have

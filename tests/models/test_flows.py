@@ -9,14 +9,14 @@ import torch
 from scipy.stats import binom
 from torch import Tensor
 
-import laws
 from bitsperdim.estimators.log_weights import log_mean_exp
 from bitsperdim.evaluation.estimate import estimate
 from bitsperdim.models import build
 from bitsperdim.models.normalizing_flow import NormalizingFlow
 from bitsperdim.models.parts.bijections import ActNorm, Bijection, Squeeze
 from bitsperdim.models.realnvp import RealNVP, bijections
-from cases import SMALL, small_model
+from support import laws
+from support.cases import SMALL, small_model
 
 FLOWS = [name for name, (family, *_) in SMALL.items() if family in ("flow", "realnvp")]
 ON_A_PLANE = [name for name in FLOWS if math.prod(SMALL[name][2]) == 2 and SMALL[name][1]["logit_margin"] == 0]

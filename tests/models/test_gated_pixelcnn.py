@@ -5,9 +5,9 @@ import itertools
 import pytest
 import torch
 
-import laws
 from bitsperdim.models.gated_pixelcnn import GatedPixelCNN
 from bitsperdim.models.inputs import check_labels
+from support import laws
 
 SIZES = {"n_filters": 24, "n_layers": 2, "kernel_size": 3, "likelihood": "categorical", "n_mixtures": 1}
 

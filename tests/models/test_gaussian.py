@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-import laws
 from bitsperdim.models.gaussian import Gaussian
-from cases import small_model
+from support import laws
+from support.cases import small_model
 
 pytestmark = pytest.mark.processor
 

@@ -9,8 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import cases
-import laws
 from bitsperdim.evaluation.annealed import ais, bdmc
 from bitsperdim.evaluation.estimate import estimate, estimated_rows
 from bitsperdim.evaluation.latent_code import active_units
@@ -23,7 +21,8 @@ from bitsperdim.models.look_ahead import (
     largest_leaked_gradient,
     receptive_field,
 )
-from cases import SMALL, small_model
+from support import cases, laws
+from support.cases import SMALL, small_model
 
 Function = Callable[..., Any]
 GIVEN_CLASS = "gated, given the class"

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-import laws
 from bitsperdim.models.pixelcnn import PixelCNN
+from support import laws
 
 
 @pytest.mark.parametrize(

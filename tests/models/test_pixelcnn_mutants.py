@@ -23,7 +23,7 @@ from models import (
     test_pixelcnn_pp,
     test_sampling,
 )
-from mutants import Mutant, must_die
+from support.mutants import Mutant, must_die
 
 
 def generator() -> torch.Generator:

@@ -4,11 +4,11 @@ import pytest
 import torch
 from plain_pixelcnn_pp import PlainPixelCNNpp
 
-import laws
 from bitsperdim.core.errors import InputError
 from bitsperdim.models import build
 from bitsperdim.models.parts.causal import CausalConv2d, CausalUpsampling
 from bitsperdim.models.pixelcnn_pp import START_OF_CHANGES, START_OF_OUTPUTS, PixelCNNpp
+from support import laws
 
 SIZES = {"n_filters": 6, "n_blocks": 1, "n_scales": 2, "dropout": 0.5}
 ONE = {"likelihood": "categorical", "n_mixtures": 1}

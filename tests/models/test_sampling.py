@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import laws
 from bitsperdim.models import AutoregressiveModel, build
 from bitsperdim.models.autoregressive import ancestral_sample, completed, outputs_at
 from bitsperdim.models.parts.causal import Memory
-from cases import small_model
+from support import laws
+from support.cases import small_model
 
 HEAD = {"likelihood": "categorical", "n_mixtures": 1}
 COUPLED = {"likelihood": "coupled_logistic", "n_mixtures": 2}

@@ -12,7 +12,6 @@ from torch import Tensor
 from zuko.nn import MaskedLinear, MaskedMLP
 from zuko.transforms import MonotonicAffineTransform, MonotonicRQSTransform
 
-import laws
 import models.test_flows as flows
 from bitsperdim.estimators.log_weights import effective_sample_size, log_mean_exp, standard_error
 from bitsperdim.models import DensityModel, build
@@ -22,7 +21,8 @@ from bitsperdim.models.normalizing_flow import NormalizingFlow
 from bitsperdim.models.parts.masked import InOrder
 from bitsperdim.models.parts.rising import Affine, Spline
 from bitsperdim.models.parts.triangular import Shifted, TriangularMap, shift_of
-from cases import FLOW, LEARNED, UNIFORM, small_model
+from support import laws
+from support.cases import FLOW, LEARNED, UNIFORM, small_model
 
 pytestmark = pytest.mark.processor
 

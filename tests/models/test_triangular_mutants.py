@@ -14,7 +14,7 @@ from bitsperdim.models import density, flow, gaussian
 from bitsperdim.models.parts import rising
 from bitsperdim.models.parts import triangular as walks
 from bitsperdim.models.parts.masked import InOrder
-from mutants import Mutant, must_die
+from support.mutants import Mutant, must_die
 
 
 def generator() -> torch.Generator:

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-import laws
 from bitsperdim.estimators.log_weights import log_mean_exp
 from bitsperdim.models import vae
 from bitsperdim.models.vae import VAE
+from support import laws
 
 SIZES = {"latent_size": 2, "hidden_sizes": [3], "deeper": [], "doubly_reparameterized": False}
 HEADS = [

@@ -16,7 +16,7 @@ from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import read_json
 from bitsperdim.preflight.last_commit import with_origin
 from bitsperdim.preflight.preflight import preflight
-from laboratory import Laboratory
+from support.laboratory import Laboratory
 
 
 @pytest.fixture

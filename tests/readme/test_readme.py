@@ -18,7 +18,8 @@ from bitsperdim.core.errors import InputError
 from bitsperdim.models import MODELS
 from bitsperdim.readme.sections import SECTIONS, markers, table, update
 from bitsperdim.readme.studies import TIMES
-from results import exact, metrics, write_results
+from support.metrics import exact, metrics
+from support.results import write_results
 
 
 @pytest.fixture

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-import warm
 from bitsperdim import __version__, cli
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.git import Provenance
 from bitsperdim.recipes.recipe import read
 from bitsperdim.recipes.running import experiment_references, finished, run, run_name
-from laboratory import Laboratory, anothers, git
+from support import warm
+from support.laboratory import Laboratory, anothers, git
 
 RECIPE: dict[str, Any] = {
     "title": "Tiny",
@@ -34,13 +34,13 @@ from pathlib import Path
 import numpy as np
 from ruamel.yaml import YAML
 sys.path[:0] = [{src!r}, {tests!r}]
-from laboratory import HASH, PROTOCOL, SHAPE, images_of, metrics_of
+from support.metrics import HASH, SHAPE, images_of, metrics_of
 params = YAML(typ="safe").load(Path("params.yaml").read_text())
 log_p = np.linspace(-9, -1, 40)[None] - params["vae"]["latent_size"]
 files = {{
-    "results/dequantize/metrics.json": images_of(PROTOCOL.format(n=40), 40),
+    "results/dequantize/metrics.json": images_of("tiny/none/2x2x1/L256/test40/given-none", 40),
     "data/dequantized/description.json": {{
-        "protocol": PROTOCOL.format(n=40), "image_shape": SHAPE, "n_images": {{"test": 40}},
+        "protocol": "tiny/none/2x2x1/L256/test40/given-none", "image_shape": SHAPE, "n_images": {{"test": 40}},
         **{{f"{{split}}_sha256": HASH for split in ("train", "validation", "test")}},
     }},
     "results/vae/metrics.json": metrics_of(

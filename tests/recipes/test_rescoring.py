@@ -12,7 +12,7 @@ from bitsperdim import models
 from bitsperdim.core.git import Provenance
 from bitsperdim.recipes import weights
 from bitsperdim.recipes.running import Finished
-from recipe_runs import call, copied, write_recipe
+from support.recipe_runs import call, copied, write_recipe
 
 TINY: dict[str, Any] = {
     "title": "Tiny",

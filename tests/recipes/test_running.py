@@ -25,7 +25,7 @@ from bitsperdim.recipes.recipe import read, read_yaml
 from bitsperdim.recipes.result import SAME_AS
 from bitsperdim.recipes.running import Finished, commands, finished
 from bitsperdim.runtime.curve import read_rows
-from recipe_runs import call, copied, write_recipe
+from support.recipe_runs import call, copied, write_recipe
 
 TINY: dict[str, Any] = {
     "title": "Tiny",

@@ -14,7 +14,7 @@ from bitsperdim.estimators.paired import paired_difference
 from bitsperdim.recipes.result import dequantizations
 from bitsperdim.recipes.table import listing, markdown, summary
 from bitsperdim.results.formatting import MINUS
-from results import metrics
+from support.metrics import metrics
 
 METRICS = metrics(
     protocol="a/static",

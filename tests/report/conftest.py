@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bitsperdim.report import content, density_and_mass, known, project_delay, universal_resnet
-from results import ROOT
+from support.results import ROOT
 
 DRAWN: dict[tuple[str, bytes], Any] = {}
 OF_STUDIES = {

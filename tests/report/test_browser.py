@@ -1,6 +1,6 @@
 """The report in a real browser: it sorts, draws, fits, can be read, and asks for nothing.
 
-Chromium is driven by ``tests/browser.py``; where there is none, these tests are skipped.
+Chromium is driven by ``tests/support/browser.py``; where there is none, these tests are skipped.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from bitsperdim.report import write_report
-from browser import Browser, chromium
-from page_checks import faults
-from results import ANNEALED, HOSTILE, IMPOSSIBLE, JUDGED, exact, metrics, params_of, write_results
+from support.browser import Browser, chromium
+from support.metrics import exact, metrics
+from support.page_checks import faults
+from support.results import ANNEALED, HOSTILE, IMPOSSIBLE, JUDGED, params_of, write_results
 
 pytestmark = pytest.mark.skipif(
     chromium() is None, reason="there is no chromium, chromium-browser or google-chrome to open the page with"

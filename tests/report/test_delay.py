@@ -15,8 +15,8 @@ from bitsperdim.report import project_delay as delay_charts
 from bitsperdim.results import formatting
 from bitsperdim.results.project_delay import OF_PROPOSALS, TABLES, Delay, read_delay
 from bitsperdim.studies import project_delay
-from cases import TINY_DELAY, write_delay
-from results import every_chart_says_what_it_shows, text_of
+from support.cases import TINY_DELAY, write_delay
+from support.results import every_chart_says_what_it_shows, text_of
 
 
 class Page:

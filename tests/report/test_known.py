@@ -18,8 +18,8 @@ from bitsperdim.report import _environment
 from bitsperdim.report import known as known_charts
 from bitsperdim.results import formatting
 from bitsperdim.results.known import ESTIMATORS, MODELS, SOURCES, KnownTruths, read_known
-from cases import write_known
-from results import every_chart_says_what_it_shows, text_of
+from support.cases import write_known
+from support.results import every_chart_says_what_it_shows, text_of
 
 
 class Page:

@@ -14,8 +14,8 @@ from bitsperdim.core.files import write_csv, write_json
 from bitsperdim.report import _environment
 from bitsperdim.results.formatting import MINUS, four_digits, markdown
 from bitsperdim.results.mistakes import Mistakes, read_mistakes
-from mistake_rows import HOSTILE, LAW, METRICS, ROWS
-from results import text_of
+from support.mistake_rows import HOSTILE, LAW, METRICS, ROWS
+from support.results import text_of
 
 
 @dataclass

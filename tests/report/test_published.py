@@ -14,7 +14,8 @@ from bitsperdim.core.errors import InputError
 from bitsperdim.recipes.recipe import names, read
 from bitsperdim.report import write_report
 from bitsperdim.report.published import read_published
-from results import ROOT, metrics, params_of, text_of, write_results
+from support.metrics import metrics
+from support.results import ROOT, params_of, text_of, write_results
 
 pytestmark = pytest.mark.usefixtures("charts_of_studies_drawn_once")
 

@@ -22,15 +22,12 @@ from bitsperdim.report import charts, write_report
 from bitsperdim.report.content import read_report, title_of
 from bitsperdim.report.yardsticks import yardsticks
 from bitsperdim.results import formatting
-from results import (
+from support.metrics import N_IMAGES, PROTOCOL, exact, metrics
+from support.results import (
     HOSTILE,
     IMPOSSIBLE,
     MODELS,
-    N_IMAGES,
-    PROTOCOL,
     ROOT,
-    exact,
-    metrics,
     params_of,
     report,
     row_of,

@@ -17,7 +17,7 @@ from bitsperdim.results import formatting
 from bitsperdim.results import universal_resnet as content
 from bitsperdim.results.universal_resnet import ResnetStudy, read_resnet
 from bitsperdim.studies.universal_resnet import approximation, ball, essay
-from cases import write_resnet
+from support.cases import write_resnet
 
 
 class Page:

@@ -8,14 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from results import (
-    exact,
-    metrics,
-    report,
-    row_of,
-    section_of,
-    text_of,
-)
+from support.metrics import exact, metrics
+from support.results import report, row_of, section_of, text_of
 
 pytestmark = pytest.mark.usefixtures("charts_of_studies_drawn_once")
 

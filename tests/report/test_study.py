@@ -13,8 +13,8 @@ from bitsperdim.core.errors import InputError
 from bitsperdim.report import _environment, density_and_mass
 from bitsperdim.results import formatting
 from bitsperdim.results.density_and_mass import TABLES, Study, read_study
-from cases import write_study
-from results import every_chart_says_what_it_shows, text_of
+from support.cases import write_study
+from support.results import every_chart_says_what_it_shows, text_of
 
 
 class Page:

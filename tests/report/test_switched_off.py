@@ -13,7 +13,8 @@ from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import write_json
 from bitsperdim.report import write_report
 from bitsperdim.report.content import parameters
-from results import MODELS, metrics, params_of, write_results
+from support.metrics import metrics
+from support.results import MODELS, params_of, write_results
 
 HEADS = {
     "known": "Why believe this",

@@ -10,13 +10,12 @@ import pytest
 
 from bitsperdim.report import write_report
 from bitsperdim.results.formatting import MINUS
-from results import (
+from support.metrics import exact, metrics
+from support.results import (
     ANNEALED,
     CONTRAST,
     JUDGED,
     REFINED,
-    exact,
-    metrics,
     params_of,
     report,
     row_of,

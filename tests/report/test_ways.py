@@ -19,7 +19,7 @@ from bitsperdim.report.variants import differences
 from bitsperdim.results.density_and_mass import read_study
 from bitsperdim.results.formatting import MINUS
 from bitsperdim.results.variants import Scored, of_models
-from cases import WAYS, write_study
+from support.cases import WAYS, write_study
 
 SHAPE = (1, 2, 2)
 

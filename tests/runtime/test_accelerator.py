@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch.utils import backend_registration
 
-import warm
 from bitsperdim.config.families import FAMILIES
-from cases import SMALL
+from support import warm
+from support.cases import SMALL
 
 pytestmark = pytest.mark.skipif(
     not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 def outcome(repository: Path, group: str) -> dict[str, Any]:
     """What on_accelerator.py says of a group."""
     result = subprocess.run(
-        [warm.python(), str(repository / "tests" / "on_accelerator.py"), group],
+        [warm.python(), str(repository / "tests" / "support" / "on_accelerator.py"), group],
         env={"PYTHONPATH": f"{repository / 'src'}:{repository / 'tests'}", "OMP_NUM_THREADS": "1"},
         cwd=repository,
         capture_output=True,

@@ -11,13 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-import sharded
-import warm
-import workspace
 from bitsperdim.runtime import shards
 from bitsperdim.runtime.checkpoints import NEWER, OLDER, Checkpoint
 from bitsperdim.runtime.shards import in_blocks
-from sharded import CPU, MISTAKES, N_IMAGES, STOPS_AT, counted, interrupted, kept
+from support import sharded, warm, workspace
+from support.sharded import CPU, MISTAKES, N_IMAGES, STOPS_AT, counted, interrupted, kept
 
 LAUNCHER = ("torch.distributed.run", "--standalone", "--nproc-per-node")
 ROWS = torch.cat([counted([])(range(first, first + 2)) for first in range(0, N_IMAGES, 2)])  # by definition

@@ -13,7 +13,7 @@ import pytest
 from bitsperdim.core.files import write_csv
 from bitsperdim.runtime import curve
 from bitsperdim.runtime.curve import COLUMNS, EVERY, CurveFiles, read_rows, seconds_of
-from training_cases import run
+from support.training_cases import run
 
 
 @pytest.fixture

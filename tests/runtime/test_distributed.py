@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-import two_processes
-import warm
 from bitsperdim.core import stopping
 from bitsperdim.core.errors import InputError
 from bitsperdim.runtime import device, distributed
 from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.runtime.finished import MARK
-from stage_runs import Laboratory
+from support import two_processes, warm
+from support.stage_runs import StageFolder
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 ROUNDING = 1e-9  # of float64, and what a training makes of it; a mistake makes 1e-3 of it at least
@@ -38,7 +37,7 @@ def both(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> tuple[Pa
         two_processes.stopped(Checkpoint(folder / "there", "one"), by=0)
     paths = os.pathsep.join(str(repository / name) for name in ("src", "tests"))
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    command = [warm.python(), *TORCHRUN, str(repository / "tests" / "two_processes.py"), str(folder)]
+    command = [warm.python(), *TORCHRUN, str(repository / "tests" / "support" / "two_processes.py"), str(folder)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr, done.stderr
@@ -227,29 +226,31 @@ def test_what_fails_everywhere_is_told_once(
     assert stopping.speaks() == told
 
 
-def test_a_stage_of_two_processes_is_stopped_and_goes_on(laboratory: Laboratory) -> None:
+def test_a_stage_of_two_processes_is_stopped_and_goes_on(stage_folder: StageFolder) -> None:
     """One gets a signal and both stop; the sentence comes once; in the end the curve is that of one process."""
-    signalled = (*TORCHRUN, str(laboratory.tests / "signalled.py"), "7", "1", "SIGTERM")
-    stopped = laboratory.run(*signalled, stage="train", model="vae")
+    signalled = (*TORCHRUN, str(stage_folder.tests / "support" / "signalled.py"), "7", "1", "SIGTERM")
+    stopped = stage_folder.run(*signalled, stage="train", model="vae")
     assert stopped.returncode != 0
     assert stopped.stderr.count(f"\ntrain: vae {STOPPED}.\n") == 1, stopped.stderr
-    assert not (laboratory.folder / "models").exists()
-    gone_on = laboratory.run(*TORCHRUN, stage="train", model="vae")
+    assert not (stage_folder.folder / "models").exists()
+    gone_on = stage_folder.run(*TORCHRUN, stage="train", model="vae")
     assert gone_on.returncode == 0, gone_on.stderr
     assert gone_on.stdout.count("goes on from a checkpoint in epoch 2, after 7 steps") == 1
     assert gone_on.stdout.count("validation") == 1
     assert "Traceback" not in gone_on.stderr
-    assert laboratory.results("vae")[0] == pytest.approx(laboratory.in_one_process("vae")[0], rel=1e-5)
-    log = json.loads((laboratory.folder / "logs" / "train-vae.json").read_text())
+    assert stage_folder.results("vae")[0] == pytest.approx(stage_folder.in_one_process("vae")[0], rel=1e-5)
+    log = json.loads((stage_folder.folder / "logs" / "train-vae.json").read_text())
     assert log["n_processes"] == 2
     assert log["images_per_second"] > 0
-    assert len(list(laboratory.folder.glob(f"checkpoints/*/{MARK}"))) == 1
+    assert len(list(stage_folder.folder.glob(f"checkpoints/*/{MARK}"))) == 1
 
 
-def test_a_mistake_of_all_is_told_once(laboratory: Laboratory) -> None:
-    laboratory.change(("learning_rate: 0.001", "learning_rate: 1.0e30"), ("gradient_clip: 10.0", "gradient_clip: null"))
-    failed = laboratory.run(*TORCHRUN, stage="train", model="vae")
+def test_a_mistake_of_all_is_told_once(stage_folder: StageFolder) -> None:
+    stage_folder.change(
+        ("learning_rate: 0.001", "learning_rate: 1.0e30"), ("gradient_clip: 10.0", "gradient_clip: null")
+    )
+    failed = stage_folder.run(*TORCHRUN, stage="train", model="vae")
     assert failed.returncode != 0
     assert failed.stderr.count("train: Training vae (seed 0) met a loss that is not finite") == 1
     assert failed.stderr.count("Traceback") == 1, failed.stderr  # that of torchrun itself
-    assert list((laboratory.folder / "logs").glob("*")) == []
+    assert list((stage_folder.folder / "logs").glob("*")) == []

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-import workspace
 from bitsperdim.runtime import finished
 from bitsperdim.runtime.checkpoints import SECONDS, Checkpoint
-from workspace import EVALUATE, TRAIN
+from support import workspace
+from support.workspace import EVALUATE, TRAIN
 
 
 @pytest.fixture

@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 
-import workspace
 from bitsperdim import models
 from bitsperdim.core.files import atomic_path, write_bytes
 from bitsperdim.runtime import checkpoints
 from bitsperdim.runtime.checkpoints import NEWER, OLDER, Checkpoint
 from bitsperdim.runtime.finished import MARK
 from bitsperdim.runtime.shards import in_blocks
-from cases import SMALL, small_model
-from sharded import CPU, N_IMAGES, counted
-from workspace import EVALUATE, TRAIN
+from support import workspace
+from support.cases import SMALL, small_model
+from support.sharded import CPU, N_IMAGES, counted
+from support.workspace import EVALUATE, TRAIN
 
 SMALL_DISK = 'mount -t tmpfs -o size="$SIZE" none "$DISK"'
 

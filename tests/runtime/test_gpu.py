@@ -16,10 +16,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import sharded
-import training_cases
-import two_processes
-import workspace
 from bitsperdim.core.randomness import stream
 from bitsperdim.evaluation import scoring
 from bitsperdim.models import DensityModel, ImageModel, LatentModel
@@ -27,9 +23,10 @@ from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.runtime.device import prepare_gpu
 from bitsperdim.training import trainer
 from bitsperdim.training.batches import Presentation
-from cases import SMALL, small_model
-from training_cases import run, weights
-from workspace import EVALUATE, TRAIN
+from support import sharded, training_cases, two_processes, workspace
+from support.cases import SMALL, small_model
+from support.training_cases import run, weights
+from support.workspace import EVALUATE, TRAIN
 
 CPU = torch.device("cpu")
 SPREADS = {  # of the last validation bound of small trainings with other random numbers, bits/dim; 24 on a CPU

@@ -25,9 +25,9 @@ from typing import IO, Any
 
 import pytest
 
-import workspace
 from bitsperdim.runtime import finished
-from workspace import EVALUATE, TRAIN
+from support import workspace
+from support.workspace import EVALUATE, TRAIN
 
 INTERVAL = "0.02"  # seconds between two checkpoints
 KINDS = ("under way", "a checkpoint", "any moment", "under way", "a checkpoint")
@@ -45,7 +45,7 @@ class Stages:
         path = f"{repository / 'src'}{os.pathsep}{tests}"
         environment = {**os.environ, **workspace.ENVIRONMENT, "PYTHONPATH": path}
         self.forks = subprocess.Popen(
-            [sys.executable, str(tests / "forks.py")],
+            [sys.executable, str(tests / "support" / "forks.py")],
             cwd=folder,
             env={**environment, "BITSPERDIM_CHECKPOINT_SECONDS": INTERVAL},
             stdin=subprocess.PIPE,

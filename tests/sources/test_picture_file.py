@@ -20,7 +20,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 from bitsperdim.core.errors import InputError
 from bitsperdim.sources import SOURCES
 from bitsperdim.sources.picture_file import is_srgb, read_picture, shape_of
-from picture_files import (
+from support.picture_files import (
     PALETTE,
     chunk,
     grey_profile,

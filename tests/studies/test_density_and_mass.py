@@ -17,7 +17,7 @@ from bitsperdim.core.units import nats_to_bits
 from bitsperdim.estimators.log_weights import leading_bias
 from bitsperdim.studies import density_and_mass
 from bitsperdim.studies.density_and_mass import bound, coding, collapse, hypotheses
-from cases import write_study
+from support.cases import write_study
 
 FAR = 4.9  # a two-sided z of 4.9 is exceeded by chance once in a million
 # (a) two hypotheses

@@ -21,7 +21,7 @@ from bitsperdim.evaluation.estimate import estimate
 from bitsperdim.sources.base import RawImages
 from bitsperdim.studies.density_and_mass import dequantizing
 from bitsperdim.studies.density_and_mass.dequantizing import WAYS
-from cases import TINY_FLOW
+from support.cases import TINY_FLOW
 
 CPU = torch.device("cpu")
 TRAIN = TrainSection(

@@ -35,7 +35,7 @@ from bitsperdim.studies.known.marginals import (
     of_gaussian,
     of_vae,
 )
-from cases import SMALL, small_model
+from support.cases import SMALL, small_model
 
 BINARY = torch.tensor(list(itertools.product(range(2), repeat=4)), dtype=torch.uint8).reshape(-1, 1, 2, 2)
 

@@ -26,8 +26,8 @@ from bitsperdim.studies.known import __main__ as made_once
 from bitsperdim.studies.known import excess
 from bitsperdim.studies.known.drawn import drawn
 from bitsperdim.training.trainer import train
-from cases import tiny_families
-from small_params import SMALL
+from support.cases import tiny_families
+from support.small_params import SMALL
 
 CPU = torch.device("cpu")
 SHAPE, LEVELS = (1, 2, 2), 3

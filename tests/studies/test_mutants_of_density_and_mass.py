@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from bitsperdim.studies.density_and_mass import bound, coding, collapse, hypotheses
-from mutants import Mutant, must_die
 from studies import test_density_and_mass as laws
+from support.mutants import Mutant, must_die
 
 
 def dequantized_fit_is_bounded() -> None:

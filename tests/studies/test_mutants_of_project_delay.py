@@ -16,8 +16,8 @@ from torch import Tensor
 from bitsperdim.studies.project_delay import estimators, network, proposals
 from bitsperdim.studies.project_delay.chain import Chain
 from bitsperdim.studies.project_delay.network import Project
-from mutants import Mutant, must_die
 from studies import test_project_delay as laws
+from support.mutants import Mutant, must_die
 
 
 def first_predecessor_alone(project: Project, durations: np.ndarray) -> np.ndarray:

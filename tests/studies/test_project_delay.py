@@ -17,7 +17,7 @@ from bitsperdim.studies import project_delay
 from bitsperdim.studies.project_delay import cross_entropy, estimators, proposals
 from bitsperdim.studies.project_delay.chain import Chain
 from bitsperdim.studies.project_delay.network import PROJECT, Project, completion_times, critical_path, finishing_times
-from cases import TINY_DELAY
+from support.cases import TINY_DELAY
 
 FAR = 4.9  # a two-sided z of 4.9 is exceeded by chance once in a million
 DEADLINE = 70.0

@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
-import recorded
 from bitsperdim.core.errors import InputError
 from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.training import captured, step
 from bitsperdim.training.step import Optimization
-from training_cases import SECTIONS, power_cut, prepared, run, weights
+from support import recorded
+from support.training_cases import SECTIONS, power_cut, prepared, run, weights
 
 CASES: dict[str, dict[str, Any]] = {
     **{name: {} for name in SECTIONS if name not in ("histogram", "gaussian", "realnvp")},

@@ -20,7 +20,7 @@ from bitsperdim.models.normalizing_flow import NormalizingFlow
 from bitsperdim.models.parts.dequantization import Dequantizer
 from bitsperdim.training import trainer
 from bitsperdim.training.step import Objective
-from training_cases import SECTIONS, prepared, run, weights
+from support.training_cases import SECTIONS, prepared, run, weights
 
 TRAINED = [name for name in SECTIONS if name not in ("histogram", "gaussian")]
 aten = torch.ops.aten

@@ -19,8 +19,8 @@ from bitsperdim.models import LatentModel
 from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.training.schedule import WeighedDensity, kl_weight, learning_rate
 from bitsperdim.training.step import Objective, adam
-from cases import small_model
-from training_cases import SECTIONS, SETTINGS, power_cut, run, weights
+from support.cases import small_model
+from support.training_cases import SECTIONS, SETTINGS, power_cut, run, weights
 
 BURDA: dict[str, Any] = {"betas": [0.99, 0.999], "eps": 1e-4, "initial_second_moment": 1.0}
 

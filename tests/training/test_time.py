@@ -17,7 +17,7 @@ from bitsperdim.core.stopping import Interrupted
 from bitsperdim.core.units import bits_per_dim
 from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.training import trainer
-from training_cases import SETTINGS, prepared, run, spied, weights
+from support.training_cases import SETTINGS, prepared, run, spied, weights
 
 
 @pytest.fixture(autouse=True)

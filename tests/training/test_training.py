@@ -20,8 +20,8 @@ from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.training import step, trainer
 from bitsperdim.training.batches import Presentation
 from bitsperdim.training.step import average_weight
-from cases import small_model
-from training_cases import CPU, SECTIONS, SETTINGS, images, power_cut, prepared, run, spied, weights
+from support.cases import small_model
+from support.training_cases import CPU, SECTIONS, SETTINGS, images, power_cut, prepared, run, spied, weights
 
 
 @pytest.mark.processor

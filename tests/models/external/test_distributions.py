@@ -13,7 +13,7 @@ from bitsperdim.core.errors import InputError
 from bitsperdim.likelihoods import Likelihood
 from bitsperdim.models.external.convention import Convention
 from bitsperdim.models.external.distributions import is_density, likelihood_of
-from foreign import Levels, Own
+from support.foreign import Levels, Own
 
 CPU = torch.device("cpu")
 FORMS: dict[str, Callable[[Tensor], Any]] = {  # of log-masses (B, *inner, L), or of shifted ones

@@ -21,8 +21,8 @@ from bitsperdim.evaluation.summary import origin_of
 from bitsperdim.models import ImageModel
 from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.training import trainer
-from external_files import LATENT, MADE, PARTS
-from training_cases import CPU, SETTINGS, TrainSection, prepared
+from support.external_files import LATENT, MADE, PARTS
+from support.training_cases import CPU, SETTINGS, TrainSection, prepared
 
 SHAPE, N_LEVELS = (1, 2, 3), 4
 SMALL = {"n_samples": 6, "n_pictures": 4, "annealed": {"n_images": 2, "n_simulated": 2, "n_chains": 2, "n_steps": 3}}

@@ -9,7 +9,7 @@ from torch import distributions as td
 
 from bitsperdim.core.errors import InputError
 from bitsperdim.models.external.methods import METHODS, is_training, module_of, offers_of
-from foreign import Masked, Offering, Vae
+from support.foreign import Masked, Offering, Vae
 
 
 def number(x: Tensor, *_: object) -> Tensor:

@@ -1,6 +1,6 @@
 """Models of somebody else as mass functions of ours: each method is the same number, and what is not one is refused.
 
-Truths are enumerated, by quadrature or in closed form (``tests/foreign.py``). Statistical tests are seeded.
+Truths are enumerated, by quadrature or in closed form (``tests/support/foreign.py``). Statistical tests are seeded.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ from bitsperdim.models.external.convention import Convention
 from bitsperdim.models.external.methods import offers_of
 from bitsperdim.models.external.wrapping import External, ExternalConditionals, ExternalLatent, places, wrap
 from bitsperdim.models.look_ahead import check_causality
-from foreign import Masked, Offering, Own, Slopes, Vae, every_image, some_images
+from support.foreign import Masked, Offering, Own, Slopes, Vae, every_image, some_images
 
 LAYOUTS = ("channels_first", "channels_last", "flat", "plane")
 INPUTS = ("integers", "unit", "symmetric")

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 
-from benches import EVERY, SMALL, digits, prepare, row
 from bitsperdim.auditing import audit
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.units import NATS_PER_BIT
@@ -25,6 +24,7 @@ from bitsperdim.studies.known.mistakes.bench import Bench, some_images
 from bitsperdim.studies.known.mistakes.constants import NARROW
 from bitsperdim.studies.known.mistakes.mistake import Foreign, Made, Mistake, audited, row_of
 from bitsperdim.studies.known.mistakes.models import VAE
+from support.benches import EVERY, SMALL, digits, prepare, row
 
 CPU = torch.device("cpu")
 OF_COLOUR = "Pixels for sub-pixels"

@@ -9,7 +9,7 @@ import torch
 from bitsperdim.studies.universal_resnet import OneNeuronResNet
 from bitsperdim.studies.universal_resnet.jobs import Architecture, side_by_side, streams, torch_generator
 from bitsperdim.studies.universal_resnet.training import cross_entropy, fit, rate, squared_error
-from other_processor import VARIABLE
+from support.other_processor import VARIABLE
 
 pytestmark = pytest.mark.processor
 

@@ -34,8 +34,8 @@ def an_error_holds_or_is_refused(name: str) -> Callable[[], None]:
 
 
 @dataclass(frozen=True)
-class Mutant:
-    """Text of the module, what it is replaced by, and the law that notices."""
+class WrongText:
+    """A mistake in the text of the module: ``old`` is replaced by ``new``, and then ``law`` must fail."""
 
     old: str
     new: str
@@ -43,46 +43,46 @@ class Mutant:
 
 
 MUTANTS = {
-    "the threshold lies above the level": Mutant("lowest - 0.5,", "lowest + 0.5,", centres_are_met("line")),
-    "levels are moved from the bottom": Mutant(
+    "the threshold lies above the level": WrongText("lowest - 0.5,", "lowest + 0.5,", centres_are_met("line")),
+    "levels are moved from the bottom": WrongText(
         "range(n_cells, -1, -1)", "range(n_cells + 1)", centres_are_met("plane")
     ),
-    "cells share levels": Mutant("float(cells) ** np.arange(d)", "np.ones(d)", centres_are_met("plane")),
-    "the right end is not dropped": Mutant(
+    "cells share levels": WrongText("float(cells) ** np.arange(d)", "np.ones(d)", centres_are_met("plane")),
+    "the right end is not dropped": WrongText(
         "-(1.0 + (last + drop + 1) / (q * delta))", "-1.0", centres_are_met("line, negative")
     ),
-    "the left end is not dropped": Mutant("-((drop + 1) / delta - 1.0)", "0.0", centres_are_met("line, negative")),
-    "two coordinates outside are no worse than one": Mutant(
+    "the left end is not dropped": WrongText("-((drop + 1) / delta - 1.0)", "0.0", centres_are_met("line, negative")),
+    "two coordinates outside are no worse than one": WrongText(
         "cells - 1 + eta) + 2) / weights", "cells - 1 + eta) + 2) / weights / 4", centres_are_met("plane, odd box")
     ),
-    "no floor under the outside": Mutant("made.along(0, -1.0, base, 1.0)", "", centres_are_met("plane, odd box")),
-    "nothing is clamped from below": Mutant(
+    "no floor under the outside": WrongText("made.along(0, -1.0, base, 1.0)", "", centres_are_met("plane, odd box")),
+    "nothing is clamped from below": WrongText(
         "made.along(0, -1.0, base - 1.0 - room, 1.0)", "", laws.test_the_largest_error_does_not_fall
     ),
-    "nothing is clamped from above": Mutant(
+    "nothing is clamped from above": WrongText(
         "made.along(0, 1.0, -(base - 1.0), -1.0)", "", laws.test_the_largest_error_does_not_fall
     ),
-    "ramps are ten times as wide": Mutant("0.75 * error", "7.5 * error", the_error_holds("plane, disc")),
-    "cells are not flat": Mutant(
+    "ramps are ten times as wide": WrongText("0.75 * error", "7.5 * error", the_error_holds("plane, disc")),
+    "cells are not flat": WrongText(
         "return delta, eta", "return delta, 0.4 / sum(cells**i for i in range(d))", the_error_holds("line", 2e-4)
     ),
-    "rounding is not looked at": Mutant(
+    "rounding is not looked at": WrongText(
         "height * side**d <= error:", "height * side**d < math.inf:", rounding_is_looked_at(17, 1e-4)
     ),
-    "points that stay on ramps are not counted": Mutant(
+    "points that stay on ramps are not counted": WrongText(
         "max(cells * delta, float(away.sum()))", "cells * delta", an_error_holds_or_is_refused("jump")
     ),
-    "the wrong side of a face costs nothing": Mutant(
+    "the wrong side of a face costs nothing": WrongText(
         " + float(jumps @ beyond)", " + 0.0", rounding_is_looked_at(17, 1e-4)
     ),
-    "ramps are in the middle of cells": Mutant("face * h - 1.5", "(face - 0.5) * h - 1.5", centres_are_met("line")),
-    "joined levels keep their distance": Mutant(
+    "ramps are in the middle of cells": WrongText("face * h - 1.5", "(face - 0.5) * h - 1.5", centres_are_met("line")),
+    "joined levels keep their distance": WrongText(
         "made.along(0, 1.0, -(base + top), -1.0)", "", centres_are_met("plane, disc", True)
     ),
-    "the read-out forgets its offset": Mutant(
+    "the read-out forgets its offset": WrongText(
         "v_max - made.gain * (base - 1.0)", "v_max", centres_are_met("line, far from zero")
     ),
-    "negative values are cut off": Mutant("min(0.0, float(values.min()))", "0.0", centres_are_met("line, negative")),
+    "negative values are cut off": WrongText("min(0.0, float(values.min()))", "0.0", centres_are_met("line, negative")),
 }
 
 

@@ -12,7 +12,7 @@ from bitsperdim.results.universal_resnet import ERRORS, NETS
 from bitsperdim.studies.universal_resnet import OneNeuronResNet, approximation, ball, construct, essay, study
 from bitsperdim.studies.universal_resnet.approximation import COARSE, FINE, TARGETS
 from bitsperdim.studies.universal_resnet.predicates import PREDICATES
-from cases import TINY_RESNET, write_resnet
+from support.cases import TINY_RESNET, write_resnet
 
 CPU = torch.device("cpu")
 

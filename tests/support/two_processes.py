@@ -28,7 +28,7 @@ from bitsperdim.runtime import distributed
 from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.training import step, trainer
 from bitsperdim.training.trainer import Trained
-from training_cases import prepared, run, weights
+from support.training_cases import prepared, run, weights
 
 STOPPED_AFTER = 7  # steps, of which an epoch has five
 

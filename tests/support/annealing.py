@@ -9,11 +9,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-import laws
 from bitsperdim.evaluation import annealed, hmc
 from bitsperdim.likelihoods import DiagonalNormal, Likelihood
 from bitsperdim.models import LatentModel
-from cases import small_model
+from support import laws
+from support.cases import small_model
 
 
 class LinearGaussian(LatentModel):

@@ -26,7 +26,7 @@ from bitsperdim.runtime import shards
 from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.runtime.distributed import is_first, joined, rank, world_size
 from bitsperdim.runtime.shards import in_blocks
-from cases import SMALL, small_model
+from support.cases import SMALL, small_model
 
 CPU = torch.device("cpu")
 CASES = ("vae-categorical", "pixelcnn-three-levels", "flow-maf", "gaussian-grey")

@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-import other_processor
+from support import other_processor
 
 SETTINGS: dict[str, dict[str, str]] = {
     "as it is": {},
@@ -51,7 +51,7 @@ def outcome(variables: dict[str, str], arguments: list[str]) -> tuple[str, str]:
 
 def main() -> None:
     """Run all settings, print a line for each, and end with status 1 if a test failed."""
-    os.chdir(Path(__file__).parent.parent)
+    os.chdir(Path(__file__).parents[2])
     failed = False
     for name, variables in SETTINGS.items():
         started = time.monotonic()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bitsperdim.models import AutoregressiveModel, DensityModel, ImageModel, LatentModel
-from other_processor import OtherRounding
+from support.other_processor import OtherRounding
 
 ROUNDING = 1e-12  # of float64: 4,500 units in the last place of 1, for sums of up to a hundred numbers below a hundred
 FAR = 4.9  # a two-sided z of 4.9 is exceeded by chance once in a million

@@ -17,7 +17,7 @@ from bitsperdim.estimators.log_weights import (
 from bitsperdim.estimators.pareto import pareto_k
 from bitsperdim.evaluation import summary
 from bitsperdim.evaluation.estimate import Estimate
-from cases import SMALL, small_model
+from support.cases import SMALL, small_model
 
 SECTION = EvaluateSection(
     n_samples=12,

@@ -16,13 +16,11 @@ from bitsperdim.config.params import Params, read_params
 from bitsperdim.core.files import write_csv, write_json
 from bitsperdim.report import write_report
 from bitsperdim.runtime.curve import COLUMNS
-from cases import write_studies
-from laboratory import HASH, images_of
+from support.cases import write_studies
+from support.metrics import N_IMAGES, PROTOCOL, exact, images_of, metrics
 
-ROOT = Path(__file__).resolve().parents[1]
-PROTOCOL = "tiny/none/2x2x1/L4/test5/given-none"
+ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = "<script>alert('1')&`|*$x^2$]("
-N_IMAGES = 5
 JUDGED = {"pareto_k_median": 0.4, "pareto_k_limit": 0.66780, "pareto_k_high_share": 0.2, "n_samples": 1024}
 
 
@@ -50,36 +48,6 @@ ANNEALED: dict[str, Any] = {
 IMAGES = images_of(PROTOCOL, N_IMAGES)
 
 
-def metrics(**changes: Any) -> dict[str, Any]:
-    """The metrics of a bound, with changes."""
-    return {
-        "kind": "lower",
-        "protocol": PROTOCOL,
-        "test_sha256": HASH,
-        "n_images": N_IMAGES,
-        "n_distinct_images": N_IMAGES,
-        "n_training_images": 0,
-        "n_seeds": 1,
-        "n_samples": 8,
-        "n_parameters": 12345,
-        "bpd": 1.23456789,
-        "bpd_standard_error": 0.0343,
-        "bpd_monte_carlo_error": 0.00067,
-        "nll_nats": 3.42295174,
-        "nll_nats_standard_error": 0.0956,
-        "nll_nats_monte_carlo_error": 0.00186,
-        "log_p_bias_nats": -0.0123,
-        "bias_exceeds_standard_error": False,
-        "too_few_samples": False,
-        "ess_below_10_share": 0.04,
-        "elbo_nats": -3.6,
-        "ess_median": 6.25,
-        "ess_smallest": 1.5,
-        "n_impossible_images": 0,
-        **changes,
-    }
-
-
 REFINED = {
     "gradients_per_image": 421.4,
     "pilot_samples_per_image": 128.0,
@@ -102,12 +70,6 @@ CONTRAST = {
     "n_passes": 1024,
     "n_passes_after": 1573.4,
 }
-
-
-def exact(**changes: Any) -> dict[str, Any]:
-    """The metrics of an exact model, with changes."""
-    nothing = {"bpd_monte_carlo_error": 0.0, "nll_nats_monte_carlo_error": 0.0, "log_p_bias_nats": 0.0}
-    return metrics(kind="exact", n_samples=1, ess_median=1.0, ess_smallest=1.0, **{**nothing, **changes})
 
 
 IMPOSSIBLE = {

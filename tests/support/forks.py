@@ -13,7 +13,7 @@ import torch._dynamo  # noqa: F401 - of optimizers
 
 from bitsperdim.evaluation import latent_code, scoring  # noqa: F401
 from bitsperdim.training import trainer  # noqa: F401
-from warm import end_as, start_program
+from support.warm import end_as, start_program
 
 
 def start(script: str, arguments: list[str], output: str) -> int:

@@ -109,11 +109,11 @@ def mark(items: Iterable[pytest.Item], are_chosen: bool) -> None:
             whole = re.compile(re.escape(pattern).replace(r"\*", ".*") + ("" if "[" in pattern else r"(\[.*)?"))
             found = [item for item in by_file.get(file, []) if whole.fullmatch(item.name)]
             if by_file.get(file) and not found and not are_chosen:
-                raise pytest.UsageError(f"tests/long_cases.py: {file} has no test {pattern}")
+                raise pytest.UsageError(f"tests/support/long_cases.py: {file} has no test {pattern}")
             for item in found:
                 item.add_marker(pytest.mark.long)
     for item in items:
         tests[item.nodeid.split("[")[0]].add(item.get_closest_marker("long") is None)
     for test, are_short in tests.items():
         if True not in are_short and test.split("::")[-1] not in WHOLE and not are_chosen:
-            raise pytest.UsageError(f"tests/long_cases.py: no case of {test} is short")
+            raise pytest.UsageError(f"tests/support/long_cases.py: no case of {test} is short")

@@ -9,8 +9,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-import warm
-from small_params import made_small
+from support import warm
+from support.small_params import made_small
 
 
 def copied(repository: Path, folder: Path) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-import mistake_rows
 from bitsperdim.config.families.base import TrainSection
 from bitsperdim.config.known import KnownSection
 from bitsperdim.config.params import (
@@ -23,6 +22,7 @@ from bitsperdim.models import ImageModel, build
 from bitsperdim.studies import density_and_mass, known, project_delay
 from bitsperdim.studies.known import estimators, excess
 from bitsperdim.studies.universal_resnet import study as oneneuron_study
+from support import mistake_rows
 
 NOISE = {"n_couplings": 2, "n_filters": 4, "n_blocks": 1}
 UNIFORM = {"logit_margin": 0.0, "dequantization": "uniform", "variational": NOISE}

@@ -13,11 +13,8 @@ from ruamel.yaml import YAML
 from bitsperdim.comparing.cache import Cache
 from bitsperdim.comparing.comparison import Comparison, compare
 from bitsperdim.comparing.source import find
-from bitsperdim.core.units import bits_per_dim, nats_to_bits_per_dim
+from support.metrics import metrics_of
 
-SHAPE = (1, 2, 2)
-PROTOCOL = "tiny/none/2x2x1/L256/test{n}/given-none"
-HASH = "0123456789abcdef" * 4
 NO_CONFIGURATION = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
 PARAMS: dict[str, Any] = {
     "dataset": {"name": "tiny", "seed": 0},
@@ -29,61 +26,6 @@ PARAMS: dict[str, Any] = {
     "vae": {"family": "vae", "latent_size": 16},
     "iwae": {"family": "vae", "latent_size": 16, "train_samples": 8, "train": {"epochs": 5}},
 }
-
-
-def metrics_of(log_p: np.ndarray, **changes: Any) -> dict[str, Any]:
-    """What `evaluate` would write of log-likelihoods, (seeds, N) nats."""
-    mean = log_p.mean(0)
-    error = float(mean.std(ddof=1) / np.sqrt(len(mean))) if len(mean) > 1 and np.isfinite(mean).all() else np.inf
-    return {
-        "kind": "lower",
-        "protocol": PROTOCOL.format(n=len(mean)),
-        "test_sha256": HASH,
-        "n_images": len(mean),
-        "n_seeds": len(log_p),
-        "n_samples": 8,
-        "n_parameters": 12345,
-        "bpd": bits_per_dim(float(mean.mean()), SHAPE),
-        "bpd_standard_error": nats_to_bits_per_dim(error, SHAPE),
-        "nll_nats": -float(mean.mean()),
-        "nll_nats_standard_error": float(error),
-        "nll_nats_monte_carlo_error": 0.001,
-        "log_p_bias_nats": -0.01,
-        "elbo_nats": float(mean.mean()) - 0.1,
-        "ess_median": 6.0,
-        "ess_smallest": 1.5,
-        "bias_exceeds_standard_error": False,
-        "too_few_samples": False,
-        "bpd_monte_carlo_error": 0.0003,
-        "n_impossible_images": int(np.isneginf(mean).sum()),
-        **(
-            {"bpd_by_seed": {str(s): bits_per_dim(float(x), SHAPE) for s, x in enumerate(log_p.mean(1))}}
-            if len(log_p) > 1
-            else {}
-        ),
-        **changes,
-    }
-
-
-def images_of(protocol: str, n_test: int) -> dict[str, Any]:
-    """What `dequantize` would write of images of which all are distinct."""
-    return {
-        "protocol": protocol,
-        "test_sha256": HASH,
-        "n_train": 20,
-        "n_validation": 4,
-        "n_test": n_test,
-        "n_test_distinct": n_test,
-        "n_test_in_train": 0,
-        "n_test_in_validation": 0,
-        "n_validation_in_train": 0,
-        "entropy_bpd": 1.6,
-        "entropy_bias_bpd": -0.25,
-        "png_bpd": 30.0,
-        "png_single_bpd": 140.0,
-        "webp_bpd": 9.0,
-        "uniform_bpd": 2.0,
-    }
 
 
 def git(folder: Path, *arguments: str, safe: str = "") -> str:

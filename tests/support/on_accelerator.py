@@ -20,11 +20,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import sharded
-import training_cases
-import two_processes
-import workspace
-from accelerator import CPU, DEVICE, launches, plugged_in, waits
 from bitsperdim.core import randomness
 from bitsperdim.evaluation import annealed as chains
 from bitsperdim.evaluation import latent_code, pictures, rate_distortion, scoring
@@ -35,10 +30,12 @@ from bitsperdim.studies.density_and_mass import dequantizing
 from bitsperdim.studies.universal_resnet import approximation, ball, essay
 from bitsperdim.studies.universal_resnet import study as oneneuron_study
 from bitsperdim.training import trainer
-from cases import SMALL, TINY_FLOW, TINY_RESNET, small_model
+from support import sharded, training_cases, two_processes, workspace
+from support.accelerator import CPU, DEVICE, launches, plugged_in, waits
+from support.cases import SMALL, TINY_FLOW, TINY_RESNET, small_model
 
 Outcome = dict[str, Any]
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 CHAINS = sharded.SECTION.annealed
 FIXED_NOISE = "realnvp"  # comes from the host, by design
 DRAWN = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from browser import Browser
+from support.browser import Browser
 
 CONTRAST = 4.5  # WCAG 2.2, level AA, of small text; asked of large text too
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import warm
 from bitsperdim import models
 from bitsperdim.config.params import read_params
 from bitsperdim.core.files import write_csv
@@ -20,9 +19,10 @@ from bitsperdim.data.prepared import load_prepared
 from bitsperdim.runtime.curve import COLUMNS
 from bitsperdim.sources.base import RawImages
 from bitsperdim.training.trainer import train
+from support import warm
 
 
-class Laboratory:
+class StageFolder:
     """Parameters and images; five steps an epoch, four epochs.
 
     Attributes:

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from ruamel.yaml import YAML
 
-import warm
 from bitsperdim import models
 from bitsperdim.config.params import read_params
 from bitsperdim.data import preparation
 from bitsperdim.recipes.recipe import merged
 from bitsperdim.sources import RawImages
+from support import warm
 
 ENVIRONMENT = {"BITSPERDIM_DEVICE": "cpu", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 TRAIN = ("train.py", "vae", "images", "models/vae", "results/vae/training_curve.csv")

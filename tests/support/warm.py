@@ -1,9 +1,10 @@
-"""Start stages without importing torch anew for each: a process that has it, and forks.
+"""Start stages without importing torch for each: one process imports it and forks a child for every start.
 
-``python`` below is a command that takes the place of Python: a script of a folder ``stages`` or ``tests``, or a module
-of MODULES, runs in a child of that process, which gets the caller's folder, environment, standard streams and signals,
-imports the code of bitsperdim itself, and ends with its status; anything else runs in Python as ever. Only the import
-of other people's packages is shared. Tests that measure the memory of a process start it by Python.
+The command ``python`` of this module takes the place of Python. A script in a folder ``stages`` or ``support``, or a
+module in MODULES, runs in a child of that process. The child gets the folder, the environment, the standard streams and
+the signals of the caller, imports the code of bitsperdim itself, and the command ends with the child's status. Anything
+else runs in Python. Only the import of other packages is shared. Tests that measure the memory of a process start
+Python itself.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def is_shared(arguments: list[str]) -> bool:
     """Whether Python is asked for what runs in a child."""
     if arguments[:1] == ["-m"] and arguments[1] in MODULES:
         return True
-    return bool(arguments) and arguments[0].endswith(".py") and Path(arguments[0]).parent.name in ("stages", "tests")
+    return bool(arguments) and arguments[0].endswith(".py") and Path(arguments[0]).parent.name in ("stages", "support")
 
 
 def ask(address: str, arguments: list[str]) -> None:
