@@ -28,7 +28,15 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from bitsperdim.config.params import Params
 from bitsperdim.core import labels
 from bitsperdim.core.files import write_text
-from bitsperdim.report import charts, density_and_mass, known, project_delay, rate_distortion, universal_resnet
+from bitsperdim.report import (
+    charts,
+    density_and_mass,
+    known,
+    project_delay,
+    rate_distortion,
+    recipe_curves,
+    universal_resnet,
+)
 from bitsperdim.report.content import Report, read_report
 from bitsperdim.report.variants import differences
 from bitsperdim.report.yardsticks import yardsticks
@@ -84,6 +92,7 @@ def render_page(report: Report) -> str:
         tails=[charts.tails(model) for model in report.models],
         histogram=[charts.histogram(model) for model in report.models],
         rate_distortion=rate_distortion.plane(report.models),
+        recipe_curves=recipe_curves.curves(report.curves, report.models, report.published),
         known=known.all_charts(report.known) if report.known else None,
         study=density_and_mass.all_charts(report.study) if report.study else None,
         delay=project_delay.all_charts(report.delay) if report.delay else None,

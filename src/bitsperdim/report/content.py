@@ -30,6 +30,7 @@ from bitsperdim.core.metrics import Metrics
 from bitsperdim.core.stored import Stored
 from bitsperdim.core.units import bits_per_dim, nats_to_bits_per_dim
 from bitsperdim.core.yardsticks import ImagesMetrics
+from bitsperdim.recipes.curves import Curve, read_curves
 from bitsperdim.report.published import PublishedNumber, read_published
 from bitsperdim.results.density_and_mass import Study, read_study
 from bitsperdim.results.known import KnownTruths, read_known
@@ -167,6 +168,7 @@ class Report:
         resnet: of the one-neuron ResNet.
         ways: a table for each flow that is among the models with several ways of dequantizing.
         published: numbers of others under the protocol of the images.
+        curves: committed training curves of recipes for images of the same kind.
         n_samples: K of the evaluation.
         parameters: (section, [(key, value)]) in the order of ``params.yaml``.
     """
@@ -183,6 +185,7 @@ class Report:
     resnet: ResnetStudy | None
     ways: list[list[Way]]
     published: list[PublishedNumber]
+    curves: list[Curve]
     n_samples: int
     parameters: list[tuple[str, list[tuple[str, str]]]]
 
@@ -256,6 +259,7 @@ def read_report(params: Params, results: Path, root: Path) -> Report:
     ways = of_models({name: params.section(name) for name in scored}, scored, images.image_shape)
     n_samples, rows = params.evaluate.n_samples, parameters(params)
     published = read_published(root, images.protocol, images.image_shape)
+    curves = read_curves(root, images.protocol)
     return Report(
         dataset=title_of(params),
         images=images,
@@ -269,6 +273,7 @@ def read_report(params: Params, results: Path, root: Path) -> Report:
         resnet=resnet,
         ways=ways,
         published=published,
+        curves=curves,
         n_samples=n_samples,
         parameters=rows,
     )
@@ -329,7 +334,9 @@ def _read_model(params: Params, folder: Path, name: str, images: ImagesMetrics) 
         metrics=metrics,
         n_train_samples=section.n_train_samples,
         validation_samples=section.settings(params.train).validation_samples,
-        curve=read_columns(folder / "training_curve.csv", ("epoch", "train_bpd", "validation_bpd", "seed")),
+        curve=read_columns(
+            folder / "training_curve.csv", ("epoch", "n_presented", "train_bpd", "validation_bpd", "seed")
+        ),
         bound=bound,
         nll=-_by_seed(per_image, "log_p", metrics, folder / "per_image.csv").mean(0),
         same_as=_by_seed(per_image, "same_as", metrics, folder / "per_image.csv")[0].astype(np.int64),
