@@ -51,7 +51,7 @@ def test_the_chart_draws_every_curve_and_published_number() -> None:
     assert "mathdefault" not in chart
     label = re.search('aria-label="([^"]*)"', chart)
     assert label is not None
-    assert "two, iwae: 0.1650 after 300,000 images" in label[1]
+    assert "two, iwae: 0.165 after 300,000 images" in label[1]
 
 
 def test_without_committed_curves_nothing_is_drawn() -> None:
