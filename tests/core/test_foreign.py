@@ -68,5 +68,5 @@ def test_a_file_that_only_the_workspace_has_is_told(tmp_path: Path, monkeypatch:
         foreign.refuse_missing("mine.file", "external/m.py")
     (tmp_path / "external").mkdir()
     (tmp_path / "external" / "m.py").write_text("")
-    with pytest.raises(InputError, match=r"of this copy, .* type `git add external/m\.py`"):
+    with pytest.raises(InputError, match=r"in this copy of the repository, .* type `git add external/m\.py`"):
         foreign.refuse_missing("mine.file", "external/m.py")

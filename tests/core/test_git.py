@@ -122,7 +122,7 @@ def test_git_of_a_folder_around_does_not_answer_for_a_damaged_repository(tmp_pat
     root = commit(tmp_path / "lab")
     git(outer, "add", "lab")
     (root / ".git" / "HEAD").unlink()
-    with pytest.raises(GitError, match=r"git does not take .*/lab/\.git for a repository: it is damaged\."):
+    with pytest.raises(GitError, match=r"git does not accept .*/lab/\.git as a repository: it is damaged\."):
         repository(root)
 
 
@@ -158,7 +158,7 @@ def test_an_archive_is_not_the_repository_around_it(tmp_path: Path) -> None:
     root = root.rename(outer / "archive")
     for ignored in ("", "/archive\n"):
         (outer / ".gitignore").write_text(ignored)
-        with pytest.raises(NotARepositoryError, match=f"nor part of {outer}, around it: that does not track its"):
+        with pytest.raises(NotARepositoryError, match=f"nor part of the repository {outer}, which does not track its"):
             repository(root)
         assert provenance(root, *CODE).has_local_changes is None
     git(outer, "add", "--force", "archive")
@@ -206,7 +206,8 @@ def test_dvc_works_without_git_once_it_is_told(tmp_path: Path, repository: Path)
     ask = (sys.executable, "-m", "bitsperdim.core.git", "--dvc")
     refused = call(tmp_path, repository, *ask)
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert refused.stderr.startswith(f"{tmp_path} is not a git repository, which DVC takes for a mistake. `dvc config ")
+    words = f"{tmp_path} is not a git repository, which DVC treats as an error. Run `dvc config "
+    assert refused.stderr.startswith(words)
     typed = refused.stderr.split("`")[1]
     assert call(tmp_path, repository, *typed.split()).returncode == 0
     assert call(tmp_path, repository, *ask).returncode == 0

@@ -56,19 +56,19 @@ def test_a_good_number_has_no_mark() -> None:
             "worse than uniform coding, which needs 8",
         ),
         ({"kind": "exact", "bpd": 8.01}, "= 8.0100 +- 0.2500", "worse than uniform coding, which needs 8 bits/dim"),
-        ({"kind": "exact", "bpd": -0.5}, "= -0.5000 +- 0.2500", "fewer than 0 bits, which no likelihood needs"),
-        ({"bpd": -0.5}, "<= -0.5000 +- 0.2500", "no likelihood needs, by more than 4 of its Monte Carlo errors"),
+        ({"kind": "exact", "bpd": -0.5}, "= -0.5000 +- 0.2500", "below 0 bits, which is impossible for a likelihood"),
+        ({"bpd": -0.5}, "<= -0.5000 +- 0.2500", "for a likelihood, by more than 4 times its Monte Carlo error"),
         (
             {"bpd": -0.007, "bpd_standard_error": 0.001},
             "<= -0.0070 +- 0.0010",
-            "below 0 bits by chance: a bound is above its model's number on average, and the Monte Carlo error of this "
-            "one is 0.002",
+            "below 0 bits by chance: a bound is above its model's true number on average, and the Monte Carlo error of "
+            "this bound is 0.002",
         ),
         ({"bpd": 0.2}, "<= 0.2000 +- 0.2500", "its standard error is larger than the number"),
         (FEW | {"bias_exceeds_standard_error": True}, "<= 5.5", "its bias, about -6e+02 nats, exceeds its standard"),
         (FEW | {"ess_below_10_share": 0.1}, "<= 5.5", "10 % of the test images have an effective sample size below"),
         (FEW | {"pareto_k_high_share": 1.0}, "<= 5.5", "100 % of the test images have weights with a heavy tail"),
-        (FEW | {"n_samples": 1}, "<= 5.5", "K = 1, which tells neither its bias nor its Monte Carlo error"),
+        (FEW | {"n_samples": 1}, "<= 5.5", "K = 1, so neither its bias nor its Monte Carlo error can be estimated"),
         ({"n_training_images": 4}, "<= 5.5", "4 of the 60 test images are training images too"),
         (
             {"n_training_images": 1, "bpd_without_training_images": 5.76},
@@ -132,7 +132,8 @@ def test_what_is_out_of_range_by_rounding_alone_is_called_so() -> None:
     exact = GOOD | {"kind": "exact", "n_samples": 1, "bpd_standard_error": 0.0}
     below = sentence(exact | {"bpd": -9.4e-9, "nll_nats": -4e-7})
     assert below == (
-        "= 0.0000 +- 0.0000 bits/dim (0.00 nats), exact, K = 1; below 0 by no more than float32 rounds, so 0"
+        "= 0.0000 +- 0.0000 bits/dim (0.00 nats), exact, K = 1; below 0 only by the rounding error of float32, so "
+        "taken as 0"
     )
     for bpd in (8.000001, 8.00001):  # a number is rounded in proportion to its size
         assert marks(exact | {"bpd": bpd}) == ""
@@ -163,7 +164,7 @@ def test_a_validation_number_says_what_it_is() -> None:
         "= 5.5000 bits/dim (11711.25 nats), exact, its error not estimated"
     )
     assert labels.of_validation("lower", -0.0001, -0.01, tag, 16).endswith(
-        "below 0 bits: a bound is above its model's number on average, and by chance below it"
+        "below 0 bits: a bound is above its model's true number on average, but may be below it by chance"
     )
     assert labels.of_validation("lower", 9.0, 19164.0, tag, 16) == (
         "<= 9.0000 bits/dim (!) (19164.00 nats), an upper bound, K = 16, its error not estimated. (!) Not to be "

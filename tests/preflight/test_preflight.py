@@ -111,8 +111,8 @@ def test_a_value_that_is_not_of_the_last_commit_is_named(
     )
     wrong = wrong.replace("  latent_size: 16\n  latent_size: -8", "  latent_size: -8")
     path = laboratory.root / "params.yaml"
-    had = {"vae.latent_size": "has 16", "vae.laten_size": "does not have it"}[key]
-    origin = f" The last commit {had}: if an earlier -S left this, `bitsperdim back` goes back.\n"
+    had = {"vae.latent_size": "has 16", "vae.laten_size": "does not have this key"}[key]
+    origin = f" The last commit {had}: if an earlier -S wrote this value, `bitsperdim back` undoes it.\n"
     for last, now, is_named in ((text, wrong, True), (wrong, wrong, False)):
         path.write_text(last, encoding="utf-8")
         laboratory.git("add", "params.yaml")
