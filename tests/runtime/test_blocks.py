@@ -72,7 +72,7 @@ def test_sharded_is_the_same_bit_for_bit(n_processes: int, tmp_path: Path) -> No
     found = outcome["mistakes"]
     assert set(found) == set(MISTAKES)
     for name in ("an image twice", "every block by everyone"):
-        assert "rows that were computed are not the 10 that were to be, each once" in found[name]
+        assert "computed rows are not the 10 expected rows, each exactly once" in found[name]
         assert int(found[name].split()[1]) > N_IMAGES
     assert found["a block dropped"].startswith("the 6 rows that were computed")
     assert found["wrong order"] == "other numbers"
@@ -117,7 +117,7 @@ def test_what_is_done_is_taken_over(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert torch.equal(rows, ROWS)
     assert calls == [4, 6, 8]
     assert told == [4, 2, 2, 2]
-    assert capsys.readouterr().out == "work: goes on from a checkpoint, 4 of 10 images are done.\n"
+    assert capsys.readouterr().out == "work: resumes from a checkpoint with 4 of 10 images done.\n"
     rows, calls, told = resumed(place)  # a finished one is kept until the caller removes it
     assert (torch.equal(rows, ROWS), calls, told) == (True, [], [10])
     shutil.rmtree(place.folder)

@@ -71,7 +71,7 @@ def test_a_full_disk_stops_no_training(
     with monkeypatch.context() as patch:
         patch.setattr(curve, "write_csv", full)
         files.follow(rows(1), [2.0])
-        expected = f"{files.curve} cannot be written (No space left on device); the training goes on without it.\n"
+        expected = f"{files.curve} cannot be written (No space left on device); training continues without it.\n"
         assert capsys.readouterr().err == expected
         files.add(rows(1), [2.0])
         with pytest.raises(OSError, match="No space left"):

@@ -143,7 +143,7 @@ def test_each_process_has_its_gpu(name: str, n_gpus: int, expected: str, monkeyp
     if expected:
         assert str(device.set_up_device()) == expected
     else:
-        with pytest.raises(InputError, match=f"{name!r} is not enough for the 2 processes of this machine"):
+        with pytest.raises(InputError, match=f"{name!r} is not enough for the 2 processes on this machine"):
             device.set_up_device()
 
 

@@ -47,7 +47,9 @@ def test_the_last_good_checkpoint_stays(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full)
         checkpoint.save({"a": torch.zeros(50)}, {"step": 3})
-    expected = f"{checkpoint.folder / NEWER} cannot be written (No space left on device); the run goes on without it.\n"
+    expected = (
+        f"{checkpoint.folder / NEWER} cannot be written (No space left on device); the run continues without it.\n"
+    )
     assert capsys.readouterr().err == expected
     assert workspace.written(checkpoint.folder, ".") == before
     assert before.keys() == {NEWER, OLDER}
@@ -157,7 +159,7 @@ def test_a_disk_that_is_really_full(
     done = on_a_small_disk(folder, repository, stage, "checkpoints", "8k")
     assert done.returncode == 0, done.stderr
     assert set(re.sub(r"checkpoints/\S+", "FILE", done.stderr).splitlines()) == {
-        "FILE cannot be written (No space left on device); the run goes on without it."
+        "FILE cannot be written (No space left on device); the run continues without it."
     }
     expected = workspace.written(folder, *outputs)
 

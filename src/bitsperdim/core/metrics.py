@@ -48,7 +48,7 @@ class AnnealedMetrics(Stored):
     n_images: int | None = None
     n_chains: int | None = None  # chains per image
     n_steps: int | None = (
-        None  # steps from the start (the refined proposal, if there is one, or the prior) to the posterior
+        None  # steps from the start (the refined proposal if there is one, or the prior) to the posterior
     )
     acceptance: float | None = None  # share of proposed moves that were accepted
     log_p_nats: float | None = None  # mean lower bound of log P(x)
