@@ -95,7 +95,7 @@ def test_validation_stops_too_and_is_done_again(tmp_path: Path, monkeypatch: pyt
 
     with monkeypatch.context() as patch:
         patch.setattr(validation, "bound_of", counting)
-        with pytest.raises(Interrupted, match="stopped after 10 steps; the same command goes on from there"):
+        with pytest.raises(Interrupted, match="stopped after 10 steps; rerun the same command to resume"):
             run("iwae", checkpoint=checkpoint)
     assert n_batches == 3
     gone_on, whole = run("iwae", checkpoint=checkpoint), run("iwae")
@@ -108,7 +108,7 @@ def test_a_stopped_stage_goes_on_to_the_same_bytes(laboratory: Laboratory) -> No
     for step, name, status in (("7", "SIGTERM", 143), ("12", "SIGINT", 130)):
         stopped = laboratory.run(str(laboratory.tests / "signalled.py"), step, "0", name, stage="train", model="vae")
         assert stopped.returncode == status, stopped.stderr
-        sentence = f"vae (seed 0) stopped after {step} steps; the same command goes on from there"
+        sentence = f"vae (seed 0) stopped after {step} steps; rerun the same command to resume"
         assert stopped.stderr == f"\ntrain: {sentence}.\n"
         found = {path.name for path in laboratory.folder.iterdir()}  # the curve, where a second has gone by
         assert found - {"curve.csv"} == {

@@ -25,7 +25,7 @@ from stage_runs import Laboratory
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 ROUNDING = 1e-9  # of float64, and what a training makes of it; a mistake makes 1e-3 of it at least
-STOPPED = "(seed 0) stopped after 7 steps; the same command goes on from there"
+STOPPED = "(seed 0) stopped after 7 steps; rerun the same command to resume"
 Told = dict[str, Any]
 
 
@@ -84,9 +84,7 @@ def test_one_goes_on_where_two_stopped_and_the_reverse(
     """SIGTERM for one of two stops both after the same step, in the middle of an epoch."""
     folder, (first, second) = both
     assert (
-        first["stopped"]
-        == second["stopped"]
-        == "iwae (seed 0) stopped after 7 steps; the same command goes on from there"
+        first["stopped"] == second["stopped"] == "iwae (seed 0) stopped after 7 steps; rerun the same command to resume"
     )
     two_processes.in_float64(monkeypatch)
     alone, gone_on = (
@@ -236,7 +234,7 @@ def test_a_stage_of_two_processes_is_stopped_and_goes_on(laboratory: Laboratory)
     assert not (laboratory.folder / "models").exists()
     gone_on = laboratory.run(*TORCHRUN, stage="train", model="vae")
     assert gone_on.returncode == 0, gone_on.stderr
-    assert gone_on.stdout.count("goes on from a checkpoint in epoch 2, after 7 steps") == 1
+    assert gone_on.stdout.count("resumes from a checkpoint in epoch 2, after 7 steps") == 1
     assert gone_on.stdout.count("validation") == 1
     assert "Traceback" not in gone_on.stderr
     assert laboratory.results("vae")[0] == pytest.approx(laboratory.in_one_process("vae")[0], rel=1e-5)

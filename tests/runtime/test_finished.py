@@ -70,7 +70,7 @@ def test_each_stage_removes_what_those_before_it_left(
     assert "from a checkpoint" not in run(*TRAIN)
     trained, weights = marked(), workspace.written(tmp_path, "models")
     assert len(trained) == 2  # seeds
-    assert run(*TRAIN).count("goes on from a checkpoint of its end, after") == 2
+    assert run(*TRAIN).count("resumes from a checkpoint at its end, after") == 2
     assert (marked(), workspace.written(tmp_path, "models")) == (trained, weights)
     run(*EVALUATE)
     assert len(marked()) == 2

@@ -141,7 +141,7 @@ def test_without_a_gpu_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_noise_of_the_host_and_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="keeps its dequantization noise"):
+    with pytest.raises(InputError, match="its dequantization noise is fixed"):
         run("realnvp", capture=True)
     monkeypatch.setattr(captured, "world_size", lambda: 2)
     with pytest.raises(InputError, match="in 2 processes"):

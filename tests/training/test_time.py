@@ -101,4 +101,4 @@ def test_what_was_before_an_interruption_counts(
     assert len(seen) == 7
     assert gone_on.curve == whole.curve
     assert torch.equal(weights(gone_on), weights(whole))
-    assert "goes on from a checkpoint" in capsys.readouterr().out
+    assert "resumes from a checkpoint" in capsys.readouterr().out

@@ -403,7 +403,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
     monkeypatch.setattr(trainer._Trainer, "take_step", counting)
     resumed = run(model, data, checkpoint=checkpoint, **settings)
     assert steps == list(range(stop_at, 20))
-    assert f"goes on from a checkpoint in epoch {1 + stop_at // 5}, after {stop_at} steps" in capsys.readouterr().out
+    assert f"resumes from a checkpoint in epoch {1 + stop_at // 5}, after {stop_at} steps" in capsys.readouterr().out
     assert torch.equal(weights(whole), weights(resumed))
     assert whole.curve == resumed.curve
     assert len(resumed.times) == 4

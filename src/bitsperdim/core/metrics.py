@@ -32,7 +32,7 @@ class SimulatedMetrics(Stored):
 
     n_images: int
     n_chains: int  # chains per image
-    n_steps: int  # steps from the start (the refined proposal, if there is one, or the prior) to the posterior
+    n_steps: int  # steps from the refined proposal, or the prior if there is none, to the posterior
     lower_nats: float  # mean lower bound of log P(x)
     upper_nats: float  # mean upper bound
     gap_nats: float  # upper minus lower
@@ -47,9 +47,7 @@ class AnnealedMetrics(Stored):
 
     n_images: int | None = None
     n_chains: int | None = None  # chains per image
-    n_steps: int | None = (
-        None  # steps from the start (the refined proposal if there is one, or the prior) to the posterior
-    )
+    n_steps: int | None = None  # steps from the refined proposal, or the prior if there is none, to the posterior
     acceptance: float | None = None  # share of proposed moves that were accepted
     log_p_nats: float | None = None  # mean lower bound of log P(x)
     log_p_nats_standard_error: float | None = None  # standard error over images
