@@ -1,7 +1,7 @@
-"""What each setting of refined proposals gives, on the VALIDATION images of the default models with a latent code.
+"""Compare settings of refined proposals on the VALIDATION images of the default models with a latent code.
 
-Run it after `dvc repro`: `PYTHONPATH=src python benchmarks/refined_settings.py [MODEL ...]`. The defaults of
-`evaluate.refined` are confirmed by it: no test image has a part in the choice.
+Run it after `dvc repro`: `PYTHONPATH=src python benchmarks/refined_settings.py [MODEL ...]`. It confirms the defaults
+of `evaluate.refined`; no test image is used in this choice.
 """
 
 import sys

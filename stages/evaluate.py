@@ -36,7 +36,7 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
             return used
         remove_leftovers(out)
     except FloatingPointError as error:
-        raise InputError(f"Evaluating {name} stopped: {error}; train it again.") from error
+        raise InputError(f"The evaluation of {name} stopped: {error}; train the model again.") from error
     result = summary.summarise(
         *(estimates, first, prepared.description, scoring.proposal_of(first, section)),
         same_as=prepared.same_as["test"],

@@ -136,13 +136,13 @@ def test_a_forgotten_environment_is_a_sentence(tmp_path: Path, repository: Path)
         python.chmod(0o755)
     for folder, words in (
         ("none", "train: there is no command 'python' here"),
-        ("no", f"train: the python here ({tmp_path}/no/python) is not that of bitsperdim, or lacks some of"),
-        ("other", f"train: the python here ({tmp_path}/other/python) is not that of bitsperdim, or lacks some of"),
+        ("no", f"train: this python ({tmp_path}/no/python) is not the one of bitsperdim, or lacks some of"),
+        ("other", f"train: this python ({tmp_path}/other/python) is not the one of bitsperdim, or lacks some of"),
     ):
         done = start(repository, str(tmp_path / folder), "train", "vae")
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
         assert done.stderr.startswith(words)
-        assert "; type 'source .venv/bin/activate' first ('make setup' makes it)." in done.stderr
+        assert "; type 'source .venv/bin/activate' first ('make setup' creates it)." in done.stderr
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     done = start(repository, path, "train", BITSPERDIM_LAUNCHER="no-launcher --of-this name")
     assert (done.returncode, done.stderr.split(";")[0]) == (1, "train: there is no command 'no-launcher' here")
