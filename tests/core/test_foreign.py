@@ -1,4 +1,4 @@
-"""Files of the user beside the package: what they import, what they define, what they hash to."""
+"""The user's own files: the files that they import, the names that they define, and their hashes."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def late():
 
 
 def test_what_is_imported_is_found(tmp_path: Path) -> None:
-    """Directly, by another file, in a function, and as a whole package; but no file that nobody imports."""
+    """Direct imports, indirect ones, imports in a function, and whole packages are found, but no unused file."""
     for name, text in {
         "model.py": FILE,
         "helper.py": "from deeper import x\nimport model\n",

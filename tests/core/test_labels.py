@@ -1,4 +1,4 @@
-"""A number that is not to be believed is not printed as if it were: each reason has its mark and its words."""
+"""A number that should not be believed is printed with a mark: each reason has its mark and its words."""
 
 import math
 from pathlib import Path
@@ -107,7 +107,7 @@ NEAR = {
 
 
 def test_copies_and_images_that_were_trained_on_are_named() -> None:
-    """Also where they are too few to matter: 3 of 60, which move the number by less than its error."""
+    """They are named even if they are too few to matter: 3 of 60, which move the number by less than its error."""
     few = GOOD | {"n_distinct_images": 57, "n_training_images": 3, "bpd_without_training_images": 5.74}
     assert sentence(few).endswith(
         "K = 1024; of 60 test images 57 are distinct; 3 of the 60 test images are training images too, and without "
@@ -125,7 +125,7 @@ def test_copies_and_images_that_were_trained_on_are_named() -> None:
     assert marks(GOOD | NEAR | {"bpd_without_near_training_images": 5.76}) == labels.SEEN
     assert marks(GOOD | NEAR | {"bpd_without_near_training_images": 5.24}) == labels.SEEN
     assert marks(GOOD | NEAR | {"n_near_training_images": 4}) == labels.SEEN
-    assert marks(few | {"n_near_training_images": 1}) == labels.SEEN  # 3 and 1 of 60 are more than 5 %
+    assert marks(few | {"n_near_training_images": 1}) == labels.SEEN  # 3 + 1 of 60 images are more than 5 %
 
 
 def test_what_is_out_of_range_by_rounding_alone_is_called_so() -> None:
@@ -135,7 +135,7 @@ def test_what_is_out_of_range_by_rounding_alone_is_called_so() -> None:
         "= 0.0000 +- 0.0000 bits/dim (0.00 nats), exact, K = 1; below 0 only by the rounding error of float32, so "
         "taken as 0"
     )
-    for bpd in (8.000001, 8.00001):  # a number is rounded in proportion to its size
+    for bpd in (8.000001, 8.00001):  # the rounding error is proportional to the number
         assert marks(exact | {"bpd": bpd}) == ""
     for bpd in (-2e-6, 8.00002):
         assert marks(exact | {"bpd": bpd}) == labels.OUT_OF_RANGE
@@ -184,7 +184,7 @@ def test_uniform_coding_is_that_of_the_levels() -> None:
 
 
 def test_the_tables_mark_what_is_worse_than_uniform(tmp_path: Path) -> None:
-    """That of the README; those of the recipes are in ``tests/recipes/test_table.py``."""
+    """Test the table of the README; ``tests/recipes/test_table.py`` tests those of the recipes."""
     folder = tmp_path / "results"
     write_results(folder, {"good": exact(bpd=1.5), "bad": exact(bpd=2.5)})
     text = table(folder)

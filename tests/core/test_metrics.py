@@ -1,4 +1,4 @@
-"""metrics.json has one definition: the committed files are it to the byte, and what is not it is not written."""
+"""metrics.json has one definition: the committed files follow it to the byte, and nothing else can be written."""
 
 import json
 import math
@@ -23,7 +23,7 @@ def test_the_committed_files_are_the_same_bytes(repository: Path, tmp_path: Path
     models = json.loads((repository / "results" / "models.json").read_text(encoding="utf-8"))["models"]
     for name, schema in ({"dequantize": ImagesMetrics} | dict.fromkeys(models, Metrics)).items():
         committed = (repository / "results" / name / "metrics.json").read_bytes()
-        schema(**json.loads(committed))  # as it is written: no unknown key
+        schema(**json.loads(committed))  # strict, as for writing: no unknown key
         schema.read(committed, name).write(tmp_path / name)
         assert (tmp_path / name).read_bytes() == committed
 
@@ -71,7 +71,7 @@ def test_the_first_versions_are_flagged_by_the_flag_that_they_have() -> None:
     ],
 )
 def test_what_is_not_the_definition_is_not_written(changes: dict[str, Any]) -> None:
-    """Each is refused by itself: with all keys, of their types, the same is built."""
+    """Each change alone is refused; without changes, with all keys and the right types, the object can be built."""
     Metrics(**metrics(annealed=ANNEALED))
     Metrics(**metrics(annealed={"simulated": SIMULATED}))
     with pytest.raises(ValidationError):

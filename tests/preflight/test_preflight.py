@@ -1,4 +1,4 @@
-"""Preflight forgets unlisted models and touches nothing else."""
+"""Preflight removes the results of unlisted models and nothing else, and refuses wrong parameters before any work."""
 
 import os
 import subprocess
@@ -71,14 +71,14 @@ def test_a_missing_file_of_own_images_stops_before_anything_is_written(params: P
 
 
 def own(params: Params, name: str, path: Path, **changes: object) -> Params:
-    """The parameters with a data set of one's own, and with changes of the section ``models``."""
+    """Return the parameters with the user's own data set and with further changes."""
     dataset = params.dataset.model_copy(update={"name": name, "path": str(path)})
     return params.model_copy(update={"dataset": dataset, **changes})
 
 
 @pytest.mark.parametrize("name", ["folder", "npz"])
 def test_models_are_checked_for_own_images_before_any_work(params: Params, name: str, tmp_path: Path) -> None:
-    """RealNVP halves images, and these have 7x5 pixels; a class is given to none of them."""
+    """RealNVP needs an even number of pixels per side, and these images have 7x5 pixels and no labels."""
     images, path = np.zeros((3, 7, 5), dtype=np.uint8), tmp_path / "own"
     if name == "npz":
         path = tmp_path / "own.npz"
@@ -103,7 +103,7 @@ def test_models_are_checked_for_own_images_before_any_work(params: Params, name:
 def test_a_value_that_is_not_of_the_last_commit_is_named(
     key: str, tmp_path: Path, repository: Path, committed: Callable[[str], str]
 ) -> None:
-    """By the stage and by the check of the file alone; of a value that was committed nothing is said."""
+    """Both the stage and the check of the file name it; nothing is said about a value that was committed."""
     laboratory = Laboratory(tmp_path / "laboratory")
     text = committed("params.yaml")
     wrong = text.replace(

@@ -130,7 +130,7 @@ class Provenance:
         commit, changes = content.get("commit"), content.get("has_local_changes")
         because = content.get("provenance_unknown_because") or "it was not recorded"
         if not (isinstance(commit, str | None) and isinstance(changes, bool | None) and isinstance(because, str)):
-            raise TypeError("commit, has_local_changes or provenance_unknown_because is not what is written there")
+            raise TypeError("commit, has_local_changes or provenance_unknown_because has the wrong type")
         if commit is None or changes is None:
             return cls(commit, None, because)
         return cls(commit, changes)
