@@ -78,7 +78,7 @@ def test_other_threads_leave_signals_alone() -> None:
 
 
 def test_validation_stops_too_and_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A signal in the first batch of the second validation stops the run there; resumed, it ends with the same bytes."""
+    """A signal in the first batch of the second validation stops the run there; resumed, it gives the same bytes."""
     from bitsperdim.training import validation
     from training_cases import weights
 

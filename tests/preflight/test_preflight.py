@@ -78,7 +78,7 @@ def own(params: Params, name: str, path: Path, **changes: object) -> Params:
 
 @pytest.mark.parametrize("name", ["folder", "npz"])
 def test_models_are_checked_for_own_images_before_any_work(params: Params, name: str, tmp_path: Path) -> None:
-    """RealNVP needs an even number of pixels per side, and these images have 7x5 pixels and no labels."""
+    """RealNVP halves the sides of images, which is impossible for 7x5 pixels, and these images have no labels."""
     images, path = np.zeros((3, 7, 5), dtype=np.uint8), tmp_path / "own"
     if name == "npz":
         path = tmp_path / "own.npz"
