@@ -104,7 +104,8 @@ def main() -> None:
     params = read_params(Path("params.yaml"))
     test = torch.from_numpy(load_prepared(Path("data/dequantized"), ("test",)).images["test"])
     images = test[torch.randperm(len(test), generator=stream("contrast_images", 0))[:N_IMAGES]]
-    section, seed = params.evaluate.model_copy(update={"proposal": "refined"}), params.seeds[0]
+    section = params.evaluate.model_copy(update={"proposal": "refined"})
+    seed = params.seeds[0]
     for name in sys.argv[1:] or ("vae", "iwae"):
         model = models.load(Path("models") / name / str(seed), params.section(name).family).eval()
         if not isinstance(model, models.LatentModel):

@@ -34,7 +34,8 @@ def main() -> None:
     """Print a row for each model and each change."""
     params = read_params(Path("params.yaml"))
     images = torch.from_numpy(load_prepared(Path("data/dequantized"), ("validation",)).images["validation"])
-    section, seed = params.evaluate, params.seeds[0]
+    section = params.evaluate
+    seed = params.seeds[0]
     print(f"{len(images)} validation images, K = {section.n_samples}")
     print("model  change                  heavy tails  median ESS  ESS < 10   nats     bias  gradients  seconds (CPU)")
     for name in sys.argv[1:] or ("vae", "iwae"):

@@ -63,7 +63,8 @@ def stepper(
     model.initialise(images)
     optimization = Optimization(model.train(), settings, 1_000_000, generator)
     captured = CapturedSteps(optimization, presentation, generator, section.family) if settings.capture else None
-    index, number = torch.arange(settings.batch_size, device=device), iter(range(1_000_000))
+    index = torch.arange(settings.batch_size, device=device)
+    number = iter(range(1_000_000))
 
     def step() -> Tensor:
         if captured is not None:

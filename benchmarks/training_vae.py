@@ -62,7 +62,8 @@ class PlainVAE(nn.Module):
 def plain(images: Tensor, k: int) -> Step:
     torch.manual_seed(0)
     model = PlainVAE()
-    average, optimizer = copy.deepcopy(model), torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0)
+    average = copy.deepcopy(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0)
     probabilities = images.flatten(1).float() / 255
 
     def step(index: Tensor) -> Tensor:
@@ -93,7 +94,8 @@ def ours(images: Tensor, k: int, precision: str) -> Step:
     )
     generator = stream("training", 0)
     presentation = Presentation(images, None, 256, dynamic=True, n_samples=k)
-    optimization, number = Optimization(model.train(), settings, 1_000_000, generator), iter(range(1_000_000))
+    optimization = Optimization(model.train(), settings, 1_000_000, generator)
+    number = iter(range(1_000_000))
 
     def step(index: Tensor) -> Tensor:
         x, labels, noise = presentation.batch(index, generator)

@@ -27,7 +27,8 @@ def main(params: Params, dequantized: str, results: str) -> dict[str, str]:
     except (FloatingPointError, ValueError) as error:  # NaN, or a test image to which a flow gives no mass
         raise InputError(f"Evaluating the flows stopped: {error}; try a smaller learning_rate.") from error
     density_and_mass.write(Path(results), metrics, tables)
-    fits, code = metrics["collapse"], metrics["coding"]["codes"]["data"]
+    fits = metrics["collapse"]
+    code = metrics["coding"]["codes"]["data"]
     print(
         f"density_and_mass: entropy {metrics['levels']['entropy_bits']:.4f} bits per sub-pixel; "
         f"a density on raw levels {fits['raw_bits']:.2f} (not a likelihood), on dequantized levels "

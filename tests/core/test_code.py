@@ -110,7 +110,13 @@ def test_rooms_are_told_apart(repository: Path) -> None:
     files = code.needed(repository / "stages" / "project_delay.py")
     rooms = code.digests_by_room(files)
     assert set(rooms) == {
-        *("bitsperdim/__init__.py", "config", "core", "estimators", "runtime", "stages/project_delay.py", "studies"),
+        "bitsperdim/__init__.py",
+        "config",
+        "core",
+        "estimators",
+        "runtime",
+        "stages/project_delay.py",
+        "studies",
     }
     assert rooms == code.digests_by_room(files)
     fewer = code.digests_by_room([path for path in files if path.name != "chain.py"])

@@ -32,8 +32,13 @@ def test_what_is_imported_is_found(tmp_path: Path) -> None:
         path.write_text(text, encoding="utf-8")
     found = {path.relative_to(tmp_path).as_posix() for path in foreign.code_beside(tmp_path / "model.py")}
     assert found == {
-        *("model.py", "helper.py", "deeper.py", "later.py", "used_inside.py"),
-        *("package/__init__.py", "package/inner.py"),
+        "model.py",
+        "helper.py",
+        "deeper.py",
+        "later.py",
+        "used_inside.py",
+        "package/__init__.py",
+        "package/inner.py",
     }
     assert foreign.code_beside(tmp_path / "no.py") == []
 

@@ -32,7 +32,11 @@ def resumed(place: Checkpoint) -> tuple[Tensor, list[int], list[int]]:
     calls: list[int] = []
     told: list[int] = []
     rows = in_blocks(
-        *("work", N_IMAGES, 2, 2, counted(calls)),
+        "work",
+        N_IMAGES,
+        2,
+        2,
+        counted(calls),
         device=CPU,
         checkpoint=place,
         progress=lambda new: told.append(len(new)),

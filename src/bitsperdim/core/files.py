@@ -215,7 +215,8 @@ def write_npy(path: Path, shape: tuple[int, ...], dtype: np.dtype, chunks: Itera
     Raises:
         ValueError: the chunks do not have the given type and shape.
     """
-    digest, n_rows = _digest(dtype, shape), 0
+    digest = _digest(dtype, shape)
+    n_rows = 0
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)

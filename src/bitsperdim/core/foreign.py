@@ -48,7 +48,9 @@ def code_beside(path: Path) -> list[Path]:
         found.add(file)
         for name in _imported(file):
             base = path.parent / name
-            waiting += [base.with_name(f"{name}.py"), *(sorted(base.rglob("*.py")) if base.is_dir() else ())]
+            waiting.append(base.with_name(f"{name}.py"))
+            if base.is_dir():
+                waiting += sorted(base.rglob("*.py"))
     return sorted(found)
 
 

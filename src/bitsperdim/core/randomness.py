@@ -21,12 +21,29 @@ import torch
 from torch import Tensor
 
 PURPOSES = (
-    *("weights", "start", "training", "validation", "evaluation", "causality", "pictures"),
-    *("active_units", "annealed_images", "annealing", "simulation"),
-    *("study_evaluation", "study_bound", "known_images", "known_evaluation", "study_mistakes"),
+    "weights",
+    "start",
+    "training",
+    "validation",
+    "evaluation",
+    "causality",
+    "pictures",
+    "active_units",
+    "annealed_images",
+    "annealing",
+    "simulation",
+    "study_evaluation",
+    "study_bound",
+    "known_images",
+    "known_evaluation",
+    "study_mistakes",
     "fitted_noise",
-    *("refining", "contrast_images", "contrast", "annealed_start"),
-    *("best_normal", "rate_distortion"),
+    "refining",
+    "contrast_images",
+    "contrast",
+    "annealed_start",
+    "best_normal",
+    "rate_distortion",
 )
 
 

@@ -85,7 +85,8 @@ def check_levels(params: Params) -> None:
             f"params.yaml: dequantize.binarization = {binarization!r} is not allowed with dataset.name = {name!r}; "
             f"it {allowed}."
         )
-    levels, bits = raw_levels(params), params.dequantize.bits
+    levels = raw_levels(params)
+    bits = params.dequantize.bits
     if bits is not None and 2**bits >= levels:
         raise InputError(
             f"params.yaml: dequantize.bits = {bits} is not allowed; it gives {2**bits} levels, which is not fewer than "
@@ -118,7 +119,8 @@ def check_images(params: Params, shape: tuple[int, int, int] | None, n_classes: 
         section.check_images(model, images)
         section.check_size(model, images)
         section.check_training(model, section.settings(params.train))
-    flow, place = params.density_and_mass.dequantizing.flow("variational"), "density_and_mass.dequantizing"
+    flow = params.density_and_mass.dequantizing.flow("variational")
+    place = "density_and_mass.dequantizing"
     flow.check_size(place, images)
     flow.check_training(place, flow.settings(params.train))
     check_known(params)

@@ -103,7 +103,8 @@ def is_told_by_the_first(error: BaseException, *, of_another: bool) -> bool:
         error: error of this process.
         of_another: whether the error is only a consequence of an error in another process.
     """
-    store, first = dist.distributed_c10d._get_default_store(), rank() - local_rank()
+    store = dist.distributed_c10d._get_default_store()
+    first = rank() - local_rank()
     sentence = f"{type(error).__name__}: {error}"
     try:
         store.set(f"failed/{rank()}", sentence)

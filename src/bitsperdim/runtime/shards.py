@@ -70,8 +70,8 @@ def in_blocks(
     done = {int(number) for part in parts for number in part[:, 0]}
     waiting = [block for block in blocks(n_rows, size) if block.start not in done]
     mine = share(waiting)
-    n_kept, started = len(parts), time.monotonic()
-    saved = started
+    n_kept = len(parts)
+    started = saved = time.monotonic()
 
     def save() -> None:
         if checkpoint is not None and is_first() and len(parts) > n_kept:

@@ -31,10 +31,9 @@ Other modules contain one step (:mod:`bitsperdim.training.step`), one step as a 
 (:mod:`bitsperdim.training.captured`), the presentation of images (:mod:`bitsperdim.training.batches`), and the
 validation bound (:mod:`bitsperdim.training.validation`).
 
-Invariants (``tests/training/test_training.py``): one seed gives the same bytes, whether training is interrupted or not;
-training returns the best weights by validation, not the last ones; every image is presented once per epoch; a loss that
-is not finite stops training with one sentence. ``tests/runtime/test_distributed.py``: two processes train as one does,
-up to rounding.
+Invariants (``tests/training/test_training.py``): one seed gives the same bytes, interrupted or not; training returns
+the best weights by validation, not the last ones; every image is presented once per epoch; a loss that is not finite
+stops training with one sentence. ``tests/runtime/test_distributed.py``: two processes train as one, up to rounding.
 """
 
 from __future__ import annotations
@@ -240,7 +239,8 @@ class _Trainer:
         log_p = mean_bound(self.model, *self.validation, self.settings)
         if math.isnan(log_p) or log_p == math.inf:
             raise InputError(f"The closed-form fit of {self.name} gives validation images a likelihood of {log_p}.")
-        row, seconds = self.row(0, 0, 0.0, train_log_p, log_p), self.seconds
+        row = self.row(0, 0, 0.0, train_log_p, log_p)
+        seconds = self.seconds
         return Trained(self.model, [row], 0, log_p, seconds, times=[seconds])
 
     def row(
@@ -264,14 +264,15 @@ class _Trainer:
         if settings.capture:
             self.captured = CapturedSteps(self.optimization, self.presentation, self.generator, self.name)
         self.resume()
-        title, silent = f"train {self.name} seed {self.seed}", None if distributed.is_first() else True
+        title = f"train {self.name} seed {self.seed}"
+        silent = None if distributed.is_first() else True
         n_done = state.epoch - 1
         bar = tqdm(total=settings.epochs, initial=n_done, desc=title, unit="epoch", disable=silent, mininterval=0.5)
         with deferred() as self.request, bar:
             while not self.finished:
-                row, sign = self.run_epoch(), ASCII_SIGNS[self.model.kind]
+                row = self.run_epoch()
                 bar.set_postfix_str(
-                    f"train {row['train_bpd']:.4f}, validation {sign} {row['validation_bpd']:.4f} bits/dim "
+                    f"train {row['train_bpd']:.4f}, validation {ASCII_SIGNS[self.model.kind]} {row['validation_bpd']:.4f} bits/dim "
                     f"({-state.last_log_p:.2f} nats)"
                 )
                 bar.update()
