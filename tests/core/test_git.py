@@ -80,7 +80,7 @@ def test_provenance_is_right_wherever_git_can_tell(place: str, tmp_path: Path, m
 
 def without_git(root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("PATH", str(root))
-    return "is it installed?"
+    return "is git installed?"
 
 
 def of_another(root: Path, monkeypatch: pytest.MonkeyPatch) -> str:

@@ -272,8 +272,8 @@ class _Trainer:
             while not self.finished:
                 row = self.run_epoch()
                 bar.set_postfix_str(
-                    f"train {row['train_bpd']:.4f}, validation {ASCII_SIGNS[self.model.kind]} {row['validation_bpd']:.4f} bits/dim "
-                    f"({-state.last_log_p:.2f} nats)"
+                    f"train {row['train_bpd']:.4f}, validation {ASCII_SIGNS[self.model.kind]} "
+                    f"{row['validation_bpd']:.4f} bits/dim ({-state.last_log_p:.2f} nats)"
                 )
                 bar.update()
                 if self.follow is not None and distributed.is_first():
