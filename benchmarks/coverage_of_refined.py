@@ -1,12 +1,17 @@
-"""How often stated Monte Carlo intervals hold log P(x), of default models with a latent code, refined and not.
+"""Measure how often Monte Carlo intervals contain log P(x), for default models with a latent code.
 
 Run it after `dvc repro`: `PYTHONPATH=src python benchmarks/coverage_of_refined.py [MODEL ...]`. It takes about ten
-minutes for each model on one core. log P(x) of each image is what K = 10^6 samples of the refined proposal say, in
-batches that have random numbers and a refinement of their own each, so that their spread is its error. Beside it stand
-independent evaluations at the K of `params.yaml`, which refine anew: the bound with 1.96 of its Monte Carlo errors to
-each side, and the jackknife with 1.96 of what its error adds up to (`nll_jackknife_nats_error`). Shares are of (image,
-evaluation) pairs; errors are the spread over evaluations, which does not hold what other images or models would give.
-What no sample of a refined proposal reaches is missing on both sides.
+minutes per model on one core.
+
+The reference for log P(x) of each image is the estimate from K = 10^6 samples of the refined proposal. The samples come
+in batches, each with its own random numbers and its own refinement, so that their spread gives the error of the
+reference. It is compared with independent evaluations at the K of `params.yaml`, with the refined proposal and with the
+encoder's. Each evaluation refines again. Two intervals are tested: the bound plus or minus 1.96 of its Monte Carlo
+errors, and the jackknife plus or minus 1.96 of its total error (`nll_jackknife_nats_error`).
+
+Shares are shares of (image, evaluation) pairs. Errors are computed from the spread over evaluations; they do not
+include the variation over images or models. Mass that no sample of a refined proposal reaches is missing in both the
+reference and the evaluations.
 """
 
 import math
@@ -27,11 +32,11 @@ from bitsperdim.evaluation.estimate import Estimate, estimated_rows
 
 N_IMAGES, N_EVALUATIONS = 40, 20
 K_OF_TRUTH, N_BATCHES, AT_ONCE = 1_000_000, 10, 64
-ERRORS = 1.96  # to each side
+ERRORS = 1.96  # half-width of the intervals, in errors
 
 
 def log_p(model: models.LatentModel, images: Tensor, section: EvaluateSection, seed: int, k: int) -> Estimate:
-    """Return an evaluation with random numbers of its own, with the proposal of the section."""
+    """Return an evaluation with the proposal of the section; each seed gives independent random numbers."""
     proposal = None
     if section.proposal == "refined":
         proposal = refined.refine(model, images, section.refined, refined.generators_of(range(len(images)), seed, 0))
@@ -47,8 +52,9 @@ def log_p(model: models.LatentModel, images: Tensor, section: EvaluateSection, s
 
 
 def truth_of(model: models.LatentModel, images: Tensor, section: EvaluateSection) -> tuple[Tensor, Tensor]:
-    """Return log P(x) and its Monte Carlo error, (N,) nats each."""
-    k, seeds = K_OF_TRUTH // N_BATCHES, range(1_000, 1_000 + N_BATCHES)  # which no evaluation has
+    """Return the reference for log P(x) and its Monte Carlo error, (N,) nats each."""
+    k = K_OF_TRUTH // N_BATCHES
+    seeds = range(1_000, 1_000 + N_BATCHES)  # no evaluation uses these seeds
     asked = section.model_copy(update={"chunk_size": AT_ONCE})
     of_batches = torch.stack([log_p(model, images, asked, seed, k).log_p for seed in seeds])
     mean = torch.logsumexp(of_batches, dim=0) - math.log(N_BATCHES)
@@ -56,13 +62,19 @@ def truth_of(model: models.LatentModel, images: Tensor, section: EvaluateSection
 
 
 def shown(values: Tensor, more: float = 0.0, factor: float = 1.0, digits: int = 4) -> str:
-    """Return the mean over evaluations with its error, to which another one is added."""
+    """Return the text of the mean over evaluations and its error, to which another error is added in quadrature."""
     error = math.hypot(float(values.std()) / len(values) ** 0.5, more)
     return f"{factor * float(values.mean()):.{digits}f} ± {factor * error:.{digits}f}"
 
 
 def row(found: list[Estimate], truth: Tensor, error: Tensor) -> list[str]:
-    """Return what is said of all evaluations of one proposal; arguments after the first are (N,) nats."""
+    """Return the cells of the table for all evaluations of one proposal.
+
+    Args:
+        found: the evaluations.
+        truth: the reference for log P(x), (N,) nats.
+        error: Monte Carlo error of the reference, (N,) nats.
+    """
 
     def of_all(name: str) -> Tensor:
         return torch.stack([getattr(item, name) for item in found])  # (R, N)
@@ -92,7 +104,8 @@ def main() -> None:
     params = read_params(Path("params.yaml"))
     test = torch.from_numpy(load_prepared(Path("data/dequantized"), ("test",)).images["test"])
     images = test[torch.randperm(len(test), generator=stream("contrast_images", 0))[:N_IMAGES]]
-    section, seed = params.evaluate.model_copy(update={"proposal": "refined"}), params.seeds[0]
+    section = params.evaluate.model_copy(update={"proposal": "refined"})
+    seed = params.seeds[0]
     for name in sys.argv[1:] or ("vae", "iwae"):
         model = models.load(Path("models") / name / str(seed), params.section(name).family).eval()
         if not isinstance(model, models.LatentModel):
@@ -112,8 +125,14 @@ def main() -> None:
             rows.append([proposal, *row(found, truth, error)])
         table(
             (
-                *("proposal", "bound covers, %", "jackknife covers, %", "the mean's interval covers"),
-                *("bias of the bound, nats", "of the jackknife", "stated error of an image", "heavy tails"),
+                "proposal",
+                "bound covers, %",
+                "jackknife covers, %",
+                "interval of the mean covers",
+                "bias of the bound, nats",
+                "bias of the jackknife, nats",
+                "stated error per image, nats",
+                "heavy tails",
             ),
             rows,
         )

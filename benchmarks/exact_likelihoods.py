@@ -1,7 +1,8 @@
-"""How fast exact likelihoods are evaluated, and in how much memory: 10,000 images of 28x28, float32.
+"""Measure time and memory of exact likelihoods: 10,000 images of 28x28, float32.
 
-Each model has a process of its own, so that its peak of memory is its own; what Python and torch take before is given
-apart. Weights are those of the start. The time is that of the one evaluator, batch by batch.
+Each model runs in a separate process, so that the peak memory belongs to this model; the memory of Python and torch
+before the work is shown separately. The weights are the initial ones. The work is done by the evaluator of the library,
+batch by batch.
 
     python benchmarks/exact_likelihoods.py
 """

@@ -1,17 +1,16 @@
-"""How fast log P(x) of a VAE is estimated, against pythae's ``get_nll`` on the same weights: 784-200-200-50, Bernoulli.
+"""Measure the estimation of log P(x) of a VAE (784-200-200-50, Bernoulli), against pythae's ``get_nll``.
 
-A unit of work is a decoder evaluation: one image, one sample. Both estimate the same few images with the same K; ours
-in one batch, with one encoder pass for each image and all statistics (errors, bias, jackknife, k-hat), pythae's image
-by image, as it is, with its best number of samples at a time, found first. The two take turns, so that what else the
-machine does hits both; medians of 20 turns. The peak of float32 matrix products is measured in the same process: the
-last column is the share of it that the decoder's own multiplications are. Memory is that of a process of its own for
-each K.
+Both use the same weights, the same few images and the same K. The unit of work is one evaluation of the decoder, for
+one image and one sample. Our code works in one batch, with one encoder pass per image, and includes all statistics
+(errors, bias, jackknife, k-hat). pythae's code is unchanged: it works image by image, with the fastest number of
+samples at a time, which is searched first. The two take turns, so that other load on the machine affects both. The
+table shows medians of 20 turns. The peak of float32 matrix products is measured in the same process; the last column is
+the speed of the decoder's own multiplications as a share of it. Memory is measured in a separate process for each K.
 
-pythae is no dependency of this project; without it, ours alone is measured.
+pythae is not a dependency of this project; without it, only our code is measured.
 
-Where there is a GPU, one more table says how long 10,000 images with K = 5,000 take on it, all statistics included:
-the time to beat is 5 s on a card of the class of an H200. ``--gpu`` measures that alone, on the CPU for a few images
-where there is no GPU.
+With a GPU, one more table shows how long 10,000 images with K = 5,000 take on it, with all statistics. The target is
+5 s on a card like an H200. ``--gpu`` measures only this; without a GPU, it uses the CPU and a few images.
 
     pip install --no-deps pythae
     python benchmarks/importance_sampling.py
@@ -40,12 +39,12 @@ from bitsperdim.runtime.stage import peak_memory
 SIZES = {"latent_size": 50, "hidden_sizes": [200, 200], "deeper": []}
 N_TURNS, N_SAMPLES, N_IMAGES = 20, 5_000, 40
 CHUNK = 250
-FLOPS = 2 * (50 * 200 + 200 * 200 + 200 * 784)  # of the decoder's products, for one evaluation
+FLOPS = 2 * (50 * 200 + 200 * 200 + 200 * 784)  # floating-point operations of one evaluation of the decoder
 BATCH_SIZES = (100, 250, 500, 1_000, 2_500, 5_000)
 
 
 def model_and_images(n_images: int) -> tuple[VAE, Tensor]:
-    """A VAE whose weights are those of the start, sharpened, so that its code matters, and binary images."""
+    """Return a VAE, with initial weights that are scaled so that its latent code matters, and binary images."""
     model = build("vae", {**SIZES, "likelihood": "bernoulli", "n_mixtures": 1, "doubly_reparameterized": False},
                   (1, 28, 28), 2)  # fmt: skip
     assert isinstance(model.eval(), VAE)
@@ -64,7 +63,7 @@ def ours(model: VAE, images: Tensor, n_samples: int = N_SAMPLES) -> Estimate:
 
 
 def as_pythae(model: VAE) -> Any:  # noqa: ANN401
-    """The same weights in pythae's VAE."""
+    """Return pythae's VAE with the same weights."""
     from pythae import models
     from pythae.models.base.base_utils import ModelOutput
     from pythae.models.nn import BaseDecoder, BaseEncoder
@@ -112,17 +111,17 @@ def compare() -> None:
             [name, f"{speed:,.0f}", f"{1 / ratio:.2f}", f"{speed * FLOPS / peak:.0%} of {peak / 1e9:.0f} GFLOP/s"]
         )
     heading(f"Importance sampling of a VAE, 784-200-200-50, K = {N_SAMPLES:,}")
-    table(("what", "decoder evaluations/s", "speed, ours = 1", "decoder's products of the peak"), rows)
+    table(("code", "decoder evaluations/s", "speed, ours = 1", "decoder's share of the peak"), rows)
     if theirs is not None:
         result = ours(model, images)
         nll = float(theirs.get_nll(x, N_SAMPLES, best))
         error = math.sqrt(2 * float(result.standard_error.square().sum())) / N_IMAGES
-        print(f"\nThe same number: ours {float(result.log_p.mean()):.4f}, pythae's {nll:.4f} nats, "
-              f"apart by {abs(float(result.log_p.mean()) - nll) / error:.1f} of their standard errors.")  # fmt: skip
+        print(f"\nBoth numbers agree: ours {float(result.log_p.mean()):.4f}, pythae's {nll:.4f} nats; the difference "
+              f"is {abs(float(result.log_p.mean()) - nll) / error:.1f} standard errors.")  # fmt: skip
 
 
 def whole_test_set() -> None:
-    """Estimate a whole test set on the device that there is; the second of two runs counts, the first warms up."""
+    """Estimate a whole test set on the available device; a first run warms up, and the second one is measured."""
     device = set_up_device()
     is_gpu = device.type == "cuda"
     n_images, batch, chunk, n_warm_up = (10_000, 200, 1_250, 400) if is_gpu else (4, 2, CHUNK, 2)
@@ -142,7 +141,7 @@ def whole_test_set() -> None:
     used = torch.cuda.max_memory_allocated() if is_gpu else peak_memory()
     heading(f"Importance sampling of a whole test set, 784-200-200-50, K = {N_SAMPLES:,}", device)
     table(
-        ("images", "seconds", "decoder evaluations/s", "decoder's products of the peak", "memory, MiB"),
+        ("images", "seconds", "decoder evaluations/s", "decoder's share of the peak", "memory, MiB"),
         [
             [
                 f"{n_images:,}",

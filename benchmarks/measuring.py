@@ -1,4 +1,4 @@
-"""What the benchmarks share: times, the peak of the machine in this very run, seeded pictures, a table."""
+"""Functions that the benchmarks share: timing, the peak speed of the machine, seeded images, a table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 def wait_for(device: torch.device) -> None:
-    """Wait until a GPU has done what it was told."""
+    """Wait until a GPU has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -31,7 +31,7 @@ def seconds(work: Callable[[], object], device: torch.device = CPU) -> float:
 
 
 def matrix_product_peak(dtype: torch.dtype, size: int = 2048, n_tries: int = 10, device: torch.device = CPU) -> float:
-    """Return the FLOP/s of the fastest of some square matrix products."""
+    """Return the floating-point operations per second of the fastest of several square matrix products."""
     a = torch.randn(size, size, device=device).to(dtype)
     return 2 * size**3 / min(seconds(lambda: a @ a, device) for _ in range(n_tries))
 
@@ -43,7 +43,7 @@ def operations(work: Callable[[], object]) -> int:
 
 
 def coloured_digits(n_images: int, size: int = 32, seed: int = 0) -> Tensor:
-    """Return (N, 3, size, size) uint8: scikit-learn's digits, enlarged, in seeded colours on seeded grounds."""
+    """Return scikit-learn's digits, enlarged, in seeded colours on seeded backgrounds, (N, 3, size, size) uint8."""
     rng = np.random.default_rng(seed)
     chosen = rng.integers(0, 1797, n_images)
     digits = torch.from_numpy(load_digits().images[chosen]).float()[:, None] / 16

@@ -1,15 +1,15 @@
-"""How a VAE comes out with other settings of the optimizer: 784-200-200-50, k = 1, dynamically binarized MNIST.
+"""Compare settings of the optimizer for a VAE: 784-200-200-50, k = 1, dynamically binarized MNIST.
 
-Each setting is one training of 130 epochs, 7.2 million presentations, a tenth of what the recipe
-``mnist-dynamic-vae-l1`` takes. One thing differs from that recipe in each row. 5,000 of the training images are kept
-back for validation; the table shows their bound with K = 200, and the difference from the first row, image by image,
-with its standard error. It says nothing of other seeds. No test image is looked at.
+Each setting is one training run of 130 epochs with 7.2 million presentations, a tenth of the recipe
+``mnist-dynamic-vae-l1``. Each row differs from that recipe in one setting. 5,000 of the training images are used for
+validation. The table shows their bound with K = 200, and its paired difference from the first row with the standard
+error over images. This standard error does not include the variation over seeds. No test image is used.
 
-A row takes five to ten minutes on one core and is kept in a file when it is done, so that the script may be stopped
-and goes on. The file holds the log-likelihood of each image for the first row alone.
+A row takes five to ten minutes on one core. It is saved to a file when it is finished, so the script can be stopped and
+resumed. The file contains the log-likelihood of each image only for the first row.
 
-    python benchmarks/optimizers.py docs/optimizers.json            # all rows that are not there
-    python benchmarks/optimizers.py docs/optimizers.json --table    # what is there
+    python benchmarks/optimizers.py docs/optimizers.json            # compute all missing rows
+    python benchmarks/optimizers.py docs/optimizers.json --table    # only show the finished rows
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ RECIPE: dict[str, Any] = {
     "patience": None,
 }
 BURDA: dict[str, Any] = {"betas": [0.99, 0.999], "eps": 1e-4, "initial_second_moment": 1.0}
-ROWS: dict[str, dict[str, Any]] = {  # of `train`, but for what belongs to the model
+ROWS: dict[str, dict[str, Any]] = {  # changes of the section `train`, or of the model
     "as the recipe": {},
     "batches of 100": {"batch_size": 100},
     "batches of 100, rate 0.001": {"batch_size": 100, "learning_rate": 0.001},
@@ -69,14 +69,20 @@ FIRST = next(iter(ROWS))
 
 
 def mean_and_error(values: np.ndarray) -> list[float]:
-    """Return the mean and its standard error."""
+    """Return the mean of the values and its standard error."""
     return [round(float(values.mean()), 4), round(float(values.std(ddof=1)) / math.sqrt(len(values)), 4)]
 
 
 def measured(changes: dict[str, Any], base: list[float] | None) -> dict[str, Any]:
-    """Train, score the validation images, and return what is kept; ``base``: log P(x) by the first row."""
+    """Train with changed settings, score the validation images, and return the content of a row.
+
+    Args:
+        changes: the changed settings.
+        base: bound of log P(x) of each image in the first row; None: this is the first row.
+    """
     data = load_data("mnist", binarization="dynamic", validation_fraction=1 / 12)
-    device, own = set_up_device(), {key: changes[key] for key in changes.keys() & {"doubly_reparameterized"}}
+    device = set_up_device()
+    own = {key: changes[key] for key in changes.keys() & {"doubly_reparameterized"}}
     settings = TrainSection.model_validate({**RECIPE, **{key: changes[key] for key in changes.keys() - own.keys()}})
     started = time.monotonic()
     trained = train("vae", model_section("vae", VAE | own), settings, data.prepared, seed=0, device=device)

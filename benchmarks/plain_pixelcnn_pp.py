@@ -1,9 +1,10 @@
-"""A PixelCNN++ written as plainly as possible: float32, contiguous maps, one torch call after the other.
+"""A PixelCNN++ written as plainly as possible: float32, contiguous feature maps, one torch call after the other.
 
-It is what the fast one is measured against (``training_pixelcnn_pp.py``), and an independent implementation that must
-give the same log-likelihoods (``tests/models/test_pixelcnn_pp.py``): windows are pads and shifts, weights are
-normalised by torch's own ``weight_norm``, the likelihood is that of Salimans et al. 2017 written with sigmoids, without
-its smallest scale and its fallback, and only for images with three channels.
+The fast implementation is measured against it (``training_pixelcnn_pp.py``). It is also an independent implementation
+that must give the same log-likelihoods (``tests/models/test_pixelcnn_pp.py``). Its causal convolutions are made of
+padding and shifts, and the weights are normalised by torch's own ``weight_norm``. The likelihood is that of Salimans et
+al. 2017, written with sigmoids, without their smallest scale and their fallback, and only for images with three
+channels.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def concatenated_elu(x: Tensor) -> Tensor:
 
 
 class Convolution(nn.Module):
-    """Zeros around the map, then a convolution: (left, right, top, bottom) of them."""
+    """Zero padding of (left, right, top, bottom) pixels, then a convolution."""
 
     def __init__(
         self, n_inputs: int, n_outputs: int, size: tuple[int, int], pads: tuple[int, int, int, int], stride: int = 1
@@ -74,7 +75,7 @@ class Gated(nn.Module):
 
 
 class PlainPixelCNNpp(nn.Module):
-    """Three scales; image sizes that 4 divides."""
+    """A PixelCNN++ with three scales, for images whose height and width are divisible by 4."""
 
     def __init__(self, n_filters: int, n_blocks: int, n_mixtures: int, n_levels: int, dropout: float) -> None:
         super().__init__()
@@ -95,7 +96,7 @@ class PlainPixelCNNpp(nn.Module):
         self.n_blocks, self.sizes = n_blocks, sizes
 
     def outputs(self, x: Tensor) -> Tensor:
-        """Return (B, 10 M, H, W) for an image scaled to [-1, 1]."""
+        """Return the outputs of the network, (B, 10 M, H, W), for images scaled to [-1, 1]."""
         x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
         v, h = [self.above(x)], [self.above_near(x) + self.left(x)]
         blocks = iter(zip(self.up_v, self.up_h, strict=True))
@@ -119,7 +120,7 @@ class PlainPixelCNNpp(nn.Module):
         return self.to_outputs(F.elu(last_h))
 
     def log_likelihood(self, x: Tensor) -> Tensor:
-        """Return log P(x), (B,) nats, of images (B, 3, H, W) with values 0..L-1."""
+        """Return log P(x), (B,) nats, for images (B, 3, H, W) with values from 0 to L-1."""
         n_mixtures, width = self.n_mixtures, 1 / (self.n_levels - 1)  # half a cell
         scaled = x.to(self.to_outputs.convolve.bias.dtype) * (2 * width) - 1
         parameters = self.outputs(scaled).permute(0, 2, 3, 1)  # (B, H, W, 10 M)
@@ -139,7 +140,7 @@ class PlainPixelCNNpp(nn.Module):
 
     @torch.no_grad()
     def take_weights(self, model: PixelCNNpp) -> None:
-        """Take the weights of the fast implementation."""
+        """Copy the weights of the fast implementation."""
         vertical, horizontal = model.vertical, model.horizontal
         pairs: list[tuple[nn.Module, nn.Module]] = [
             (self.above, model.above),
@@ -163,12 +164,12 @@ class PlainPixelCNNpp(nn.Module):
             assert isinstance(layer, CausalConv2d | CausalUpsampling)
             assert layer.gain is not None
             direction = layer.weight
-            # what is told of two maps is e of each there, and here e of both
+            # for two input maps, the plain network applies the ELU to their concatenation, the fast one to each map
             if direction.shape[1] == 4 * self.to_outputs.convolve.weight.shape[1]:
                 direction = direction.unflatten(1, (2, 2, -1)).transpose(1, 2).flatten(1, 3)
             normalised = (
                 theirs.convolve.parametrizations.weight
-            )  # both have directions and gains, which steps move alike
+            )  # both have directions and gains, so training steps have the same effect
             normalised.original1.copy_(direction)
             normalised.original0.copy_(layer.gain.reshape(normalised.original0.shape))
             theirs.convolve.bias.copy_(layer.bias)

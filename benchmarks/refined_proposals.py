@@ -1,9 +1,9 @@
-"""What refined proposals cost beside the encoder's: 784-200-200-50, Bernoulli, K = 5,000, the default parameters.
+"""Measure the cost of refined proposals relative to the encoder's: 784-200-200-50, Bernoulli, K = 5,000, the defaults.
 
-The model is the trained one of the recipe ``mnist-dynamic-vae-l1``, and the images are drawn from it. They are
-evaluated with both proposals, in turns, so that what else the machine does hits both; the ratio is the median over
-turns. The refinement costs gradients and pilot samples. Images with a small effective sample size get more rounds: the
-second row shows the worst case, in which all images do. The goal is a ratio of 2 at most.
+The model is the trained model of the recipe ``mnist-dynamic-vae-l1``, and the images are drawn from it. They are
+evaluated with both proposals in turns, so that other load on the machine affects both; the ratio is the median over
+turns. The refinement costs gradients and pilot samples. Images with a small effective sample size get more rounds. The
+second row shows the worst case, in which all images get all rounds. The target is a ratio of at most 2.
 
     python benchmarks/refined_proposals.py
 """
@@ -39,7 +39,8 @@ def evaluated(model: VAE, images: Tensor, section: RefinedSection | None) -> ref
 
 
 def ratio(model: VAE, images: Tensor) -> list[str]:
-    section, found, ratios = RefinedSection(), None, []
+    section = RefinedSection()
+    ratios = []
     works: list[Callable[[], object]] = [
         lambda: evaluated(model, images, None),
         lambda: evaluated(model, images, section),
@@ -59,10 +60,10 @@ def main() -> None:
     with torch.no_grad():
         images = model.sample(N_IMAGES, generator=torch.Generator().manual_seed(0))
     heading(f"Refined proposals, 784-200-200-50, K = {N_SAMPLES:,}, {N_IMAGES} images")
-    rows = [["as it comes", *ratio(model, images)]]
+    rows = [["default", *ratio(model, images)]]
     with mock.patch.object(covariance, "ENOUGH_ESS", 2.0):
         rows.append(["every image gets all rounds", *ratio(model, images)])
-    table(("images", "time, encoder = 1", "gradients for each image", "rounds"), rows)
+    table(("images", "time, encoder = 1", "gradients per image", "rounds"), rows)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What each setting of refined proposals gives, on the VALIDATION images of the default models with a latent code.
+"""Compare settings of refined proposals on the VALIDATION images of the default models with a latent code.
 
-Run it after `dvc repro`: `PYTHONPATH=src python benchmarks/refined_settings.py [MODEL ...]`. The defaults of
-`evaluate.refined` are confirmed by it: no test image has a part in the choice.
+Run it after `dvc repro`: `PYTHONPATH=src python benchmarks/refined_settings.py [MODEL ...]`. It confirms the defaults
+of `evaluate.refined`; no test image is used in this choice.
 """
 
 import sys
@@ -34,7 +34,8 @@ def main() -> None:
     """Print a row for each model and each change."""
     params = read_params(Path("params.yaml"))
     images = torch.from_numpy(load_prepared(Path("data/dequantized"), ("validation",)).images["validation"])
-    section, seed = params.evaluate, params.seeds[0]
+    section = params.evaluate
+    seed = params.seeds[0]
     print(f"{len(images)} validation images, K = {section.n_samples}")
     print("model  change                  heavy tails  median ESS  ESS < 10   nats     bias  gradients  seconds (CPU)")
     for name in sys.argv[1:] or ("vae", "iwae"):

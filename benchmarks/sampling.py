@@ -1,7 +1,7 @@
-"""How fast images are drawn, with the memory of earlier places and by one full pass for each pixel.
+"""Measure the drawing of images, with cached values of earlier pixels and by one full pass for each pixel.
 
-The naive loop is timed on a few pixels and extrapolated to all, which the table says. Weights are those of the start:
-they do not matter for the time.
+The naive loop with full passes is timed on a few pixels and extrapolated to all of them, as the table says. The weights
+are the initial ones, which do not matter for the time.
 
     python benchmarks/sampling.py                        # all models, 16 images of 32x32 in colour
 """

@@ -1,11 +1,12 @@
-"""The milliseconds of a training step of each family: as it is, compiled, and on a GPU as one CUDA graph.
+"""Measure a training step of each family in milliseconds: plain, compiled, and on a GPU also as one CUDA graph.
 
-Trainings of the sizes of params.yaml or of a recipe, on images that do not matter. The three are timed in turns, so
-that what else the machine does hits all; each time is a median. Beside them: how far the losses of these steps are from
-those of the step as it is, as a share. Large networks are bound by their products, small ones by launches.
+The networks have the sizes of params.yaml or of a recipe; the images are arbitrary. The three variants are timed in
+turns, so that other load on the machine affects all of them; each time is a median. The table also shows the largest
+relative difference of the losses from those of the plain step. The time of large networks is limited by their matrix
+products, that of small ones by kernel launches.
 
-    python benchmarks/steps.py              # 200 steps of each on a GPU, 10 on a CPU
-    python benchmarks/steps.py vae          # models whose names hold this
+    python benchmarks/steps.py              # 200 steps of each variant on a GPU, 10 on a CPU
+    python benchmarks/steps.py vae          # only models whose names contain this text
 """
 
 from __future__ import annotations
@@ -49,20 +50,21 @@ PUBLISHED: dict[str, tuple[tuple[tuple[int, int, int], int], dict[str, Any], int
         32,
     ),
 }
-WAYS: dict[str, dict[str, bool]] = {"as it is": {}, "compiled": {"compile": True}, "captured": {"capture": True}}
+WAYS: dict[str, dict[str, bool]] = {"plain": {}, "compiled": {"compile": True}, "captured": {"capture": True}}
 
 
 def stepper(
     section: FamilySection, settings: TrainSection, images: Tensor, n_levels: int, device: torch.device
 ) -> Callable[[], Tensor]:
-    """Return what takes the next step, of a training that begins here."""
+    """Return a function that takes the next step of a new training run."""
     model = build(section.family, section.hyperparameters, tuple(images.shape[1:]), n_levels, seed=0).to(device)  # type: ignore[arg-type]
     generator = stream("training", 0, device=device)
     presentation = Presentation(images, None, n_levels, dynamic=False, n_samples=section.n_train_samples)
     model.initialise(images)
     optimization = Optimization(model.train(), settings, 1_000_000, generator)
     captured = CapturedSteps(optimization, presentation, generator, section.family) if settings.capture else None
-    index, number = torch.arange(settings.batch_size, device=device), iter(range(1_000_000))
+    index = torch.arange(settings.batch_size, device=device)
+    number = iter(range(1_000_000))
 
     def step() -> Tensor:
         if captured is not None:
@@ -84,8 +86,8 @@ def row(name: str, section: FamilySection, settings: TrainSection, shape: tuple[
     for way, keys in ways.items():
         try:
             steps[way] = stepper(section, settings.model_copy(update=keys), images, n_levels, device)
-            losses[way] += [steps[way]() for _ in range(5)]  # they prepare themselves
-        except (InputError, RuntimeError) as error:  # one row without a number is no reason to lose the others
+            losses[way] += [steps[way]() for _ in range(5)]  # warm up
+        except (InputError, RuntimeError) as error:  # show the error in the table and continue with the other variants
             failed[way] = f"{type(error).__name__}: {str(error).splitlines()[0][:60]}"
             steps.pop(way, None)
     for _ in range(n_turns):
@@ -96,20 +98,20 @@ def row(name: str, section: FamilySection, settings: TrainSection, shape: tuple[
             wait_for(device)
             times[way].append((time.perf_counter() - started) / n_steps)
     cells = [name, f"{settings.batch_size}"]
-    plain = torch.stack(losses["as it is"])
+    plain = torch.stack(losses["plain"])
     for way in WAYS:
         if way not in steps:
             cells.append(failed.get(way, "needs a GPU"))
             continue
         off = float(((torch.stack(losses[way]) - plain) / plain).abs().max())
-        cells.append(f"{1_000 * statistics.median(times[way]):.3g} ms" + ("" if way == "as it is" else f" ({off:.0e})"))
+        cells.append(f"{1_000 * statistics.median(times[way]):.3g} ms" + ("" if way == "plain" else f" ({off:.0e})"))
     print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
     params = read_params(ROOT / "params.yaml")
     asked = sys.argv[1:2]
-    heading("A training step: milliseconds, and how far its losses are off", set_up_device())
+    heading("A training step: milliseconds, and the relative difference of its losses", set_up_device())
     table(("model", "batch", *WAYS), [])
     for name in params.models:
         section = params.section(name)

@@ -1,16 +1,17 @@
-"""How fast the real trainer and the real evaluator are, and what share of the machine they use, on CPU or GPU.
+"""Measure the speed of the trainer and the evaluator, and the share of the machine's peak that they use, on CPU or GPU.
 
 Training is ``bitsperdim.training.trainer.train`` on one epoch of a few steps, each of which is timed (the data do not
-matter); evaluation is ``bitsperdim.evaluation.estimate.estimate``. FLOPs are counted by torch in one more step, forward
-and backward, or one more evaluation; they are those of matrix products and convolutions, without what is only looked up
-or added. The peak is that of square matrix products of the same type of number in the same process, one between any two
-steps, so that what else the machine does hits both. Medians; the first step warms up and does not count.
+matter). Evaluation is ``bitsperdim.evaluation.estimate.estimate``. torch counts the floating-point operations in one
+more step, forward and backward, or in one more evaluation; it counts matrix products and convolutions, but not look-ups
+or additions. The peak is the speed of square matrix products of the same number type in the same process. One product
+is timed between any two steps, so that other load on the machine affects both. The table shows medians; the first step
+warms up and does not count.
 
-Each row is a process of its own, and its memory the most that it had: on a CPU resident memory above that after the
-imports, on a GPU what torch had allocated during a step.
+Each row runs in a separate process and shows the peak memory: on a CPU, resident memory above the value after the
+imports; on a GPU, the memory that torch allocated during a step.
 
     python benchmarks/throughput.py                  # all rows, about five minutes on two cores
-    python benchmarks/throughput.py 'k = 50'         # one of them
+    python benchmarks/throughput.py 'k = 50'         # only rows whose names contain this text
 """
 
 from __future__ import annotations
@@ -54,11 +55,11 @@ VAE = {
     "doubly_reparameterized": False,
     "finetune": None,
 }
-COLUMNS = ("what", "a second", "FLOP counted in a step", "GFLOP/s", "of the peak of matrix products", "memory, MiB")
+COLUMNS = ("work", "per second", "FLOP counted in a step", "GFLOP/s", "share of the peak speed", "memory, MiB")
 
 
 class Meter:
-    """Times work, and between any two pieces of it the peak of the device; remembers the most memory of a GPU."""
+    """Times pieces of work, and after each one the peak speed of the device; records the peak memory of a GPU."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self.device, self.dtype = device, dtype
@@ -68,7 +69,7 @@ class Meter:
         self.before = peak_memory()
 
     def measure(self, work: Callable[[], Any]) -> Any:  # noqa: ANN401
-        """Do it, and return what it returns."""
+        """Execute a piece of work, time it, and return its result."""
         results: list[Any] = []
         is_gpu = self.device.type == "cuda"
         if is_gpu:
@@ -80,7 +81,7 @@ class Meter:
         return results[0]
 
     def row(self, name: str, n_units: int, unit: str, flops: int) -> list[str]:
-        """Return the cells of the table; the first time, and the first peak, warmed up."""
+        """Return the cells of the table, from medians without the first time and the first peak, which warm up."""
         time, peak = statistics.median(self.times[1:]), statistics.median(self.peaks[1:])
         used = self.memory if self.device.type == "cuda" else peak_memory() - self.before
         rate = flops / time
@@ -95,7 +96,7 @@ class Meter:
 
 
 def prepared(images: np.ndarray, n_levels: int, n_validation: int) -> PreparedImages:
-    """Return images (N, C, H, W) as ``dequantize`` would, some of them for validation."""
+    """Return images (N, C, H, W) in the form that ``dequantize`` writes; the first ones are for validation."""
     parts = {"train": images[n_validation:], "validation": images[:n_validation]}
     shape = tuple(images.shape[1:])
     noise = np.zeros((n_validation, *shape), dtype=np.float32)
@@ -105,7 +106,7 @@ def prepared(images: np.ndarray, n_levels: int, n_validation: int) -> PreparedIm
 
 
 def measure_training(name: str, content: dict[str, Any], changes: dict[str, Any], images: np.ndarray) -> list[str]:
-    """Train one epoch; all images but the first batch are presented."""
+    """Train one epoch and time its steps; all images except the first batch, for validation, are presented."""
     device = set_up_device()
     params: Any = load_yaml(Path(__file__).parents[1] / "params.yaml")
     settings = TrainSection.model_validate({**params["train"], "epochs": 1, "validation_samples": 1, **changes})
@@ -117,7 +118,7 @@ def measure_training(name: str, content: dict[str, Any], changes: dict[str, Any]
     def metered(self: Any, *batch: Any) -> Any:  # noqa: ANN401
         if len(meter.times) < self.n_steps - 1:
             return meter.measure(lambda: take_step(self, *batch))
-        results: list[Any] = []  # the last step is counted, not timed
+        results: list[Any] = []  # in the last step, operations are counted instead
         flops.append(operations(lambda: results.append(take_step(self, *batch))))
         return results[0]
 

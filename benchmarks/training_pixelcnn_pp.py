@@ -1,15 +1,16 @@
-"""How fast a training step of the PixelCNN++ is, against one written plainly (``plain_pixelcnn_pp.py``).
+"""Measure a training step of the PixelCNN++ against a plain implementation (``plain_pixelcnn_pp.py``).
 
-Plain: float32, contiguous maps, torch's own operations and AdamW as it comes. Ours: the model and the settings of the
-trainer with ``precision: bfloat16``: maps with their channels last, bfloat16 convolutions, a float64 likelihood, its
-own activations and dropout, a fused optimizer. In between stand the plain network in half precision, with its channels
-last and a fused optimizer (what one line each would give), and ours in float32. All start from the same weights and
-see the same batches in turn, so that what else the machine does hits all; a second plain training, whose dropout alone
-differs, says how far two loss curves are apart by chance. Best and median of the steps; the first ones, which warm up,
-do not count.
+``plain`` uses float32, contiguous feature maps, torch's own operations and the default AdamW. ``ours`` is the model
+with the settings of the trainer and ``precision: bfloat16``: feature maps with the channels last, bfloat16
+convolutions, a float64 likelihood, its own activations and dropout, and a fused optimizer. Two more rows lie in
+between: the plain network in bfloat16 with the channels last and a fused optimizer, which need one line of code each,
+and our model in float32. All start from the same weights and get the same batches in turns, so that other load on the
+machine affects all of them. A second plain training run, which differs only in its dropout, shows how much two loss
+curves differ by chance. The table shows the best and the median speed of the steps; the first steps, which warm up, do
+not count.
 
     python benchmarks/training_pixelcnn_pp.py            # both sizes, a few minutes on two cores
-    python benchmarks/training_pixelcnn_pp.py small 60   # one of them, so many steps
+    python benchmarks/training_pixelcnn_pp.py small 60   # only one size, with 60 steps
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def run(name: str, n_steps: int) -> list[list[str]]:
                 f"{plain_median / median:.2f} ({plain_best / best:.2f})",
                 f"{flops / median / 1e9:.0f} of {peak / 1e9:.0f} ({flops / median / peak:.0%})",
                 f"{statistics.mean(losses[who][half:]):.3f}",
-                "" if who == "plain" else f"{apart[who]:+.3f} (two plain ones: {apart['plain again']:+.3f})",
+                "" if who == "plain" else f"{apart[who]:+.3f} (between two plain runs: {apart['plain again']:+.3f})",
             ]
         )
     return result
@@ -125,9 +126,9 @@ def main() -> None:
         "size",
         "images/s, median (best)",
         "ratio",
-        "GFLOP/s of the peak",
+        "GFLOP/s and share of the peak",
         "bits/dim, last half",
-        "apart from plain",
+        "difference from plain",
     )
     table(columns, rows)
 

@@ -1,14 +1,14 @@
-"""How fast a training step of the VAE 784-200-200-50 is, against one written plainly.
+"""Measure a training step of the VAE 784-200-200-50 against a plain implementation.
 
-Plain: torch's own layers, binary cross-entropy, gradient clipping, AdamW and an average of the weights, float32 and
-eager, as one writes it in 60 lines. Ours: the trainer's step. Both binarize 28x28 pictures anew at each presentation,
-start from the same weights, and see the same batches in turn, so that what else the machine does hits both. The median
-of the steps; the first ones, which warm up, do not count. The share of the peak is that of square matrix products of
-the same type of number, one of which is timed after each step. The losses, means of the last half of the steps, differ
-by chance alone.
+``plain`` uses torch's own layers, binary cross-entropy, gradient clipping, AdamW and an average of the weights, in
+float32 and eager mode, in about 60 lines of code. ``ours`` is the trainer's step. Both binarize 28x28 images again at
+each presentation, start from the same weights, and get the same batches in turns, so that other load on the machine
+affects both. Times are medians of the steps; the first steps, which warm up, do not count. The peak is the speed of
+square matrix products of the same number type; one product is timed after each step. The losses, means over the last
+half of the steps, differ only by chance.
 
     python benchmarks/training_vae.py          # k = 1, 5 and 50, two minutes
-    python benchmarks/training_vae.py 50       # one of them
+    python benchmarks/training_vae.py 50       # only k = 50
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from bitsperdim.training.step import DTYPES, Optimization
 
 SIZES = {1: (1_000, 80), 5: (500, 60), 50: (100, 40)}  # k: batch, steps
 RATE, DECAY, CLIP, N_WARMUP = 0.002, 0.9995, 100.0, 5
-Step = Callable[[Tensor], Tensor]  # from the rows of a batch to its loss
+Step = Callable[[Tensor], Tensor]  # maps the row numbers of a batch to its loss
 
 
 class PlainVAE(nn.Module):
-    """Two hidden layers of 200 each way, 50 latent numbers, Bernoulli pixels."""
+    """A VAE with two hidden layers of 200 units in encoder and decoder, 50 latent variables and Bernoulli pixels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,8 @@ class PlainVAE(nn.Module):
 def plain(images: Tensor, k: int) -> Step:
     torch.manual_seed(0)
     model = PlainVAE()
-    average, optimizer = copy.deepcopy(model), torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0)
+    average = copy.deepcopy(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0)
     probabilities = images.flatten(1).float() / 255
 
     def step(index: Tensor) -> Tensor:
@@ -93,7 +94,8 @@ def ours(images: Tensor, k: int, precision: str) -> Step:
     )
     generator = stream("training", 0)
     presentation = Presentation(images, None, 256, dynamic=True, n_samples=k)
-    optimization, number = Optimization(model.train(), settings, 1_000_000, generator), iter(range(1_000_000))
+    optimization = Optimization(model.train(), settings, 1_000_000, generator)
+    number = iter(range(1_000_000))
 
     def step(index: Tensor) -> Tensor:
         x, labels, noise = presentation.batch(index, generator)
@@ -131,7 +133,8 @@ def compare(k: int) -> None:
 
 def main() -> None:
     heading("A training step of the VAE 784-200-200-50")
-    table(("k", "batch", "who", "precision", "images a second", "times plain", "of the peak", "loss, nats"), [])
+    columns = ("k", "batch", "code", "precision", "images/s", "speed, plain = 1", "share of the peak", "loss, nats")
+    table(columns, [])
     for k in [int(each) for each in sys.argv[1:2]] or SIZES:
         compare(k)
 

@@ -1,4 +1,4 @@
-"""Show what a density says of discrete data: ratios, the collapse, the bound, the length of messages."""
+"""Run the study of densities on discrete data: likelihood ratios, the collapse, the bound, the length of messages."""
 
 from pathlib import Path
 
@@ -24,23 +24,25 @@ def main(params: Params, dequantized: str, results: str) -> dict[str, str]:
         )
     except InputError:
         raise
-    except (FloatingPointError, ValueError) as error:  # NaN, or a test image that a flow holds impossible
+    except (FloatingPointError, ValueError) as error:  # NaN, or a test image to which a flow gives no mass
         raise InputError(f"Evaluating the flows stopped: {error}; try a smaller learning_rate.") from error
     density_and_mass.write(Path(results), metrics, tables)
-    fits, code = metrics["collapse"], metrics["coding"]["codes"]["data"]
+    fits = metrics["collapse"]
+    code = metrics["coding"]["codes"]["data"]
     print(
         f"density_and_mass: entropy {metrics['levels']['entropy_bits']:.4f} bits per sub-pixel; "
-        f"a density of raw levels {fits['raw_bits']:.2f} (no likelihood), of dequantized ones "
-        f"{fits['dequantized_bits']:.4f} bits; a message took {code['message_bits']:.4f} bits per symbol"
+        f"a density on raw levels {fits['raw_bits']:.2f} (not a likelihood), on dequantized levels "
+        f"{fits['dequantized_bits']:.4f} bits; a message takes {code['message_bits']:.4f} bits per symbol"
     )
-    protocol, k = load_prepared(Path(dequantized), ()).description.protocol, metrics["dequantizing"]["n_samples"]
+    protocol = load_prepared(Path(dequantized), ()).description.protocol
+    k = metrics["dequantizing"]["n_samples"]
     for row in tables["dequantizing"]:
         why = labels.doubts("lower", row["bpd"], protocol, row["bpd_standard_error"])
         why += [labels.too_few(k)] if row["too_few_samples"] else []
         number = labels.number("lower", row["bpd"], why, row["bpd_standard_error"])
         print(
             f"density_and_mass: a flow with {row['way']} noise: test {number}, {labels.WORDS['lower']}, K = {k}, "
-            f"{row['difference_bpd'] + 0.0:+.4f} +- {row['difference_bpd_standard_error']:.4f} to uniform noise"
+            f"{row['difference_bpd'] + 0.0:+.4f} +- {row['difference_bpd_standard_error']:.4f} against uniform noise"
             f"{labels.because(why)}"
         )
     return described(device)

@@ -16,7 +16,7 @@ N_PICTURES = 64
 
 
 def main(params: Params, raw: str, dequantized: str, results: str) -> None:
-    """Read the folder ``raw``; write the folders ``dequantized`` and ``results``."""
+    """Read the images in the folder ``raw``; write the folders ``dequantized`` and ``results``."""
     images = preparation.read_source(params.dataset, Path(raw))
     folder = Path(dequantized)
     description = preparation.prepare(images, params.dataset, params.dequantize, raw_levels(params), folder)

@@ -8,7 +8,7 @@ from bitsperdim.sources import SOURCES
 
 
 def main(params: Params, raw: str) -> None:
-    """Put the files into the folder ``raw``."""
+    """Download the original files into the folder ``raw``."""
     SOURCES[params.dataset.name].download(Path(raw), params.dataset.path)
 
 

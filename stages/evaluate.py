@@ -17,7 +17,9 @@ from bitsperdim.runtime.distributed import is_first, joined, world_size
 
 def main(params: Params, name: str, folder: str, dequantized: str, results: str) -> dict[str, Any]:
     """Read ``folder``/<seed> and the test images; write metrics, per-image values, bounds and pictures."""
-    section, out, device = params.evaluate, Path(results), set_up_device()
+    section = params.evaluate
+    out = Path(results)
+    device = set_up_device()
     family = params.section(name).family
     is_fitted = section.noise == "fitted" and issubclass(models.MODELS[family], models.DensityModel)
     prepared = load_prepared(Path(dequantized), ("train", "test") if is_fitted else ("test",))
@@ -30,15 +32,19 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
     first = trained[params.seeds[0]]
     try:
         with joined(device):
-            writes, used = is_first(), {**described(device), "n_processes": world_size()}
+            writes = is_first()
+            used = {**described(device), "n_processes": world_size()}
             estimates, before, of_the_code = seeds.score_seeds(name, trained, prepared, section, places, device)
         if not writes:
             return used
         remove_leftovers(out)
     except FloatingPointError as error:
-        raise InputError(f"Evaluating {name} stopped: {error}; train it again.") from error
+        raise InputError(f"The evaluation of {name} stopped: {error}; train the model again.") from error
     result = summary.summarise(
-        *(estimates, first, prepared.description, scoring.proposal_of(first, section)),
+        estimates,
+        first,
+        prepared.description,
+        scoring.proposal_of(first, section),
         same_as=prepared.same_as["test"],
         in_train=in_train,
         near_train=near_train,

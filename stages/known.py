@@ -1,4 +1,4 @@
-"""Hold models and estimators against likelihoods that are known, and make every known mistake on purpose."""
+"""Compare models and estimators with known likelihoods, and make every known mistake on purpose."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Check all of params.yaml before any work; forget the results of models that are no longer listed."""
+"""Check the whole of params.yaml before any work, and remove the results of models that are no longer listed."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from bitsperdim.runtime import stage
 
 
 def main(params: Params, results: str, marker: str, code: str) -> None:
-    """Write ``models.json`` into ``results``, the marker that ``download`` waits for, and the folder ``code``."""
+    """Write ``models.json`` into ``results``, the marker on which ``download`` depends, and the folder ``code``."""
     preflight(params, Path(results), Path(marker))
     write_code_files(params, Path(__file__).parent, Path(code))
 

@@ -1,4 +1,4 @@
-"""Estimate the probability of a rare delay by importance sampling and hold it against the exact one."""
+"""Estimate the probability of a rare delay by importance sampling, and compare it with the exact probability."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from bitsperdim.studies import project_delay
 
 def main(params: Params, results: str) -> None:
     """Write tables and metrics into ``results``."""
-    torch.set_num_threads(1)  # matrices of 50 rows: threads would wait for each other most of the time
+    torch.set_num_threads(1)  # with matrices of 50 rows, several threads would mostly wait for each other
     metrics, tables = project_delay.study(params.project_delay)
     project_delay.write(Path(results), metrics, tables)
     exact, deadline = metrics["exact"], metrics["deadline"]

@@ -1,4 +1,4 @@
-"""Write the report: one self-contained HTML page and its Markdown twin; say where this processor rounds otherwise."""
+"""Write the report as one self-contained HTML page and a Markdown page; warn if this processor rounds differently."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Train one model, once per seed."""
+"""Train one model with each seed."""
 
 import time
 from pathlib import Path
@@ -18,15 +18,20 @@ from bitsperdim.training.trainer import checkpoint_of, train
 
 
 def main(params: Params, name: str, dequantized: str, folder: str, curve: str) -> dict[str, Any]:
-    """Read the folder ``dequantized``; write ``folder``/<seed>, the training curve of all seeds, also while they are
-    trained and with seconds beside the log, and what they were trained with.
+    """Read the images in ``dequantized``; write the model of each seed into ``folder``/<seed>.
+
+    Also write the training curve of all seeds, which grows during training, its copy with seconds beside the log, and
+    the environment of training (:mod:`bitsperdim.core.made_with`).
     """
-    section, device, started = params.section(name), set_up_device(), time.monotonic()
+    section = params.section(name)
+    device = set_up_device()
+    started = time.monotonic()
     prepared = load_prepared(Path(dequantized), ("train", "validation"))
     decides = (section, params.train, prepared, params.dataset.seed, device)
     checkpoints = {seed: checkpoint_of(*decides, seed) for seed in params.seeds}
     finished.clear(keep={checkpoint.folder for checkpoint in checkpoints.values()})
-    files, done = CurveFiles(Path(curve), stage.log_path("train", name).with_suffix(".csv")), []
+    files = CurveFiles(Path(curve), stage.log_path("train", name).with_suffix(".csv"))
+    done = []
     with distributed.joined(device):
         precision = settings_on(device, section, params.train).precision
         used = {**described(device), "n_processes": distributed.world_size(), "precision": precision}
@@ -38,11 +43,12 @@ def main(params: Params, name: str, dequantized: str, folder: str, curve: str) -
             if not distributed.is_first():
                 continue
             models.save(trained.model, section.family, section.hyperparameters, Path(folder) / str(seed))
-            untrained = "closed form" if trained.model.origin is None else "as it came, not trained"
+            untrained = "closed form" if trained.model.origin is None else "external model, not trained here"
             fitted = f"epoch {trained.best_epoch} of {len(trained.curve)}" if trained.best_epoch else untrained
-            bpd, nats = bits_per_dim(log_p := trained.validation_log_p, prepared.description.image_shape), -log_p
+            log_p = trained.validation_log_p
+            bpd = bits_per_dim(log_p, prepared.description.image_shape)
             k = section.settings(params.train).validation_samples
-            found = labels.of_validation(trained.model.kind, bpd, nats, prepared.description.protocol, k)
+            found = labels.of_validation(trained.model.kind, bpd, -log_p, prepared.description.protocol, k)
             print(f"{name} seed {seed}: {fitted}, validation {found}")
         if distributed.is_first():
             files.finish()

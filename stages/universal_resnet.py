@@ -1,4 +1,4 @@
-"""Train networks of one-neuron blocks, construct others, and say how near they come."""
+"""Train networks of one-neuron blocks, construct others, and measure how well they approximate their targets."""
 
 from pathlib import Path
 
@@ -14,7 +14,9 @@ from bitsperdim.studies.universal_resnet import study
 def main(params: Params, results: str) -> dict[str, str]:
     """Write tables, decision regions and metrics into the folder ``results``."""
     device = set_up_device()
-    torch.set_num_threads(1)  # networks this small gain nothing within one; two are trained at a time instead
+    torch.set_num_threads(
+        1
+    )  # such small networks gain nothing from several threads; two networks are trained at a time instead
     try:
         found = study.study(params.universal_resnet, device)
     except FloatingPointError as error:
@@ -29,7 +31,7 @@ def main(params: Params, results: str) -> dict[str, str]:
     for name, row in found.metrics["constructed"].items():
         print(
             f"universal_resnet: constructed {name}: L1 error {row['l1']:.4f} with {row['n_blocks']} blocks, "
-            f"{100 * row['close_share']:.2f} % off by less than half the height"
+            f"{100 * row['close_share']:.2f} % with an error below half the height"
         )
     return described(device)
 

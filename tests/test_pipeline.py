@@ -136,13 +136,13 @@ def test_a_forgotten_environment_is_a_sentence(tmp_path: Path, repository: Path)
         python.chmod(0o755)
     for folder, words in (
         ("none", "train: there is no command 'python' here"),
-        ("no", f"train: the python here ({tmp_path}/no/python) is not that of bitsperdim, or lacks some of"),
-        ("other", f"train: the python here ({tmp_path}/other/python) is not that of bitsperdim, or lacks some of"),
+        ("no", f"train: this python ({tmp_path}/no/python) is not the one of bitsperdim, or lacks some of"),
+        ("other", f"train: this python ({tmp_path}/other/python) is not the one of bitsperdim, or lacks some of"),
     ):
         done = start(repository, str(tmp_path / folder), "train", "vae")
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
         assert done.stderr.startswith(words)
-        assert "; type 'source .venv/bin/activate' first ('make setup' makes it)." in done.stderr
+        assert "; type 'source .venv/bin/activate' first ('make setup' creates it)." in done.stderr
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     done = start(repository, path, "train", BITSPERDIM_LAUNCHER="no-launcher --of-this name")
     assert (done.returncode, done.stderr.split(";")[0]) == (1, "train: there is no command 'no-launcher' here")
@@ -368,7 +368,7 @@ def test_studies_that_are_switched_off_leave_no_results(
         reads = ("images",) if study in ("known", "density_and_mass") else ()
         arguments = (*reads, f"results/{study}")
         result = run_stage(study, tmp_path, repository, *arguments)
-        assert (result.returncode, result.stdout) == (0, f"{study}: switched off, by studies in params.yaml\n")
+        assert (result.returncode, result.stdout) == (0, f"{study}: switched off by studies in params.yaml\n")
     left = {str(path.relative_to(tmp_path)): path.read_text() for path in (tmp_path / "results").glob("*/*")}
     assert left.pop("results/project_delay/notes.txt") == "mine"
     assert set(left) == {f"results/{study}/metrics.json" for study in STUDIES}
@@ -416,7 +416,7 @@ def test_stages_out_of_order_are_one_sentence(
 @pytest.mark.parametrize("name", ["tpu", "mps", "cuda:99", ""])
 def test_an_unknown_device_is_one_sentence(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BITSPERDIM_DEVICE", name)
-    with pytest.raises(InputError, match=f"BITSPERDIM_DEVICE = '{name}' is no device of this machine"):
+    with pytest.raises(InputError, match=f"BITSPERDIM_DEVICE = '{name}' is not a device of this machine"):
         set_up_device()
     monkeypatch.setenv("BITSPERDIM_DEVICE", "cpu")
     assert set_up_device().type == "cpu"
@@ -430,10 +430,10 @@ def test_an_unknown_device_is_one_sentence(name: str, monkeypatch: pytest.Monkey
             OSError(28, "No space left on device", "models/x"),
             "train: models/x cannot be read or written: No space left",
         ),
-        (MemoryError(), "train: the memory is not enough (no more to be had); try smaller batch or chunk sizes."),
+        (MemoryError(), "train: there is not enough memory (allocation failed); try smaller batch or chunk sizes."),
         (
             RuntimeError("CUDA out of memory. Tried\nto allocate"),
-            "train: the memory is not enough (CUDA out of memory.",
+            "train: there is not enough memory (CUDA out of memory.",
         ),
         (KeyboardInterrupt(), "130"),
     ],

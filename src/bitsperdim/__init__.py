@@ -1,11 +1,10 @@
 """bitsperdim: a reproducible laboratory for likelihoods of discrete images.
 
-Every model is a probability mass function over images of integers and answers one question,
-``log_weights(x, K)``: K log-weights per image whose exponentials have the mean P(x). Training
-maximizes, and evaluation estimates, the logarithm of their average. Start reading at
-:mod:`bitsperdim.models.base`.
+Every model is a probability mass function over images of integers. Its method ``log_weights(x, K)`` returns K
+log-weights per image; the expected value of their exponentials is P(x). Training maximizes the logarithm of the
+average weight, and evaluation estimates log P(x) by it. Start reading at :mod:`bitsperdim.models.base`.
 
-From Python, for a model of your own (``docs/your-own-model.md``)::
+Use the package from Python with your own model like this (``docs/your-own-model.md``)::
 
     import bitsperdim
 
@@ -13,7 +12,7 @@ From Python, for a model of your own (``docs/your-own-model.md``)::
     print(bitsperdim.evaluate(model, data, inputs="unit"))
     print(bitsperdim.audit(model, data, inputs="unit").summary())
 
-These are stable: :func:`load_data`, :func:`evaluate`, :func:`audit`, :func:`compare`, :class:`Estimate`.
+The stable interface is :func:`load_data`, :func:`evaluate`, :func:`audit`, :func:`compare` and :class:`Estimate`.
 """
 
 import os
@@ -28,8 +27,9 @@ if TYPE_CHECKING:
     from bitsperdim.evaluation.images import Data, load_data
     from bitsperdim.evaluation.result import Estimate
 
-# Threads of torch that wait for each other give way to other work after some microseconds: beside it, small models
-# train twice as fast as with libgomp's own patience, and alone as fast as ever. Read when torch is imported.
+# With this setting, threads of torch that wait for each other yield the CPU after some microseconds. If other processes
+# use the CPU as well, small models train twice as fast as with libgomp's default; otherwise the speed is the same. The
+# variable is read when torch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __version__ = "0.1.0"
@@ -47,12 +47,12 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> object:
-    """Import what is asked for when it is: the command line does without torch."""
+    """Import a public name at its first use, so that the command line starts without importing torch."""
     if name not in _PLACES:
         raise AttributeError(f"module 'bitsperdim' has no attribute {name!r}")
     return getattr(import_module(_PLACES[name]), name)
 
 
 def __dir__() -> list[str]:
-    """List what there is, imported or not."""
+    """Return all public names, whether they are imported yet or not."""
     return sorted({*globals(), *__all__})

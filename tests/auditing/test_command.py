@@ -311,7 +311,7 @@ def test_it_goes_on_after_an_interruption(folder: Path, command: Command) -> Non
     (folder / "calls").unlink()
     status, out, err = command(*call)
     assert status == 0
-    assert "goes on from a checkpoint, 16 of 40 images are done" in err
+    assert "resumes from a checkpoint with 16 of 40 images done" in err
     n_second = len((folder / "calls").read_text().split())
     assert n_second == 10 - 4 + 1  # and one share whose memory is measured
     assert n_first == 6

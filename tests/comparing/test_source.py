@@ -215,7 +215,7 @@ def test_log_likelihoods_that_do_not_fit_are_refused(drawn: Drawn) -> None:
     for wrong in ("41", "-1", "0.5", "40", "x"):
         with pytest.raises(InputError, match="is damaged"):
             read_images("\n".join([*with_copies[:-1], f"{rows[-1]},{wrong}"]).encode(), numbers, "x")
-    with pytest.raises(InputError, match="names no shape"):
+    with pytest.raises(InputError, match="has no image shape"):
         _ = AnyMetrics(**metrics_of(np.stack([drawn(1)]), protocol="x/y")).image_shape
 
 

@@ -97,7 +97,7 @@ MISTAKES: list[tuple[str, object, str]] = [
     ("vae.hidden_sizes", [65_536] * 4, "the sizes in vae make a network of 2.6e+10 weights or more; at most 1e+10 are"),
     ("dataset.n_levels", 300, "dataset.n_levels = 300 is not allowed; it must be at most 256, or null."),
     ("dataset.n_levels", 16, "dataset.n_levels = 16 is not allowed; digits has 17 levels, so write 17 or null."),
-    ("dequantize.bits", 5, "dequantize.bits = 5 is not allowed; 32 levels are not fewer than the 17"),
+    ("dequantize.bits", 5, "dequantize.bits = 5 is not allowed; it gives 32 levels, which is not fewer than the 17"),
     ("density_and_mass.step_size", 0.5, "density_and_mass.step_size = 0.5 is not allowed; it must be at most 0.25."),
     ("universal_resnet.n_seeds", 1, "universal_resnet.n_seeds = 1 is not allowed; it must be at least 2."),
     ("universal_resnet.depths", [], "universal_resnet.depths = [] is not allowed; it must be a list of at least 1"),

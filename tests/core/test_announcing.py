@@ -1,4 +1,4 @@
-"""What takes long is said before it is waited for, in a log too; what is short is not."""
+"""Long parts of the work are announced, also in a log; short parts are not."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from bitsperdim.core.announcing import Announcement, announced, duration
 
 
 def clock(seconds: float) -> Iterator[float]:
-    """Times at which a step of so many seconds is done, one after the other."""
+    """Yield the times at which steps of ``seconds`` end, one after another."""
     now = 0.0
     while True:
         yield now
@@ -18,7 +18,7 @@ def clock(seconds: float) -> Iterator[float]:
 def test_a_long_part_is_announced_once(capsys: pytest.CaptureFixture[str]) -> None:
     times = clock(2.0)
     part = Announcement("draw 64 images", 100, "evaluate.n_pictures says how many", lambda: next(times))
-    for _ in range(2):  # 4 s are too short to tell
+    for _ in range(2):  # 4 s are too short for an estimate
         part.step()
     assert capsys.readouterr().out == ""
     part.step()

@@ -1,4 +1,4 @@
-"""The code that a stage needs: what Python really imports; and a hash that moves with what the code does alone."""
+"""The code that a stage needs is the code that Python really imports, and its hash ignores comments and docstrings."""
 
 import json
 import os
@@ -25,7 +25,7 @@ print(json.dumps([module.__file__ for name, module in sys.modules.items() if nam
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_it_is_what_python_imports(stage: str, repository: Path) -> None:
-    """Everything that the script has loaded when it has said how to use it; it names no family."""
+    """All modules that the script has loaded when it prints its usage are found, and no family of models is."""
     script = repository / "stages" / f"{stage}.py"
     done = subprocess.run(
         [sys.executable, "-c", LOADED.replace("sys.argv_path", repr(str(script)))],
@@ -38,7 +38,7 @@ def test_it_is_what_python_imports(stage: str, repository: Path) -> None:
     needed = set(code.needed(script))
     assert loaded <= needed
     assert not needed & {code_of(family)[1] for family in FAMILIES}
-    assert len(needed - loaded) <= 12, needed - loaded  # what functions import when they are called
+    assert len(needed - loaded) <= 12, needed - loaded  # modules that functions import when they are called
 
 
 def test_a_family_adds_its_own_code(repository: Path) -> None:
@@ -88,7 +88,7 @@ def test_what_changes_a_hash(tmp_path: Path) -> None:
     ]
     other = [
         SOURCE.replace("r**2", "r**3"),
-        SOURCE.replace("# no comment", "# a comment"),  # in a text
+        SOURCE.replace("# no comment", "# a comment"),  # inside a string
         SOURCE.replace("import math", "import cmath as math"),
         SOURCE.replace("        return", "    return"),
     ]
@@ -110,7 +110,13 @@ def test_rooms_are_told_apart(repository: Path) -> None:
     files = code.needed(repository / "stages" / "project_delay.py")
     rooms = code.digests_by_room(files)
     assert set(rooms) == {
-        *("bitsperdim/__init__.py", "config", "core", "estimators", "runtime", "stages/project_delay.py", "studies"),
+        "bitsperdim/__init__.py",
+        "config",
+        "core",
+        "estimators",
+        "runtime",
+        "stages/project_delay.py",
+        "studies",
     }
     assert rooms == code.digests_by_room(files)
     fewer = code.digests_by_room([path for path in files if path.name != "chain.py"])
@@ -118,7 +124,7 @@ def test_rooms_are_told_apart(repository: Path) -> None:
 
 
 def test_a_link_to_the_package_changes_nothing(repository: Path, tmp_path: Path) -> None:
-    """A home folder may be a link: hashes are those of the places that it leads to."""
+    """A home folder may be a symbolic link; the hashes use the resolved paths."""
     (tmp_path / "link").symlink_to(repository / "src")
     script = (
         "from bitsperdim.config.families import code_of\n"

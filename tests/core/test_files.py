@@ -1,4 +1,4 @@
-"""Files are byte-stable, and whole or absent."""
+"""Files have stable bytes, and are either complete or absent."""
 
 import math
 import zipfile
@@ -50,7 +50,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes | None]] = {
 
 
 def files_of_a_run(folder: Path) -> dict[str, Callable[[], object]]:
-    """Write what stages write, and say how each file is read."""
+    """Write the kinds of files that stages write; return, for each file, the function that reads it."""
     SOURCES["digits"].download(folder / "raw", "")
     images = np.arange(60 * 4, dtype=np.uint8).reshape(60, 1, 2, 2)
     dataset = DatasetSection(name="npz", path="x", n_levels=None, validation_fraction=0.1, test_fraction=0.2, seed=0)
@@ -98,7 +98,7 @@ def test_npz_is_the_same_bytes_every_time(tmp_path: Path) -> None:
 
 
 def test_npz_is_written_as_the_first_zip_files_were(tmp_path: Path) -> None:
-    """What Python writes of a streamed member depends on its patch release; this does not."""
+    """Python's format of a streamed member depends on the patch release; the format of ``write_npz`` does not."""
     write_npz(tmp_path / "a.npz", {"x": np.arange(1000)})
     with zipfile.ZipFile(tmp_path / "a.npz") as archive:
         (member,) = archive.infolist()

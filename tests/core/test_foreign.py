@@ -1,4 +1,4 @@
-"""Files of the user beside the package: what they import, what they define, what they hash to."""
+"""The user's own files: the files that they import, the names that they define, and their hashes."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def late():
 
 
 def test_what_is_imported_is_found(tmp_path: Path) -> None:
-    """Directly, by another file, in a function, and as a whole package; but no file that nobody imports."""
+    """Direct imports, indirect ones, imports in a function, and whole packages are found, but no unused file."""
     for name, text in {
         "model.py": FILE,
         "helper.py": "from deeper import x\nimport model\n",
@@ -32,8 +32,13 @@ def test_what_is_imported_is_found(tmp_path: Path) -> None:
         path.write_text(text, encoding="utf-8")
     found = {path.relative_to(tmp_path).as_posix() for path in foreign.code_beside(tmp_path / "model.py")}
     assert found == {
-        *("model.py", "helper.py", "deeper.py", "later.py", "used_inside.py"),
-        *("package/__init__.py", "package/inner.py"),
+        "model.py",
+        "helper.py",
+        "deeper.py",
+        "later.py",
+        "used_inside.py",
+        "package/__init__.py",
+        "package/inner.py",
     }
     assert foreign.code_beside(tmp_path / "no.py") == []
 
@@ -68,5 +73,5 @@ def test_a_file_that_only_the_workspace_has_is_told(tmp_path: Path, monkeypatch:
         foreign.refuse_missing("mine.file", "external/m.py")
     (tmp_path / "external").mkdir()
     (tmp_path / "external" / "m.py").write_text("")
-    with pytest.raises(InputError, match=r"of this copy, .* type `git add external/m\.py`"):
+    with pytest.raises(InputError, match=r"in this copy of the repository, .* type `git add external/m\.py`"):
         foreign.refuse_missing("mine.file", "external/m.py")

@@ -1,4 +1,4 @@
-"""Provenance is right or unknown, wherever the laboratory lies; what git cannot tell is told with its own reason."""
+"""Provenance is correct or unknown in every kind of folder; if git cannot answer, the error gives git's own reason."""
 
 import os
 import shutil
@@ -58,7 +58,7 @@ PLACES: dict[str, Callable[[Path], Path]] = {
 @pytest.mark.parametrize("place", PLACES)
 def test_provenance_is_right_wherever_git_can_tell(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = PLACES[place](tmp_path)
-    git(root, "config", "status.showUntrackedFiles", "no")  # a new file is a change nevertheless
+    git(root, "config", "status.showUntrackedFiles", "no")  # new files must count as changes despite this setting
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "hooks-of-another"))
     head = git(root, "rev-parse", "HEAD")
     assert provenance(root, *CODE) == Provenance(head, False)
@@ -80,7 +80,7 @@ def test_provenance_is_right_wherever_git_can_tell(place: str, tmp_path: Path, m
 
 def without_git(root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("PATH", str(root))
-    return "is it installed?"
+    return "is git installed?"
 
 
 def of_another(root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -106,7 +106,7 @@ def test_what_git_cannot_tell_is_unknown(
     spoil: Callable[[Path, pytest.MonkeyPatch], str], folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = commit(tmp_path, folder)
-    (root / "src" / "code.py").write_text("x = 2\n")  # edited: `False` would be a lie
+    (root / "src" / "code.py").write_text("x = 2\n")  # the code has changed, so the answer `False` would be wrong
     words = spoil(root, monkeypatch)
     found = provenance(root, *CODE)
     assert (found.commit, found.has_local_changes, found.words) == (None, None, "commit unknown")
@@ -122,7 +122,7 @@ def test_git_of_a_folder_around_does_not_answer_for_a_damaged_repository(tmp_pat
     root = commit(tmp_path / "lab")
     git(outer, "add", "lab")
     (root / ".git" / "HEAD").unlink()
-    with pytest.raises(GitError, match=r"git does not take .*/lab/\.git for a repository: it is damaged\."):
+    with pytest.raises(GitError, match=r"git does not accept .*/lab/\.git as a repository: it is damaged\."):
         repository(root)
 
 
@@ -149,7 +149,7 @@ def test_files_that_git_does_not_look_at_are_unknown(option: str, tmp_path: Path
 
 
 def test_an_archive_is_not_the_repository_around_it(tmp_path: Path) -> None:
-    """Its files are new to that one, or ignored there, and then git would say that nothing has changed."""
+    """The outer repository sees its files as new or ignored; if they are ignored, git would report no changes."""
     root = commit(tmp_path / "outside" / "archive")
     shutil.rmtree(root / ".git")
     alone = provenance(root, *CODE)
@@ -158,7 +158,7 @@ def test_an_archive_is_not_the_repository_around_it(tmp_path: Path) -> None:
     root = root.rename(outer / "archive")
     for ignored in ("", "/archive\n"):
         (outer / ".gitignore").write_text(ignored)
-        with pytest.raises(NotARepositoryError, match=f"nor part of {outer}, around it: that does not track its"):
+        with pytest.raises(NotARepositoryError, match=f"nor part of the repository {outer}, which does not track its"):
             repository(root)
         assert provenance(root, *CODE).has_local_changes is None
     git(outer, "add", "--force", "archive")
@@ -172,7 +172,7 @@ def test_before_the_first_commit_there_is_none(tmp_path: Path) -> None:
 
 
 def test_what_a_file_says_is_never_made_more_certain() -> None:
-    """Also what earlier versions wrote: no commit, and `false` for want of an answer."""
+    """This includes files of earlier versions, which wrote no commit, and `false` if there was no answer."""
     assert Provenance.recorded({"commit": "a" * 40, "has_local_changes": False}) == Provenance("a" * 40, False)
     changed = Provenance.recorded({"commit": "a" * 40, "has_local_changes": True})
     assert (changed, changed.is_a_commit, changed.words) == (
@@ -186,7 +186,7 @@ def test_what_a_file_says_is_never_made_more_certain() -> None:
     for origin in (Provenance(None, None, "a reason"), Provenance("b", None, "another"), Provenance("c", True)):
         assert Provenance.recorded(origin.as_record()) == origin
     for content in ({"commit": 3}, {"commit": "a", "has_local_changes": "no"}, {"provenance_unknown_because": 3}):
-        with pytest.raises(TypeError, match="is not what is written there"):
+        with pytest.raises(TypeError, match="has the wrong type"):
             Provenance.recorded(content)
 
 
@@ -199,14 +199,15 @@ def call(root: Path, repository: Path, *command: str) -> subprocess.CompletedPro
 
 
 def test_dvc_works_without_git_once_it_is_told(tmp_path: Path, repository: Path) -> None:
-    """`make repro` asks first, and says what to type; typed, it is true."""
+    """`make repro` checks this first and prints a command; after that command, DVC works."""
     (tmp_path / ".dvc").mkdir()
     shutil.copy(repository / ".dvc" / "config", tmp_path / ".dvc" / "config")
     (tmp_path / "dvc.yaml").write_text("stages:\n  one:\n    cmd: echo 1 > one\n    outs: [one]\n")
     ask = (sys.executable, "-m", "bitsperdim.core.git", "--dvc")
     refused = call(tmp_path, repository, *ask)
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert refused.stderr.startswith(f"{tmp_path} is not a git repository, which DVC takes for a mistake. `dvc config ")
+    words = f"{tmp_path} is not a git repository, which DVC treats as an error. Run `dvc config "
+    assert refused.stderr.startswith(words)
     typed = refused.stderr.split("`")[1]
     assert call(tmp_path, repository, *typed.split()).returncode == 0
     assert call(tmp_path, repository, *ask).returncode == 0

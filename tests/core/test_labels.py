@@ -1,4 +1,4 @@
-"""A number that is not to be believed is not printed as if it were: each reason has its mark and its words."""
+"""A number that should not be believed is printed with a mark: each reason has its mark and its words."""
 
 import math
 from pathlib import Path
@@ -57,19 +57,19 @@ def test_a_good_number_has_no_mark() -> None:
             "worse than uniform coding, which needs 8",
         ),
         ({"kind": "exact", "bpd": 8.01}, "= 8.0100 +- 0.2500", "worse than uniform coding, which needs 8 bits/dim"),
-        ({"kind": "exact", "bpd": -0.5}, "= -0.5000 +- 0.2500", "fewer than 0 bits, which no likelihood needs"),
-        ({"bpd": -0.5}, "<= -0.5000 +- 0.2500", "no likelihood needs, by more than 4 of its Monte Carlo errors"),
+        ({"kind": "exact", "bpd": -0.5}, "= -0.5000 +- 0.2500", "below 0 bits, which is impossible for a likelihood"),
+        ({"bpd": -0.5}, "<= -0.5000 +- 0.2500", "for a likelihood, by more than 4 times its Monte Carlo error"),
         (
             {"bpd": -0.007, "bpd_standard_error": 0.001},
             "<= -0.0070 +- 0.0010",
-            "below 0 bits by chance: a bound is above its model's number on average, and the Monte Carlo error of this "
-            "one is 0.002",
+            "below 0 bits by chance: a bound is above its model's true number on average, and the Monte Carlo error of "
+            "this bound is 0.002",
         ),
         ({"bpd": 0.2}, "<= 0.2000 +- 0.2500", "its standard error is larger than the number"),
         (FEW | {"bias_exceeds_standard_error": True}, "<= 5.5", "its bias, about -6e+02 nats, exceeds its standard"),
         (FEW | {"ess_below_10_share": 0.1}, "<= 5.5", "10 % of the test images have an effective sample size below"),
         (FEW | {"pareto_k_high_share": 1.0}, "<= 5.5", "100 % of the test images have weights with a heavy tail"),
-        (FEW | {"n_samples": 1}, "<= 5.5", "K = 1, which tells neither its bias nor its Monte Carlo error"),
+        (FEW | {"n_samples": 1}, "<= 5.5", "K = 1, so neither its bias nor its Monte Carlo error can be estimated"),
         ({"n_training_images": 4}, "<= 5.5", "4 of the 60 test images are training images too"),
         (
             {"n_training_images": 1, "bpd_without_training_images": 5.76},
@@ -108,7 +108,7 @@ NEAR = {
 
 
 def test_copies_and_images_that_were_trained_on_are_named() -> None:
-    """Also where they are too few to matter: 3 of 60, which move the number by less than its error."""
+    """They are named even if they are too few to matter: 3 of 60, which move the number by less than its error."""
     few = GOOD | {"n_distinct_images": 57, "n_training_images": 3, "bpd_without_training_images": 5.74}
     assert sentence(few).endswith(
         "K = 1024; of 60 test images 57 are distinct; 3 of the 60 test images are training images too, and without "
@@ -126,16 +126,17 @@ def test_copies_and_images_that_were_trained_on_are_named() -> None:
     assert marks(GOOD | NEAR | {"bpd_without_near_training_images": 5.76}) == labels.SEEN
     assert marks(GOOD | NEAR | {"bpd_without_near_training_images": 5.24}) == labels.SEEN
     assert marks(GOOD | NEAR | {"n_near_training_images": 4}) == labels.SEEN
-    assert marks(few | {"n_near_training_images": 1}) == labels.SEEN  # 3 and 1 of 60 are more than 5 %
+    assert marks(few | {"n_near_training_images": 1}) == labels.SEEN  # 3 + 1 of 60 images are more than 5 %
 
 
 def test_what_is_out_of_range_by_rounding_alone_is_called_so() -> None:
     exact = GOOD | {"kind": "exact", "n_samples": 1, "bpd_standard_error": 0.0}
     below = sentence(exact | {"bpd": -9.4e-9, "nll_nats": -4e-7})
     assert below == (
-        "= 0.0000 +- 0.0000 bits/dim (0.00 nats), exact, K = 1; below 0 by no more than float32 rounds, so 0"
+        "= 0.0000 +- 0.0000 bits/dim (0.00 nats), exact, K = 1; below 0 only by the rounding error of float32, so "
+        "taken as 0"
     )
-    for bpd in (8.000001, 8.00001):  # a number is rounded in proportion to its size
+    for bpd in (8.000001, 8.00001):  # the rounding error is proportional to the number
         assert marks(exact | {"bpd": bpd}) == ""
     for bpd in (-2e-6, 8.00002):
         assert marks(exact | {"bpd": bpd}) == labels.OUT_OF_RANGE
@@ -164,7 +165,7 @@ def test_a_validation_number_says_what_it_is() -> None:
         "= 5.5000 bits/dim (11711.25 nats), exact, its error not estimated"
     )
     assert labels.of_validation("lower", -0.0001, -0.01, tag, 16).endswith(
-        "below 0 bits: a bound is above its model's number on average, and by chance below it"
+        "below 0 bits: a bound is above its model's true number on average, but may be below it by chance"
     )
     assert labels.of_validation("lower", 9.0, 19164.0, tag, 16) == (
         "<= 9.0000 bits/dim (!) (19164.00 nats), an upper bound, K = 16, its error not estimated. (!) Not to be "
@@ -184,7 +185,7 @@ def test_uniform_coding_is_that_of_the_levels() -> None:
 
 
 def test_the_tables_mark_what_is_worse_than_uniform(tmp_path: Path) -> None:
-    """That of the README; those of the recipes are in ``tests/recipes/test_table.py``."""
+    """Test the table of the README; ``tests/recipes/test_table.py`` tests those of the recipes."""
     folder = tmp_path / "results"
     write_results(folder, {"good": exact(bpd=1.5), "bad": exact(bpd=2.5)})
     text = table(folder)

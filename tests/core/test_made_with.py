@@ -1,4 +1,4 @@
-"""What a number was made with: each thing that differs is named once."""
+"""The environment in which a number was computed: each difference is named once."""
 
 from bitsperdim.core.made_with import WORDS, differing, read
 
@@ -9,7 +9,7 @@ def test_each_thing_that_differs_is_named_once() -> None:
     other = {key: f"other {value}" for key, value in HERE.items()}
     found = differing({"train": HERE, "evaluate": HERE}, {"train": other, "evaluate": other})
     assert found == [f"{WORDS[key]} ({value} and other {value})" for key, value in HERE.items()]
-    assert differing({"train": HERE}, {"train": HERE, "evaluate": other}) == []  # it is not known of both
+    assert differing({"train": HERE}, {"train": HERE, "evaluate": other}) == []  # unknown for one of them
     found = differing({"train": HERE, "evaluate": HERE}, {"train": HERE, "evaluate": {**HERE, "torch": "2.11.0"}})
     assert found == ["PyTorch (2.14.1 and 2.11.0)"]
     assert differing({"train": {**HERE, "n_processes": "1"}}, {"train": {**HERE, "n_processes": "2"}}) == [

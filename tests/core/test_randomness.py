@@ -10,7 +10,7 @@ from bitsperdim.core.randomness import PURPOSES, draw, stream, stream_seed
 
 
 def test_no_two_purposes_and_no_two_seeds_share_a_stream() -> None:
-    """All first numbers of every purpose with no seed, 40 seeds and 48 pairs, zeros among them, differ."""
+    """The first numbers of all streams differ: every purpose with no seed, 40 seeds and 48 pairs, zeros included."""
     seeds: list[tuple[int, ...]] = [
         (),
         *((seed,) for seed in range(40)),
@@ -33,7 +33,7 @@ def test_a_stream_is_that_of_its_seed() -> None:
 
 @pytest.mark.parametrize("how", [torch.rand, torch.randn])
 def test_shares_are_rows_of_the_whole(how: Callable[..., torch.Tensor]) -> None:
-    """Of three axes the first; and afterwards all generators are in the same state."""
+    """The first of three axes is shared, and afterwards all generators are in the same state."""
     whole = stream("training", 1)
     expected = draw(how, (7, 2, 3), whole)
     shares = []

@@ -1,4 +1,4 @@
-"""Signals: an orderly end, what was trained is kept, and handlers are put back."""
+"""Signals end a stage in an orderly way, the state of training is saved, and the former handlers are restored."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ BOTH = (signal.SIGINT, signal.SIGTERM)
 
 @pytest.fixture(autouse=True)
 def heard() -> Iterator[None]:
-    """Let signals be heard, also where the tests were started in the background, which ignores Ctrl-C."""
+    """Set default signal handlers, since tests that run in the background ignore Ctrl-C; restore them afterwards."""
     before = {number: signal.getsignal(number) for number in BOTH}
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -51,7 +51,7 @@ def test_a_second_signal_does_not_wait() -> None:
 
 @pytest.mark.parametrize("context", [raised, deferred])
 def test_handlers_are_put_back(context: Callable[[], AbstractContextManager]) -> None:
-    """And what was ignored, as by nohup, stays ignored."""
+    """A signal that was ignored, for example by nohup, stays ignored."""
     before = [signal.getsignal(number) for number in BOTH]
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -78,7 +78,7 @@ def test_other_threads_leave_signals_alone() -> None:
 
 
 def test_validation_stops_too_and_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A signal in the first batch of the second validation: the run ends there, and goes on to the same bytes."""
+    """A signal in the first batch of the second validation stops the run there; resumed, it gives the same bytes."""
     from bitsperdim.training import validation
     from support.training_cases import weights
 
@@ -89,13 +89,13 @@ def test_validation_stops_too_and_is_done_again(tmp_path: Path, monkeypatch: pyt
     def counting(*arguments: Any) -> Any:
         nonlocal n_batches
         n_batches += 1
-        if n_batches == 3:  # each validation has two
+        if n_batches == 3:  # each validation has two batches
             os.kill(os.getpid(), signal.SIGINT)
         return bound_of(*arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(validation, "bound_of", counting)
-        with pytest.raises(Interrupted, match="stopped after 10 steps; the same command goes on from there"):
+        with pytest.raises(Interrupted, match="stopped after 10 steps; rerun the same command to resume"):
             run("iwae", checkpoint=checkpoint)
     assert n_batches == 3
     gone_on, whole = run("iwae", checkpoint=checkpoint), run("iwae")
@@ -104,21 +104,17 @@ def test_validation_stops_too_and_is_done_again(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_stopped_stage_goes_on_to_the_same_bytes(stage_folder: StageFolder) -> None:
-    """SIGTERM, then Ctrl-C further on, then a run to the end; and one without any, in this process."""
+    """SIGTERM, later Ctrl-C, then a run to the end, compared with a run without signals in this process."""
     for step, name, status in (("7", "SIGTERM", 143), ("12", "SIGINT", 130)):
         stopped = stage_folder.run(
             str(stage_folder.tests / "support" / "signalled.py"), step, "0", name, stage="train", model="vae"
         )
         assert stopped.returncode == status, stopped.stderr
-        sentence = f"vae (seed 0) stopped after {step} steps; the same command goes on from there"
+        sentence = f"vae (seed 0) stopped after {step} steps; rerun the same command to resume"
         assert stopped.stderr == f"\ntrain: {sentence}.\n"
-        found = {path.name for path in stage_folder.folder.iterdir()}  # the curve, where a second has gone by
-        assert found - {"curve.csv"} == {
-            "params.yaml",
-            "images",
-            "logs",
-            "checkpoints",
-        }  # the curve grows by the second
+        found = {path.name for path in stage_folder.folder.iterdir()}
+        # the curve exists only if the run took more than a second
+        assert found - {"curve.csv"} == {"params.yaml", "images", "logs", "checkpoints"}
     assert "after 7 steps" in stopped.stdout
     assert stage_folder.run(stage="train", model="vae").returncode == 0
     assert stage_folder.results("vae") == stage_folder.in_one_process("vae")

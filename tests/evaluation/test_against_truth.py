@@ -91,7 +91,7 @@ def test_the_report_shows_the_truth_and_what_each_model_lacks(tmp_path: Path, mo
     models = {"sure": exact(truth=above), "wrong": exact(bpd=0.6, truth=better)}
     page, twin = report(tmp_path, models)
     for text in (text_of(page), twin):
-        assert "of the distribution that the images are drawn from; no right model beats it; ± 0.012 over test" in text
+        assert "the distribution that the images are drawn from; no correct model is better; ± 0.012 over test" in text
         assert "0.435 ± 0.021" in text
     assert "better than the truth" in page
     assert "0.600 ± 0.034‡" in twin

@@ -23,7 +23,7 @@ def test_arrays_are_the_number_of_the_model() -> None:
         assert not by_arrays.is_verified
     bound = bitsperdim.estimate_of_arrays(log_p, images=IMAGES, n_levels=3, kind="lower")
     assert (bound.kind, bound.n_samples, bound.bits_per_dim) == ("lower", 1, by_model.bits_per_dim)
-    assert "K = 1, which tells neither its bias nor its Monte Carlo error" in str(bound)
+    assert "K = 1, so neither its bias nor its Monte Carlo error can be estimated" in str(bound)
 
 
 def test_log_weights_are_the_number_of_the_model() -> None:

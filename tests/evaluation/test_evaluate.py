@@ -226,7 +226,7 @@ def test_interrupted_it_goes_on_to_the_same_bytes(tmp_path: Path, capsys: pytest
         number(Stopping(at=6), **options)  # one call looks at the shape, and each batch has two
     rest = Stopping()
     found = number(rest, **options)
-    assert "goes on from a checkpoint, 6 of 12 images are done" in capsys.readouterr().out
+    assert "resumes from a checkpoint with 6 of 12 images done" in capsys.readouterr().out
     assert rest.n_calls == 5
     assert found.log_p.tobytes() == whole.log_p.tobytes()
     assert found.metrics == whole.metrics

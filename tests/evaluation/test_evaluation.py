@@ -119,7 +119,7 @@ def test_an_evaluation_goes_on_where_it_stopped(
         scoring.evaluate_seed(model, data, SECTION, 7, torch.device("cpu"), title="this", checkpoint=place)
     again = scoring.evaluate_seed(model, data, SECTION, 7, torch.device("cpu"), title="this", checkpoint=place)
     assert scored == [0, 4, 4, 8]
-    assert capsys.readouterr().out == "this: goes on from a checkpoint, 4 of 10 images are done.\n"
+    assert capsys.readouterr().out == "this: resumes from a checkpoint with 4 of 10 images done.\n"
     for name in ("log_p", "standard_error", "elbo", "ess", "jackknife", "bounds"):
         assert torch.equal(getattr(again, name), getattr(whole, name))
 

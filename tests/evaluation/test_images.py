@@ -126,7 +126,7 @@ def test_what_is_there_is_not_prepared_again(monkeypatch: pytest.MonkeyPatch) ->
         (3, {}, "3 is not a data set; give its name, or a path."),
         ("nowhere.npz", {}, "path = 'nowhere.npz' is not a file; "),
         ("digits", {"bits": 9}, "bits = 9 "),
-        ("digits", {"bits": 5}, "bits = 5 is not allowed; 32 levels are not fewer than the 17 that the images have"),
+        ("digits", {"bits": 5}, "bits = 5 is not allowed; it gives 32 levels, which is not fewer than the 17 levels"),
         ("digits", {"binarization": "median"}, "binarization = 'median' "),
         ("digits", {"binarization": "static"}, "binarization = 'static' is not allowed with name = 'digits'"),
         ("digits", {"n_levels": 256}, "n_levels = 256 is not allowed; digits has 17 levels"),

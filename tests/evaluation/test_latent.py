@@ -235,8 +235,8 @@ def test_annealing_goes_on_where_it_stopped(
     assert latent_code.annealing(model, data, estimated, asked, 3, CPU, done.append, place) == expected
     assert done == [2, 2, 4, 1, 2, 5, 2, 2, 1]
     said = capsys.readouterr().out
-    assert "annealing: goes on from a checkpoint, 4 of 5 images are done." in said
-    assert "simulation: goes on from a checkpoint, 2 of 5 images are done." in said
+    assert "annealing: resumes from a checkpoint with 4 of 5 images done." in said
+    assert "simulation: resumes from a checkpoint with 2 of 5 images done." in said
 
 
 def test_an_impossible_image_has_no_difference(tmp_path: Path) -> None:

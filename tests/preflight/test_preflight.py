@@ -1,4 +1,4 @@
-"""Preflight forgets unlisted models and touches nothing else."""
+"""Preflight removes the results of unlisted models and nothing else, and refuses wrong parameters before any work."""
 
 import os
 import subprocess
@@ -71,14 +71,14 @@ def test_a_missing_file_of_own_images_stops_before_anything_is_written(params: P
 
 
 def own(params: Params, name: str, path: Path, **changes: object) -> Params:
-    """The parameters with a data set of one's own, and with changes of the section ``models``."""
+    """Return the parameters with the user's own data set and with further changes."""
     dataset = params.dataset.model_copy(update={"name": name, "path": str(path)})
     return params.model_copy(update={"dataset": dataset, **changes})
 
 
 @pytest.mark.parametrize("name", ["folder", "npz"])
 def test_models_are_checked_for_own_images_before_any_work(params: Params, name: str, tmp_path: Path) -> None:
-    """RealNVP halves images, and these have 7x5 pixels; a class is given to none of them."""
+    """RealNVP halves the sides of images, which is impossible for 7x5 pixels, and these images have no labels."""
     images, path = np.zeros((3, 7, 5), dtype=np.uint8), tmp_path / "own"
     if name == "npz":
         path = tmp_path / "own.npz"
@@ -103,7 +103,7 @@ def test_models_are_checked_for_own_images_before_any_work(params: Params, name:
 def test_a_value_that_is_not_of_the_last_commit_is_named(
     key: str, tmp_path: Path, repository: Path, committed: Callable[[str], str]
 ) -> None:
-    """By the stage and by the check of the file alone; of a value that was committed nothing is said."""
+    """Both the stage and the check of the file name it; nothing is said about a value that was committed."""
     laboratory = Laboratory(tmp_path / "laboratory")
     text = committed("params.yaml")
     wrong = text.replace(
@@ -111,8 +111,8 @@ def test_a_value_that_is_not_of_the_last_commit_is_named(
     )
     wrong = wrong.replace("  latent_size: 16\n  latent_size: -8", "  latent_size: -8")
     path = laboratory.root / "params.yaml"
-    had = {"vae.latent_size": "has 16", "vae.laten_size": "does not have it"}[key]
-    origin = f" The last commit {had}: if an earlier -S left this, `bitsperdim back` goes back.\n"
+    had = {"vae.latent_size": "has 16", "vae.laten_size": "does not have this key"}[key]
+    origin = f" The last commit {had}: if an earlier -S wrote this value, `bitsperdim back` undoes it.\n"
     for last, now, is_named in ((text, wrong, True), (wrong, wrong, False)):
         path.write_text(last, encoding="utf-8")
         laboratory.git("add", "params.yaml")

@@ -131,7 +131,7 @@ def test_images_that_are_the_same_are_named_at_the_top_and_beside_the_number(tmp
     write_report(params_of({"seen": seen, "other": seen}), tmp_path / "results", tmp_path / "out")
     page, twin = ((tmp_path / "out" / name).read_text("utf-8") for name in ("index.html", "report.md"))
     top = text_of(page.split("<main>")[0])
-    assert "3 of the 5 test images are distinct: errors over test images count those. 2 of the 5 test images are" in top
+    assert "3 of the 5 test images are distinct: standard errors count copies once. 2 of the 5 test images are" in top
     assert "- **The same images:** 3 of the 5 test images are distinct" in twin
     assert "1 of the 5 test images are nearly training images" in top
     assert 'alt="Pairs of a test image and the training image that it nearly is"' in page.split("<main>")[0]

@@ -1,6 +1,6 @@
-"""Everything that may run on a GPU keeps to one device, and waits for it no more often than it must.
+"""All work that may run on a GPU stays on one device, and waits for the device no more often than necessary.
 
-There is a stand-in for the GPU, see ``accelerator.py``; each group of work runs in a process of its own.
+A stand-in replaces the GPU, see ``accelerator.py``. Each group of work runs in a separate process.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from support.cases import SMALL
 
 pytestmark = pytest.mark.skipif(
     not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
-    reason=f"torch {torch.__version__} can have no device that is written in Python",
+    reason=f"torch {torch.__version__} does not support a device that is written in Python",
 )
 
 
 def outcome(repository: Path, group: str) -> dict[str, Any]:
-    """What on_accelerator.py says of a group."""
+    """Run a group of on_accelerator.py and return its result."""
     result = subprocess.run(
         [warm.python(), str(repository / "tests" / "support" / "on_accelerator.py"), group],
         env={"PYTHONPATH": f"{repository / 'src'}:{repository / 'tests'}", "OMP_NUM_THREADS": "1"},
@@ -40,7 +40,7 @@ def outcome(repository: Path, group: str) -> dict[str, Any]:
 
 
 def test_training_keeps_to_its_device(repository: Path) -> None:
-    """The bits are those of the CPU, also after an interruption; twice as many steps wait as often."""
+    """The bits equal those of the CPU, also after an interruption; twice as many steps cause no more waits."""
     found = outcome(repository, "training")
     mistakes, waits = found.pop("mistakes"), found.pop("waits")
     models = ("histogram", "gaussian", "vae", "iwae", "conv_vae", "gated_pixelcnn", "pixelcnn_pp", "flow", "realnvp")
@@ -54,9 +54,10 @@ def test_training_keeps_to_its_device(repository: Path) -> None:
 
 
 def test_evaluation_keeps_to_its_device(repository: Path) -> None:
-    """Every small model; more chunks of samples, and longer annealing, wait as often; more samples launch as often.
+    """The results of every small model equal those of the CPU.
 
-    Waits and launches are counted for one or two models of each family.
+    More chunks of samples and longer annealing cause no more waits, and more samples no more launches. Waits and
+    launches are counted for one or two models of each family.
     """
     found = outcome(repository, "evaluation")
     waits, annealing, launches = found.pop("waits"), found.pop("waits of annealing"), found.pop("launches")
@@ -72,10 +73,10 @@ def test_evaluation_keeps_to_its_device(repository: Path) -> None:
 
 
 def test_stages_keep_to_their_device(repository: Path) -> None:
-    """The files of ``train`` and ``evaluate``, byte for byte."""
+    """The files of ``train`` and ``evaluate`` equal those of the CPU, byte for byte."""
     assert outcome(repository, "stages") == {"vae": "same", "pixelcnn": "same"}
 
 
 def test_studies_keep_to_their_device(repository: Path) -> None:
-    """Those that compute on a device, byte for byte."""
+    """The files of the studies that compute on a device equal those of the CPU, byte for byte."""
     assert outcome(repository, "studies") == {"dequantizing": "same", "universal_resnet": "same"}

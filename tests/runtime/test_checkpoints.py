@@ -1,4 +1,4 @@
-"""Checkpoints: bit for bit, two generations, nothing damaged or foreign is used."""
+"""Checkpoints are exact, have two generations, and are never used if they are damaged or from another run."""
 
 import json
 from pathlib import Path
@@ -92,7 +92,7 @@ def test_one_process_of_a_machine_names_a_damaged_file(
 
 
 def test_no_changed_byte_is_used(checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each byte in turn; what safetensors itself does not notice, the checksum does."""
+    """Bytes are changed one at a time; the checksum notices the changes that safetensors does not notice."""
     checkpoint.save(tensors(1), VALUES)
     path = checkpoint.folder / NEWER
     whole = path.read_bytes()
@@ -108,7 +108,7 @@ def test_no_changed_byte_is_used(checkpoint: Checkpoint, capsys: pytest.CaptureF
 def test_bytes_that_stand_for_other_numbers_are_refused(
     entry: dict[str, Any], checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The same bytes under another type or shape."""
+    """The same bytes with another type or shape in the header are refused."""
     checkpoint.save({"weights": torch.rand(2, 3)}, VALUES)
     path = checkpoint.folder / NEWER
     content = path.read_bytes()
@@ -140,7 +140,7 @@ def test_the_fingerprint_tells_trainings_apart(tmp_path: Path, monkeypatch: pyte
 
 
 def test_parts_are_apart(checkpoint: Checkpoint) -> None:
-    """Each has files of its own, and takes none of another."""
+    """Each part has its own files, and refuses those of another part."""
     one, other = checkpoint.part("one"), checkpoint.part("other")
     one.save(tensors(1), {"step": 1})
     other.save(tensors(2), {"step": 2})

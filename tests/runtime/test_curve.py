@@ -1,4 +1,4 @@
-"""The files of a training curve: they grow with it, and no full disk stops it."""
+"""The files of a training curve grow during training, and a full disk does not stop training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.training_cases import run
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """A clock that shows what it is told."""
+    """Replace the clock; return a function that sets its time."""
     now = [1000.0]
     monkeypatch.setattr(curve, "monotonic", lambda: now[0])
     return lambda value: now.__setitem__(0, value)
@@ -34,12 +34,12 @@ def rows(n: int, seed: int = 0) -> list[dict[str, Any]]:
 
 
 def read(path: Path) -> list[tuple[int, int]]:
-    """The seed and the epoch of each row."""
+    """Return the seed and the epoch of each row of a file."""
     return [(int(row["seed"]), int(row["epoch"])) for row in read_rows(path.read_text())]
 
 
 def test_they_grow_with_the_training(files: CurveFiles, clock: Callable[[float], None]) -> None:
-    """At most once in a while; those of the seeds before stay; one has seconds."""
+    """They are written at most once per interval, keep the rows of earlier seeds, and one of them has seconds."""
     files.follow(rows(1), [2.0])
     assert read(files.curve) == read(files.log) == [(0, 1)]
     clock(1000 + EVERY * 0.9)
@@ -63,7 +63,7 @@ def test_they_grow_with_the_training(files: CurveFiles, clock: Callable[[float],
 def test_a_full_disk_stops_no_training(
     files: CurveFiles, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """But the stage does not end without its output."""
+    """However, the stage fails if its output cannot be written at the end."""
 
     def full(path: Path, *_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
@@ -71,7 +71,7 @@ def test_a_full_disk_stops_no_training(
     with monkeypatch.context() as patch:
         patch.setattr(curve, "write_csv", full)
         files.follow(rows(1), [2.0])
-        expected = f"{files.curve} cannot be written (No space left on device); the training goes on without it.\n"
+        expected = f"{files.curve} cannot be written (No space left on device); training continues without it.\n"
         assert capsys.readouterr().err == expected
         files.add(rows(1), [2.0])
         with pytest.raises(OSError, match="No space left"):
@@ -94,7 +94,7 @@ def test_seconds_are_those_of_the_same_training() -> None:
 
 
 def test_a_training_is_followed() -> None:
-    """After each epoch, with all of them so far; seconds are no part of the rows, which are the same each time."""
+    """``follow`` is called after each epoch, with the rows of all epochs so far and, separately, their seconds."""
     seen: list[tuple[list[Any], list[float]]] = []
     trained = run("vae", follow=lambda rows, seconds: seen.append((list(rows), list(seconds))))
     assert [len(rows) for rows, _ in seen] == [1, 2, 3, 4]

@@ -1,4 +1,4 @@
-"""Where and with what a stage runs is recorded."""
+"""The environment of a stage is recorded."""
 
 import platform
 from pathlib import Path
@@ -37,7 +37,7 @@ def test_the_processor_has_a_name(text: str, name: str, tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize("name", ["amx_bf16", "avx512_bf16", "bf16"])
 def test_half_precision_is_chosen_where_it_has_instructions(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Others are slower for it than for float32."""
+    """Other processors are slower in bfloat16 than in float32."""
     others = {"avx2": True, "avx512_f": True, "amx_tile": True, "fp16_arith": True, "l2_cache_size": 1048576}
     for value, precision in ((True, "bfloat16"), (False, "float32")):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda value=value: {**others, name: value})

@@ -1,4 +1,4 @@
-"""What a stage leaves when it is done serves until the next one starts."""
+"""The checkpoints of a finished stage can be used until the next stage starts."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_what_is_finished_goes_unless_it_is_kept(everything: Path) -> None:
-    """With its parts, and without a trace where there is no other."""
+    """Its parts are removed with it, and the outer folder too if it is empty."""
     done, under_way, mine = (Checkpoint(everything / name, name) for name in ("done", "under way", "mine"))
     for place in (done, done.part("a"), under_way, mine):
         place.save({}, {"step": 1})
@@ -54,7 +54,7 @@ def test_nothing_is_marked_where_nothing_was_saved(everything: Path) -> None:
 def test_each_stage_removes_what_those_before_it_left(
     tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its own it uses: that of a stage that was killed after its end, before its outputs were recorded."""
+    """A stage uses its own marked checkpoints: it may have been killed before its outputs were recorded."""
     short = {"n_samples": 20, "annealed": {"n_chains": 4, "n_steps": 3, "n_leapfrog": 1}, "refined": {"n_steps": 3}}
     workspace.prepare(tmp_path, repository, {"train": {"epochs": 4}, "evaluate": short}, n_images=100)
     monkeypatch.setenv(SECONDS, "0")
@@ -69,11 +69,11 @@ def test_each_stage_removes_what_those_before_it_left(
 
     assert "from a checkpoint" not in run(*TRAIN)
     trained, weights = marked(), workspace.written(tmp_path, "models")
-    assert len(trained) == 2  # seeds
-    assert run(*TRAIN).count("goes on from a checkpoint of its end, after") == 2
+    assert len(trained) == 2  # one for each seed
+    assert run(*TRAIN).count("resumes from a checkpoint at its end, after") == 2
     assert (marked(), workspace.written(tmp_path, "models")) == (trained, weights)
     run(*EVALUATE)
     assert len(marked()) == 2
     assert not marked() & trained
-    workspace.run(tmp_path, repository, "report.py", "results", "report")  # which finds half of what it needs
+    workspace.run(tmp_path, repository, "report.py", "results", "report")  # it fails, because some inputs are missing
     assert not (tmp_path / "checkpoints").exists()

@@ -1,4 +1,4 @@
-"""A full disk: a run goes on without what it can do without, or stops with one sentence; nothing is lost."""
+"""A full disk: a run continues if only checkpoints are affected, or stops with one sentence and can be resumed."""
 
 import errno
 import os
@@ -27,7 +27,7 @@ SMALL_DISK = 'mount -t tmpfs -o size="$SIZE" none "$DISK"'
 
 
 def full(path: Path, content: bytes) -> int:
-    """Write half of it, and then there is no more space."""
+    """Write half of the content, then raise the error of a full disk."""
     with path.open("wb") as file:
         file.write(content[: len(content) // 2])
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -47,14 +47,16 @@ def test_the_last_good_checkpoint_stays(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full)
         checkpoint.save({"a": torch.zeros(50)}, {"step": 3})
-    expected = f"{checkpoint.folder / NEWER} cannot be written (No space left on device); the run goes on without it.\n"
+    expected = (
+        f"{checkpoint.folder / NEWER} cannot be written (No space left on device); the run continues without it.\n"
+    )
     assert capsys.readouterr().err == expected
     assert workspace.written(checkpoint.folder, ".") == before
     assert before.keys() == {NEWER, OLDER}
     found = checkpoint.load()
     assert found is not None
     assert found[1] == {"step": 2}
-    checkpoint.save({"a": torch.zeros(50)}, {"step": 4})  # space is back
+    checkpoint.save({"a": torch.zeros(50)}, {"step": 4})  # there is space again
     found = checkpoint.load()
     assert found is not None
     assert found[1] == {"step": 4}
@@ -97,7 +99,7 @@ def test_a_model_that_cannot_be_written_leaves_the_one_before(tmp_path: Path, mo
 
 
 def may_mount(folder: Path) -> bool:
-    """Whether this test may have a small disk of its own."""
+    """Return whether this test may mount a small disk."""
     if sys.platform != "linux" or shutil.which("unshare") is None:
         return False
     environment = {**os.environ, "SIZE": "64k", "DISK": str(folder)}
@@ -117,7 +119,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
 def on_a_small_disk(
     folder: Path, repository: Path, stage: tuple[str, ...], disk: str, size: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a stage while one of its folders is a small disk; what is on it in the end is moved to ``folder``/left."""
+    """Run a stage while one of its folders is a small disk; its final content is copied to ``folder``/left."""
     (folder / disk).mkdir(parents=True, exist_ok=True)
     script, *arguments = stage
     command = f'{SMALL_DISK}; "$@"; status=$?; cp -a "$DISK" left; exit $status'
@@ -145,9 +147,10 @@ def on_a_small_disk(
 def test_a_disk_that_is_really_full(
     stage: tuple[str, ...], outputs: tuple[str, ...], ready: Path, repository: Path, tmp_path: Path
 ) -> None:
-    """The disk of the checkpoints: it goes on. That of the outputs: it stops, and later ends with the same.
+    """If the disk of the checkpoints is full, the run continues; if that of the outputs is full, it stops.
 
-    That the bytes are those of a run without any trouble, the tests of killed runs show.
+    The resumed run then gives the same outputs. The tests of killed runs show that these are the bytes of an
+    undisturbed run.
     """
     for name in ("without", "stopped"):
         shutil.copytree(ready, tmp_path / name)
@@ -157,7 +160,7 @@ def test_a_disk_that_is_really_full(
     done = on_a_small_disk(folder, repository, stage, "checkpoints", "8k")
     assert done.returncode == 0, done.stderr
     assert set(re.sub(r"checkpoints/\S+", "FILE", done.stderr).splitlines()) == {
-        "FILE cannot be written (No space left on device); the run goes on without it."
+        "FILE cannot be written (No space left on device); the run continues without it."
     }
     expected = workspace.written(folder, *outputs)
 
@@ -166,7 +169,7 @@ def test_a_disk_that_is_really_full(
     assert done.returncode == 1
     name = stage[0].removesuffix(".py")
     assert re.fullmatch(rf"{name}: {disk}/vae/\S+ cannot be read or written: No space left on device\.\n", done.stderr)
-    for path, content in workspace.written(folder / "left", ".").items():  # what was written is whole
+    for path, content in workspace.written(folder / "left", ".").items():  # files that exist are complete
         assert expected[f"{disk}/{path}"] == content
     shutil.rmtree(folder / "left")
     done = workspace.run(folder, repository, *stage)

@@ -1,7 +1,7 @@
-"""On a GPU, where there is one: the numbers of the CPU, the same bits each time, and no needless waiting.
+"""Tests on a GPU, if there is one: numbers as on the CPU, the same bits each time, and no needless waiting.
 
-``test_accelerator.py`` shows the same on a stand-in everywhere, bit for bit. A GPU draws other random numbers than a
-CPU: what is drawn is compared as a mean.
+``test_accelerator.py`` shows the same on every machine with a stand-in, bit for bit. A real GPU draws other random
+numbers than a CPU, so results that depend on random numbers are compared by their means.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from support.training_cases import run, weights
 from support.workspace import EVALUATE, TRAIN
 
 CPU = torch.device("cpu")
-SPREADS = {  # of the last validation bound of small trainings with other random numbers, bits/dim; 24 on a CPU
+# standard deviation of the last validation bound, bits/dim, over 24 small training runs on a CPU that differ only in
+# their random numbers
+SPREADS = {
     "vae": 0.0145,
     "iwae": 0.0171,
     "conv_vae": 0.0775,
@@ -43,12 +45,13 @@ LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 
 if not torch.cuda.is_available():
     pytest.skip("there is no GPU", allow_module_level=True)
-pytestmark = pytest.mark.filterwarnings("default")  # of what has no deterministic form, and of compilers
+# allows warnings of compilers, and of operations without a deterministic form
+pytestmark = pytest.mark.filterwarnings("default")
 
 
 @pytest.fixture(autouse=True)
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
-    """The first GPU, as a stage prepares it; trainings of ``training_cases`` are on it."""
+    """Prepare the first GPU as a stage does, and let ``training_cases`` train on it."""
     place = torch.device("cuda", 0)
     prepare_gpu(place)
     monkeypatch.setattr(training_cases, "CPU", place)
@@ -63,7 +66,7 @@ def images(name: str) -> Tensor:
 
 
 def test_float32_is_no_tf32(gpu: torch.device, generator: torch.Generator) -> None:
-    """TF32 would be off by about 0.02 where float32 is by 0.00002."""
+    """The error of TF32 would be about 0.02, that of float32 is about 0.00002."""
     a, b = torch.randn(2, 512, 512, generator=generator)
     kernel = torch.randn(32, 32, 4, 4, generator=generator)
     x = torch.randn(1, 32, 8, 8, generator=generator)
@@ -74,7 +77,7 @@ def test_float32_is_no_tf32(gpu: torch.device, generator: torch.Generator) -> No
 
 
 def given_the_noise(model: ImageModel, name: str, place: torch.device) -> tuple[Tensor, Tensor]:
-    """Log-weights of the noise that a CPU draws, and their derivative in all weights."""
+    """Return the log-weights for noise that a CPU draws, and their derivatives by all weights."""
     generator, x = stream("evaluation"), images(name)
     if isinstance(model, LatentModel):
         with torch.no_grad():
@@ -94,7 +97,7 @@ def given_the_noise(model: ImageModel, name: str, place: torch.device) -> tuple[
 
 @pytest.mark.parametrize("name", SMALL)
 def test_log_weights_and_derivatives_are_those_of_the_cpu(name: str, gpu: torch.device) -> None:
-    """In float64, given the noise."""
+    """They agree in float64 if the noise is the same."""
     for here, there in zip(*(given_the_noise(small_model(name), name, at) for at in (CPU, gpu)), strict=True):
         scale = max(1.0, float(here.abs().max())) if len(here) else 1.0
         torch.testing.assert_close(there, here, rtol=1e-7, atol=1e-9 * scale)
@@ -102,7 +105,10 @@ def test_log_weights_and_derivatives_are_those_of_the_cpu(name: str, gpu: torch.
 
 @pytest.mark.parametrize("name", SMALL)
 def test_what_is_drawn_has_the_mean_of_the_cpu(name: str, gpu: torch.device) -> None:
-    """Within six standard errors for each of ten images: false alarms 1 in 10 million over all. Exact: to rounding."""
+    """Means agree within six standard errors for each of ten images, exact numbers up to rounding.
+
+    The false-alarm rate is 1 in 10 million over all cases.
+    """
     n = 4_000
     model, log_w = small_model(name).float(), []
     for place in (CPU, gpu):
@@ -128,7 +134,7 @@ def test_an_evaluation_gives_the_same_bits_each_time(name: str, gpu: torch.devic
 def test_a_training_comes_to_where_it_comes_on_the_cpu(
     model: str, spread: float, gpu: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the same weights with other random numbers, within five standard errors of the difference."""
+    """Both start from the same weights and use other random numbers; they agree within five standard errors."""
     reached = []
     for place in (CPU, gpu):
         monkeypatch.setattr(training_cases, "CPU", place)
@@ -147,9 +153,9 @@ def test_a_training_gives_the_same_bits_each_time_and_after_an_interruption(gpu:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("model", [name for name in SPREADS if name != "realnvp"])  # whose noise is of the host
+@pytest.mark.parametrize("model", [name for name in SPREADS if name != "realnvp"])  # its noise comes from the host
 def test_no_step_waits_for_the_gpu(model: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither to draw a batch nor to take a step. Of flows the affine one: the splines' gather is known to wait."""
+    """Neither drawing a batch nor taking a step waits. The flow is affine, because splines are known to wait."""
     for owner, name in ((Presentation, "batch"), (trainer._Trainer, "take_step")):
         original = getattr(owner, name)
 
@@ -169,26 +175,26 @@ def test_no_step_waits_for_the_gpu(model: str, precision: str, monkeypatch: pyte
 @pytest.mark.parametrize("changes", [{"precision": "bfloat16"}, {"compile": True}], ids=["bfloat16", "compiled"])
 @pytest.mark.parametrize("model", ["vae", "pixelcnn", "gated_pixelcnn"])
 def test_half_precision_and_the_compiler_keep_the_curve(model: str, changes: dict[str, Any]) -> None:
-    """To 2 % of the validation bound in every epoch, as on the CPU."""
+    """The validation bounds of every epoch agree within 2 %, as on the CPU."""
     plain, changed = run(model), run(model, **changes)
     for one, other in zip(plain.curve, changed.curve, strict=True):
         assert other["validation_bpd"] == pytest.approx(one["validation_bpd"], rel=0.02)
 
 
-@pytest.mark.parametrize("model", [name for name in SPREADS if name != "realnvp"])  # whose noise is of the host
+@pytest.mark.parametrize("model", [name for name in SPREADS if name != "realnvp"])  # its noise comes from the host
 def test_a_captured_step_is_the_same(model: str) -> None:
-    """As one CUDA graph: also its random numbers, the schedule, the average, and a smaller batch in between."""
+    """Steps as a CUDA graph give the same weights, with random numbers, a schedule, an average, and smaller batches."""
     options: dict[str, Any] = {"epochs": 3, "gradient_clip": 0.1, "average_decay": 0.5}
     if model in ("vae", "iwae"):
         options["kl_warmup_steps"] = 4
     if model == "flow":
-        options["transform"] = "maf"  # the splines' gather waits, which a graph cannot
+        options["transform"] = "maf"  # splines wait in their gather, which is not possible in a graph
     plain, launched = run(model, **options), run(model, capture=True, **options)
     torch.testing.assert_close(weights(launched), weights(plain), rtol=1e-3, atol=1e-4)
 
 
 def test_stages_write_the_same_bytes_each_time_and_say_what_they_ran_on(repository: Path, tmp_path: Path) -> None:
-    """Alone, and as one process of torchrun, which speaks NCCL; where there are two GPUs, two processes agree."""
+    """Stages run alone and as one process of torchrun, with NCCL; with two GPUs, two processes agree as well."""
     outputs = []
     for name, launcher in (("one", ()), ("other", ()), ("launched", (*LAUNCHER, "1")), ("two", (*LAUNCHER, "2"))):
         if name == "two" and torch.cuda.device_count() < 2:

@@ -1,10 +1,10 @@
-"""Training and evaluation are killed at seeded moments, and end with the bytes of a run that was not.
+"""Training and evaluation are killed at seeded moments, and still end with the bytes of an undisturbed run.
 
-In `make test-all` twenty times, in `make test` twice.
+`make test-all` kills them twenty times in all, `make test` twice.
 
 Some kills come at any moment, some at any moment after the first checkpoint of the run, some while another checkpoint
-is being written, some while the stage writes its outputs. Each time the same stage is started again, until it has been
-killed its share of times.
+is written, and some while the stage writes its outputs. The same stage is started again each time, until all kills have
+happened.
 """
 
 import contextlib
@@ -31,13 +31,13 @@ from support.workspace import EVALUATE, TRAIN
 
 INTERVAL = "0.02"  # seconds between two checkpoints
 KINDS = ("under way", "a checkpoint", "any moment", "under way", "a checkpoint")
-KINDS += ("outputs", "any moment", "a checkpoint", "under way", "outputs")  # of the kills of each stage, in turn
+KINDS += ("outputs", "any moment", "a checkpoint", "under way", "outputs")  # kinds of the kills of each stage, in turn
 OUTPUTS = {TRAIN: ("models", "results/vae/training_curve.csv"), EVALUATE: ("results",)}
-LAST = {TRAIN: ("models",), EVALUATE: ("results",)}  # a curve is written from the first epoch on
+LAST = {TRAIN: ("models",), EVALUATE: ("results",)}  # without the curve, which is written from the first epoch on
 
 
 class Stages:
-    """Starts stages in a folder, by way of ``forks.py``."""
+    """Starts stages in a folder, in processes that ``forks.py`` forks."""
 
     def __init__(self, folder: Path, repository: Path) -> None:
         self.folder, self.repository = folder, repository
@@ -54,7 +54,7 @@ class Stages:
         )
 
     def start(self, stage: tuple[str, ...]) -> int:
-        """Return the number of the process."""
+        """Start a stage and return the ID of its process."""
         script, *arguments = stage
         line = json.dumps([str(self.repository / "stages" / script), arguments, str(self.folder / "output")])
         stdin, stdout = self.pipes
@@ -69,11 +69,11 @@ class Stages:
         return self.forks.stdin, self.forks.stdout
 
     def has_ended(self) -> bool:
-        """Whether the process that was started last has."""
+        """Return whether the process that was started last has ended."""
         return bool(select.select([self.pipes[1]], [], [], 0)[0])
 
     def status(self) -> int:
-        """Wait for its end: its exit status, or minus the signal."""
+        """Wait for the end of the process; return its exit status, or minus the signal that killed it."""
         return int(self.pipes[1].readline())
 
     def close(self) -> None:
@@ -91,34 +91,34 @@ def stages(tmp_path: Path, repository: Path) -> Iterator[Stages]:
 
 
 def files(folder: Path, *names: str) -> dict[str, int]:
-    """Files, temporary ones too, and when each was written, while a process makes and moves and removes them."""
+    """Return path -> modification time of all files, temporary ones too, while a process creates and removes them."""
     found = {}
     for name in names:
         inside = [os.path.join(at, file) for at, _, inner in os.walk(folder / name) for file in inner]  # noqa: PTH118
         for path in (str(folder / name), *inside):
             with contextlib.suppress(FileNotFoundError):
-                status = os.stat(path)  # noqa: PTH116 - as fast as can be
+                status = os.stat(path)  # noqa: PTH116 - for speed
                 if stat.S_ISREG(status.st_mode):
                     found[path] = status.st_mtime_ns
     return found
 
 
 def partial(folder: Path) -> list[str]:
-    """Checkpoints that are being written, or were."""
+    """Return the temporary files of checkpoints that are, or were, being written."""
     return [path for path in files(folder, "checkpoints") if "/.state" in path]
 
 
 def kept(folder: Path) -> set[tuple[str, int]]:
-    """Checkpoints that are whole, and when each was written."""
+    """Return the complete checkpoints and their modification times."""
     return {(path, when) for path, when in files(folder, "checkpoints").items() if "/state" in path}
 
 
 def caught(process: int, has_ended: Callable[[], bool], is_there: Callable[[], Any]) -> bool:
-    """Stop the process while something is there; False where it ended before."""
+    """Stop the process at a moment when a condition holds; return False if the process ended before."""
     while not has_ended():
         if is_there():
             os.kill(process, signal.SIGSTOP)
-            time.sleep(0.003)  # until it has stopped
+            time.sleep(0.003)  # wait until it has stopped
             if is_there():
                 return True
             os.kill(process, signal.SIGCONT)
@@ -126,9 +126,16 @@ def caught(process: int, has_ended: Callable[[], bool], is_there: Callable[[], A
 
 
 def kill_once(stages: Stages, stage: tuple[str, ...], kind: str, moment: float) -> str:
-    """Start a stage and kill it at ``moment`` or the next occasion after it; return '' where it came to its end before.
+    """Start a stage and kill it at ``moment`` or at the next occasion after it.
 
-    The moment counts from the first checkpoint of the run, or from its start for any moment.
+    Args:
+        stages: starts the stage.
+        stage: script and arguments.
+        kind: kind of the kill.
+        moment: seconds from the start for the kind ``any moment``, otherwise from the first checkpoint of the run.
+
+    Returns:
+        the kind, or '' if the stage ended before it was killed.
     """
     folder = stages.folder
     kept_before, there = kept(folder), files(folder, *LAST[stage])
@@ -152,7 +159,7 @@ def kill_once(stages: Stages, stage: tuple[str, ...], kind: str, moment: float) 
 
 
 def came_from(folder: Path) -> str:
-    """What the last run said of where it went on from."""
+    """Return the messages of the last run about the checkpoints that it resumed from."""
     said = re.findall(
         r"(seed \d|annealing|simulation)[^\n]*from a checkpoint,? ?([^\n]*)", (folder / "output").read_text()
     )
@@ -170,7 +177,7 @@ def test_killed_at_any_moment_the_bytes_are_the_same(
     if stage == EVALUATE:
         workspace.make_models(tmp_path)
     before = workspace.written(tmp_path, *OUTPUTS[stage])
-    whole = workspace.run(tmp_path, repository, *stage)  # a run of its own, which is not killed
+    whole = workspace.run(tmp_path, repository, *stage)  # a separate run, which is not killed
     assert whole.returncode == 0, whole.stderr
     assert "from a checkpoint" not in whole.stdout
     expected = workspace.written(tmp_path, *OUTPUTS[stage])
@@ -178,7 +185,7 @@ def test_killed_at_any_moment_the_bytes_are_the_same(
     seconds = json.loads((tmp_path / "logs" / f"{name}-vae.json").read_text())["seconds"]
 
     def is_whole() -> None:
-        """It came to its end: the outputs are those of the run that was not killed, and nothing else is left."""
+        """Assert that the stage is finished: the outputs are those of the undisturbed run, and nothing else is left."""
         assert workspace.written(tmp_path, *OUTPUTS[stage]) == expected
         assert (tmp_path / "output").read_text().splitlines()[-1] == whole.stdout.splitlines()[-1]
         assert marked() == folders()
@@ -190,7 +197,7 @@ def test_killed_at_any_moment_the_bytes_are_the_same(
         return {path.parent for path in (tmp_path / "checkpoints").glob(f"*/{finished.MARK}")}
 
     def start_anew() -> None:
-        """Without what DVC removes; checkpoints stay, but for those of a stage that is done."""
+        """Remove the outputs, as DVC does, and the checkpoints of finished stages; other checkpoints stay."""
         for folder in marked():
             shutil.rmtree(folder)
         for output in expected.keys() - before.keys():
@@ -211,18 +218,18 @@ def test_killed_at_any_moment_the_bytes_are_the_same(
             what = f"kill {kills}, {moment:.2f} s, {kind}, {left} half-written"
         else:
             n_finished += 1
-            assert n_finished <= len(kinds), "it mostly came to its end before it was killed"
-            what = "came to its end"
+            assert n_finished <= len(kinds), "it mostly ended before it was killed"
+            what = "ended"
             is_whole()
             start_anew()
-        print(f"{name}: went on from {origin or 'nothing'}; {what}")
+        print(f"{name}: resumed from {origin or 'nothing'}; {what}")
     stages.start(stage)
     assert stages.status() == 0, (tmp_path / "output").read_text()
     origin = came_from(tmp_path)
     n_resumed += bool(origin)
-    print(f"{name}: went on from {origin}; came to its end")
+    print(f"{name}: resumed from {origin}; ended")
     is_whole()
-    if stage == TRAIN:  # killed once more, before DVC has recorded the outputs: no step is done again
+    if stage == TRAIN:  # as if it was killed before DVC recorded the outputs: no step is done again
         for output in expected.keys() - before.keys():
             (tmp_path / output).unlink()
         stages.start(stage)

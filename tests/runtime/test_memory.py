@@ -1,11 +1,11 @@
-"""Memory at its peak, as it is told to users."""
+"""The peak memory that is reported to users."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-# in a process of its own: what earlier tests freed may be used again, and does not grow then
+# runs in a separate process: memory that earlier tests freed could be reused, and would not count as growth
 PROGRAM = """
 import torch
 from bitsperdim.runtime.memory import Growth

@@ -1,6 +1,6 @@
-"""A step that is recorded and launched again is the step; here with a stand-in for CUDA graphs (``recorded.py``).
+"""A step that is recorded and launched again equals a plain step, tested with a stand-in for CUDA graphs.
 
-On a GPU, with real graphs: ``tests/runtime/test_gpu.py``.
+The stand-in is in ``recorded.py``; ``tests/runtime/test_gpu.py`` tests real graphs on a GPU.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ work = captured.CapturedSteps.work
 
 @pytest.fixture(autouse=True)
 def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the CPU have graphs."""
+    """Allow the stand-in for graphs on the CPU."""
     monkeypatch.setattr(captured, "DEVICES", ("cpu",))
     monkeypatch.setattr(captured, "Graph", recorded.RecordedGraph)
     monkeypatch.setattr(captured, "beside", lambda work: work())
@@ -50,9 +50,9 @@ def assert_same(model: str, n_launched: int, data: Any = None, **changes: Any) -
 
 @pytest.mark.parametrize("model", CASES)
 def test_a_captured_step_is_the_same(model: str) -> None:
-    """Over steps with another learning rate each, clipped, with an average of the weights.
+    """The steps have different learning rates, gradient clipping, and an average of the weights.
 
-    Of five batches an epoch four have the full size, and the first three steps have no graph.
+    Four of the five batches of an epoch have the full size, and the first three steps run without a graph.
     """
     assert_same(model, 5, epochs=2, gradient_clip=0.1, average_decay=0.9, warmup_steps=4, **CASES[model])
 
@@ -63,10 +63,10 @@ def test_a_captured_step_is_the_same(model: str) -> None:
         ("vae", 5, {"precision": "bfloat16"}),
         ("pixelcnn_pp", 5, {"precision": "bfloat16"}),
         ("iwae", 9, {"kl_warmup_steps": 6, "epochs": 3}),
-        ("vae", 2 * 5, {"finetune": {"epochs": 2, "train_samples": 3}, "epochs": 4}),  # each K has a graph
+        ("vae", 2 * 5, {"finetune": {"epochs": 2, "train_samples": 3}, "epochs": 4}),  # each K has its own graph
         ("vae", 5, {"gradient_clip": None, "weight_decay": 0.1, "initial_second_moment": 1.0}),
         ("gated_pixelcnn", 5, {"n_classes": 4}),
-        ("vae", 0, {"batch_size": 75}),  # two epochs of one step
+        ("vae", 0, {"batch_size": 75}),  # two epochs of one step, so there is no graph
         ("vae", 3, {"batch_size": 100, "epochs": 6}),  # a batch that is never full
     ],
 )
@@ -84,7 +84,7 @@ def test_images_are_binarized_anew_in_each_step() -> None:
 
 
 def test_an_interrupted_training_goes_on(tmp_path: Path) -> None:
-    """With graphs of its own, from the state of the one before."""
+    """The resumed run records its own graphs and continues from the saved state."""
     checkpoint = Checkpoint(tmp_path / "place", "place", interval=0.0)
     whole = run("iwae", capture=True, average_decay=0.9)
     with power_cut(13, "step_on"):
@@ -111,7 +111,7 @@ def rate_of_the_host(self: Optimization, number: int) -> None:
 def test_a_step_that_does_not_follow_is_noticed(
     owner: Any, name: str, broken: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """These tests see a number that stays as it was, images that do, and a graph that is not launched."""
+    """The tests notice a number or images that do not change, and a graph that is not launched."""
     options: dict[str, Any] = {"epochs": 3, "average_decay": 0.9, "kl_warmup_steps": 6}
     plain = run("vae", **options)
     monkeypatch.setattr(owner, name, broken)
@@ -141,7 +141,7 @@ def test_without_a_gpu_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_noise_of_the_host_and_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="keeps its dequantization noise"):
+    with pytest.raises(InputError, match="its dequantization noise is fixed"):
         run("realnvp", capture=True)
     monkeypatch.setattr(captured, "world_size", lambda: 2)
     with pytest.raises(InputError, match="in 2 processes"):

@@ -1,4 +1,4 @@
-"""A step: it waits for nothing, moves every weight, keeps likelihoods in float32, and may be compiled."""
+"""A step never waits for the device, moves every weight, keeps likelihoods in float32, and can be compiled."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from support.training_cases import SECTIONS, prepared, run, weights
 
 TRAINED = [name for name in SECTIONS if name not in ("histogram", "gaussian")]
 aten = torch.ops.aten
-# each reads a number back from the device, or copies one from the host, and waits for that
+# operations that wait because they read a number back from the device, or copy one from the host
 WAITS = {
     aten._local_scalar_dense.default: "item(), float(), int() or bool() of a tensor",
     aten.equal.default: "torch.equal",
@@ -40,15 +40,15 @@ INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default}
 
 
 def refused(*_: Any) -> Any:
-    raise AssertionError("the step waits: numbers are read")
+    raise AssertionError("the step waits: it reads numbers")
 
 
 class NoWaiting(TorchDispatchMode):
-    """Refuse whatever would make the host wait for a GPU, or the GPU for the host."""
+    """Refuses all operations that would make the host wait for a GPU, or the GPU for the host."""
 
     def __enter__(self) -> NoWaiting:
         self.patch = pytest.MonkeyPatch()
-        for name in ("tolist", "numpy", "cpu"):  # which no dispatcher sees where a tensor is on the CPU
+        for name in ("tolist", "numpy", "cpu"):  # a dispatch mode does not see these for CPU tensors
             self.patch.setattr(Tensor, name, refused)
         return super().__enter__()
 
@@ -69,7 +69,7 @@ class NoWaiting(TorchDispatchMode):
 
 
 def each_step(patch: pytest.MonkeyPatch, inside: Callable[[], Any], after: Callable[[Any], None]) -> None:
-    """Let every step run inside a context, and something be done with the trainer after it."""
+    """Run every step inside a context, and call a function with the trainer after it."""
     take_step = trainer._Trainer.take_step
 
     def doing(self: Any, *batch: Any) -> Tensor:
@@ -84,12 +84,12 @@ def each_step(patch: pytest.MonkeyPatch, inside: Callable[[], Any], after: Calla
 @pytest.mark.parametrize("binarization", ["none", "dynamic"])
 @pytest.mark.parametrize("model", TRAINED)
 def test_a_step_waits_for_nothing(model: str, binarization: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With clipping, an average, labels and bfloat16; also how images are drawn, unless their noise is fixed."""
+    """Steps with clipping, an average, labels and bfloat16 do not wait, nor does drawing images without fixed noise."""
     data = prepared(binarization, n_levels=2 if binarization == "dynamic" else 4)
     data.images["validation"] = np.minimum(data.images["validation"], data.description.n_levels - 1)
     steps: list[int] = []
     each_step(monkeypatch, NoWaiting, lambda trainer: steps.append(trainer.state.step))
-    if model != "realnvp":  # whose noise comes from the host, by design
+    if model != "realnvp":  # its noise comes from the host by design
         batch = trainer.Presentation.batch
 
         def drawing(self: Any, *arguments: Any) -> Any:
@@ -129,7 +129,7 @@ def test_waiting_is_noticed(waiting: Callable[[Tensor], Any]) -> None:
 
 @pytest.mark.parametrize("model", TRAINED)
 def test_every_weight_has_a_gradient(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several processes wait for the gradient of each."""
+    """Several processes wait for the gradient of every weight."""
     steps: list[int] = []
 
     def look(trainer: Any) -> None:
@@ -147,13 +147,13 @@ LIKELIHOODS = ("categorical", "logistic", "normal", "coupled_logistic")
 
 @pytest.mark.parametrize(
     ("model", "likelihood"),
-    # a flow has no such head, and is tested once
+    # a flow has no head with a likelihood, so it is tested once
     [(model, name) for model in TRAINED for name in (LIKELIHOODS if "likelihood" in SECTIONS[model] else [None])],
 )
 def test_heads_and_log_weights_are_of_float32(
     model: str, likelihood: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The networks compute in bfloat16; what a likelihood is made of and what it says do not, nor was that rounded."""
+    """Networks compute in bfloat16; inputs and results of likelihoods are float32 and never rounded to bfloat16."""
     has_head = likelihood is not None
     seen: list[tuple[str, torch.dtype]] = []
     of_head: list[Tensor] = []
@@ -173,7 +173,7 @@ def test_heads_and_log_weights_are_of_float32(
 
         def listening(*arguments: Any, **options: Any) -> Any:
             result = original(*arguments, **options)
-            if isinstance(result, Likelihood):  # a head: what it is made of
+            if isinstance(result, Likelihood):  # the result of a head: keep its inputs
                 of_head.append(arguments[1])
             elif isinstance(result, DiagonalNormal):
                 of_head.extend([result.mean, result.log_scale])
@@ -202,7 +202,7 @@ def test_heads_and_log_weights_are_of_float32(
     options = {"likelihood": likelihood} if has_head else {}
     with TorchFunctionDtypes(convolutions):
         run(model, precision="bfloat16", epochs=1, **options)
-    assert torch.bfloat16 in convolutions  # the network is
+    assert torch.bfloat16 in convolutions  # the network itself uses bfloat16
     assert any("log_weights" in what for what, _ in seen)
     assert has_head == any(("." in what and "logits" in what) or "loc" in what for what, _ in seen)
     assert [what for what, dtype in seen if dtype not in (torch.float32, torch.float64)] == []
@@ -211,12 +211,12 @@ def test_heads_and_log_weights_are_of_float32(
 
 
 def is_rounded(values: Tensor) -> bool:
-    """Return whether every one has a name in bfloat16."""
+    """Return whether bfloat16 can represent every value exactly."""
     return torch.equal(values.bfloat16().to(values.dtype), values)
 
 
 class TorchFunctionDtypes(TorchDispatchMode):
-    """Note the dtypes of what products and convolutions give."""
+    """Records the dtypes of the results of matrix products and convolutions."""
 
     def __init__(self, seen: list[torch.dtype]) -> None:
         super().__init__()
@@ -233,7 +233,7 @@ class TorchFunctionDtypes(TorchDispatchMode):
 
 @pytest.fixture
 def compiling() -> Iterator[None]:
-    """Leave nothing compiled behind."""
+    """Remove everything that a test has compiled."""
     drawn = randomness._rows_drawn
     yield
     randomness._rows_drawn = drawn
@@ -248,10 +248,10 @@ def assert_compiled_is_the_same(model: str, **changes: Any) -> None:
 
 
 @pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="there is no C++ compiler")
-@pytest.mark.filterwarnings("default")  # the compiler warns of itself
+@pytest.mark.filterwarnings("default")  # the compiler causes warnings
 @pytest.mark.usefixtures("compiling")
 def test_a_compiled_objective_is_the_same() -> None:
-    """By the compiler that makes C++ of it, in one form."""
+    """It is tested in one form, with the compiler that generates C++."""
     assert_compiled_is_the_same("vae", epochs=2, batch_size=75)
 
 
@@ -259,7 +259,7 @@ def test_a_compiled_objective_is_the_same() -> None:
 @pytest.mark.filterwarnings("default")
 @pytest.mark.usefixtures("compiling")
 def test_what_is_traced_is_the_same(model: str, changes: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """As far as compilers share the way: noise, and derivatives that a model changes, are as they were."""
+    """Tracing, which all compilers share, changes neither the noise nor derivatives that a model modifies."""
     compiler = torch.nn.Module.compile
     used: list[torch.nn.Module] = []
 
@@ -288,7 +288,7 @@ def with_wrong_strides() -> Exception:
 def test_what_cannot_be_compiled_is_told_in_a_sentence(
     problem: Callable[[], Exception], where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether it is noticed in the loss or in its derivatives."""
+    """The error may occur in the loss or in its derivatives."""
 
     def failing(*_: Any) -> Tensor:
         raise problem()

@@ -1,4 +1,4 @@
-"""Learning rates step by step, the weight of the KL term, and the optimizer as others had it."""
+"""Learning rates of all steps, the weight of the KL term, and the optimizer compared with an independent one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def rates(n_steps: int, **changes: Any) -> list[float]:
 
 
 def test_the_stages_are_those_of_burda() -> None:
-    """3,280 epochs of two steps each: the rates and numbers of epochs of their eight stages, in their order."""
+    """With 3,280 epochs of two steps, rates, numbers of epochs and order of the eight stages are those of the paper."""
     found = rates(2 * 3280, schedule="stages", learning_rate=1e-3)
     expected = [
         rate for i in range(1, 9) for rate in [1e-4 * round(10.0 ** (1 - (i - 1) / 7.0), 1)] * (2 * 3 ** (i - 1))
@@ -77,7 +77,7 @@ def test_the_weight_rises_to_one() -> None:
 @pytest.mark.parametrize("name", ["vae-bernoulli", "vae-two-layers"])
 @pytest.mark.parametrize("weight", [0.25, 1.0])
 def test_the_kl_term_is_weighed(name: str, weight: float) -> None:
-    """All derivatives are those of the weighed log-weights, put together by hand; the loss is what it always is."""
+    """All derivatives equal those of weighted log-weights that are computed by hand; the loss does not change."""
     model = small_model(name)
     assert isinstance(model, LatentModel)
     model.train()
@@ -113,7 +113,7 @@ def test_a_model_without_a_latent_code_has_no_kl_term() -> None:
 
 
 def test_the_kl_term_is_weighed_in_the_first_steps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of twenty the first three; the bounds of the curve are never weighed."""
+    """Only the first three of twenty steps are weighted; the bounds in the curve never are."""
     asked: list[float | None] = []
     forward = Objective.forward
 
@@ -128,11 +128,11 @@ def test_the_kl_term_is_weighed_in_the_first_steps_alone(monkeypatch: pytest.Mon
     still = {"learning_rate": 1e-30, "epochs": 1}
     one, other = (run("vae", kl_warmup_steps=n, **still).curve[0] for n in (0, 2))
     assert one["validation_bpd"] == other["validation_bpd"]
-    assert one["train_bpd"] == pytest.approx(other["train_bpd"], rel=1e-5)  # the bound is of all terms
+    assert one["train_bpd"] == pytest.approx(other["train_bpd"], rel=1e-5)  # the bound has the full KL term
 
 
 def of_burda(start: Tensor, gradients: list[Tensor], rate: float) -> tuple[Tensor, Tensor]:
-    """Adam as published, from second moments of one; and as the code of Burda et al. has it, in their two forms."""
+    """Return the weights after Adam from second moments of 1: as published, and as in the code of Burda et al."""
     published, theirs = start.clone(), start.clone()
     m, v = torch.zeros_like(start), torch.ones_like(start)
     for t, g in enumerate(gradients, start=1):
@@ -144,7 +144,7 @@ def of_burda(start: Tensor, gradients: list[Tensor], rate: float) -> tuple[Tenso
 
 
 def test_adam_of_burda_by_an_independent_one() -> None:
-    """Gradients of very different sizes, one of them nothing; epsilon's other place moves no step by more than 1e-4."""
+    """Gradients have very different sizes, one is 0; the other place of epsilon changes no step by more than 1e-4."""
     model = small_model("vae-bernoulli")
     optimizer = adam(model, settings(learning_rate=1e-2, **BURDA))
     generator = torch.Generator().manual_seed(0)
@@ -162,13 +162,13 @@ def test_adam_of_burda_by_an_independent_one() -> None:
     for parameter, start, of_all in zip(parameters, before, gradients, strict=True):
         published, theirs = of_burda(start, of_all, 1e-2)
         torch.testing.assert_close(parameter.detach(), published, rtol=1e-10, atol=1e-12)
-        # sixty steps of one rate, none longer than sqrt(1 - 0.999^60) times the largest of gradients over their roots
+        # 60 steps of one rate; none is longer than the rate times the largest ratio of a gradient to its root
         longest = max(float((g.abs() / (1e-3 * g**2 + 0.9).sqrt()).max()) for g in of_all)
         torch.testing.assert_close(published, theirs, rtol=0, atol=60 * 1e-2 * longest * 1e-4 + 1e-15)
 
 
 def test_second_moments_that_start_at_one_make_small_steps() -> None:
-    """The first step of a gradient of 0.01: by the root of 1 - beta2 of its size, and not by the whole rate."""
+    """For a gradient of 0.01, the first step is rate * gradient * sqrt((1 - beta2) / beta2), not about the rate."""
     moved = {}
     for start in (0.0, 1.0):
         model = small_model("vae-bernoulli")
@@ -183,7 +183,7 @@ def test_second_moments_that_start_at_one_make_small_steps() -> None:
 
 
 def test_the_settings_of_the_optimizer_reach_the_training() -> None:
-    """Each one changes the weights."""
+    """Each setting changes the weights."""
     changes: list[dict[str, Any]] = [
         {},
         {"betas": [0.99, 0.999]},
@@ -213,7 +213,7 @@ def test_the_settings_of_the_optimizer_reach_the_training() -> None:
 def test_an_interrupted_run_goes_on_to_the_same_bits(
     changes: dict[str, Any], stop_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In every form of the optimizer, inside the first and the second of four epochs of five steps."""
+    """Each setting of the optimizer is interrupted inside the first and the second of four epochs of five steps."""
     whole = run("iwae", **changes)
     checkpoint = Checkpoint(tmp_path / "one", "one", interval=0.0)
     with power_cut(stop_at):

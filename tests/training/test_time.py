@@ -1,4 +1,4 @@
-"""A training that is given seconds: it stops after the step that comes to them, and is validated as it is then.
+"""Training with a time limit stops after the step that reaches the limit, and validates the weights of that step.
 
 The clock of these tests shows the number of steps.
 """
@@ -22,14 +22,14 @@ from support.training_cases import SETTINGS, prepared, run, spied, weights
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One second a step."""
+    """Let each step take one second."""
     monkeypatch.setattr(trainer._Trainer, "seconds", property(lambda self: float(self.state.step)))
 
 
 def test_it_stops_in_the_middle_of_an_epoch(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of epochs of five steps after the seventh; what was trained by then is what a longer training had by then."""
+    """It stops after the seventh step, with five steps per epoch; until then, a longer training run is the same."""
     seen = spied(monkeypatch)
     whole = run("vae", learning_rate=0.003)
     stopped = run("vae", learning_rate=0.003, seconds=7)
@@ -49,7 +49,7 @@ def test_it_stops_in_the_middle_of_an_epoch(
 
 
 def test_the_training_bound_is_that_of_the_steps_that_were_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second epoch has two batches of 16 then, of which the losses are weighed alike."""
+    """The second epoch then has two batches of 16 images, whose losses have the same weight."""
     losses: list[float] = []
     take_step = trainer._Trainer.take_step
 
@@ -78,9 +78,9 @@ def test_it_stops_after_the_step_that_comes_to_the_limit(
 def test_what_was_before_an_interruption_counts(
     n_pauses: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Interrupted after the third step, the last, in the middle and at the end of the last validation, and after it.
+    """Training is interrupted after the third step, the last step, within and at the end of validation, and after it.
 
-    A training pauses after each of five steps, each of two batches that are validated and each epoch.
+    It pauses after each of the five steps, each of the two validation batches, and each epoch.
     """
     settings: dict[str, Any] = {"seconds": 7, "average_decay": 0.5}
     whole = run("vae", **settings)
@@ -101,4 +101,4 @@ def test_what_was_before_an_interruption_counts(
     assert len(seen) == 7
     assert gone_on.curve == whole.curve
     assert torch.equal(weights(gone_on), weights(whole))
-    assert "goes on from a checkpoint" in capsys.readouterr().out
+    assert "resumes from a checkpoint" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The trainer: reproducible, selects by validation, presents every image, stops at NaN with a sentence."""
+"""The trainer is reproducible, selects by validation, presents every image, and stops at NaN with one sentence."""
 
 import dataclasses
 import math
@@ -36,14 +36,14 @@ def test_one_seed_gives_one_set_of_weights(model: str) -> None:
 
 @pytest.mark.parametrize("model", ["vae", "iwae", "pixelcnn", "gated_pixelcnn", "pixelcnn_pp", "flow"])
 def test_training_learns(model: str) -> None:
-    """The start is 2 bits/dim; the entropy of this source, by enumeration, is 0.836."""
+    """Training starts at 2 bits/dim; the entropy of this source, by enumeration, is 0.836 bits/dim."""
     trained = run(model, epochs=90)
     assert 1.5 < trained.curve[0]["validation_bpd"] < 2.2
     assert 0.6 < trained.curve[-1]["validation_bpd"] < 1.3
 
 
 def test_the_last_epochs_have_another_k(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of four epochs of five batches the last has K = 7; before, the training is that without fine-tuning."""
+    """The last of four epochs of five batches has K = 7; before it, training is the same as without fine-tuning."""
     asked: list[int] = []
     log_weights = VAE.unchecked_log_weights
 
@@ -58,13 +58,13 @@ def test_the_last_epochs_have_another_k(monkeypatch: pytest.MonkeyPatch) -> None
     asked.clear()
     tuned = run("vae")
     assert asked == [1] * 15 + [7] * 5
-    assert tuned.best_epoch == 4  # of the fine-tuned epochs, whatever validation says of those before
+    assert tuned.best_epoch == 4  # only fine-tuned epochs count, even if an earlier one is better
     assert tuned.curve[:3] == plain.curve[:3]
     assert tuned.curve[3] != plain.curve[3]
 
 
 def test_a_model_that_looks_ahead_is_not_trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mask is open from the start: no step is taken."""
+    """The masks are missing from the start, so no step is taken."""
     monkeypatch.setattr("bitsperdim.models.pixelcnn.order_of", lambda *_, **__: None)
     monkeypatch.setattr(trainer._Trainer, "take_step", lambda *_: pytest.fail("a step was taken"))
     with pytest.raises(InputError, match=r"^Training \w+ \(seed 0\) stopped: the model looks ahead: a log-mass"):
@@ -72,7 +72,7 @@ def test_a_model_that_looks_ahead_is_not_trained(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_weights_that_come_back_are_asked_whether_they_look_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once before the first step, and once at the end, in evaluation mode."""
+    """The check runs once before the first step, and once at the end with the weights that are returned."""
     asked: list[dict[str, Tensor]] = []
     check = trainer.check_scorable
 
@@ -89,7 +89,7 @@ def test_the_weights_that_come_back_are_asked_whether_they_look_ahead(monkeypatc
 
 
 def test_the_best_weights_by_validation_come_back() -> None:
-    """A learning rate that grows too large makes later epochs worse; what comes back scores as the best did."""
+    """With a learning rate that is too large, later epochs are worse; the returned weights score as the best epoch."""
     trained = run("vae", epochs=12, learning_rate=1.0, schedule="constant")
     bpds = [row["validation_bpd"] for row in trained.curve]
     assert trained.best_epoch == 1 + int(np.argmin(bpds))
@@ -113,7 +113,7 @@ def test_patience_stops_early() -> None:
 
 
 def test_weights_from_before_the_fine_tuning_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every epoch validates worse than the one before."""
+    """The validation bound gets worse in every epoch."""
     values = iter(range(0, -100, -1))
     monkeypatch.setattr(trainer, "mean_bound", lambda *_: float(next(values)))
     assert run("iwae", epochs=4).best_epoch == 1
@@ -131,7 +131,7 @@ def test_a_validation_bound_that_cannot_be_is_refused(
 
 
 def test_no_training_takes_over_what_another_one_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another section, setting of the trainer, data set, labels, split, device, seed, torch or code: another place."""
+    """A change of section, settings, data, labels, split, device, seed, torch or code gives another checkpoint."""
     data, section = prepared(), FAMILIES["vae"].model_validate(SECTIONS["vae"])
     shared, cpu = TrainSection.model_validate(SETTINGS), torch.device("cpu")
 
@@ -168,7 +168,7 @@ def test_a_closed_form_model_has_one_row_and_both_numbers() -> None:
 
 
 def test_the_validation_bound_is_that_of_the_noise_that_was_given() -> None:
-    """In every batch that of its own images, so that all models are chosen by the same draw."""
+    """Every batch uses the noise of its own images, so that all models are selected with the same draw."""
     model, generator = small_model("gaussian-grey"), torch.Generator().manual_seed(0)
     x = torch.randint(model.n_levels, (7, *model.image_shape), generator=generator, dtype=torch.uint8)
     noise = torch.rand(x.shape, generator=generator)
@@ -196,7 +196,7 @@ def test_every_image_is_presented_once_an_epoch(n: int) -> None:
 
 
 def test_fixed_noise_stays_with_its_image() -> None:
-    """The same noise whenever an image comes, other noise for every image, draw and seed; uniform in [0, 1)."""
+    """An image always has the same noise; it differs between images, draws and seeds, and is uniform in [0, 1)."""
     x = torch.zeros(40, 1, 2, 3, dtype=torch.uint8)
     presentation = Presentation(x, None, 4, dynamic=False, noise_seed=3, n_samples=2)
     generator = torch.Generator().manual_seed(0)
@@ -210,7 +210,7 @@ def test_fixed_noise_stays_with_its_image() -> None:
                 assert torch.equal(seen.setdefault(row, noise[:, place]), noise[:, place])
     together = torch.stack(list(seen.values())).flatten()
     assert len(together.unique()) == 40 * 2 * 6
-    assert abs(together.mean() - 0.5) < 4.9 * (1 / 12 / len(together)) ** 0.5  # one seed in a million fails
+    assert abs(together.mean() - 0.5) < 4.9 * (1 / 12 / len(together)) ** 0.5  # false-alarm rate: one seed in a million
     other = Presentation(x, None, 4, dynamic=False, noise_seed=4, n_samples=2).fixed_noise(torch.tensor([0]))
     assert other is not None
     assert not torch.equal(other[:, 0], seen[0])
@@ -236,7 +236,7 @@ def test_the_noise_of_a_training_is_fixed_where_the_model_asks_for_it(monkeypatc
 
 
 def test_dynamic_binarization_is_drawn_anew() -> None:
-    """50,000 draws of level 1 of 4: a share of 1/3 within 4.9 standard errors; another draw each time."""
+    """50,000 draws of level 1 of 4 levels give a share of 1/3 within 4.9 standard errors, and differ each time."""
     x = torch.ones(50_000, 1, 1, 1, dtype=torch.uint8)
     presentation = Presentation(x, None, 4, dynamic=True)
     generator = torch.Generator().manual_seed(0)
@@ -265,7 +265,7 @@ def test_the_schedule_warms_up_and_falls() -> None:
 
 
 def test_steps_and_the_mean_over_uneven_batches() -> None:
-    """75 images in batches of 16 are 5 steps an epoch, and the small last batch counts for its 11 images."""
+    """75 images in batches of 16 are 5 steps per epoch, and the small last batch is weighted by its 11 images."""
     trained = run("pixelcnn", epochs=2, learning_rate=1e-12)
     assert [(row["step"], row["n_presented"]) for row in trained.curve] == [(5, 75), (10, 150)]
     settings = TrainSection.model_validate(SETTINGS)
@@ -290,7 +290,7 @@ def test_gradients_are_clipped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_average_is_validated_and_kept() -> None:
-    """Averaging a wild run gives weights that are none of the run's own, and better ones."""
+    """In a run with strong fluctuations, the averaged weights differ from the run's own weights and are better."""
     settings = {"epochs": 30, "learning_rate": 0.3, "schedule": "constant"}
     plain, averaged = run("vae", **settings), run("vae", average_decay=0.95, **settings)
     assert not torch.equal(weights(plain), weights(averaged))
@@ -306,7 +306,7 @@ def test_the_average_forgets_the_start() -> None:
 
 @pytest.mark.processor
 def test_the_average_is_that_of_the_formula() -> None:
-    """One epoch of five steps, followed by hand: what is kept is the weighted mean of the five weights."""
+    """After one epoch of five steps, the kept weights are the weighted mean of the five, computed by hand."""
     with pytest.MonkeyPatch.context() as patch:
         seen = spied(patch)
         trained = run("vae", epochs=1, average_decay=0.3)
@@ -337,13 +337,13 @@ def test_the_precision_may_be_that_of_the_device(precision: str, monkeypatch: py
         asked: trainer.checkpoint_of(section, TrainSection(precision=asked), prepared(), 0, CPU, 0).folder
         for asked in ("auto", "float32", "bfloat16")
     }
-    assert place["auto"] == place[precision]  # so a training does not go on in another precision elsewhere
+    assert place["auto"] == place[precision]  # so training is never resumed with another precision
     assert len({*place.values()}) == 2
 
 
 @pytest.mark.processor
 def test_bfloat16_is_close_to_float32() -> None:
-    """Network in bfloat16 (8 bits of mantissa), likelihood in float32: the curves agree to 2 %."""
+    """With networks in bfloat16 (8 bits of mantissa) and likelihoods in float32, the curves agree within 2 %."""
     exact, rough = run("pixelcnn", epochs=5), run("pixelcnn", epochs=5, precision="bfloat16")
     assert weights(rough).dtype == torch.float32
     assert not torch.equal(weights(exact), weights(rough))
@@ -375,7 +375,7 @@ def test_a_diverged_run_is_caught_as_it_is() -> None:
 
 
 def test_the_trainer_never_sees_the_test_set() -> None:
-    """PreparedImages without a test split is all that it gets and all that it needs."""
+    """It gets only PreparedImages without a test split, and needs nothing more."""
     assert "test" not in prepared().images
     assert isinstance(run("vae", epochs=1).model, ImageModel)
 
@@ -385,7 +385,7 @@ def test_the_trainer_never_sees_the_test_set() -> None:
 def test_an_interrupted_run_ends_with_the_same_bytes(
     model: str, stop_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Steps 1 to 4 and 14 are inside an epoch of five steps, step 5 ends one; the data are drawn anew each time."""
+    """Steps 1, 3, 8 and 14 are inside an epoch of five steps, step 5 ends one; the data are drawn again each time."""
     data = prepared("dynamic", n_levels=2)
     data.images["validation"] = (data.images["validation"] > 1).astype(np.uint8)
     settings = {"average_decay": 0.5, "epochs": 4}
@@ -403,19 +403,19 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
     monkeypatch.setattr(trainer._Trainer, "take_step", counting)
     resumed = run(model, data, checkpoint=checkpoint, **settings)
     assert steps == list(range(stop_at, 20))
-    assert f"goes on from a checkpoint in epoch {1 + stop_at // 5}, after {stop_at} steps" in capsys.readouterr().out
+    assert f"resumes from a checkpoint in epoch {1 + stop_at // 5}, after {stop_at} steps" in capsys.readouterr().out
     assert torch.equal(weights(whole), weights(resumed))
     assert whole.curve == resumed.curve
     assert len(resumed.times) == 4
-    assert sorted(resumed.times) == resumed.times  # those before the interruption are kept
+    assert sorted(resumed.times) == resumed.times  # times from before the interruption are kept
     assert (whole.best_epoch, whole.validation_log_p) == (resumed.best_epoch, resumed.validation_log_p)
-    again = run(model, data, checkpoint=checkpoint, **settings)  # a finished one is not trained again
+    again = run(model, data, checkpoint=checkpoint, **settings)  # finished training does not run again
     assert len(steps) == 20 - stop_at
     assert torch.equal(weights(whole), weights(again))
 
 
 def test_a_schedule_ends_with_the_last_step() -> None:
-    """Of five steps an epoch, the last of which has fewer images, the cosine has reached almost nothing at the 20th."""
+    """With four epochs of five steps, the last step of each with fewer images, the cosine ends with the 20th step."""
     rates = [row["learning_rate"] for row in run("vae", epochs=4, warmup_steps=0, learning_rate=0.01).curve]
     expected = [0.005 * (1 + math.cos(math.pi * step / 20)) for step in (0, 5, 10, 15)]
     assert rates == pytest.approx(expected)
@@ -424,7 +424,7 @@ def test_a_schedule_ends_with_the_last_step() -> None:
 def test_a_training_that_took_longer_than_the_interval_is_kept_at_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Should a later seed of the stage be interrupted; a shorter one is not."""
+    """A later seed of the stage may be interrupted; shorter training is not saved."""
     checkpoint = Checkpoint(tmp_path / "one", "one", interval=60.0)
     run("vae", checkpoint=checkpoint)
     assert checkpoint.load() is None
@@ -432,7 +432,7 @@ def test_a_training_that_took_longer_than_the_interval_is_kept_at_its_end(
     run("vae", checkpoint=checkpoint)
     found = checkpoint.load()
     assert found is not None
-    assert found[1]["epoch"] == 5  # the one after the last
+    assert found[1]["epoch"] == 5  # the epoch after the last one
 
 
 def test_a_state_that_is_not_finite_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

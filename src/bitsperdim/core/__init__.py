@@ -1,1 +1,1 @@
-"""What everybody uses and what uses nobody: errors, units, files, random numbers, git, metrics and their words."""
+"""The basis of all other rooms: errors, units, files, random numbers, git, and the metrics with their wording."""

@@ -1,15 +1,17 @@
-"""The code that decides a result: a file, and all of this package that it imports, directly or not.
+"""The code that a result depends on: a file, and all modules of this package that it imports, directly or indirectly.
 
-DVC's stages and checkpoints of unfinished work depend on hashes of it, so that an edit reruns what it can change, and
-nothing else. Imports are read, not executed: what is imported by its name at run time is not followed. So the families
-of models are found (:mod:`bitsperdim.config.families`), and a stage names the family that it needs besides; a new
-family leaves the results of all others alone.
+DVC's stages and the checkpoints of unfinished work depend on hashes of this code, so that an edit reruns only the
+stages whose results it can change. Imports are read from the source, not executed. Modules that are imported by name
+at run time are therefore not followed. The families of models are imported in this way
+(:mod:`bitsperdim.config.families`), so a stage names the families that it needs, and a new family does not invalidate
+the results of the others.
 
-Comments, docstrings and empty lines decide nothing, and are left out. What is imported for types alone
-(``if TYPE_CHECKING``) is not followed.
+The hashes ignore comments, docstrings and empty lines. Imports for type checking (``if TYPE_CHECKING``) are not
+followed.
 
-Invariants (``tests/core/test_code.py``): against what Python really imports (``test_it_is_what_python_imports``); an
-edit of a comment or a docstring changes no hash, any other does (``test_what_changes_a_hash``).
+Invariants (``tests/core/test_code.py``): the files are those that Python really imports
+(``test_it_is_what_python_imports``); an edit of a comment or a docstring changes no hash, any other edit does
+(``test_what_changes_a_hash``).
 """
 
 from __future__ import annotations
@@ -22,15 +24,15 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
-SOURCE = Path(__file__).resolve().parents[2]  # the folder that holds the package, whatever links lead there
-ROOM = 2  # parts of a path that name a room: bitsperdim/core
+SOURCE = Path(__file__).resolve().parents[2]  # the folder that holds the package, with symbolic links resolved
+ROOM = 2  # number of path parts that name a room: bitsperdim/core
 
 
 def needed(*starts: Path) -> list[Path]:
-    """Return these files and all of the package that they import, in order.
+    """Return these files and all modules of the package that they import, sorted by path.
 
     Args:
-        starts: files of Python.
+        starts: Python files.
     """
     found: set[Path] = set()
     waiting = [start.resolve() for start in starts]
@@ -49,7 +51,7 @@ def file_of(module: str) -> Path:
 
 
 def digest(files: Iterable[Path]) -> str:
-    """Return the SHA-256 of what files do, and of their places."""
+    """Return the SHA-256 of the paths of files and of their code without comments and docstrings."""
     whole = hashlib.sha256()
     for path in files:
         whole.update(f"{_place(path)} {_digest_of(path)}\n".encode())
@@ -57,7 +59,7 @@ def digest(files: Iterable[Path]) -> str:
 
 
 def digest_of_bytes(files: Iterable[Path]) -> str:
-    """Return the SHA-256 of files as they are, and of their places: where comments or pages matter."""
+    """Return the SHA-256 of the paths of files and of all their bytes, for files whose comments or text matter."""
     whole = hashlib.sha256()
     for path in files:
         whole.update(f"{_place(path)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
@@ -65,7 +67,7 @@ def digest_of_bytes(files: Iterable[Path]) -> str:
 
 
 def digests_by_room(files: Iterable[Path]) -> dict[str, str]:
-    """Return a hash for each room of the package, and for each file outside it, by its name."""
+    """Return a hash for each room of the package, and for each file outside the rooms, by name."""
     rooms: dict[str, list[Path]] = {}
     for path in files:
         parts = Path(_place(path)).parts
@@ -85,7 +87,7 @@ def _digest_of(path: Path) -> str:
 
 @cache
 def _imported(path: Path) -> tuple[Path, ...]:
-    """Return the files of the package that one file imports itself, with the packages that they lie in."""
+    """Return the files of the package that one file imports directly, and the ``__init__.py`` files above them."""
     names: set[str] = set()
     for node in _executed(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -102,7 +104,7 @@ def _imported(path: Path) -> tuple[Path, ...]:
 
 
 def _executed(node: ast.AST) -> Iterator[ast.AST]:
-    """Return all nodes below one, but for what is there for types alone."""
+    """Yield all nodes below a node, except those that are only for type checking."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
             for other in child.orelse:
@@ -113,7 +115,7 @@ def _executed(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def what_it_does(text: str) -> list[str]:
-    """Return the lines of a source without comments, docstrings and empty lines."""
+    """Return the lines of a source text without comments, docstrings and empty lines."""
     lines = text.splitlines()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:

@@ -1,6 +1,6 @@
-"""Byte-stable, atomic files: the same content is always the same bytes, and a file is whole or absent.
+"""Atomic writing of files with stable bytes: the same content gives the same bytes, and a file is complete or absent.
 
-Nothing here writes a time, a host or a commit.
+No function of this module writes a time, a host name or a commit.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ import numpy as np
 from bitsperdim.core.errors import InputError
 
 FLOAT_FORMAT = "%.9g"
-CHUNK_VALUES = 2**22  # values of an array that are held at a time
-REPOSITORY = "BITSPERDIM_REPOSITORY"  # set for runs in folders of their own
-COPIES = ".dvc/tmp/exps"  # where `dvc exp run --temp` and `--queue` make theirs
-LEFTOVER = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}(?P<suffix>(\.[^.]+)?)")  # as atomic_path names temporary files
+CHUNK_VALUES = 2**22  # number of array values that are held in memory at a time
+REPOSITORY = "BITSPERDIM_REPOSITORY"  # the user's repository, for runs in separate folders
+COPIES = ".dvc/tmp/exps"  # folder in which `dvc exp run --temp` and `--queue` make copies of the repository
+LEFTOVER = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}(?P<suffix>(\.[^.]+)?)")  # the temporary names of atomic_path
 
 
 def workspace() -> Path:
-    """Return the repository that the user works in: what it holds and git does not is not in a copy of it.
+    """Return the repository that the user works in, which also holds files that git does not track.
 
-    Where the current folder is no copy, that is the current folder.
+    If the current folder is a copy of a repository, made for an experiment, this is the original repository. Otherwise
+    it is the current folder.
     """
     if named := os.environ.get(REPOSITORY):
         return Path(named)
@@ -43,7 +44,7 @@ def workspace() -> Path:
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` and move it there when the block ends without an error."""
+    """Yield a temporary path beside ``path``, and move the file to ``path`` if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     os.close(handle)
@@ -53,7 +54,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
-        if error.filename in (None, name):  # a full disk names no file, and the temporary one means nothing to anybody
+        if error.filename in (None, name):  # name the file that the user knows, not the temporary one
             error.filename = str(path)
         raise
     finally:
@@ -61,7 +62,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files that killed processes left in a folder into which no other process writes now."""
+    """Remove temporary files of killed processes from a folder; no other process may be writing into it now."""
     for path in list(folder.rglob(".*")):
         found = LEFTOVER.fullmatch(path.name)
         if found and Path(found["name"]).suffix == found["suffix"]:
@@ -80,7 +81,7 @@ def write_text(path: Path, content: str) -> None:
 
 
 def rounded(value: Any) -> Any:  # noqa: ANN401 - any JSON value
-    """Round every float in a JSON-like value to nine significant digits; minus zero is zero."""
+    """Round every float in a JSON-like value to nine significant digits, and replace minus zero by zero."""
     if isinstance(value, Mapping):
         return {key: rounded(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -93,8 +94,11 @@ def rounded(value: Any) -> Any:  # noqa: ANN401 - any JSON value
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON with sorted keys and floats of nine significant digits.
 
-    NaN is refused. An infinite value is written as ``Infinity``, which Python and DVC read: a model that gives an
-    image no mass has an infinite loss, and a null would vanish from ``dvc metrics``.
+    An infinite value is written as ``Infinity``, which Python and DVC can read: the loss is infinite if a model gives
+    an image no mass, and ``dvc metrics`` would not show a null.
+
+    Raises:
+        ValueError: a value is NaN.
     """
     _refuse_nan(content, "")
     write_text(path, json.dumps(rounded(content), indent=2, sort_keys=True, ensure_ascii=False) + "\n")
@@ -110,18 +114,18 @@ def _refuse_nan(value: Any, key: str) -> None:  # noqa: ANN401 - any JSON value
 
 @contextlib.contextmanager
 def reading(path: Path, stage: str) -> Iterator[None]:
-    """Turn any failure to read a file that ``stage`` wrote into one sentence.
+    """Raise InputError if the block fails to read a file that ``stage`` wrote.
 
     Raises:
-        InputError: the file is missing, cut short, or not what the stage writes.
+        InputError: the file is missing or truncated, or its content is not what the stage writes.
     """
     try:
         yield
     except (InputError, MemoryError):
         raise
     except FileNotFoundError as error:
-        raise InputError(f"{error.filename or path} is not there; run the stage {stage!r} first.") from error
-    except Exception as error:  # a damaged file fails in as many ways as there are bytes
+        raise InputError(f"{error.filename or path} does not exist; run the stage {stage!r} first.") from error
+    except Exception as error:  # a damaged file can raise almost any exception
         raise InputError(f"{path} is damaged ({type(error).__name__}); run the stage {stage!r} again.") from error
 
 
@@ -132,7 +136,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows as CSV with the given columns, floats with nine significant digits."""
+    """Write rows as CSV with the given columns; floats have nine significant digits."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
@@ -143,10 +147,10 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays as a compressed .npz, the same bytes whenever and with whichever version of Python.
+    """Write arrays as a compressed .npz file whose bytes do not depend on the time or the version of Python.
 
-    numpy's own function streams, and what Python writes of a streamed member has changed between
-    patch releases.
+    ``numpy.savez_compressed`` streams the members into the archive, and Python's format of streamed members has changed
+    between patch releases.
     """
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, array in arrays.items():
@@ -158,23 +162,23 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def read_npy(path: Path) -> np.ndarray:
-    """Read a .npy file and nothing else: numpy's own ``load`` would open an archive as well."""
+    """Read a .npy file. Unlike ``numpy.load``, this does not open archives."""
     with path.open("rb") as file:
         array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
         return array
 
 
 class StoredArray:
-    """An array in a .npy file whose rows are read when they are asked for: memory holds what is asked for alone.
+    """An array in a .npy file; indexing reads only the requested rows into memory.
 
     Attributes:
-        path: of the file.
-        shape: of the whole array.
-        dtype: of its values.
+        path: path of the file.
+        shape: shape of the whole array.
+        dtype: type of the values.
     """
 
     def __init__(self, path: Path) -> None:
-        """Read the header."""
+        """Read the header of the file."""
         self.path = path
         opened = np.lib.format.open_memmap(path, mode="r")
         self.shape: tuple[int, ...] = opened.shape
@@ -185,7 +189,7 @@ class StoredArray:
         return self.shape[0]
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        """Return a copy of some rows; the file is mapped for no longer than that takes."""
+        """Return a copy of some rows; the file is mapped into memory only while they are copied."""
         return np.array(np.lib.format.open_memmap(self.path, mode="r")[rows])
 
 
@@ -193,37 +197,38 @@ Rows = np.ndarray | StoredArray
 
 
 def in_chunks(rows: Rows, n_values: int = CHUNK_VALUES) -> Iterator[np.ndarray]:
-    """Return the rows in order, about ``n_values`` values at a time, at least one row."""
+    """Yield the rows in order, in chunks of about ``n_values`` values but at least one row."""
     step = max(1, n_values // max(1, math.prod(rows.shape[1:])))
     for start in range(0, len(rows), step):
         yield rows[start : start + step]
 
 
 def write_npy(path: Path, shape: tuple[int, ...], dtype: np.dtype, chunks: Iterable[np.ndarray]) -> str:
-    """Write an array as .npy chunk by chunk; return its :func:`sha256`.
+    """Write an array to a .npy file chunk by chunk, and return its :func:`sha256`.
 
     Args:
-        path: of the file.
-        shape: of the whole.
-        dtype: of the values; chunks have it too.
-        chunks: rows in order, as many as ``shape`` says.
+        path: path of the file.
+        shape: shape of the whole array.
+        dtype: type of the values; every chunk must have it.
+        chunks: the rows in order; together as many as ``shape`` says.
 
     Raises:
-        ValueError: the chunks are not the array that was announced.
+        ValueError: the chunks do not have the given type and shape.
     """
-    digest, n_rows = _digest(dtype, shape), 0
+    digest = _digest(dtype, shape)
+    n_rows = 0
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         for chunk in chunks:
             if chunk.dtype != dtype or chunk.shape[1:] != shape[1:]:
-                raise ValueError(f"a chunk of {chunk.dtype} {chunk.shape} is no part of {dtype} {shape}")
+                raise ValueError(f"a chunk of {chunk.dtype} {chunk.shape} is not a part of an array of {dtype} {shape}")
             content = np.ascontiguousarray(chunk).data
             digest.update(content)
             file.write(content)
             n_rows += len(chunk)
         if n_rows != shape[0]:
-            raise ValueError(f"{n_rows} rows were given, not {shape[0]}")
+            raise ValueError(f"the chunks have {n_rows} rows in all, not {shape[0]}")
     return digest.hexdigest()
 
 

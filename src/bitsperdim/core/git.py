@@ -1,14 +1,15 @@
-"""git, asked about the repository that a laboratory lies in: what it answers, or why it cannot tell.
+"""Queries to git about the repository that contains the laboratory, and clear errors if git cannot answer.
 
-The laboratory may be a whole repository, a worktree, a submodule, or a folder of a larger repository. One that was
-unpacked inside another repository, which does not track it, is none of that repository: git would answer for it, and
-say of edited code that nothing has changed. What git cannot tell is an error with git's own reason, never a "no".
+The laboratory is the folder with this project. It may be a whole repository, a worktree, a submodule, or a folder of a
+larger repository. If it was unpacked inside another repository that does not track it, it is not part of that
+repository: git would answer all the same, and would report edited code as unchanged. If git cannot answer, the result
+is an error with git's own reason, never a "no".
 
-Paths are those in the laboratory: git is run there, ``<commit>:./<path>`` names a file of a commit, and
-:attr:`Repository.prefix` is for those that want paths from the top.
+Paths are relative to the laboratory: git runs in its folder, and ``<commit>:./<path>`` names a file of a commit.
+:attr:`Repository.prefix` gives the path of the laboratory from the top of the repository.
 
-Invariants (``tests/core/test_git.py``): provenance is right or unknown in each of these places, and where there is no
-git.
+Invariants (``tests/core/test_git.py``): the recorded provenance is correct or unknown in each of these places, and
+unknown where git is missing.
 """
 
 from __future__ import annotations
@@ -23,31 +24,31 @@ from typing import Any
 
 from bitsperdim.core.errors import InputError
 
-SHORT = 7  # hexadecimal digits of a commit that are shown
-OF_ANOTHER = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # in a hook git names its own repository by them
+SHORT = 7  # number of hexadecimal digits of a commit that are shown
+OF_ANOTHER = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # in a hook, these name the repository that runs it
 UNSHALLOW = "`git fetch --unshallow` gets the earlier commits"
 WITHOUT_GIT = (
-    "{root} is not a git repository, which DVC takes for a mistake. `dvc config --local core.no_scm true`, typed once, "
-    "tells it that there is none; then type the same again."
+    "{root} is not a git repository, which DVC treats as an error. Run `dvc config --local core.no_scm true` once to "
+    "let DVC work without git; then repeat the command."
 )
 
 
 class NotARepositoryError(InputError):
-    """There is no repository that the laboratory is part of: no commits, no experiments."""
+    """The laboratory is not part of any git repository, so it has no commits and no experiments."""
 
 
 class GitError(InputError):
-    """There is one, or may be one, and git cannot tell; the sentence has git's reason."""
+    """The laboratory is, or may be, part of a repository, but git cannot answer; the message has git's reason."""
 
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository, seen from the laboratory.
+    """The git repository that contains the laboratory.
 
     Attributes:
         root: the folder of the laboratory.
-        prefix: that folder, from the top of the repository, with a slash at its end; empty where it is the top.
-        is_shallow: whether its history is cut.
+        prefix: path of that folder from the top of the repository, with a final slash; empty if it is the top.
+        is_shallow: whether the history is incomplete (a shallow clone).
     """
 
     root: Path
@@ -55,28 +56,32 @@ class Repository:
     is_shallow: bool
 
     def ask(self, *arguments: str, content: bytes = b"", index: Path | None = None) -> bytes:
-        """Return what git says.
+        """Run git and return its output.
 
         Args:
-            *arguments: of git.
-            content: what it reads.
-            index: a file in place of the repository's own index.
+            *arguments: arguments of git.
+            content: bytes for the standard input of git.
+            index: file to use in place of the repository's own index.
 
         Raises:
-            GitError: it cannot tell.
+            GitError: git cannot answer.
         """
         return _answer(self.root, arguments, content, index)
 
     def find(self, *arguments: str) -> bytes | None:
-        """Return what git says, or None where it says no, by status 1.
+        """Run git and return its output, or None if it answers no, with exit status 1.
 
         Raises:
-            GitError: it cannot tell.
+            GitError: git cannot answer.
         """
         return _answer_or_no(self.root, arguments)
 
     def read(self, names: Iterable[str]) -> dict[str, bytes | None]:
-        """Return the content of files named as ``<commit>:./<path>`` or by object, all in one call; None: no file."""
+        """Return the contents of files, by one call of git; None stands for a name that is not a file.
+
+        Args:
+            names: names ``<commit>:./<path>`` or hashes of objects.
+        """
         asked = list(dict.fromkeys(names))
         answer = self.ask("cat-file", "--batch", content="".join(f"{name}\n" for name in asked).encode())
         found: dict[str, bytes | None] = {}
@@ -94,7 +99,7 @@ class Repository:
         return found
 
     def cut(self) -> frozenset[str]:
-        """Return the commits at which history is cut: whatever they hold may be the work of an earlier one."""
+        """Return the commits at which the history is cut: their files may have been written by earlier commits."""
         if not self.is_shallow:
             return frozenset()
         path = self.ask("rev-parse", "--git-path", "shallow")
@@ -103,12 +108,12 @@ class Repository:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What code a result was made with.
+    """The version of the code that a result was made with.
 
     Attributes:
-        commit: on which it was based; None where that is unknown.
-        has_local_changes: whether the code differed from that commit; None where that is unknown.
-        unknown_because: why something is unknown.
+        commit: hash of the commit that was checked out; None: unknown.
+        has_local_changes: whether the code differed from that commit; None: unknown.
+        unknown_because: why one of them is unknown.
     """
 
     commit: str | None
@@ -117,21 +122,21 @@ class Provenance:
 
     @classmethod
     def recorded(cls, content: Mapping[str, Any]) -> Provenance:
-        """Return what a file says; of code without a commit it is unknown how it differed, whatever was written.
+        """Return the provenance that a file records; without a commit, local changes are always unknown.
 
         Raises:
-            TypeError: it says something else.
+            TypeError: a value of the file has the wrong type.
         """
         commit, changes = content.get("commit"), content.get("has_local_changes")
         because = content.get("provenance_unknown_because") or "it was not recorded"
         if not (isinstance(commit, str | None) and isinstance(changes, bool | None) and isinstance(because, str)):
-            raise TypeError("commit, has_local_changes or provenance_unknown_because is not what is written there")
+            raise TypeError("commit, has_local_changes or provenance_unknown_because has the wrong type")
         if commit is None or changes is None:
             return cls(commit, None, because)
         return cls(commit, changes)
 
     def as_record(self) -> dict[str, Any]:
-        """Return what is written into a file."""
+        """Return the content to write into a file."""
         return {
             "commit": self.commit,
             "has_local_changes": self.has_local_changes,
@@ -140,7 +145,7 @@ class Provenance:
 
     @property
     def words(self) -> str:
-        """It in a few words."""
+        """The provenance in a few words."""
         if self.commit is None:
             return "commit unknown"
         changes = {False: "", True: " with local changes", None: ", local changes unknown"}[self.has_local_changes]
@@ -148,7 +153,7 @@ class Provenance:
 
     @property
     def is_a_commit(self) -> bool:
-        """Whether the code is that of a commit, which can be checked out."""
+        """Whether the code is exactly the code of a commit, so that it can be checked out again."""
         return self.has_local_changes is False
 
 
@@ -156,8 +161,8 @@ def repository(root: Path) -> Repository:
     """Return the repository that a laboratory is part of.
 
     Raises:
-        NotARepositoryError: there is none.
-        GitError: git cannot tell.
+        NotARepositoryError: the laboratory is not part of a repository.
+        GitError: git cannot answer.
     """
     root = root.resolve()
     marked = _marked(root)
@@ -166,18 +171,19 @@ def repository(root: Path) -> Repository:
     answer = _answer(root, ("rev-parse", "--show-toplevel", "--show-prefix", "--is-shallow-repository"))
     top, prefix, is_shallow = os.fsdecode(answer).rstrip("\n").split("\n")
     if Path(top).resolve() != marked:
-        raise GitError(f"git does not take {marked / '.git'} for a repository: it is damaged.")
+        raise GitError(f"git does not accept {marked / '.git'} as a repository: it is damaged.")
     if prefix and _answer_or_no(root, ("ls-files", "--error-unmatch", "--", "dvc.yaml")) is None:
         raise NotARepositoryError(
-            f"{root} is not a git repository, nor part of {marked}, around it: that does not track its dvc.yaml."
+            f"{root} is not a git repository, nor part of the repository {marked}, which does not track its dvc.yaml."
         )
     return Repository(root, prefix, is_shallow == "true")
 
 
 def provenance(root: Path, *paths: str) -> Provenance:
-    """Return the commit that is checked out, and whether some files and folders differ from it; ignored files do not.
+    """Return the commit that is checked out, and whether some files and folders differ from it.
 
-    A new file counts, and a file that git was told to assume unchanged is unknown.
+    A new file counts as a change, an ignored file does not. If git was told to assume that a file is unchanged, local
+    changes are unknown.
     """
     commit = None
     try:
@@ -198,7 +204,7 @@ def provenance(root: Path, *paths: str) -> Provenance:
 
 
 def _marked(root: Path) -> Path | None:
-    """Return the nearest folder, at or above a resolved one, that is marked as a repository."""
+    """Return the nearest folder, at or above a resolved path, that contains ``.git``."""
     return next((folder for folder in (root, *root.parents) if (folder / ".git").exists()), None)
 
 
@@ -225,18 +231,18 @@ def _run(
     try:
         return subprocess.run(command, input=content, env=environment, capture_output=True, check=False)
     except OSError as error:
-        raise GitError(f"git cannot be run, to look at {root}: {error.strerror} (is it installed?).") from error
+        raise GitError(f"git cannot be run in {root}: {error.strerror} (is git installed?).") from error
 
 
 def _error(root: Path, done: subprocess.CompletedProcess[bytes]) -> GitError:
-    """Return git's own reason, in one line."""
+    """Return an error with git's own reason, in one line."""
     lines = [line.strip() for line in os.fsdecode(done.stderr).splitlines()]
     reason = "; ".join(line for line in lines if line).replace(":; ", ": ").removeprefix("fatal: ")
     return GitError(f"git cannot tell about {root}: {reason or f'status {done.returncode}'}")
 
 
 def main() -> None:
-    """End with a sentence if this folder is not in a repository; with ``--dvc``, if DVC takes that for a mistake."""
+    """Exit with a message if this folder is not in a repository; with ``--dvc``, only if DVC would refuse to run."""
     root = Path.cwd()
     try:
         if sys.argv[1:] != ["--dvc"]:

@@ -1,10 +1,11 @@
-"""What a number was made with: versions of Python and PyTorch, the processor and the device, beside ``metrics.json``.
+"""The environment in which a number was computed: versions of Python and PyTorch, the processor and the device.
 
-A number is a function of weights, images and parameters, and its file says nothing else. But another processor or
-version rounds otherwise, and a training amplifies that: so training and evaluation each write a file of their own, on
-which only the report depends, and ``bitsperdim compare`` names what differs.
+``metrics.json`` depends only on weights, images and parameters, and does not contain these facts. But another processor
+or version may round differently, and training amplifies such differences. Therefore training and evaluation each write
+the environment into a separate file. Only the report depends on these files, and ``bitsperdim compare`` names the
+differences.
 
-Invariants (``tests/core/test_made_with.py``): each thing that differs is named once, with both values.
+Invariants (``tests/core/test_made_with.py``): each difference is named once, with both values.
 """
 
 from __future__ import annotations
@@ -25,12 +26,15 @@ MadeWith = Mapping[str, Mapping[str, str]]  # stage -> key of WORDS -> value
 
 
 def read(content: object) -> dict[str, str]:
-    """Return what a file, or the log of a stage, says of these things; of other keys, and of no mapping, nothing."""
+    """Return the keys of :data:`WORDS` from the content of a file or a stage's log, without its other keys.
+
+    If the content is not a mapping, the result is empty.
+    """
     return {key: str(content[key]) for key in WORDS if key in content} if isinstance(content, Mapping) else {}
 
 
 def differing(a: MadeWith, b: MadeWith) -> list[str]:
-    """Return what differs and is known of both, a few words each: ``PyTorch (2.11.0 and 2.14.1)``."""
+    """Return the differences between values that are known for both, such as ``PyTorch (2.11.0 and 2.14.1)``."""
     found: dict[str, None] = {}
     for stage in FILES:
         first, second = a.get(stage, {}), b.get(stage, {})

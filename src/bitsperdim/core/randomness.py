@@ -1,15 +1,15 @@
-"""One seed, many independent streams of random numbers: what is drawn for one purpose is never drawn for another.
+"""Independent streams of random numbers from one seed, one stream for each purpose.
 
-Two generators that are started with the same small number give the same numbers, so that noise in training would be
-that of evaluation too. Each purpose has its own number here, and hashes it together with the seeds
+Two generators that start from the same small number give the same numbers: training and evaluation would then use the
+same noise. Therefore each purpose has a number of its own in this module, which is hashed together with the seeds
 (:class:`numpy.random.SeedSequence`).
 
-Several processes that share a batch of images hold a generator in the same state each, draw for the whole batch, and
-take their rows (:func:`draw`): so the numbers do not depend on how many processes there are. Drawing is cheap beside
-what is done with the numbers.
+If several processes share a batch of images, each has a generator in the same state, draws the numbers for the whole
+batch, and uses its own rows (:func:`draw`). So the numbers do not depend on the number of processes. Drawing costs
+little compared with the work on the numbers.
 
-Invariants (``tests/core/test_randomness.py``): no two purposes and no two seeds share a stream; rows of a batch are
-drawn as those of the whole (``test_shares_are_rows_of_the_whole``).
+Invariants (``tests/core/test_randomness.py``): no two purposes and no two seeds share a stream; a process draws the
+same numbers for its rows as one process draws for the whole batch (``test_shares_are_rows_of_the_whole``).
 """
 
 from __future__ import annotations
@@ -21,12 +21,29 @@ import torch
 from torch import Tensor
 
 PURPOSES = (
-    *("weights", "start", "training", "validation", "evaluation", "causality", "pictures"),
-    *("active_units", "annealed_images", "annealing", "simulation"),
-    *("study_evaluation", "study_bound", "known_images", "known_evaluation", "study_mistakes"),
+    "weights",
+    "start",
+    "training",
+    "validation",
+    "evaluation",
+    "causality",
+    "pictures",
+    "active_units",
+    "annealed_images",
+    "annealing",
+    "simulation",
+    "study_evaluation",
+    "study_bound",
+    "known_images",
+    "known_evaluation",
+    "study_mistakes",
     "fitted_noise",
-    *("refining", "contrast_images", "contrast", "annealed_start"),
-    *("best_normal", "rate_distortion"),
+    "refining",
+    "contrast_images",
+    "contrast",
+    "annealed_start",
+    "best_normal",
+    "rate_distortion",
 )
 
 
@@ -35,31 +52,31 @@ def stream_seed(purpose: str, *seeds: int) -> int:
 
     Args:
         purpose: one of :data:`PURPOSES`.
-        seeds: of the parameters, each from 0 to 2^32 - 1.
+        seeds: seeds from the parameters, each from 0 to 2^32 - 1.
 
     Raises:
         ValueError: there is no such purpose.
     """
     if purpose not in PURPOSES:
         raise ValueError(f"a purpose must be one of {', '.join(PURPOSES)}, not {purpose!r}")
-    # with their number, since a sequence that ends in zeros is that without them
+    # the number of seeds is hashed too, since SeedSequence ignores zeros at the end
     return int(
         np.random.SeedSequence([PURPOSES.index(purpose), len(seeds), *seeds]).generate_state(1, np.uint64)[0] >> 1
     )
 
 
 class Stream(torch.Generator):
-    """A generator that may stand for one that others hold as well.
+    """A generator whose numbers several processes may share, each using its own rows of a batch.
 
     Attributes:
-        share: the first row of this process and the number of rows of the whole batch; None: there is no other process.
+        share: first row of this process, and number of rows of the whole batch; None: this is the only process.
     """
 
     share: tuple[int, int] | None = None
 
 
 def stream(purpose: str, *seeds: int, device: torch.device | str = "cpu") -> Stream:
-    """Return a generator on a device for one purpose; arguments as of :func:`stream_seed`."""
+    """Return a generator on a device for one purpose; :func:`stream_seed` explains the arguments."""
     generator = Stream(device)
     generator.manual_seed(stream_seed(purpose, *seeds))
     return generator
@@ -73,14 +90,14 @@ def draw(
     dtype: torch.dtype | None = None,
     device: torch.device | None = None,
 ) -> Tensor:
-    """Draw numbers for the images of a batch, or for the rows that are this process's share of it.
+    """Draw random numbers for the images of a batch, or for this process's rows of a shared batch.
 
     Args:
         how: ``torch.rand``, ``torch.randn`` or another function of a shape, ``generator``, ``dtype`` and ``device``.
-        shape: (B, ...), of the share.
-        generator: of the numbers; a :class:`Stream` says what the share is.
-        dtype: of the numbers.
-        device: of the generator.
+        shape: (B, ...), shape of the result: B counts only the rows of this process.
+        generator: source of the numbers; a :class:`Stream` knows the rows of this process.
+        dtype: type of the numbers.
+        device: device of the generator.
     """
     return _rows_drawn(how, shape, generator, dtype, device)
 
@@ -103,6 +120,6 @@ _rows_drawn = _drawn
 
 
 def leave_uncompiled() -> None:
-    """Let compilers of models pass by what is drawn here: they cannot look into a generator."""
+    """Exclude the drawing of random numbers from compilation: torch cannot compile code that uses a generator."""
     global _rows_drawn
     _rows_drawn = torch.compiler.disable(_drawn)

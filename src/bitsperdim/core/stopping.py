@@ -1,14 +1,14 @@
-"""How a process is asked to stop, and how one of several stops without speaking over the others.
+"""Orderly stops by signals, and the choice of the process that prints an error.
 
-SIGINT (Ctrl-C) and SIGTERM end a stage in an orderly way: they raise :class:`Interrupted` at once, or, where work is
-about to be saved, wait until it is (:func:`deferred`). A second signal does not wait. A signal that was ignored when
-the process started stays ignored.
+SIGINT (Ctrl-C) and SIGTERM end a stage in an orderly way. They raise :class:`Interrupted` at once; where work must be
+saved first, they only set a flag, and the work stops when it is saved (:func:`deferred`). A second signal always raises
+at once. A signal that was ignored when the process started stays ignored.
 
-What goes wrong often goes wrong in every process alike: only the first of a machine says so, unless another has
-something else to say (:func:`speaks`, :mod:`bitsperdim.runtime.distributed`).
+If several processes fail with the same message, only the first process of each machine prints it. Another process
+prints its error only if it is different (:func:`speaks`, :mod:`bitsperdim.runtime.distributed`).
 
-Nothing here needs torch. Invariants (``tests/core/test_stopping.py``): handlers are put back as they were
-(``test_handlers_are_put_back``); the first signal waits and the second does not
+This module does not need torch. Invariants (``tests/core/test_stopping.py``): the former handlers are restored
+(``test_handlers_are_put_back``); the first signal is deferred and the second raises at once
 (``test_a_second_signal_does_not_wait``).
 """
 
@@ -26,24 +26,24 @@ _HAS_SOMETHING_TO_SAY = threading.Event()
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked for the end.
+    """Raised when SIGINT or SIGTERM asks the process to stop.
 
     Attributes:
-        number: of the signal; the exit status is 128 more.
+        number: signal number; the process exits with status 128 + number.
     """
 
     def __init__(self, number: int, sentence: str = "interrupted") -> None:
-        """Take the signal and what there is to say."""
+        """Store the signal number and the message."""
         super().__init__(sentence)
         self.number = number
 
 
 @dataclass
 class Request:
-    """A wish to stop.
+    """Records whether a signal has asked the process to stop.
 
     Attributes:
-        number: of the signal; 0 where there was none yet.
+        number: signal number; 0 if there was no signal yet.
     """
 
     number: int = 0
@@ -51,7 +51,7 @@ class Request:
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """Let SIGINT and SIGTERM raise Interrupted."""
+    """Let SIGINT and SIGTERM raise :class:`Interrupted` in the block."""
 
     def stop(number: int, _: object) -> None:
         raise Interrupted(number)
@@ -62,7 +62,7 @@ def raised() -> Iterator[None]:
 
 @contextmanager
 def deferred() -> Iterator[Request]:
-    """Let the first SIGINT or SIGTERM be noted, for the work to stop where it can go on later, and a second raise."""
+    """Record the first SIGINT or SIGTERM, so that the work can stop where it can be resumed; a second one raises."""
     request = Request()
 
     def note(number: int, _: object) -> None:
@@ -76,7 +76,7 @@ def deferred() -> Iterator[Request]:
 
 @contextmanager
 def _handled_by(handler: Callable[[int, object], None]) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # where Python lets nobody handle signals
+    if threading.current_thread() is not threading.main_thread():  # other threads must not set signal handlers
         yield
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
@@ -97,12 +97,12 @@ def local_rank() -> int:
 
 
 def local_world_size() -> int:
-    """Return how many processes of this stage there are on this machine."""
+    """Return the number of processes of this stage on this machine."""
     return _said_by_torchrun("LOCAL_WORLD_SIZE", 1)
 
 
 def is_first_of_all() -> bool:
-    """Return whether this process is the first one of all machines."""
+    """Return whether this process is the first one on all machines together."""
     return _said_by_torchrun("RANK", 0) == 0
 
 
@@ -111,10 +111,10 @@ def _said_by_torchrun(variable: str, otherwise: int) -> int:
 
 
 def speaks() -> bool:
-    """Return whether an error of this process is to be told."""
+    """Return whether this process prints its error."""
     return local_rank() == 0 or _HAS_SOMETHING_TO_SAY.is_set()
 
 
 def must_speak() -> None:
-    """Let an error of this process be told, since the first of this machine does not tell it."""
+    """Make this process print its error, because the first process of this machine does not print the same one."""
     _HAS_SOMETHING_TO_SAY.set()

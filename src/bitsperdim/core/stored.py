@@ -1,11 +1,11 @@
-"""A JSON file of results with a schema: written whole, and read as a whole or refused in one sentence.
+"""JSON files of results with a schema: they are checked when they are written and when they are read.
 
-What is written has the keys of its schema, of their types, and no others. A file that is read may be of another
-version: keys that the schema does not know are let be.
+A file that is written has exactly the keys of its schema, with the right types. A file that is read may come from
+another version: keys that the schema does not have are ignored.
 
-Invariants (``tests/core/test_metrics.py``): a key that is missing, unknown or of another type is refused when it is
-written (``test_what_is_not_the_definition_is_not_written``); unknown keys of a file are let be, and whatever else is
-wrong with it is one sentence (``test_a_file_is_read_or_refused_in_one_sentence``).
+Invariants (``tests/core/test_metrics.py``): writing refuses a key that is missing, unknown or of the wrong type
+(``test_what_is_not_the_definition_is_not_written``); reading ignores unknown keys, and refuses any other mistake in a
+file with one sentence (``test_a_file_is_read_or_refused_in_one_sentence``).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import write_json
 
 A_FILE = "a file that is read"
-HASH_DIGITS = 12  # that are shown of a SHA-256
+HASH_DIGITS = 12  # number of digits of a SHA-256 that are shown
 
 
 class Stored(BaseModel):
-    """The schema of a file, or of a part of one; None stands for a key that is left out.
+    """The schema of a file, or of a part of a file; None stands for a key that is left out.
 
-    Building one raises pydantic's ``ValidationError`` where a key is missing, unknown or of another type.
+    The constructor raises pydantic's ``ValidationError`` if a key is missing, unknown or of the wrong type.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -43,14 +43,14 @@ class Stored(BaseModel):
 
     @classmethod
     def read(cls, content: bytes, place: str) -> Self:
-        """Read the bytes of a file.
+        """Parse and check the bytes of a file.
 
         Args:
-            content: of the file.
-            place: what the file is called in a sentence.
+            content: bytes of the file.
+            place: name of the file for messages.
 
         Raises:
-            InputError: it is damaged, or not what a stage writes.
+            InputError: the file is damaged, or not of the kind that a stage writes.
         """
         try:
             parsed = json.loads(content)
@@ -60,7 +60,7 @@ class Stored(BaseModel):
 
     @classmethod
     def of(cls, content: object, place: str) -> Self:
-        """Read what JSON has been parsed to, with the arguments and errors of :meth:`read`."""
+        """Check parsed JSON; ``place`` and the errors are as in :meth:`read`."""
         try:
             found = cls.model_validate(content, context=A_FILE)
         except ValidationError as error:
@@ -73,11 +73,11 @@ class Stored(BaseModel):
         return found
 
     def as_record(self) -> dict[str, Any]:
-        """Return what is written: the keys that apply."""
+        """Return the content to write: all keys whose value is not None."""
         return self.model_dump(exclude_none=True)
 
     def write(self, path: Path) -> None:
-        """Write the file: keys in order, floats with nine significant digits.
+        """Write the file with sorted keys and floats of nine significant digits.
 
         Raises:
             ValueError: a number is NaN.
@@ -86,21 +86,21 @@ class Stored(BaseModel):
 
 
 class OfImages(Stored):
-    """A file that is about test images."""
+    """A file with results for test images."""
 
-    protocol: str  # the tag under which numbers may be compared: data set/binarization/HxWxC/L.../test.../given-...
-    test_sha256: str  # of the array of the test images
+    protocol: str  # numbers with the same tag may be compared: data set/binarization/HxWxC/L.../test.../given-...
+    test_sha256: str  # SHA-256 of the array of the test images
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W), as the protocol tag has it.
+        """The shape (C, H, W) of an image, read from the protocol tag.
 
         Raises:
-            InputError: it has none.
+            InputError: the tag has no shape.
         """
         match = re.match(r"[^/]*/[^/]*/(\d+)x(\d+)x(\d+)(?:/|$)", self.protocol)
         if match is None:
-            raise InputError(f"The protocol {self.protocol!r} names no shape of images (data/binarization/HxWxC/...).")
+            raise InputError(f"The protocol {self.protocol!r} has no image shape (data/binarization/HxWxC/...).")
         height, width, channels = (int(size) for size in match.groups())
         return channels, height, width
 

@@ -1,8 +1,8 @@
-"""Units: nats, bits, bits per dimension. The only file that knows log(2).
+"""Units: nats, bits, bits per dimension. Only this file uses log(2).
 
 A *dimension* is one sub-pixel: an image of C channels, H rows and W columns has D = C*H*W of them.
-A log-likelihood in nats is larger-is-better; bits per dimension are smaller-is-better, hence the
-sign in :func:`bits_per_dim`.
+A larger log-likelihood in nats is better, and fewer bits per dimension are better: hence the minus sign in
+:func:`bits_per_dim`.
 
 Invariants (``tests/core/test_units.py``):
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, TypeVar
 
-if TYPE_CHECKING:  # the report converts units without paying for the import of torch
+if TYPE_CHECKING:  # not imported at run time: the report converts units without torch
     import numpy as np
     import torch
 
@@ -45,7 +45,7 @@ def bits_per_dim(log_p: Number, image_shape: tuple[int, int, int]) -> Number:
         image_shape: (C, H, W).
 
     Returns:
-        Bits per dimension, the shape of ``log_p``; smaller is better.
+        Bits per dimension, with the shape of ``log_p``; smaller is better.
     """
     return -log_p / (n_dims(image_shape) * NATS_PER_BIT)
 

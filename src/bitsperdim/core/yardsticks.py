@@ -1,10 +1,10 @@
-"""``metrics.json`` of the images, and the yardsticks in it: every key with its meaning, and their names in words.
+"""``metrics.json`` of the images: every key with its meaning, and the names of the yardsticks in it.
 
-The stage ``dequantize`` writes it, and the report, the README and the recipes read it. It is a module of its own, so
-that nothing but ``dequantize`` runs again where it changes. How yardsticks are measured:
-:mod:`bitsperdim.data.yardsticks`.
+A yardstick is a number of bits per dimension to compare models with, such as the size of PNG files. The stage
+``dequantize`` writes the file; the report, the README and the recipes read it. The definition has a separate module, so
+that a change of it reruns no training and no evaluation. :mod:`bitsperdim.data.yardsticks` measures the yardsticks.
 
-Invariants (``tests/core/test_metrics.py``): as of :mod:`bitsperdim.core.metrics`.
+Invariants (``tests/core/test_metrics.py``): the same as for :mod:`bitsperdim.core.metrics`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,13 @@ from bitsperdim.core.stored import OfImages
 
 @dataclass(frozen=True)
 class Yardstick:
-    """What a number of bits per dimension is compared with: its key in ImagesMetrics, its name, what it is."""
+    """A number to compare the bits per dimension of models with.
+
+    Attributes:
+        key: its key in :class:`ImagesMetrics`.
+        name: its name in tables.
+        meaning: its explanation in tables.
+    """
 
     key: str
     name: str
@@ -27,46 +33,46 @@ class Yardstick:
 
     @property
     def in_markdown(self) -> str:
-        """How it stands among models in a table of Markdown."""
+        """Its name and meaning for the table of models in Markdown."""
         return f"*{self.name}: {self.meaning}*"
 
 
 YARDSTICKS = (
-    Yardstick("truth_bpd", "the truth", "of the distribution that the images are drawn from; no right model beats it"),
+    Yardstick("truth_bpd", "the truth", "the distribution that the images are drawn from; no correct model is better"),
     Yardstick("entropy_bpd", "independent sub-pixels", "the entropy of each, fitted to the test set itself"),
     Yardstick("webp_bpd", "lossless WebP", "all test images on one sheet"),
     Yardstick("png_bpd", "PNG", "all test images on one sheet"),
     Yardstick("uniform_bpd", "uniform", "every level equally likely"),
     Yardstick("png_single_bpd", "PNG, single files", "one file per image, headers included"),
 )
-TABULATED = YARDSTICKS[:4]  # among the models in the tables of Markdown; the others are far off
+TABULATED = YARDSTICKS[:4]  # shown among the models in the tables of Markdown; the others are much larger
 
 
 class ImagesMetrics(OfImages):
     """``results/dequantize/metrics.json``: how many images there are, and yardsticks in bits per sub-pixel."""
 
-    n_train: int  # images of the split, and so are the next two
-    n_validation: int
-    n_test: int
-    n_test_distinct: int  # test images that differ from each other
-    n_test_in_train: int  # test images that are training images too
-    n_test_near_train: int | None = None  # others that are nearly training images; None: nobody looked
-    n_test_in_validation: int  # test images that are validation images too
-    n_validation_in_train: int  # validation images that are training images too
-    entropy_bpd: float  # what this and the other yardsticks are: YARDSTICKS
-    entropy_bias_bpd: float  # by which the entropy is too small, about; never positive
+    n_train: int  # number of training images
+    n_validation: int  # number of validation images
+    n_test: int  # number of test images
+    n_test_distinct: int  # number of distinct test images
+    n_test_in_train: int  # test images that are also training images
+    n_test_near_train: int | None = None  # other test images that are nearly training images; None: not counted
+    n_test_in_validation: int  # test images that are also validation images
+    n_validation_in_train: int  # validation images that are also training images
+    entropy_bpd: float  # YARDSTICKS explains this and the other yardsticks
+    entropy_bias_bpd: float  # approximate bias of the entropy, which is too small; never positive
     png_bpd: float
     png_single_bpd: float
     webp_bpd: float
     uniform_bpd: float
 
-    # of images that were drawn from a known distribution
+    # only for images that were drawn from a known distribution
     truth_bpd: float | None = None
-    truth_bpd_standard_error: float | None = None  # over test images
+    truth_bpd_standard_error: float | None = None  # standard error over test images
 
     @property
     def same_in_words(self) -> list[str]:
-        """What is the same within the test images and between the splits, a sentence each, without its full stop."""
+        """A sentence, without full stop, for each kind of equal images within the test set and between the splits."""
         counts = {name: getattr(self, f"n_{name}") for name in labels.COUNTED}
         counts["test_near_train"] = self.n_test_near_train or 0
         return labels.same_in_words(counts, {"validation": self.n_validation, "test": self.n_test})
@@ -78,12 +84,12 @@ class ImagesMetrics(OfImages):
 
     @property
     def n_levels(self) -> int:
-        """L, as the protocol tag has it.
+        """The number of levels L, read from the protocol tag.
 
         Raises:
-            InputError: it has none.
+            InputError: the tag has no L.
         """
         levels = labels.n_levels(self.protocol)
         if levels is None:
-            raise InputError(f"The protocol {self.protocol!r} names no number of levels (.../L<levels>/...).")
+            raise InputError(f"The protocol {self.protocol!r} has no number of levels (.../L<levels>/...).")
         return levels

@@ -1,1 +1,1 @@
-"""What must be right before any work: parameters that fit each other and the images."""
+"""Checks before any work begins: the parameters must fit each other and the images."""

@@ -1,4 +1,4 @@
-"""Validate a file of parameters and touch nothing: ``python -m bitsperdim.preflight params.yaml``."""
+"""Validate a file of parameters without changing any file: ``python -m bitsperdim.preflight params.yaml``."""
 
 import sys
 from pathlib import Path
@@ -9,7 +9,7 @@ from bitsperdim.preflight.last_commit import with_origin
 
 
 def main() -> None:
-    """Say what is wrong, if anything is."""
+    """Exit with a message if the parameters are not valid."""
     if len(sys.argv) != 2:
         sys.exit("usage: python -m bitsperdim.preflight PARAMS")
     path = Path(sys.argv[1])

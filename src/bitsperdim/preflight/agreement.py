@@ -1,7 +1,7 @@
-"""Do the parameters fit the data set, and the models the images? What ``params.yaml`` alone cannot tell.
+"""Checks that the parameters fit the data set and that the models fit the images, which ``params.yaml`` cannot show.
 
 Invariants (``tests/config/test_params.py``, ``tests/preflight/test_preflight.py``): levels, bits, binarization and
-models that do not fit the images are one sentence.
+models that do not fit the images are refused with one sentence.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ LARGEST = 2**63 - 1
 
 
 def validated(content: object) -> Params:
-    """Validate the content of ``params.yaml``, also against its data set.
+    """Validate the content of ``params.yaml``, also against the data set that it names.
 
     Raises:
-        InputError: one sentence naming the key, its value and what is allowed.
+        InputError: a value is not allowed; the message names the key, the value and what is allowed.
     """
     params = validate(content)
     check_integers(content)
@@ -34,7 +34,7 @@ def validated(content: object) -> Params:
 
 
 def check_integers(content: object, place: str = "") -> None:
-    """Refuse integers that no number of anything is, which could not even be printed."""
+    """Raise InputError for absurdly large integers, which Python could not even print."""
     if isinstance(content, Mapping):
         for key, value in content.items():
             check_integers(value, f"{place}.{key}" if place else str(key))
@@ -54,12 +54,12 @@ def read_validated(path: Path) -> Params:
 
 
 def raw_levels(params: Params) -> int:
-    """Return the number of levels of the images as the source gives them."""
+    """Return the number of levels of the original images, before any quantization."""
     return params.dataset.n_levels or SOURCES[params.dataset.name].n_levels
 
 
 def model_levels(params: Params) -> int:
-    """Return L, the number of levels that the models see: after quantization and binarization."""
+    """Return L, the number of levels of the images that the models see, after quantization and binarization."""
     if params.dequantize.binarization != "none":
         return 2
     if params.dequantize.bits is not None:
@@ -68,7 +68,7 @@ def model_levels(params: Params) -> int:
 
 
 def check_levels(params: Params) -> None:
-    """Refuse a data set that is none, and levels and models that do not fit its images."""
+    """Raise InputError if the data set does not exist, or if levels or models do not fit its images."""
     name = params.dataset.name
     if name not in SOURCES:
         raise InputError(f"params.yaml: dataset.name = {shown(name)} is not a data set; choose {listed(SOURCES)}.")
@@ -85,11 +85,12 @@ def check_levels(params: Params) -> None:
             f"params.yaml: dequantize.binarization = {binarization!r} is not allowed with dataset.name = {name!r}; "
             f"it {allowed}."
         )
-    levels, bits = raw_levels(params), params.dequantize.bits
+    levels = raw_levels(params)
+    bits = params.dequantize.bits
     if bits is not None and 2**bits >= levels:
         raise InputError(
-            f"params.yaml: dequantize.bits = {bits} is not allowed; {2**bits} levels are not fewer than "
-            f"the {levels} that the images have, so choose fewer bits or null."
+            f"params.yaml: dequantize.bits = {bits} is not allowed; it gives {2**bits} levels, which is not fewer than "
+            f"the {levels} levels of the images. Choose fewer bits or null."
         )
     shape = source.image_shape
     if isinstance(source, Drawn):
@@ -97,29 +98,36 @@ def check_levels(params: Params) -> None:
             key, value = ("bits", bits) if bits is not None else ("binarization", repr(binarization))
             raise InputError(
                 f"params.yaml: dequantize.{key} = {value} is not allowed with dataset.name = {name!r}; log P(x) is "
-                f"known of its images as they are drawn, so write {'null' if bits is not None else 'none'}, and say by "
-                f"dataset.n_levels how many levels they have."
+                f"known only for its images as they are drawn. Write {'null' if bits is not None else 'none'}, and set "
+                f"the number of levels by dataset.n_levels."
             )
         shape = source.distribution(params.dataset.drawn, params.dataset.n_levels).image_shape
     check_images(params, shape, source.n_classes)
 
 
 def check_images(params: Params, shape: tuple[int, int, int] | None, n_classes: int | None) -> None:
-    """Refuse models that cannot be built for images of a shape (C, H, W) and a number of classes, None: unknown."""
+    """Raise InputError if a model cannot be built for the images.
+
+    Args:
+        params: validated parameters.
+        shape: (C, H, W) of the images; None: unknown.
+        n_classes: number of classes of the images; None: unknown.
+    """
     images = Images(model_levels(params), shape, n_classes)
     for model in params.models:
         section = params.sections[model]
         section.check_images(model, images)
         section.check_size(model, images)
         section.check_training(model, section.settings(params.train))
-    flow, place = params.density_and_mass.dequantizing.flow("variational"), "density_and_mass.dequantizing"
+    flow = params.density_and_mass.dequantizing.flow("variational")
+    place = "density_and_mass.dequantizing"
     flow.check_size(place, images)
     flow.check_training(place, flow.settings(params.train))
     check_known(params)
 
 
 def check_known(params: Params) -> None:
-    """Refuse known distributions that are not defined for the images of the study, and models that do not fit them."""
+    """Raise InputError if the study ``known`` has distributions or models that do not fit the shape of its images."""
     section = params.known.excess
     for name in section.sources:
         try:

@@ -1,13 +1,14 @@
-"""For each stage, and each model of a training or an evaluation, a file that says which code it needs.
+"""Files with hashes of the code that each stage needs; training and evaluation have one file for each model.
 
-A stage of ``dvc.yaml`` depends on its file, so that DVC reruns what an edit can change: all of a room of the package
-would be too much, and a list of modules is forgotten. ``preflight`` writes them anew whenever any code or parameter has
-changed, which takes a second. They are in git, as the other outputs of preflight are, and tell what differed between
-two commits (:func:`bitsperdim.core.code.digests_by_room`). That of a study that is switched off says so: its stage runs
-once, to take its results away, and no edit of its code runs it again. Those of a model that was made elsewhere hold the
-user's files too.
+Each stage of ``dvc.yaml`` depends on its file, so that DVC reruns only the stages whose results an edit can change. A
+dependency on whole rooms of the package would rerun too much, and somebody would forget to update a list of modules.
+``preflight`` writes the files again whenever code or parameters have changed, which takes a second. They are in git,
+like the other outputs of preflight, and show the differences between two commits
+(:func:`bitsperdim.core.code.digests_by_room`). If a study is switched off, its file says so instead of the hashes: its
+stage runs once, to remove its results, and no edit of its code runs it again. The files of an external model contain
+the hashes of the user's files too.
 
-Invariants (``tests/test_reruns.py``): an edit of each kind of file, and the stages that DVC runs then.
+Invariants (``tests/test_reruns.py``): an edit of each kind of file makes DVC run the expected stages.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from bitsperdim.core.files import write_json
 
 OF_MODELS = ("train", "evaluate")
 PAGES = (".html", ".css", ".js", ".md")
-STUDIED = {"density_and_mass": ("flow",)}  # families that a stage trains, whatever the parameters are
+STUDIED = {"density_and_mass": ("flow",)}  # families that a study trains with all parameters
 
 
 def write_code_files(params: Params, stages: Path, folder: Path) -> None:
-    """Write the files; those of stages and models that are no more are removed.
+    """Write the files, and remove the files of stages and models that no longer exist.
 
     Args:
-        params: validated, with a section for each model.
-        stages: the folder of the scripts.
-        folder: to write into.
+        params: validated parameters, with a section for each model.
+        stages: folder of the stages' scripts.
+        folder: folder to write into.
     """
     contents: dict[Path, dict[str, Any]] = {}
     for script in sorted(stages.glob("*.py")):
@@ -42,7 +43,7 @@ def write_code_files(params: Params, stages: Path, folder: Path) -> None:
                 contents[folder / name / f"{model}.json"] = _with_files(content, section.files(name))
         elif name in STUDIES and name not in params.studies:
             contents[folder / f"{name}.json"] = dict(SWITCHED_OFF)
-        elif name == "report":  # it shows docstrings of families, and is made of pages
+        elif name == "report":  # the report depends also on docstrings of families and on page templates
             families = {section.family for section in params.sections.values()}
             files = needed(script, *(code_of(family)[0] for family in families))
             pages = [path for path in sorted((SOURCE / "bitsperdim" / "report").iterdir()) if path.suffix in PAGES]
@@ -60,7 +61,7 @@ def write_code_files(params: Params, stages: Path, folder: Path) -> None:
 
 
 def _with_files(content: dict[str, Any], files: dict[str, str]) -> dict[str, Any]:
-    """Return the content with files beside the package, each by its path as a room of its own."""
+    """Return the content with the user's files added, each like a room with its path as the name."""
     return {**content, "rooms": {**content["rooms"], **files}} if files else content
 
 

@@ -1,7 +1,7 @@
-"""Where a refused value of ``params.yaml`` comes from: ``-S`` writes into the file also what is then refused.
+"""The origin of a refused value of ``params.yaml``: option ``-S`` of DVC writes a value into the file before its check.
 
-Invariant (``tests/preflight/test_preflight.py::test_a_value_that_is_not_of_the_last_commit_is_named``): where git
-cannot tell, the sentence stays as it is.
+Invariant (``tests/preflight/test_preflight.py::test_a_value_that_is_not_of_the_last_commit_is_named``): if git cannot
+answer, the message stays unchanged.
 """
 
 from __future__ import annotations
@@ -18,30 +18,40 @@ from bitsperdim.core.errors import InputError, shown
 from bitsperdim.core.git import repository
 from bitsperdim.preflight.agreement import validated
 
-NAMED = re.compile(r"params\.yaml: ([\w-]+(?:\.[\w-]+)*) ")  # the key in a sentence on params.yaml
+NAMED = re.compile(r"params\.yaml: ([\w-]+(?:\.[\w-]+)*) ")  # the key in a message about params.yaml
 ABSENT = object()
 
 
 def with_origin(error: InputError, folder: Path = Path()) -> InputError:
-    """Return the error, with what the last commit has where ``params.yaml`` in this folder has another value."""
+    """Return the error; if the last commit has another value for its key, the message says so.
+
+    Args:
+        error: error about a value in ``params.yaml``.
+        folder: folder of ``params.yaml``.
+    """
     named = NAMED.match(str(error))
     try:
         committed = repository(folder).ask("show", "HEAD:./params.yaml").decode("utf-8")
         contents = [committed, (folder / "params.yaml").read_text(encoding="utf-8")]
         before, now = (_at(named[1], YAML(typ="safe").load(content)) for content in contents) if named else (None, None)
-    except (OSError, ValueError, YAMLError):  # git's errors are of values too
+    except (OSError, ValueError, YAMLError):  # git's errors are subclasses of ValueError
         return error
     if before == now:
         return error
-    had = "does not have it" if before is ABSENT else f"has {shown(before)}"
-    return InputError(f"{error} The last commit {had}: if an earlier -S left this, `bitsperdim back` goes back.")
+    had = "does not have this key" if before is ABSENT else f"has {shown(before)}"
+    return InputError(f"{error} The last commit {had}: if an earlier -S wrote this value, `bitsperdim back` undoes it.")
 
 
 def refuse_itself(content: Mapping[str, Any], error: InputError, folder: Path = Path()) -> None:
-    """Refuse the content of ``params.yaml`` where what has been refused with changes of it is its own mistake.
+    """Raise InputError if ``params.yaml`` itself, without the changes, has the mistake that was found with the changes.
+
+    Args:
+        content: content of ``params.yaml``, without the changes.
+        error: error that was raised with the changes.
+        folder: folder of ``params.yaml``.
 
     Raises:
-        InputError: it is; no change is blamed.
+        InputError: the file has the same mistake, so the message does not blame a change.
     """
     try:
         validated(content)
@@ -51,7 +61,7 @@ def refuse_itself(content: Mapping[str, Any], error: InputError, folder: Path = 
 
 
 def _at(key: str, content: Any) -> Any:  # noqa: ANN401 - any YAML value
-    """Return what stands at a key with dots; of an entry of a list, the list."""
+    """Return the value at a dotted key; for an entry of a list, return the list."""
     for part in key.split("."):
         if not isinstance(content, Mapping):
             break

@@ -1,7 +1,7 @@
-"""What must be right before any work, and the tidying that DVC cannot do.
+"""Checks before any work begins, and the removal of old results, which DVC cannot do.
 
-``results/<model>`` of a model that is no longer listed in ``models`` would stay in the folder that
-``report`` reads; only files that the pipeline itself wrote there are removed.
+``results/<model>`` of a model that is no longer listed in ``models`` would stay in the folder that the stage ``report``
+reads. Only files that the pipeline itself wrote there are removed.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ KEPT = ("dequantize", *STUDIES)
 
 
 def preflight(params: Params, results: Path, marker: Path) -> None:
-    """Check paths, and models for the images, forget the results of unlisted models, write the list of models.
+    """Check paths and models, remove the results of models that are not listed, and write the list of models.
 
     Args:
-        params: already validated.
-        results: the folder of results.
-        marker: a constant file: that it is there says that the parameters were valid once they got this far.
+        params: validated parameters.
+        results: folder of the results.
+        marker: constant file, written last; its presence shows that all checks have passed.
     """
     check_source(params)
     for model in params.models:
@@ -41,10 +41,10 @@ def preflight(params: Params, results: Path, marker: Path) -> None:
 
 
 def check_source(params: Params) -> None:
-    """Refuse a data set that is none, a ``dataset.path`` that cannot be used, and models that do not fit the images.
+    """Check the name of the data set, ``dataset.path``, and whether the models fit the images.
 
     Raises:
-        InputError: one sentence with key, value and what is allowed.
+        InputError: a check fails; the message names the key, the value and what is allowed.
     """
     check_levels(params)
     source = SOURCES[params.dataset.name]
@@ -53,7 +53,7 @@ def check_source(params: Params) -> None:
 
 
 def forget(folder: Path) -> None:
-    """Remove what the pipeline wrote for a model; a folder that holds anything else stays."""
+    """Remove the files that the pipeline wrote for a model; a folder with any other file in it stays."""
     pictures = folder / PICTURES
     if pictures.is_dir() and not pictures.is_symlink():
         _remove(pictures, OF_PICTURES)
@@ -61,7 +61,7 @@ def forget(folder: Path) -> None:
 
 
 def _remove(folder: Path, names: tuple[str, ...]) -> None:
-    """Remove files and links of these names, and the folder where nothing else is in it."""
+    """Remove files and links with these names, and the folder if it is empty then."""
     for name in names:
         path = folder / name
         if path.is_symlink() or path.is_file():

@@ -1,1 +1,1 @@
-"""How a stage runs, stops and goes on: device, processes, checkpoints, shards of the work."""
+"""How a stage runs, stops and resumes: device, processes, checkpoints, division of the work into blocks."""

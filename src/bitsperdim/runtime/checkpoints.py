@@ -1,17 +1,18 @@
-"""Checkpoints: the whole state of unfinished work, so that the next run goes on where this one stopped.
+"""Checkpoints: the whole state of unfinished work, so that the next run can resume it.
 
-They live under ``checkpoints/`` (or ``BITSPERDIM_CHECKPOINTS``), which no stage declares: DVC deletes
-declared outputs before a stage runs. Each training and each evaluation has a folder of its own, named by a fingerprint
-of everything that decides its result, and two generations in it: should the newer be damaged, the
-older one serves. It is written about once a minute, or every ``BITSPERDIM_CHECKPOINT_SECONDS``. A stage whose
-outputs are written marks its folders, and the next one removes them (:mod:`bitsperdim.runtime.finished`).
+They are in ``checkpoints/`` (or ``BITSPERDIM_CHECKPOINTS``). No stage of DVC declares this folder as an output, because
+DVC deletes declared outputs before a stage runs. Each training run and each evaluation has its own subfolder, named by
+a fingerprint of everything that its result depends on. The subfolder holds two generations: if the newer one is
+damaged, the older one is used. A checkpoint is written about once a minute, or every ``BITSPERDIM_CHECKPOINT_SECONDS``
+seconds. When a stage has written its outputs, it marks its folders, and a later stage removes them
+(:mod:`bitsperdim.runtime.finished`).
 
-A checkpoint is one safetensors file, tensors with a JSON text and a checksum of both: nothing is unpickled.
-A failure to write one is told on stderr and stops nothing; the generations before it stay as they are.
+A checkpoint is one safetensors file with tensors, a JSON text and a checksum of both; nothing is unpickled. If a
+checkpoint cannot be written, a message on stderr says so, the work continues, and the earlier generations stay intact.
 
-Invariants (``tests/runtime/test_checkpoints.py``): what is saved comes back bit for bit; a truncated file, a foreign
-one and one with any byte changed are refused with a sentence. A full disk leaves the last good one intact
-(``tests/runtime/test_full_disk.py``), and a process that is killed at any moment leaves one that can be used
+Invariants (``tests/runtime/test_checkpoints.py``): loading gives exactly the saved bits; a truncated file, a file of
+another run, and a file with any byte changed are refused with a message. If the disk is full, the last good checkpoint
+stays intact (``tests/runtime/test_full_disk.py``). A process that is killed at any moment leaves a usable checkpoint
 (``tests/runtime/test_killed.py``).
 """
 
@@ -43,11 +44,11 @@ NEWER, OLDER = "state.safetensors", "previous.safetensors"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The place of the state of one training or evaluation.
+    """The folder for the state of one training run or evaluation, with methods to save and load the state.
 
     Attributes:
-        folder: its own; made when something is saved.
-        fingerprint: stands in each file as well.
+        folder: folder of this work only; it is created at the first save.
+        fingerprint: hash of everything that the result depends on; it is also stored in each file.
         interval: seconds between two saves.
     """
 
@@ -57,26 +58,33 @@ class Checkpoint:
 
     @staticmethod
     def of(decides: Mapping[str, Any], code: Iterable[Path]) -> Checkpoint:
-        """Return the place for work that is decided by these values, by code and by torch's version.
+        """Return the checkpoint of work whose result depends on these values, this code and the version of torch.
 
         Args:
-            decides: names and values of JSON.
-            code: the files of Python that the work needs (:func:`bitsperdim.core.code.needed`): an edit of any other,
-                such as a chart or another family, leaves the work where it is.
+            decides: names and JSON values of everything else that the result depends on.
+            code: Python files that the work needs (:func:`bitsperdim.core.code.needed`). After an edit of any other
+                file, such as a chart or another family, the work can still be resumed.
 
         Raises:
-            InputError: BITSPERDIM_CHECKPOINT_SECONDS is no number of seconds.
+            InputError: BITSPERDIM_CHECKPOINT_SECONDS is not a number of seconds.
         """
         content = {**decides, "code": digest(code), "torch": torch.__version__}
         fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
         return Checkpoint(finished.folder_of_all() / fingerprint, fingerprint, _interval())
 
     def part(self, name: str) -> Checkpoint:
-        """Return a place of its own for one part of the work; :meth:`finish` of the whole is of it too."""
+        """Return the checkpoint of one part of the work, in a subfolder; :meth:`finish` of the whole covers it too."""
         return replace(self, folder=self.folder / name, fingerprint=f"{self.fingerprint}-{name}")
 
     def save(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """Write a new generation; what was the newer becomes the older."""
+        """Write a new generation; the previous newer generation becomes the older one.
+
+        If the file cannot be written, a message is printed and the work continues.
+
+        Args:
+            tensors: names and tensors of the state.
+            values: names and JSON values of the state.
+        """
         from safetensors.torch import save
 
         path = self.folder / NEWER
@@ -89,13 +97,13 @@ class Checkpoint:
                 if path.exists():
                     path.replace(self.folder / OLDER)
         except OSError as error:
-            sys.stderr.write(f"{path} cannot be written ({error.strerror or error}); the run goes on without it.\n")
+            sys.stderr.write(f"{path} cannot be written ({error.strerror or error}); the run continues without it.\n")
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Return the newest good generation, tensors on the CPU; None where there is none.
+        """Return tensors, on the CPU, and values of the newest usable generation; None if there is none.
 
-        A file that cannot be used is named on stderr, with the reason, by the first process of a machine. What a killed
-        process left of one that it was writing is removed.
+        If a file cannot be used, the first process of each machine prints its name and the reason on stderr. Unfinished
+        temporary files of a killed process are removed.
         """
         with contextlib.suppress(OSError):
             remove_leftovers(self.folder)
@@ -105,9 +113,9 @@ class Checkpoint:
                 continue
             try:
                 return self._read(path)
-            except Exception as error:  # a damaged file fails in as many ways as there are bytes
+            except Exception as error:  # a damaged file can raise almost any exception
                 if speaks():
-                    sys.stderr.write(f"{path} cannot be used ({error or type(error).__name__}); it is left aside.\n")
+                    sys.stderr.write(f"{path} cannot be used ({error or type(error).__name__}); it is ignored.\n")
         return None
 
     def _read(self, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -115,7 +123,7 @@ class Checkpoint:
 
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         if metadata.get("sha256") != _checksum(tensors, metadata.get("values", "")):
             raise ValueError("it is damaged")
         if metadata["fingerprint"] != self.fingerprint:
@@ -123,7 +131,7 @@ class Checkpoint:
         return tensors, json.loads(metadata["values"])
 
     def finish(self) -> None:
-        """Say that the outputs are written; the next stage removes the folder."""
+        """Mark the folder, because the outputs are written; a later stage removes it."""
         finished.mark(self.folder)
 
 

@@ -1,11 +1,12 @@
-"""The training curve of a model: a file that grows with the training, and beside the logs the same with seconds.
+"""The training curve of a model: a file that grows during training, and a copy with seconds in the folder of the logs.
 
-``training_curve.csv`` is an output of its stage, of which the same weights have the same bytes. Seconds are never the
-same: they stand with all else in ``train-<model>.csv`` in the folder of the logs, which no stage declares and git
-ignores. Both are written after an epoch, where the last time is :data:`EVERY` seconds ago, and whole in the end.
+``training_curve.csv`` is an output of its stage: the same weights give the same bytes. Seconds differ from run to run.
+Therefore they are in a second file with the same rows, ``train-<model>.csv`` in the folder of the logs, which no stage
+declares and git ignores. Both files are written after an epoch if the last time was at least :data:`EVERY` seconds ago,
+and completely at the end.
 
-Invariants (``tests/runtime/test_curve.py``): while a model is trained they hold every epoch so far, of the seeds before
-too (``test_they_grow_with_the_training``); a disk that is full stops no training
+Invariants (``tests/runtime/test_curve.py``): during training, the files hold every epoch so far, also of the earlier
+seeds (``test_they_grow_with_the_training``); a full disk does not stop training
 (``test_a_full_disk_stops_no_training``).
 """
 
@@ -23,30 +24,30 @@ from bitsperdim.core.files import write_csv
 
 COLUMNS = ("epoch", "step", "n_presented", "learning_rate", "train_bpd", "validation_bpd", "seed")
 SECONDS = "seconds"
-EVERY = 1.0  # seconds between two times that the files are written
+EVERY = 1.0  # seconds between two writes of the files, at least
 Row = Mapping[str, float | int]
 
 
 class CurveFiles:
-    """The two files, and what they hold.
+    """The two files of a training curve and their rows.
 
     Args:
-        curve: the path of that without seconds.
-        log: of that with seconds.
+        curve: path of the file without seconds.
+        log: path of the file with seconds.
     """
 
     def __init__(self, curve: Path, log: Path) -> None:
-        """Write nothing yet."""
+        """Store the paths; no file is written yet."""
         self.curve, self.log = curve, log
-        self.rows: list[Row] = []  # of the seeds before
+        self.rows: list[Row] = []  # rows of the finished seeds
         self.written = -math.inf
 
     def follow(self, rows: Sequence[Row], seconds: Sequence[float]) -> None:
-        """Write the epochs of one more seed so far, unless the last time was just now.
+        """Write both files with the epochs of the current seed so far, unless they were written just now.
 
         Args:
-            rows: with the keys :data:`COLUMNS`.
-            seconds: of the training of this seed, at the end of each.
+            rows: rows of the current seed, with the keys :data:`COLUMNS`.
+            seconds: training time of this seed at the end of each row's epoch.
         """
         if monotonic() - self.written < EVERY:
             return
@@ -55,15 +56,19 @@ class CurveFiles:
             self._write(self.log, [*self.rows, *timed(rows, seconds)])
         except OSError as error:
             reason = error.strerror or error
-            sys.stderr.write(f"{error.filename} cannot be written ({reason}); the training goes on without it.\n")
+            sys.stderr.write(f"{error.filename} cannot be written ({reason}); training continues without it.\n")
         self.written = monotonic()
 
     def add(self, rows: Sequence[Row], seconds: Sequence[float]) -> None:
-        """Take over the rows of a seed that is trained."""
+        """Keep the rows of a seed whose training is finished."""
         self.rows += timed(rows, seconds)
 
     def finish(self) -> None:
-        """Write both files; that of the logs if it can be."""
+        """Write both files completely; if the file with seconds cannot be written, only print a message.
+
+        Raises:
+            OSError: the curve without seconds cannot be written.
+        """
         self._write(self.curve, self.rows)
         try:
             self._write(self.log, self.rows)
@@ -75,19 +80,19 @@ class CurveFiles:
 
 
 def timed(rows: Sequence[Row], seconds: Sequence[float]) -> list[Row]:
-    """Return rows with their seconds, to the millisecond."""
+    """Return the rows with their seconds added, rounded to milliseconds."""
     return [{**row, SECONDS: round(at, 3)} for row, at in zip(rows, seconds, strict=True)]
 
 
 def read_rows(text: str) -> list[dict[str, str]]:
-    """Return the rows of a file of either kind, also one that an earlier version wrote."""
+    """Return the rows of either file from its text, also if an earlier version wrote it."""
     return list(csv.DictReader(io.StringIO(text)))
 
 
 def seconds_of(curve: Sequence[Mapping[str, str]], log: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return the seconds at each row of a curve by a log; empty ones where the log is of another training.
+    """Return the seconds from a log for each row of a curve; empty texts if the log is from another training run.
 
-    A log is of a training where all else that it says is the same, digit for digit.
+    The log belongs to the same training run if all its other columns equal the curve, digit for digit.
     """
     same = [{key: value for key, value in row.items() if key != SECONDS} for row in log] == [dict(row) for row in curve]
     return [row.get(SECONDS, "") for row in log] if same else [""] * len(curve)

@@ -1,4 +1,4 @@
-"""The device, which comes from the environment: where a number was computed must not invalidate it."""
+"""The device, which an environment variable chooses: it is not a parameter, so a change of it invalidates no result."""
 
 from __future__ import annotations
 
@@ -13,38 +13,39 @@ from bitsperdim.core.errors import InputError
 from bitsperdim.core.stopping import local_rank, local_world_size
 
 VARIABLE = "BITSPERDIM_DEVICE"
-BFLOAT16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "bf16")  # as torch names those of x86 and of ARM
-CPU_INFORMATION = Path("/proc/cpuinfo")  # of Linux
+BFLOAT16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "bf16")  # torch's names of the instructions on x86 and ARM
+CPU_INFORMATION = Path("/proc/cpuinfo")  # only on Linux
 
 
 def set_up_device() -> torch.device:
     """Return the device named by BITSPERDIM_DEVICE: ``auto`` (the default), ``cpu``, ``cuda`` or ``cuda:1``.
 
-    Where torchrun started several processes here, each has the GPU of its own number.
+    If torchrun started several processes on this machine, each process uses the GPU with its own local number.
 
-    On a GPU, float32 is made to mean float32 (no TF32 in products and convolutions) and algorithms
-    that give the same bits every time are chosen where there are any.
+    On a GPU, float32 computes in float32 (no TF32 in matrix products and convolutions), and deterministic algorithms,
+    which give the same bits every time, are chosen where they exist.
 
     Raises:
-        InputError: there is no such device here, or there are fewer GPUs than processes.
+        InputError: this machine has no such device, or fewer GPUs than processes.
     """
     name = os.environ.get(VARIABLE, "auto")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    n_gpus, n_processes = torch.cuda.device_count(), local_world_size()
+    n_gpus = torch.cuda.device_count()
+    n_processes = local_world_size()
     known = re.fullmatch(r"cpu|cuda(:\d+)?", name)
     device = torch.device(name) if known else None
     if device is None or (device.type == "cuda" and (device.index or 0) >= n_gpus):
         raise InputError(
-            f"{VARIABLE} = {name!r} is no device of this machine; choose auto, cpu, or one of its "
+            f"{VARIABLE} = {name!r} is not a device of this machine; choose auto, cpu, or one of its "
             f"{n_gpus} GPUs as cuda:0 and so on."
         )
     if device.type == "cpu":
         return device
     if n_processes > 1 and (device.index is not None or n_processes > n_gpus):
         raise InputError(
-            f"{VARIABLE} = {name!r} is not enough for the {n_processes} processes of this machine, each of which "
-            f"needs one of its {n_gpus} GPUs; start fewer, and choose cuda, or cpu."
+            f"{VARIABLE} = {name!r} is not enough for the {n_processes} processes on this machine: each process needs "
+            f"its own GPU, and there are {n_gpus} GPUs. Start fewer processes and choose cuda, or choose cpu."
         )
     device = torch.device("cuda", local_rank() if device.index is None else device.index)
     prepare_gpu(device)
@@ -52,20 +53,20 @@ def set_up_device() -> torch.device:
 
 
 def prepare_gpu(device: torch.device) -> None:
-    """Make a GPU the current one, and float32 mean float32."""
+    """Make a GPU the current device, switch off TF32, and choose deterministic algorithms where they exist."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.cuda.set_device(device)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing is read there
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # uninitialized memory is never read
 
 
 def fast_precision(device: torch.device) -> str:
-    """Return ``bfloat16`` where the device has instructions for products of that type, or else ``float32``.
+    """Return ``bfloat16`` if the device has instructions for products of that type, otherwise ``float32``.
 
-    A processor without them takes longer for bfloat16 than for float32.
+    A processor without these instructions is slower in bfloat16 than in float32.
     """
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
@@ -74,7 +75,7 @@ def fast_precision(device: torch.device) -> str:
 
 
 def described(device: torch.device) -> dict[str, str]:
-    """Return where and with what a stage runs (:mod:`bitsperdim.core.made_with`)."""
+    """Return the environment of a stage: device, processor and versions (:mod:`bitsperdim.core.made_with`)."""
     n_threads = torch.get_num_threads()
     on_cpu = f"CPU, {n_threads} thread{'' if n_threads == 1 else 's'}"
     return {
@@ -87,12 +88,12 @@ def described(device: torch.device) -> dict[str, str]:
 
 
 def processor() -> str:
-    """Return the name of the processor, or as much of it as the system says."""
+    """Return the name of the processor, or a less precise name if the system does not tell it."""
     text = CPU_INFORMATION.read_text(errors="replace") if CPU_INFORMATION.exists() else ""
     found = re.search(r"^model name[ \t]*:[ \t]*(\S.*?)[ \t]*$", text, re.MULTILINE)
     return found[1] if found else platform.processor() or platform.machine()
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:
-    """Return what the log says of the largest memory of a GPU that tensors took so far, in MiB; of a CPU, nothing."""
+    """Return an entry for the log with the peak memory of tensors on a GPU so far, in MiB; empty for a CPU."""
     return {} if device.type == "cpu" else {"gpu_peak_memory_mib": torch.cuda.max_memory_allocated(device) / 2**20}

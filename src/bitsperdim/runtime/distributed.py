@@ -1,15 +1,13 @@
-"""Several processes that share one stage's work, on one machine or several: torch.distributed, started by torchrun.
+"""Several processes that share the work of one stage, on one or more machines, by torch.distributed and torchrun.
 
-Nothing in the parameters says how many there are, since it must not change a number: the launcher stands in the
-environment (``BITSPERDIM_LAUNCHER="torchrun --standalone --nproc-per-node 4"``), and a stage that was started
-otherwise is one process of one.
+The number of processes is not a parameter, because it must not change a result. The launcher is an environment variable
+(``BITSPERDIM_LAUNCHER="torchrun --standalone --nproc-per-node 4"``). Without a launcher, a stage is a single process.
 
-Tensors of GPUs travel by NCCL, those of CPUs by Gloo, also on a machine with GPUs: what processes agree on besides
-numbers (when to save, when to stop) is on the CPU and makes no GPU wait. Nothing but tensors travels between them, and
-nothing is pickled.
+Tensors on GPUs are exchanged by NCCL, tensors on CPUs by Gloo. Processes agree on other things, such as when to save
+and when to stop, by CPU tensors, so that no GPU has to wait. Processes exchange only tensors, and nothing is pickled.
 
-Invariants (``tests/runtime/test_distributed.py``): shares are all of a batch, once (``test_shares_are_the_whole``); two
-processes train and validate as one does (``test_two_processes_are_one``).
+Invariants (``tests/runtime/test_distributed.py``): the shares of all processes cover a batch exactly once
+(``test_shares_are_the_whole``); two processes train and validate like one (``test_two_processes_are_one``).
 """
 
 from __future__ import annotations
@@ -29,10 +27,10 @@ from bitsperdim.core.errors import InputError
 from bitsperdim.core.stopping import local_rank, must_speak
 
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused", "remote process")
-PATIENCE = 5.0  # seconds in which what fails everywhere has failed in the first process too
-NEEDLESS_WARNINGS = (  # of DistributedDataParallel
-    "`broadcast_buffers` is deprecated",  # older versions of torch know no other word for it
-    "Grad strides do not match bucket view strides",  # of 1x1 convolutions, which have two names for the same strides
+PATIENCE = 5.0  # seconds after which an error that occurs in all processes has occurred in the first one too
+NEEDLESS_WARNINGS = (  # from DistributedDataParallel
+    "`broadcast_buffers` is deprecated",  # older versions of torch have no other name for this argument
+    "Grad strides do not match bucket view strides",  # 1x1 convolutions have two notations for the same strides
 )
 
 __all__ = [
@@ -56,20 +54,20 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """Return how many processes there are."""
+    """Return the number of processes of the stage."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def is_first() -> bool:
-    """Return whether this process is the one that writes files and speaks."""
+    """Return whether this process is the first one, which writes files and prints messages."""
     return rank() == 0
 
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[None]:
-    """Join the other processes while the work is done; a process that was not started by torchrun stays alone.
+    """Join the other processes for the duration of the block; a process that torchrun did not start stays alone.
 
-    What fails in all processes alike is told by the first of each machine.
+    If all processes fail with the same message, only the first process of each machine prints it.
 
     Raises:
         InputError: another process has stopped.
@@ -85,27 +83,28 @@ def joined(device: torch.device) -> Iterator[None]:
                 warnings.filterwarnings("ignore", text)
             yield
     except BaseException as error:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the launcher ends the others, perhaps this one
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the launcher may end this process together with the others
         is_lost = isinstance(error, RuntimeError) and is_of_a_lost_process(error)
         if not is_told_by_the_first(error, of_another=is_lost or isinstance(error, KeyboardInterrupt)):
             must_speak()
         if is_lost:
-            raise InputError("Another process of this stage has stopped, and has said why.") from error
+            raise InputError("Another process of this stage has stopped; see its error message.") from error
         raise
     finally:
         dist.destroy_process_group()
 
 
 def is_told_by_the_first(error: BaseException, *, of_another: bool) -> bool:
-    """Return whether the first process of this machine has the same to tell.
+    """Return whether the first process of this machine prints the same error, so that this process need not print it.
 
-    The others wait for it a moment, before anyone notices that they are gone.
+    The other processes wait up to :data:`PATIENCE` seconds for the first one.
 
     Args:
-        error: of this process.
-        of_another: whether it is only the consequence of what has happened elsewhere.
+        error: error of this process.
+        of_another: whether the error is only a consequence of an error in another process.
     """
-    store, first = dist.distributed_c10d._get_default_store(), rank() - local_rank()
+    store = dist.distributed_c10d._get_default_store()
+    first = rank() - local_rank()
     sentence = f"{type(error).__name__}: {error}"
     try:
         store.set(f"failed/{rank()}", sentence)
@@ -113,23 +112,25 @@ def is_told_by_the_first(error: BaseException, *, of_another: bool) -> bool:
             return False
         store.wait([f"failed/{first}"], timedelta(seconds=PATIENCE))
         return of_another or store.get(f"failed/{first}").decode() == sentence
-    except RuntimeError:  # it has not failed, or the launcher is gone
+    except RuntimeError:  # the first process has not failed, or the launcher is gone
         return False
 
 
 def is_of_a_lost_process(error: RuntimeError) -> bool:
-    """Return whether it was raised because another process is no longer there."""
+    """Return whether an error was raised because another process no longer exists."""
     return isinstance(error, dist.DistError) or any(words in str(error) for words in LOST)
 
 
 @dataclass(frozen=True)
 class Share:
-    """This process's part of a batch, never empty: with fewer rows than processes some take the first for show.
+    """The part of a batch that this process works on; it is never empty.
+
+    If there are fewer rows than processes, some processes compute the first row without counting it.
 
     Attributes:
-        rows: of the batch.
-        n_own: how many of them count, 0 where they are for show.
-        n_whole: rows of the batch.
+        rows: rows of the batch that this process computes.
+        n_own: number of these rows that count; 0 if the row is only a placeholder.
+        n_whole: number of rows of the whole batch.
     """
 
     rows: slice
@@ -138,18 +139,18 @@ class Share:
 
     @property
     def fraction(self) -> float:
-        """Of the batch."""
+        """The fraction of the batch that counts for this process."""
         return self.n_own / self.n_whole
 
 
 def share(n_whole: int) -> Share:
-    """Return this process's part of a batch of ``n_whole`` rows, at least 1: contiguous, as even as they can be."""
+    """Return this process's contiguous part of a batch of ``n_whole`` >= 1 rows; parts are as equal as possible."""
     first, end = (n_whole * number // world_size() for number in (rank(), rank() + 1))
     return Share(slice(first, end) if end > first else slice(0, 1), end - first, n_whole)
 
 
 def all_summed(values: Tensor) -> Tensor:
-    """Return the sum over all processes; every one has the same bits."""
+    """Return the sum over all processes; every process gets the same bits."""
     if world_size() == 1:
         return values
     total = values.clone()
@@ -158,7 +159,7 @@ def all_summed(values: Tensor) -> Tensor:
 
 
 def largest(*numbers: int) -> list[int]:
-    """Return the largest of each of these whole numbers over all processes, by way of the CPU."""
+    """Return, for each of these integers, the largest value over all processes, exchanged on the CPU."""
     if world_size() == 1:
         return list(numbers)
     values = torch.tensor(numbers)
@@ -167,16 +168,16 @@ def largest(*numbers: int) -> list[int]:
 
 
 def broadcast(tensors: Iterable[Tensor]) -> None:
-    """Overwrite tensors with those of the first process."""
+    """Overwrite tensors with the values of the first process."""
     if world_size() > 1:
         for tensor in tensors:
-            sent = tensor.detach().contiguous()  # a copy where channels come last
+            sent = tensor.detach().contiguous()  # a copy if the channels are last in memory
             dist.broadcast(sent, 0)
             tensor.detach().copy_(sent)
 
 
 def gathered(rows: Tensor) -> list[Tensor]:
-    """Return the rows (n, ...) of every process, in the order of their ranks; n may differ, all else must not."""
+    """Return the rows (n, ...) of every process, ordered by rank; only n may differ between processes."""
     if world_size() == 1:
         return [rows]
     count = torch.tensor([len(rows)], device=rows.device)

@@ -1,10 +1,10 @@
-"""Folders of checkpoints that stages which came to their end leave behind, until DVC has recorded their outputs.
+"""Checkpoint folders of finished stages, which are kept until DVC has recorded the outputs.
 
-Between the end of a stage and the end of DVC's hashing a kill would make DVC run the stage again, so a stage that is
-done marks its folders instead of removing them. Those of earlier stages, whose outputs DVC has by then, are removed by
-the next training, the next evaluation and the report.
+If DVC is killed after a stage ends but before it has hashed the outputs, it runs the stage again. Therefore a finished
+stage only marks its folders. The next training, the next evaluation and the report remove the marked folders of earlier
+stages, whose outputs DVC has recorded by then.
 
-Invariant (``tests/runtime/test_finished.py``): what is not marked, and what the caller keeps, stays.
+Invariant (``tests/runtime/test_finished.py``): folders that are not marked, or that the caller keeps, are not removed.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ MARK = "finished"
 
 
 def folder_of_all() -> Path:
-    """Return the folder in which each training and each evaluation has its own.
+    """Return the folder that contains the checkpoint folders of all training runs and evaluations.
 
-    Where DVC runs an experiment in a copy of the repository, which goes when it is interrupted, it is that of the
-    repository itself.
+    If DVC runs an experiment in a copy of the repository, this is the folder of the original repository, because an
+    interruption deletes the copy.
     """
     named = os.environ.get(VARIABLE)
     return Path(named) if named else workspace() / "checkpoints"
 
 
 def mark(folder: Path) -> None:
-    """Say that the work is done; nothing where nothing was saved. A full disk is no reason to stop."""
+    """Mark the folder of finished work; errors are ignored, such as a missing folder or a full disk."""
     with contextlib.suppress(OSError):
         (folder / MARK).touch()
 
 
 def clear(keep: Collection[Path] = ()) -> None:
-    """Remove the folders that are marked, and the folder of all where it is empty then.
+    """Remove the marked folders, and the folder that contains all folders if it is empty then.
 
     Args:
-        keep: folders of the stage that starts: it may have been killed after it was done.
+        keep: folders of the stage that starts now; it may have been killed after an earlier run had marked them.
     """
-    with contextlib.suppress(OSError):  # another process may remove the same
+    with contextlib.suppress(OSError):  # another process may remove the same folders
         for path in folder_of_all().glob(f"*/{MARK}"):
             if path.parent not in keep:
                 shutil.rmtree(path.parent, ignore_errors=True)

@@ -1,6 +1,7 @@
-"""How much memory a part of the work takes at its peak: it is told, and no result depends on it.
+"""The peak memory of a part of the work; it is only reported, and no result depends on it.
 
-Invariants (``tests/runtime/test_memory.py``): what is allocated is measured, and what was freed before is not.
+Invariants (``tests/runtime/test_memory.py``): memory that is allocated during the measurement counts, memory that was
+freed before does not.
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ import torch
 
 from bitsperdim.runtime.stage import peak_memory
 
-STATUS = Path("/proc/self/status")  # of Linux; elsewhere an earlier peak may hide a later one
+STATUS = Path("/proc/self/status")  # only on Linux; on other systems an earlier peak may hide a later one
 FORGET = Path("/proc/self/clear_refs")
-PEAK = "5"  # makes Linux forget the peak of resident memory
+PEAK = "5"  # resets the peak of resident memory on Linux
 
 
 class Growth:
-    """Measures from its making on.
+    """Measures the growth of memory, from its construction on.
 
     Args:
-        device: of the work: resident memory of this process for the CPU, tensors' memory for a GPU.
+        device: device of the work; for the CPU the resident memory of this process counts, for a GPU that of tensors.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -36,7 +37,7 @@ class Growth:
         self.before = _resident()
 
     def measured(self) -> tuple[int, int]:
-        """Return by how much memory grew at its peak, and that peak, in bytes."""
+        """Return the growth of memory up to its peak, and the peak itself, in bytes."""
         peak = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else peak_memory()
         return max(0, peak - self.before), peak
 

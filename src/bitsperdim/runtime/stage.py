@@ -1,7 +1,7 @@
-"""What every stage script has in common: paths from the command line, typed parameters, errors, a log.
+"""The common frame of all stage scripts: command-line paths, typed parameters, error messages, a log.
 
-Times, devices and memory go to ``logs/`` (or ``BITSPERDIM_LOGS``), which no stage declares: outputs depend
-on inputs alone.
+Times, devices and memory are written to ``logs/`` (or ``BITSPERDIM_LOGS``). No stage declares this folder, so the
+outputs depend only on the inputs.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from bitsperdim.core.stopping import Interrupted, is_first_of_all, raised, speak
 
 PARAMS = Path("params.yaml")
 LOGS = "BITSPERDIM_LOGS"
-OF_STUDIES = (".csv", ".json", ".npz")  # what they write
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # as torch says it
+OF_STUDIES = (".csv", ".json", ".npz")  # types of the files that studies write
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # phrases in torch's messages
 
 
 def run(
@@ -36,18 +36,18 @@ def run(
 ) -> None:
     """Run a stage: ``main(params, *command_line_arguments)``.
 
-    A mistake of the user, a file that cannot be read or written and too little memory end it with one
-    sentence and status 1, Ctrl-C with status 130, SIGTERM with status 143. Of several processes that were started by
-    torchrun the first of each machine says so, and the first of all writes the log.
+    An invalid input, a file that cannot be read or written, and a lack of memory end the stage with one sentence and
+    status 1. Ctrl-C ends it with status 130, SIGTERM with status 143. If torchrun started several processes, the first
+    process of each machine prints the message, and the first of all processes writes the log.
 
-    A study that is switched off does nothing but :func:`switch_off`.
+    If a study is switched off, only :func:`switch_off` runs.
 
     Args:
-        stage: its name, for messages and the log.
-        main: does the work; called with the parameters and the arguments as text. What it returns is added to
-            the log; ``earlier_seconds`` are those of interrupted runs that this one went on from.
-        *arguments: what the command line has to give, for the usage message; of a study the last is its folder.
-        explain: adds to the sentence of a mistake of the user.
+        stage: name of the stage, for messages and the log.
+        main: function that does the work, called with the parameters and the command-line arguments as text. Its result
+            is added to the log; ``earlier_seconds`` in it is the time of interrupted runs that this run resumed.
+        *arguments: names of the command-line arguments, for the usage message; for a study, the last one is its folder.
+        explain: function that may add an explanation to the message of an InputError.
     """
     values = sys.argv[1:]
     if len(values) != len(arguments):
@@ -63,7 +63,7 @@ def run(
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):
             raise
-        _end(f"{stage}: the memory is not enough ({_first_line(error)}); try smaller batch or chunk sizes.")
+        _end(f"{stage}: there is not enough memory ({_first_line(error)}); try smaller batch or chunk sizes.")
     except KeyboardInterrupt as error:
         if speaks():
             sys.stderr.write(f"\n{stage}: {error or 'interrupted'}.\n")
@@ -72,7 +72,7 @@ def run(
         return
     try:
         _log(stage, values, time.perf_counter() - started, more or {})
-    except OSError as error:  # the work is done: a log that cannot be written does not undo it
+    except OSError as error:  # the outputs are complete, so a missing log is not an error
         sys.stderr.write(f"{stage}: its log cannot be written ({error}).\n")
 
 
@@ -85,15 +85,15 @@ def _work(stage: str, main: Callable[..., Mapping[str, Any] | None], values: lis
 
 
 def switch_off(study: str, results: Path) -> None:
-    """Write into the folder of a study, without its work, that it is switched off: DVC wants an output of every stage.
+    """Write into the folder of a study that it is switched off, because DVC requires an output of every stage.
 
-    What it wrote before is removed, as DVC does by itself.
+    Earlier results of the study are removed, as DVC does before it runs a stage.
     """
     for path in sorted(results.iterdir()) if results.is_dir() else []:
         if path.is_file() and path.suffix in OF_STUDIES:
             path.unlink()
     write_json(results / "metrics.json", SWITCHED_OFF)
-    print(f"{study}: switched off, by studies in params.yaml")
+    print(f"{study}: switched off by studies in params.yaml")
 
 
 def _end(sentence: str) -> NoReturn:
@@ -101,7 +101,7 @@ def _end(sentence: str) -> NoReturn:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or ["no more to be had"])[0]
+    return (str(error).splitlines() or ["allocation failed"])[0]
 
 
 def _log(stage: str, values: list[str], seconds: float, more: Mapping[str, Any]) -> None:
@@ -118,7 +118,7 @@ def _log(stage: str, values: list[str], seconds: float, more: Mapping[str, Any])
 
 
 def log_path(stage: str, model: str | None) -> Path:
-    """Return where the log of a stage is written, perhaps that of one model."""
+    """Return the path of the log of a stage, or of a stage for one model."""
     name = stage if model is None else f"{stage}-{model}"
     return Path(os.environ.get(LOGS, "logs")) / f"{name}.json"
 
@@ -126,7 +126,8 @@ def log_path(stage: str, model: str | None) -> Path:
 def peak_memory() -> int:
     """Return the largest resident memory of this process so far, in bytes.
 
-    Linux says it of the program itself; ``getrusage``, elsewhere, includes what the launching process had.
+    On Linux the value counts only this program. ``getrusage``, used on other systems, includes the memory that the
+    launching process had.
     """
     status = Path("/proc/self/status")
     if status.exists():

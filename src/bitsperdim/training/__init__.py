@@ -1,1 +1,1 @@
-"""The one trainer: batches, steps, and what goes on after an interruption."""
+"""The trainer for all models: batches, steps, validation, and resuming after an interruption."""

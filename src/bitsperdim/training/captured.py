@@ -1,18 +1,20 @@
-"""The whole step of a training as one CUDA graph: the host launches it at once, and not kernel by kernel.
+"""A whole training step as one CUDA graph: the host launches it by one call instead of kernel by kernel.
 
-A step of a small network launches some hundred kernels, each of which costs the host a few microseconds and the GPU
-less than that. A graph records them once and launches them together. What is recorded: how the batch is drawn from its
-images (binarization too), the objective, its gradient, clipping, the optimizer, and the average of the weights.
+A step of a small network launches some hundred kernels. Each launch costs the host a few microseconds, and the GPU less
+than that. A graph records the kernels once and launches them together. The graph contains the drawing of the batch
+(binarization included), the objective, its gradient, clipping, the optimizer, and the average of the weights.
 
-A graph repeats what the host did when it was recorded, with the same memory and the same numbers of the host. So all
-that changes from step to step is in tensors on the device, which are filled before each step: the rows of the batch,
-the learning rate, the weight of the KL term, and how far the average moves. Random numbers are drawn anew: torch moves
-the generator forward with each launch, by as much as the step without a graph does, so that both draw the same.
+A graph repeats exactly the recorded operations, with the same memory and the same numbers from the host. Therefore
+everything that changes from step to step is in tensors on the device, which are filled before each step: the row
+numbers of the batch, the learning rate, the weight of the KL term, and the step size of the weight average. Random
+numbers still change: torch advances the generator at each launch by as much as a step without a graph does, so that
+both draw the same numbers.
 
-The first steps run without a graph, on a stream of their own: libraries prepare themselves then. So does the last batch
-of an epoch where it is smaller. Each number of samples of the objective (fine-tuning has another) has a graph.
+The first steps run without a graph, on a separate CUDA stream, because libraries initialize themselves then. The last
+batch of an epoch runs without a graph if it is smaller. There is one graph for each number of samples of the objective
+(fine-tuning may use another number).
 
-Invariants (``tests/training/test_captured.py``): weights and curves are those of the step without a graph, to rounding,
+Invariants (``tests/training/test_captured.py``): weights and curves equal those of steps without a graph, to rounding,
 whatever changes from step to step (``test_a_captured_step_is_the_same``).
 """
 
@@ -29,34 +31,34 @@ from bitsperdim.training.batches import Presentation
 from bitsperdim.training.step import Optimization
 
 DEVICES = ("cuda",)
-N_FIRST = 3  # steps without a graph
+N_FIRST = 3  # number of first steps without a graph
 
 
 class Graph:
-    """Work on a GPU that is recorded and can be launched again.
+    """Work on a GPU that is recorded once and can be launched repeatedly.
 
     Args:
-        work: what is done, without a word to the host.
-        generator: of its random numbers.
+        work: function to record; it must not synchronize with the host.
+        generator: source of its random numbers.
 
     Attributes:
-        result: of the work, which each launch overwrites; there is nothing in it before the first.
+        result: result of the work; each launch overwrites it, and before the first launch it is undefined.
     """
 
     def __init__(self, work: Callable[[], Tensor], generator: torch.Generator) -> None:
-        """Record the work, without doing it."""
+        """Record the work without executing it."""
         self.graph = torch.cuda.CUDAGraph()
         self.graph.register_generator_state(generator)
         with torch.cuda.graph(self.graph):
             self.result = work()
 
     def launch(self) -> None:
-        """Do the work."""
+        """Execute the recorded work."""
         self.graph.replay()
 
 
 def beside(work: Callable[[], Tensor]) -> Tensor:
-    """Do the work on a stream of its own, as has to be done before the same work is recorded; return its result."""
+    """Execute the work on a separate CUDA stream, as torch requires before the work is recorded; return its result."""
     stream, present = torch.cuda.Stream(), torch.cuda.current_stream()
     stream.wait_stream(present)
     with torch.cuda.stream(stream):
@@ -66,22 +68,22 @@ def beside(work: Callable[[], Tensor]) -> Tensor:
 
 
 class CapturedSteps:
-    """Steps of an optimization on batches of one size.
+    """Training steps as CUDA graphs, for batches of one size.
 
     Args:
-        optimization: whose weights move.
-        presentation: of the images, on the same device.
-        generator: of how they are drawn, and of the model's randomness.
-        name: of the model, for messages.
+        optimization: the model, its optimizer and the settings.
+        presentation: the training images, on the same device.
+        generator: source of the random numbers for binarization and for the model.
+        name: name of the model, for messages.
     """
 
     def __init__(
         self, optimization: Optimization, presentation: Presentation, generator: torch.Generator, name: str
     ) -> None:
-        """Take them, and make the tensors that are filled before each step.
+        """Check that capture is possible, and allocate the tensors that are filled before each step.
 
         Raises:
-            InputError: there is no GPU, there are several processes, or the noise comes from the host.
+            InputError: there is no GPU, there are several processes, or the noise comes from the CPU.
         """
         device = presentation.images.device
         here = f"params.yaml: train.capture = true is not possible for {name}"
@@ -90,21 +92,21 @@ class CapturedSteps:
         if world_size() > 1:
             raise InputError(f"{here} in {world_size()} processes. Write false, or train in one process.")
         if presentation.noise_seed is not None:
-            raise InputError(f"{here}, which keeps its dequantization noise: that comes from the CPU. Write false.")
+            raise InputError(f"{here}: its dequantization noise is fixed and comes from the CPU. Write false.")
         self.optimization, self.presentation, self.generator, self.name = optimization, presentation, generator, name
         self.batch_size = min(optimization.settings.batch_size, len(presentation.images))
         self.index = torch.zeros(self.batch_size, dtype=torch.int64, device=device)
         self.kl_weight = torch.ones((), device=device) if optimization.settings.kl_warmup_steps else None
         self.average_step = torch.ones((), device=device)
-        self.n_taken: dict[int, int] = {}  # steps, by the number of samples
+        self.n_taken: dict[int, int] = {}  # number of samples -> number of steps
         self.graphs: dict[int, Graph] = {}
 
     def take_step(self, number: int, index: Tensor, n_samples: int) -> Tensor:
-        """Move the weights.
+        """Take one training step.
 
         Args:
-            number: of the step, from 0.
-            index: (B,) rows of the images.
+            number: number of the step, from 0.
+            index: row numbers of the images, (B,).
             n_samples: K of the objective.
 
         Returns:
@@ -131,7 +133,7 @@ class CapturedSteps:
         return graph.result.clone()
 
     def work(self, index: Tensor, n_samples: int) -> Tensor:
-        """Do what a graph does; arguments and result as of :meth:`take_step`."""
+        """Execute the part of a step that a graph records; arguments and result are as in :meth:`take_step`."""
         x, labels, noise = self.presentation.batch(index, self.generator)
         whole = Share(slice(0, len(index)), len(index), len(index))
         return self.optimization.move(x, labels, noise, n_samples, whole, self.kl_weight, self.average_step)
@@ -140,7 +142,7 @@ class CapturedSteps:
         """Return the graph of a step with this number of samples.
 
         Raises:
-            InputError: saying why there is none.
+            InputError: the step cannot be recorded; the message gives the reason.
         """
         try:
             return Graph(lambda: self.work(self.index, n_samples), self.generator)

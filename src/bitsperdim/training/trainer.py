@@ -1,39 +1,39 @@
-r"""The one trainer, for every model.
+r"""The trainer for all models.
 
 It maximizes the mean over images of
 
 .. math:: \log \frac1K \sum_{k=1}^{K} w_k(x)
 
-with K = ``train_samples``, and another K in the last epochs where there is a ``finetune``: maximum likelihood for
-exact models, the ELBO for K = 1, the importance-weighted bound of Burda et al. 2016 beyond. A model without trainable
-weights is fitted by its ``initialise`` alone.
+with K = ``train_samples``; with ``finetune``, the last epochs use another K. This is maximum likelihood for exact
+models, the ELBO for K = 1, and the importance-weighted bound of Burda et al. 2016 for K > 1. A model without trainable
+weights is fitted only by its ``initialise``.
 
-Images live on the device. Dynamic binarization draws them anew at each presentation; dequantization noise is
-fresh too, unless the model asks for noise that is fixed for ever. The
-validation bound is taken after every epoch with the same ``validation_samples`` and the same
-random numbers for every model, and decides which weights are kept (of the fine-tuned epochs, where there are any) and
-when to stop; the test set is never seen.
+The images are on the device. Dynamic binarization draws them again at each presentation. Dequantization noise is drawn
+again too, unless the model asks for fixed noise. After every epoch, the validation bound is computed with the same
+``validation_samples`` and the same random numbers for every model. It decides which weights are kept (from the
+fine-tuned epochs, if there are any) and when to stop. Training never uses the test set.
 
-With a :class:`~bitsperdim.runtime.checkpoints.Checkpoint` the whole state is kept from time to time, also in the
-middle of an epoch, and the next training of the same fingerprint goes on from there. SIGTERM and SIGINT let the step
-be finished, and the state be kept, before the training stops. Where ``seconds`` are given it stops by itself after the
-step that comes to them, is validated as it is then, and may be kept.
+With a :class:`~bitsperdim.runtime.checkpoints.Checkpoint`, the whole state is saved from time to time, also within an
+epoch, and the next training run with the same fingerprint resumes from it. After SIGTERM or SIGINT, the current step is
+finished and the state is saved before training stops. If ``seconds`` is set, training stops after the step that reaches
+this time limit; the weights of that step are validated and may be kept.
 
-Before the first step, what the training is given is checked, and an autoregressive model is asked whether it looks
-ahead: its masks are then what they will be, and hours are saved. The weights that come back are asked again, so that no
-validation bound of a model that looks ahead is kept. In between they are not asked: that would cost more than the
-validation of a small set.
+Before the first step, the inputs are checked, and an autoregressive model is tested for looking ahead: its masks do not
+change later, so a wrong mask is found before hours of training. The final weights are tested again, so that no
+validation bound of a model that looks ahead is kept. The weights in between are not tested, because that would cost
+more than the validation of a small set.
 
-Several processes (:mod:`bitsperdim.runtime.distributed`) share every batch, and every one holds the whole state: each
-draws the noise of the whole batch, takes the same steps, and comes to the same decisions. The first writes and speaks.
-Any number of them can go on from a checkpoint of any other.
+Several processes (:mod:`bitsperdim.runtime.distributed`) share every batch, and each has the whole state: it draws the
+noise for the whole batch, takes the same steps, and makes the same decisions. The first process writes files and prints
+messages. Any number of processes can resume from a checkpoint of any other number.
 
-Not here: one step (:mod:`bitsperdim.training.step`), one step as a CUDA graph (:mod:`bitsperdim.training.captured`),
-how images are shown (:mod:`bitsperdim.training.batches`), the validation bound (:mod:`bitsperdim.training.validation`).
+Other modules contain one step (:mod:`bitsperdim.training.step`), one step as a CUDA graph
+(:mod:`bitsperdim.training.captured`), the presentation of images (:mod:`bitsperdim.training.batches`), and the
+validation bound (:mod:`bitsperdim.training.validation`).
 
-Invariants (``tests/training/test_training.py``): one seed gives one set of bytes, interrupted or not; the best
-weights by validation come back, not the last; every image is presented once an epoch; a loss that is
-not finite stops with one sentence. ``tests/runtime/test_distributed.py``: two processes train as one does, to rounding.
+Invariants (``tests/training/test_training.py``): one seed gives the same bytes, interrupted or not; training returns
+the best weights by validation, not the last ones; every image is presented once per epoch; a loss that is not finite
+stops training with one sentence. ``tests/runtime/test_distributed.py``: two processes train as one, up to rounding.
 """
 
 from __future__ import annotations
@@ -68,23 +68,23 @@ from bitsperdim.training.captured import CapturedSteps
 from bitsperdim.training.step import Optimization, part_of, settings_on
 from bitsperdim.training.validation import mean_bound
 
-CHECK_EVERY = 100  # steps between two looks at the losses, each of which waits for the device
+CHECK_EVERY = 100  # steps between two checks of the losses, each of which waits for the device
 Follow = Callable[[Sequence[Mapping[str, float | int]], Sequence[float]], None]
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model and how it came about.
+    """A trained model and the record of its training.
 
     Attributes:
-        model: with the best weights by validation, in evaluation mode.
-        curve: one row per epoch, the keys :data:`bitsperdim.runtime.curve.COLUMNS`.
-        best_epoch: the epoch of the weights; 0 for a closed-form model.
-        validation_log_p: the mean validation bound at that epoch, nats per image.
-        seconds: of all the runs that it took, without what an interruption threw away.
-        n_presented: images, in the steps of this run, by all processes.
-        step_seconds: that these steps took.
-        times: of the training at the end of each row of the curve, in seconds, interrupted runs included.
+        model: model with the best weights by validation, in evaluation mode.
+        curve: one row per epoch, with the keys :data:`bitsperdim.runtime.curve.COLUMNS`.
+        best_epoch: epoch of the weights; 0 for a closed-form model.
+        validation_log_p: mean validation bound in that epoch, nats per image.
+        seconds: training time over all runs, without the work that was lost in interruptions.
+        n_presented: number of images that all processes presented in the steps of this run.
+        step_seconds: time that these steps took, in seconds.
+        times: training time at the end of each row of the curve, in seconds, with interrupted runs included.
     """
 
     model: ImageModel
@@ -111,19 +111,19 @@ def train(
     """Train one model with one seed.
 
     Args:
-        name: of the section, for messages.
-        section: the family, its hyperparameters and its own changes to ``train``.
+        name: name of the model's section, for messages.
+        section: section of the model: the family, its hyperparameters and its own changes to ``train``.
         shared: the section ``train``.
-        prepared: with the splits ``train`` and ``validation``.
-        seed: of the initial weights, the order of the images and all noise.
-        device: where the work is done.
-        checkpoint: where the state of an unfinished training is kept; None: nowhere.
-        follow: called by the first process after each epoch, with the curve and the times so far.
+        prepared: images with the splits ``train`` and ``validation``.
+        seed: seed of the initial weights, the order of the images and all noise.
+        device: device for the work.
+        checkpoint: where the state of unfinished training is saved; None: it is not saved.
+        follow: function that the first process calls after each epoch with the curve and the times so far.
 
     Raises:
-        InputError: the images do not fit the model, it looks ahead, a loss is not finite, no epoch had a finite
-            validation bound, or checkpoints are not shared.
-        Interrupted: a signal asked for the end; the state is kept.
+        InputError: the images do not fit the model, the model looks ahead, a loss is not finite, no epoch had a finite
+            validation bound, or the processes do not share the checkpoint folder.
+        Interrupted: a signal asked the process to stop; the state has been saved.
     """
     description = prepared.description
     settings = settings_on(device, section, shared)
@@ -144,7 +144,7 @@ def train(
     trainer = _Trainer(name, model, section, settings, presentation, prepared, seed, generator, checkpoint, follow)
     images = presentation.drawn(presentation.images, generator)
     model.initialise(images)
-    distributed.broadcast([*model.parameters(), *model.buffers()])  # machines may differ in their last digits
+    distributed.broadcast([*model.parameters(), *model.buffers()])  # machines may differ by rounding
     trainer.check(model)
     has_weights = any(parameter.requires_grad for parameter in model.parameters())
     trained = trainer.run() if has_weights else trainer.run_closed_form(images)
@@ -154,17 +154,17 @@ def train(
 
 @dataclass
 class _State:
-    """The numbers of a training that is under way.
+    """The numbers in the state of unfinished training.
 
     Attributes:
-        step: taken so far.
-        epoch: the one that is being trained, from 1.
+        step: number of steps taken so far.
+        epoch: number of the current epoch, from 1.
         curve: a row for each finished epoch.
-        times: the seconds at each of them.
-        best_log_p, best_epoch: by validation.
-        last_log_p: the validation bound of the last finished epoch.
-        seconds: of this run and those before it.
-        is_out_of_time: whether these have come to ``seconds`` of the settings, by the clock of the first process.
+        times: training time at the end of each finished epoch, seconds.
+        best_log_p, best_epoch: the best mean validation bound, nats per image, and its epoch.
+        last_log_p: mean validation bound of the last finished epoch, nats per image.
+        seconds: training time of this run and of the runs before it.
+        is_out_of_time: whether this time has reached ``seconds`` of the settings, by the clock of the first process.
     """
 
     step: int = 0
@@ -179,7 +179,7 @@ class _State:
 
 
 class _Trainer:
-    """One training: the model, what it is shown, and how far it has come."""
+    """One training run: the model, its training images, and the state of training."""
 
     def __init__(
         self,
@@ -206,19 +206,19 @@ class _Trainer:
         self.n_steps = settings.epochs * math.ceil(len(presentation.images) / settings.batch_size)
         self.state = _State()
         self.captured: CapturedSteps | None = None
-        self.order: Tensor | None = None  # of the images in this epoch; None between two epochs
-        self.losses: list[Tensor] = []  # of this epoch, on the device, looked at from time to time
-        self.n_settled = 0  # of these, that are of all processes and have been looked at
+        self.order: Tensor | None = None  # order of the images in this epoch; None between two epochs
+        self.losses: list[Tensor] = []  # losses of the steps of this epoch, on the device
+        self.n_settled = 0  # number of these losses that are summed over processes and checked to be finite
         self.best_weights: dict[str, Tensor] | None = None
         self.request = Request()
         self.n_presented, self.step_seconds = 0, 0.0
         self.started = self.saved = time.monotonic()
 
     def check(self, model: ImageModel) -> None:
-        """Refuse a model that looks ahead, and validation images that do not fit it; leave it in evaluation mode.
+        """Raise InputError if a model looks ahead or validation images do not fit it; leave it in evaluation mode.
 
         Raises:
-            InputError: saying what it is.
+            InputError: a check fails; the message gives the reason.
         """
         try:
             check_scorable(model.eval(), *self.validation)
@@ -227,9 +227,9 @@ class _Trainer:
             raise InputError(f"Training {self.name} (seed {self.seed}) stopped: {reason}.") from error
 
     def run_closed_form(self, images: Tensor) -> Trained:
-        """Score the model as ``initialise`` left it: one row, epoch 0.
+        """Evaluate the model that ``initialise`` has fitted; the curve has one row, with epoch 0.
 
-        Of a model that was made elsewhere only some training images are scored: it may take as long as it likes.
+        For an external model, only some of the training images are evaluated, because it may be very slow.
         """
         labels = self.presentation.labels
         if self.model.origin is not None:
@@ -239,7 +239,8 @@ class _Trainer:
         log_p = mean_bound(self.model, *self.validation, self.settings)
         if math.isnan(log_p) or log_p == math.inf:
             raise InputError(f"The closed-form fit of {self.name} gives validation images a likelihood of {log_p}.")
-        row, seconds = self.row(0, 0, 0.0, train_log_p, log_p), self.seconds
+        row = self.row(0, 0, 0.0, train_log_p, log_p)
+        seconds = self.seconds
         return Trained(self.model, [row], 0, log_p, seconds, times=[seconds])
 
     def row(
@@ -257,21 +258,22 @@ class _Trainer:
         }
 
     def run(self) -> Trained:
-        """Train until the last epoch, or until patience or time runs out; go on from a checkpoint if there is one."""
+        """Train until the last epoch, or until patience or time runs out; resume from a checkpoint if there is one."""
         settings, state = self.settings, self.state
         self.optimization = Optimization(self.model, settings, self.n_steps, self.generator)
         if settings.capture:
             self.captured = CapturedSteps(self.optimization, self.presentation, self.generator, self.name)
         self.resume()
-        title, silent = f"train {self.name} seed {self.seed}", None if distributed.is_first() else True
+        title = f"train {self.name} seed {self.seed}"
+        silent = None if distributed.is_first() else True
         n_done = state.epoch - 1
         bar = tqdm(total=settings.epochs, initial=n_done, desc=title, unit="epoch", disable=silent, mininterval=0.5)
         with deferred() as self.request, bar:
             while not self.finished:
-                row, sign = self.run_epoch(), ASCII_SIGNS[self.model.kind]
+                row = self.run_epoch()
                 bar.set_postfix_str(
-                    f"train {row['train_bpd']:.4f}, validation {sign} {row['validation_bpd']:.4f} bits/dim "
-                    f"({-state.last_log_p:.2f} nats)"
+                    f"train {row['train_bpd']:.4f}, validation {ASCII_SIGNS[self.model.kind]} "
+                    f"{row['validation_bpd']:.4f} bits/dim ({-state.last_log_p:.2f} nats)"
                 )
                 bar.update()
                 if self.follow is not None and distributed.is_first():
@@ -284,18 +286,18 @@ class _Trainer:
             )
         if self.best_weights is None:
             raise InputError(
-                f"Training {self.name} (seed {self.seed}) gave the validation images no mass in any epoch; "
+                f"Training {self.name} (seed {self.seed}) gave some validation image probability 0 in every epoch; "
                 f"try a smaller learning_rate."
             )
         if self.checkpoint is not None and self.seconds > self.checkpoint.interval:
-            self.save()  # should a later seed of the same stage be interrupted
+            self.save()  # in case a later seed of the same stage is interrupted
         self.model.load_state_dict(self.best_weights)
         numbers = (state.best_epoch, state.best_log_p, self.seconds, self.n_presented, self.step_seconds)
         return Trained(self.model.eval(), state.curve, *numbers, times=state.times)
 
     @property
     def finished(self) -> bool:
-        """Whether no epoch is left, or patience has run out, or time has and no epoch is half done."""
+        """Whether training is over: no epoch is left, patience has run out, or time has, after the validation."""
         n_done, patience = self.state.epoch - 1, self.settings.patience
         if self.state.is_out_of_time and self.order is None:
             return True
@@ -303,13 +305,14 @@ class _Trainer:
 
     @property
     def seconds(self) -> float:
-        """Of this run and those before it."""
+        """The training time of this run and of the runs before it, in seconds."""
         return self.state.seconds + time.monotonic() - self.started
 
     def run_epoch(self) -> dict[str, float | int]:
-        """Present every image once, after an interruption those that are left, then validate; return the row.
+        """Present every image once, then validate; return the row of the training curve.
 
-        Where time runs out the images that are left then are not presented.
+        After an interruption, only the remaining images of the epoch are presented. If time runs out, the remaining
+        images are not presented.
         """
         state = self.state
         self.model.train()
@@ -342,7 +345,7 @@ class _Trainer:
         state.times.append(self.seconds)
         state.last_log_p = log_p
         if state.epoch == self.section.first_finetuned_epoch(self.settings.epochs):
-            state.best_log_p = -math.inf  # the weights that are kept are fine-tuned ones
+            state.best_log_p = -math.inf  # only fine-tuned weights may be kept
         if log_p > state.best_log_p:
             state.best_log_p, state.best_epoch = log_p, state.epoch
             self.best_weights = copy.deepcopy(candidate.state_dict())
@@ -351,7 +354,7 @@ class _Trainer:
         return row
 
     def step_on(self, index: Tensor, mine: distributed.Share) -> Tensor:
-        """Take one step on some rows of the images; return what they add to the loss, nats per image, detached."""
+        """Take one step on some rows of the images; return their contribution to the loss, nats per image, detached."""
         if self.captured is None:
             return self.take_step(*self.presentation.batch(index, self.generator), mine)
         loss = self.captured.take_step(self.state.step, index, self.n_samples)
@@ -359,18 +362,18 @@ class _Trainer:
         return loss
 
     def take_step(self, x: Tensor, labels: Tensor | None, noise: Tensor | None, mine: distributed.Share) -> Tensor:
-        """Take one step of the optimizer; return what these images add to the loss, nats per image, detached."""
+        """Take one step of the optimizer; return these images' contribution to the loss, nats per image, detached."""
         loss = self.optimization.take_step(self.state.step, x, labels, noise, self.n_samples, mine)
         self.state.step += 1
         return loss
 
     @property
     def n_samples(self) -> int:
-        """K of the objective in this epoch."""
+        """The number of samples K of the objective in this epoch."""
         return self.section.n_train_samples_in(self.state.epoch, self.settings.epochs)
 
     def settle(self) -> None:
-        """Add up the losses of all processes since the last time; raise InputError where one is not finite."""
+        """Sum the new losses over all processes; raise InputError if one of them is not finite."""
         new = self.losses[self.n_settled :]
         if not new:
             return
@@ -382,10 +385,12 @@ class _Trainer:
         self.n_settled = len(self.losses)
 
     def pause(self) -> None:
-        """Save where it is due, see whether time is left, and stop where a signal asked for it: all at the same point.
+        """Save if a checkpoint is due, check the time limit, and stop if a signal asked for it.
+
+        All processes do this at the same point of the work.
 
         Raises:
-            Interrupted: they stop.
+            Interrupted: a signal asked one of the processes to stop.
         """
         interval = math.inf if self.checkpoint is None else self.checkpoint.interval
         due = distributed.is_first() and time.monotonic() - self.saved >= interval
@@ -396,12 +401,12 @@ class _Trainer:
         if number or is_due:
             self.save()
         if number:
-            distributed.largest()  # until the first has saved
-            where = "" if self.checkpoint is None else "; the same command goes on from there"
+            distributed.largest()  # wait until the first process has saved
+            where = "" if self.checkpoint is None else "; rerun the same command to resume"
             raise Interrupted(number, f"{self.name} (seed {self.seed}) stopped after {self.state.step} steps{where}")
 
     def save(self) -> None:
-        """Write the whole state: what :meth:`resume` reads."""
+        """Save the whole state, for :meth:`resume`."""
         self.saved = time.monotonic()
         if self.checkpoint is None:
             return
@@ -418,14 +423,18 @@ class _Trainer:
         self.saved = time.monotonic()
 
     def resume(self) -> None:
-        """Go on from the checkpoint, if there is one."""
+        """Restore the state from the checkpoint, if there is one.
+
+        Raises:
+            InputError: the processes found different checkpoints.
+        """
         found = None if self.checkpoint is None else self.checkpoint.load()
         step = -1 if found is None else found[1]["step"]
         highest, lowest = distributed.largest(step, -step)
         if highest != -lowest:
             raise InputError(
-                f"Training {self.name} (seed {self.seed}) cannot go on, since its processes found different "
-                f"checkpoints; the folder must be the same for all (BITSPERDIM_CHECKPOINTS), or be removed."
+                f"Training {self.name} (seed {self.seed}) cannot resume, because its processes found different "
+                f"checkpoints; the folder (BITSPERDIM_CHECKPOINTS) must be the same for all, or be removed."
             )
         if found is None:
             return
@@ -440,9 +449,9 @@ class _Trainer:
         self.losses = list(tensors["losses"].to(self.device).unbind()) if "losses" in tensors else []
         self.n_settled = len(self.losses)
         if distributed.is_first():
-            where = "of its end" if self.finished else f"in epoch {self.state.epoch}"
+            where = "at its end" if self.finished else f"in epoch {self.state.epoch}"
             print(
-                f"{self.name} seed {self.seed}: goes on from a checkpoint {where}, "
+                f"{self.name} seed {self.seed}: resumes from a checkpoint {where}, "
                 f"after {self.state.step} steps and {self.state.seconds:.0f} s."
             )
 
@@ -465,15 +474,15 @@ def checkpoint_of(
     device: torch.device,
     seed: int,
 ) -> Checkpoint:
-    """Return the place for the state of one training, which no other may take over.
+    """Return the checkpoint of one training run, with a fingerprint that no other run has.
 
     Args:
-        section: the family, its hyperparameters and its own changes to ``train``.
+        section: section of the model: the family, its hyperparameters and its own changes to ``train``.
         shared: the section ``train``.
-        prepared: with the splits ``train`` and ``validation``.
-        dataset_seed: of the splits.
-        device: where the work is done.
-        seed: of the training.
+        prepared: images with the splits ``train`` and ``validation``.
+        dataset_seed: seed of the splits.
+        device: device for the work.
+        seed: seed of training.
     """
     decides: dict[str, object] = {
         "section": section.model_dump(mode="json"),

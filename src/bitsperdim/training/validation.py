@@ -1,8 +1,8 @@
-"""The validation bound: the same samples and the same random numbers for every model and every epoch.
+"""The validation bound, with the same number of samples and the same random numbers for every model and epoch.
 
-Invariants: it is that of the noise that was given, in every batch that of its own images
-(``tests/training/test_training.py::test_the_validation_bound_is_that_of_the_noise_that_was_given``); classes stay with
-their images too (``tests/test_own_rows.py``).
+Invariants: the bound uses the given noise, and every batch uses the noise of its own images
+(``tests/training/test_training.py::test_the_validation_bound_is_that_of_the_noise_that_was_given``); class labels stay
+with their images too (``tests/test_own_rows.py``).
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ def mean_bound(
     settings: TrainSection,
     after_batch: Callable[[], None] = lambda: None,
 ) -> float:
-    """Return the mean over images of the bound with ``validation_samples``, nats, always on the same random numbers.
+    """Return the mean over images of the bound with ``validation_samples``, nats, always with the same random numbers.
 
     Several processes share each batch, and all get the same number.
 
     Args:
-        model: on the device of the images, which fit it (they are not checked again each epoch); left in evaluation
-            mode.
-        images: (N, C, H, W) uint8.
-        labels: (N,) int64.
-        noise: (N, C, H, W), the dequantization noise of the first sample.
-        settings: batch size, samples and precision.
-        after_batch: called after each batch.
+        model: model on the device of the images; it is left in evaluation mode. The images must fit the model: they are
+            not checked again in each epoch.
+        images: images, (N, C, H, W) uint8.
+        labels: class labels, (N,) int64; None: the model is not conditioned on labels.
+        noise: dequantization noise of the first sample, (N, C, H, W); None: the model draws it.
+        settings: batch size, number of samples and precision.
+        after_batch: function that is called after each batch.
     """
     model.eval()
     device = images.device

@@ -81,10 +81,10 @@ def test_another_file_is_refused(folder: Path) -> None:
     hyperparameters = model_section("mine", {"family": "external", "file": "external/made.py"}).hyperparameters
     models.save(built(), "external", hyperparameters, folder / "saved")
     Path("external/parts.py").write_text(PARTS + "\n", encoding="utf-8")
-    with pytest.raises(InputError, match=r"external/parts\.py has changed since the model in .* train it again"):
+    with pytest.raises(InputError, match=r"external/parts\.py has changed since the model in .* train the model again"):
         models.load(folder / "saved")
     Path("external/parts.py").unlink()
-    with pytest.raises(InputError, match=r"external/parts\.py is not there, of which the model in "):
+    with pytest.raises(InputError, match=r"external/parts\.py, with which the model in .* was made, is missing"):
         models.load(folder / "saved")
 
 
