@@ -85,7 +85,7 @@ def test_what_is_unknown_is_said_to_be_unknown(folder: Path) -> None:
     assert row is not None
     assert row.group(0).count("unknown") == 3
     chart = str(delay_charts.all_charts(delay)["estimates_naive"])
-    assert "not even the last has a late draw" in chart
+    assert "the last has no late draw" in chart
     assert "no draw is late" in chart
 
 

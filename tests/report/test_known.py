@@ -117,12 +117,12 @@ def test_a_refuted_model_and_a_statement_that_falls_short_are_said(folder: Path)
     write_csv(folder / "estimators.csv", list(rows[0]), rows)
     page, twin = rendered(read_known(folder))
     text = re.sub(r"\s+", " ", text_of(page))
-    assert "1 beats the truth, which no right model does" in text
-    assert "1 beats the truth, which no right model does" in twin
+    assert "1 beats the truth, which no correct model does" in text
+    assert "1 beats the truth, which no correct model does" in twin
     assert page.count("refuted: it is wrong") == twin.count("refuted: it is wrong") == 1
-    assert f"In 1 row of {len(rows)} the truth lies below what the bound allows too often." in text
-    assert "In 2 rows the jackknife's interval misses too often." in text
-    assert "nowhere here the truth is significantly often more than 1.96 errors away" in text
+    assert f"In 1 row of {len(rows)}, the truth lies below the range that the bound allows too often." in text
+    assert "In 2 rows, the jackknife's interval misses the truth too often." in text
+    assert "In no row is the truth significantly often more than 1.96 errors away" in text
     assert twin.count("(short)") == 3 + sum(
         int(row.lower_is_short + row.upper_is_short + row.bracket_is_short) for row in read_known(folder).annealing
     )
@@ -139,7 +139,7 @@ def test_an_image_that_is_impossible_to_a_model_breaks_no_page(folder: Path) -> 
     changed(folder, infinite, "excess", "sources", "templates", "models", "vae")
     study = read_known(folder)
     page, twin = rendered(study)
-    assert "an image is impossible to it" in str(known_charts.all_charts(study)["excess_templates"])
+    assert "an image is impossible" in str(known_charts.all_charts(study)["excess_templates"])
     assert formatting.plain(-math.inf) in twin
     assert not re.search(r"\b(nan|inf)\b", re.sub(r"<svg.*?</svg>", "", page + twin, flags=re.DOTALL), re.I)
 

@@ -133,7 +133,7 @@ def test_a_density_is_no_likelihood_and_not_ranked(others: dict[str, Any], tmp_p
     page, twin = report(tmp_path, {"raw": {**exact(bpd=-30.0, nll_nats=-83.2), "kind": "density"}, **others})
     assert "density, no likelihood" in text_of(row_of(page, "raw"))
     assert not re.findall(r'class="relation">[^<]*[=≤]', row_of(page, "raw") + section_of(page, "raw"))
-    assert "It is compared with nothing" in text_of(section_of(page, "raw"))
+    assert "It is not compared with any other number" in text_of(section_of(page, "raw"))
     ranked = page[page.index('<table id="models">') : page.index('<tbody class="densities">')]
     assert "raw" not in re.findall(r'data-model="([^"]*)"', ranked)
     for name in others:
@@ -151,7 +151,7 @@ def test_an_infinite_number_is_shown_and_flagged(tmp_path: Path) -> None:
     assert "= ∞" in text_of(row_of(page, "broken"))
     section = text_of(section_of(page, "broken"))
     assert "2 of 5 test images have probability zero" in section
-    assert "2 infinite ones are not drawn" in section
+    assert "2 infinite values are not drawn" in section
     assert "probability zero" not in text_of(section_of(page, "bound"))
     assert "**Infinite:** 2 of 5 test images" in twin
     assert not re.search(r"\b(nan|inf)\b", page.split("<script>")[0], re.IGNORECASE)
@@ -161,7 +161,7 @@ def test_a_page_of_infinite_numbers_alone(tmp_path: Path) -> None:
     nowhere = {**IMPOSSIBLE, "n_impossible_images": N_IMAGES}
     page, _ = report(tmp_path, {"lost": metrics(**nowhere)})
     assert "≤ ∞" in text_of(row_of(page, "lost"))
-    assert "every test image is infinite" in text_of(section_of(page, "lost"))
+    assert "the value of every test image is infinite" in text_of(section_of(page, "lost"))
     assert "the bound is infinite" in text_of(section_of(page, "lost"))
 
 
@@ -194,7 +194,7 @@ def test_the_entropy_of_few_images_is_no_yardstick(n_test: int, n_levels: int, i
     meaning = next(meaning for name, meaning, _ in yardsticks(images) if name == of_pixels)
     assert ("no yardstick here" in meaning) != is_drawn
     assert meaning.endswith("; too small by about 0.25") == is_drawn
-    assert is_drawn or f"cannot have more than {math.log2(n_test):.2f}" in meaning
+    assert is_drawn or f"cannot exceed {math.log2(n_test):.2f}" in meaning
 
 
 def test_a_gaussian_of_few_images_is_called_singular(tmp_path: Path) -> None:
@@ -244,7 +244,12 @@ def test_what_an_autoregressive_model_sees_and_completes_is_shown(tmp_path: Path
     """With the words for its colours, and the causality check; of other models nothing of it is said."""
     models = {"bound": metrics(), "sure": exact(), "causal": exact(largest_leaked_gradient=0.0)}
     page, twin = report(tmp_path, models)
-    for words in ("<h3>Completions</h3>", "<h3>What a pixel sees</h3>", "but never seen", "must not know is 0."):
+    for words in (
+        "<h3>Completions</h3>",
+        "<h3>Receptive field of a pixel</h3>",
+        "pixels without influence",
+        "must not know is 0.",
+    ):
         assert [name for name in models if words in section_of(page, name)] == ["causal"]
     for words in ("completions of their upper halves by causal", "one pixel of the last row depends, for causal"):
         assert len(re.findall(rf'(?:alt|aria-label)="[^"]*{words}"', section_of(page, "causal"))) == 1
@@ -258,7 +263,7 @@ def test_a_checked_model_without_pictures_shows_none(tmp_path: Path) -> None:
         (tmp_path / "results" / "blind" / "pictures" / name).unlink()
     write_report(params_of({"blind": None}), tmp_path / "results", tmp_path)
     section = section_of((tmp_path / "index.html").read_text(encoding="utf-8"), "blind")
-    assert not re.search("Completions|completions|What a pixel sees|never seen", section)
+    assert not re.search("Completions|completions|Receptive field|without influence", section)
     assert "must not know is 0." in text_of(section)
 
 
@@ -285,7 +290,9 @@ def test_samples_by_class_are_named(tmp_path: Path) -> None:
 
 
 def test_other_test_images_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"was scored on test images ffffffffffff, but the data set is 0123456789ab"):
+    with pytest.raises(
+        InputError, match=r"with the hash ffffffffffff, but the test images of the data set have the hash 0123456789ab"
+    ):
         report(tmp_path, {"stale": metrics(test_sha256="f" * 64)})
     assert not (tmp_path / "out").exists()
 

@@ -40,13 +40,13 @@ def test_three_kinds_of_noise_are_told_apart(tmp_path: Path) -> None:
         assert re.findall("<td[^>]*>(.*?)</td>", re.sub("</?span[^>]*>", "", cards[0])) == [
             *("0.030", monte_carlo, "0.040", "0.050")
         ]
-        assert "one training alone moves by 0.080" in text_of(cards[0])
+        assert "for a single training run: 0.080" in text_of(cards[0])
         relation = "≤" if name == "bound" else "="
         assert f"0: {relation} 1.2500 ; 1: {relation} 1.3750 ; 2: " in text_of(cards[0])
-        assert "known to about 41 %" in text_of(cards[0])  # 1 / sqrt(2 * 3)
+        assert "known only to about 41 %" in text_of(cards[0])  # 1 / sqrt(2 * 3)
     assert "Three kinds of noise" not in section_of(page, "once")
     assert "over test images 0.030; Monte Carlo 0.0020 (contained in the others)" in twin
-    assert "0.040 for the mean over 4 seeds, 0.080 for one. Test images and trainings together: 0.050." in twin
+    assert "0.040 for the mean over 4 seeds, 0.080 for one seed. Test images and training runs together: 0.050." in twin
     assert twin.count("Three kinds of noise") == 2
 
 
@@ -57,7 +57,7 @@ def test_the_noise_of_one_image_is_unknown(tmp_path: Path) -> None:
     [card] = re.findall('<div class="card whole trust noise">.*?</table>', section_of(page, "bound"), re.DOTALL)
     assert re.findall("<td[^>]*>(.*?)</td>", card) == ["unknown", "0.0020", "0.040", "unknown"]
     assert "over test images unknown; Monte Carlo 0.0020 (contained in the others)" in twin
-    assert "Test images and trainings together: unknown." in twin
+    assert "Test images and training runs together: unknown." in twin
 
 
 def test_the_chart_shows_each_seed(tmp_path: Path) -> None:

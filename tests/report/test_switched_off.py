@@ -70,8 +70,8 @@ def test_models_that_are_one_flow_are_compared_nevertheless(tmp_path: Path) -> N
     with_study, twin_with_study = report(tmp_path / "with", STUDIES, models, sections=sections)
     page, twin = report(tmp_path / "without", [], models, sections=sections)
     assert '<h2 id="ways">What each way of dequantizing costs</h2>\n<h3>Models of this report</h3>' in page
-    assert "## Ways of dequantizing\n\nModels of this report that are one flow:" in twin
-    assert "<h3>The same, for models of this report</h3>" in with_study
+    assert "## Ways of dequantizing\n\nModels of this report that are the same flow:" in twin
+    assert "<h3>The same comparison for models of this report</h3>" in with_study
     assert 'id="ways"' not in with_study
     for text, other in ((page, with_study), (twin, twin_with_study)):
         rows = [line for line in text.splitlines() if line.startswith(("| learned |", '<tr><th scope="row">learned'))]
