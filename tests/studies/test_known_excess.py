@@ -162,7 +162,7 @@ def test_what_was_made_once_is_of_the_committed_settings(repository: Path) -> No
 def test_settings_that_are_none_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, result = tmp_path / "settings.yaml", tmp_path / "result.json"
     for text, words in (
-        ("3", f"{path} must be a mapping of the keys of the section known, but it holds 3."),
+        ("3", f"{path} must be a mapping with the keys of the section known, but it holds 3."),
         ("excess: {height: tall}", f"{path}: known.excess.height = 'tall' is not allowed; it must be an integer."),
         (
             "excess: {families: {x: {family: rnn}}}",
