@@ -269,7 +269,7 @@ def test_no_level_is_higher_than_the_share_of_the_draws_that_must_reach_it(n_sam
 
 
 def test_a_deadline_out_of_reach_is_one_sentence() -> None:
-    with pytest.raises(InputError, match=r"came to .* in 2 rounds and not to project_delay.deadline = 70; raise") as e:
+    with pytest.raises(InputError, match=r"reached .* in 2 rounds, but not project_delay.deadline = 70; raise") as e:
         cross_entropy.optimize(
             PROJECT,
             DEADLINE,
