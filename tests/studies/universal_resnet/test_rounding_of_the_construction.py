@@ -74,7 +74,7 @@ def accepted(f: Function, d: int, lower: float, upper: float, cells: int, error:
         return plan(f, d, lower, upper, cells, error=error), False
     except InputError as refusal:
         sentence = str(refusal)
-    named = re.search(r"; (\S+) is possible, or less with fewer cells\.$", sentence)
+    named = re.search(r"; (\S+) is possible, or a smaller error with fewer cells\.$", sentence)
     assert named, sentence
     assert float(named[1]) > error
     return plan(f, d, lower, upper, cells, error=float(named[1])), True
@@ -187,5 +187,5 @@ def test_a_part_of_many_faces_stands_for_all(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_what_no_error_makes_possible_is_said() -> None:
-    with pytest.raises(InputError, match=r"no error is possible; take fewer cells or a box nearer to 0\.$"):
+    with pytest.raises(InputError, match=r"no error is possible; use fewer cells or a box closer to 0\.$"):
         construct(lambda x: x[:, 0], 1, 1e15, 1e15 + 1, 17)
