@@ -1,4 +1,4 @@
-"""What the report says of known truths is what the study wrote; nothing that falls short is hidden."""
+"""The report shows the numbers that the study of known truths wrote, including statements that fall short."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from results import every_chart_says_what_it_shows, text_of
 
 
 class Page:
-    """What the study's templates ask of a report."""
+    """The attributes of a report that the study's templates use."""
 
     def __init__(self, known: KnownTruths) -> None:
         self.known = known
@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def changed(folder: Path, change: dict[str, Any], *keys: str) -> None:
-    """Change a part of the metrics."""
+    """Change a part of the metrics file."""
     path = folder / "metrics.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     section = content
@@ -101,8 +101,8 @@ def test_every_number_is_one_that_was_written(folder: Path) -> None:
         assert off(bracket.upper_bias, bracket.upper_bias_error) in twin
     assert "none beats the truth" in text
     assert "none beats the truth" in twin
-    table = page.split("Every estimate")[1].split("</table>")[0]
-    assert table.count("<tr>") == 1 + len(study.estimators)  # none is left out
+    table = page.split("All estimates")[1].split("</table>")[0]
+    assert table.count("<tr>") == 1 + len(study.estimators)  # no row is left out
 
 
 def test_a_refuted_model_and_a_statement_that_falls_short_are_said(folder: Path) -> None:
@@ -145,7 +145,7 @@ def test_an_image_that_is_impossible_to_a_model_breaks_no_page(folder: Path) -> 
 
 
 def test_a_bar_is_as_long_as_its_interval(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """1.96 standard errors to each side of what was written."""
+    """Bars have 1.96 standard errors on each side of the written value."""
     study, drawn = read_known(folder), []
     to_svg = known_charts.to_svg
 

@@ -1,4 +1,4 @@
-"""The table of ways to be wrong: every row is in it, what is open or not caught is marked, broken files are refused."""
+"""The table of mistakes contains every row and marks open and uncaught mistakes; broken files are refused."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_every_row_says_what_is_done_how_far_it_is_off_and_what_caught_it(tmp_pa
         "Divided": f"+0.5000 looks worse by construction {LAW} no published case was found",
         "Leaking": f"{MINUS}0.250 ± 0.012 looks better causality, codes The model looks ahead {HOSTILE}.",
         "Missed": f"{MINUS}0.2500 looks better not caught The check that should find it does not",
-        "Added": f"{MINUS}0.0000035 looks better open No check finds it. This package itself is guarded by {LAW}",
+        "Added": f"{MINUS}0.0000035 looks better open No check finds it. In this package, the test {LAW} guards",
         "Colour": "does not apply here Grey images.",
     }.items():
         assert words in rows[name], (name, rows[name])

@@ -1,4 +1,4 @@
-"""A report without some of the studies, or all: what is not in `studies` is not read, not shown and not referred to."""
+"""A report without some or all studies: a study that is not in `studies` is not read, not shown and not mentioned."""
 
 import re
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("charts_of_studies_drawn_once")
 
 
 def report(folder: Path, studies: Sequence[str], models: Any = MODELS, **changes: Any) -> tuple[str, str]:
-    """A report where the other studies have left what one that is switched off leaves."""
+    """Write a report for which the other studies left the files of a study that is switched off."""
     write_results(folder / "results", models)
     for study in set(STUDIES) - set(studies):
         for path in (folder / "results" / study).iterdir():
@@ -40,7 +40,7 @@ def report(folder: Path, studies: Sequence[str], models: Any = MODELS, **changes
 
 @pytest.mark.parametrize("studies", [[], ["project_delay"], ["universal_resnet", "density_and_mass"]])
 def test_only_the_others_are_shown(studies: list[str], tmp_path: Path) -> None:
-    """In the order of `studies`; of those that are switched off there is no word, and no link leads to them."""
+    """Studies are in the order of `studies`; studies that are switched off are not mentioned and not linked."""
     page, twin = report(tmp_path, studies)
     for text, sign in ((page, "<h2[^>]*>"), (twin, "## ")):
         shown = [
@@ -52,7 +52,7 @@ def test_only_the_others_are_shown(studies: list[str], tmp_path: Path) -> None:
         assert shown == studies
         for study in set(STUDIES) - set(studies):
             assert HEADS[study] not in text
-            if study != "known":  # an ordinary word besides
+            if study != "known":  # it is also an ordinary word
                 assert study not in text
                 assert study.replace("_", "-") not in text
                 assert study.replace("_", " ") not in text.casefold()

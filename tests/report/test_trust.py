@@ -1,4 +1,4 @@
-"""How far a number can be trusted, as the report says it: marks, other estimates, images that are the same."""
+"""The report shows how far a number can be trusted: marks, other estimates, images that are the same."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_what_is_not_to_be_believed_is_marked(tmp_path: Path) -> None:
     assert "2.500 ± 0.034‡ |" in lines["bad"]
     assert twin.count("**Do not trust this number:** it is worse than uniform coding, which needs 2 bits/dim.") == 1
     assert page.count('<small class="flag">worse than uniform</small>') == 1
-    of_models = page.partition('aria-labelledby="known"')[0]  # the study of known truths has marks of its own
+    of_models = page.partition('aria-labelledby="known"')[0]  # the study of known truths has its own marks
     assert of_models.count('<sup class="flag">†</sup>') == 4  # table, title, other estimates
     assert page.count('<sup class="flag">‡</sup>') == 3
 
@@ -146,7 +146,7 @@ def test_images_that_are_the_same_are_named_at_the_top_and_beside_the_number(tmp
 
 
 def test_before_and_after_the_refinement_stand_side_by_side(tmp_path: Path) -> None:
-    """The encoder's number and the refined one of the same images; what is still flagged says why."""
+    """The page shows both numbers, of the encoder and refined, for the same images; a remaining flag is explained."""
     alone = metrics(proposal="refined", refined=REFINED, **JUDGED)
     refined = {**alone, "contrast": CONTRAST}
     models = {
@@ -162,9 +162,9 @@ def test_before_and_after_the_refinement_stand_side_by_side(tmp_path: Path) -> N
         "refined nats for the same images; other columns for all images 7.125 ",
     ):
         assert words in section.replace("\xa0", " "), words
-    assert "lowers the number of these images by 0.125 ± 0.024 nats (paired)" in section
+    assert "lowers the number for these images by 0.125 ± 0.024 nats (paired)" in section
     assert "421 were gradients" in section
-    assert "4.3 % of them needed more than one fit" in section
+    assert "4.3 % of the images needed more than one fit" in section
     assert "still flagged" not in section
     assert "The dashed line is for the encoder's proposal" in section
     assert "still flagged: none of the normals that were found" in text_of(section_of(page, "flagged"))
@@ -176,7 +176,7 @@ def test_before_and_after_the_refinement_stand_side_by_side(tmp_path: Path) -> N
 
 
 def test_the_noise_that_was_replaced_stands_beside_the_other(tmp_path: Path) -> None:
-    """In the same way; a gain that is a loss has its sign, and what is not judged has no column."""
+    """The noise is shown in the same way; a loss has a negative sign, and values that are not judged have no column."""
     own = {**CONTRAST, "proposal": "uniform", "n_passes_after": 1360.4}
     lost = {**own, "gain_nats": -0.1771, "too_few_samples": False}
     unjudged = {key: value for key, value in lost.items() if key != "pareto_k_high_share"}
@@ -194,7 +194,7 @@ def test_the_noise_that_was_replaced_stands_beside_the_other(tmp_path: Path) -> 
         f"uniform 100 test images 7.250 † {MINUS}0.031 43 14 % 60 % 1,024",
         "sequential nats for the same images; other columns for all images 7.125 ",
         "20 % 1,360 Noise connects a density",
-        "lowers the number of these images by 0.125 ± 0.024 nats (paired)",
+        "lowers the number for these images by 0.125 ± 0.024 nats (paired)",
         "The dashed line is for uniform noise, the density's own noise: this curve, moved by the paired difference",
     ):
         assert words in flow, words

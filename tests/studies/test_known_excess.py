@@ -1,4 +1,4 @@
-"""What the study says of models on images of a known distribution is what they are, trained and scored one by one."""
+"""The study gives the numbers of models that are trained and scored one by one on images of a known distribution."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_the_numbers_are_those_of_models_trained_and_scored_one_by_one() -> None
 
 
 def test_the_excess_is_the_divergence_by_enumeration() -> None:
-    """Of a model and a truth that are summed over all images; within 4 standard errors, which fails 1 in 16,000."""
+    """Model and truth are summed over all images; the limit of 4 standard errors fails once in 16,000."""
     section = section_of("histogram", strength=1.0)
     metrics, _ = excess.study(section, TrainSection(), 0, CPU)
     source = Ising(SHAPE, LEVELS, 1.0)
