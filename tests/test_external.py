@@ -86,7 +86,7 @@ def test_a_model_from_elsewhere_goes_through_the_pipeline(tmp_path: Path, reposi
     assert first["origin"]["sha256"] == fitted["origin"]["sha256"]
     twin = Path("report/report.md").read_text(encoding="utf-8")
     assert f"Made elsewhere: external/made.py (SHA-256 {first['origin']['sha256'][:12]}), asked by logits, with" in twin
-    assert "Scored as it came, not trained here: " in twin
+    assert "Scored as delivered, not trained here: " in twin
     assert "made elsewhere" in re.sub(r"<[^>]*>", "", Path("report/index.html").read_text(encoding="utf-8"))
 
     weights(0.5)

@@ -1,4 +1,4 @@
-"""Charts that are the same in several reports of the tests are drawn once."""
+"""A fixture that draws charts only once if they are the same in several reports of the tests."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def drawn_once(name: str, draw: Callable[..., Any], *arguments: object) -> Any:
 
 @pytest.fixture
 def charts_of_studies_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests of the rest of the page: the charts of studies take a second or two, and have tests of their own.
+    """Draw the charts of studies only once, for tests of the rest of the page.
 
-    So have the published numbers of the committed recipes.
+    These charts take a second or two, and separate tests check them and the published numbers of the committed recipes.
     """
     for module, names in OF_STUDIES.items():
         for name in names:

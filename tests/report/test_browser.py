@@ -1,6 +1,6 @@
-"""The report in a real browser: it sorts, draws, fits, can be read, and asks for nothing.
+"""The report in a real browser: tables sort, charts are drawn, everything fits and is readable, nothing is fetched.
 
-Chromium is driven by ``tests/support/browser.py``; where there is none, these tests are skipped.
+``tests/support/browser.py`` controls Chromium; if Chromium is not installed, these tests are skipped.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 
 PROTOCOL = "binarized_mnist/static/2x2x1/L2/test5/given-none"
 SEEDS: dict[str, Any] = {"n_seeds": 3, "bpd_seed_spread": 0.11, "bpd_by_seed": {"0": 9.4, "1": 9.5, "2": 9.62}}
-# numbers whose order as text is another than as numbers; and every kind of section and flag that the page has
+# numbers that sort differently as text, and every kind of section and flag of the page
 MODELS: dict[str, dict[str, Any]] = {
     "ten": metrics(bpd=10.25, n_units=16, n_active_units=9, annealed=ANNEALED, too_few_samples=True, **JUDGED),
     "nine": exact(bpd=9.5, largest_leaked_gradient=0.0, n_parameters=999, **SEEDS),
@@ -52,7 +52,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small report of all kinds of models and studies."""
+    """A small report with all kinds of models and studies."""
     folder = tmp_path_factory.mktemp("report")
     (folder / "recipes").mkdir()
     (folder / "recipes" / "theirs.yaml").write_text(RECIPE, encoding="utf-8")
@@ -67,7 +67,7 @@ def _of_protocol(content: dict[str, Any]) -> dict[str, str]:
 
 
 def test_nothing_is_wrong_with_the_page(page: Path, browser: Browser) -> None:
-    """No message, no request, no broken picture, no overflow, no faint text; wide and narrow, light and dark."""
+    """Check messages, requests, pictures, overflow and contrast on wide and narrow screens, in light and dark mode."""
     assert faults(browser, page.as_uri()) == []
     assert browser.evaluate("document.querySelectorAll('svg.chart').length") > 20
     assert browser.evaluate("document.images.length") >= len(MODELS)
@@ -121,7 +121,7 @@ BY_BPD = [HOSTILE, "nine", "ten", "hundred", "lost"]
 
 
 def ranked(browser: Browser) -> list[str]:
-    """The models of the first body of the table; those that are not ranked stay below, in their order."""
+    """Return the models in the first body of the table; models that are not ranked stay below, in their order."""
     order: list[str] = browser.evaluate(ORDER)
     assert order[len(RANKED) :] == list(MODELS)[len(RANKED) :]
     return order[: len(RANKED)]

@@ -1,4 +1,4 @@
-"""What the report says of the study of a delay is what it wrote, and no unknown error is shown as a small one."""
+"""The report shows the numbers that the study of a rare delay wrote; unknown errors are never shown as small."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support.results import every_chart_says_what_it_shows, text_of
 
 
 class Page:
-    """What the study's templates ask of a report."""
+    """The attributes of a report that the study's templates use."""
 
     def __init__(self, delay: Delay) -> None:
         self.delay = delay
@@ -65,11 +65,11 @@ def test_every_number_is_one_that_was_written_and_says_what_it_is(folder: Path) 
     for figure in re.findall(r"<figure.*?</figure>", page, re.DOTALL)[1:10]:
         assert re.search(r'class="badge (exact|chance)"', figure)
     rows = [line.count("|") for line in twin.splitlines() if line.startswith("|")]
-    assert len(set(rows[:12])) == len(set(rows[12:16])) == len(set(rows[16:])) == 1  # three whole tables
+    assert len(set(rows[:12])) == len(set(rows[12:16])) == len(set(rows[16:])) == 1  # three complete tables
 
 
 def test_what_is_unknown_is_said_to_be_unknown(folder: Path) -> None:
-    """2,000 naive draws, none late: no 0 ± 0, but what they do say. The mistake is named, its variance infinite."""
+    """For 2,000 naive draws without a late one, the page shows a limit and not 0 ± 0; the mistake is named."""
     delay = read_delay(folder)
     flags = {key: item.flag for key, item in delay.proposals}
     assert flags["naive"] == "no draw is late: nothing is known"
@@ -85,7 +85,7 @@ def test_what_is_unknown_is_said_to_be_unknown(folder: Path) -> None:
     assert row is not None
     assert row.group(0).count("unknown") == 3
     chart = str(delay_charts.all_charts(delay)["estimates_naive"])
-    assert "not even the last has a late draw" in chart
+    assert "the last has no late draw" in chart
     assert "no draw is late" in chart
 
 
@@ -103,7 +103,7 @@ def test_a_short_error_bar_is_flagged(folder: Path, tmp_path: Path) -> None:
     assert flags["critical_x2"] == "fewer than 10 weights count"
     assert flags["least_variance"] == ""
     assert flags["critical_x3_5"] == "error bar 1.9 times too short"
-    worst = delay.shortest_bar  # by what it lacks, not by its length
+    worst = delay.shortest_bar  # chosen by the ratio of errors, not by the length of the bar
     assert worst is not None
     assert (
         worst.error_factor == max(item.error_factor for key, item in delay.proposals if "too short" in flags[key]) > 2
@@ -111,7 +111,7 @@ def test_a_short_error_bar_is_flagged(folder: Path, tmp_path: Path) -> None:
 
 
 def test_an_error_bar_is_as_long_as_its_interval(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """1.96 standard errors to each side, as far as the chart reaches."""
+    """Bars have 1.96 standard errors on each side, clipped at the limits of the chart."""
     delay, drawn = read_delay(folder), []
 
     def kept(axes: Any, said: str) -> Any:
@@ -151,7 +151,7 @@ def test_the_coverage_that_is_said_is_that_of_the_largest_size(folder: Path) -> 
     ],
 )
 def test_what_is_unknown_breaks_no_chart(changes: dict[str, object], tmp_path: Path) -> None:
-    """Nothing rare, nothing seen, infinite variances of the proposals themselves."""
+    """The event is not rare, no draw is late, or the proposals have infinite variances."""
     section = type(TINY_DELAY).model_validate({**TINY_DELAY.model_dump(), **changes})
     project_delay.write(tmp_path, *project_delay.study(section))
     page, twin = rendered(read_delay(tmp_path))

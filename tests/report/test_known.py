@@ -1,4 +1,4 @@
-"""What the report says of known truths is what the study wrote; nothing that falls short is hidden."""
+"""The report shows the numbers that the study of known truths wrote, including statements that fall short."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from support.results import every_chart_says_what_it_shows, text_of
 
 
 class Page:
-    """What the study's templates ask of a report."""
+    """The attributes of a report that the study's templates use."""
 
     def __init__(self, known: KnownTruths) -> None:
         self.known = known
@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def changed(folder: Path, change: dict[str, Any], *keys: str) -> None:
-    """Change a part of the metrics."""
+    """Change a part of the metrics file."""
     path = folder / "metrics.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     section = content
@@ -101,8 +101,8 @@ def test_every_number_is_one_that_was_written(folder: Path) -> None:
         assert off(bracket.upper_bias, bracket.upper_bias_error) in twin
     assert "none beats the truth" in text
     assert "none beats the truth" in twin
-    table = page.split("Every estimate")[1].split("</table>")[0]
-    assert table.count("<tr>") == 1 + len(study.estimators)  # none is left out
+    table = page.split("All estimates")[1].split("</table>")[0]
+    assert table.count("<tr>") == 1 + len(study.estimators)  # no row is left out
 
 
 def test_a_refuted_model_and_a_statement_that_falls_short_are_said(folder: Path) -> None:
@@ -117,12 +117,12 @@ def test_a_refuted_model_and_a_statement_that_falls_short_are_said(folder: Path)
     write_csv(folder / "estimators.csv", list(rows[0]), rows)
     page, twin = rendered(read_known(folder))
     text = re.sub(r"\s+", " ", text_of(page))
-    assert "1 beats the truth, which no right model does" in text
-    assert "1 beats the truth, which no right model does" in twin
+    assert "1 beats the truth, which no correct model does" in text
+    assert "1 beats the truth, which no correct model does" in twin
     assert page.count("refuted: it is wrong") == twin.count("refuted: it is wrong") == 1
-    assert f"In 1 row of {len(rows)} the truth lies below what the bound allows too often." in text
-    assert "In 2 rows the jackknife's interval misses too often." in text
-    assert "nowhere here the truth is significantly often more than 1.96 errors away" in text
+    assert f"In 1 row of {len(rows)}, the truth lies below the range that the bound allows too often." in text
+    assert "In 2 rows, the jackknife's interval misses the truth too often." in text
+    assert "In no row is the truth significantly often more than 1.96 errors away" in text
     assert twin.count("(short)") == 3 + sum(
         int(row.lower_is_short + row.upper_is_short + row.bracket_is_short) for row in read_known(folder).annealing
     )
@@ -139,13 +139,13 @@ def test_an_image_that_is_impossible_to_a_model_breaks_no_page(folder: Path) -> 
     changed(folder, infinite, "excess", "sources", "templates", "models", "vae")
     study = read_known(folder)
     page, twin = rendered(study)
-    assert "an image is impossible to it" in str(known_charts.all_charts(study)["excess_templates"])
+    assert "an image is impossible" in str(known_charts.all_charts(study)["excess_templates"])
     assert formatting.plain(-math.inf) in twin
     assert not re.search(r"\b(nan|inf)\b", re.sub(r"<svg.*?</svg>", "", page + twin, flags=re.DOTALL), re.I)
 
 
 def test_a_bar_is_as_long_as_its_interval(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """1.96 standard errors to each side of what was written."""
+    """Bars have 1.96 standard errors on each side of the written value."""
     study, drawn = read_known(folder), []
     to_svg = known_charts.to_svg
 

@@ -1,4 +1,4 @@
-"""The table of ways to be wrong: every row is in it, what is open or not caught is marked, broken files are refused."""
+"""The table of mistakes contains every row and marks open and uncaught mistakes; broken files are refused."""
 
 from __future__ import annotations
 
@@ -51,31 +51,33 @@ def test_every_row_says_what_is_done_how_far_it_is_off_and_what_caught_it(tmp_pa
     assert list(rows) == [each["name"] for each in ROWS]
     for name, words in {
         "Dropped": f"Dropped is done. {MINUS}0.2500 looks better comparison refused They differ in test size. a/b",
-        "Divided": f"+0.5000 looks worse by construction {LAW} no published case was read",
+        "Divided": f"+0.5000 looks worse by construction {LAW} no published case was found",
         "Leaking": f"{MINUS}0.250 ± 0.012 looks better causality, codes The model looks ahead {HOSTILE}.",
         "Missed": f"{MINUS}0.2500 looks better not caught The check that should find it does not",
-        "Added": f"{MINUS}0.0000035 looks better open No check finds it. This package itself is guarded by {LAW}",
+        "Added": f"{MINUS}0.0000035 looks better open No check finds it. In this package, the test {LAW} guards",
         "Colour": "does not apply here Grey images.",
     }.items():
         assert words in rows[name], (name, rows[name])
     assert HOSTILE not in page
     lead = text_of(page.split("<details")[0])
-    assert "3 of 5 are caught , 1 should be and is not , and 1 is open: no check finds it." in lead
+    assert "3 of 5 mistakes are caught , 1 should be caught and is not , and 1 is open: no check finds it." in lead
     assert "All 7 models without a mistake pass." in lead
     assert [text_of(each) for each in re.findall(r"<summary>.*?</summary>", page)] == ["Counting (2)", "Networks (4)"]
-    assert "**3 of 5 are caught, 1 should be and are not, 1 are open.**" in twin
+    assert (
+        "**Caught: 3 of 5. Not caught, although a check should find them: 1. Open (no check finds them): 1.**" in twin
+    )
     assert f"| **Leaking.** Leaking is done. | {MINUS}0.250 ± 0.012 | causality, codes |" in twin
     assert f"| **Missed.** Missed is done. | {MINUS}0.2500 | **not caught** |" in twin
     assert "| **Added.** " in twin
-    assert "| **open** | no published case was read |" in twin
+    assert "| **open** | no published case was found |" in twin
     assert "| does not apply | Grey images. |" in twin
 
 
 def test_false_alarms_are_said(tmp_path: Path) -> None:
     page, twin = rendered(written(tmp_path, false_alarms=["encode: range"], is_cut=True))
-    assert "Of 7 models without a mistake some failed a check: encode: range." in text_of(page)
-    assert "Right models that failed a check: encode: range." in twin
-    assert "of these images (on their middle)" in text_of(page)
+    assert "Of 7 models without a mistake, some failed a check: encode: range." in text_of(page)
+    assert "Models without a mistake that failed a check: encode: range." in twin
+    assert "of these images (on their central part)" in text_of(page)
 
 
 @pytest.mark.parametrize(

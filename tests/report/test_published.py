@@ -1,4 +1,4 @@
-"""Published numbers are shown where their protocol is that of the report, and nowhere else."""
+"""Published numbers are shown if and only if their protocol is that of the report."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def images(name: str, binarization: str | None = None, bits: int | None = None) 
         ("mnist/none/28x28x1/L32/test10000/given-none", ["five bits"]),
         ("mnist/none/28x28x1/L2/test10000/given-none", []),
         ("digits/none/8x8x1/L17/test359/given-none", []),
-        ("folder/none/28x28x1/L256/test10/given-none", []),  # of other images, whatever their name
+        ("folder/none/28x28x1/L256/test10/given-none", []),  # the user's own images, whatever their name
         ("a/28x28x1/L2/", []),
     ],
 )
@@ -75,7 +75,7 @@ def test_a_number_of_several_recipes_is_shown_once(tmp_path: Path) -> None:
     )
     write_recipe(tmp_path, "two", images("binarized_mnist", "static"), {**same, "model": "iwae"}, number("VAE", 87.0))
     found = [(item.what, item.nats) for item in read_published(tmp_path, STATIC, MNIST)]
-    assert found == [("PixelCNN", 81.3), ("VAE", 87.0), ("VAE", 88.71)]  # the smallest first
+    assert found == [("PixelCNN", 81.3), ("VAE", 87.0), ("VAE", 88.71)]  # the smallest number first
 
 
 def test_one_unit_is_computed_from_the_other(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_broken_recipe_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_every_committed_number_has_a_protocol_that_shows_it() -> None:
-    """What stands in recipes/ is found under the tag of its own images: none is lost to a misspelt treatment."""
+    """Every number in recipes/ is found by the protocol tag of its images, so a misspelt treatment is noticed."""
     tags = [
         (STATIC, MNIST),
         *((f"{name}/none/28x28x1/L256/test10000/given-none", MNIST) for name in ("mnist", "fashion_mnist")),

@@ -1,4 +1,4 @@
-"""The rate-distortion plane has the points and the lines of the metrics, and says them."""
+"""The rate-distortion plane has the points and the lines of the metrics, and its text alternative names them."""
 
 import re
 from types import SimpleNamespace
@@ -33,7 +33,7 @@ FIRST, SECOND = terms((10.9, 83.0), (10.0, 81.8), -91.2), terms((9.3, 85.7), (10
 
 
 def test_the_points_and_the_line_are_those_of_the_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every point is inside the axes, and on the line rate and distortion add up to -log P(x)."""
+    """Every point is inside the axes; on the line, rate and distortion add up to -log P(x)."""
     axes: list[Any] = []
     to_svg = rate_distortion.to_svg
 
@@ -52,7 +52,7 @@ def test_the_points_and_the_line_are_those_of_the_metrics(monkeypatch: pytest.Mo
     assert all(left < x < right and low < y < high for x, y in points)
     box = axes[0].get_position()
     width, height = rate_distortion.WIDTH * box.width, rate_distortion.HEIGHT * box.height
-    assert (right - left) / width == pytest.approx((high - low) / height)  # nats to a pixel
+    assert (right - left) / width == pytest.approx((high - low) / height)  # nats per pixel are equal on both axes
     said = re.search(r'aria-label="([^"]*)"', svg)
     assert said is not None
     assert "one: encoder 10.90 and 83.00, best normal 10.00 and 81.80, -log P(x) at most 91.20" in said[1]
@@ -60,7 +60,7 @@ def test_the_points_and_the_line_are_those_of_the_metrics(monkeypatch: pytest.Mo
 
 
 def test_points_that_are_one_and_models_without_terms() -> None:
-    """An encoder that is its own best normal, which is the posterior: nothing is divided by the extent of nothing."""
+    """If the encoder is the best normal and the posterior, all points coincide, and no division by zero occurs."""
     same = terms((0.0, 0.0), (0.0, 0.0), 0.0)
     assert "<svg" in str(rate_distortion.plane([model("same", same)]))
     assert rate_distortion.plane([model("exact", None)]) is None

@@ -1,4 +1,4 @@
-"""The report says what the results say, of itself and to the byte, and survives hostile ones."""
+"""The report shows the values of the results, is self-contained and byte-identical, and escapes hostile text."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.usefixtures("charts_of_studies_drawn_once")
 
 
 def test_a_rerun_is_byte_identical(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()  # each chart is drawn twice
+    monkeypatch.undo()  # so that each chart is drawn twice
     first = report(tmp_path / "first", MODELS)
     assert report(tmp_path / "second", MODELS) == first
 
@@ -63,12 +63,12 @@ def test_hostile_text_is_escaped(tmp_path: Path) -> None:
     assert html.escape(HOSTILE, quote=False) in page.replace("&#39;", "'")
     row = next(line for line in twin.splitlines() if line.startswith("| &lt;script"))
     headers = next(line for line in twin.splitlines() if line.startswith("| model |"))
-    assert len(re.findall(r"(?<!\\)\|", row)) == headers.count("|")  # no cell more
+    assert len(re.findall(r"(?<!\\)\|", row)) == headers.count("|")  # there are no additional cells
     assert "](" not in row
 
 
 def test_a_hostile_parameter_is_escaped(tmp_path: Path) -> None:
-    """``dataset.path`` is the one parameter that may be any text."""
+    """``dataset.path`` is the only parameter that may contain any text."""
     text = f'"><img src=x onerror=alert(1)>{HOSTILE}</td></table>'
     params = params_of(MODELS)
     dataset = params.dataset.model_copy(update={"path": text})
@@ -104,7 +104,7 @@ def test_the_numbers_are_those_of_the_metrics(tmp_path: Path) -> None:
     assert "≤ 3.423 ± 0.096" in text_of(row_of(page, "bound"))
     assert "≤ 1.235 ± 0.034" in text_of(section_of(page, "bound"))
     models = {item.name: item for item in read_report(params_of(MODELS), tmp_path / "results", tmp_path).models}
-    band = models["bound"].bound["standard_error_bpd"]  # of 0.09 nats
+    band = models["bound"].bound["standard_error_bpd"]  # from 0.09 nats
     assert band == pytest.approx([0.09 / (4 * math.log(2))] * len(band))
     assert "| ≤ 1.235 ± 0.034 | 0.00067 | ≤ 3.423 ± 0.096 | \N{MINUS SIGN}0.012 | 8 | 6.2 / 1.5 | 12,345 |" in twin
 
@@ -126,11 +126,11 @@ def test_bounds_and_exact_numbers_carry_their_sign(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("others", [{}, {"bound": metrics(), "sure": exact()}])
 def test_a_density_is_no_likelihood_and_not_ranked(others: dict[str, Any], tmp_path: Path) -> None:
-    """Below all likelihoods in both tables, though its number is the smallest; in no chart of models; no = or ≤."""
+    """A density has no = or ≤ and is in no chart; in both tables it is below all likelihoods, despite its number."""
     page, twin = report(tmp_path, {"raw": {**exact(bpd=-30.0, nll_nats=-83.2), "kind": "density"}, **others})
     assert "density, no likelihood" in text_of(row_of(page, "raw"))
     assert not re.findall(r'class="relation">[^<]*[=≤]', row_of(page, "raw") + section_of(page, "raw"))
-    assert "It is compared with nothing" in text_of(section_of(page, "raw"))
+    assert "It is not compared with any other number" in text_of(section_of(page, "raw"))
     ranked = page[page.index('<table id="models">') : page.index('<tbody class="densities">')]
     assert "raw" not in re.findall(r'data-model="([^"]*)"', ranked)
     for name in others:
@@ -148,7 +148,7 @@ def test_an_infinite_number_is_shown_and_flagged(tmp_path: Path) -> None:
     assert "= ∞" in text_of(row_of(page, "broken"))
     section = text_of(section_of(page, "broken"))
     assert "2 of 5 test images have probability zero" in section
-    assert "2 infinite ones are not drawn" in section
+    assert "2 infinite values are not drawn" in section
     assert "probability zero" not in text_of(section_of(page, "bound"))
     assert "**Infinite:** 2 of 5 test images" in twin
     assert not re.search(r"\b(nan|inf)\b", page.split("<script>")[0], re.IGNORECASE)
@@ -158,12 +158,12 @@ def test_a_page_of_infinite_numbers_alone(tmp_path: Path) -> None:
     nowhere = {**IMPOSSIBLE, "n_impossible_images": N_IMAGES}
     page, _ = report(tmp_path, {"lost": metrics(**nowhere)})
     assert "≤ ∞" in text_of(row_of(page, "lost"))
-    assert "every test image is infinite" in text_of(section_of(page, "lost"))
+    assert "the value of every test image is infinite" in text_of(section_of(page, "lost"))
     assert "the bound is infinite" in text_of(section_of(page, "lost"))
 
 
 def test_a_model_far_off_the_scale_does_not_squeeze_the_others(tmp_path: Path) -> None:
-    """Raw files take 2 bits here: 4.1 is drawn, 1,000 is not."""
+    """Raw files take 2 bits here: the value 4.1 is drawn, 1,000 is not drawn."""
 
     def axis(models: Mapping[str, Mapping[str, Any]]) -> list[float]:
         write_results(tmp_path / "results", models)
@@ -191,11 +191,11 @@ def test_the_entropy_of_few_images_is_no_yardstick(n_test: int, n_levels: int, i
     meaning = next(meaning for name, meaning, _ in yardsticks(images) if name == of_pixels)
     assert ("no yardstick here" in meaning) != is_drawn
     assert meaning.endswith("; too small by about 0.25") == is_drawn
-    assert is_drawn or f"cannot have more than {math.log2(n_test):.2f}" in meaning
+    assert is_drawn or f"cannot exceed {math.log2(n_test):.2f}" in meaning
 
 
 def test_a_gaussian_of_few_images_is_called_singular(tmp_path: Path) -> None:
-    """20 training images of 2x2 and of 5x4."""
+    """There are 20 training images, of 2x2 or 5x4 pixels."""
     for shape, expected in (("2x2x1", False), ("5x4x1", True)):
         models = {"one": metrics(protocol=PROTOCOL.replace("2x2x1", shape))}
         page, twin = report(tmp_path / shape, models, "gaussian", PROTOCOL.replace("2x2x1", shape))
@@ -216,7 +216,7 @@ def test_spaces_between_values_stay() -> None:
 
 
 def test_one_epoch_is_shown_as_one(tmp_path: Path) -> None:
-    """Two marks, and a single tick: there is no epoch 1.02."""
+    """The chart has two marks and a single tick, and no tick such as epoch 1.02."""
     write_results(tmp_path / "results", {"short": metrics(), "plain": metrics()})
     path = tmp_path / "results" / "short" / "training_curve.csv"
     path.write_text("".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[:2]), encoding="utf-8")
@@ -238,10 +238,15 @@ def test_another_protocol_is_named(tmp_path: Path) -> None:
 
 
 def test_what_an_autoregressive_model_sees_and_completes_is_shown(tmp_path: Path) -> None:
-    """With the words for its colours, and the causality check; of other models nothing of it is said."""
+    """The page explains the colours and shows the causality check; for other models it shows none of this."""
     models = {"bound": metrics(), "sure": exact(), "causal": exact(largest_leaked_gradient=0.0)}
     page, twin = report(tmp_path, models)
-    for words in ("<h3>Completions</h3>", "<h3>What a pixel sees</h3>", "but never seen", "must not know is 0."):
+    for words in (
+        "<h3>Completions</h3>",
+        "<h3>Receptive field of a pixel</h3>",
+        "pixels without influence",
+        "must not know is 0.",
+    ):
         assert [name for name in models if words in section_of(page, name)] == ["causal"]
     for words in ("completions of their upper halves by causal", "one pixel of the last row depends, for causal"):
         assert len(re.findall(rf'(?:alt|aria-label)="[^"]*{words}"', section_of(page, "causal"))) == 1
@@ -249,13 +254,13 @@ def test_what_an_autoregressive_model_sees_and_completes_is_shown(tmp_path: Path
 
 
 def test_a_checked_model_without_pictures_shows_none(tmp_path: Path) -> None:
-    """A histogram looks at nothing, so nothing is drawn of it but samples; that it was checked is said all the same."""
+    """A histogram has no receptive field, so only its samples are drawn; the causality check is still reported."""
     write_results(tmp_path / "results", {"blind": exact(largest_leaked_gradient=0.0)})
     for name in ("completions.png", "receptive_field.png"):
         (tmp_path / "results" / "blind" / "pictures" / name).unlink()
     write_report(params_of({"blind": None}), tmp_path / "results", tmp_path)
     section = section_of((tmp_path / "index.html").read_text(encoding="utf-8"), "blind")
-    assert not re.search("Completions|completions|What a pixel sees|never seen", section)
+    assert not re.search("Completions|completions|Receptive field|without influence", section)
     assert "must not know is 0." in text_of(section)
 
 
@@ -265,7 +270,7 @@ def test_a_leak_is_not_rounded_away(tmp_path: Path) -> None:
 
 
 def test_every_section_fills_its_rows(tmp_path: Path) -> None:
-    """Six figures, drawn or said to be missing, leave no gap in two or three columns; bounds have a row more."""
+    """Six figures, drawn or replaced by a text, fill two or three columns without a gap; bounds have one more row."""
     models = {"bound": metrics(), "sure": exact(), "causal": exact(largest_leaked_gradient=0.0)}
     page, _ = report(tmp_path, models)
     cards = [re.findall('class="card( whole)?', section_of(page, name)) for name in models]
@@ -282,7 +287,9 @@ def test_samples_by_class_are_named(tmp_path: Path) -> None:
 
 
 def test_other_test_images_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"was scored on test images ffffffffffff, but the data set is 0123456789ab"):
+    with pytest.raises(
+        InputError, match=r"with the hash ffffffffffff, but the test images of the data set have the hash 0123456789ab"
+    ):
         report(tmp_path, {"stale": metrics(test_sha256="f" * 64)})
     assert not (tmp_path / "out").exists()
 

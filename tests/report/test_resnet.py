@@ -1,4 +1,4 @@
-"""What the report says of the one-neuron ResNet is what the study wrote."""
+"""The report shows the numbers that the study of the one-neuron ResNet wrote."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from support.cases import write_resnet
 
 
 class Page:
-    """What the study's templates ask of a report."""
+    """The attributes of a report that the study's templates use."""
 
     def __init__(self, resnet: ResnetStudy) -> None:
         self.resnet = resnet
@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_names_are_those_of_the_study() -> None:
-    """The report imports no torch, and so not the study; what both name must agree."""
+    """The report does not import torch, and so not the study; names that both define must agree."""
     assert [architecture.name for architecture in essay.ARCHITECTURES] == list(content.NETS)
     assert content.DRAWN == essay.DRAWN
     assert [architecture.name for architecture in ball.ARCHITECTURES] == [
@@ -62,7 +62,7 @@ def test_the_names_are_those_of_the_study() -> None:
 
 
 def test_each_panel_shows_the_region_of_its_own_network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Regions are arrays in the order of the study, panels in that of the page."""
+    """Regions are arrays in the order of the study; panels are in the order of the page."""
     study = read_resnet(folder)
     numbered = {name: np.arange(np.prod(study.regions[name].shape[:-2])) for name in ("ball", "essay")}
     regions = {
@@ -104,7 +104,7 @@ def test_a_rerun_is_byte_identical(folder: Path) -> None:
 
 
 def test_every_number_stands_in_its_own_column(folder: Path) -> None:
-    """JSON sorts its keys: the order of the predicates must come from elsewhere."""
+    """JSON files have sorted keys, so the order of the predicates must come from elsewhere."""
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     page, twin = rendered(read_resnet(folder))
     for name, words in content.NETS.items():

@@ -1,4 +1,4 @@
-"""Several training seeds in the report: their spread, the kinds of noise, the chart."""
+"""Several training seeds in the report: their spread, the three kinds of noise, and the chart."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ def test_several_seeds_are_shown_with_their_spread(tmp_path: Path) -> None:
 
 
 def test_three_kinds_of_noise_are_told_apart(tmp_path: Path) -> None:
-    """By hand: 0.03 over images; a spread of 0.08 over four seeds is 0.04 for their mean; both together 0.05."""
+    """By hand: 0.03 over images; a spread of 0.08 over four seeds gives 0.04 for their mean; together 0.05."""
     errors = {"bpd_standard_error": 0.03, "bpd_monte_carlo_error": 0.002}
     by_seed = {"0": 1.25, "1": 1.375, "2": 1.5, "5": 1.3}
     seeds = {"n_seeds": 4, "bpd_seed_spread": 0.08, "bpd_by_seed": by_seed}
     models = {"bound": metrics(**errors, **seeds), "sure": exact(**errors, **seeds), "once": metrics(**errors)}
     page, twin = report(tmp_path, models)
-    for name, monte_carlo in (("bound", "0.0020"), ("sure", "none: nothing is sampled")):
+    for name, monte_carlo in (("bound", "0.0020"), ("sure", "none: no samples are needed")):
         cards = re.findall('<div class="card whole trust noise">.*?</table>.*?</p>', section_of(page, name), re.DOTALL)
         assert len(cards) == 1
         assert re.findall("<td[^>]*>(.*?)</td>", re.sub("</?span[^>]*>", "", cards[0])) == [
             *("0.030", monte_carlo, "0.040", "0.050")
         ]
-        assert "one training alone moves by 0.080" in text_of(cards[0])
+        assert "for a single training run: 0.080" in text_of(cards[0])
         relation = "≤" if name == "bound" else "="
         assert f"0: {relation} 1.2500 ; 1: {relation} 1.3750 ; 2: " in text_of(cards[0])
-        assert "known to about 41 %" in text_of(cards[0])  # 1 / sqrt(2 * 3)
+        assert "known only to about 41 %" in text_of(cards[0])  # 1 / sqrt(2 * 3)
     assert "Three kinds of noise" not in section_of(page, "once")
     assert "over test images 0.030; Monte Carlo 0.0020 (contained in the others)" in twin
-    assert "0.040 for the mean over 4 seeds, 0.080 for one. Test images and trainings together: 0.050." in twin
+    assert "0.040 for the mean over 4 seeds, 0.080 for one seed. Test images and training runs together: 0.050." in twin
     assert twin.count("Three kinds of noise") == 2
 
 
@@ -51,11 +51,11 @@ def test_the_noise_of_one_image_is_unknown(tmp_path: Path) -> None:
     [card] = re.findall('<div class="card whole trust noise">.*?</table>', section_of(page, "bound"), re.DOTALL)
     assert re.findall("<td[^>]*>(.*?)</td>", card) == ["unknown", "0.0020", "0.040", "unknown"]
     assert "over test images unknown; Monte Carlo 0.0020 (contained in the others)" in twin
-    assert "Test images and trainings together: unknown." in twin
+    assert "Test images and training runs together: unknown." in twin
 
 
 def test_the_chart_shows_each_seed(tmp_path: Path) -> None:
-    """As many small dots as seeds, in both charts, at their numbers on the scale that the means have."""
+    """Both charts have one small dot for each seed, at its number on the same scale as the means."""
     seeds = {"n_seeds": 3, "bpd_seed_spread": 0.1, "bpd_by_seed": {"0": 1.0, "1": 1.5, "2": 2.5}}
     page, _ = report(tmp_path, {"thrice": metrics(bpd=5 / 3, **seeds), "once": metrics(bpd=1.5)})
     for chart in re.findall(r'<svg class="chart forest-.*?</svg>', page, re.DOTALL):

@@ -1,4 +1,4 @@
-"""What the report says of the study is what the study wrote, and says what it is."""
+"""The report shows the numbers that the study of density and mass wrote, and names their kind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.results import every_chart_says_what_it_shows, text_of
 
 
 class Page:
-    """What the study's templates ask of a report."""
+    """The attributes of a report that the study's templates use."""
 
     def __init__(self, study: Study) -> None:
         self.study = study
@@ -67,7 +67,7 @@ def test_every_number_is_one_that_was_written_and_says_what_it_is(folder: Path) 
 def test_an_error_bar_is_as_long_as_its_interval(
     name: str, column: str, unit: float, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """1.96 standard errors to each side, at every K that is drawn."""
+    """Bars have 1.96 standard errors on each side, at every K that is drawn."""
     study, drawn = read_study(folder), []
 
     def kept(axes: Any, said: str) -> Any:

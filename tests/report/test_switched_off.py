@@ -1,4 +1,4 @@
-"""A report without some of the studies, or all: what is not in `studies` is not read, not shown and not referred to."""
+"""A report without some or all studies: a study that is not in `studies` is not read, not shown and not mentioned."""
 
 import re
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("charts_of_studies_drawn_once")
 
 
 def report(folder: Path, studies: Sequence[str], models: Any = MODELS, **changes: Any) -> tuple[str, str]:
-    """A report where the other studies have left what one that is switched off leaves."""
+    """Write a report for which the other studies left the files of a study that is switched off."""
     write_results(folder / "results", models)
     for study in set(STUDIES) - set(studies):
         for path in (folder / "results" / study).iterdir():
@@ -41,7 +41,7 @@ def report(folder: Path, studies: Sequence[str], models: Any = MODELS, **changes
 
 @pytest.mark.parametrize("studies", [[], ["project_delay"], ["universal_resnet", "density_and_mass"]])
 def test_only_the_others_are_shown(studies: list[str], tmp_path: Path) -> None:
-    """In the order of `studies`; of those that are switched off there is no word, and no link leads to them."""
+    """Studies are in the order of `studies`; studies that are switched off are not mentioned and not linked."""
     page, twin = report(tmp_path, studies)
     for text, sign in ((page, "<h2[^>]*>"), (twin, "## ")):
         shown = [
@@ -53,7 +53,7 @@ def test_only_the_others_are_shown(studies: list[str], tmp_path: Path) -> None:
         assert shown == studies
         for study in set(STUDIES) - set(studies):
             assert HEADS[study] not in text
-            if study != "known":  # an ordinary word besides
+            if study != "known":  # it is also an ordinary word
                 assert study not in text
                 assert study.replace("_", "-") not in text
                 assert study.replace("_", " ") not in text.casefold()
@@ -71,8 +71,8 @@ def test_models_that_are_one_flow_are_compared_nevertheless(tmp_path: Path) -> N
     with_study, twin_with_study = report(tmp_path / "with", STUDIES, models, sections=sections)
     page, twin = report(tmp_path / "without", [], models, sections=sections)
     assert '<h2 id="ways">What each way of dequantizing costs</h2>\n<h3>Models of this report</h3>' in page
-    assert "## Ways of dequantizing\n\nModels of this report that are one flow:" in twin
-    assert "<h3>The same, for models of this report</h3>" in with_study
+    assert "## Ways of dequantizing\n\nModels of this report that are the same flow:" in twin
+    assert "<h3>The same comparison for models of this report</h3>" in with_study
     assert 'id="ways"' not in with_study
     for text, other in ((page, with_study), (twin, twin_with_study)):
         rows = [line for line in text.splitlines() if line.startswith(("| learned |", '<tr><th scope="row">learned'))]

@@ -1,4 +1,4 @@
-"""How far a number can be trusted, as the report says it: marks, other estimates, images that are the same."""
+"""The report shows how far a number can be trusted: marks, other estimates, images that are the same."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_small_effective_sample_size_is_flagged(tmp_path: Path) -> None:
     assert "12 % below 10" in text_of(row_of(page, "few"))
     assert "12 % of the test images have an effective sample size below 10" in text_of(section_of(page, "few"))
     assert "below 10" not in text_of(row_of(page, "many") + section_of(page, "many"))
-    assert "**Few samples count:** 12 %" in twin
+    assert "**Small effective sample size:** 12 %" in twin
     assert "(12 % below 10)" in twin
 
 
@@ -60,18 +60,19 @@ def test_other_estimates_stand_beside_the_bound(tmp_path: Path) -> None:
     page, twin = report(tmp_path, {"doubted": doubted, "plain": metrics()})
     section = text_of(section_of(page, "doubted"))
     for words in (
-        "3.400 jackknife: an estimate, no bound",
+        "3.400 jackknife: an estimate, not a bound",
         f"{MINUS}0.0230 ± 0.0012",  # 3.4 - 3.42295174
-        "3.410 extrapolated in 1/K: an estimate, no bound",
-        f"{MINUS}0.013 its error is not known",
-        "3.50 ± 0.11 annealed: an upper bound, of 3 test images by 4 chains of 60 steps; the bound gives them 3.625",
+        "3.410 extrapolated in 1/K: an estimate, not a bound",
+        f"{MINUS}0.013 its error is unknown",
+        "3.50 ± 0.11 annealed: an upper bound for 3 test images from 4 chains of 60 steps; for these images, the "
+        "importance-sampled bound is 3.625",
         f"{MINUS}0.125 ± 0.031",
         "On 7 images drawn from the model",
         "a gap of 0.222 ± 0.041 nats",
         "9 of 16",
         "Heavy tails. For 20 % of the test images k-hat is above 0.67",
-        "a few samples decide an image whatever K: 20",
-        "An image left of it is not safe by itself",
+        "are 20 % of the values: there, a few samples determine the number of the image, however large K is",
+        "A value left of the line does not prove that its image is safe",
     ):
         assert words in section, words
     assert 'aria-label="Histogram of k-hat of doubted: 20.0 % above the limit of 0.67."' in page
@@ -81,7 +82,7 @@ def test_other_estimates_stand_beside_the_bound(tmp_path: Path) -> None:
     assert "Not judged: k-hat needs K of at least 1,000." in other
     assert "Heavy tails" not in other
     assert "Annealing" not in other
-    assert f"against the bound on the same images: {MINUS}0.125 ± 0.031" in twin
+    assert f"above the bound on the same images: {MINUS}0.125 ± 0.031" in twin
     assert f"jackknife {MINUS}0.0230 ± 0.0012, extrapolated in 1/K {MINUS}0.013 (neither is a bound)" in twin
     assert "Active units: 9 of 16." in twin
 
@@ -90,7 +91,7 @@ def test_estimates_of_a_flagged_number_are_flagged(tmp_path: Path) -> None:
     flagged = metrics(nll_jackknife_nats=3.4, nll_extrapolated_nats=3.41, **(JUDGED | {"too_few_samples": True}))
     page, twin = report(tmp_path, {"flagged": flagged})
     section = text_of(section_of(page, "flagged"))
-    for words in ("3.400 † jackknife", f"{MINUS}0.023 † its error is not known", "3.410 † extrapolated"):
+    for words in ("3.400 † jackknife", f"{MINUS}0.023 † its error is unknown", "3.410 † extrapolated"):
         assert words in section, words
     assert (
         f"jackknife {MINUS}0.023†, extrapolated in 1/K {MINUS}0.013† (neither is a bound, and their errors are" in twin
@@ -101,9 +102,9 @@ def test_one_sample_has_no_known_error(tmp_path: Path) -> None:
     unknown = {"bpd_monte_carlo_error": math.inf, "log_p_bias_nats": -math.inf, "bias_exceeds_standard_error": True}
     page, twin = report(tmp_path, {"elbo": metrics(n_samples=1, **unknown)})
     assert text_of(row_of(page, "elbo")).count("unknown") == 2
-    assert "With K = 1 the bias cannot be told" in text_of(section_of(page, "elbo"))
+    assert "With K = 1 the bias cannot be estimated" in text_of(section_of(page, "elbo"))
     assert "| unknown |" in twin
-    assert "with K = 1 the bias cannot be told." in twin
+    assert "with K = 1 the bias cannot be estimated." in twin
 
 
 def test_what_is_not_to_be_believed_is_marked(tmp_path: Path) -> None:
@@ -113,9 +114,9 @@ def test_what_is_not_to_be_believed_is_marked(tmp_path: Path) -> None:
     assert "1.235 ± 0.034 |" in lines["good"]
     assert "1.235 ± 0.034† |" in lines["few"]
     assert "2.500 ± 0.034‡ |" in lines["bad"]
-    assert twin.count("**Not to be believed:** the number is worse than uniform coding, which needs 2 bits/dim.") == 1
+    assert twin.count("**Do not trust this number:** it is worse than uniform coding, which needs 2 bits/dim.") == 1
     assert page.count('<small class="flag">worse than uniform</small>') == 1
-    of_models = page.partition('aria-labelledby="known"')[0]  # the study of known truths has marks of its own
+    of_models = page.partition('aria-labelledby="known"')[0]  # the study of known truths has its own marks
     assert of_models.count('<sup class="flag">†</sup>') == 4  # table, title, other estimates
     assert page.count('<sup class="flag">‡</sup>') == 3
 
@@ -134,8 +135,8 @@ def test_images_that_are_the_same_are_named_at_the_top_and_beside_the_number(tmp
     assert "3 of the 5 test images are distinct: standard errors count copies once. 2 of the 5 test images are" in top
     assert "- **The same images:** 3 of the 5 test images are distinct" in twin
     assert "1 of the 5 test images are nearly training images" in top
-    assert 'alt="Pairs of a test image and the training image that it nearly is"' in page.split("<main>")[0]
-    assert "nearly is: `results/dequantize/pictures/near_copies.png`" in twin
+    assert 'alt="Pairs of a test image and the training image that it nearly copies"' in page.split("<main>")[0]
+    assert "nearly copies: `results/dequantize/pictures/near_copies.png`" in twin
     words = "2 of the 5 test images are training images too, and without them it is 1.5000 bits/dim"
     assert f"Trained on test images. {words}" in text_of(section_of(page, "seen"))
     assert f"**Trained on test images:** {words}." in twin
@@ -144,7 +145,7 @@ def test_images_that_are_the_same_are_named_at_the_top_and_beside_the_number(tmp
 
 
 def test_before_and_after_the_refinement_stand_side_by_side(tmp_path: Path) -> None:
-    """The encoder's number and the refined one of the same images; what is still flagged says why."""
+    """The page shows both numbers, of the encoder and refined, for the same images; a remaining flag is explained."""
     alone = metrics(proposal="refined", refined=REFINED, **JUDGED)
     refined = {**alone, "contrast": CONTRAST}
     models = {
@@ -157,24 +158,24 @@ def test_before_and_after_the_refinement_stand_side_by_side(tmp_path: Path) -> N
     section = text_of(section_of(page, "refined"))
     for words in (
         f"encoder 100 test images 7.250 † {MINUS}0.031 43 14 % 60 % 1,024",
-        "refined nats of the same images; the others of all 7.125 ",
+        "refined nats for the same images; other columns for all images 7.125 ",
     ):
         assert words in section.replace("\xa0", " "), words
-    assert "lowers the number of these images by 0.125 ± 0.024 nats (paired)" in section
+    assert "lowers the number for these images by 0.125 ± 0.024 nats (paired)" in section
     assert "421 were gradients" in section
-    assert "4.3 % of them needed more than one fit" in section
+    assert "4.3 % of the images needed more than one fit" in section
     assert "still flagged" not in section
-    assert "The dashed line is the encoder's proposal" in section
-    assert "still flagged: no normal of this kind" in text_of(section_of(page, "flagged"))
+    assert "The dashed line is for the encoder's proposal" in section
+    assert "still flagged: none of the normals that were found" in text_of(section_of(page, "flagged"))
     for other in ("alone", "plain"):
         assert "Before and after" not in section_of(page, other)
         assert "dashed" not in section_of(page, other)
-    assert "the bound of 100 test images is 0.125 ± 0.024 nats worse†, with a median ESS of 43 in place of" in twin
-    assert twin.count("Proposals were refined") == 2
+    assert "the bound for 100 test images is 0.125 ± 0.024 nats worse†, with a median ESS of 43 instead of" in twin
+    assert twin.count("The proposal was refined") == 2
 
 
 def test_the_noise_that_was_replaced_stands_beside_the_other(tmp_path: Path) -> None:
-    """In the same way; a gain that is a loss has its sign, and what is not judged has no column."""
+    """The noise is shown in the same way; a loss has a negative sign, and values that are not judged have no column."""
     own = {**CONTRAST, "proposal": "uniform", "n_passes_after": 1360.4}
     lost = {**own, "gain_nats": -0.1771, "too_few_samples": False}
     unjudged = {key: value for key, value in lost.items() if key != "pareto_k_high_share"}
@@ -190,15 +191,18 @@ def test_the_noise_that_was_replaced_stands_beside_the_other(tmp_path: Path) -> 
     for words in (
         "Before and after the noise was replaced",
         f"uniform 100 test images 7.250 † {MINUS}0.031 43 14 % 60 % 1,024",
-        "sequential nats of the same images; the others of all 7.125 ",
-        "20 % 1,360 Noise ties a density",
-        "lowers the number of these images by 0.125 ± 0.024 nats (paired)",
-        "The dashed line is uniform noise, the density's own: this curve, moved by the paired difference on 100 images",
+        "sequential nats for the same images; other columns for all images 7.125 ",
+        "20 % 1,360 Noise connects a density",
+        "lowers the number for these images by 0.125 ± 0.024 nats (paired)",
+        "The dashed line is for uniform noise, the density's own noise: this curve, moved by the paired difference",
     ):
         assert words in flow, words
     assert f"uniform 100 test images 7.250 {MINUS}0.031 43 14 % 1,024" in fitted
     assert f"by {MINUS}0.177 ± 0.024 nats (paired)" in fitted
     assert "Fitted noise is a conditional flow" in fitted
     assert "Before and after" not in section_of(page, "own")
-    assert "By uniform noise, the density's own, the bound of 100 test images is 0.125 ± 0.024 nats worse†" in twin
-    assert "it takes 1,024 passes for each image in place of 1,360." in twin
+    assert (
+        "With uniform noise, the density's own noise, the bound for 100 test images is 0.125 ± 0.024 nats worse†"
+        in twin
+    )
+    assert "it takes 1,024 passes for each image instead of 1,360." in twin

@@ -1,4 +1,4 @@
-"""The table of dequantizations: its rows are those of the files, its signs and colours those of the numbers."""
+"""The table of ways of dequantizing: rows match the files, signs and colours match the numbers."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ def test_models_that_are_one_flow_are_compared() -> None:
     assert ways[0].difference == pytest.approx(-pair.nats / 4 / np.log(2))
     assert ways[0].difference_error == pytest.approx(pair.standard_error / 4 / np.log(2))
     assert ways[1].difference is None
-    same_as = np.arange(20) // 2 * 2  # ten images, twice each
+    same_as = np.arange(20) // 2 * 2  # ten images, each twice
     copies = {name: dataclasses.replace(scored(values), same_as=same_as) for name, values in log_p.items()}
     (of_copies,) = of_models(sections, copies, SHAPE)
     expected = paired_difference(log_p["fixed"], log_p["plain"], same_as).standard_error
     assert of_copies[0].difference_error == pytest.approx(expected / 4 / np.log(2))
-    log_p["fixed"][3] = -np.inf  # nothing to pair
+    log_p["fixed"][3] = -np.inf  # no finite value to pair
     assert of_models(sections, {name: scored(values) for name, values in log_p.items()}, SHAPE) == []
 
 
@@ -100,7 +100,7 @@ def test_the_chart_tells_better_from_worse_and_from_neither(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(("n_drawn", "is_coloured"), [(1, True), (3, False)])
 def test_a_colour_asks_for_all_intervals_together(n_drawn: int, is_coloured: bool, tmp_path: Path) -> None:
-    """2.1 errors are beyond the interval of one difference of many images, and within those of three."""
+    """A difference of 2.1 errors is outside the interval of a single difference, but inside the intervals of three."""
     write_study(tmp_path)
     ways = [
         way if way.difference is None else dataclasses.replace(way, difference=0.021, difference_error=0.01)
@@ -111,7 +111,7 @@ def test_a_colour_asks_for_all_intervals_together(n_drawn: int, is_coloured: boo
 
 @pytest.mark.parametrize(("n_distinct", "n_together"), [(2, 1), (5, 1), (5, 4), (60, 4)])
 def test_intervals_hold_together(n_distinct: int, n_together: int) -> None:
-    """Of means of so many normal numbers, 40,000 times: 95 % to 0.5 points (five errors), or more."""
+    """In 40,000 simulations with normal numbers, the coverage is 95 % up to 0.5 points (five errors), or higher."""
     values = np.random.default_rng(0).normal(size=(40_000 // n_together, n_together, n_distinct))
     errors = values.std(-1, ddof=1) / math.sqrt(n_distinct)
     holds = (np.abs(values.mean(-1)) <= standard_errors(n_distinct, n_together) * errors).all(1).mean()

@@ -1,4 +1,4 @@
-"""The study against closed forms, many digits, quadrature and codes that are read back."""
+"""The study of density and mass agrees with closed forms, many digits, quadrature and codes that are decoded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FAR = 4.9  # a two-sided z of 4.9 is exceeded by chance once in a million
 
 
 def test_the_posterior_is_that_of_the_closed_form() -> None:
-    """The numbers that the essay prints, 0.6225 and 0.3775, and sigmoid(1/2) to the last digit."""
+    """The posteriors are the numbers in the essay, 0.6225 and 0.3775, and sigmoid(1/2) to the last digit."""
     said = hypotheses.summary()
     assert said["likelihood_ratio"] == pytest.approx(math.exp(0.5), rel=1e-15)
     assert said["posterior_b"] == pytest.approx(1 / (1 + math.exp(-0.5)), rel=1e-15)
@@ -49,7 +49,7 @@ def test_the_ratio_of_intervals_tends_to_the_ratio_of_densities() -> None:
     rows = hypotheses.by_width()
     ratios = [row["ratio"] for row in rows]
     assert ratios == sorted(ratios)
-    assert ratios[0] == pytest.approx(1, abs=1e-6)  # an interval that holds everything tells nothing
+    assert ratios[0] == pytest.approx(1, abs=1e-6)  # an interval that contains all the mass gives no information
     for row in rows:
         if row["width"] < 0.1:
             expected = math.exp(0.5) * (1 - row["width"] ** 2 / 24)
@@ -85,12 +85,12 @@ def test_dequantized_data_keep_the_entropy_as_a_bound(name: str) -> None:
     entropy = nats_to_bits(collapse.entropy(p))
     assert all(row["dequantized_bits"] > entropy for row in fits.rows)
     assert fits.rows[-1]["dequantized_bits"] >= fits.mass_bits >= entropy
-    assert fits.rows[-1]["dequantized_bits"] < entropy + 0.5  # it has been fitted
+    assert fits.rows[-1]["dequantized_bits"] < entropy + 0.5  # the fit has made progress
     assert fits.rows[-1]["raw_bits"] < entropy - 3
 
 
 def test_a_density_of_whole_numbers_falls_without_end() -> None:
-    """Each step lowers every log-scale by half the step size in the end, so a bound of b bits takes O(b) steps."""
+    """In the end, each step lowers every log-scale by half the step size, so O(b) steps reach a bound of b bits."""
     p = DISTRIBUTIONS["gaps"]
     rows = collapse.fit_both(p, 2_000, 0.25, np.random.default_rng(0)).rows
     bits = np.array([row["raw_bits"] for row in rows])
@@ -102,14 +102,14 @@ def test_a_density_of_whole_numbers_falls_without_end() -> None:
 
 
 def test_the_smallest_scale_is_that_of_the_density_that_collapses() -> None:
-    """Of one level the height of the one peak tells its width; what is fitted to x + u keeps the width of a cell."""
+    """With a single level, the height of the peak gives its width; the fit to x + u keeps the width of a cell."""
     fits = collapse.fit_both(DISTRIBUTIONS["one"], 500, 0.25, np.random.default_rng(0))
     assert fits.smallest_scale < 1e-20
     assert fits.rows[-1]["raw_bits"] == pytest.approx(math.log2(math.sqrt(2 * math.pi) * fits.smallest_scale))
 
 
 def test_a_step_is_the_scaled_gradient() -> None:
-    """Against autograd, divided by the informations that the docstring states."""
+    """A step agrees with autograd divided by the information that the docstring states."""
     rng = np.random.default_rng(0)
     x, u, p = np.array([0.0, 1.0, 3.0]), rng.random(3), np.array([0.5, 0.2, 0.3])
     mixture = collapse.NormalMixture(x, np.array([0.3, 0.3, 0.4]), 0.3 * rng.random(3), np.array([-0.3, 0.2, 0.1]))
@@ -120,13 +120,13 @@ def test_a_step_is_the_scaled_gradient() -> None:
     assert mixture.log_density(x, u) == pytest.approx(log_p.detach().numpy(), rel=1e-13)
     (torch.tensor(p) @ log_p).backward()
     scales = np.exp(mixture.log_scales)
-    with torch.no_grad():  # what each component is responsible for
+    with torch.no_grad():  # responsibilities of the components
         log_parts = torch.log_softmax(logits, 0) + components.log_prob(torch.tensor(x + u)[:, None])
         total = (torch.tensor(p)[:, None] * torch.softmax(log_parts, -1)).sum(0).numpy()
     moved = [mixture.weights.copy(), mixture.shifts.copy(), mixture.log_scales.copy()]
     mixture.step(x, u, p, 0.1)
     gradients = [logits.grad, shifts.grad, log_scales.grad]
-    # the gradient by the logits is sum r - pi: already that by the means of the weights' statistics
+    # the gradient with respect to the logits is sum r - pi, which is already the natural gradient of the weights
     informations = [np.ones(3), total / scales**2, 2 * total]
     for before, after, gradient, information in zip(
         moved, (mixture.weights, mixture.shifts, mixture.log_scales), gradients, informations, strict=True
@@ -139,7 +139,7 @@ def test_a_step_is_the_scaled_gradient() -> None:
 @pytest.mark.parametrize("step_size", [0.1, 0.25])
 @pytest.mark.parametrize("kind", ["many levels", "rare levels", "one that has almost all", "two levels"])
 def test_no_levels_overflow(kind: str, step_size: float) -> None:
-    """Uneven shares of 256 levels, where components begin far heavier or lighter than what they are responsible for."""
+    """Shares of 256 levels are uneven, so initial weights are far above or below the responsibilities."""
     shares = {
         "many levels": 1 + np.random.default_rng(0).random(256),
         "rare levels": np.random.default_rng(0).random(256) ** 12 + 1e-9,
@@ -150,7 +150,7 @@ def test_no_levels_overflow(kind: str, step_size: float) -> None:
         fits = collapse.fit_both(shares / shares.sum(), 600, step_size, np.random.default_rng(1))
     values = np.array([list(row.values()) for row in fits.rows])
     assert np.isfinite(values).all()
-    assert fits.rows[-1]["raw_bits"] < -30  # it falls by about half the step size, in nats, at each step
+    assert fits.rows[-1]["raw_bits"] < -30  # each step lowers it by about half the step size, in nats
     assert fits.rows[-1]["dequantized_bits"] >= fits.mass_bits >= 0
 
 
@@ -186,7 +186,7 @@ def test_the_mean_log_density_is_below_the_log_mass() -> None:
 
 
 def gap_of_two_samples() -> float:
-    """The gap at K = 2, exact: the average of log((p + p') / 2) over both samples, on a grid of nodes."""
+    """Return the exact gap at K = 2: the average of log((p + p') / 2) over both samples, on a grid of nodes."""
     nodes, weights = np.polynomial.legendre.leggauss(8)
     u = torch.tensor((np.arange(100)[:, None] + (nodes + 1) / 2).ravel() / 100)
     w = torch.tensor(np.tile(weights / 2, 100) / 100)
@@ -195,29 +195,29 @@ def gap_of_two_samples() -> float:
     total = 0.0
     for level in range(bound.N_LEVELS):
         log_p = bound.log_density(level + u)
-        both = torch.logaddexp(log_p[:, None], log_p) - math.log(2)  # of two samples
+        both = torch.logaddexp(log_p[:, None], log_p) - math.log(2)  # mean of two samples
         total += float(share[level] * (log_mass[level] - w @ both @ w))
     return total
 
 
 def test_the_gap_is_the_one_by_quadrature() -> None:
-    """Three z-scores, each beyond FAR once in a million."""
+    """There are three z-scores; each exceeds FAR once in a million."""
     result = bound.estimate_again_and_again(200, 256, torch.Generator().manual_seed(3))
     rows = {row["n_samples"]: row for row in result.against_k}
     assert abs(rows[1]["gap"] - result.summary["gap_exact"]) < FAR * rows[1]["gap_error"]
     assert abs(rows[2]["gap"] - gap_of_two_samples()) < FAR * rows[2]["gap_error"]
     last = rows[256]
-    second_order = 2 * last["leading"] ** 2  # of the order of CV^4 / K^2
+    second_order = 2 * last["leading"] ** 2  # order CV^4 / K^2
     assert abs(last["gap"] - last["leading"]) < FAR * last["gap_error"] + second_order
     gaps = [row["gap"] for row in result.against_k]
-    assert gaps == sorted(gaps, reverse=True)  # on every path, since the blocks are nested
+    assert gaps == sorted(gaps, reverse=True)  # for every seed, because the blocks are nested
     assert rows[256]["coverage"] > 0.9
     assert rows[2]["coverage"] < 0.7
     assert rows[256]["error_ratio"] == pytest.approx(1, abs=0.15)
 
 
 def test_the_leading_order_is_that_of_the_estimator() -> None:
-    """What the evaluator estimates as the leading bias agrees with the quadrature of CV^2 over many samples."""
+    """The evaluator's estimate of the leading bias agrees with the quadrature of CV^2, over many samples."""
     u = torch.rand(200_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     _, cv_squared, _ = bound.by_quadrature()
     for level in (2, 5):
@@ -233,13 +233,13 @@ def kraft(lengths: np.ndarray) -> float:
 
 
 def best_lengths(p: list[float]) -> float:
-    """The smallest mean length of any prefix code, by trying all lengths that satisfy Kraft's inequality."""
+    """Return the smallest mean length of any prefix code, by trying all lengths that satisfy Kraft's inequality."""
     choices = itertools.product(range(1, len(p)), repeat=len(p))
     return min(float(np.dot(p, c)) for c in choices if sum(0.5**length for length in c) <= 1)
 
 
 def test_the_error_of_a_coverage_is_that_of_independent_levels() -> None:
-    """Of two that have one half each it is that of one over the root of two; of one it is the binomial's."""
+    """With one level the error is binomial; with two levels of equal shares it is smaller by the root of two."""
     log_w = torch.randn(8, 1, 400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     truth, one = torch.full((2,), 0.5, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
     alone = bound._error_bars(log_w, truth[:1], one)
@@ -321,7 +321,7 @@ def test_the_wrong_code_costs_the_divergence() -> None:
 
 
 def test_the_table_of_words_holds_the_most_frequent_levels() -> None:
-    """The first of equals first; a level that does not occur has no word."""
+    """Of equally frequent levels, the first comes first; a level that does not occur has no word."""
     counts = np.array([5, 0, 2, 9, 9, 1])
     table = coding.code_table(counts)
     assert [row["level"] for row in table] == [3, 4, 0, 2, 5]
@@ -346,11 +346,11 @@ def test_blocks_approach_the_entropy() -> None:
     assert max(row["words"] for row in coding.blocks(np.arange(1, 18))) <= coding.MAX_BLOCKS
 
 
-# the whole
+# the whole study
 
 
 def prepared(folder: Path, images: np.ndarray, n_levels: int) -> Path:
-    """What ``dequantize`` writes of training images."""
+    """Write training images as ``dequantize`` does."""
     write_npy(folder / "train" / "images.npy", images.shape, images.dtype, [images])
     described = {
         "image_shape": images.shape[1:],
@@ -382,7 +382,7 @@ def test_the_levels_are_counted_within_bounds(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(StoredArray, "__getitem__", spy)
     some = density_and_mass.count_levels(folder, 219)
     assert (some.n_images, some.n_pixels) == (10, 200)
-    assert read == list(range(0, 100, 10))  # spread over the set, read once
+    assert read == list(range(0, 100, 10))  # rows are spread over the set, and read once
     assert density_and_mass.count_levels(folder, 1).n_images == 1
 
 
@@ -398,7 +398,7 @@ def test_a_rerun_is_byte_identical(counts: list[int], tmp_path: Path) -> None:
 
 
 def test_the_heap_is_that_of_the_textbook() -> None:
-    """The mean length is the sum of all merged weights: another way to the same number."""
+    """The mean length equals the sum of all merged weights, which is another way to compute it."""
     weights = np.random.default_rng(2).random(40)
     heap, total = list(weights), 0.0
     heapq.heapify(heap)

@@ -1,4 +1,4 @@
-"""One flow in four ways: the sections differ in their noise alone, the rows are those of the models."""
+"""One flow in four ways: the sections differ only in their noise, and the rows are those of the trained models."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_the_flows_differ_in_their_noise_alone() -> None:
         ("uniform", 3),
     ]
     assert {section.settings(TRAIN).epochs for section in sections.values()} == {3}
-    assert {section.settings(TRAIN).batch_size for section in sections.values()} == {128}  # its own default
+    assert {section.settings(TRAIN).batch_size for section in sections.values()} == {128}  # the section's own default
 
 
 def test_no_more_images_are_read_than_asked_for(folder: Path) -> None:
@@ -86,7 +86,7 @@ def test_no_more_images_are_read_than_asked_for(folder: Path) -> None:
 
 @pytest.mark.parametrize("n_images", [1, 2])
 def test_one_test_image_has_an_error_that_is_unknown(n_images: int, folder: Path) -> None:
-    """Infinite, as everywhere; of two images it is half their difference. No column holds a NaN."""
+    """With one image the error is infinite; with two images it is half their difference. No column contains NaN."""
     images = dequantizing.some_images(folder, n_images)
     trained = dequantizing.train_all(TINY_FLOW, TRAIN, images, 0, CPU)
     estimates = dequantizing.evaluate_all(TINY_FLOW, trained, images, 0, CPU)
@@ -105,7 +105,7 @@ def test_the_rows_are_those_of_the_models(folder: Path) -> None:
     assert (metrics["n_train"], metrics["n_test"], metrics["n_test_of_all"]) == (40, 18, 18)
     images = dequantizing.some_images(folder, 40)
     same_as = images.same_as["test"]
-    assert metrics["n_test_distinct"] == len(np.unique(images.images["test"], axis=0)) < 18  # copies count once
+    assert metrics["n_test_distinct"] == len(np.unique(images.images["test"], axis=0)) < 18  # copies are counted once
     trained = dequantizing.train_all(TINY_FLOW, TRAIN, images, 0, CPU)
     estimates = {
         way: estimate(
@@ -137,7 +137,7 @@ def test_the_rows_are_those_of_the_models(folder: Path) -> None:
         assert row["n_parameters"] == trained[way].model.n_parameters
         assert row["bias_bpd"] == pytest.approx(float(item.bias.mean()) / 4 / np.log(2))
         assert row["ess_median"] == pytest.approx(float(item.ess.median()))
-        assert row["too_few_samples"] == 1  # five samples cannot count for ten
+        assert row["too_few_samples"] == 1  # five samples cannot reach an effective sample size of ten
     assert rows[0]["difference_bpd"] == 0
     assert rows[2]["n_parameters"] > rows[0]["n_parameters"] == rows[1]["n_parameters"]
     assert len({row["bpd"] for row in rows}) == 4

@@ -1,6 +1,6 @@
-"""Marginals are known by enumeration, by other quadratures and closed forms; rows say what is true of estimators.
+"""Marginals agree with enumeration, other quadratures and closed forms; the rows describe the estimators correctly.
 
-Tests by chance are seeded; each says how often it would fail for another seed where nothing is wrong.
+Statistical tests are seeded; each states how often it would fail for another seed although nothing is wrong.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ BINARY = torch.tensor(list(itertools.product(range(2), repeat=4)), dtype=torch.u
 
 
 def vae_of(n_latents: int) -> LatentModel:
-    """A VAE of 2 x 2 binary sub-pixels with weights far from their start."""
+    """Return a VAE for 2 x 2 binary sub-pixels, with weights far from their initial values."""
     family, params, shape, n_levels = SMALL["vae-bernoulli"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SMALL, "vae-bernoulli", (family, {**params, "latent_size": n_latents}, shape, n_levels))
@@ -89,7 +89,7 @@ def test_the_cells_of_a_gaussian_are_those_of_its_distribution_function() -> Non
         low = image / model.n_levels
         exact = normal.cdf(low + 1 / model.n_levels, lower_limit=low)
         assert math.exp(log_p) == pytest.approx(exact, rel=1e-6, abs=1e-12)
-    assert 0.2 < float(normal.cov[0, 1]) * model.n_levels**2 < 0.3  # correlated, by 0.9 of a variance of 1/4
+    assert 0.2 < float(normal.cov[0, 1]) * model.n_levels**2 < 0.3  # a correlation of 0.9 and variances of 1/4
 
 
 def test_the_cells_of_a_gaussian_of_independent_sub_pixels_are_closed_forms() -> None:
@@ -115,7 +115,7 @@ CODES: list[tuple[Callable[[], DiscreteCode], int]] = [
 
 @pytest.mark.parametrize(("make", "n_parts"), CODES)
 def test_weights_of_a_code_average_to_its_mass(make: Callable[[], DiscreteCode], n_parts: int) -> None:
-    """By all values of z: q sums to one, and the mean of the weights under q is P(x), exactly."""
+    """By enumeration of all z: q sums to one, and the mean of the weights under q is exactly P(x)."""
     model = make()
     x = model.source.draw(5, np.random.default_rng(0))
     log_q = model.encode(x)
@@ -128,9 +128,9 @@ def test_weights_of_a_code_average_to_its_mass(make: Callable[[], DiscreteCode],
     assert torch.allclose(torch.logsumexp(log_joint, 0), truth)
     drawn = model.log_weights(torch.from_numpy(x), 4000, generator=torch.Generator().manual_seed(1))
     possible = log_joint - chosen
-    assert float((drawn[:, None] - possible[None]).abs().amin(1).max()) < 1e-9  # every one is that of some z
+    assert float((drawn[:, None] - possible[None]).abs().amin(1).max()) < 1e-9  # every drawn weight belongs to some z
     w = (drawn - truth).exp()
-    assert bool(((w.mean(0) - 1).abs() < 5 * w.std(0) / 4000**0.5).all())  # 5 times, once in 300,000
+    assert bool(((w.mean(0) - 1).abs() < 5 * w.std(0) / 4000**0.5).all())  # 5 standard errors, once in 300,000
     assert float(w.std(0).min()) > 0.01
     few = model.log_weights(torch.from_numpy(x), 3, generator=torch.Generator().manual_seed(1))
     assert torch.equal(few, drawn[:3])
@@ -138,7 +138,7 @@ def test_weights_of_a_code_average_to_its_mass(make: Callable[[], DiscreteCode],
 
 
 class Weights(ImageModel):
-    """Weights with a distribution that is known: P(x) is 1 for every image."""
+    """A model whose weights have a known distribution; P(x) is 1 for every image."""
 
     def __init__(self, draw: Callable[[Tensor], Tensor]) -> None:
         super().__init__((1, 1, 1), 2)
@@ -170,13 +170,13 @@ def row_of_weights(draw: Callable[[Tensor], Tensor], n_samples: int, n_replicate
 
 @pytest.mark.parametrize("n_samples", [16, 1024])
 def test_a_row_says_what_is_known_of_exponential_weights(n_samples: int) -> None:
-    """Log of the mean of K of them has the bias digamma(K) - log K and the variance trigamma(K); 4 errors."""
+    """The log of the mean of K weights has the bias digamma(K) - log K and variance trigamma(K); limit: 4 errors."""
     row = row_of_weights(lambda u: -torch.log(u), n_samples)
     bias = float(digamma(n_samples)) - math.log(n_samples)
     spread = 1 / math.sqrt(4 * n_samples)
     assert row["bound_bias"] == pytest.approx(bias, abs=4 * spread / 100**0.5 * 1.1)
     assert row["bound_bias_error"] == pytest.approx(spread / 100**0.5, rel=0.3)
-    assert 2 * bias <= row["stated_bias"] <= 0.9 * bias  # the larger of two estimates of it
+    assert 2 * bias <= row["stated_bias"] <= 0.9 * bias  # the larger of two estimates of the bias
     for name in ("jackknife", "extrapolation"):
         assert row[f"{name}_bias"] == pytest.approx(0, abs=4 * row[f"{name}_bias_error"])
     assert row["ess_median"] == pytest.approx(n_samples / 2, rel=0.2)
@@ -194,10 +194,10 @@ def test_a_row_says_what_is_known_of_exponential_weights(n_samples: int) -> None
 
 
 def test_a_heavy_tail_does_not_cover_and_is_marked() -> None:
-    """Pareto weights with the exponent 1.25: infinite variance, k-hat 0.8, a mean of 1."""
+    """Pareto weights with the exponent 1.25 have an infinite variance, k-hat 0.8 and a mean of 1."""
     row = row_of_weights(lambda u: 0.2 * u**-0.8, 1024)
     assert row["bound_bias"] < -0.02
-    assert (row["bound_is_short"], row["within_is_short"]) == (0, 1)  # it is low, and not by its own error
+    assert (row["bound_is_short"], row["within_is_short"]) == (0, 1)  # the bound is too low, by more than its error
     assert row["pareto_k_median"] == pytest.approx(0.8, abs=0.1)
     assert row["n_jackknife_stated"] < 0.05 * 100
     assert row["n_flagged"] > 0.95 * 100

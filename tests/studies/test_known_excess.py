@@ -1,4 +1,4 @@
-"""What the study says of models on images of a known distribution is what they are, trained and scored one by one."""
+"""The study gives the numbers of models that are trained and scored one by one on images of a known distribution."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_the_numbers_are_those_of_models_trained_and_scored_one_by_one() -> None
 
 
 def test_the_excess_is_the_divergence_by_enumeration() -> None:
-    """Of a model and a truth that are summed over all images; within 4 standard errors, which fails 1 in 16,000."""
+    """Model and truth are summed over all images; the limit of 4 standard errors fails once in 16,000."""
     section = section_of("histogram", strength=1.0)
     metrics, _ = excess.study(section, TrainSection(), 0, CPU)
     source = Ising(SHAPE, LEVELS, 1.0)
@@ -162,7 +162,7 @@ def test_what_was_made_once_is_of_the_committed_settings(repository: Path) -> No
 def test_settings_that_are_none_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, result = tmp_path / "settings.yaml", tmp_path / "result.json"
     for text, words in (
-        ("3", f"{path} must be a mapping of the keys of the section known, but it holds 3."),
+        ("3", f"{path} must be a mapping with the keys of the section known, but it holds 3."),
         ("excess: {height: tall}", f"{path}: known.excess.height = 'tall' is not allowed; it must be an integer."),
         (
             "excess: {families: {x: {family: rnn}}}",

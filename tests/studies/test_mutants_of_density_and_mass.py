@@ -1,6 +1,6 @@
-"""Have the laws of the study teeth? Classic confusions of densities and masses, each with the test that must catch it.
+"""The tests of the study catch classic confusions of densities and masses; each mutant names the test that must fail.
 
-Every mutant replaces one function by its broken twin; the test passes before and must fail after.
+Every mutant replaces one function by a broken version; the test passes before and must fail after.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def intervals_agree() -> None:
 
 
 def density_of_the_middle() -> Tensor:
-    """The density in the middle of each cell in place of its mass; the tails as they are."""
+    """Use the density in the middle of each cell instead of its mass; the tails are unchanged."""
     middle = bound.log_density(torch.arange(bound.N_LEVELS) + 0.5)
     return torch.cat([MASSES[:1], middle, MASSES[-1:]])
 
@@ -36,26 +36,26 @@ MASSES = bound.log_masses()
 
 
 def cells_around_the_levels() -> Tensor:
-    """The cells [x - 1/2, x + 1/2), as the data had them before the noise was added."""
+    """Use the cells [x - 1/2, x + 1/2), those of the data before the noise is added."""
     weights, locs, scales = (torch.tensor(v, dtype=torch.float64) for v in (bound.WEIGHTS, bound.LOCS, bound.SCALES))
     components = bound.DiscretizedLogistic(locs + 1, scales.log(), bound.N_LEVELS + 2)
     return bound.Mixture(weights.log(), components).log_prob(torch.arange(bound.N_LEVELS + 2))
 
 
 def mean_of_weights_outside_the_log(log_w: Tensor) -> tuple[list[int], Tensor]:
-    """The mean of logs at each K: log-weights are averaged where weights should be."""
+    """Average the log-weights at each K instead of the weights."""
     sizes = [2**power for power in range(int(math.log2(len(log_w))) + 1)]
     return sizes, torch.stack([log_w.mean(0) for _ in sizes])
 
 
 def unshifted_noise(mixture: Any, x: np.ndarray, p: np.ndarray, n_nodes: int = 24) -> tuple[float, float]:
-    """The density at the level itself: the noise forgotten when it comes to evaluating."""
+    """Evaluate the density at the level itself, without the noise."""
     value = -float(p @ mixture.log_density(x, np.zeros(len(x))))
     return value, value
 
 
 def uncentred_variance() -> tuple[Tensor, Tensor, Tensor]:
-    """CV^2 + 1 for CV^2."""
+    """Return CV^2 + 1 instead of CV^2."""
     elbo, cv_squared, mass = QUADRATURE()
     return elbo, cv_squared + 1, mass
 

@@ -1,6 +1,6 @@
-"""Have the laws of the study teeth? Classic mistakes of importance sampling, each with the test that must catch it.
+"""The tests of the study catch classic mistakes of importance sampling; each mutant names the test that must fail.
 
-Every mutant replaces one function by its broken twin; the test passes before and must fail after.
+Every mutant replaces one function by a broken version; the test passes before and must fail after.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from support.mutants import Mutant, must_die
 
 
 def first_predecessor_alone(project: Project, durations: np.ndarray) -> np.ndarray:
-    """A task begins when the first of its predecessors has ended."""
+    """Let a task begin when its first predecessor has ended."""
     finish = durations.copy()
     for task, earlier in enumerate(project.predecessors):
         if earlier:
@@ -30,17 +30,17 @@ def first_predecessor_alone(project: Project, durations: np.ndarray) -> np.ndarr
 
 
 def inverted_ratio(project: Project, means: np.ndarray, durations: np.ndarray) -> np.ndarray:
-    """Q / p in place of p / q."""
+    """Return q / p instead of p / q."""
     return -LOG_WEIGHTS(project, means, durations)
 
 
 def no_normalizers(project: Project, means: np.ndarray, durations: np.ndarray) -> np.ndarray:
-    """The ratio of the exponentials without that of the rates."""
+    """Return the ratio of the exponentials without the ratio of the rates."""
     return LOG_WEIGHTS(project, means, durations) - np.log(means / np.array(project.means)).sum()
 
 
 def rates_for_means(chain: Chain, rates: Tensor, deadline: float) -> Tensor:
-    """The tilted project with the rates of the proposal."""
+    """Use the rates of the proposal for the tilted project."""
     return (
         SECOND_MOMENT(chain, rates, deadline)
         - chain.log_tail(deadline, 2 * chain.rates - rates)
@@ -49,13 +49,13 @@ def rates_for_means(chain: Chain, rates: Tensor, deadline: float) -> Tensor:
 
 
 def always_finite(chain: Chain, rates: Tensor, deadline: float) -> Tensor:
-    """A rate that is not positive is taken for a small one."""
+    """Treat a rate that is not positive as a small positive rate."""
     tilted = (2 * chain.rates - rates).clamp_min(1e-3)
     return (chain.rates.square() / (rates * tilted)).log().sum() + chain.log_tail(deadline, tilted)
 
 
 def all_weights(log_w: Tensor, is_late: Tensor) -> Tensor:
-    """The weights of all draws, late or not."""
+    """Use the weights of all draws, whether they are late or not."""
     return log_w
 
 
@@ -64,7 +64,7 @@ def without_predecessors(chain: Chain, project: Project) -> None:
 
 
 def relative_error(log_w: Tensor) -> Tensor:
-    """The standard deviation of one draw: the root of n forgotten."""
+    """Return the standard deviation of one draw, without dividing by the root of n."""
     return STANDARD_ERROR(log_w) * math.sqrt(len(log_w))
 
 
@@ -73,12 +73,12 @@ def derivative_of_the_other_sign(chain: Chain, t: float, rates: Tensor | None = 
 
 
 def no_weights_in_the_fit(project: Project, means: np.ndarray, durations: np.ndarray) -> np.ndarray:
-    """Late draws count alike, whatever they were drawn with."""
+    """Give all late draws the same weight."""
     return np.zeros(len(durations))
 
 
 def errors_of_nothing(*arguments: Any) -> estimators.Estimate:
-    """0 +- 0."""
+    """Return 0 +- 0 without a late draw."""
     found = ESTIMATE(*arguments)
     return estimators.Estimate(**{**vars(found), "standard_error": 0.0 if not found.n_late else found.standard_error})
 
@@ -92,7 +92,7 @@ def method_finds_the_durations() -> None:
 
 
 def exact_values() -> None:
-    """On a chain of its own: that of the module was built before the mutant came."""
+    """Compute on a new chain, because the chain of the module was built before the mutant was installed."""
     chain = Chain(network.PROJECT)
     assert len(chain.states) == 51
     assert math.exp(chain.log_tail(70.0)) == pytest.approx(3.2115e-5, abs=5e-10)

@@ -1,4 +1,4 @@
-"""The study of a rare delay against closed forms, brute force, many digits and simulation."""
+"""The study of a rare delay agrees with closed forms, brute force, many digits and simulation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PARALLEL = Project((2.0, 3.0), ((), ()))
 
 
 def all_paths(project: Project) -> list[tuple[int, ...]]:
-    """Every chain of tasks of which each waits for the one before, from one that waits for none, by brute force."""
+    """Return all chains of tasks by brute force: each task waits for the one before it, the first waits for none."""
     return [
         tasks
         for size in range(1, project.n_tasks + 1)
@@ -61,7 +61,10 @@ def test_the_critical_path_is_the_longest_at_the_means() -> None:
         found = critical_path(PROJECT, durations)
         assert found in lengths
         assert durations[list(found)].sum() == pytest.approx(completion_times(PROJECT, durations[None])[0])
-    assert critical_path(Project((2.0, 2.0, 1.0, 1.0), ((), (), (0, 1), (1, 0)))) == (0, 2)  # the first of equals
+    assert critical_path(Project((2.0, 2.0, 1.0, 1.0), ((), (), (0, 1), (1, 0)))) == (
+        0,
+        2,
+    )  # the first of equally long paths
 
 
 @pytest.mark.parametrize(
@@ -83,7 +86,7 @@ def test_the_exact_values_are_those_published() -> None:
 
 
 def test_two_tasks_agree_with_closed_forms() -> None:
-    """In a row: the hypoexponential distribution. Side by side: the larger of two."""
+    """Tasks in sequence have the hypoexponential distribution; parallel tasks take the larger of two durations."""
     a, b = 1 / 2, 1 / 3
     for t in (0.0, 0.3, 5.0, 60.0):
         in_a_row = (a * math.exp(-b * t) - b * math.exp(-a * t)) / (a - b)
@@ -100,7 +103,7 @@ def test_two_tasks_agree_with_closed_forms() -> None:
 
 @pytest.mark.parametrize(("t", "scale"), [(70.0, 1.0), (70.0, 0.4), (1.0, 1.0)])
 def test_tails_agree_with_many_digits(t: float, scale: float) -> None:
-    """Erlang tails, and the whole project by the power series of its generator, which cancels without many digits."""
+    """Erlang tails, and the whole project by the power series of its generator, which needs many digits."""
     equal = Project((2.0 * scale,) * 5, ((), (0,), (1,), (2,), (3,)))
     with mpmath.workdps(60):
         x = mpmath.mpf(t) / (2 * mpmath.mpf(scale))
@@ -111,7 +114,7 @@ def test_tails_agree_with_many_digits(t: float, scale: float) -> None:
 
 
 def tail_by_series(project: Project, t: float) -> mpmath.mpf:
-    """P(T >= t) by e^(tA) 1 = sum of (tA)^k 1 / k!, with enough digits for terms as large as e^900."""
+    """Return P(T >= t) by e^(tA) 1 = sum of (tA)^k 1 / k!, with enough digits for terms as large as e^900."""
     chain = Chain(project)
     with mpmath.workdps(460):
         rates = [1 / mpmath.mpf(mean) for mean in project.means]
@@ -129,7 +132,7 @@ def tail_by_series(project: Project, t: float) -> mpmath.mpf:
 
 
 def test_the_distribution_is_the_one_simulated() -> None:
-    """At 29 times; a share of n draws is off by more than 4.9 standard errors in 3 of 100,000 runs."""
+    """At 29 times; some share of n draws deviates by more than 4.9 standard errors in 3 of 100,000 runs."""
     times = completion_times(PROJECT, simulated(PROJECT, 100_000))
     tails, density = CHAIN.distribution(2.0, 29)
     for index in range(1, 30):
@@ -143,7 +146,7 @@ def test_the_distribution_is_the_one_simulated() -> None:
 
 
 def test_durations_given_a_delay_are_those_simulated() -> None:
-    """Ten means, each off by more than 4.9 standard errors in one run of a million; and none below the own mean."""
+    """Each of ten means deviates by over 4.9 standard errors once in a million runs; none is below the true mean."""
     durations = simulated(PROJECT, 200_000)
     late = durations[completion_times(PROJECT, durations) >= 25.0]
     expected = CHAIN.mean_durations_given_delay(25.0).numpy()
@@ -166,8 +169,8 @@ def test_weights_are_ratios_of_densities() -> None:
 
 
 def test_the_second_moment_is_the_one_simulated() -> None:
-    """Of squared weights, by draws from the proposal itself at a deadline that is not rare, and by draws from the
-    tilted project at one that is; z of 4.9 each, off by chance once in a million runs.
+    """The mean of squared weights is simulated by draws from the proposal itself at a deadline that is not rare, and by
+    draws from the tilted project at a rare one; each z of 4.9 is exceeded by chance once in a million runs.
     """
     means = proposals.scaled(PROJECT, 1.5, critical_path(PROJECT), 1.2)
     log_w, is_late = estimators.draw(PROJECT, means, 25.0, 200_000, np.random.default_rng(2))
@@ -187,7 +190,7 @@ def test_the_second_moment_is_the_one_simulated() -> None:
 
 
 def test_the_exact_variances_are_those_worked_out() -> None:
-    """One task: E[w^2 1{t >= d}] = s^2 / (2 s - 1) e^(-(2 - 1/s) d); naive draws: P (1 - P)."""
+    """For one task, E[w^2 1{t >= d}] = s^2 / (2 s - 1) e^(-(2 - 1/s) d); for naive draws, the variance is P (1 - P)."""
     one = Chain(Project((3.0,), ((),)))
     for scale in (0.6, 1.0, 4.0):
         second = scale**2 / (2 * scale - 1) * math.exp(-(2 - 1 / scale) * 5.0 / 3)
@@ -226,9 +229,9 @@ def test_the_least_variance_is_the_least(deadline: float) -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_method_finds_the_durations_of_late_projects(seed: int) -> None:
-    """It beats naive draws by a factor of 100 in exact variance; on 12 seeds, the least was 176.
+    """The method reduces the exact variance by a factor of at least 100; over 12 seeds, the smallest factor was 176.
 
-    A round has heavy weights too: one of them can move a mean. On the critical path they are within a quarter.
+    A round also has heavy weights, and one of them can move a mean. Means on the critical path are within a quarter.
     """
     rounds = cross_entropy.optimize(
         PROJECT,
@@ -253,7 +256,7 @@ def test_the_method_finds_the_durations_of_late_projects(seed: int) -> None:
 
 @pytest.mark.parametrize("n_samples", [1_000, 1_004, 1_009])
 def test_no_level_is_higher_than_the_share_of_the_draws_that_must_reach_it(n_samples: int) -> None:
-    """Also where the share is no whole number of draws."""
+    """This also holds if the share is not a whole number of draws."""
     rounds = cross_entropy.optimize(
         PROJECT,
         30.0,
@@ -269,7 +272,7 @@ def test_no_level_is_higher_than_the_share_of_the_draws_that_must_reach_it(n_sam
 
 
 def test_a_deadline_out_of_reach_is_one_sentence() -> None:
-    with pytest.raises(InputError, match=r"came to .* in 2 rounds and not to project_delay.deadline = 70; raise") as e:
+    with pytest.raises(InputError, match=r"reached .* in 2 rounds, but not project_delay.deadline = 70; raise") as e:
         cross_entropy.optimize(
             PROJECT,
             DEADLINE,
@@ -286,9 +289,9 @@ def test_a_deadline_out_of_reach_is_one_sentence() -> None:
 
 
 def test_estimates_are_unbiased_with_the_exact_variance() -> None:
-    """400 estimates of a moderate probability, three proposals.
+    """The test makes 400 estimates of a moderate probability with three proposals.
 
-    The mean is off by more than 4.9 of its standard errors once in a million runs; the spread of 400 estimates has a
+    The mean deviates by more than 4.9 of its standard errors once in a million runs. The spread of 400 estimates has a
     relative standard error of about 3.5 %, and 5 times as much is allowed.
     """
     deadline, n, r = 30.0, 500, 400
@@ -329,7 +332,7 @@ def test_no_late_draw_has_an_unknown_error() -> None:
 
 
 def test_intervals_of_a_fair_coin_hold_as_often_as_promised() -> None:
-    """1,000 intervals from 400 naive draws of an event of 0.34: 95 % hold, in 4.9 standard errors of that share."""
+    """Of 1,000 intervals from 400 naive draws with P = 0.34, 95 % contain P, up to 4.9 standard errors of the share."""
     deadline, n, r = 20.0, 400, 1_000
     p = math.exp(CHAIN.log_tail(deadline))
     means = np.array(PROJECT.means)
@@ -341,7 +344,7 @@ def test_intervals_of_a_fair_coin_hold_as_often_as_promised() -> None:
 
 
 def test_a_coverage_is_that_of_its_replicates() -> None:
-    """Three of four draws each, by hand: 1 +- 0, 1/4 +- 1/4 and 1/2 +- 1/sqrt(12); the ratio is that in the middle."""
+    """Three replicates of four draws, by hand: 1 +- 0, 1/4 +- 1/4 and 1/2 +- 1/sqrt(12); the ratio is the median."""
     log_event = torch.tensor([[1.0, 1, 1], [1, 0, 1], [1, 0, 0], [1, 0, 0]], dtype=torch.float64).log()
     found = estimators.coverage(log_event, 0.5, 1.0)
     assert (found.n_samples, found.empty) == (4, 0)
@@ -402,7 +405,7 @@ def test_the_tables_say_what_the_parts_say() -> None:
 
 
 def test_no_two_parts_of_the_study_share_their_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither two proposals nor an estimate and its replicates: an error in one would be an error in both."""
+    """Two proposals, or an estimate and its replicates, never share draws, because they would share their errors."""
     module, asked = sys.modules["bitsperdim.studies.project_delay.study"], []
 
     def generator(seed: int, number: int) -> np.random.Generator:

@@ -1,19 +1,20 @@
 """The report: one self-contained HTML page and its Markdown twin, made of the results, and of numbers in ``recipes/``.
 
-The page needs no network: style, script, charts and pictures are in it. Nothing is computed here
-that would be a result; what is shown is what ``metrics.json`` and its neighbours say, rounded to
-its error. Neither file holds a date, a host or a commit. It imports no torch, and matplotlib only
-once something is drawn.
+The page needs no network: it contains its style, script, charts and pictures. This package computes no
+results: it shows the values of ``metrics.json`` and of the files beside it, rounded to their errors. Neither
+output file contains a date, a host or a commit. The package does not import torch, and it imports matplotlib
+only when something is drawn.
 
 Invariants (``tests/report/test_report.py``):
 
 1. The same inputs give the same bytes (``test_a_rerun_is_byte_identical``).
-2. The page asks for nothing outside itself (``test_nothing_is_fetched``).
+2. The page loads nothing from outside (``test_nothing_is_fetched``).
 3. Text from data and parameters is escaped (``test_hostile_text_is_escaped``).
-4. Every number says what it is: = or ≤, and is the one of ``metrics.json``
+4. Every number has its sign, = or ≤, and equals the value in ``metrics.json``
    (``test_the_numbers_are_those_of_the_metrics``, ``test_bounds_and_exact_numbers_carry_their_sign``).
-5. A browser finds no fault with it: no message, request, broken picture, overflow or faint text, wide and narrow,
-   light and dark (``test_browser.py``, ``test_nothing_is_wrong_with_the_page``).
+5. In a browser, the page causes no message and no request, and has no broken picture, overflow or text with low
+   contrast, on wide and narrow screens, in light and dark mode (``test_browser.py``,
+   ``test_nothing_is_wrong_with_the_page``).
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from bitsperdim.results.universal_resnet import FUNCTIONS
 
 __all__ = ["write_report"]
 
-WORDS_AND_SIGNS = ("SIGNS", "PUBLISHED_SIGNS", "LEGEND", "TOO_FEW", "OUT_OF_RANGE", "SEEN")  # that templates know
+WORDS_AND_SIGNS = ("SIGNS", "PUBLISHED_SIGNS", "LEGEND", "TOO_FEW", "OUT_OF_RANGE", "SEEN")  # available in templates
 FILTERS: dict[str, Callable[..., Any]] = {
     "count": formatting.count,
     "error_alone": formatting.error_alone,
@@ -62,15 +63,15 @@ def write_report(params: Params, results: Path, folder: Path, root: Path = Path(
 
     Args:
         params: the validated parameters.
-        results: the folder that ``dequantize``, ``train`` and ``evaluate`` wrote into.
-        folder: of the report; made if need be.
-        root: of the repository, whose ``recipes/`` holds the published numbers.
+        results: folder with the outputs of ``dequantize``, ``train`` and ``evaluate``.
+        folder: folder for the report; it is created if it does not exist.
+        root: root of the repository; its ``recipes/`` contains the published numbers.
 
     Raises:
-        InputError: a result is missing, unreadable, or was scored on other test images; a recipe is broken.
+        InputError: a result is missing, is unreadable, or was scored on other test images; or a recipe is invalid.
     """
     report = read_report(params, results, root)
-    page, twin = render_page(report), render_markdown(report)  # both, before either is written
+    page, twin = render_page(report), render_markdown(report)  # render both before writing either
     write_text(folder / "index.html", page)
     write_text(folder / "report.md", twin)
 

@@ -1,7 +1,7 @@
 """The charts of the report: models with their errors, training, the bound against K, the spread over images.
 
-What cannot be drawn, because it is infinite, is left out of the drawing and said in words beside it.
-A chart with nothing to show is None, and the page has a sentence in its place.
+Infinite values cannot be drawn; a chart leaves them out, and the text beside it mentions them.
+A chart without content is None, and the page shows a sentence instead.
 
 Invariants (``tests/report/test_report.py``): an infinite number breaks no chart
 (``test_an_infinite_number_is_shown_and_flagged``).
@@ -38,8 +38,8 @@ Yardstick = tuple[str, str, float]
 
 SIZE = (350.0, 240.0)  # of a model's chart
 MARGINS = (46.0, 14.0, 28.0, 34.0)
-SEEDS_BELOW = 0.3  # rows below the mean
-FAR = 2.0  # times the bits of a raw file
+SEEDS_BELOW = 0.3  # how far below the mean the seeds are drawn, in rows
+FAR = 2.0  # a model is off the scale if it costs more than this multiple of the bits of a raw file
 MAX_TICKS = 6
 MIN_BINS, MAX_BINS = 8, 60
 
@@ -49,14 +49,15 @@ def forest(
 ) -> tuple[Markup, Markup, list[Yardstick]]:
     """Return bits per dimension with error bars, for wide and for narrow screens, and the yardsticks off the scale.
 
-    A model that costs more than twice the bits of a raw file is off the scale: it would squeeze all others together.
+    A model that costs more than twice the bits of a raw file is off the scale: it would compress the scale for all
+    other models.
     """
     near = [model for model in models if model.metrics.bpd <= FAR * raw_bpd]
     low, high = _extent(near or models)
     reach = 0.8 * max(high - low, 0.2 * high)
     shown = [yardstick for yardstick in yardsticks if low - reach <= yardstick[2] <= high + reach]
     values = [low, high, *(value for _, _, value in shown)]
-    pad = 0.06 * max(max(values) - min(values), 0.02 * high) or 0.1  # a single value of 0
+    pad = 0.06 * max(max(values) - min(values), 0.02 * high) or 0.1  # if the only value is 0
     limits = (min(values) - pad, max(values) + pad)
     wide = _forest("forest-wide", models, shown, limits, narrow=False)
     narrow = _forest("forest-narrow", models, shown, limits, narrow=True)
@@ -76,7 +77,7 @@ def _interval(model: ModelReport) -> tuple[float, float]:
 
 
 def _seeds(model: ModelReport) -> list[float]:
-    """Return the finite numbers of each seed on its own, where there are several."""
+    """Return the finite numbers of the single seeds; empty with one seed."""
     return [bpd for bpd in model.metrics.bpd_of_seeds if math.isfinite(bpd)]
 
 
@@ -102,7 +103,7 @@ def _forest(
             value, error = with_error(model.metrics.bpd, model.metrics.bpd_standard_error)
             number = f"{model.relation} {value}" + (f" ± {error}" if error else "") + model.metrics.marks
             y = index + (8 * pixel_y if narrow else 0.0)
-            if narrow:  # the name and the number above the mark
+            if narrow:  # name and number are written above the mark
                 text_y = index - 11 * pixel_y
                 axes.text(limits[0], text_y, label, ha="left", va="center", weight="bold", backgroundcolor=PAPER)
                 axes.text(limits[1], text_y, number, ha="right", va="center", backgroundcolor=PAPER)
@@ -122,7 +123,7 @@ def _mark(axes: Axes, model: ModelReport, y: float, pixel: float) -> None:
     colour = BOUND if model.is_bound else EXACT
     value = model.metrics.bpd
     axes.plot(_interval(model), (y, y), color=colour, linewidth=2.5)
-    if model.is_bound:  # the truth is here or further left
+    if model.is_bound:  # the true value is here or further left
         arrow = {"arrowstyle": "-|>,head_length=0.4,head_width=0.22", "color": colour, "shrinkA": 0, "shrinkB": 0}
         tip = _interval(model)[0] - 20 * pixel
         line = {**arrow, "linewidth": 1.2}
@@ -134,11 +135,11 @@ def _mark(axes: Axes, model: ModelReport, y: float, pixel: float) -> None:
 
 
 def _places(shown: Sequence[Yardstick], limits: tuple[float, float], width: float) -> list[tuple[float, int]]:
-    """Return where each yardstick's label stands: its centre, and how many labels are below it."""
+    """Return the place of each yardstick's label: its centre, and the number of labels below it."""
     scale = (limits[1] - limits[0]) / width
-    ends: list[float] = []  # of the last label at each level
+    ends: list[float] = []  # right end of the last label at each level
     places = []
-    for label, _, value in shown:  # in the order of their values
+    for label, _, value in shown:  # sorted by value
         half = 0.5 * (text_width(label) + 10) * scale
         centre = min(max(value, limits[0] + half), limits[1] - half)
         level = next((level for level, end in enumerate(ends) if end <= centre - half), len(ends))
@@ -153,7 +154,7 @@ def _forest_label(models: Sequence[ModelReport]) -> str:
 
 
 def training(model: ModelReport) -> Markup | None:
-    """Return bits per dimension against the epoch, one line per seed; None for a model in closed form."""
+    """Return bits per dimension against the epoch, one line per seed; None for a model fitted in closed form."""
     if model.is_closed_form:
         return None
     from matplotlib.ticker import MaxNLocator
@@ -164,7 +165,7 @@ def training(model: ModelReport) -> Markup | None:
             mine = curve["seed"] == seed
             for column, colour, width in (("train_bpd", MUTED, 1.3), ("validation_bpd", EXACT, 2.0)):
                 line = np.where(np.isfinite(curve[column][mine]), curve[column][mine], np.nan)
-                marker = "o" if len(line) == 1 else None  # one epoch is no line
+                marker = "o" if len(line) == 1 else None  # a single epoch gives no visible line
                 axes.plot(curve["epoch"][mine], line, color=colour, linewidth=width, marker=marker, markersize=4)
             axes.plot(epoch, bpd, "o", markersize=8, color=EXACT, markerfacecolor=PAPER, markeredgewidth=2)
         axes.set_xlabel("epoch")
@@ -172,7 +173,7 @@ def training(model: ModelReport) -> Markup | None:
         axes.margins(x=0.03)
         axes.xaxis.set_major_locator(MaxNLocator(MAX_TICKS, integer=True))
         if curve["epoch"].max() == 1:
-            axes.set_xticks([1])  # the locator wants two
+            axes.set_xticks([1])  # the locator would set at least two ticks
         axes.locator_params(axis="y", nbins=MAX_TICKS)
         return to_svg(axes, f"Training and validation bits per dimension of {model.name} against the epoch.")
 
@@ -207,7 +208,7 @@ def bound(model: ModelReport) -> Markup | None:
 
 
 def histogram(model: ModelReport) -> Markup | None:
-    """Return how the test images spread around the mean; None where every image is impossible."""
+    """Return the histogram of the test images around their mean; None if every image is impossible."""
     from matplotlib.ticker import MaxNLocator
 
     finite = model.nll[np.isfinite(model.nll)]
@@ -239,10 +240,11 @@ def histogram(model: ModelReport) -> Markup | None:
 
 
 def tails(model: ModelReport) -> Markup | None:
-    """Return k-hat of all test images with the limit of trust; None where it is not judged, or nowhere finite."""
+    """Return the histogram of k-hat over test images with its limit; None if it is not judged or nowhere finite."""
     from matplotlib.ticker import MaxNLocator
 
-    limit, finite = model.metrics.pareto_k_limit, model.pareto_k[np.isfinite(model.pareto_k)]
+    limit = model.metrics.pareto_k_limit
+    finite = model.pareto_k[np.isfinite(model.pareto_k)]
     if limit is None or not len(finite):
         return None
     low, high = min(-0.25, float(finite.min())), max(1.0, float(finite.max()))
@@ -270,12 +272,15 @@ def tails(model: ModelReport) -> Markup | None:
 
 
 def _n_bins(values: np.ndarray) -> int:
-    """Return how many bins show the middle half of the values well, however far the others lie (Freedman, Diaconis)."""
+    """Return the number of bins by the rule of Freedman and Diaconis, which depends on the middle half of the values.
+
+    Values far away do not change the width of the bins.
+    """
     quarter, three_quarters = np.quantile(values, (0.25, 0.75))
     width = 2 * float(three_quarters - quarter) / len(values) ** (1 / 3)
     return min(MAX_BINS, max(MIN_BINS, math.ceil(float(np.ptp(values)) / width))) if width > 0 else MIN_BINS
 
 
 def _name_y(axes: Axes, name: str) -> None:
-    """Write the unit above the y axis, where it can be read without turning the head."""
+    """Write the name of the y axis horizontally above the axis."""
     axes.annotate(name, (0, 1), (-38, 10), xycoords="axes fraction", textcoords="offset points", color=MUTED)

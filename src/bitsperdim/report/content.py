@@ -1,9 +1,9 @@
-"""What the report shows, gathered from ``results`` and checked: metrics, curves, per-image numbers, pictures.
+"""The content of the report, read from ``results`` and checked: metrics, curves, per-image numbers, pictures.
 
-It draws nothing and formats nothing; :mod:`bitsperdim.results.reading` opens the files. Numbers of
-one report must be comparable: a model that was scored on other test images than ``dequantize``
-describes is refused; one that was scored under another protocol tag (it was given the label, say)
-is kept and says so.
+This module neither draws nor formats; :mod:`bitsperdim.results.reading` opens the files. The numbers of
+one report must be comparable. A model that was scored on other test images than those that ``dequantize``
+describes raises InputError. A model that was scored under another protocol tag (for example, given the
+label) is kept, and the report names its protocol.
 
 Invariants (``tests/report/test_report.py``): other test images are refused
 (``test_other_test_images_are_refused``); another protocol is named (``test_another_protocol_is_named``).
@@ -42,26 +42,26 @@ from bitsperdim.results.variants import Scored, Way, of_models
 
 @dataclass(frozen=True)
 class ModelReport:
-    """All that is shown of one model.
+    """Everything that the report shows about one model.
 
     Attributes:
-        name: of its section.
-        family: of its section.
-        description: of the family, one sentence.
-        metrics: as evaluated.
+        name: name of the model's section.
+        family: family of the model.
+        description: description of the family, one sentence.
+        metrics: metrics of the evaluation.
         n_train_samples: K of the training objective.
         validation_samples: K of the validation bound.
         curve: columns of ``training_curve.csv``.
-        bound: columns of ``bound_against_k.csv``, and ``standard_error_bpd``; of some models ``contrast_bpd``.
-        nll: (N,) nats per test image, the mean over seeds.
-        same_as: (N,) the number of the first test image that is equal.
-        pareto_k: of each seed and test image; empty where it is not judged.
-        samples: the model's own images, where any can be drawn.
-        reconstructions: each test image above its reconstruction, of models with a latent code.
-        completions: test images, and below them what was drawn given their upper halves, of autoregressive models.
-        receptive_field: what one pixel depends on, of autoregressive models.
-        is_given_class: whether it was given the class, one of which is in each column of the samples.
-        first_kept_epoch: the first whose weights may be kept: the first of a fine-tuning, where there is one.
+        bound: columns of ``bound_against_k.csv``, and ``standard_error_bpd``; for some models also ``contrast_bpd``.
+        nll: (N,) negative log-likelihood of each test image in nats, the mean over seeds.
+        same_as: (N,) index of the first test image that is equal.
+        pareto_k: k-hat of each seed and test image; empty if k-hat is not judged.
+        samples: images drawn from the model, if it can draw samples.
+        reconstructions: each test image above its reconstruction, for models with a latent code.
+        completions: test images, and below them completions given their upper halves, for autoregressive models.
+        receptive_field: the pixels on which one pixel depends, for autoregressive models.
+        is_given_class: whether the model is given the class; then each column of the samples shows one class.
+        first_kept_epoch: first epoch whose weights may be kept: the first epoch of fine-tuning, if there is any.
     """
 
     name: str
@@ -84,63 +84,65 @@ class ModelReport:
 
     @property
     def is_bound(self) -> bool:
-        """Whether the number is an upper bound of the bits per dimension."""
+        """Whether the number is an upper bound on the bits per dimension."""
         return self.metrics.kind == "lower"
 
     @property
     def is_density(self) -> bool:
-        """Whether the number is a density at whole numbers: no likelihood, and never ranked."""
+        """Whether the number is a density at whole numbers, which is not a likelihood and is never ranked."""
         return self.metrics.kind == "density"
 
     @property
     def is_declared(self) -> bool:
-        """Whether nobody has verified that the number is of the kind that the model says."""
+        """Whether the kind of the number is declared by the model and was not verified."""
         return self.metrics.verified is False
 
     @property
     def relation(self) -> str:
-        """What stands before the number: = for an exact one, ≤ for a bound, nothing for a density."""
+        """The sign before the number: = for an exact number, ≤ for a bound, empty for a density."""
         return "" if self.is_density else self.metrics.sign
 
     @property
     def is_sampled(self) -> bool:
-        """Whether importance samples were averaged: only then there is a curve against K."""
+        """Whether several importance samples were averaged; only then is there a curve against K."""
         return self.metrics.n_samples > 1
 
     @property
     def bpd_seed_error(self) -> float | None:
-        """The standard error of the mean over seeds that comes from training; None: one seed cannot tell."""
+        """The part of the standard error of the mean over seeds that comes from training; None with a single seed."""
         spread = self.metrics.bpd_seed_spread
         return None if spread is None else spread / math.sqrt(self.metrics.n_seeds)
 
     @property
     def bpd_error_of_both(self) -> float | None:
-        """The standard error with another test set and other trainings. Both parts hold what is special to an image
-        and a seed at once, so it is too large rather than too small.
+        """The standard error over test sets and training runs together; None with a single seed.
+
+        Both parts contain the interaction of images and seeds, so the value is too large rather than too small.
         """
         of_seeds = self.bpd_seed_error
         return None if of_seeds is None else math.hypot(self.metrics.bpd_standard_error, of_seeds)
 
     @property
     def has_small_ess(self) -> bool:
-        """Whether so many images rest on few samples that the number is flagged for it."""
+        """Whether the number is flagged because too many images have a small effective sample size."""
         too_few = self.metrics.too_few_samples and self.metrics.ess_below_10_share > TOLERATED_SHARE
         return self.is_sampled and too_few
 
     @property
     def has_heavy_tails(self) -> bool:
-        """Whether the tails of so many images are so heavy that the number is flagged for it."""
+        """Whether the number is flagged because too many images have weights with a heavy tail."""
         return (self.metrics.pareto_k_high_share or 0.0) > TOLERATED_SHARE
 
     @property
     def is_closed_form(self) -> bool:
-        """Whether the model was fitted in one pass: its curve is epoch 0 alone."""
+        """Whether the model was fitted in closed form, in one pass: then its curve has only epoch 0."""
         return bool((self.curve["epoch"] == 0).all())
 
     @cached_property
     def best_epochs(self) -> list[tuple[int, int, float]]:
-        """Seed, epoch and validation bits per dimension of the weights that were kept: the smallest, the first of
-        equals.
+        """Seed, epoch and validation bits per dimension of the weights that were kept.
+
+        These are the weights with the smallest validation value, from the first epoch if several are equal.
         """
         rows = []
         for seed in np.unique(self.curve["seed"]):
@@ -153,21 +155,22 @@ class ModelReport:
 
 @dataclass(frozen=True)
 class Report:
-    """All that the page shows.
+    """Everything that the page shows.
 
     Attributes:
-        dataset: its name.
-        images: their metrics.
-        test_images: a picture of some.
-        near_copies: a picture of test images beside the training images that they nearly are; None: there are none.
-        models: in the order of ``models``.
-        studies: that are not switched off, in the order of ``studies``.
-        known: the study of known truths; None, as the others, where it is switched off.
-        study: of densities and masses.
+        dataset: name of the data set.
+        images: metrics of the images.
+        test_images: picture of some test images.
+        near_copies: picture of test images beside the training images that they nearly copy; None: there are no such
+            images.
+        models: models in the order of ``models``.
+        studies: studies that are switched on, in the order of ``studies``.
+        known: the study of known truths; this and the next three are None if the study is switched off.
+        study: the study of densities and masses.
         delay: the study of a rare delay.
-        resnet: of the one-neuron ResNet.
-        ways: a table for each flow that is among the models with several ways of dequantizing.
-        published: numbers of others under the protocol of the images.
+        resnet: the study of the one-neuron ResNet.
+        ways: one table for each flow that occurs among the models with several ways of dequantizing.
+        published: published numbers for the protocol of the images.
         curves: committed training curves of recipes for images of the same kind.
         n_samples: K of the evaluation.
         parameters: (section, [(key, value)]) in the order of ``params.yaml``.
@@ -191,21 +194,21 @@ class Report:
 
     @property
     def likelihoods(self) -> list[ModelReport]:
-        """The models that may be ranked: likelihoods under the protocol of the images."""
+        """The models that may be ranked: they have likelihoods under the protocol of the images."""
         return [model for model in self.models if not (model.is_density or self.is_of_another_protocol(model))]
 
     @property
     def of_other_protocols(self) -> list[ModelReport]:
-        """Those that were given more, the label say: likelihoods of something else."""
+        """The models with likelihoods under another protocol, for example models that were given the label."""
         return [model for model in self.models if not model.is_density and self.is_of_another_protocol(model)]
 
     def is_of_another_protocol(self, model: ModelReport) -> bool:
-        """Return whether a model was scored under another protocol than the images have."""
+        """Return whether a model was scored under another protocol than that of the images."""
         return model.metrics.protocol != self.images.protocol
 
     @property
     def densities(self) -> list[ModelReport]:
-        """Those whose number is no likelihood."""
+        """The models whose number is a density at whole numbers, not a likelihood."""
         return [model for model in self.models if model.is_density]
 
     @property
@@ -215,17 +218,17 @@ class Report:
 
     @property
     def in_terms(self) -> list[ModelReport]:
-        """Models with a latent code whose bound at K = 1 is known in its terms."""
+        """The models with a latent code whose bound at K = 1 is split into rate and distortion."""
         return [model for model in self.models if model.metrics.rate_distortion is not None]
 
     @property
     def any_impossible(self) -> bool:
-        """Whether some model gives a test image no mass."""
+        """Whether some model assigns probability zero to a test image."""
         return any(model.metrics.n_impossible_images for model in self.models)
 
     @property
     def any_seeds(self) -> bool:
-        """Whether a seed on its own can be shown of a model that is ranked."""
+        """Whether the numbers of single seeds can be shown for at least one ranked model."""
         return any(model.metrics.bpd_by_seed for model in self.likelihoods)
 
     @property
@@ -235,7 +238,7 @@ class Report:
 
 
 def title_of(params: Params) -> str:
-    """Return the name of the images: that of their file or folder, where they are the user's own."""
+    """Return the name of the data set; for the user's own images, the name of their file or folder."""
     dataset = params.dataset
     return (Path(dataset.path).stem or dataset.name) if dataset.name in ("folder", "npz") else dataset.name
 
@@ -244,7 +247,8 @@ def read_report(params: Params, results: Path, root: Path) -> Report:
     """Read everything under ``results``, and the published numbers of ``root / "recipes"``.
 
     Raises:
-        InputError: a file is missing or not what a stage writes, or a model saw other test images.
+        InputError: a file is missing or was not written by a stage in this form, or a model was scored on other test
+            images.
     """
     images = read_stored(results / "dequantize" / "metrics.json", ImagesMetrics)
     test_images = read_picture(results / "dequantize" / "pictures" / "test_images.png")
@@ -257,7 +261,6 @@ def read_report(params: Params, results: Path, root: Path) -> Report:
     resnet = read_resnet(results / "universal_resnet") if "universal_resnet" in studies else None
     scored = {model.name: _scored(model, images) for model in models if not model.is_density}
     ways = of_models({name: params.section(name) for name in scored}, scored, images.image_shape)
-    n_samples, rows = params.evaluate.n_samples, parameters(params)
     published = read_published(root, images.protocol, images.image_shape)
     curves = read_curves(root, images.protocol)
     return Report(
@@ -274,8 +277,8 @@ def read_report(params: Params, results: Path, root: Path) -> Report:
         ways=ways,
         published=published,
         curves=curves,
-        n_samples=n_samples,
-        parameters=rows,
+        n_samples=params.evaluate.n_samples,
+        parameters=parameters(params),
     )
 
 
@@ -300,7 +303,7 @@ def _scored(model: ModelReport, images: ImagesMetrics) -> Scored:
 
 
 def parameters(params: Params) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Return every parameter in force, written or by default, section by section, nested keys joined by dots."""
+    """Return every parameter in force, including defaults, section by section; dots join nested keys."""
     unused = {"sections", *STUDIES} - set(params.studies)
     content = {name: getattr(params, name) for name in Params.model_fields if name not in unused}
     lists = {name: value for name, value in content.items() if not isinstance(value, Section)}
@@ -320,8 +323,8 @@ def _read_model(params: Params, folder: Path, name: str, images: ImagesMetrics) 
     metrics = read_stored(folder / "metrics.json", Metrics)
     if metrics.test_sha256 != images.test_sha256:
         raise InputError(
-            f"{folder / 'metrics.json'} was scored on test images {metrics.short_hash}, but the data set is "
-            f"{images.short_hash}; evaluate {name} again."
+            f"{folder / 'metrics.json'} was scored on test images with the hash {metrics.short_hash}, but the test "
+            f"images of the data set have the hash {images.short_hash}; evaluate {name} again."
         )
     beside = ("contrast_bpd",) if metrics.contrast is not None else ()
     bound = read_columns(folder / "bound_against_k.csv", ("n_samples", "bpd", "standard_error_nats", *beside))
@@ -355,7 +358,7 @@ def _picture_if_any(path: Path) -> Picture | None:
 
 
 def _by_seed(per_image: Columns, name: str, metrics: Metrics, path: Path) -> np.ndarray:
-    """Return a column, (seeds, N)."""
+    """Return one column of the per-image numbers, shape (seeds, N)."""
     expected = metrics.n_seeds * metrics.n_images
     if len(per_image[name]) != expected:
         raise InputError(f"{path} has {len(per_image[name])} rows, but {expected} images were scored.")

@@ -1,10 +1,10 @@
-"""The charts of the study ``density_and_mass``, by the names under which its template places them.
+"""The charts of the study ``density_and_mass``, by the names that its template uses.
 
-Blue is what is exact or dequantized, orange what is estimated or goes wrong; every line carries its name. What is
-drawn stands in a table of ``results/density_and_mass``; nothing is computed here.
+Exact or dequantized values are blue, estimates and wrong values are orange; every line is labelled. The charts show
+tables of ``results/density_and_mass`` and compute nothing.
 
-Invariants (``tests/report/test_study.py``): a chart names what it shows for those who cannot see it
-(``test_every_chart_says_what_it_shows``); data of one or two levels break no chart
+Invariants (``tests/report/test_study.py``): every chart has a text alternative that describes it
+(``test_every_chart_says_what_it_shows``); charts also work for data with only one or two levels
 (``test_few_levels_break_no_chart``).
 """
 
@@ -23,7 +23,7 @@ from bitsperdim.report.variants import differences
 from bitsperdim.results.density_and_mass import Study
 from bitsperdim.results.formatting import MINUS, count, plain, two_digits
 
-if TYPE_CHECKING:  # matplotlib is imported once something is drawn
+if TYPE_CHECKING:  # matplotlib is imported only when something is drawn
     from matplotlib.axes import Axes
 
 SIZE = (350.0, 250.0)
@@ -33,7 +33,7 @@ DASHES = (3, 3)
 
 
 def all_charts(study: Study) -> dict[str, Markup]:
-    """Return every chart of the study by its name."""
+    """Return all charts of the study, by name."""
     return {
         "hypotheses": hypotheses(study),
         "intervals": intervals(study),
@@ -51,7 +51,7 @@ def all_charts(study: Study) -> dict[str, Markup]:
 
 
 def hypotheses(study: Study) -> Markup:
-    """Return both densities with the observation on them."""
+    """Return the chart of both densities with the observation marked."""
     table, said = study.tables["hypotheses"], study.metrics.hypotheses
     with chart("study-hypotheses", *SIZE, MARGINS) as axes:
         axes.axvline(1, color=MUTED, linewidth=1.2, dashes=DASHES)
@@ -73,25 +73,25 @@ def hypotheses(study: Study) -> Markup:
 
 
 def intervals(study: Study) -> Markup:
-    """Return the posterior against the width of the interval, wide to narrow."""
+    """Return the chart of the posterior against the width of the interval, from wide to narrow."""
     table, limit = study.tables["intervals"], study.metrics.hypotheses.posterior_b
     with chart("study-intervals", *SIZE, MARGINS) as axes:
         axes.set_xscale("log", base=2)
         axes.axhline(limit, color=EXACT, linewidth=1.4, dashes=DASHES)
         axes.plot(table["width"], table["posterior_b"], "o-", color=INK, markersize=4)
         _label(axes, f"ratio of densities: {plain(limit, 4)}", (table["width"][0], limit), (0, 6), EXACT)
-        _label(axes, "nothing learnt", (2.0, 0.5), (8, 2), MUTED)
+        _label(axes, "prior: 0.5", (2.0, 0.5), (8, 2), MUTED)
         axes.set(ylim=(0.48, 0.66), xlabel="width of the interval (narrower to the right)")
         axes.set_xlim(1.25 * table["width"][0], 0.8 * table["width"][-1])
         ticks = [width for width in (16.0, 4.0, 1.0, 0.25, 1 / 16, 1 / 64, 1 / 256) if width >= table["width"][-1]]
         axes.set_xticks(ticks, [f"{tick:g}" if tick >= 0.25 else f"1/{round(1 / tick)}" for tick in ticks])
         _name_y(axes, "posterior of B")
         axes.locator_params(axis="y", nbins=MAX_TICKS)
-        return to_svg(axes, f"The posterior of B from intervals of falling width, from 0.5 to {plain(limit, 4)}.")
+        return to_svg(axes, f"The posterior of B as the interval narrows, from 0.5 to {plain(limit, 4)}.")
 
 
 def levels(study: Study) -> Markup:
-    """Return how often each level occurs."""
+    """Return the chart of the relative frequency of each level."""
     from matplotlib.ticker import MaxNLocator
 
     table, said = study.tables["levels"], study.metrics.levels
@@ -105,7 +105,7 @@ def levels(study: Study) -> Markup:
 
 
 def collapse(study: Study) -> Markup:
-    """Return both fits against the step."""
+    """Return the chart of both fits against the gradient step."""
     table, said = study.tables["collapse"], study.metrics.collapse
     with chart("study-collapse", *SIZE, MARGINS) as axes:
         axes.plot(table["step"], table["raw_bits"], color=BOUND)
@@ -134,7 +134,7 @@ def collapse(study: Study) -> Markup:
 
 
 def floor(study: Study) -> Markup:
-    """Return the dequantized fit alone above the entropy, which it cannot pass."""
+    """Return the chart of the dequantized fit alone, which stays above the entropy."""
     table, said = study.tables["collapse"], study.metrics.collapse
     entropy, bits = study.metrics.levels.entropy_bits, table["dequantized_bits"]
     last = float(table["step"][-1])
@@ -145,7 +145,7 @@ def floor(study: Study) -> Markup:
         axes.plot(table["step"], bits, color=EXACT)
         axes.plot(last, said.mass_bits, "D", color=BOUND, markersize=6)
         axes.set_ylim(entropy - 0.5 * reach, entropy + 1.5 * reach)
-        _label(axes, f"entropy {plain(entropy)}: no fit gets below", (0, entropy), (4, -15), INK)
+        _label(axes, f"entropy {plain(entropy)}: lower limit", (0, entropy), (4, -15), INK)
         _label(axes, f"{plain(said.dequantized_bits)}", (last, said.dequantized_bits), (0, 7), EXACT, "right")
         _step_axis(axes, last)
         _name_y(axes, "bits per sub-pixel")
@@ -157,7 +157,7 @@ def floor(study: Study) -> Markup:
 
 
 def masses(study: Study) -> Markup:
-    """Return the density with the mass of each cell."""
+    """Return the chart of the density with the mass of each cell."""
     table, cells = study.tables["density"], study.tables["bound_by_level"]
     with chart("study-masses", *SIZE, MARGINS) as axes:
         axes.bar(cells["level"], cells["mass"], 1.0, align="edge", color=BOUND, alpha=0.28, edgecolor=PAPER)
@@ -168,25 +168,22 @@ def masses(study: Study) -> Markup:
         largest = int(np.argmax(cells["mass"]))
         place = (float(cells["level"][largest]) + 1, float(cells["mass"][largest]))
         _label(axes, "mass Q(x):\nthe area", place, (4, 8), BOUND)
-        axes.set(xlim=(0, float(cells["level"][-1]) + 1), ylim=(0, 1.06 * top), xlabel="y; level x owns x to x + 1")
-        _name_y(axes, "density, and mass per unit width")
+        axes.set(
+            xlim=(0, float(cells["level"][-1]) + 1), ylim=(0, 1.06 * top), xlabel="y; the cell of level x is x to x + 1"
+        )
+        _name_y(axes, "density, mass per unit width")
         axes.locator_params(axis="y", nbins=MAX_TICKS)
         return to_svg(axes, "A density with two narrow peaks and one broad hill, and the mass of each unit cell.")
 
 
 def by_level(study: Study) -> Markup:
-    """Return the mean log-density of each level beside its log-mass."""
+    """Return the chart of each level's mean log-density and log-mass."""
     cells, said = study.tables["bound_by_level"], study.metrics.bound
     with chart("study-by-level", *SIZE, MARGINS) as axes:
         axes.vlines(cells["level"], cells["mean_log_density"], cells["log_mass"], color=MUTED, linewidth=2)
         axes.plot(cells["level"], cells["log_mass"], "o", color=EXACT, markersize=8)
-        axes.plot(
-            *(cells["level"], cells["mean_log_density"], "o"),
-            color=BOUND,
-            markersize=8,
-            markerfacecolor=PAPER,
-            markeredgewidth=2,
-        )
+        hollow: Any = {"color": BOUND, "markersize": 8, "markerfacecolor": PAPER, "markeredgewidth": 2}
+        axes.plot(cells["level"], cells["mean_log_density"], "o", **hollow)
         worst = int(np.argmax(cells["log_mass"] - cells["mean_log_density"]))
         level = float(cells["level"][worst])
         _label(axes, "log mass", (level, float(cells["log_mass"][worst])), (9, -1), EXACT)
@@ -200,7 +197,7 @@ def by_level(study: Study) -> Markup:
 
 
 def gap(study: Study) -> Markup:
-    """Return the gap against K with its errors and the leading order."""
+    """Return the chart of the gap against K, with its errors and the leading order."""
     table, said = study.tables["bound_against_k"], study.metrics.bound
     sizes = table["n_samples"]
     with chart("study-gap", *SIZE, MARGINS) as axes:
@@ -219,32 +216,32 @@ def gap(study: Study) -> Markup:
         _k_axis(axes, sizes)
         _name_y(axes, "gap to log Q(x), nats")
         last = plain(float(table["gap"][-1]), 5)
-        label = f"The gap of the bound falls from {plain(said.gap_exact)} nats at K = 1 to {last} at the last K."
+        label = f"The gap of the bound falls from {plain(said.gap_exact)} nats at K = 1 to {last} at the largest K."
         return to_svg(axes, label)
 
 
 def coverage(study: Study) -> Markup:
-    """Return how often the estimated 95 % intervals hold the truth, against K."""
+    """Return the chart of the coverage of the estimated 95 % intervals against K."""
     table = study.tables["bound_against_k"]
     known = table["n_samples"] > 1
     sizes, share = table["n_samples"][known], 100 * table["coverage"][known]
     with chart("study-coverage", *SIZE, MARGINS) as axes:
         axes.set_xscale("log", base=2)
         axes.axhline(95, color=EXACT, linewidth=1.4, dashes=DASHES)
-        axes.errorbar(
-            *(sizes, share, 196 * table["coverage_error"][known]), fmt="o-", color=BOUND, linewidth=1.6, markersize=5
-        )
+        error = 196 * table["coverage_error"][known]
+        axes.errorbar(sizes, share, error, fmt="o-", color=BOUND, linewidth=1.6, markersize=5)
         axes.set_ylim(min(45.0, float(share.min()) - 5), 103)
-        _label(axes, "promised: 95 %", (float(sizes[0]), 95), (-4, 5), EXACT)
+        _label(axes, "nominal: 95 %", (float(sizes[0]), 95), (-4, 5), EXACT)
         _label(axes, f"{two_digits(float(share[0]))} %", (float(sizes[0]), float(share[0])), (9, -4), BOUND)
         _k_axis(axes, sizes)
-        _name_y(axes, "% of intervals that hold the truth")
+        _name_y(axes, "coverage of the intervals, %")
         ends = f"{two_digits(float(share[0]))} % at K = {count(int(sizes[0]))}"
-        return to_svg(axes, f"Coverage of nominal 95 % intervals: {ends}, {two_digits(float(share[-1]))} % at the end.")
+        last = f"{two_digits(float(share[-1]))} % at the largest K"
+        return to_svg(axes, f"Coverage of nominal 95 % intervals: {ends}, {last}.")
 
 
 def blocks(study: Study) -> Markup:
-    """Return the mean word length per symbol against the size of the blocks."""
+    """Return the chart of the mean word length per symbol against the block size."""
     table, entropy = study.tables["blocks"], study.metrics.levels.entropy_bits
     with chart("study-blocks", *SIZE, MARGINS) as axes:
         axes.axhline(entropy, color=INK, linewidth=1.6)
@@ -268,7 +265,7 @@ def blocks(study: Study) -> Markup:
 
 
 def price(study: Study) -> Markup:
-    """Return entropy and divergence of each code as one bar, and the message that was counted."""
+    """Return the chart of each code's entropy and divergence as one bar, with the measured length of a message."""
     entropy, codes = study.metrics.levels.entropy_bits, study.codes
     with chart("study-price", *SIZE, (12.0, 46.0, 28.0, 40.0)) as axes:
         axes.grid(visible=False)

@@ -1,8 +1,8 @@
-"""The charts of the study ``known``, by the names under which its template places them.
+"""The charts of the study ``known``, by the names that its template uses.
 
-Blue is what is exact, orange what is a bound; every row carries its name.
+Exact values are blue, bounds are orange; every row is labelled with its name.
 
-Invariants (``tests/report/test_known.py``): a chart names what it shows for those who cannot see it
+Invariants (``tests/report/test_known.py``): every chart has a text alternative that describes it
 (``test_every_chart_says_what_it_shows``); a bar is as long as its interval (``test_a_bar_is_as_long_as_its_interval``).
 """
 
@@ -19,7 +19,7 @@ from bitsperdim.report.svg import BOUND, EXACT, INK, MUTED, PAPER, chart, shorte
 from bitsperdim.results.formatting import plain, with_error
 from bitsperdim.results.known import ESTIMATORS, MODELS, EstimateRow, KnownTruths, SourceMetrics
 
-if TYPE_CHECKING:  # matplotlib is imported once something is drawn
+if TYPE_CHECKING:  # matplotlib is imported only when something is drawn
     from matplotlib.axes import Axes
 
 WIDTH, ROW = 350.0, 46.0
@@ -30,13 +30,13 @@ SHAPES = {"bound": "o", "jackknife": "s", "extrapolation": "D"}
 
 
 def all_charts(study: KnownTruths) -> dict[str, Markup]:
-    """Return every chart of the study by its name."""
+    """Return all charts of the study, by name."""
     charts = {f"excess_{name}": excess(name, source) for name, source in study.metrics.excess.sources.items()}
     return {**charts, "bias": bias(study.most_samples)}
 
 
 def excess(name: str, source: SourceMetrics) -> Markup:
-    """Return what each model lacks, in bits/dim above the truth, with its interval; an infinite excess is written."""
+    """Return the chart of each model's bits/dim above the truth, with intervals; an infinite excess is written out."""
     models = source.ranked
     independent = source.independent_bpd - source.truth_bpd
     finite = [model for _, model in models if math.isfinite(model.excess_bpd)]
@@ -57,7 +57,7 @@ def excess(name: str, source: SourceMetrics) -> Markup:
                 _interval(axes, index, value, INTERVAL * error, model.kind == "exact")
                 words = " ".join((words, " ± ".join(with_error(value, error))))
             else:
-                words = f"{words} {plain(value)}: an image is impossible to it"
+                words = f"{words} {plain(value)}: an image is impossible"
             box = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5}
             axes.text(low + 0.01 * reach, index - 0.42, words, ha="left", va="center", bbox=box)
         axes.set_xlabel("bits/dim above the truth")
@@ -69,7 +69,7 @@ def excess(name: str, source: SourceMetrics) -> Markup:
 
 
 def bias(rows: Sequence[EstimateRow]) -> Markup:
-    """Return how far the estimators of each model are off on average, with intervals, at one K."""
+    """Return the chart of the bias of each model's estimators at one K, with intervals."""
     numbers = [
         [(getattr(row, f"{name}_bias"), INTERVAL * getattr(row, f"{name}_bias_error")) for name in ESTIMATORS]
         for row in rows
@@ -92,19 +92,18 @@ def bias(rows: Sequence[EstimateRow]) -> Markup:
         axes.set_xlabel("nats above the known log P(x)")
         axes.locator_params(axis="x", nbins=5)
         parts = ", ".join(f"{MODELS[row.model]} {plain(row.bound_bias, 4)}" for row in rows)
-        return to_svg(axes, f"Bias of the estimators at the largest K in nats; that of the bound: {parts}.")
+        return to_svg(axes, f"Bias of the estimators at the largest K, in nats; bias of the bound: {parts}.")
 
 
 def _interval(axes: Axes, y: float, value: float, error: float, is_exact: bool) -> None:
-    """Draw a value with its interval: filled where it is exact, hollow where it is a bound."""
+    """Draw a value with its interval: filled if it is exact, hollow if it is a bound."""
     colour = EXACT if is_exact else BOUND
+    fill = colour if is_exact else PAPER
     axes.plot((value - error, value + error), (y, y), color=colour, linewidth=2.5)
-    axes.plot(
-        *(value, y, "o"), color=colour, markersize=8, markerfacecolor=colour if is_exact else PAPER, markeredgewidth=2
-    )
+    axes.plot(value, y, "o", color=colour, markersize=8, markerfacecolor=fill, markeredgewidth=2)
 
 
 def _above(axes: Axes, x: float, text: str, colour: str, ha: str) -> None:
-    """Write above a vertical line."""
+    """Write a text above a vertical line."""
     place: dict[str, object] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
     axes.annotate(text, (x, 1), (0, 10), color=colour, ha=ha, **place)  # type: ignore[arg-type]

@@ -1,11 +1,11 @@
-"""The charts of the study ``project_delay``, by the names under which its template places them.
+"""The charts of the study ``project_delay``, by the names that its template uses.
 
-Blue is what is exact, orange what was drawn; every line carries its name. What is drawn stands in a table of
-``results/project_delay``; nothing is computed here but the ends of intervals.
+Exact values are blue, random estimates are orange; every line is labelled. The charts show tables of
+``results/project_delay`` and compute only the ends of intervals.
 
-Invariants (``tests/report/test_delay.py``): a chart names what it shows for those who cannot see it
-(``test_every_chart_says_what_it_shows``); estimates without a late draw or of infinite variance break no chart, and
-none of them is drawn as a zero (``test_what_is_unknown_breaks_no_chart``).
+Invariants (``tests/report/test_delay.py``): every chart has a text alternative that describes it
+(``test_every_chart_says_what_it_shows``); charts also work for estimates without a late draw or with infinite
+variance, and never draw such an estimate as a zero (``test_what_is_unknown_breaks_no_chart``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bitsperdim.report.svg import BOUND, EXACT, INK, MUTED, PAPER, chart, shorte
 from bitsperdim.results.formatting import count, plain, two_digits
 from bitsperdim.results.project_delay import SUPERSCRIPTS, Delay, ProposalMetrics
 
-if TYPE_CHECKING:  # matplotlib is imported once something is drawn
+if TYPE_CHECKING:  # matplotlib is imported only when something is drawn
     from matplotlib.axes import Axes
 
 SIZE = (350.0, 250.0)
@@ -32,7 +32,7 @@ REACH = 4.0  # estimates are drawn from a quarter to four times the exact probab
 
 
 def all_charts(delay: Delay) -> dict[str, Markup]:
-    """Return every chart of the study by its name; those of the estimates by the key of the proposal."""
+    """Return all charts of the study, by name; the names of the charts of estimates end with the proposal's key."""
     return {
         "plan": plan(delay),
         "density": density(delay),
@@ -45,7 +45,7 @@ def all_charts(delay: Delay) -> dict[str, Markup]:
 
 
 def plan(delay: Delay) -> Markup:
-    """Return the tasks at their mean durations, as bars over time."""
+    """Return the chart of the tasks at their mean durations, as bars over time."""
     tasks = delay.metrics.tasks
     end = max(task.finish for task in tasks)
     with chart("delay-plan", 350.0, 270.0, (30.0, 78.0, 28.0, 40.0)) as axes:
@@ -65,7 +65,7 @@ def plan(delay: Delay) -> Markup:
 
 
 def density(delay: Delay) -> Markup:
-    """Return the density of T with the tail shaded."""
+    """Return the chart of the density of T, with the tail shaded."""
     table, said = delay.tables["distribution"], delay.metrics
     late = table["t"] >= said.deadline - 1e-9
     with chart("delay-density", *SIZE, MARGINS) as axes:
@@ -83,7 +83,7 @@ def density(delay: Delay) -> Markup:
 
 
 def tail(delay: Delay) -> Markup:
-    """Return P(T >= t) on a logarithmic axis, the late part shaded."""
+    """Return the chart of P(T >= t) on a logarithmic axis, with the late part shaded."""
     table, said = delay.tables["distribution"], delay.metrics
     late = table["t"] >= said.deadline - 1e-9
     floor = float(table["tail"][-1])
@@ -101,7 +101,7 @@ def tail(delay: Delay) -> Markup:
 
 
 def estimates(delay: Delay, key: str, item: ProposalMetrics) -> Markup:
-    """Return one proposal's estimates with their own error bars, and the band of the exact errors."""
+    """Return the chart of one proposal's estimates with their estimated error bars, and the band of exact errors."""
     rows, probability = delay.of_proposals["estimates"][key], delay.metrics.exact.probability
     low, high = probability / REACH, probability * REACH
     with chart(f"delay-estimates-{key}", *SMALL, (46.0, 16.0, 26.0, 38.0)) as axes:
@@ -130,12 +130,12 @@ def estimates(delay: Delay, key: str, item: ProposalMetrics) -> Markup:
         axes.set_yticks(ticks, ["P / 2", "P", "2 P"])
         axes.yaxis.set_minor_locator(_fixed([]))
         last = f"{plain(delay.in_units(item.probability))} ± {two_digits(delay.in_units(item.standard_error))}"
-        said = f"the last is {last} times {delay.unit}" if item.n_late else "not even the last has a late draw"
+        said = f"the last is {last} times {delay.unit}" if item.n_late else "the last has no late draw"
         return to_svg(axes, f"Estimates against n, durations drawn with {item.label}: {said}.")
 
 
 def reduction(delay: Delay) -> Markup:
-    """Return the exact variance reduction as a bar and the measured one as a dot, one row for each proposal."""
+    """Return the chart of variance reductions: exact values as bars, measured values as diamonds."""
     listed = delay.proposals
     shown = [value for _, item in listed for value in (item.variance_reduction, item.variance_reduction_exact) if value]
     low, high = min(0.3, 0.5 * min(shown)), 6 * max(shown)
@@ -144,7 +144,8 @@ def reduction(delay: Delay) -> Markup:
         axes.set_xscale("log")
         for row, (_, item) in enumerate(listed):
             axes.text(low, row - 0.26, shortened(item.label, 40), va="bottom", ha="left")
-            exact, text = item.variance_reduction_exact, plain(item.variance_reduction_exact, 0)
+            exact = item.variance_reduction_exact
+            text = plain(exact, 0)
             if item.variance_is_infinite:
                 _label(axes, "none: infinite variance", (low, row), (2, -4), BOUND)
             else:
@@ -153,7 +154,7 @@ def reduction(delay: Delay) -> Markup:
                 axes.plot(item.variance_reduction, row, "D", color=BOUND, markersize=6)
                 _label(axes, text, (max(exact, item.variance_reduction), row), (9, -4), EXACT)
         axes.set(
-            yticks=[], ylim=(len(listed) - 0.5, -0.8), xlim=(low, high), xlabel="naive draws that one draw is worth"
+            yticks=[], ylim=(len(listed) - 0.5, -0.8), xlim=(low, high), xlabel="worth of one draw, in naive draws"
         )
         _few_powers(axes, "x")
         parts = "; ".join(f"{item.label} {plain(item.variance_reduction_exact, 0)}" for _, item in listed)
@@ -161,7 +162,7 @@ def reduction(delay: Delay) -> Markup:
 
 
 def coverage(delay: Delay) -> Markup:
-    """Return the share of intervals that hold the truth, one row for each proposal, a dot for each n."""
+    """Return the chart of the coverage of the intervals, one row for each proposal and one ring for each n."""
     listed = delay.proposals
     with chart("delay-coverage", 350.0, 66.0 + ROW * len(listed), (12.0, 20.0, 26.0, 40.0)) as axes:
         axes.grid(visible=False)
@@ -173,9 +174,9 @@ def coverage(delay: Delay) -> Markup:
             for place, one in enumerate(held):
                 style: Any = {"color": BOUND, "markersize": 4.5 + 2.5 * place, "markerfacecolor": PAPER}
                 axes.plot(100 * one["coverage"], row, "o", markeredgewidth=2, **style)
-        axes.set(yticks=[], ylim=(len(listed) - 0.5, -0.8), xlim=(-2, 102), xlabel="% of intervals that hold P")
+        axes.set(yticks=[], ylim=(len(listed) - 0.5, -0.8), xlim=(-2, 102), xlabel="% of intervals that contain P")
         axes.annotate(
-            "promised: 95",
+            "nominal: 95",
             (95, 1),
             (0, 10),
             xycoords=("data", "axes fraction"),
@@ -188,11 +189,14 @@ def coverage(delay: Delay) -> Markup:
             f"{item.label} {plain(100 * delay.of_proposals['coverage'][key][-1]['coverage'], 0)}"
             for key, item in listed
         )
-        return to_svg(axes, f"Per cent of nominal 95 % intervals that hold P, at n = {last}: {parts}.")
+        return to_svg(axes, f"Percentage of nominal 95 % intervals that contain P, at n = {last}: {parts}.")
 
 
 def durations(delay: Delay) -> Markup:
-    """Return the mean of each task: its own, given a delay, as found, and of least variance."""
+    """Return the chart of four mean durations of each task.
+
+    These are its true mean, its mean given a delay, and the means of the cross-entropy method and of least variance.
+    """
     table = delay.tables["durations"]
     with chart("delay-durations", 350.0, 66.0 + ROW * 5, MARGINS) as axes:
         axes.set_yscale("log")
@@ -213,26 +217,26 @@ def durations(delay: Delay) -> Markup:
         task, before, after = (float(table[name][longest]) for name in ("task", "mean", "given_delay"))
         return to_svg(
             axes,
-            f"Mean duration of each task; given a delay, task {task:g} takes {plain(after, 1)} in place of {before:g}.",
+            f"Mean duration of each task; given a delay, task {task:g} takes {plain(after, 1)} instead of {before:g}.",
         )
 
 
 def _label(
     axes: Axes, text: str, at: tuple[float, float], shift: tuple[float, float], colour: str = INK, ha: str = "left"
 ) -> None:
-    """Write beside a point."""
+    """Write a text beside a point."""
     style: Any = {"textcoords": "offset points", "color": colour, "ha": ha, "va": "baseline"}
     axes.annotate(text, at, shift, **style)
 
 
-def _fixed(ticks: list[float]) -> Any:  # noqa: ANN401 - a locator of matplotlib, which is imported late
+def _fixed(ticks: list[float]) -> Any:  # noqa: ANN401 - a matplotlib locator; matplotlib is imported late
     from matplotlib.ticker import FixedLocator
 
     return FixedLocator(ticks)
 
 
 def _powers(value: float, _: object = None) -> str:
-    """Return 1, 10, 100, and beyond in powers: 10⁻⁴."""
+    """Return a power of ten as text: 1 to 10,000 written out, all others as powers such as 10⁻⁴."""
     exponent = round(float(np.log10(value)))
     return f"{10**exponent:,d}" if 0 <= exponent <= 4 else "10" + str(exponent).translate(SUPERSCRIPTS)
 
@@ -257,5 +261,5 @@ def _sizes(axes: Axes, sizes: np.ndarray) -> None:
 
 
 def _name_y(axes: Axes, name: str) -> None:
-    """Write the unit above the y axis, where it can be read without turning the head."""
+    """Write the name of the y axis horizontally above the axis."""
     axes.annotate(name, (0, 1), (-38, 10), xycoords="axes fraction", textcoords="offset points", color=MUTED)

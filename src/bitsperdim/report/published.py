@@ -1,7 +1,8 @@
-"""Published numbers for the protocol of a report, from ``recipes/*.yaml``, where they stand with their sources.
+"""Published numbers for the protocol of a report, from ``recipes/*.yaml``, which also give their sources.
 
-A number belongs here if a recipe holds it against images of the same data set, treatment and number of levels. That it
-was scored on the very same test images cannot be checked: papers publish no hash. What else differs, the recipe says.
+The report shows a number if a recipe lists it for images of the same data set, treatment and number of levels. It
+cannot be checked that the number was scored on the same test images, because papers publish no hash. The recipe says
+what else differs.
 
 Invariants (``tests/report/test_published.py``): numbers of another protocol are never shown
 (``test_only_numbers_of_the_same_protocol_are_shown``); a number of several recipes is shown once
@@ -20,20 +21,20 @@ from bitsperdim.core.units import nats_to_bits_per_dim
 from bitsperdim.recipes.recipe import Published, RecipeFile, names, read
 from bitsperdim.sources import SOURCES
 
-OWN_IMAGES = ("folder", "npz")  # whose name says nothing of what they are
+OWN_IMAGES = ("folder", "npz")  # the user's own images: the name of the source does not identify them
 
 
 @dataclass(frozen=True)
 class PublishedNumber:
-    """A number of others, smaller is better, in both units.
+    """A published number of other authors in both units; smaller is better.
 
     Attributes:
-        what: the model as its authors call it.
-        relation: = for an exact one, ≤ for a bound, ≈ for an estimate.
+        what: name that the authors give to the model.
+        relation: = for an exact number, ≤ for a bound, ≈ for an estimate.
         bpd: bits per dimension.
-        nats: per image.
-        shown: the value as published, with its unit.
-        protocol: in the words of the recipe: K and whatever else differs.
+        nats: nats per image.
+        shown: value as published, with its unit.
+        protocol: conditions in the words of the recipe, such as K and other differences.
         source: authors, year, table.
     """
 
@@ -50,12 +51,12 @@ def read_published(root: Path, protocol: str, image_shape: tuple[int, int, int])
     """Return the published numbers that belong to a protocol, the smallest first.
 
     Args:
-        root: of the repository; without ``recipes/`` there are none.
-        protocol: tag of the images.
+        root: root of the repository; if it has no ``recipes/``, the result is empty.
+        protocol: protocol tag of the images.
         image_shape: (C, H, W).
 
     Raises:
-        InputError: a recipe is not what a recipe has to be.
+        InputError: a recipe is invalid.
     """
     parts = protocol.split("/")
     found: dict[Published, None] = {}
@@ -66,11 +67,13 @@ def read_published(root: Path, protocol: str, image_shape: tuple[int, int, int])
 
 
 def _images(recipe: RecipeFile) -> tuple[str, str, str]:
-    """Return what a recipe says of its images, in the words of a protocol tag: data set, treatment, levels."""
+    """Return data set, treatment and levels of a recipe's images, written as in a protocol tag."""
     dataset, dequantize = (_mapping(recipe.params.get(key)) for key in ("dataset", "dequantize"))
-    name, treatment, bits = str(dataset.get("name")), dequantize.get("binarization", "none"), dequantize.get("bits")
+    name = str(dataset.get("name"))
+    treatment = dequantize.get("binarization", "none")
+    bits = dequantize.get("bits")
     if name not in SOURCES:
-        return "", "", ""  # of whatever params.yaml has
+        return "", "", ""  # the recipe runs on whatever data set params.yaml names
     n_levels = 2 if treatment != "none" else 2**bits if isinstance(bits, int) else SOURCES[name].n_levels
     return name, str(treatment), f"L{n_levels}"
 

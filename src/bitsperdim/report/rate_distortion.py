@@ -1,8 +1,8 @@
-"""The rate-distortion plane of models with a latent code: what their bound at K = 1 costs, and what it is short of.
+"""The rate-distortion plane of models with a latent code: the terms of their bound at K = 1, and its gaps.
 
-Each model has two points, the encoder's and that of the best normal of each image, and a line on which rate and
-distortion add up to -log P(x), for which the bound of K samples stands. A point's distance to its line, along either
-axis, is what its bound is short of. Both axes have the same scale.
+Each model has two points: one for the encoder, and one for the best normal of each image. Each model also has a line
+on which rate and distortion add up to -log P(x), which is replaced by the bound with K samples. The distance from a
+point to its line, along either axis, is the gap of its bound. Both axes have the same scale.
 
 Invariants (``tests/report/test_rate_distortion_chart.py``): the points and the lines are those of the metrics.
 """
@@ -20,20 +20,20 @@ from bitsperdim.report.content import ModelReport
 from bitsperdim.report.svg import BOUND, EXACT, INK, MUTED, PAPER, chart, label, name_y, shortened, to_svg
 from bitsperdim.results.formatting import plain
 
-if TYPE_CHECKING:  # matplotlib is imported once something is drawn
+if TYPE_CHECKING:  # matplotlib is imported only when something is drawn
     from matplotlib.axes import Axes
 
 WIDTH, HEIGHT = 430.0, 400.0
 MARGINS = (46.0, 16.0, 28.0, 44.0)
-ROOM = 0.65  # half of an axis, of what is drawn along it
-COLOURS = (EXACT, BOUND, INK, MUTED)  # in turn
+ROOM = 0.65  # half the length of an axis, as a fraction of the extent of its points
+COLOURS = (EXACT, BOUND, INK, MUTED)  # models use these colours in turn
 
 
 def plane(models: Sequence[ModelReport]) -> Markup | None:
-    """Return the chart of all models with terms; None where there is none.
+    """Return the chart of all models whose terms are known, or None if there are no such models.
 
     Args:
-        models: of the report.
+        models: models of the report.
     """
     drawn = [(model.name, terms) for model in models if (terms := model.metrics.rate_distortion) is not None]
     if not drawn:
@@ -58,7 +58,7 @@ def plane(models: Sequence[ModelReport]) -> Markup | None:
 
 
 def _ends(terms: RateDistortionMetrics) -> list[tuple[float, float]]:
-    """Return the points that have to be seen: both, and where the way from the best normal meets the line."""
+    """Return the points that must be visible: both points, and the tip of the arrow to the line."""
     return [*_points(terms), _foot(terms)]
 
 
@@ -67,17 +67,17 @@ def _points(terms: RateDistortionMetrics) -> list[tuple[float, float]]:
 
 
 def _foot(terms: RateDistortionMetrics) -> tuple[float, float]:
-    """Return the point of the line -log P(x) that is nearest to the best normal's."""
+    """Return the point on the line -log P(x) that is nearest to the point of the best normal."""
     half = 0.5 * terms.approximation_gap_nats
     return terms.normal.rate_nats - half, terms.normal.distortion_nats - half
 
 
 def _limits(rates: Sequence[float], distortions: Sequence[float]) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Return the limits of both axes, with room around all points, and as many nats to a pixel on both."""
+    """Return the limits of both axes, with a margin around all points and the same number of nats per pixel."""
     left, right, top, bottom = MARGINS
     sizes = (WIDTH - left - right, HEIGHT - top - bottom)
     ends = [(min(values), max(values)) for values in (rates, distortions)]
-    smallest = 1e-3 * max(1.0, *(abs(end) for pair in ends for end in pair))  # nats, where all points are one
+    smallest = 1e-3 * max(1.0, *(abs(end) for pair in ends for end in pair))  # nats; used if all points coincide
     nats = max(max(high - low, smallest) / size for (low, high), size in zip(ends, sizes, strict=True))
     x, y = (
         (0.5 * (low + high) - ROOM * size * nats, 0.5 * (low + high) + ROOM * size * nats)

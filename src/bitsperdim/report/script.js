@@ -1,5 +1,5 @@
 "use strict";
-// Sorting of the table of models: a button in each header, or the address: #sort=bpd, #sort=-bpd.
+// Sorts the table of models: by a button in each header, or by the address (#sort=bpd, #sort=-bpd).
 (() => {
   const table = document.getElementById("models");
   const body = table.tBodies[0];
@@ -16,7 +16,7 @@
     const numeric = header.dataset.type === "number";
     const sign = direction === "descending" ? -1 : 1;
     const rows = Array.from(body.rows);
-    // no subtraction: the difference of two infinite values is no number
+    // compares instead of subtracting: the difference of two infinite values is NaN
     rows.sort((a, b) => {
       const [x, y] = [valueIn(a, column, numeric), valueIn(b, column, numeric)];
       return x < y ? -sign : x > y ? sign : 0;

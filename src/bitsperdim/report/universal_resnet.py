@@ -1,11 +1,11 @@
-"""The charts of the study ``universal_resnet``, by the names under which its template places them.
+"""The charts of the study ``universal_resnet``, by the names that its template uses.
 
-Blue is what a network takes for inside, or what is constructed; orange what is trained. What is drawn stands in the
-tables and arrays of ``results/universal_resnet``; nothing is computed here.
+Blue marks what a network classifies as inside, and constructed networks; orange marks trained networks. The charts
+show tables and arrays of ``results/universal_resnet`` and compute nothing.
 
-Invariants (``tests/report/test_resnet.py``): a chart names what it shows for those who cannot see it
+Invariants (``tests/report/test_resnet.py``): every chart has a text alternative that describes it
 (``test_every_chart_says_what_it_shows``); the same results give the same drawing
-(``test_a_rerun_is_byte_identical``); a network that says the same everywhere breaks no chart
+(``test_a_rerun_is_byte_identical``); charts also work for a network that gives the same answer everywhere
 (``test_regions_of_one_side_break_no_chart``).
 """
 
@@ -31,27 +31,27 @@ from bitsperdim.results.universal_resnet import (
     ResnetStudy,
 )
 
-if TYPE_CHECKING:  # matplotlib is imported once something is drawn
+if TYPE_CHECKING:  # matplotlib is imported only when something is drawn
     from matplotlib.axes import Axes
 
 SIZE = (350.0, 250.0)
 MARGINS = (46.0, 16.0, 28.0, 40.0)
-SQUARE = (58.0, 58.0, 8.0, 8.0)  # leaves as much to the right as above
+SQUARE = (58.0, 58.0, 8.0, 8.0)  # margins that make the axes of a chart of SIZE square
 PANEL, PANEL_MARGIN = 190.0, 3.0
 PERCENT = "\N{NO-BREAK SPACE}%"
 DASHES = (3, 3)
-INSIDE = 0.30  # how strongly a region is filled
+INSIDE = 0.30  # opacity of a filled region
 MAX_TICKS = 6
 HEIGHTS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 def all_charts(study: ResnetStudy) -> dict[str, Markup]:
-    """Return every chart of the study by its name."""
+    """Return all charts of the study, by name."""
     return {
         "steps": _target(study),
         "staircase": _stream(study, "staircase", "coordinate 1", "The staircase: one level for each cell."),
-        "half": _stream(study, "half", "coordinate 1", "Half of the levels have been moved to their places below."),
-        "moved": _stream(study, "moved", "coordinate 1", "All levels have been moved; ramps overshoot between them."),
+        "half": _stream(study, "half", "coordinate 1", "Half of the levels have been moved to their final places."),
+        "moved": _stream(study, "moved", "coordinate 1", "All levels have been moved; the ramps overshoot."),
         "network": _network(study),
         "levels": _levels(study),
         "disc": _disc(study),
@@ -60,7 +60,7 @@ def all_charts(study: ResnetStudy) -> dict[str, Markup]:
 
 
 def predicate_panels(study: ResnetStudy) -> list[tuple[str, str, list[tuple[str, Markup]]]]:
-    """Return by predicate its name, its rule and panels with captions: the points, then what networks make of them."""
+    """Return for each predicate its name, its rule and its panels with captions: the points, then the networks."""
     found = []
     for place, (predicate, rule) in enumerate(PREDICATES.items()):
         with chart(f"resnet-{predicate}-points", PANEL, PANEL, (PANEL_MARGIN,) * 4) as axes:
@@ -77,14 +77,14 @@ def predicate_panels(study: ResnetStudy) -> list[tuple[str, str, list[tuple[str,
                 _rings(axes, RINGS[predicate])
                 said = f"{NETS[name]}: {plain(score.best, 1)}{PERCENT}"
                 panels.append(
-                    (said, _panel(axes, f"What the best of the networks takes for inside, {predicate}; {said}."))
+                    (said, _panel(axes, f"The region that the best network classifies as inside, {predicate}; {said}."))
                 )
         found.append((predicate, rule, panels))
     return found
 
 
 def ball_panels(study: ResnetStudy) -> list[tuple[str, list[tuple[str, Markup]]]]:
-    """Return by kind of network its panels with captions, depth by depth."""
+    """Return for each kind of network its panels with captions, one for each depth."""
     found = []
     for row, (kind, words) in enumerate(BALL_KINDS.items()):
         panels = []
@@ -96,7 +96,7 @@ def ball_panels(study: ResnetStudy) -> list[tuple[str, list[tuple[str, Markup]]]
                 _points(axes, study.regions["ball_points"], study.regions["ball_labels"] > 0, 1.8)
                 unit = "layer" if kind == "dense_2" else "block"
                 text = f"{depth} {unit}{'' if depth == 1 else 's'}: {said.n_closed} of {said.n_nets} closed"
-                panels.append((text, _panel(axes, f"What {words} of depth {depth} takes for the ball; {text}.")))
+                panels.append((text, _panel(axes, f"Region of the ball for {words} of depth {depth}; {text}.")))
         found.append((words, panels))
     return found
 
@@ -109,7 +109,7 @@ def _frame(axes: Axes, reach: float) -> None:
 
 
 def _region(axes: Axes, values: np.ndarray, reach: float) -> None:
-    """Fill where the values are positive, and draw the border; nothing where there is one side only."""
+    """Fill the region with positive values, and draw its border if both signs occur."""
     along = np.linspace(-reach, reach, len(values))
     z = values.astype(np.float64)
     if (z > 0).any():
@@ -125,7 +125,7 @@ def _rings(axes: Axes, radii: Sequence[float]) -> None:
 
 
 def _points(axes: Axes, x: np.ndarray, inside: np.ndarray, size: float) -> None:
-    """Draw each class as one path of dots: thousands of markers would be elements of their own."""
+    """Draw each class as a single path of dots: thousands of markers would be as many SVG elements."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
 
@@ -137,7 +137,7 @@ def _points(axes: Axes, x: np.ndarray, inside: np.ndarray, size: float) -> None:
 
 
 def _panel(axes: Axes, said: str) -> Markup:
-    """Return a panel with coordinates of one decimal: it is small, and there are many."""
+    """Return a panel whose coordinates have one decimal: panels are small, and there are many."""
     svg = str(to_svg(axes, said))
     return Markup(re.sub(r' d="[^"]*"', lambda match: re.sub(r"(\.\d)\d+", r"\1", match[0]), svg))
 
@@ -180,7 +180,7 @@ def _network(study: ResnetStudy) -> Markup:
         _x_axis(axes, table["x"])
         name_y(axes, "f, and the network")
         return to_svg(
-            axes, "The finished network beside the function: equal at the centres of cells, far off on ramps."
+            axes, "The finished network and the function: equal at the centres of cells, with large errors on ramps."
         )
 
 
@@ -193,17 +193,13 @@ def _levels(study: ResnetStudy) -> Markup:
         _frame(axes, reach)
         highest = float(table["level"].max())
         for x1, x2, level, value in zip(*(table[name] for name in ("x1", "x2", "level", "value")), strict=True):
-            axes.bar(
-                *(x1, side, side),
-                bottom=x2 - side / 2,
-                color=EXACT if value > 0.5 else MUTED,
-                alpha=0.12 + 0.5 * level / highest,
-                linewidth=0,
-            )
+            colour = EXACT if value > 0.5 else MUTED
+            alpha = 0.12 + 0.5 * level / highest
+            axes.bar(x1, side, side, bottom=x2 - side / 2, color=colour, alpha=alpha, linewidth=0)
             axes.text(x1, x2, count(int(level)), ha="center", va="center", fontsize=9.5)
         _rings(axes, (1.0,))
         return to_svg(
-            axes, f"A square of {count(int(highest))} cells, each with a level of its own; cells of the disc blue."
+            axes, f"A square of {count(int(highest))} cells, each with its own level; cells of the disc are blue."
         )
 
 
@@ -215,16 +211,20 @@ def _disc(study: ResnetStudy) -> Markup:
         _rings(axes, (1.0,))
         return to_svg(
             axes,
-            f"The decision of {count(said.n_blocks)} constructed blocks beside the unit disc; "
-            f"{plain(100 * said.close_share, 2)} % of the square are right.",
+            f"The region found by {count(said.n_blocks)} constructed blocks, and the unit disc; "
+            f"{plain(100 * said.close_share, 2)} % of the square is classified correctly.",
         )
 
 
 def _errors(study: ResnetStudy, name: str) -> Markup:
-    """Return L1 error against blocks: constructed, joined where that differs, each trained seed and the best."""
+    """Return the chart of the L1 error against the number of blocks.
+
+    It shows constructed networks, those with joined levels if their numbers of blocks differ, each trained seed, and
+    the best trained network.
+    """
     with chart(f"resnet-errors-{name}", *SIZE, MARGINS) as axes:
         axes.set(xscale="log", yscale="log")
-        axes.minorticks_off()  # less than a decade would get labels at minor ticks too
+        axes.minorticks_off()  # a range below one decade would also get labels at minor ticks
         rows, joined = study.errors(name, join=False), study.errors(name, join=True)
         if [row["n_blocks"] for row in joined] != [row["n_blocks"] for row in rows]:
             axes.plot(

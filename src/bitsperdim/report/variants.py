@@ -1,6 +1,6 @@
-"""The chart of one flow that was dequantized in several ways: paired differences, each with its interval.
+"""The chart for one flow that was dequantized in several ways: paired differences with confidence intervals.
 
-Invariants (``tests/report/test_ways.py``): it tells better from worse and from neither
+Invariants (``tests/report/test_ways.py``): the chart distinguishes better, worse and undecided
 (``test_the_chart_tells_better_from_worse_and_from_neither``); a difference whose error is unknown is not drawn.
 """
 
@@ -17,12 +17,14 @@ from bitsperdim.results.variants import Way
 
 
 def differences(name: str, ways: Sequence[Way], n_distinct: int) -> Markup:
-    """Return the paired differences, the reference as the line of zero, with intervals that hold together in 95 %.
+    """Return the chart of paired differences from the reference, with simultaneous 95 % confidence intervals.
+
+    The reference is the line at zero.
 
     Args:
-        name: of the chart.
-        ways: one of them the reference.
-        n_distinct: distinct test images.
+        name: name of the chart.
+        ways: ways of dequantizing; exactly one is the reference.
+        n_distinct: number of distinct test images.
     """
     drawn = [way for way in ways if way.is_finite]
     interval = standard_errors(n_distinct, max(1, len(drawn)))

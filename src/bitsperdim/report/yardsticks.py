@@ -1,7 +1,7 @@
-"""The yardsticks as the report shows them: with what the number of images leaves of them.
+"""The yardsticks as the report shows them, with notes on the errors that come from the number of images.
 
-Invariant (``tests/report/test_report.py``): the entropy of fewer images than levels is called none, and is not drawn
-(``test_the_entropy_of_few_images_is_no_yardstick``).
+Invariant (``tests/report/test_report.py``): with fewer images than levels, the entropy is marked as no yardstick and
+is not drawn (``test_the_entropy_of_few_images_is_no_yardstick``).
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ def yardsticks(images: ImagesMetrics, *, drawn: bool = False) -> list[tuple[str,
     """Return name, meaning and bits per dimension of every yardstick, the smallest first.
 
     Args:
-        images: that they are of.
-        drawn: whether to leave out what says nothing of these images.
+        images: metrics of the images.
+        drawn: whether the result is for the chart; then a yardstick that is useless for these images is left out.
     """
     rows = []
     for yardstick in YARDSTICKS:
-        value, meaning = getattr(images, yardstick.key), yardstick.meaning
+        value = getattr(images, yardstick.key)
+        meaning = yardstick.meaning
         if value is None:
             continue
         if images.truth_bpd_standard_error is not None and yardstick.key == "truth_bpd":
@@ -33,6 +34,6 @@ def yardsticks(images: ImagesMetrics, *, drawn: bool = False) -> list[tuple[str,
                 continue
             else:
                 most = plain(math.log2(images.n_test), 2)
-                meaning += f"; no yardstick here: {images.n_test} images cannot have more than {most}"
+                meaning += f"; no yardstick here: the entropy of {images.n_test} images cannot exceed {most}"
         rows.append((yardstick.name, meaning, float(value)))
     return sorted(rows, key=lambda row: row[2])

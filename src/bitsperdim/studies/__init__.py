@@ -1,1 +1,1 @@
-"""Experiments of their own beside the models: each a stage, a section of ``params.yaml`` and a part of the report."""
+"""Studies: experiments beside the models, each with a stage, a section of ``params.yaml`` and a part of the report."""

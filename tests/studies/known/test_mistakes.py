@@ -1,6 +1,6 @@
-"""Ways to be wrong: each is off by what it should be, and is caught as the list says; the table cannot lie.
+"""Every mistake causes the expected error and is caught as the list says, so the table is right.
 
-The mistakes are made on digits with the parameters of the study, which takes as long as the study does: half a minute.
+The mistakes are made on digits with the parameters of the study, which takes as long as the study: half a minute.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def test_every_law_is_a_test(law: str, repository: Path) -> None:
 
 
 def test_what_can_be_derived_is_measured() -> None:
-    """L = 17, D = 64; 60 images, so that there are three batches of 19 and one of 3."""
+    """Here L = 17 and D = 64, with 60 images, so there are three batches of 19 images and one of 3."""
     off = {name: found["off_bpd"] for name in EVERY if (found := row(name))["outcome"] != "does not apply"}
     right = {name: row(name)["right_bpd"] for name in off}
     n_levels, n_samples = digits().n_levels, digits().section.n_samples
@@ -89,10 +89,10 @@ def test_what_can_be_derived_is_measured() -> None:
     }
     for name, value in {**constants, **{name: right[name] * (factor - 1) for name, factor in factors.items()}}.items():
         assert off[name] == pytest.approx(value, abs=1e-6), name
-    # components have tails in other cells
+    # components also have mass in other cells
     assert off["No noise on integers"] == pytest.approx(0.5 * math.log2(math.tau * NARROW**2), abs=1e-3)
     assert -math.log2(n_samples) / 64 <= off["The largest weight for the mean"] < 0
-    # four means, whatever the batches, of which the sum is divided by three
+    # the sum of four means is divided by three, for any batches
     means = [float(part.mean()) for part in counting.batches(digits())]
     assert [len(part) for part in counting.batches(digits())] == [19, 19, 19, 3]
     assert off["Wrong divisor"] == pytest.approx(right["Wrong divisor"] / 3, abs=1e-6)
@@ -102,7 +102,7 @@ def test_what_can_be_derived_is_measured() -> None:
 
 
 def test_bounds_and_leaks_look_as_they_must() -> None:
-    """A bound of fewer samples looks worse on average, what sees the image better; 1e-7 is too little to matter."""
+    """Bounds with fewer samples look worse on average, models that see the image look better; 1e-7 has no effect."""
     for name in ("A bound of one sample for a likelihood", "The mean of logarithms", "K ignored"):
         assert row(name)["off_bpd"] > 3 * row(name)["off_bpd_standard_error"] > 0
     for name in ("A mask that leaks", "Logits averaged over orders", "A decoder that remembers the image"):
@@ -136,7 +136,7 @@ def test_what_is_not_refused_is_not_caught(
 
 
 def test_a_check_that_was_not_named_catches_nothing() -> None:
-    """What another check says may be about something else."""
+    """The finding of another check may have another reason."""
     leak = EVERY["A mask that leaks"]
     other = Mistake(leak.name, leak.done, leak.make, "audit", ("copies",))
     assert row_of(other, "a group", digits())["outcome"] == "not caught"
@@ -149,7 +149,7 @@ def test_an_open_one_that_is_found_is_called_caught() -> None:
 
 
 def test_a_bound_without_chance_is_found_where_it_can_be_built_small() -> None:
-    """As docs/ways-to-be-wrong.md says."""
+    """This is stated in docs/ways-to-be-wrong.md."""
 
     def build(image_shape: tuple[int, int, int], n_levels: int) -> object:
         return samples.without_chance(VAE(image_shape, n_levels).eval())
@@ -178,7 +178,7 @@ def test_the_error_is_paired_where_the_images_are_the_same() -> None:
 def test_other_images_run_through(
     shape: tuple[int, int, int], n_levels: int, binarization: str, tmp_path: Path
 ) -> None:
-    """Two levels drawn from grey training images, and colour of 256 levels; so few steps that checks may miss much."""
+    """Binarized images and colour images with 256 levels; with so few steps, checks may miss mistakes."""
     prepare(tmp_path, shape, n_levels, binarization)
     metrics, tables = mistakes.study(SMALL, tmp_path, 0, CPU)
     rows = {each["name"]: each for each in tables["mistakes"]}
@@ -201,7 +201,7 @@ def test_other_images_run_through(
 
 
 def test_a_rerun_is_byte_identical(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also of what draws without a seed, and whatever the global generator of torch did before."""
+    """This includes models that draw without a seed, for any state of torch's global generator."""
     prepare(tmp_path / "images", (1, 4, 4), 5)
     chosen = ("Noise that no seed governs", "Dropout in use", "A draw of a bound offered as log P", "Nats for bits")
     monkeypatch.setattr(mistakes, "MISTAKES", {"a group": [EVERY[name] for name in chosen]})

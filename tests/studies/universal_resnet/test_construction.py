@@ -1,4 +1,4 @@
-"""The constructed network is the step function but on ramps, has the stated size, and is as near as it says."""
+"""The constructed network equals the step function except on ramps; its size and its error are as stated."""
 
 import re
 from itertools import pairwise
@@ -19,7 +19,7 @@ def disc(x: np.ndarray) -> np.ndarray:
 
 
 def wave(x: np.ndarray) -> np.ndarray:
-    """Of both signs, in any number of dimensions."""
+    """A function with values of both signs, in any number of dimensions."""
     return np.prod(1 - x**2, -1) * np.cos(5 * x[:, 0] - x[:, -1])
 
 
@@ -56,7 +56,7 @@ def values(net: OneNeuronResNet, x: np.ndarray) -> np.ndarray:
 
 
 def nodes(d: int, lower: float, upper: float, cells: int, delta: float) -> tuple[np.ndarray, np.ndarray]:
-    """Midpoints that resolve every ramp, inside the box and a cell's width around it, and their volumes."""
+    """Return midpoints that resolve every ramp, inside the box and one cell's width around it, and their volumes."""
     h = (upper - lower) / cells
     faces = np.linspace(lower, upper, cells + 1)[1:-1]
     edges = [lower - h, lower, lower + delta]
@@ -95,7 +95,7 @@ def test_centres_of_cells_are_met_and_the_outside_is_zero(case: str, join: bool)
 
 @pytest.mark.parametrize("case", CASES)
 def test_there_are_as_many_blocks_as_stated(case: str) -> None:
-    """Every block has one neuron: its row, its bias and its column are all there is of it."""
+    """Every block has one neuron: it consists only of a row, a bias and a column."""
     f, d, lower, upper, cells = CASES[case]
     net = construct(f, d, lower, upper, cells)
     assert isinstance(net, OneNeuronResNet)
@@ -133,7 +133,7 @@ def test_the_error_falls_as_cells_grow() -> None:
 
 
 def test_the_largest_error_does_not_fall() -> None:
-    """On a ramp between a cell of value near 1 and one of 0 the network is somewhere in between, or thrown farther."""
+    """On a ramp between a cell with a value near 1 and a cell with 0, the network is in between or overshoots."""
     for cells in (4, 16, 64):
         made = plan(wave, 1, -1.0, 1.0, cells)
         faces = np.linspace(-1, 1, cells + 1)[1:-1]
@@ -141,11 +141,11 @@ def test_the_largest_error_does_not_fall() -> None:
         worst = np.abs(values(made.network(), ramps) - wave(ramps)).max()
         assert worst > 0.9
         height = np.ptp(np.append(wave(centres(1, -1.0, 1.0, cells)), 0.0))
-        assert np.ptp(values(made.network(), ramps)) <= height * (1 + 1e-9)  # the clamps hold
+        assert np.ptp(values(made.network(), ramps)) <= height * (1 + 1e-9)  # the clamps limit the values
 
 
 def test_the_unit_disc_by_1294_blocks() -> None:
-    """On [-2, 2]^2, with cells on the box that holds the disc; joined, a fifth of the blocks does the same."""
+    """On [-2, 2]^2, with cells on the box around the disc; with joined levels, a fifth of the blocks is enough."""
     x = centres(2, -2.0, 2.0, 256)
     inside = disc(x) > 0.5
     net = construct(disc, 2, -1.0, 1.0, 33)
@@ -158,7 +158,7 @@ def test_the_unit_disc_by_1294_blocks() -> None:
 
 
 def test_levels_are_distinct_and_stay_where_they_are_put() -> None:
-    """After the staircases every cell has a level of its own, one apart; a move touches one level and no other."""
+    """After the staircases, every cell has its own level, at distances of one; a move changes only one level."""
     made = plan(wave, 2, -1.0, 1.0, 5)
     net, x = made.network(), torch.from_numpy(centres(2, -1.0, 1.0, 5))
     levels = net.stream(x, made.phases["levels"])[:, 0]

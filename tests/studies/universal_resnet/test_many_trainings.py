@@ -1,4 +1,4 @@
-"""Training treats the networks of a stack as if each were alone, whatever runs beside it."""
+"""Training treats each network of a stack as if it were alone, also if other training runs share the process."""
 
 import copy
 import os

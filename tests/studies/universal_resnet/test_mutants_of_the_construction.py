@@ -1,4 +1,4 @@
-"""Have the laws of the construction teeth? One wrong sign, threshold or order at a time, and the law to catch it."""
+"""The tests of the construction catch one wrong sign, threshold or order at a time."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def an_error_holds_or_is_refused(name: str) -> Callable[[], None]:
 
 @dataclass(frozen=True)
 class WrongText:
-    """A mistake in the text of the module: ``old`` is replaced by ``new``, and then ``law`` must fail."""
+    """A text of the module, its replacement, and the test that must fail."""
 
     old: str
     new: str
@@ -92,7 +92,7 @@ def test_the_law_notices(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert SOURCE.count(mutant.old) == 1, "the text to be broken is not there once"
     mutant.law()
     broken = types.ModuleType("broken_construction")
-    monkeypatch.setitem(sys.modules, broken.__name__, broken)  # dataclasses look their module up
+    monkeypatch.setitem(sys.modules, broken.__name__, broken)  # dataclasses look up their module
     exec(compile(SOURCE.replace(mutant.old, mutant.new or "pass"), "broken_construction.py", "exec"), broken.__dict__)
     for tests in (laws, rounding):
         monkeypatch.setattr(tests, "construct", broken.__dict__["construct"])

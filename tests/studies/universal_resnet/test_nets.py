@@ -1,4 +1,4 @@
-"""The networks are what their formulas say, one by one and together."""
+"""The networks agree with their formulas, one by one and in a stack."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def test_the_formula(generator: torch.Generator) -> None:
 
 
 def test_a_block_has_one_neuron(generator: torch.Generator) -> None:
-    """What a block adds is a column times one number: rank one, and nothing on one side of a plane."""
+    """A block adds a column times one number: the term has rank one and is zero on one side of a plane."""
     net = OneNeuronResNet(3, 5, generator=generator).double()
     x = torch.randn(400, 3, generator=generator).double()
     for k in range(5):

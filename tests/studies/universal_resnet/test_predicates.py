@@ -1,4 +1,4 @@
-"""The points are drawn by the rule that the module states."""
+"""The points follow the rule that the module states."""
 
 import numpy as np
 import pytest
@@ -9,9 +9,9 @@ N = 200_000
 
 
 def test_the_shares_are_the_areas_of_the_rings() -> None:
-    """Five standard errors: a false alarm once in a million, for each of three."""
+    """The limit is five standard errors; each of three shares has a false alarm once in a million."""
     _, inside = labelled_points(N, np.random.default_rng(0))
-    disc = np.pi / 4  # of radius 1, as a share of the square
+    disc = np.pi / 4  # the disc of radius 1, as a share of the square
     rings = disc * (0.3**2 + 0.8**2 - 0.6**2)
     expected = {
         "easy": disc * 0.4**2,

@@ -1,11 +1,12 @@
-"""`construct` keeps its error in float64 or refuses it, and what it refuses is within a factor of 4 of what breaks.
+"""`construct` keeps its error in float64 or refuses it; refused errors are within a factor of 4 of errors that break.
 
 The error is measured on the whole network, by one random point in each of many intervals that become shorter towards
-the faces of cells: rounding moves ramps, by more than a cell where it is worst. Nothing of the guard is used for it.
+the faces of cells: rounding moves ramps, in the worst case by more than a cell. The measurement does not use the code
+of the check.
 
-Functions are given with the interval they are approximated on. Tolerances are shares of the range of the function (0
-among it) times the length of the interval, but for the three networks that the guard was made for, whose error was 14
-to 195 times the stated one.
+Each function is given with the interval on which it is approximated. Tolerances are shares of the range of the function
+(including 0) times the length of the interval, except for the three networks for which the check was written, whose
+error was 14 to 195 times the stated error.
 """
 
 import re
@@ -32,7 +33,7 @@ LINES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], float, float]] = {
     "small box": (lambda x: 1e-3 * np.cos(4e4 * x), 0.0, 1e-4),
     "large box": (lambda x: np.tanh(1e-4 * x), -2e4, 5e4),
 }
-BROKEN = ((17, 1e-4), (17, 3e-4), (33, 3e-4))  # cells and error for the first function
+BROKEN = ((17, 1e-4), (17, 3e-4), (33, 3e-4))  # cells and errors for the first function
 
 
 def line(name: str) -> tuple[Function, float, float]:
@@ -41,14 +42,14 @@ def line(name: str) -> tuple[Function, float, float]:
 
 
 def scale(f: Function, d: int, lower: float, upper: float, cells: int) -> float:
-    """The range of the values, 0 among them, times the volume of the box."""
+    """Return the range of the values (including 0) times the volume of the box."""
     return float(np.ptp(np.append(f(centres(d, lower, upper, cells)), 0.0))) * (upper - lower) ** d
 
 
 def along(lower: float, upper: float, cells: int, delta: float, n: int) -> np.ndarray:
-    """Edges of intervals, from half a cell before the box to half a cell behind it."""
+    """Return the edges of intervals, from half a cell before the box to half a cell behind it."""
     half = (upper - lower) / cells / 2
-    gaps = np.concatenate([np.linspace(0, delta, 8), np.geomspace(delta, half, n)[1:]])  # from a face
+    gaps = np.concatenate([np.linspace(0, delta, 8), np.geomspace(delta, half, n)[1:]])  # distances from a face
     gaps = np.concatenate([-gaps[:0:-1], gaps])
     faces = lower + (upper - lower) * np.arange(cells + 1) / cells
     edges: np.ndarray = np.unique(faces[:, None] + gaps)
@@ -56,7 +57,7 @@ def along(lower: float, upper: float, cells: int, delta: float, n: int) -> np.nd
 
 
 def measured(made: Plan, f: Function, lower: float, upper: float, cells: int, n: int = 24) -> float:
-    """The L1 distance of the network of a plan to the step function."""
+    """Return the L1 distance between the network of a plan and the step function."""
     draw = np.random.default_rng(0)
     edges = along(lower, upper, cells, made.ramp_width, n)
     axes = [edges[:-1] + np.diff(edges) * draw.random(len(edges) - 1) for _ in range(made.d)]
@@ -69,12 +70,12 @@ def measured(made: Plan, f: Function, lower: float, upper: float, cells: int, n:
 
 
 def accepted(f: Function, d: int, lower: float, upper: float, cells: int, error: float) -> tuple[Plan, bool]:
-    """The plan for an error, or for the one that its refusal names; and whether it was refused."""
+    """Return the plan for an error, or for the error that its refusal names, and whether it was refused."""
     try:
         return plan(f, d, lower, upper, cells, error=error), False
     except InputError as refusal:
         sentence = str(refusal)
-    named = re.search(r"; (\S+) is possible, or less with fewer cells\.$", sentence)
+    named = re.search(r"; (\S+) is possible, or a smaller error with fewer cells\.$", sentence)
     assert named, sentence
     assert float(named[1]) > error
     return plan(f, d, lower, upper, cells, error=float(named[1])), True
@@ -90,7 +91,7 @@ def without_guard(patch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", LINES)
 def test_an_error_holds_or_is_refused(name: str) -> None:
-    """Ten functions, three tolerances, 5, 17 and 60 cells; what a refusal names holds too."""
+    """Ten functions, three tolerances, and 5, 17 and 60 cells; an error that a refusal names holds too."""
     f, lower, upper = line(name)
     for cells in (5, 17, 60):
         for share in TOLERANCES:
@@ -118,7 +119,7 @@ def test_networks_that_broke_their_word_are_refused(cells: int, error: float, mo
 
 @pytest.mark.parametrize("seed", range(30))
 def test_an_error_of_a_random_network_holds_or_is_refused(seed: int) -> None:
-    """Random waves in one and two dimensions, boxes, numbers of cells and errors."""
+    """Waves in one and two dimensions, boxes, numbers of cells and errors are random."""
     draw = np.random.default_rng(seed)
     d = int(draw.integers(1, 3))
     amplitudes, phases = draw.normal(size=4), draw.uniform(0, 6, 4)
@@ -134,10 +135,10 @@ def test_an_error_of_a_random_network_holds_or_is_refused(seed: int) -> None:
 
 @pytest.mark.parametrize("name", LINES)
 def test_errors_are_not_refused_without_need(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All errors that are some times as large as the largest that breaks without the guard are accepted.
+    """Errors above a multiple of the largest error that breaks without the check are all accepted.
 
-    The factor is 4, but 16 for two functions. Nearly all of their values are at the ends of their range, so their ramps
-    cost much less than the guard's bound, and may become wider by rounding before the error breaks.
+    The factor is 4, or 16 for two functions. Nearly all values of these functions are at the ends of their range, so
+    their ramps cost much less than the bound of the check, and rounding may widen them before the error breaks.
     """
     f, lower, upper = line(name)
     factor = 16 if name in ("far from 0", "large box") else 4
@@ -163,7 +164,7 @@ def test_the_default_is_not_refused(d: int, cells: int) -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_faces_are_moved_by_no_more_than_the_bound(seed: int) -> None:
-    """The bound of the module's docstring, for random boxes, slopes and ramps."""
+    """The bound in the module's docstring holds for random boxes, slopes and ramps."""
     draw = np.random.default_rng(seed)
     cells, side = int(draw.integers(1, 200)), 10 ** draw.uniform(-3, 3)
     lower = float(draw.choice([0.0, -1.0, 3.0]) * side)
@@ -187,5 +188,5 @@ def test_a_part_of_many_faces_stands_for_all(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_what_no_error_makes_possible_is_said() -> None:
-    with pytest.raises(InputError, match=r"no error is possible; take fewer cells or a box nearer to 0\.$"):
+    with pytest.raises(InputError, match=r"no error is possible; use fewer cells or a box closer to 0\.$"):
         construct(lambda x: x[:, 0], 1, 1e15, 1e15 + 1, 17)

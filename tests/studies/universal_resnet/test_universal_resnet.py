@@ -1,4 +1,4 @@
-"""The study says what its networks do, by rules that are checked on networks whose answers are known."""
+"""The study describes its networks correctly; its rules are checked on networks whose answers are known."""
 
 import json
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_every_network_of_the_essay_is_there(tmp_path: Path) -> None:
     assert set(metrics["accuracy"]) == set(essay.PUBLISHED)
     found = metrics["accuracy"]["resnet_40"]["hard"]
     assert (found["essay_mean"], found["essay_spread"]) == (88, 4)
-    assert "essay_spread" not in metrics["accuracy"]["dense_2_5"]["easy"]  # the essay gives none
+    assert "essay_spread" not in metrics["accuracy"]["dense_2_5"]["easy"]  # the essay gives no spread
     sizes = {name: row["n_parameters"] for name, row in metrics["accuracy"].items()}
     assert sizes["resnet_40"] == 40 * 5 + 3
     assert sizes["dense_6_5"] == 18 + 4 * 42 + 7
@@ -48,7 +48,7 @@ def test_every_network_of_the_essay_is_there(tmp_path: Path) -> None:
 
 
 def test_a_constant_scores_the_larger_class() -> None:
-    """With a step so small that nothing moves, and all weights zero, every network says 'outside'."""
+    """If all weights are zero and the learning rate is too small to change them, every network says 'outside'."""
     _, labels = essay.labelled_points(500, np.random.default_rng(0))
     for inside in labels.values():
         right = essay.accuracy(torch.zeros(2, 500), torch.tensor(inside).float().expand(2, -1))
@@ -88,7 +88,7 @@ def test_regions_that_go_to_infinity_are_told_from_closed_ones() -> None:
 
 
 def test_the_region_that_is_shown_is_that_of_the_best_seed() -> None:
-    """Of each predicate its own; the first of equals."""
+    """Each predicate has its own best seed; the first one if several are equal."""
     train = np.array([[0.5, 0.9, 0.9], [0.8, 0.2, 0.1], [0.3, 0.4, 0.5]])  # (predicates, seeds)
     pixels = torch.zeros(essay.N_PIXELS**2, 2)
     shown = essay._regions(lambda x: torch.arange(9.0)[:, None].expand(9, len(x)), pixels, train)  # type: ignore[arg-type]
@@ -97,7 +97,7 @@ def test_the_region_that_is_shown_is_that_of_the_best_seed() -> None:
 
 
 def test_the_constructed_network_that_is_named_is_the_largest() -> None:
-    """Of its function, and of those that join levels or do not."""
+    """It is the largest for its function, separately with and without joined levels."""
     rows = [
         {"function": name, "join": join, "cells": cells, **dict.fromkeys((*ERRORS, "stated_l1_to_steps"), cells / 7)}
         for name in TARGETS
@@ -111,9 +111,9 @@ def test_the_constructed_network_that_is_named_is_the_largest() -> None:
 
 
 def test_a_closed_ball_is_held_and_is_the_one_that_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of three discs around the origin, which fit less and less: most of the ball, all of it and more, the plane.
+    """Three discs around the origin fit less and less: most of the ball, all of it and more, the whole plane.
 
-    The first does not hold enough of it, though it is right about more points; the last goes to infinity.
+    The first does not contain enough of the ball, although it is right for more points; the last is unbounded.
     """
     radii = torch.tensor([0.85**0.5, 2.5, 1e3])
 
@@ -135,10 +135,10 @@ def test_a_closed_ball_is_held_and_is_the_one_that_is_shown(monkeypatch: pytest.
 
 
 def test_two_blocks_can_close_the_ball_and_one_cannot() -> None:
-    """A triangle by two blocks, written down: the smallest of three affine functions, made from the identity."""
+    """A triangle from two blocks with given weights: the minimum of three affine functions, made from the identity."""
     net = OneNeuronResNet(2, 2)
     with torch.no_grad():
-        # y = x1 first; bending twice gives min(x1 + 2, ...) with gradients (1, 0), (-1, 2), (-1, -2)
+        # y = x1 at first; two bends give min(x1 + 2, ...) with gradients (1, 0), (-1, 2), (-1, -2)
         net.read_out[0] = torch.tensor([1.0, 0.0])
         net.offset[0] = 2.0
         net.rows[0] = torch.tensor([[1.0, -1.0], [1.0, 1.0]])
@@ -151,7 +151,7 @@ def test_two_blocks_can_close_the_ball_and_one_cannot() -> None:
 
 
 def test_the_distance_of_known_functions() -> None:
-    """The area of the disc; two steps; |x| where the midpoint rule is exact up to its last cell."""
+    """The area of the disc, two steps, and |x|, for which the midpoint rule is exact except in the last cell."""
     target = TARGETS["disc"]
     x = approximation.midpoints(2, FINE[2], target.reach)
     found = approximation.distance(np.zeros(len(x)), target, x)
@@ -171,7 +171,7 @@ def test_the_distance_of_known_functions() -> None:
 
 @pytest.mark.parametrize("cells", [3, 8, 33, 64])
 def test_the_grid_of_the_plane_meets_no_ramp_in_its_middle(cells: int) -> None:
-    """Else every node of a row would lie on a ramp, which is next to nothing of the plane."""
+    """Otherwise every node of a row would lie on a ramp, although ramps cover almost nothing of the plane."""
     along = np.unique(approximation.midpoints(2, FINE[2], TARGETS["disc"].reach)[:, 0])
     faces = np.linspace(-1, 1, cells + 1)
     assert np.abs(along[:, None] - faces).min() > 1e-4
@@ -195,7 +195,7 @@ def test_the_last_step_is_the_network() -> None:
     net = construct(target.f, 1, -1.0, 1.0, study.DERIVED_CELLS, error=study.DERIVED_ERROR)
     assert np.array_equal([row["network"] for row in rows], net(torch.tensor(x)[:, None]).numpy())
     away = np.array([abs(row["network"] - row["steps"]) < 1e-3 for row in rows])
-    assert 0.6 < away.mean() < 1  # off the ramps, which are wide here
+    assert 0.6 < away.mean() < 1  # outside the ramps, which are wide here
     levels, disc = study.of_the_plane(6)
     assert sorted(row["level"] for row in levels) == list(range(1, study.PLANE_CELLS**2 + 1))
     assert {row["value"] for row in levels} == {0.0, 1.0}

@@ -1,17 +1,17 @@
-r"""Density and mass: what a continuous density says of discrete images, and what it does not.
+r"""The study of density and mass: what a continuous density says about discrete images, and what it does not say.
 
-Five parts, the first four with exact answers to be held against:
+It has five parts; the first four are compared with exact answers:
 
-- :mod:`.hypotheses`: a ratio of densities is a ratio of probabilities of ever smaller intervals;
-- :mod:`.collapse`: a density of whole numbers can be made as large as one likes, that of dequantized ones cannot;
-- :mod:`.bound`: dequantization gives a lower bound of a log-mass; its gap, its bias, its error bars;
-- :mod:`.coding`: bits are the length of messages, and the wrong model costs the divergence;
-- :mod:`.dequantizing`: what each way of dequantizing costs a flow on the real images.
+- :mod:`.hypotheses`: a ratio of densities is the limit of the ratio of probabilities of smaller and smaller intervals;
+- :mod:`.collapse`: a density at whole numbers can be made arbitrarily large; a density of dequantized values cannot;
+- :mod:`.bound`: dequantization gives a lower bound on a log-mass; its gap, its bias and its error bars;
+- :mod:`.coding`: bits are the length of messages, and a wrong model costs the divergence in addition;
+- :mod:`.dequantizing`: the cost of each way of dequantizing, for a flow on the real images.
 
 The subject is that of Keng's essay "A Note on Using Log-Likelihood for Generative Models" and of Theis, van den Oord
 and Bethge (2016, "A note on the evaluation of generative models"). Parts two and four use the levels of the training
-images as if each sub-pixel were independent of all others, counted over a bounded number of images. No model of
-``params.yaml`` has a part in it.
+images as if all sub-pixels were independent; the levels are counted over a bounded number of images. The study does not
+use the models of ``params.yaml``.
 
 Invariants (``tests/studies/test_density_and_mass.py``):
 
@@ -47,12 +47,12 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Levels:
-    """How often each level occurs.
+    """Counts of the levels.
 
     Attributes:
-        counts: (L,) int64.
-        n_images: that were read.
-        n_pixels: sub-pixels that were read; the sum of the counts.
+        counts: number of sub-pixels with each level, (L,) int64.
+        n_images: number of images that were read.
+        n_pixels: number of sub-pixels that were read, which is the sum of the counts.
     """
 
     counts: np.ndarray
@@ -64,11 +64,12 @@ def count_levels(folder: Path, max_pixels: int) -> Levels:
     """Count the levels of the training images as they are stored.
 
     Args:
-        folder: that ``dequantize`` wrote.
-        max_pixels: sub-pixels that are read at most (but one image at least), of images evenly spread over the set.
+        folder: folder written by ``dequantize``.
+        max_pixels: maximum number of sub-pixels to read, from images that are evenly spread over the set; at least one
+            image is read.
 
     Raises:
-        InputError: there are no images, or they are damaged.
+        InputError: the images are missing or damaged.
     """
     description = load_prepared(folder, ()).description
     path = folder / "train" / "images.npy"

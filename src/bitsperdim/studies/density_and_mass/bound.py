@@ -1,31 +1,31 @@
-r"""A density whose masses are known exactly, so that the bound, its bias and its error bar can be held against them.
+r"""A density whose masses are known exactly, so that the bound, its bias and its error bar can be checked.
 
-The density p(y) is a mixture of logistics in one dimension, two of them narrow and one broad. A level x owns the cell
-[x, x+1), and its mass is the integral over it,
+The density p(y) is a mixture of logistics in one dimension, two of them narrow and one broad. The cell of level x is
+[x, x+1), and its mass is the integral over the cell,
 
 .. math:: Q(x) = \int_0^1 p(x + u) \, du = F(x+1) - F(x)
 
-which is in closed form, computed without cancellation. A density model on images does not know the integral: it
+which has a closed form that is computed without cancellation. A density model of images does not know the integral: it
 samples the noise u. With K samples,
 
 .. math:: L_K(x) = \log \frac1K \sum_{k=1}^K p(x + u_k), \qquad \mathbb E L_K(x) \le \log Q(x), \qquad
           \mathbb E L_K(x) - \log Q(x) = -\frac{\mathrm{CV}^2(x)}{2K} + O(K^{-2})
 
 (Theis, van den Oord and Bethge 2016, equations 4 to 7, for K = 1; Burda, Grosse and Salakhutdinov 2016 for K;
-Nowozin 2018, proposition 1, for the bias). The statistics are those with which every model is evaluated,
-:mod:`bitsperdim.evaluation`: here their answers are known.
+Nowozin 2018, proposition 1, for the bias). The statistics are those that evaluate every model
+(:mod:`bitsperdim.evaluation`); here the true values are known.
 
-Exact: Q (closed form); the bound at K = 1 and CV (quadrature). Monte Carlo, with a standard error over replicates:
-the gap at each K (with a control variate that needs the true Q, so that small gaps are seen), the coverage of the
-error bars, the ratio of estimated to actual error.
+Q (closed form), the bound at K = 1 and CV (both by quadrature) are exact. The other numbers are Monte Carlo estimates
+with a standard error over replicates: the gap at each K (with a control variate that needs the true Q, so that small
+gaps can be measured), the coverage of the error bars, and the ratio of estimated to actual error.
 
 Invariants (``tests/studies/test_density_and_mass.py``):
 
 1. The masses of all levels and both tails sum to one, and agree with 40-digit arithmetic
    (``test_the_masses_sum_to_one_and_agree_with_many_digits``).
 2. The bound is below the mass on every level (``test_the_mean_log_density_is_below_the_log_mass``).
-3. The gap by Monte Carlo is the one by quadrature, for K = 1 and 2 exactly and for large K to leading order
-   (``test_the_gap_is_the_one_by_quadrature``).
+3. The Monte Carlo gap agrees with the gap by quadrature: for K = 1 and 2 with the exact value, for large K with the
+   leading order (``test_the_gap_is_the_one_by_quadrature``).
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ from bitsperdim.likelihoods import DiscretizedLogistic, Mixture
 
 N_LEVELS = 8
 WEIGHTS, LOCS, SCALES = (0.3, 0.25, 0.45), (2.35, 5.6, 4.0), (0.03, 0.06, 1.2)  # in levels
-N_PANELS, N_NODES = 256, 8  # of the integral over one cell: panels much narrower than the narrowest component
-CURVE_POINTS = 60  # for each level, of the drawing
+N_PANELS, N_NODES = 256, 8  # for the integral over one cell; panels are much narrower than the narrowest component
+CURVE_POINTS = 60  # points of the chart for each level
 INTERVAL = 1.96  # standard errors to each side: 95 % of a normal distribution
 
 
@@ -58,10 +58,10 @@ def log_density(y: Tensor) -> Tensor:
 
 
 def log_masses() -> Tensor:
-    """Return the log-masses of what lies below the levels, of the cells [x, x+1), and of what lies above.
+    """Return the log-masses of the lower tail, of the cells [x, x+1), and of the upper tail.
 
-    A discretized logistic has cells around whole numbers, and its two edge cells reach to infinity: here those are
-    the tails, with one more level on each side.
+    A discretized logistic has cells around whole numbers, and its two edge cells reach to infinity. Here one more level
+    on each side is added, so that the edge cells are the tails.
 
     Returns:
         (N_LEVELS + 2,) nats, float64, exact to rounding.
@@ -75,7 +75,7 @@ def log_masses() -> Tensor:
 def by_quadrature() -> tuple[Tensor, Tensor, Tensor]:
     r"""Return, for each level, :math:`\int \log p(x+u) \, du`, :math:`\mathrm{CV}^2` of p(x+u), and the integral of p.
 
-    Gauss-Legendre nodes in narrow panels. The third is Q once more, by other means.
+    The method is Gauss-Legendre quadrature in narrow panels. The third value is Q, independent of its closed form.
     """
     nodes, weights = np.polynomial.legendre.leggauss(N_NODES)
     u = torch.tensor((np.arange(N_PANELS)[:, None] + (nodes + 1) / 2).ravel() / N_PANELS)
@@ -87,15 +87,17 @@ def by_quadrature() -> tuple[Tensor, Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Bound:
-    """What the study says; ``log_mass``, ``elbo`` and ``gap`` in nats.
+    """The results of this part; log-masses, bounds and gaps are in nats.
 
     Attributes:
-        by_level: level, ``log_mass``, ``mean_log_density`` (the bound at K = 1) and ``cv_squared``, all exact.
-        against_k: ``n_samples``, ``gap`` (averaged over levels by their masses) and its Monte Carlo error;
-            ``leading`` order, exact; ``coverage`` of nominal 95 % intervals and its error, and ``error_ratio``,
-            the estimated over the actual standard error: at K = 1, where no error can be estimated, 1 and infinite.
-        curve: y and the density, for a drawing.
-        summary: of all.
+        by_level: level, ``mass``, ``log_mass``, ``mean_log_density`` (the bound at K = 1) and ``cv_squared``, all
+            exact.
+        against_k: ``n_samples``; ``gap`` (averaged over levels, weighted by their masses) and its Monte Carlo error;
+            ``leading``, the exact leading order; ``coverage`` of nominal 95 % intervals and its error; ``error_ratio``,
+            the estimated divided by the actual standard error. At K = 1 no error can be estimated; then the coverage
+            is 1 and the ratio infinite.
+        curve: y and the density, for a chart.
+        summary: metrics of this part.
     """
 
     by_level: list[dict[str, float]]
@@ -105,22 +107,22 @@ class Bound:
 
 
 def estimate_again_and_again(n_replicates: int, n_samples: int, generator: torch.Generator) -> Bound:
-    """Estimate every level's mass again and again.
+    """Repeat the estimate of every level's mass.
 
     Args:
-        n_replicates: R, independent estimates for each level.
+        n_replicates: R, the number of independent estimates for each level.
         n_samples: the largest K, a power of two.
-        generator: of the noise.
+        generator: source of randomness for the noise.
     """
     all_masses = log_masses()
     log_mass = all_masses[1:-1]
     elbo, cv_squared, _ = by_quadrature()
-    share = torch.softmax(log_mass, 0)  # of each level, the tails left out
+    share = torch.softmax(log_mass, 0)  # share of each level, without the tails
     levels = torch.arange(N_LEVELS).repeat_interleave(n_replicates)
     u = torch.rand(n_samples, len(levels), generator=generator, dtype=torch.float64)
     log_w = log_density(levels + u)  # (K, L R)
     sizes, bounds = bound_against_k(log_w)
-    # the mean of w / Q - 1 is 0 in expectation and moves with the bound: adding it leaves the noise of second order
+    # the mean of w / Q - 1 has expectation 0 and is correlated with the bound; adding it leaves only second-order noise
     control = torch.expm1(log_mean_exp(log_w).reshape(N_LEVELS, n_replicates) - log_mass[:, None])
     rows = []
     for n, of_size in zip(sizes, bounds.reshape(len(sizes), N_LEVELS, n_replicates), strict=True):
@@ -157,7 +159,7 @@ def estimate_again_and_again(n_replicates: int, n_samples: int, generator: torch
 
 
 def _error_bars(log_w: Tensor, log_mass: Tensor, share: Tensor) -> dict[str, float]:
-    """Say how good the estimated standard errors are, averaged over levels by their shares; log_w (K, L, R)."""
+    """Return how good the estimated standard errors are, averaged over levels by their shares; log_w is (K, L, R)."""
     n_replicates = log_w.shape[2]
     estimates, errors = log_mean_exp(log_w), standard_error(log_w)  # (L, R)
     covers = ((estimates - log_mass[:, None]).abs() <= INTERVAL * errors).double()

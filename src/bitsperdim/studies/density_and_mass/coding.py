@@ -1,28 +1,28 @@
-r"""Bits are message lengths: the entropy is what a code needs, the cross entropy what a code made for another needs.
+r"""Bits are message lengths: a code for the data needs the entropy, and a code for a wrong model the cross entropy.
 
-The symbols are the levels of the data's sub-pixels with their frequencies P, as if each were independent of the
-others. For a prefix code with word lengths l(x) the mean length obeys :math:`H(P) \le E_P\, l`, and
+The symbols are the levels of the data's sub-pixels with their frequencies P, as if all sub-pixels were independent.
+For a prefix code with word lengths l(x), the mean length obeys :math:`H(P) \le E_P\, l`, and
 
-- Shannon's lengths :math:`\lceil -\log_2 P(x) \rceil` and Huffman's optimal ones stay below H(P) + 1;
-- words for blocks of n symbols below H(P) + 1/n for each symbol;
-- a code made for Q needs the cross entropy on data of P, and the excess is the divergence,
+- Shannon's lengths :math:`\lceil -\log_2 P(x) \rceil` and Huffman's optimal lengths have means below H(P) + 1;
+- with words for blocks of n symbols, the mean length per symbol is below H(P) + 1/n;
+- a code made for Q needs the cross entropy on data from P, and the excess is the divergence,
 
 .. math:: -E_P \log_2 Q(x) = H(P) + \mathrm{KL}(P \,\|\, Q)
 
-The last is not only computed: symbols are drawn from P, written with the code made for Q, read back and compared,
-and the bits are counted. The code is an asymmetric numeral system (Duda 2009, "Asymmetric numeral systems") in
-integers of any size: a whole number is the message, its length is the cross entropy on the drawn symbols up to a bit
-or two in all, and there is no rounding. Huffman codes of the same distributions stand beside it.
+The last statement is also tested: symbols are drawn from P, encoded with the code made for Q, decoded and compared, and
+the bits are counted. The code is an asymmetric numeral system (Duda 2009, "Asymmetric numeral systems") with integers
+of unlimited size: the message is one whole number, and nothing is rounded. Its length is the cross entropy on the drawn
+symbols, up to one or two bits in total. Huffman codes for the same distributions are reported for comparison.
 
-Entropies, divergences and mean lengths are exact for the counted frequencies; the length of the drawn message is
-Monte Carlo, with its standard error.
+Entropies, divergences and mean lengths are exact for the counted frequencies; the length of the drawn message is a
+Monte Carlo estimate with a standard error.
 
 Invariants (``tests/studies/test_density_and_mass.py``):
 
 1. Huffman's lengths satisfy Kraft's equality, are optimal, and lie within one bit of the entropy
    (``test_huffman_codes_are_complete_and_optimal``).
-2. Every message is read back as it was written (``test_messages_are_read_back``).
-3. The cross entropy is the entropy and the divergence, and the message is as long as it says
+2. Every message is decoded correctly (``test_messages_are_read_back``).
+3. The cross entropy is the sum of entropy and divergence, and the length of the message agrees with it
    (``test_the_wrong_code_costs_the_divergence``).
 """
 
@@ -38,17 +38,17 @@ import numpy as np
 from bitsperdim.core.units import nats_to_bits
 from bitsperdim.studies.density_and_mass.collapse import entropy
 
-MAX_BLOCKS = 70_000  # words of a block code: 256 levels in pairs
-MAX_BLOCK = 8  # symbols of a block
-PRECISION = 2**16  # the frequencies of a code that is made for a formula add up to about this
-FIRST_BITS = 32  # of a message before its first symbol: what every message has is not counted as its length
+MAX_BLOCKS = 70_000  # limit for the words of a block code; allows pairs of 256 levels
+MAX_BLOCK = 8  # maximum number of symbols in a block
+PRECISION = 2**16  # approximate sum of the frequencies of a code whose Q is given by a formula
+FIRST_BITS = 32  # bits of the initial state, which every message contains; not counted as message length
 
 
 def huffman_lengths(weights: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Return the word lengths of an optimal prefix code (Huffman 1952), (M,) bits; one symbol alone needs none.
+    """Return the word lengths of an optimal prefix code (Huffman 1952), (M,) bits; a single symbol needs no bits.
 
     Args:
-        weights: (M,) positive; need not sum to one.
+        weights: (M,) positive weights, which need not sum to one.
     """
     n = len(weights)
     heap = [(weight, index) for index, weight in enumerate(weights)]
@@ -65,13 +65,13 @@ def huffman_lengths(weights: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def shannon_lengths(counts: Sequence[int]) -> np.ndarray:
-    r"""Return :math:`\lceil -\log_2 (c / \sum c) \rceil` for positive counts, (M,) bits, in whole numbers: exact."""
+    r"""Return :math:`\lceil -\log_2 (c / \sum c) \rceil` for positive counts, (M,) bits; it is exact."""
     total = sum(counts)
     return np.array([(-(-total // count) - 1).bit_length() for count in counts], dtype=np.int64)
 
 
 def words(lengths: np.ndarray) -> list[str]:
-    """Return the canonical prefix code of given lengths (Kraft's inequality holds), words of 0 and 1."""
+    """Return the canonical prefix code for given lengths, as strings of 0 and 1; Kraft's inequality must hold."""
     code, previous, table = 0, 0, [""] * len(lengths)
     for index in np.lexsort((np.arange(len(lengths)), lengths)):
         length = int(lengths[index])
@@ -82,7 +82,7 @@ def words(lengths: np.ndarray) -> list[str]:
 
 
 def read_words(bits: str, table: Sequence[str], n_symbols: int) -> list[int]:
-    """Return the symbols of a message in a prefix code."""
+    """Return the symbols of a message that was written in a prefix code."""
     symbols, place = {word: symbol for symbol, word in enumerate(table)}, 0
     message = []
     for _ in range(n_symbols):
@@ -102,7 +102,8 @@ def write_state(symbols: Sequence[int], frequencies: Sequence[int]) -> int:
     .. math:: s \leftarrow \lfloor s / f_x \rfloor \, M + c_x + (s \bmod f_x), \qquad M = \sum_x f_x, \quad
               c_x = \sum_{v < x} f_v
 
-    so that a symbol adds :math:`\log_2 (M / f_x)` bits. Symbols come out last first, hence they go in last first.
+    so a symbol adds :math:`\log_2 (M / f_x)` bits. Decoding returns the symbol that was encoded last first. Therefore
+    symbols are encoded in reverse order.
     """
     starts, total = _starts(frequencies)
     state = 1 << FIRST_BITS
@@ -113,10 +114,10 @@ def write_state(symbols: Sequence[int], frequencies: Sequence[int]) -> int:
 
 
 def read_state(state: int, frequencies: Sequence[int], n_symbols: int) -> list[int]:
-    """Return the symbols of a message of :func:`write_state`.
+    """Return the symbols of a message from :func:`write_state`.
 
     Raises:
-        ValueError: the state that remains is not the first one: these are not that message's frequencies.
+        ValueError: the remaining state is not the initial state, so the message was written with other frequencies.
     """
     starts, total = _starts(frequencies)
     table = np.array(starts)
@@ -137,10 +138,10 @@ def _starts(frequencies: Sequence[int]) -> tuple[list[int], int]:
 
 
 def blocks(counts: np.ndarray) -> list[dict[str, float]]:
-    """Return the mean bits per symbol of Shannon's and Huffman's codes of blocks of 1, 2, ... symbols; exact.
+    """Return the exact mean bits per symbol of Shannon's and Huffman's codes for blocks of 1, 2, ... symbols.
 
     Args:
-        counts: (M,) of the levels, positive.
+        counts: (M,) positive counts of the levels.
     """
     rows, of_blocks, total = [], [1], int(counts.sum())
     for n in range(1, MAX_BLOCK + 1):
@@ -160,7 +161,7 @@ def blocks(counts: np.ndarray) -> list[dict[str, float]]:
 
 
 def divergence(p: np.ndarray, q: np.ndarray) -> float:
-    r"""Return :math:`\mathrm{KL}(P \| Q) = \sum_x P(x) \log (P(x) / Q(x))` in nats, infinite where Q misses a level."""
+    r"""Return :math:`\mathrm{KL}(P \| Q) = \sum_x P(x) \log (P(x) / Q(x))` in nats, infinite if Q misses a level."""
     seen = p > 0
     if (q[seen] == 0).any():
         return math.inf
@@ -168,15 +169,16 @@ def divergence(p: np.ndarray, q: np.ndarray) -> float:
 
 
 def made_for(counts: np.ndarray) -> dict[str, list[int]]:
-    """Return the integer frequencies of several codes, (L,) each: they *are* the Q that the code is made for.
+    """Return the integer frequencies of several codes, (L,) each; they define the Q that the code is made for.
 
-    ``data``: the counts themselves. ``logistic``: a discretized logistic of their mean and spread. ``uniform``: every
-    level alike. ``negative``: the counts of the negative images, each raised by one so that none is missing.
+    ``data``: the counts themselves. ``logistic``: a discretized logistic with their mean and spread. ``uniform``: the
+    same frequency for every level. ``negative``: the counts of the negative images, each raised by one so that no level
+    is missing.
     """
     levels = np.arange(len(counts))
     p = counts / counts.sum()
     mean = float(p @ levels)
-    # the spread of dequantized values, never zero; a logistic of scale s has variance (pi s)^2 / 3
+    # uses the spread of dequantized values, which is never zero; a logistic with scale s has variance (pi s)^2 / 3
     scale = math.sqrt(3 * (float(p @ (levels - mean) ** 2) + 1 / 12)) / math.pi
     edges = np.concatenate([[-math.inf], (levels[1:] - 0.5 - mean) / scale, [math.inf]])
     masses = np.diff(0.5 * (1 + np.tanh(edges / 2)))
@@ -189,15 +191,15 @@ def made_for(counts: np.ndarray) -> dict[str, list[int]]:
 
 
 def price(counts: np.ndarray, frequencies: list[int], drawn: np.ndarray) -> dict[str, Any]:
-    """Return what data of one distribution cost in a code made for another, in bits per symbol.
+    """Return the cost of data from one distribution in a code made for another, in bits per symbol.
 
     Args:
-        counts: (L,) of the levels; P.
-        frequencies: (L,) of the code; Q. Positive wherever P is.
-        drawn: (N,) symbols of P, which are written, read back and compared.
+        counts: (L,) counts of the levels, which define P.
+        frequencies: (L,) frequencies of the code, which define Q; positive wherever P is positive.
+        drawn: (N,) symbols drawn from P, which are encoded, decoded and compared.
 
     Raises:
-        RuntimeError: a message was not read back as it was written.
+        RuntimeError: a message was not decoded correctly.
     """
     p, q = counts / counts.sum(), np.array(frequencies, dtype=np.float64) / sum(frequencies)
     coded = np.flatnonzero(frequencies)
@@ -205,9 +207,10 @@ def price(counts: np.ndarray, frequencies: list[int], drawn: np.ndarray) -> dict
     lengths[coded] = huffman_lengths([frequencies[level] for level in coded])
     table = [word if frequency else "-" for word, frequency in zip(_words_of(lengths, coded), frequencies, strict=True)]
     message = drawn.tolist()
-    state, bits = write_state(message, frequencies), "".join(table[symbol] for symbol in message)
+    state = write_state(message, frequencies)
+    bits = "".join(table[symbol] for symbol in message)
     if read_state(state, frequencies, len(message)) != message or read_words(bits, table, len(message)) != message:
-        raise RuntimeError("a message was not read back as it was written")
+        raise RuntimeError("the decoded message differs from the message that was encoded")
     surprises = nats_to_bits(-np.log(q[drawn]))
     return {
         "divergence_bits": nats_to_bits(divergence(p, q)),
@@ -220,7 +223,7 @@ def price(counts: np.ndarray, frequencies: list[int], drawn: np.ndarray) -> dict
 
 
 def _words_of(lengths: np.ndarray, coded: np.ndarray) -> list[str]:
-    """Return the words of the coded levels in their places."""
+    """Return a word for each level; levels without a code have an empty word."""
     table = [""] * len(lengths)
     for level, word in zip(coded, words(lengths[coded]), strict=True):
         table[level] = word
@@ -228,7 +231,7 @@ def _words_of(lengths: np.ndarray, coded: np.ndarray) -> list[str]:
 
 
 def code_table(counts: np.ndarray, n_rows: int = 6) -> list[dict[str, Any]]:
-    """Return the most frequent levels with their surprise and their words, the most frequent first."""
+    """Return the most frequent levels with their surprise (-log2 P) and their words, the most frequent first."""
     seen = np.flatnonzero(counts)
     huffman, shannon = huffman_lengths(counts[seen].tolist()), shannon_lengths(counts[seen].tolist())
     table = words(huffman)
@@ -247,12 +250,12 @@ def code_table(counts: np.ndarray, n_rows: int = 6) -> list[dict[str, Any]]:
 
 
 def messages(counts: np.ndarray, n_symbols: int, generator: np.random.Generator) -> dict[str, Any]:
-    """Return all that is said of codes.
+    """Return all metrics of this part.
 
     Args:
-        counts: (L,) of the levels of the data.
-        n_symbols: drawn from them for the messages.
-        generator: of the draw.
+        counts: (L,) counts of the levels of the data.
+        n_symbols: number of symbols that are drawn for the messages.
+        generator: source of randomness for the draws.
     """
     drawn = generator.choice(len(counts), size=n_symbols, p=counts / counts.sum())
     return {

@@ -1,30 +1,32 @@
-r"""A density fitted to whole numbers grows without end; the same density fitted to dequantized ones cannot.
+r"""A density fitted to whole numbers grows without limit; the same density fitted to dequantized values does not.
 
-The data are a distribution P over levels, known exactly. The model is a mixture of normals, one for each level that
-occurs, of free weight, centre and scale, and no floor under the scale. It is fitted twice by the same steps:
+The data are a distribution P over levels, which is known exactly. The model is a mixture of normals, one for each level
+that occurs, with free weights, centres and scales; the scales have no lower limit. It is fitted twice with the same
+steps:
 
-- to the levels themselves, where each component ends as a spike and :math:`-E_P \log p(x)` tends to minus infinity.
-  That number is a *density* in disguise of a likelihood: nothing bounds it, and it ranks nothing;
-- to x + u with fresh uniform u in [0, 1), where, with :math:`Q(x) = \int_0^1 p(x + u) \, du`,
+- to the levels themselves. Each component becomes a spike, and :math:`-E_P \log p(x)` tends to minus infinity. This
+  number looks like a likelihood but is a *density*: it has no lower limit and cannot rank models;
+- to x + u with fresh uniform u in [0, 1). With :math:`Q(x) = \int_0^1 p(x + u) \, du`,
 
   .. math:: -E_{P, u} \log p(x + u) \;\ge\; -E_P \log Q(x) \;\ge\; H(P)
 
-  by Jensen's and Gibbs's inequalities (Theis, van den Oord and Bethge 2016, section 3.1). It is exact, and not only
-  likely, as what is evaluated is the distribution P that was fitted and the expectation over u is an integral.
+  by Jensen's and Gibbs's inequalities (Theis, van den Oord and Bethge 2016, section 3.1). The inequality holds exactly,
+  without sampling error, because it is evaluated on the fitted distribution P, and the expectation over u is an
+  integral.
 
-A step goes a part of the way of expectation maximization. A plain gradient would not do for spikes: what moves a centre
-grows as the scale falls, with its inverse square.
+A step goes a fraction of the way of one step of expectation maximization. A plain gradient would not work for spikes,
+because the gradient of a centre grows with the inverse square of the scale.
 
-Not here: test data. Here nothing is generalised; that is the point.
+Test data are not used: this study does not measure generalization.
 
 Invariants (``tests/studies/test_density_and_mass.py``):
 
-1. On whole numbers the curve passes below any bound (``test_a_density_of_whole_numbers_falls_without_end``).
-2. On dequantized ones it stays above the mass's cross entropy, and that above the entropy of P
+1. On whole numbers the curve falls below any limit (``test_a_density_of_whole_numbers_falls_without_end``).
+2. On dequantized values the curve stays above the cross entropy of the masses, which is above the entropy of P
    (``test_dequantized_data_keep_the_entropy_as_a_bound``).
-3. A step is the gradient divided by the information of what a component is responsible for
+3. A step is the gradient divided by the information of the observations that a component is responsible for
    (``test_a_step_is_the_scaled_gradient``); no distribution of levels makes it overflow (``test_no_levels_overflow``).
-4. The expectation over u agrees with that of twice as many nodes (``test_the_expectation_over_noise_is_exact``).
+4. The expectation over u agrees with the result of twice as many nodes (``test_the_expectation_over_noise_is_exact``).
 """
 
 from __future__ import annotations
@@ -36,21 +38,21 @@ import numpy as np
 
 from bitsperdim.core.units import nats_to_bits
 
-FIRST_SCALE = 0.5  # of every component, in levels
-N_DRAWS = 256  # of the noise at each step, at least one for each level
-N_NODES = 24  # of the integral over one cell
+FIRST_SCALE = 0.5  # initial scale of every component, in levels
+N_DRAWS = 256  # draws of the noise at each step, divided among the levels; at least one for each level
+N_NODES = 24  # nodes of the integral over one cell
 N_RECORDED = 40
 
 
 @dataclass
 class NormalMixture:
-    """A mixture of normals, one for each level, (M,) arrays.
+    """A mixture of normals, one for each level; all arrays have the shape (M,).
 
     Attributes:
-        levels: where the components began.
-        weights: they sum to one.
-        shifts: centre minus level; kept apart, so that a centre may come as near to its level as it likes.
-        log_scales: in levels, natural logarithm.
+        levels: levels of the components.
+        weights: weights of the components, which sum to one.
+        shifts: centre minus level; stored separately, so that a centre can be arbitrarily close to its level.
+        log_scales: natural logarithms of the scales, which are in levels.
     """
 
     levels: np.ndarray
@@ -60,23 +62,24 @@ class NormalMixture:
 
     @classmethod
     def start(cls, levels: np.ndarray) -> NormalMixture:
-        """Return equal weights and scales, each component off its level by a quarter of one."""
+        """Return a mixture with equal weights and scales, each component shifted from its level by a quarter level."""
         n = len(levels)
-        shifts, log_scales = np.full(n, 0.25), np.full(n, math.log(FIRST_SCALE))
+        shifts = np.full(n, 0.25)
+        log_scales = np.full(n, math.log(FIRST_SCALE))
         return cls(levels.astype(np.float64), np.full(n, 1 / n), shifts, log_scales)
 
     def _log_parts(self, x: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the standardised values z and the logarithms of weight times density, (N, M) both."""
+        """Return the standardized values z and the logarithms of weight times density, both (N, M)."""
         z = ((x[:, None] - self.levels) + (u[:, None] - self.shifts)) * np.exp(-self.log_scales)
         heights = np.log(self.weights) - self.log_scales - 0.5 * math.log(2 * math.pi)
         return z, heights - 0.5 * z * z
 
     def log_density(self, x: np.ndarray, u: np.ndarray) -> np.ndarray:
-        """Return log p(x + u) in nats; x and u (N,)."""
+        """Return log p(x + u) in nats, for x and u of shape (N,)."""
         return _log_sum_exp(self._log_parts(x, u)[1])
 
     def step(self, x: np.ndarray, u: np.ndarray, p: np.ndarray, size: float) -> None:
-        r"""Move a part of the way of expectation maximization for x + u, weighted by p.
+        r"""Go a fraction of one step of expectation maximization for x + u, weighted by p.
 
         With the responsibilities :math:`r_{nm}` and :math:`t_m = \sum_n p_n r_{nm}`,
 
@@ -84,9 +87,9 @@ class NormalMixture:
                   \Delta \mu_m = \frac{\eta \, \sigma_m}{t_m} \sum_n p_n r_{nm} z_{nm}, \quad
                   \Delta \log \sigma_m = \frac{\eta}{2 t_m} \sum_n p_n r_{nm} (z_{nm}^2 - 1)
 
-        which is the gradient of the mean log-density, that of centre and log-scale divided by the information
-        :math:`t_m / \sigma_m^2` and :math:`2 t_m` of the observations that the component is responsible for. One
-        that is responsible for none stays where it is.
+        This is the gradient of the mean log-density. The gradients of centre and log-scale are divided by the
+        information :math:`t_m / \sigma_m^2` and :math:`2 t_m` of the observations that the component is responsible
+        for. A component that is responsible for no observation does not move.
 
         Args:
             x: (N,) levels.
@@ -108,13 +111,13 @@ class NormalMixture:
 
 @dataclass(frozen=True)
 class Collapse:
-    """Both fits.
+    """The results of both fits.
 
     Attributes:
         rows: step, ``raw_bits`` and ``dequantized_bits``: the cross entropies per sub-pixel, in bits.
-        mass_bits: of the masses Q of the dequantized fit at its end: its true bits per dimension.
-        smallest_scale: of the raw fit at its end, in levels.
-        quadrature_error: what twice the nodes change in the last ``dequantized_bits``.
+        mass_bits: cross entropy of the masses Q of the final dequantized fit: its true bits per dimension.
+        smallest_scale: smallest scale of the final raw fit, in levels.
+        quadrature_error: change of the last ``dequantized_bits`` if the number of nodes is doubled.
     """
 
     rows: list[dict[str, float]]
@@ -127,10 +130,10 @@ def fit_both(p: np.ndarray, n_steps: int, step_size: float, generator: np.random
     """Fit the mixture to levels and to dequantized levels.
 
     Args:
-        p: (L,) probabilities of the levels; those that are zero get no component.
-        n_steps: of both fits.
-        step_size: of both, below 1.
-        generator: of the noise.
+        p: (L,) probabilities of the levels; a level with probability zero gets no component.
+        n_steps: number of steps of both fits.
+        step_size: step size of both fits, below 1.
+        generator: source of randomness for the noise.
     """
     levels = np.flatnonzero(p)
     p = p[levels]
@@ -163,8 +166,8 @@ def dequantized_cross_entropy(
 ) -> tuple[float, float]:
     r"""Return :math:`-E_{P,u} \log p(x + u)` and :math:`-E_P \log Q(x)` in nats, both by Gauss-Legendre quadrature.
 
-    Each cell is integrated with the same nodes for both, hence the first is never below the second, whatever the
-    number of nodes: Jensen's inequality holds for sums too.
+    Both integrals use the same nodes in each cell. Since Jensen's inequality also holds for sums, the first is never
+    below the second, for any number of nodes.
     """
     nodes, weights = np.polynomial.legendre.leggauss(n_nodes)
     u, w = np.tile((nodes + 1) / 2, len(x)), weights / 2
@@ -173,7 +176,7 @@ def dequantized_cross_entropy(
 
 
 def entropy(p: np.ndarray) -> float:
-    r"""Return :math:`H(P) = -\sum_x P(x) \log P(x)` in nats; impossible levels add nothing."""
+    r"""Return :math:`H(P) = -\sum_x P(x) \log P(x)` in nats; levels with probability zero add nothing."""
     p = p[p > 0]
     return -float(p @ np.log(p))
 

@@ -1,4 +1,4 @@
-r"""What each way of dequantizing costs: one flow on the real images, trained alike, its noise drawn in four ways.
+r"""The cost of each way of dequantizing: one flow on the real images, trained in the same way with four kinds of noise.
 
 ======================  ==================  ===============================================
 way                     dequantization      K of the training objective
@@ -9,11 +9,11 @@ way                     dequantization      K of the training objective
 ``importance_weighted`` ``uniform``         several (Hoogeboom et al. 2020)
 ======================  ==================  ===============================================
 
-All are evaluated alike: the importance-weighted bound on the same test images with the same number of samples, from
-each model's own noise, which is fresh. Differences are paired image by image. It is one training each, of one
-seed: what another seed would change is not in the error.
+All flows are evaluated in the same way: by the importance-weighted bound on the same test images with the same number
+of samples, drawn from each model's own noise, which is fresh. Differences are paired image by image. Each flow is
+trained once, with one seed, so the errors do not contain the variation between seeds.
 
-Invariants (``tests/studies/test_dequantizing.py``): the flows differ in their noise alone, and the rows are those of
+Invariants (``tests/studies/test_dequantizing.py``): the flows differ only in their noise, and the rows are those of
 the trained models (``test_the_rows_are_those_of_the_models``).
 """
 
@@ -42,16 +42,17 @@ if TYPE_CHECKING:
 
 WAYS = ("uniform", "uniform_fixed", "variational", "importance_weighted")
 REFERENCE = "uniform"
-CHUNK, BATCH = 16, 100  # samples and images at a time
+CHUNK = 16  # samples at a time
+BATCH = 100  # images at a time
 
 
 def some_images(folder: Path, n_images: int) -> PreparedImages:
-    """Read at most ``n_images`` of each split, evenly spread over it, with the noise of those that are evaluated.
+    """Read at most ``n_images`` of each split, evenly spread over it, with the noise of the splits that are evaluated.
 
-    Test images come with the numbers of those that they equal, which may not be among the ones that are read.
+    Test images come with the index of the first test image that is equal, which may not be among the images read.
 
     Raises:
-        InputError: there are no images, or they are damaged.
+        InputError: the images are missing or damaged.
     """
     found = PreparedImages(load_prepared(folder, ()).description, {})
     for split in SPLITS:
@@ -72,14 +73,14 @@ def some_images(folder: Path, n_images: int) -> PreparedImages:
 def train_all(
     section: DequantizingSection, shared: TrainSection, images: PreparedImages, seed: int, device: torch.device
 ) -> dict[str, Trained]:
-    """Train the flow in every way.
+    """Train the flow with every way of dequantizing.
 
     Args:
-        section: the flow, its own changes to ``train``, K.
-        shared: the trainer.
-        images: of all splits; the test images are not looked at.
-        seed: of every training.
-        device: where the work is done.
+        section: settings of the flow, its changes to ``train``, and K.
+        shared: shared settings of the trainer.
+        images: images of all splits; the test images are not used.
+        seed: seed of every training run.
+        device: device for the computations.
     """
     return {
         way: train(f"the flow of {way} noise", section.flow(way), shared, images, seed=seed, device=device)
@@ -90,7 +91,7 @@ def train_all(
 def evaluate_all(
     section: DequantizingSection, trained: dict[str, Trained], images: PreparedImages, seed: int, device: torch.device
 ) -> dict[str, Estimate]:
-    """Estimate the test images under every flow."""
+    """Estimate log P of the test images under every flow."""
     return {
         way: estimate(
             item.model.to(device).eval(),
@@ -114,11 +115,12 @@ def rows(
 ) -> Sequence[dict[str, Any]]:
     """Return one row for each way.
 
-    All in bits per dimension. ``train_bpd`` is the objective in the epoch whose weights are scored, with the K of
-    training: where noise was fixed it bounds nothing. ``elbo_bpd`` and ``bpd`` are upper bounds of the test images,
-    with one sample and with all; the paired difference is to fresh uniform noise, and negative where this way is
-    better. Copies of an image, those with one number in ``same_as`` (N,), count once in the errors.
-    ``too_few_samples`` is 1 where the bias exceeds the standard error, or too many images rest on few samples.
+    All numbers are in bits per dimension. ``train_bpd`` is the objective in the epoch whose weights are scored, with
+    the K of training; with fixed noise it is not a bound. ``elbo_bpd`` and ``bpd`` are upper bounds for the test
+    images, with one sample and with all samples. The paired difference is taken from fresh uniform noise; it is
+    negative if this way is better. Copies of an image, which have the same number in ``same_as`` (N,), count once in
+    the errors. ``too_few_samples`` is 1 if the bias exceeds the standard error, or if too many images have a small
+    effective sample size.
     """
     reference = estimates[REFERENCE].log_p.numpy()
     found = []
@@ -151,10 +153,10 @@ def rows(
 def compare_ways(
     section: DequantizingSection, shared: TrainSection, folder: Path, seed: int, device: torch.device
 ) -> tuple[dict[str, Any], Sequence[dict[str, Any]]]:
-    """Train, evaluate and compare; return the metrics and the rows.
+    """Train and evaluate the flow with every way of dequantizing; return the metrics and the rows.
 
     Raises:
-        InputError: the images are missing or damaged, or a training stopped.
+        InputError: the images are missing or damaged, or a training run failed.
         FloatingPointError: a log-weight is NaN or +inf.
     """
     images = some_images(folder, section.n_images)

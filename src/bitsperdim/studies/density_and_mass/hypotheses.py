@@ -1,15 +1,16 @@
-r"""Two hypotheses and one observation: why a ratio of densities may be used although a density is no probability.
+r"""Two hypotheses and one observation: why a ratio of densities may be used although a density is not a probability.
 
-Hypothesis A says y ~ N(0, 1), hypothesis B says y ~ N(1, 1), and y = 1 was observed. No observation is a point: it
-is an interval of some width w around it, and an interval has a probability,
+Hypothesis A says y ~ N(0, 1), hypothesis B says y ~ N(1, 1), and y = 1 is observed. A real observation is not a point
+but an interval of some width w around it, and an interval has a probability,
 
 .. math:: P_h(w) = \int_{y - w/2}^{y + w/2} p_h(t) \, dt = w \, p_h(y) \, (1 + O(w^2))
 
-so that the width cancels in the ratio, which tends to the ratio of the densities. A change of the unit of length
-stretches every width alike: it changes each density, and neither a probability nor the ratio.
+so the width cancels in the ratio, which tends to the ratio of the densities. A change of the unit of length scales all
+widths by the same factor. It changes each density, but neither the probabilities nor the ratio.
 
-All numbers are exact: closed forms, and Gauss-Legendre quadrature of an analytic integrand, in which every term is
-positive, so that nothing cancels however small the width or however far the tail. Nothing is drawn.
+All numbers are exact: closed forms, and Gauss-Legendre quadrature of an analytic integrand. Every term of the
+quadrature is positive, so nothing cancels, however small the width is and however far the tail. No random numbers are
+used.
 
 Invariants (``tests/studies/test_density_and_mass.py``):
 
@@ -31,7 +32,7 @@ import numpy as np
 MEANS = (0.0, 1.0)  # of A and of B; both have standard deviation 1
 OBSERVED = 1.0
 WIDTHS = tuple(2.0**power for power in range(4, -11, -1))
-UNITS = {"metre": 1.0, "centimetre": 100.0, "inch": 1 / 0.0254}  # how many of them make a metre
+UNITS = {"metre": 1.0, "centimetre": 100.0, "inch": 1 / 0.0254}  # units per metre
 N_NODES = 64
 CURVE = np.linspace(-3.0, 4.0, 141)
 
@@ -48,8 +49,8 @@ def normal_density(y: np.ndarray | float, mean: float, scale: float = 1.0) -> np
 def interval_probability(centre: float, width: float, mean: float, scale: float = 1.0) -> float:
     """Return the probability of an interval under a normal distribution, for widths up to 20 standard deviations.
 
-    Gauss-Legendre quadrature, exact to rounding: a difference of two values of the distribution function would lose
-    as many digits as the width is small.
+    Gauss-Legendre quadrature is exact up to rounding. A difference of two values of the distribution function would
+    lose more digits the smaller the width is.
     """
     nodes, weights = np.polynomial.legendre.leggauss(N_NODES)
     return float(0.5 * width * (weights * normal_density(centre + 0.5 * width * nodes, mean, scale)).sum())
@@ -61,9 +62,9 @@ def posterior(p_a: float, p_b: float, prior_b: float = 0.5) -> float:
     .. math:: P(B \mid y) = \frac{P(B) \, p_B(y)}{P(A) \, p_A(y) + P(B) \, p_B(y)}
 
     Args:
-        p_a: density or probability of what was observed under A.
+        p_a: density or probability of the observation under A.
         p_b: the same quantity under B, in the same unit.
-        prior_b: P(B).
+        prior_b: prior probability P(B).
     """
     return prior_b * p_b / ((1 - prior_b) * p_a + prior_b * p_b)
 
@@ -78,7 +79,10 @@ def by_width() -> list[dict[str, float]]:
 
 
 def by_unit() -> dict[str, dict[str, float]]:
-    """Return the two densities of the one observation, taken in metres, in several units, and their ratio."""
+    """Return the densities of the observation under A and B and their ratio, in several units of length.
+
+    The observation is a length in metres.
+    """
     table = {}
     for unit, per_metre in UNITS.items():
         p_a, p_b = (float(normal_density(OBSERVED * per_metre, mean * per_metre, per_metre)) for mean in MEANS)
@@ -87,7 +91,7 @@ def by_unit() -> dict[str, dict[str, float]]:
 
 
 def curves() -> list[dict[str, float]]:
-    """Return both densities along the line, for a drawing."""
+    """Return both densities on a grid, for a chart."""
     densities = [normal_density(CURVE, mean) for mean in MEANS]
     return [
         {"y": float(y), "density_a": float(a), "density_b": float(b)} for y, a, b in zip(CURVE, *densities, strict=True)
@@ -95,7 +99,7 @@ def curves() -> list[dict[str, float]]:
 
 
 def summary() -> dict[str, Any]:
-    """Return what is said of the example as a whole; every number is exact."""
+    """Return the densities, their ratio and the posteriors at the observation; every number is exact."""
     p_a, p_b = (float(normal_density(OBSERVED, mean)) for mean in MEANS)
     return {
         "density_a": p_a,

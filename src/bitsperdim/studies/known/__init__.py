@@ -1,10 +1,10 @@
-"""Known truths: why the numbers of this laboratory may be believed.
+"""The study of known truths: tests of this package on problems whose answers are known.
 
-Three parts:
+It has three parts:
 
-- :mod:`.excess`: families are trained on images whose log P(x) is known, and none of them beats the truth;
-- :mod:`.estimators`: estimators are asked for marginal likelihoods that are known, again and again;
-- :mod:`.mistakes`: every known way to print a wrong likelihood, made on purpose, and what catches it.
+- :mod:`.excess`: model families are trained on images whose log P(x) is known, and no model beats the truth;
+- :mod:`.estimators`: estimators are applied many times to marginal likelihoods that are known;
+- :mod:`.mistakes`: known mistakes that lead to a wrong likelihood are made on purpose, to see which checks catch them.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
 __all__ = ["study", "write"]
 
 Rows = Sequence[Mapping[str, Any]]
-Found = tuple[dict[str, Any], dict[str, Rows]]  # metrics of a part, and the rows of its tables by their names
+Found = tuple[dict[str, Any], dict[str, Rows]]  # metrics, and the rows of each table by its name
 
 
 def study(section: KnownSection, shared: TrainSection, dequantized: Path, device: torch.device) -> Found:
-    """Run the three parts.
+    """Run the three parts of the study.
 
     Args:
-        section: of the study.
-        shared: the trainer.
-        dequantized: the folder with the images of the pipeline, on which the mistakes are made.
-        device: where the work is done.
+        section: section of the study in ``params.yaml``.
+        shared: shared settings of the trainer.
+        dequantized: folder with the images of the pipeline, on which the mistakes are made.
+        device: device for the computations.
 
     Returns:
-        The metrics, those of each part under its name, and the rows of each table by its name.
+        The metrics of each part under its name, and the rows of each table by its name.
 
     Raises:
-        InputError: the images are missing or damaged, or a training stopped.
+        InputError: the images are missing or damaged, or a training run failed.
     """
     metrics: dict[str, Any] = {}
     tables: dict[str, Rows] = {}

@@ -1,8 +1,8 @@
-"""More of the study than a report needs: ``python -m bitsperdim.studies.known SETTINGS.yaml RESULT.json``.
+"""Run a larger version of the study than the report needs: ``python -m bitsperdim.studies.known SETTINGS RESULT``.
 
-SETTINGS holds ``excess`` and ``estimators``, as the section ``known`` of ``params.yaml`` does. The result is what the
-study says of them, with the machine and the seconds that it took: ``docs/known_truths.yaml`` gave
-``docs/known_truths.json``.
+SETTINGS is a YAML file with the keys ``excess`` and ``estimators``, like the section ``known`` of ``params.yaml``.
+RESULT is a JSON file with the metrics and tables of these two parts, the machine, and the time in seconds.
+``docs/known_truths.json`` was made in this way from ``docs/known_truths.yaml``.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from bitsperdim.studies.known import estimators, excess
 
 
 def read_settings(path: Path) -> KnownSection:
-    """Read the settings.
+    """Read and validate the settings.
 
     Raises:
-        InputError: one sentence naming the key, its value and what is allowed.
+        InputError: a setting is invalid; the message names the key, its value and what is allowed.
     """
     content = load_yaml(path)
     if not isinstance(content, Mapping):
-        raise InputError(f"{path} must be a mapping of the keys of the section known, but it holds {shown(content)}.")
+        raise InputError(f"{path} must be a mapping with the keys of the section known, but it holds {shown(content)}.")
     try:
         section = KnownSection.model_validate(dict(content))
         section.excess.check_models(TrainSection())
@@ -42,23 +42,25 @@ def read_settings(path: Path) -> KnownSection:
 
 
 def main() -> None:
-    """Read the settings of the command line, and write the result."""
+    """Read the settings that the command line names, run both parts, and write the result."""
     if len(sys.argv) != 3:
         sys.exit("usage: python -m bitsperdim.studies.known SETTINGS.yaml RESULT.json")
     try:
-        section, device, started = read_settings(Path(sys.argv[1])), set_up_device(), time.monotonic()
+        section = read_settings(Path(sys.argv[1]))
+        device = set_up_device()
+        started = time.monotonic()
         of_excess, _ = excess.study(section.excess, TrainSection(), section.seed, device)
         of_estimators, tables = estimators.study(section.estimators, section.seed)
     except InputError as error:
         sys.exit(str(error))
     content = {"excess": of_excess, "estimators": of_estimators, "seconds": round(time.monotonic() - started)}
-    # as a table has them: where k-hat is not judged there is none
+    # as in a table: if k-hat is not judged, the row has no value for it
     rows = {name: [_known(row) for row in found] for name, found in tables.items()}
     write_json(Path(sys.argv[2]), {**content, "tables": rows, "made_with": described(device)})
 
 
 def _known(row: Mapping[str, object]) -> dict[str, object]:
-    """Return a row without what is not a number."""
+    """Return a row without NaN values."""
     return {key: value for key, value in row.items() if value == value}
 
 

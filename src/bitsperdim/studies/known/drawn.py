@@ -1,7 +1,7 @@
-"""Images of a known distribution as a model's training, validation and test set, in memory.
+"""Images from a known distribution as training, validation and test set, in memory.
 
-Invariants (``tests/studies/test_known_excess.py``): no split has images of another, but by chance; one seed gives one
-set of bytes.
+Invariants (``tests/studies/test_known_excess.py``): splits share images only by chance; one seed gives one set of
+bytes.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from bitsperdim.sources.known import KnownDistribution
 
 
 def drawn(source: KnownDistribution, n_images: Mapping[str, int], seed: int) -> PreparedImages:
-    """Draw images of each split, and the noise of those that are evaluated.
+    """Draw the images of each split, and dequantization noise for the splits that are evaluated.
 
     Args:
-        source: of the images.
-        n_images: of each split.
-        seed: of all draws.
+        source: distribution of the images.
+        n_images: number of images in each split.
+        seed: seed of all draws.
     """
     generators = {split: _generator(seed, index) for index, split in enumerate(SPLITS)}
     images = {split: source.draw(n_images[split], generators[split]) for split in SPLITS}
@@ -31,7 +31,7 @@ def drawn(source: KnownDistribution, n_images: Mapping[str, int], seed: int) -> 
 
 
 def description_of(source: KnownDistribution, images: Mapping[str, np.ndarray]) -> Description:
-    """Say what images are, of which ``test`` are scored."""
+    """Return the description of the images, with the protocol tag of the ``test`` split."""
     channels, height, width = source.image_shape
     size = f"{height}x{width}x{channels}/L{source.n_levels}/test{len(images['test'])}"
     return Description(

@@ -1,24 +1,24 @@
-r"""Estimators of a marginal likelihood, held against models whose marginal is known (:mod:`.marginals`).
+r"""Tests of estimators of a marginal likelihood on models whose marginal is known (:mod:`.marginals`).
 
-What an estimator says of a model is a statement about *that model's* log P(x), not about the truth of the data: so it
-is held against models of which this is known, however good they are. The whole estimate of N images is made again and
-again, by the functions with which every model is evaluated, and of each replicate is kept what a report would say:
+An estimator makes a statement about the *model's* log P(x), not about the true distribution of the data. So it is
+compared with models whose log P(x) is known; these models need not be good. The whole estimate of N images is repeated
+many times, with the functions that evaluate every model. Each replicate keeps the statements that a report would make:
 
-- the *bound* and its Monte Carlo error, which says that the truth is not below the bound less 1.96 errors (a one-sided
-  statement of nominally 97.5 %: how far the truth is above it, the error does not say);
-- the *jackknife* and, where the weights are light enough to have one, its interval, of nominally 95 %;
+- the *bound* and its Monte Carlo error. They state that the truth is not below the bound minus 1.96 errors (a one-sided
+  statement of nominally 97.5 %; the error does not say how far the truth is above the bound);
+- the *jackknife* and, if the weights are light enough, its interval of nominally 95 %;
 - the *extrapolation* in 1 / K, for which no interval is stated;
-- of annealing the lower and the upper bound of images that the model drew, and the bracket between them.
+- for annealing, the lower and the upper bound for images drawn from the model, and the bracket between them.
 
-The *bias* is the mean over replicates of the estimate less the truth, with the standard error of that mean. The
-*coverage* is the share of replicates in which the statement is true. Both are of the mean over images, as it is
-reported: a bias that is small for one image is large beside the Monte Carlo error of many.
+The *bias* is the mean over replicates of the estimate minus the truth, with the standard error of that mean. The
+*coverage* is the share of replicates in which the statement is true. Both are for the mean over images, as it is
+reported: a bias that is small for one image is large compared with the Monte Carlo error of the mean over many images.
 
-Where the encoder is too sure of itself, weights have a heavy tail: the estimated error is then mostly too small, since
-the weights that it would be made of have not been drawn. Such rows belong here, with what the report says of them.
+If the encoder is overconfident, the weights have a heavy tail. Then the estimated error is usually too small, because
+the large weights that dominate it have not been drawn. Such models are included, with the flags that the report shows.
 
-Invariants (``tests/studies/test_known_estimators.py``): the rows are the statistics of estimates made one by one; with
-light weights bounds and jackknife cover as often as they say, and with a heavy tail they do not.
+Invariants (``tests/studies/test_known_estimators.py``): the rows are the statistics of estimates made one by one. With
+light weights, the bounds and the jackknife have the stated coverage; with a heavy tail, they do not.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ if TYPE_CHECKING:
 Rows = Sequence[Mapping[str, Any]]
 
 SHAPE = (1, 4, 4)
-TEMPLATES = Templates(SHAPE, 4, 4.0)  # so faint that the template of an image is in doubt
+TEMPLATES = Templates(SHAPE, 4, 4.0)  # so weak that the template of an image is uncertain
 HIDDEN_MARKOV = HiddenMarkov(SHAPE, 4, 3.0)
-SURE = {"templates": (0.5, 3.0), "hidden_markov": (1.0, 2.0)}  # the power of a milder encoder, and of a harsher one
+SURE = {"templates": (0.5, 3.0), "hidden_markov": (1.0, 2.0)}  # powers of a milder and of an overconfident encoder
 FOR_VAES = Templates(SHAPE, 2, 4.0)
 N_IMAGES = {"train": 1000, "validation": 200}
 VAE_SECTION = {
@@ -67,20 +67,21 @@ VAE_SECTION = {
     "likelihood": "bernoulli",
 }
 VAE_TRAINING = {"batch_size": 100, "learning_rate": 0.01, "warmup_steps": 0, "validation_samples": 4}
-NARROW = 0.5  # what the scale of an encoder is multiplied by
-LEVELS, SPREAD, CORRELATION = 8, 0.5, 0.9  # of the images that the Gaussian is fitted to, in levels
-CHUNK, ROWS_AT_ONCE = 64, 1000  # samples and images at a time
+NARROW = 0.5  # factor for the scale of the encoder
+LEVELS, SPREAD, CORRELATION = 8, 0.5, 0.9  # number of levels, and spread (in levels) of images for the Gaussian
+CHUNK = 64  # samples at a time
+ROWS_AT_ONCE = 1000  # images at a time
 N_PILOT_CHAINS = 2
 ONE_SIDED, TWO_SIDED = 0.975, 0.95
-SHORT = 1e-3  # how often a statement that holds as often as it says is called short
+SHORT = 1e-3  # false-alarm rate of :func:`is_short` for a statement with its nominal coverage
 
 
 def study(section: EstimatorsSection, seed: int) -> tuple[dict[str, Any], dict[str, Rows]]:
-    """Ask every estimator again and again.
+    """Repeat every estimate on every known model, and compare it with the truth.
 
     Args:
-        section: how often, with how many samples.
-        seed: of images, trainings and samples.
+        section: numbers of replicates, images and samples.
+        seed: seed of images, training runs and samples.
 
     Returns:
         The metrics of this part, and the rows of ``estimators.csv`` and ``annealing.csv``.
@@ -111,12 +112,12 @@ def study(section: EstimatorsSection, seed: int) -> tuple[dict[str, Any], dict[s
 
 
 def every_known(n_images: int, n_epochs: int, seed: int) -> list[Known]:
-    """Return all models whose marginal is known, each with images of the distribution that it is meant for.
+    """Return all models whose marginal is known, each with images from the distribution that it models.
 
     Args:
-        n_images: of each.
-        n_epochs: of the training of the VAEs.
-        seed: of images and trainings.
+        n_images: number of images for each model.
+        n_epochs: number of training epochs of the VAEs.
+        seed: seed of images and training runs.
     """
     found = []
     for source, code in ((TEMPLATES, TemplatesCode), (HIDDEN_MARKOV, HiddenMarkovCode)):
@@ -131,7 +132,7 @@ def every_known(n_images: int, n_epochs: int, seed: int) -> list[Known]:
 
 
 def trained_vae(n_latents: int, n_images: int, n_epochs: int, seed: int) -> tuple[VAE, Tensor]:
-    """Return a small VAE in float64 and test images that it was not trained on."""
+    """Return a small VAE in float64, and test images that were not used in training."""
     images = drawn(FOR_VAES, {**N_IMAGES, "test": n_images}, seed)
     training = {**VAE_TRAINING, "epochs": n_epochs}
     section = FAMILIES["vae"].model_validate({**VAE_SECTION, "latent_size": n_latents, "train": training})
@@ -142,7 +143,7 @@ def trained_vae(n_latents: int, n_images: int, n_epochs: int, seed: int) -> tupl
 
 
 def narrowed(model: VAE) -> VAE:
-    """Return the same model, and so the same P(x), with an encoder that is too sure: its scales are halved."""
+    """Return a model with the same P(x) but an overconfident encoder, whose scales are halved."""
     other = copy.deepcopy(model)
     with torch.no_grad():
         cast(NormalLayer, other.encoders[0]).to_log_scale.bias.add_(math.log(NARROW))
@@ -150,7 +151,7 @@ def narrowed(model: VAE) -> VAE:
 
 
 def fitted_gaussian(n_images: int, seed: int) -> tuple[Gaussian, Tensor]:
-    """Return a Gaussian of two correlated sub-pixels, narrower than a level, and images of them."""
+    """Return a Gaussian of two correlated sub-pixels, narrower than a level, and test images."""
     generator = np.random.default_rng(stream_seed("known_images", seed, len(N_IMAGES) + 1))
     covariance = SPREAD**2 * np.array([[1, CORRELATION], [CORRELATION, 1]])
     values = generator.multivariate_normal([(LEVELS - 1) / 2] * 2, covariance, N_IMAGES["train"] + n_images)
@@ -162,13 +163,13 @@ def fitted_gaussian(n_images: int, seed: int) -> tuple[Gaussian, Tensor]:
 
 
 def row_of(known: Known, n_samples: int, n_replicates: int, generator: torch.Generator) -> dict[str, Any]:
-    """Make the whole estimate again and again, and say how it stands to the truth; nats per image.
+    """Repeat the whole estimate and return its bias and coverage as a table row; nats per image.
 
     Args:
         known: the model and its images.
         n_samples: K.
         n_replicates: R.
-        generator: of all samples.
+        generator: source of randomness for all samples.
     """
     n_images, truth = len(known.images), float(known.log_p.mean())
     copies = known.images.repeat(n_replicates, 1, 1, 1)
@@ -205,7 +206,7 @@ def row_of(known: Known, n_samples: int, n_replicates: int, generator: torch.Gen
 
 
 def parts_of(found: Estimate, n_images: int) -> Iterator[Estimate]:
-    """Take an estimate of copies of the same images apart, into one for each replicate."""
+    """Split an estimate of copies of the same images into one estimate for each replicate."""
     for start in range(0, len(found.log_p), n_images):
         at = slice(start, start + n_images)
         columns = {name: getattr(found, name)[at] for name in PER_IMAGE}
@@ -213,17 +214,17 @@ def parts_of(found: Estimate, n_images: int) -> Iterator[Estimate]:
 
 
 def summary_of(found: Estimate, known: Known) -> Metrics:
-    """Return what ``evaluate`` says of an estimate."""
+    """Return the metrics that ``evaluate`` would report for an estimate."""
     return summarise({0: found}, known.model, known.description).metrics
 
 
 def is_short(n_covers: int, n_stated: int, nominal: float) -> bool:
-    """Return whether a statement is true less often than it says, by more than chance.
+    """Return whether a statement is true less often than its nominal coverage, by more than chance.
 
     Args:
-        n_covers: how often it was true.
-        n_stated: how often it was made.
-        nominal: how often it is true, it says.
+        n_covers: number of cases in which the statement was true.
+        n_stated: number of cases in which the statement was made.
+        nominal: nominal coverage, the share of cases in which the statement should be true.
     """
     return n_stated > 0 and float(bdtr(n_covers, n_stated, nominal)) < SHORT
 
@@ -231,13 +232,13 @@ def is_short(n_covers: int, n_stated: int, nominal: float) -> bool:
 def bracket_of(
     known: Known, n_steps: int, section: AnnealedMarginalsSection, generator: torch.Generator
 ) -> dict[str, Any]:
-    """Bracket log P(x) of images that the model draws, of other ones each time; nats per image.
+    """Bracket log P(x) of images drawn from the model, different images in each replicate; nats per image.
 
     Args:
-        known: a model with a continuous code, and the function that knows its log P(x).
-        n_steps: T.
-        section: how many images, replicates and chains.
-        generator: of images and chains.
+        known: a model with a continuous latent code, and the function that returns its log P(x).
+        n_steps: T, the number of annealing steps.
+        section: numbers of images, replicates and chains.
+        generator: source of randomness for images and chains.
     """
     assert isinstance(known.model, LatentModel)
     shape = (section.n_replicates, section.n_images)
@@ -275,5 +276,5 @@ def bracket_of(
 
 
 def _error(values: np.ndarray) -> float:
-    """Return the standard error of a mean."""
+    """Return the standard error of the mean of values."""
     return float(values.std(ddof=1)) / math.sqrt(len(values))

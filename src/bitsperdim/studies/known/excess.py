@@ -1,15 +1,16 @@
-r"""What each family lacks on images whose likelihood is known.
+r"""The excess of each model family over the truth, on images whose likelihood is known.
 
-Models of several families are trained on draws of a known distribution, as ``train`` trains them, and asked for the
-likelihood of test images that are further draws, as ``evaluate`` asks them. Then the divergence of each from the truth
-is no longer hidden in the entropy of the images, which nobody knows of photographs: it is the *excess*, the mean of
-:math:`\log P_{true}(x) - \log P(x)`, in bits/dim, with an error that is that of the differences. What is a bound is too
-high by its own gap besides, which :mod:`.estimators` is about.
+Models of several families are trained on draws from a known distribution, as ``train`` does, and score test images that
+are further draws, as ``evaluate`` does. For photographs, the divergence of a model from the truth cannot be separated
+from the unknown entropy of the images. Here it can: it is estimated by the *excess*, the mean of
+:math:`\log P_{true}(x) - \log P(x)`, in bits/dim, whose error is that of the differences. If the number of a model is a
+bound, its excess also contains the gap of the bound, which :mod:`.estimators` studies.
 
-And no model may beat the truth: :func:`bitsperdim.estimators.truth.against_truth` tests each of them.
+No model may beat the truth: :func:`bitsperdim.estimators.truth.against_truth` tests each model.
 
-Beside them stand the truth itself, the entropy of independent sub-pixels (estimated, its bias taken off), log2 L, and
-the entropy rate of the distribution: the mean of -log P over all draws, of which the test images are a part.
+The study also reports yardsticks: the truth itself, the entropy of independent sub-pixels (an estimate with its bias
+removed), log2 L, and the entropy rate of the distribution. The entropy rate is the mean of -log P over all draws,
+including the test images.
 
 Invariants (``tests/studies/test_known_excess.py``): the numbers are those of models that are trained and scored one by
 one; a model that beats the truth is refuted, and the truth itself is not; one seed gives one set of bytes.
@@ -43,25 +44,26 @@ if TYPE_CHECKING:
 
 Rows = Sequence[Mapping[str, Any]]
 
-CHUNK, BATCH = 16, 120  # samples and images at a time
+CHUNK = 16  # samples at a time
+BATCH = 120  # images at a time
 
 
 def study(
     section: ExcessSection, shared: TrainSection, seed: int, device: torch.device
 ) -> tuple[dict[str, Any], dict[str, Rows]]:
-    """Train every family on every source, and hold each against the truth.
+    """Train every family on every source, and compare each model with the truth.
 
     Args:
         section: sources, images and families.
-        shared: the trainer.
-        seed: of images, trainings and samples.
-        device: where models are trained and scored.
+        shared: shared settings of the trainer.
+        seed: seed of images, training runs and samples.
+        device: device on which models are trained and scored.
 
     Returns:
         The metrics of this part, and the rows of ``excess.csv``.
 
     Raises:
-        InputError: a distribution is not defined for such images, or a training stopped.
+        InputError: a distribution is not defined for images of this shape and levels, or a training run failed.
         FloatingPointError: a log-weight is NaN or +inf.
     """
     n_images = {"train": section.n_train, "validation": section.n_validation, "test": section.n_test}
@@ -90,13 +92,13 @@ def study(
 
 
 def scored(model: ImageModel, images: PreparedImages, n_samples: int, seed: int) -> Estimate:
-    """Score the test images.
+    """Return the estimate of log P for the test images.
 
     Args:
-        model: trained, in evaluation mode.
-        images: with the test split.
+        model: trained model in evaluation mode.
+        images: images that include the test split.
         n_samples: K.
-        seed: of the samples.
+        seed: seed of the samples.
     """
     return estimate(
         model,
@@ -110,13 +112,13 @@ def scored(model: ImageModel, images: PreparedImages, n_samples: int, seed: int)
 
 
 def of_model(scores: Estimate, model: ImageModel, images: PreparedImages, log_p_true: np.ndarray) -> dict[str, Any]:
-    """Return what is said of one model: its number, what it lacks, and whether it is refuted.
+    """Return the numbers of one model, its excess over the truth, and whether it is refuted.
 
     Args:
-        scores: of the test images.
-        model: that they are of.
-        images: that were scored.
-        log_p_true: (N,) nats, the truth of each test image.
+        scores: estimate for the test images.
+        model: the model that was scored.
+        images: the images that were scored.
+        log_p_true: (N,) true log P of each test image, nats.
     """
     numbers = summarise({0: scores}, model, images.description).metrics
     shape = images.description.image_shape
@@ -143,11 +145,12 @@ def of_truth(source: KnownDistribution, images: PreparedImages, log_p_true: np.n
     """Return the yardsticks of one source, in bits/dim.
 
     Args:
-        source: of the images.
-        images: of all splits.
-        log_p_true: (N,) nats, of the test images.
+        source: distribution of the images.
+        images: images of all splits.
+        log_p_true: (N,) true log P of the test images, nats.
     """
-    shape, test = images.description.image_shape, images.images["test"]
+    shape = images.description.image_shape
+    test = images.images["test"]
     entropy, bias = empirical_entropy(test)
     of_all = np.concatenate([log_p_true, *(source.log_p(images.images[split]) for split in SPLITS[:2])])
     return {

@@ -1,15 +1,15 @@
-r"""Models whose log P(x) is known by other means than the estimators that are asked for it.
+r"""Models whose log P(x) is known independently of the estimators that are tested.
 
-- *VAEs* with one or two latents: :math:`P(x) = \int p(z) \, p(x \mid z) \, dz` by the trapezoidal rule on a grid over
-  :math:`[-10, 10]^Z`, whose error falls exponentially with the number of steps, since the integrand is analytic
-  and vanishes at both ends. It is stated: the difference to half as many steps.
+- *VAEs* with one or two latent variables: :math:`P(x) = \int p(z) \, p(x \mid z) \, dz` by the trapezoidal rule on a
+  grid over :math:`[-10, 10]^Z`. The error falls exponentially with the number of steps, because the integrand is
+  analytic and vanishes at both ends. The stated error is the difference from the result with half as many steps.
 - *A Gaussian* of two sub-pixels: :math:`P(x) = \int_{cell} \mathcal N(y; \mu, \Sigma) \, dy` by Gauss-Legendre nodes;
-  its error is the difference to half as many nodes.
-- *Templates and hidden Markov images* as latent models whose encoder is inexact on purpose: their log P(x) is in closed
+  the stated error is the difference from the result with half as many nodes.
+- *Templates and hidden Markov images* as latent models whose encoder is inexact on purpose: their log P(x) has a closed
   form (:mod:`bitsperdim.sources.known`), and the weights are
   :math:`p(z) \, p(x \mid z) / q(z \mid x)` with discrete z.
 
-Invariants (``tests/studies/test_known_estimators.py``): quadrature has converged, and agrees with adaptive quadrature,
+Invariants (``tests/studies/test_known_estimators.py``): quadrature has converged, and agrees with adaptive quadrature
 and with SciPy's normal in two dimensions; weights of discrete codes average to P(x), by enumeration of all codes.
 """
 
@@ -32,9 +32,9 @@ from bitsperdim.models.gaussian import Gaussian
 from bitsperdim.models.latent import LatentModel
 from bitsperdim.sources.known import HiddenMarkov, KnownDistribution, Templates
 
-REACH = 10.0  # of the grid over each latent, in standard deviations of the prior: 1e-23 lies outside
-STEPS = {1: 2000, 2: 200}  # of the grid in each direction, by the number of latents
-NODES = 48  # of Gauss and Legendre in each direction of a cell
+REACH = 10.0  # half width of the grid for each latent, in standard deviations of the prior; 1e-23 lies outside
+STEPS = {1: 2000, 2: 200}  # number of latent variables -> steps of the grid in each direction
+NODES = 48  # Gauss-Legendre nodes in each direction of a cell
 POINTS_AT_ONCE = 2**14
 
 LogP = Callable[[Tensor], Tensor]
@@ -42,16 +42,16 @@ LogP = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Known:
-    """A model and what its log P(x) is.
+    """A model and its known log P(x).
 
     Attributes:
-        name: of the model in tables.
-        model: in evaluation mode, float64.
-        images: (N, C, H, W) of which it is asked.
-        log_p: (N,) float64 nats, known.
-        error: of ``log_p``, nats, at most; 0 where it is a closed form.
-        ask: the function that gave it, of other images.
-        is_annealed: whether the bracket is asked too, as of a continuous code.
+        name: name of the model in tables.
+        model: the model in evaluation mode, float64.
+        images: (N, C, H, W) images whose log P(x) is estimated.
+        log_p: (N,) known log P(x), float64 nats.
+        error: upper limit of the error of ``log_p``, nats; 0 for a closed form.
+        ask: the function that returns log P(x) for other images.
+        is_annealed: whether the bracket of annealing is tested too, which needs a continuous latent code.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Known:
 
     @property
     def description(self) -> Description:
-        """What the images are."""
+        """The description of the images."""
         images = self.images.numpy()
         channels, height, width = self.model.image_shape
         return Description(
@@ -80,12 +80,12 @@ class Known:
 
 @torch.no_grad()
 def by_grid(model: LatentModel, images: Tensor, n_steps: int) -> Tensor:
-    """Return log P(x) by the trapezoidal rule over the latents, (N,) float64 nats.
+    """Return log P(x) by the trapezoidal rule over the latent variables, (N,) float64 nats.
 
     Args:
-        model: in evaluation mode, of few latents, its sub-pixels independent given z.
+        model: model in evaluation mode with few latent variables, whose sub-pixels are independent given z.
         images: (N, C, H, W).
-        n_steps: of the grid in each direction.
+        n_steps: number of steps of the grid in each direction.
     """
     prior = model.prior()
     n_latents = prior.mean.shape[-1]
@@ -103,7 +103,7 @@ def by_grid(model: LatentModel, images: Tensor, n_steps: int) -> Tensor:
 
 
 def of_vae(name: str, model: LatentModel, images: Tensor, *, is_annealed: bool = True) -> Known:
-    """Return a VAE of one or two latents, with its log P(x) by quadrature."""
+    """Return a VAE with one or two latent variables, and its log P(x) by quadrature."""
     n_steps = STEPS[model.prior().mean.shape[-1]]
     log_p = by_grid(model, images, n_steps)
     error = float((by_grid(model, images, n_steps // 2) - log_p).abs().max())
@@ -122,32 +122,33 @@ def by_nodes(model: Gaussian, images: Tensor, n_nodes: int) -> Tensor:
 
 
 def of_gaussian(name: str, model: Gaussian, images: Tensor) -> Known:
-    """Return a Gaussian of two sub-pixels, with its log P(x) by quadrature."""
+    """Return a Gaussian of two sub-pixels, and its log P(x) by quadrature."""
     log_p = by_nodes(model, images, NODES)
     error = float((by_nodes(model, images, NODES // 2) - log_p).abs().max())
     return Known(name, model, images, log_p, error, lambda x: by_nodes(model, x, NODES))
 
 
 class DiscreteCode(ImageModel):
-    """A known distribution with a hidden variable z, as a model that draws z from an inexact encoder.
+    """A known distribution with a hidden variable z, as a latent model that draws z from an inexact encoder.
 
     Args:
         source: the distribution.
-        sharpness: the power to which the encoder's probabilities are raised; above 1 it is too sure of itself.
+        sharpness: power to which the posterior probabilities are raised; above 1 the encoder is overconfident.
     """
 
     def __init__(self, source: KnownDistribution, sharpness: float) -> None:
-        """Take the distribution."""
+        """Store the distribution and the sharpness."""
         super().__init__(source.image_shape, source.n_levels)
-        self.source, self.sharpness = source, sharpness
+        self.source = source
+        self.sharpness = sharpness
 
     @abstractmethod
     def encode(self, x: np.ndarray) -> Tensor:
-        """Return log q of the parts of z, which are independent, (N, R, S): R parts of S values each."""
+        """Return log q for the parts of z, which are independent, (N, R, S): R parts with S values each."""
 
     @abstractmethod
     def log_joint(self, x: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """Return log p(x given z) + log p(z), (K, N), of z (K, N, R)."""
+        """Return log p(x given z) + log p(z), (K, N), for z of shape (K, N, R)."""
 
     def unchecked_log_weights(
         self,
@@ -174,7 +175,7 @@ class DiscreteCode(ImageModel):
 
 
 class TemplatesCode(DiscreteCode):
-    """A mixture of templates: z says which, and the encoder is its posterior to a power."""
+    """A mixture of templates: z is the index of the template, and the encoder is its posterior to a power."""
 
     source: Templates
 
@@ -184,14 +185,14 @@ class TemplatesCode(DiscreteCode):
         return torch.from_numpy(self.sharpness * log_joint.T[:, None]).log_softmax(-1)
 
     def log_joint(self, x: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """Return (K, N)."""
+        """Return log p(x given z) + log p(z), (K, N)."""
         log_joint = self.source.log_shares[:, None] + self.source.log_p_given_component(x)
         found: np.ndarray = log_joint[z[..., 0], np.arange(len(x))]
         return found
 
 
 class HiddenMarkovCode(DiscreteCode):
-    """A hidden Markov chain: z are its states, and the encoder takes each by itself, by its posterior to a power."""
+    """A hidden Markov chain: z are its states, and the encoder draws each from its marginal posterior to a power."""
 
     source: HiddenMarkov
 
@@ -200,7 +201,7 @@ class HiddenMarkovCode(DiscreteCode):
         return (self.sharpness * torch.from_numpy(self.source.posterior(x)).log()).log_softmax(-1)
 
     def log_joint(self, x: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """Return (K, N)."""
+        """Return log p(x given z) + log p(z), (K, N)."""
         return self.source.log_p_of_states(z) + self.source.log_p_given_states(x, z)
 
 

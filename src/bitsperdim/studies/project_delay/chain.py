@@ -1,29 +1,29 @@
 r"""The exact distribution of the completion time: the set of finished tasks is a Markov chain.
 
-Exponential durations have no memory. So with rates :math:`\lambda_i`, one over the means, the chain goes from the set S
-of finished tasks to :math:`S \cup \{i\}` with rate :math:`\lambda_i` for every task i outside S whose predecessors are
-in S, and T is when all are finished (Kulkarni and Adlakha 1986, "Markov and Markov-regenerative PERT networks"). With
-the generator A among the sets that are not yet everything,
+Exponential durations are memoryless. Let the rates :math:`\lambda_i` be one over the means. The chain goes from the set
+S of finished tasks to :math:`S \cup \{i\}` with rate :math:`\lambda_i`, for every task i outside S whose predecessors
+are in S. T is the time at which all tasks are finished (Kulkarni and Adlakha 1986, "Markov and Markov-regenerative PERT
+networks"). With the generator A among the sets in which a task is unfinished,
 
 .. math:: P(T \ge t) = e_\emptyset^\top e^{tA} \mathbf 1, \qquad E[T] = -e_\emptyset^\top A^{-1} \mathbf 1
 
-The exponential is computed without a subtraction (uniformization): :math:`e^{tA} = (e^{-ch} e^{h(A + cI)})^{t/h}`
-with c the fastest rate of leaving a set, where A + cI has no negative entry. So small probabilities are as exact,
-relatively, as large ones.
+The exponential is computed without a subtraction (uniformization): :math:`e^{tA} = (e^{-ch} e^{h(A + cI)})^{t/h}`,
+where c is the largest rate of leaving a set, so A + cI has no negative entry. Therefore small probabilities have the
+same relative accuracy as large ones.
 
 From the derivative of a logarithm of an integral over exponential densities,
 
 .. math:: E[t_i \mid T \ge t] = \frac{1}{\lambda_i} - \frac{\partial}{\partial \lambda_i} \log P(T \ge t)
 
-Everything here is exact to rounding, float64; nothing is drawn.
+All results are exact up to the rounding of float64; no random numbers are used.
 
 Invariants (``tests/studies/test_project_delay.py``):
 
 1. The essay's project has 51 sets, P(T >= 70) = 3.2115e-5 and E[T] = 18.2101
-   (``test_the_exact_values_are_those_published``), and the whole distribution is the one simulated
+   (``test_the_exact_values_are_those_published``), and the whole distribution agrees with simulation
    (``test_the_distribution_is_the_one_simulated``).
-2. Two tasks in a row and side by side agree with their closed forms (``test_two_tasks_agree_with_closed_forms``), and
-   tails with many digits (``test_tails_agree_with_many_digits``).
+2. Two tasks in sequence and in parallel agree with their closed forms (``test_two_tasks_agree_with_closed_forms``), and
+   tails agree with arithmetic of many digits (``test_tails_agree_with_many_digits``).
 3. Durations given a delay agree with simulation (``test_durations_given_a_delay_are_those_simulated``).
 """
 
@@ -37,20 +37,21 @@ from torch import Tensor
 
 from bitsperdim.studies.project_delay.network import Project
 
-DEGREE = 24  # of the power series of e^x at x <= 1: the rest is below 1e-25
+DEGREE = 24  # degree of the power series of e^x for x <= 1; the remainder is below 1e-25
 
 
 class Chain:
-    """The sets of finished tasks of a project and the steps between them.
+    """The Markov chain of a project: sets of finished tasks, and the steps between them.
 
     Attributes:
-        project: whose chain it is; its means are not used but where nothing else is given.
-        states: the sets as bit masks, fewer finished tasks first: the empty set is the first, all tasks the last.
-        steps: (from, to, task), numbers of states and the task that ends.
+        project: the project; its means are used only if no other rates are given.
+        states: sets of finished tasks as bit masks, sorted by the number of finished tasks: the first is empty, the
+            last contains all tasks.
+        steps: (from, to, task): the indices of two states, and the task that ends.
     """
 
     def __init__(self, project: Project) -> None:
-        """Collect what can be reached."""
+        """Collect the sets that can be reached."""
         self.project = project
         needed = [sum(1 << other for other in earlier) for earlier in project.predecessors]
         reached = {0}
@@ -77,18 +78,19 @@ class Chain:
         return 1 / torch.tensor(self.project.means, dtype=torch.float64)
 
     def log_tail(self, t: float, rates: Tensor | None = None) -> Tensor:
-        """Return log P(T >= t), a scalar in nats, exact; it can be differentiated by the rates.
+        """Return log P(T >= t), an exact scalar in nats that can be differentiated with respect to the rates.
 
         Args:
-            t: at least 0.
-            rates: (n_tasks,) positive, float64; those of the project where there are none.
+            t: time, at least 0.
+            rates: (n_tasks,) positive rates, float64; None: the rates of the project.
         """
         rates = self.rates if rates is None else rates
         return self._transition(t, rates)[0].sum().log()
 
     def distribution(self, step: float, n_steps: int) -> tuple[np.ndarray, np.ndarray]:
         """Return P(T >= t) and the density of T at t = 0, step, ..., n_steps step, (n_steps + 1,) each, exact."""
-        transition, row = self._transition(step, self.rates), torch.zeros(len(self.states) - 1, dtype=torch.float64)
+        transition = self._transition(step, self.rates)
+        row = torch.zeros(len(self.states) - 1, dtype=torch.float64)
         row[0] = 1.0
         last = torch.zeros_like(row)
         for before, after, task in self.steps:
@@ -102,7 +104,7 @@ class Chain:
         return everywhen.sum(1).numpy(), (everywhen @ last).numpy()
 
     def mean(self) -> float:
-        """Return E[T], exact: from the last set backwards, the time until all is finished."""
+        """Return E[T], exact: the expected remaining time is computed for each set, from the last set backwards."""
         left = np.zeros(len(self.states))
         rates = self.rates.tolist()
         for index in range(len(self.states) - 2, -1, -1):
@@ -111,13 +113,16 @@ class Chain:
         return float(left[0])
 
     def mean_durations_given_delay(self, t: float, rates: Tensor | None = None) -> Tensor:
-        r"""Return :math:`E[t_i \mid T \ge t]`, (n_tasks,), exact: never below the means, since T rises with each t."""
+        r"""Return :math:`E[t_i \mid T \ge t]`, (n_tasks,), exact.
+
+        The values are never below the means, because T increases with every duration.
+        """
         rates = (self.rates if rates is None else rates).detach().requires_grad_()
         (gradient,) = torch.autograd.grad(self.log_tail(t, rates), rates)
         return 1 / rates.detach() - gradient
 
     def _transition(self, t: float, rates: Tensor) -> Tensor:
-        """Return e^{tA}, (S, S) among the sets that are not everything; no entry is negative."""
+        """Return e^{tA}, (S, S), among the sets in which a task is unfinished; no entry is negative."""
         before, after, task = (torch.tensor(column) for column in zip(*self.steps, strict=True))
         size = len(self.states)
         flow = torch.zeros(size, size, dtype=torch.float64).index_put((before, after), rates[task])

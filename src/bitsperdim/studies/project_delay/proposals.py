@@ -1,30 +1,32 @@
-r"""Other durations to draw from, and what that does to the error, exactly.
+r"""Proposals for the durations, and their exact effect on the error.
 
-To see a rare delay, durations are drawn with other means :math:`\lambda_i^{-1} s_i`, exponential still, and weighted by
+To see a rare delay, durations are drawn from exponential distributions with other means :math:`\lambda_i^{-1} s_i` and
+weighted by
 
 .. math:: w = \prod_i s_i \, e^{-(\lambda_i - \mu_i) t_i}, \qquad \mu_i = \lambda_i / s_i, \qquad
           E_\mu[w \, 1\{T \ge d\}] = P(T \ge d)
 
-so that the mean of :math:`w 1\{T \ge d\}` over n draws has the variance :math:`(M - P^2) / n`. The second moment M is
-an integral over exponential densities again, with the rates :math:`\nu_i = 2 \lambda_i - \mu_i`,
+so the mean of :math:`w 1\{T \ge d\}` over n draws has the variance :math:`(M - P^2) / n`. The second moment M is also
+an integral over exponential densities, with the rates :math:`\nu_i = 2 \lambda_i - \mu_i`,
 
 .. math:: M = E_\mu[w^2 \, 1\{T \ge d\}] = \prod_i \frac{\lambda_i^2}{\mu_i \nu_i} \; P_\nu(T \ge d)
 
-where :math:`P_\nu` is that of a project with those rates: so the chain gives it exactly. It is finite if and only if
-every :math:`\nu_i` is positive, that is every :math:`s_i > 1/2`: with a shorter mean the weights of long durations grow
-faster than those durations become rare (they are late alone, however short the others are).
+where :math:`P_\nu` is the probability for a project with these rates, so the chain gives it exactly. M is finite if and
+only if every :math:`\nu_i` is positive, that is, every :math:`s_i > 1/2`. With a shorter mean, the weights of long
+durations grow faster than these durations become rare (a single long duration is enough for a delay, however short the
+others are).
 
-log M is a convex function of :math:`\mu`: minus a sum of :math:`\log \mu_i` and the logarithm of an integral of
-:math:`e^{\mu \cdot t}`. Its minimum is the least variance that exponential durations can have
-(:func:`least_variance`). Finding it needs what is to be estimated, so it is a yardstick and no method.
+log M is a convex function of :math:`\mu`: minus a sum of :math:`\log \mu_i`, plus the logarithm of an integral of
+:math:`e^{\mu \cdot t}`. Its minimum is the least variance that exponential proposals can have (:func:`least_variance`).
+To find it one must know the probability that is to be estimated, so it is a yardstick and not a method.
 
 Reference: Owen 2013, "Monte Carlo theory, methods and examples", chapter 9, for the estimator and its variance.
 
 Invariants (``tests/studies/test_project_delay.py``):
 
-1. The second moment is the one simulated, and infinite from half the mean downwards
+1. The second moment agrees with simulation, and is infinite for half the mean or less
    (``test_the_second_moment_is_the_one_simulated``, ``test_half_the_mean_has_infinite_variance``).
-2. No proposal nearby has less variance than the least (``test_the_least_variance_is_the_least``).
+2. No proposal nearby has a smaller variance than the least variance (``test_the_least_variance_is_the_least``).
 """
 
 from __future__ import annotations
@@ -39,11 +41,11 @@ from bitsperdim.studies.project_delay.chain import Chain
 from bitsperdim.studies.project_delay.network import Project
 
 N_NEWTON = 100
-CONVERGED = 1e-12  # nats, of the Newton decrement: the full step that follows squares what is left
+CONVERGED = 1e-12  # limit of the Newton decrement in nats; the last full step makes the error quadratically smaller
 
 
 def scaled(project: Project, scale: float, tasks: tuple[int, ...], others: float = 1.0) -> np.ndarray:
-    """Return the means, (n_tasks,), those of ``tasks`` times ``scale`` and all others times ``others``."""
+    """Return the means, (n_tasks,), multiplied by ``scale`` for ``tasks`` and by ``others`` for all other tasks."""
     factors = np.full(project.n_tasks, others)
     factors[list(tasks)] = scale
     return np.array(project.means) * factors
@@ -53,16 +55,16 @@ def log_weights(project: Project, means: np.ndarray, durations: np.ndarray) -> n
     r"""Return :math:`\log w = \sum_i \log s_i - (\lambda_i - \mu_i) t_i` in nats, (n,).
 
     Args:
-        project: whose durations are meant.
-        means: (n_tasks,) positive, of which the durations were drawn.
-        durations: (n, n_tasks).
+        project: the project with the true means.
+        means: (n_tasks,) positive means with which the durations were drawn.
+        durations: (n, n_tasks) durations.
     """
     own = np.array(project.means)
     return np.log(means / own).sum() - durations @ (1 / own - 1 / means)
 
 
 def log_second_moment(chain: Chain, rates: Tensor, deadline: float) -> Tensor:
-    """Return log M in nats, a scalar, exact, of drawing with ``rates`` (n_tasks,); infinite where M is."""
+    """Return the exact log M, a scalar in nats, for draws with ``rates`` (n_tasks,); infinite if M is infinite."""
     own = chain.rates
     tilted = 2 * own - rates
     if bool((tilted <= 0).any()):
@@ -71,26 +73,26 @@ def log_second_moment(chain: Chain, rates: Tensor, deadline: float) -> Tensor:
 
 
 def variance(chain: Chain, means: np.ndarray, deadline: float) -> float:
-    """Return the variance M - P^2 of one weighted draw, exact; infinite where it is."""
+    """Return the exact variance M - P^2 of one weighted draw; infinite if M is infinite."""
     probability = math.exp(chain.log_tail(deadline))
     second = math.exp(log_second_moment(chain, 1 / torch.from_numpy(means), deadline))
     return second - probability**2
 
 
 def effective_share(project: Project, means: np.ndarray) -> float:
-    r"""Return :math:`1 / E_\mu[w^2] = \prod_i (2 s_i - 1) / s_i^2`, exact: the limit of ESS / n of all weights.
+    r"""Return :math:`1 / E_\mu[w^2] = \prod_i (2 s_i - 1) / s_i^2`, exact: the limit of ESS / n for all weights.
 
-    Those of the draws that are not late are among them; 0 where the second moment is infinite.
+    These include the weights of draws that are not late. The result is 0 if the second moment is infinite.
     """
     scale = means / np.array(project.means)
     return float(np.prod(np.maximum(2 * scale - 1, 0) / scale**2))
 
 
 def least_variance(chain: Chain, deadline: float) -> np.ndarray:
-    """Return the means, (n_tasks,), of the least M, by Newton's method from those given a delay.
+    """Return the means, (n_tasks,), that minimize M, by Newton's method from the mean durations given a delay.
 
     Raises:
-        ArithmeticError: it does not converge.
+        ArithmeticError: the method does not converge.
     """
     rates = 1 / chain.mean_durations_given_delay(deadline)
     for _ in range(N_NEWTON):

@@ -1,13 +1,14 @@
-"""The tables of the study: every proposal at every n, held against the exact answer.
+"""The tables of the study: every proposal at every n, compared with the exact answer.
 
-Two proposals are no methods. One is a mistake, for study: the tasks off the critical path are drawn shorter, which has
-an infinite variance that no sample shows. One is a yardstick: the least variance, found with the answer known.
+Two proposals are not methods. One is a mistake, for study: it draws the tasks off the critical path shorter, which
+gives an infinite variance that no sample shows. The other is a yardstick: the least variance, found from the known
+answer.
 
-Every proposal has two generators of its own, and the optimization another, all derived from the one seed: no draw is
-used twice.
+Every proposal has two separate generators, and the optimization has another one. All are derived from the same seed, so
+no draw is used twice.
 
 Invariants (``tests/studies/test_project_delay.py``): the same parameters give the same bytes
-(``test_a_rerun_is_byte_identical``); what is said to be exact is the chain's
+(``test_a_rerun_is_byte_identical``); the exact values in the tables are those of the chain
 (``test_the_tables_say_what_the_parts_say``).
 """
 
@@ -30,21 +31,22 @@ if TYPE_CHECKING:
     from bitsperdim.config.params import ProjectDelaySection
 
 TIMES = "\N{MULTIPLICATION SIGN}"
-CURVE_POINTS, CURVE_REACH = 280, 1.4  # of the distribution, and how far it is drawn, in deadlines
-WANTED_ERROR = 0.1  # relative: how many draws would it take?
+CURVE_POINTS = 280  # points of the curve of the distribution
+CURVE_REACH = 1.4  # end of the curve, as a multiple of the deadline
+WANTED_ERROR = 0.1  # relative error for which the tables give the number of draws
 
 Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """What durations are drawn with.
+    """A proposal: means with which durations are drawn.
 
     Attributes:
-        key: in the tables.
-        label: in words.
+        key: key of the proposal in the tables.
+        label: label of the proposal in the report.
         role: ``method``, ``mistake`` or ``yardstick``.
-        means: (n_tasks,).
+        means: (n_tasks,) means.
     """
 
     key: str
@@ -57,12 +59,14 @@ def all_proposals(section: ProjectDelaySection, chain: Chain, found: np.ndarray)
     """Return every proposal in the order of the report.
 
     Args:
-        section: of the scales.
-        chain: of the project.
-        found: (n_tasks,) means, by the cross-entropy method.
+        section: section with the scales of the proposals.
+        chain: Markov chain of the project.
+        found: (n_tasks,) means found by the cross-entropy method.
     """
-    path, everything = critical_path(PROJECT), tuple(range(PROJECT.n_tasks))
-    of_all, wrong = section.scale_all, section.mistake
+    path = critical_path(PROJECT)
+    everything = tuple(range(PROJECT.n_tasks))
+    of_all = section.scale_all
+    wrong = section.mistake
     listed = [
         Proposal("naive", "naive", "method", np.array(PROJECT.means)),
         Proposal(
@@ -83,15 +87,16 @@ def all_proposals(section: ProjectDelaySection, chain: Chain, found: np.ndarray)
 
 
 def study(section: ProjectDelaySection) -> tuple[dict[str, Any], dict[str, Rows]]:
-    """Run all of it.
+    """Run the whole study.
 
     Returns:
         The metrics, and the rows of each table by its name.
 
     Raises:
-        InputError: the cross-entropy method does not come to the deadline.
+        InputError: the cross-entropy method does not reach the deadline.
     """
-    chain, d = Chain(PROJECT), section.deadline
+    chain = Chain(PROJECT)
+    d = section.deadline
     probability = math.exp(chain.log_tail(d))
     rounds = cross_entropy.optimize(
         PROJECT, d, **section.cross_entropy.model_dump(), generator=_generator(section.seed, 0)
@@ -116,7 +121,7 @@ def study(section: ProjectDelaySection) -> tuple[dict[str, Any], dict[str, Rows]
             **row,
             "variance_reduction_exact": probability * (1 - probability) / variance,
             "variance_is_infinite": math.isinf(variance),
-            # above 1: the error bar is too short; 0: there is none
+            # above 1: the error bar is too short; 0: there is no error bar
             "error_factor": exact_error / found.standard_error if found.n_late else 0.0,
             "effective_share_all": proposals.effective_share(PROJECT, proposal.means),
             "n_samples_for_ten_percent": variance / (WANTED_ERROR * probability) ** 2,
@@ -158,7 +163,7 @@ def study(section: ProjectDelaySection) -> tuple[dict[str, Any], dict[str, Rows]
     empty = [row["n_samples"] for row in estimates if row["proposal"] == "naive" and not row["n_late"]]
     summary = {
         "deadline": d,
-        # P would leave n naive draws without a late one more seldom than in 5 % of all cases if it were above the limit
+        # if P were above the limit, n naive draws without a late one would have a probability below 5 %
         "naive_without_event": {"n_samples": max(empty, default=0), "limit": 1 - 0.05 ** (1 / max(empty, default=1))},
         "exact": {"probability": probability, "mean": chain.mean(), "n_states": len(chain.states)},
         "tasks": _tasks(),
@@ -178,8 +183,9 @@ def write(folder: Path, metrics: Mapping[str, Any], tables: Mapping[str, Rows]) 
 
 
 def _tasks() -> list[dict[str, Any]]:
-    """Return the plan at the mean durations, tasks numbered from 1."""
-    finish, path = finishing_times(PROJECT, np.array([PROJECT.means]))[0], critical_path(PROJECT)
+    """Return the plan at the mean durations, with tasks numbered from 1."""
+    finish = finishing_times(PROJECT, np.array([PROJECT.means]))[0]
+    path = critical_path(PROJECT)
     return [
         {
             "task": task + 1,

@@ -2,7 +2,7 @@
 
 ``OneNeuronResNet(d, depth)`` and ``DenseNet(d, width, depth)`` are trained on points of the plane
 (:mod:`bitsperdim.studies.universal_resnet.study`); ``construct(f, d, lower, upper, cells)`` computes the weights of a
-``OneNeuronResNet`` that comes as near to f as one likes, in L1.
+``OneNeuronResNet`` that approximates f in L1, and more cells make the error arbitrarily small.
 """
 
 from bitsperdim.studies.universal_resnet.construction import construct

@@ -1,15 +1,16 @@
-r"""Error against the number of blocks, of constructed and of trained networks, for three functions.
+r"""The error of constructed and of trained networks against the number of blocks, for three functions.
 
-The distance is that of the theorem, :math:`\int |R - f|` over a box, by the midpoint rule on a fine grid, the same for
-all networks. The largest error is looked for on that grid and, for constructed networks, on their ramps.
+The distance is that of the theorem, :math:`\int |R - f|` over a box, computed by the midpoint rule on a fine grid that
+is the same for all networks. The largest error is searched on that grid and, for constructed networks, also on their
+ramps.
 
-- ``step``: five steps on [-1, 1], at places that no grid of cells meets.
+- ``step``: five steps on [-1, 1], at places that are not faces of cells.
 - ``smooth``: :math:`(1 - x^2) \cos(5 \pi x / 2)` on [-1, 1].
-- ``disc``: the indicator of the unit disc on [-2, 2]^2; the construction needs cells on [-1, 1]^2 alone, as it is zero
-  elsewhere.
+- ``disc``: the indicator of the unit disc on [-2, 2]^2; the construction needs cells only on [-1, 1]^2, because the
+  function is zero elsewhere.
 
-Trained networks minimise the mean squared error on a coarser grid: with the absolute error itself they end at the
-median, 0, for the disc.
+Trained networks minimize the mean squared error on a coarser grid. With the absolute error, training for the disc would
+end at the median, 0.
 
 Invariant (``tests/studies/universal_resnet/test_universal_resnet.py``): the midpoint rule gives known integrals
 (``test_the_distance_of_known_functions``).
@@ -30,21 +31,21 @@ from bitsperdim.studies.universal_resnet.jobs import Architecture, side_by_side,
 from bitsperdim.studies.universal_resnet.nets import OneNeuronResNet
 from bitsperdim.studies.universal_resnet.training import fit, squared_error
 
-FINE = {1: 8_192, 2: 256}  # nodes along each dimension where the error is measured; powers of two meet no ramp's middle
-COARSE = {1: 256, 2: 24}  # and where networks are trained
-RAMP_NODES = 9  # on each ramp
+FINE = {1: 8_192, 2: 256}  # nodes along each dimension for errors; with powers of two, no node is in a ramp's middle
+COARSE = {1: 256, 2: 24}  # nodes along each dimension for training
+RAMP_NODES = 9  # nodes on each ramp
 CHUNK = 65_536  # points at a time
 
 
 @dataclass(frozen=True)
 class Target:
-    """A function and where it is approximated.
+    """A function and the box on which it is approximated.
 
     Attributes:
-        f: (N, d) -> (N,).
-        d: dimensions.
-        support: the box [-support, support]^d outside of which it is 0.
-        reach: the box [-reach, reach]^d over which the error is integrated.
+        f: the function, (N, d) -> (N,).
+        d: number of dimensions.
+        support: the function is 0 outside the box [-support, support]^d.
+        reach: the error is integrated over the box [-reach, reach]^d.
     """
 
     f: Function
@@ -54,18 +55,18 @@ class Target:
 
     @property
     def height(self) -> float:
-        """The largest value less the smallest, on the grid where the error is measured."""
+        """The largest minus the smallest value, on the grid on which the error is measured."""
         return float(np.ptp(self.f(midpoints(self.d, FINE[self.d], self.reach))))
 
 
 def step(x: np.ndarray) -> np.ndarray:
-    """Return five steps of x (N, 1)."""
+    """Return the function of five steps at x (N, 1)."""
     edges, heights = (-0.71, -0.29, 0.17, 0.53), np.array([0.2, 0.9, 0.4, 1.0, 0.0])
     return heights[np.searchsorted(edges, x[:, 0], side="right")]
 
 
 def smooth(x: np.ndarray) -> np.ndarray:
-    """Return (1 - x^2) cos(5 pi x / 2) of x (N, 1)."""
+    """Return (1 - x^2) cos(5 pi x / 2) at x (N, 1)."""
     return (1 - x[:, 0] ** 2) * np.cos(2.5 * np.pi * x[:, 0])
 
 
@@ -87,7 +88,7 @@ def midpoints(d: int, n: int, reach: float) -> np.ndarray:
 
 
 def values(net: OneNeuronResNet, x: np.ndarray) -> np.ndarray:
-    """Return y of the points x (N, d), (B, N) or (N,), float64."""
+    """Return y at the points x (N, d), (B, N) or (N,), float64."""
     like = net.offset
     parts = [
         net(torch.from_numpy(x[start : start + CHUNK]).to(like)).double().cpu() for start in range(0, len(x), CHUNK)
@@ -96,9 +97,10 @@ def values(net: OneNeuronResNet, x: np.ndarray) -> np.ndarray:
 
 
 def distance(y: np.ndarray, target: Target, x: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the L1 and the largest error of y (..., N) at the midpoints x, and the share that is close.
+    """Return the L1 error and the largest error of y (..., N) at the midpoints x, and the share of close points.
 
-    Close is off by less than half the height; for an indicator that share is the accuracy of the decision at one half.
+    A point is close if its error is less than half the height. For an indicator, this share is the accuracy of the
+    decision at the threshold one half.
     """
     error = np.abs(y - target.f(x))
     close = (error < target.height / 2).mean(-1)
@@ -106,7 +108,7 @@ def distance(y: np.ndarray, target: Target, x: np.ndarray) -> dict[str, np.ndarr
 
 
 def constructed(name: str, cells: int, *, join: bool) -> dict[str, object]:
-    """Return what a constructed network of a target is like."""
+    """Return the number of blocks and the errors of a network constructed for a target."""
     target = TARGETS[name]
     made = construction.plan(target.f, target.d, -target.support, target.support, cells, join=join)
     net = made.network()
@@ -127,7 +129,7 @@ def constructed(name: str, cells: int, *, join: bool) -> dict[str, object]:
 
 
 def on_ramps(target: Target, cells: int, width: float) -> np.ndarray:
-    """Return points on the ramps of coordinate 1, the other coordinates at centres of cells."""
+    """Return points on the ramps of coordinate 1, with the other coordinates at the centres of cells."""
     x = construction.centres(target.d, -target.support, target.support, cells)
     faces = np.linspace(-target.support, target.support, cells + 1)[1:-1]
     along = (faces[:, None] + width * (np.arange(RAMP_NODES) / (RAMP_NODES - 1) - 0.5)).ravel()
@@ -139,7 +141,7 @@ def on_ramps(target: Target, cells: int, width: float) -> np.ndarray:
 def trained(
     seed: int, depths: Sequence[int], n_seeds: int, n_steps: int, rate: float, device: torch.device
 ) -> list[dict[str, object]]:
-    """Train networks of several depths for each target and return what each is like."""
+    """Train networks of several depths for each target, and return the errors of each network."""
     tasks = [(number, name, depth) for number, name in enumerate(TARGETS) for depth in depths]
 
     def one(task: tuple[int, str, int]) -> list[dict[str, object]]:
@@ -167,7 +169,7 @@ def trained(
 
 
 def all_constructed(cells: Mapping[int, Sequence[int]]) -> list[dict[str, object]]:
-    """Return what constructed networks of all targets are like, with the numbers of cells by dimension."""
+    """Return the rows of :func:`constructed` for all targets; ``cells`` gives the numbers of cells by dimension."""
     tasks = [
         (name, size, join) for name, target in TARGETS.items() for join in (False, True) for size in cells[target.d]
     ]

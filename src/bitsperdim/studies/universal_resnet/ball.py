@@ -1,15 +1,15 @@
-"""The paper's experiment: can a network close a region around the unit ball?
+"""The paper's experiment: can a network enclose the unit ball in a bounded region?
 
-Lin and Jegelka (2018) show that a fully connected network of width d has decision regions that go to infinity (or
-degenerate ones), whatever its depth, while one-neuron residual blocks close them. Here both are trained on the ball
-against a shell, at depths 1 to 5, and each region is asked whether it goes to infinity: whether a circle of radius
-:data:`FAR` around the origin has a point that the network takes for the ball. A network has *closed* the ball where no
-such point exists and most of the ball is inside.
+Lin and Jegelka (2018) show that a fully connected network of width d has decision regions that extend to infinity (or
+are degenerate), however deep it is, while networks of one-neuron residual blocks can have bounded regions. Here both
+kinds of networks are trained to separate the ball from a shell, at depths 1 to 5. Then each region is tested: it counts
+as unbounded if a circle of radius :data:`FAR` around the origin has a point that the network classifies as the ball. A
+network has *closed* the ball if no such point is found and most of the ball is inside the region.
 
-What one block cannot do: its decision is bounded by one bent line. Two blocks can bound a triangle.
+One block is not enough, because a single bent line bounds its region. Two blocks can bound a triangle.
 
-Not here: a proof. A circle is asked at :data:`N_DIRECTIONS` places, and a strip thinner than their distance would slip
-through; so would a bounded region that reaches farther.
+This is a test and not a proof. The circle is tested at :data:`N_DIRECTIONS` points. It misses an unbounded strip that
+is thinner than the distance of these points. A bounded region that reaches beyond the circle counts as unbounded.
 
 Invariants (``tests/studies/universal_resnet/test_universal_resnet.py``): a half-plane, a strip and a wedge are
 unbounded, a triangle is not (``test_regions_that_go_to_infinity_are_told_from_closed_ones``).
@@ -31,7 +31,7 @@ from bitsperdim.studies.universal_resnet.training import cross_entropy, fit
 
 DEPTHS = (1, 2, 3, 4, 5)
 FAR, N_DIRECTIONS = 100.0, 7_200
-COVERED = 0.9  # of the ball's points: what a closed region has to hold
+COVERED = 0.9  # share of the ball's points that a closed region must contain
 N_PIXELS, REACH = 80, 4.0
 ARCHITECTURES = [
     *(Architecture("dense", 2, depth) for depth in DEPTHS),
@@ -41,16 +41,15 @@ ARCHITECTURES = [
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of the experiment.
+    """The results of the experiment.
 
     Attributes:
-        x: (N, 2) the points.
-        inside: (N,) bool, in the ball.
-        rows: of each training: kind, depth, seed, accuracy, share of the ball that is covered, share of the far circle
-            that is taken for the ball, whether the ball is closed.
-        regions: (nets, pixels, pixels) tanh of an eighth of the log-odds on the square, of the seed that fits best
-        among
-            those that are closed, or among all.
+        x: (N, 2) points.
+        inside: (N,) bool, whether each point is in the ball.
+        rows: one row for each training run: kind, depth, seed, accuracy, share of the ball that is covered, share of
+            the far circle that is classified as the ball, whether the ball is closed.
+        regions: (nets, pixels, pixels) tanh of an eighth of the log-odds on the square, for the most accurate seed
+            among those that closed the ball, or among all seeds if there are none.
     """
 
     x: np.ndarray
@@ -60,7 +59,7 @@ class Outcome:
 
 
 def far_share(decide: Callable[[Tensor], Tensor], device: torch.device) -> np.ndarray:
-    """Return the share of a far circle with a positive y, (B,), of ``decide``: (N, 2) -> y (B, N)."""
+    """Return the share of the far circle where y = ``decide(points)`` is positive, (B,); points (N, 2) -> y (B, N)."""
     angle = 2 * np.pi * (np.arange(N_DIRECTIONS) + 0.5) / N_DIRECTIONS
     circle = FAR * np.stack([np.cos(angle), np.sin(angle)], -1)
     return (decide(torch.from_numpy(circle.astype(np.float32)).to(device)) > 0).double().mean(-1).cpu().numpy()
@@ -69,8 +68,9 @@ def far_share(decide: Callable[[Tensor], Tensor], device: torch.device) -> np.nd
 def run(
     seed: int, n_points: int, n_seeds: int, n_steps: int, rates: Mapping[str, float], device: torch.device
 ) -> Outcome:
-    """Train both kinds at every depth; the arguments are those of
-    :func:`bitsperdim.studies.universal_resnet.essay.run`.
+    """Train both kinds of networks at every depth.
+
+    The arguments are those of :func:`bitsperdim.studies.universal_resnet.essay.run`.
     """
     x, inside = ball_and_shell(n_points, np.random.default_rng(streams(seed, 3)))
     points = torch.from_numpy(x.astype(np.float32)).to(device)
@@ -108,7 +108,7 @@ def run(
 
 
 def summary(outcome: Outcome) -> dict[str, dict[str, object]]:
-    """Return by kind and depth how many of the networks closed the ball, and accuracies in percent."""
+    """Return for each kind and depth the number of networks that closed the ball, and accuracies in percent."""
     found: dict[str, dict[str, object]] = {}
     for architecture in ARCHITECTURES:
         chosen = [row for row in outcome.rows if (row["kind"], row["depth"]) == (architecture.kind, architecture.depth)]

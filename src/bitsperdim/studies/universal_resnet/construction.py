@@ -1,114 +1,119 @@
-r"""A one-neuron ResNet whose weights are computed: any integrable function, as near as one likes in L1.
+r"""A one-neuron ResNet with computed weights that approximates any integrable function arbitrarily well in L1.
 
-After Lin and Jegelka (2018), who prove that it can be done; the details are worked out here. Let f be given on the box
-:math:`[a, b]^d`, cut into :math:`M^d` cells with sides :math:`h = (b - a) / M`, and let S be the step function that has
-on each cell the value of f at its centre, and 0 outside the box. The network R agrees with S but on thin slabs along
-the faces of cells, the *ramps*, of width :math:`\delta`. A block x <- x + V relu(Ux + u) bends the map x -> x along one
-plane: beyond it the slope along V changes from 1 to 1 + VU. This is all there is to build with.
+Lin and Jegelka (2018) prove that such networks exist; this module works out the details. Let f be given on the box
+:math:`[a, b]^d`, cut into :math:`M^d` cells with sides :math:`h = (b - a) / M`. Let S be the step function that has on
+each cell the value of f at the centre of the cell, and 0 outside the box. The network R agrees with S except on thin
+slabs along the faces of cells, the *ramps*, of width :math:`\delta`. A block x <- x + V relu(Ux + u) bends the map
+x -> x along one plane: beyond the plane, the slope along V changes from 1 to 1 + VU. The construction uses only such
+blocks.
 
-**1. Staircases.** Each coordinate by itself becomes almost a staircase: level k on cell k, with slope :math:`q = \eta /
-h` inside cells, where :math:`\eta` is tiny. Both ends are dropped first, then ramps are made from the lowest up; each
-raises all that is above it, so every threshold is known in advance. (From the top down would do too, but then what is
-already high is blown up by every later ramp before it is flattened, and float64 loses a dozen digits.)
+**1. Staircases.** Each coordinate is mapped separately to an approximate staircase: level k on cell k, with slope
+:math:`q = \eta / h` inside cells, where :math:`\eta` is tiny. Both ends are dropped first. Then ramps are made from the
+lowest to the highest; each ramp raises everything above it, so every threshold is known in advance. (The order from top
+to bottom would also work. But then every later ramp magnifies the values that are already high before it is flattened,
+and float64 loses a dozen digits.)
 
 =====================  =============================================  ==========================================
-block                  U, u, V                                        what it does
+block                  U, u, V                                        effect
 =====================  =============================================  ==========================================
 shift                  0, 1, -(a + delta)                             the first cell begins at 0
 contract               1, 0, q - 1                                    slope q to the right of 0
 drop on the left       -1, 0, -((D + 1) / delta - 1)                  from level 0 to below -D within delta
 drop on the right      1, -p, -(1 + (p + D + 1) / (q delta))          the same at the right end, p = q(b - a - 2 delta)
-floor                  -1, -D, 1                                      max(x, -D): all outside is flat now
+floor                  -1, -D, 1                                      max(x, -D): all outside is now flat
 ramp k: steepen        1, -r, s = rise / (q delta) - 1                slope rise / delta from r on
 ramp k: flatten        1, -(r + rise), -s / (1 + s)                   slope q again, one level higher
 =====================  =============================================  ==========================================
 
-with rise = 1 - q(h - delta), so that the centres of neighbouring cells are exactly 1 apart, and for ramp k = 1 to M - 1
-r = q(kh - 3 delta / 2) + (k - 1)(rise - q delta), where the face between cells k - 1 and k is by then.
+with rise = 1 - q(h - delta), so that the centres of neighbouring cells are exactly 1 apart. For ramp k = 1 to M - 1,
+r = q(kh - 3 delta / 2) + (k - 1)(rise - q delta) is the height of the face between cells k - 1 and k at that time.
 
 **2. Distinct levels.** One neuron that is always on adds :math:`\sum_{i>1} M^{i-1} x_i` to coordinate 1: cell
 :math:`(k_1, ..., k_d)` gets the level :math:`n = 1 + \sum_i k_i M^{i-1}`, between 1 and :math:`M^d`. With
-:math:`D_i = (W (M - 1 + \eta) + 2) / M^{i-1}`, where :math:`W = \sum_i M^{i-1}`, one coordinate outside the box brings
-the sum below 0 whatever the others are. One more block, max(x, 0), gives all of the outside the one level 0.
+:math:`D_i = (W (M - 1 + \eta) + 2) / M^{i-1}`, where :math:`W = \sum_i M^{i-1}`, a single coordinate outside the box
+brings the sum below 0, for any values of the others. One more block, max(x, 0), gives level 0 to all points outside.
 
 **3. Moving the levels.** The value v of a cell has its place :math:`\tau(v) = -1 - T (v_{max} - v) / (v_{max} -
-v_{min})` below all levels, where :math:`T = M^d + 1` and the extremes include 0. From the top down, level by level, one
-neuron with the threshold t = n - 1/2 takes all that is above it, which is level n alone, to its place:
+v_{min})` below all levels, where :math:`T = M^d + 1` and the extremes include 0. From top to bottom, level by level,
+one neuron with the threshold t = n - 1/2 moves everything above the threshold, which is only level n, to its place:
 
 .. math:: x \leftarrow x - c \, \mathrm{relu}(x - t), \qquad c = \frac{n - \tau}{n - t}.
 
-What has been moved lies under every later threshold and is not touched again.
+Levels that have been moved are below every later threshold and do not change again.
 
-**4. Clamps.** Between two levels a ramp passes through every height, and moving throws it far out. Two blocks,
-:math:`\max(x, \tau(v_{min}))` and :math:`\min(x, \tau(v_{max}))`, bring it back. The read-out undoes :math:`\tau`.
+**4. Clamps.** Between two levels, a ramp passes through every height, and the moves make it overshoot. Two blocks,
+:math:`\max(x, \tau(v_{min}))` and :math:`\min(x, \tau(v_{max}))`, bring it back. The read-out inverts :math:`\tau`.
 
-**The error.** Where no ramp is, a level may differ from its whole number by :math:`\eta W / 2`, the rest of slope in
-its cell, and in the mean over the cell by at most half of that. A move multiplies it by c - 1 < 4T, since :math:`n < T`
-and :math:`-\tau \le T + 1`, and the read-out by :math:`\Delta / T`, where :math:`\Delta = v_{max} - v_{min}`. Ramps
-cover at most :math:`d (M + 1) \delta (b - a)^{d-1}` of the box and nothing outside, and no value there is off by more
-than :math:`\Delta`. Hence, were there no rounding,
+**The error.** Outside the ramps, a level may differ from its whole number by :math:`\eta W / 2`, because of the
+remaining slope in its cell, and in the mean over the cell by at most half of that. A move multiplies this difference by
+c - 1 < 4T, since :math:`n < T` and :math:`-\tau \le T + 1`, and the read-out multiplies it by :math:`\Delta / T`, where
+:math:`\Delta = v_{max} - v_{min}`. Ramps cover at most :math:`d (M + 1) \delta (b - a)^{d-1}` of the box and nothing
+outside, and no value on a ramp is wrong by more than :math:`\Delta`. Hence, without rounding,
 
 .. math:: \|R - S\|_1 \le \Delta \left[ d (M + 1) \delta (b - a)^{d-1} + \eta W (b - a)^d \right].
 
-The first term is at most 3/4 of ``error`` and the second 1/8. What is left is for rounding.
+The first term is at most 3/4 of ``error`` and the second at most 1/8. The remainder is reserved for rounding.
 
 **Rounding.** Let :math:`u = 2^{-53}`. A block that multiplies the slope by a small :math:`\varphi` is x + V(x - c) with
-V = :math:`\varphi - 1`. It subtracts two numbers of the size of x - c, so its result, :math:`\varphi` times as large,
-keeps their rounding errors whole: u(x - c) for the difference, as much for the product, and as much again for V itself.
-When ramp j is made flat, a point that lies z to the right of it in the units of x has the height z / :math:`\delta` or
-less, and is left with an error of at most 3uz / :math:`\delta`. A stretch of x has q times its length there, so the
-point is as good as moved by 3uz / :math:`(q \delta)`. The contraction, with :math:`\varphi = q`, moves it by 2uz / q,
-and a level j is rounded by ju, a move by ju / q. The face k is met after k - 1 ramps, which are h, 2h, ... to its left.
-Hence it is moved by no more than
+V = :math:`\varphi - 1`. It subtracts two numbers of the size of x - c. Its result is :math:`\varphi` times as large but
+keeps all of their rounding errors: u(x - c) for the difference, the same for the product, and the same for V itself.
+When ramp j is made flat, a point at a distance z to the right of the ramp, in the units of x, has at most the height
+z / :math:`\delta`. The error that remains is at most 3uz / :math:`\delta`. A length in x is multiplied by q there, so
+the error corresponds to moving the point by 3uz / :math:`(q \delta)`. The contraction, with :math:`\varphi = q`, moves
+it by 2uz / q. A level j is rounded by ju, which corresponds to a move by ju / q. The face k is reached after k - 1
+ramps, which are at distances h, 2h, ... to its left. Hence it is moved by no more than
 
 .. math:: |s_k| \le \frac{k (k - 1)}{2} \left( \frac{3 u h}{q \delta} + \frac{2 u}{q} \right) + \frac{2 u h k}{q} + 4 u
     \max(|a|, |b|).
 
-While :math:`|s_k| \le \delta / 2` the face stays on its ramp. Beyond that the coordinate is on the wrong side of the
-face over a length of :math:`|s_k| - \delta / 2`, or stays on the ramp for longer, where float64 has no number between.
-This is why small errors are impossible: q and :math:`\delta` both fall with ``error``, so :math:`|s_k| / \delta` grows
-with its inverse cube. Put :math:`E = \text{error} / (\Delta (b - a)^d)`. No face leaves its ramp if, about, :math:`E^3
-\ge 43 u d^2 W M^2`, or where the slope left is :math:`\eta = \eta_{max} / W`, if :math:`E^2 \ge 5.4 u d^2 W M^2 /
-\eta_{max}`.
+As long as :math:`|s_k| \le \delta / 2`, the face stays on its ramp. Beyond that, the coordinate is on the wrong side of
+the face over a length of :math:`|s_k| - \delta / 2`, or it stays on the ramp longer if float64 has no number in
+between. This is why small errors are impossible: q and :math:`\delta` both fall with ``error``, so
+:math:`|s_k| / \delta` grows with the inverse cube of ``error``. Let :math:`E = \text{error} / (\Delta (b - a)^d)`. No
+face leaves its ramp if, approximately, :math:`E^3 \ge 43 u d^2 W M^2`. If the remaining slope is
+:math:`\eta = \eta_{max} / W`, the condition is :math:`E^2 \ge 5.4 u d^2 W M^2 / \eta_{max}`.
 
-These bounds add up what is of either sign, and nearly all networks do better, most of them by far. A guard made of them
-would refuse many an error that holds. Therefore :func:`construct` runs the blocks of one staircase, in the arithmetic
-of the network, on points at all distances from every face, and looks where each is taken for when the ramp of its face
-is made. For the face k of a coordinate, let :math:`\alpha_k` be the length over which points are on the ramp, or more
-than h / 2 away, and :math:`\beta_k` the length over which they are on the wrong side of the face. The first costs
-:math:`\Delta` at most. The second costs the difference of the two cells; let :math:`J_k` be its mean over all faces
-number k of a coordinate, summed over the coordinates. Asked for is
+These bounds add up the absolute values of errors that may have either sign. Nearly all networks are better, most of
+them by far, so a check based on these bounds would refuse many errors that hold. Therefore :func:`construct` runs the
+blocks of one staircase, in the arithmetic of the network, on points at all distances from every face, and records where
+each point has moved to when the ramp of its face is made. For the face k of a coordinate, let :math:`\alpha_k` be the
+length over which points are on the ramp or more than h / 2 away, and :math:`\beta_k` the length over which they are on
+the wrong side of the face. The first costs at most :math:`\Delta`. The second costs the difference of the two cells;
+let :math:`J_k` be its mean over all faces number k of a coordinate, summed over the coordinates. The condition is
 
 .. math:: (b - a)^{d-1} \left[ d \Delta \left( \delta + \max \left( M \delta, \sum_k \alpha_k \right) \right)
     + \sum_k J_k \beta_k \right] + \Delta \eta W (b - a)^d \le \text{error}.
 
-If that fails, cells may keep more slope, up to what ``error`` allows, since a larger q makes all :math:`s_k` smaller.
-If that fails as well, ``error`` is refused, and one that is possible is named. The lengths are found by one point in
-each of many intervals, so this is a measurement and no proof. Of more than :data:`FACES` faces an evenly spaced part is
-looked at, and what lies between is interpolated. Another order of rounding, as on another processor, gives other
-:math:`s_k` of the same size.
+If the condition fails, cells may keep more slope, as far as ``error`` allows, because a larger q makes all :math:`s_k`
+smaller. If it still fails, :func:`construct` raises InputError and names an error that is possible. The lengths are
+found from one point in each of many intervals, so this is a measurement and not a proof. If there are more than
+:data:`FACES` faces, an evenly spaced part of them is examined, and the values between are interpolated. Another order
+of rounding, for example on another processor, gives other :math:`s_k` of the same size.
 
-**What does not fall** is the largest error. On a ramp the network passes through every value on its way, often through
-:math:`v_{min}`, so :math:`\sup |R - f|` stays about as large as f, however many cells there are. The theorem is one
-about L1; for a step, no continuous function at all comes nearer than half of it everywhere.
+**The largest error does not fall.** On a ramp, the network passes through all values between two levels, often through
+:math:`v_{min}`, so :math:`\sup |R - f|` stays about as large as f, however many cells there are. The theorem is about
+L1. At a step, every continuous function has an error of at least half the step height somewhere.
 
 **Number of blocks**: d(2M + 3) for the staircases, 1 for the sum if d > 1, 1 for the floor, :math:`M^d + 1` moves and 2
-clamps; O(dM + M^d). With ``join``, neighbouring levels that want the same value are first pressed into one, min(x, n -
-1/4), and moved together: two blocks for each run in place of one for each level. For the indicator of a disc, where
-each row of cells has at most three runs, O(M) moves are left.
+clamps; O(dM + M^d). With ``join``, neighbouring levels with the same value are first pressed into one, min(x, n - 1/4),
+and then moved together: two blocks for each run of levels instead of one block for each level. For the indicator of a
+disc, where each row of cells has at most three runs, O(M) moves remain.
 
-**Differences from the paper's outline**: the outside of the box is dropped onto one level, which takes one move in
-place of many; levels are moved to places below all of them, so that no block is needed to lift them.
+**Differences from the paper's outline**: the outside of the box is dropped onto one level, which takes one move instead
+of many. Levels are moved to places below all levels, so no block is needed to lift them.
 
-Invariants (``tests/studies/universal_resnet/test_construction.py``, but for the last):
+Invariants (``tests/studies/universal_resnet/test_construction.py``, except for the last):
 
-1. Each block has one neuron, and there are as many as stated (``test_there_are_as_many_blocks_as_stated``).
-2. At centres of cells the network is f, outside the box 0 (``test_centres_of_cells_are_met_and_the_outside_is_zero``).
-3. The L1 distance to S is at most ``error`` (``test_the_stated_error_holds``), that to f falls with the cells
-   (``test_the_error_falls_as_cells_grow``), the largest error does not (``test_the_largest_error_does_not_fall``).
-4. An error that float64 does not keep is refused (``test_an_error_holds_or_is_refused``), one that is four times as
-   large is not, or 16 times for functions whose ramps cost little (``test_errors_are_not_refused_without_need``), and
-   rounding moves faces by no more than the bound (``test_faces_are_moved_by_no_more_than_the_bound``); all three in
+1. Each block has one neuron, and the number of blocks is as stated (``test_there_are_as_many_blocks_as_stated``).
+2. At the centres of cells the network equals f, and outside the box it is 0
+   (``test_centres_of_cells_are_met_and_the_outside_is_zero``).
+3. The L1 distance to S is at most ``error`` (``test_the_stated_error_holds``), the L1 distance to f falls as the number
+   of cells grows (``test_the_error_falls_as_cells_grow``), and the largest error does not fall
+   (``test_the_largest_error_does_not_fall``).
+4. An error that float64 cannot keep is refused (``test_an_error_holds_or_is_refused``). An error that is four times as
+   large is not refused, or 16 times as large for functions whose ramps cost little
+   (``test_errors_are_not_refused_without_need``). Rounding moves faces by no more than the bound
+   (``test_faces_are_moved_by_no_more_than_the_bound``). All three tests are in
    ``tests/studies/universal_resnet/test_rounding_of_the_construction.py``.
 """
 
@@ -126,13 +131,13 @@ from bitsperdim.studies.universal_resnet.nets import OneNeuronResNet
 
 Function = Callable[[np.ndarray], np.ndarray]
 
-MAX_CELLS = 100_000  # of the whole box
-MAX_SLOPE_LEFT = 2.0**-16  # of the gap between two levels: what the cells of one level may differ by
-MAX_SLOPE_IF_NEEDED = 2.0**-3  # where rounding would do harm otherwise
-RESOLUTION = 2.0**-46  # float64 has to tell the ends of a ramp apart, with six bits to spare
-NEAR, FAR, FACES = 32, 24, 250  # where rounding is looked at: points on each side of a face, and faces
-GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples are spread evenly
-DEFAULT_ERROR = 1e-3  # of the range of f times the volume of the box
+MAX_CELLS = 100_000  # maximum number of cells of the whole box
+MAX_SLOPE_LEFT = 2.0**-16  # allowed variation within the cells of one level, as a fraction of the gap between levels
+MAX_SLOPE_IF_NEEDED = 2.0**-3  # allowed variation if rounding would do harm otherwise
+RESOLUTION = 2.0**-46  # smallest relative width of a ramp whose ends float64 can distinguish, with a margin of six bits
+NEAR, FAR, FACES = 32, 24, 250  # to examine rounding: near and far points on each side of a face, and faces
+GOLDEN = (math.sqrt(5) - 1) / 2  # the fractional parts of its multiples are spread evenly
+DEFAULT_ERROR = 1e-3  # fraction of the range of f times the volume of the box
 
 
 @dataclass
@@ -140,15 +145,15 @@ class Plan:
     """The blocks of a network under construction.
 
     Attributes:
-        d: dimensions.
+        d: number of dimensions.
         rows: U of each block, (d,).
         biases: u of each block.
         columns: V of each block, (d,).
-        phases: name -> number of blocks up to its end, in order.
-        gain: of the read-out, which sees coordinate 1 alone.
-        offset: of the read-out.
+        phases: name of each phase -> number of blocks up to its end, in order.
+        gain: gain of the read-out, which uses only coordinate 1.
+        offset: offset of the read-out.
         ramp_width: delta, in the units of x.
-        error: the stated L1 distance to the step function.
+        error: stated L1 distance to the step function.
     """
 
     d: int
@@ -162,7 +167,7 @@ class Plan:
     error: float = 0.0
 
     def along(self, i: int, u: float, bias: float, v: float) -> None:
-        """Add a block that reads and writes coordinate i alone."""
+        """Add a block that reads and writes only coordinate i."""
         unit = np.eye(self.d)[i]
         self.add(u * unit, bias, v * unit)
 
@@ -173,11 +178,11 @@ class Plan:
         self.columns.append(column)
 
     def end(self, phase: str) -> None:
-        """Say that all blocks so far belong to this phase or an earlier one."""
+        """End a phase: all blocks so far belong to this phase or to an earlier one."""
         self.phases[phase] = len(self.rows)
 
     def network(self) -> OneNeuronResNet:
-        """Return the network, float64."""
+        """Return the network in float64 with fixed weights."""
         net = OneNeuronResNet(self.d, len(self.rows)).double()
         with torch.no_grad():
             net.rows[0] = torch.from_numpy(np.array(self.rows))
@@ -190,27 +195,28 @@ class Plan:
 def construct(
     f: Function, d: int, lower: float, upper: float, cells: int, *, error: float | None = None, join: bool = False
 ) -> OneNeuronResNet:
-    """Return a one-neuron ResNet that is f at the centre of every cell of a box and 0 outside, without training.
+    """Return a one-neuron ResNet that equals f at the centre of every cell of a box and is 0 outside, without training.
 
     Args:
-        f: takes points (N, d) float64 and returns (N,) finite values.
-        d: dimensions, 1 to 3.
-        lower: end of the box in every dimension.
-        upper: the other end.
-        cells: M, along each dimension.
-        error: the L1 distance to the step function of the cells that is not exceeded; None: 0.001 of the range of the
-            values (0 among them) times the volume of the box.
-        join: whether neighbouring levels of the same value are moved together, which saves blocks.
+        f: function that takes points (N, d) float64 and returns (N,) finite values.
+        d: number of dimensions, 1 to 3.
+        lower: lower end of the box in every dimension.
+        upper: upper end of the box in every dimension.
+        cells: M, the number of cells along each dimension.
+        error: limit of the L1 distance to the step function of the cells; None: 0.001 of the range of the values
+            (including 0) times the volume of the box.
+        join: whether neighbouring levels with the same value are moved together, which saves blocks.
 
     Returns:
-        The network, float64, its weights fixed. Its L1 distance to the step function of the cells is at most
-        ``error``; its largest error does not fall with the cells.
+        The network in float64 with fixed weights. Its L1 distance to the step function of the cells is at most
+        ``error``; its largest error does not fall as the number of cells grows.
 
     Raises:
-        InputError: an argument is not allowed, or ``error`` is too small for float64; one that is possible is named.
+        InputError: an argument is not allowed, or ``error`` is too small for float64; the message names an error that
+            is possible.
 
     Reference:
-        Lin and Jegelka (2018), the universal approximation theorem; the module has the derivation.
+        Lin and Jegelka (2018), the universal approximation theorem; the docstring of this module has the derivation.
     """
     return plan(f, d, lower, upper, cells, error=error, join=join).network()
 
@@ -218,7 +224,7 @@ def construct(
 def plan(
     f: Function, d: int, lower: float, upper: float, cells: int, *, error: float | None = None, join: bool = False
 ) -> Plan:
-    """Return the blocks of :func:`construct` with the names of its steps; arguments and errors are the same."""
+    """Return the blocks of :func:`construct` with the names of its steps; it has the same arguments and errors."""
     _check(d, lower, upper, cells)
     values = _values(f, centres(d, lower, upper, cells))
     side, n_cells, h = upper - lower, cells**d, (upper - lower) / cells
@@ -242,8 +248,8 @@ def plan(
     for i in range(d):
         _staircase(made, i, lower, upper, cells, q, delta, float(drop[i]))
         made.end(f"staircase {i + 1}")
-    zero = q * (h / 2 - delta)  # where the centre of the first cell lies
-    base = zero - 1.0  # level n lies at base + n
+    zero = q * (h / 2 - delta)  # height of the centre of the first cell
+    base = zero - 1.0  # level n has the height base + n
     if d > 1:
         row = np.append(0.0, weights[1:])
         made.add(row, float(weights[1:] @ drop[1:]), np.eye(d)[0])
@@ -255,7 +261,7 @@ def plan(
     for lowest, highest in _runs(places) if join else ((n, n) for n in range(n_cells, -1, -1)):
         threshold, top = lowest - 0.5, float(lowest)
         if highest > lowest:
-            top = lowest - 0.25  # below all of the lowest level, so that not even its slope is left
+            top = lowest - 0.25  # below the whole lowest level, so that its slope vanishes too
             made.along(0, 1.0, -(base + top), -1.0)
         made.along(0, 1.0, -(base + threshold), -(top - float(places[lowest])) / (top - threshold))
     made.end("moves")
@@ -273,7 +279,7 @@ def n_blocks(d: int, cells: int) -> int:
 
 
 def centres(d: int, lower: float, upper: float, cells: int) -> np.ndarray:
-    """Return the centres of all cells, (M^d, d), those along the first dimension next to each other."""
+    """Return the centres of all cells, (M^d, d); the first dimension varies fastest."""
     along = lower + (upper - lower) * (np.arange(cells) + 0.5) / cells
     axes = np.meshgrid(*[along] * d, indexing="ij")
     return np.stack([axis.ravel() for axis in reversed(axes)], -1)
@@ -306,7 +312,7 @@ def _staircase(made: Plan, i: int, lower: float, upper: float, cells: int, q: fl
 def _widths(
     error: float, d: int, lower: float, upper: float, cells: int, height: float, jumps: np.ndarray
 ) -> tuple[float, float] | None:
-    """Return delta and eta, with which the error holds in float64; None: there are none."""
+    """Return delta and eta with which the error holds in float64, or None if there are no such values."""
     side, h = upper - lower, (upper - lower) / cells
     delta = min(h / 4, 0.75 * error / (height * d * (cells + 1) * side ** (d - 1)))
     if delta < RESOLUTION * max(abs(lower), abs(upper)):
@@ -323,16 +329,17 @@ def _widths(
 
 
 def _jumps(values: np.ndarray, d: int, cells: int) -> np.ndarray:
-    """Return what cells on both sides of a face differ by, (M,), the mean for one coordinate, the sum over them."""
-    grid, total = values.reshape((cells,) * d), np.zeros(cells)
+    """Return the mean difference of the cells on both sides of each face, (M,), summed over the coordinates."""
+    grid = values.reshape((cells,) * d)
+    total = np.zeros(cells)
     for axis in range(d):
-        last = np.zeros_like(grid.take([0], axis))  # outside of the box
+        last = np.zeros_like(grid.take([0], axis))  # the value outside the box
         total += np.abs(np.diff(grid, axis=axis, append=last)).mean(tuple(i for i in range(d) if i != axis))
     return total
 
 
 def _astray(lower: float, upper: float, cells: int, q: float, delta: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return how much of a coordinate is on the ramp of each face or far away, and how much beyond the face, (M,)."""
+    """Return two lengths for each face, (M,) each: points on its ramp or far away, and points beyond the face."""
     faces, lengths, x, found = moved_points(lower, upper, cells, q, delta)
     right = x > np.where(faces < cells, delta / 2, delta)[:, None]
     far = np.abs(found - x) > (upper - lower) / cells / 2
@@ -349,16 +356,17 @@ def moved_points(
     """Return where rounding has moved points around the faces of one coordinate when the ramp of the face is made.
 
     Args:
-        lower: end of the box.
-        upper: the other end.
+        lower: lower end of the box.
+        upper: upper end of the box.
         cells: M.
         q: slope inside cells.
         delta: width of ramps.
 
     Returns:
-        Numbers of the F faces that are looked at, from the left, the last M, that of the box; the lengths of intervals
-        (F, POINTS) that make up half a cell on both sides of a face; a point of each, and where it is taken for, both
-        from the beginning of the ramp. All lengths are those of x.
+        The numbers of the F faces that are examined, from left to right; the last is M, the face of the box. The
+        lengths of intervals (F, POINTS) that together cover half a cell on both sides of a face. A point in each
+        interval, and the place to which it has moved, both measured from the beginning of the ramp. All lengths are in
+        the units of x.
     """
     blocks = Plan(1)
     _staircase(blocks, 0, lower, upper, cells, q, delta, 0.0)
@@ -369,14 +377,14 @@ def moved_points(
     outwards = np.append(delta / 8 * np.arange(NEAR), np.geomspace(delta / 8 * NEAR, max(half, delta * NEAR), FAR + 1))
     outwards = np.minimum(outwards, half)
     edges = np.concatenate([-outwards[:0:-1], outwards]) + delta / 2
-    part = faces[:, None] * GOLDEN % 1  # of an interval
+    part = faces[:, None] * GOLDEN % 1  # position of the point within an interval
     x = (at + begin)[:, None] + edges[:-1] + part * np.diff(edges)
     expected = (x - at[:, None]) - begin[:, None]
     stream = x + columns[0]
     stream += columns[1] * np.maximum(stream, 0.0)
     found = np.empty_like(x)
     found[-1] = (stream[-1] + blocks.biases[3]) / q
-    first = 0  # the first face that is still to come
+    first = 0  # index of the next face
     for face in range(1, cells):
         steepen, flatten = 3 + 2 * face, 4 + 2 * face
         if faces[first] == face:
@@ -389,13 +397,13 @@ def moved_points(
 
 
 def _possible(error: float, largest: float, holds: Callable[[float], bool]) -> str:
-    """Return what is said to be possible in place of an error, up to the largest of any use."""
+    """Return a clause that names a possible error above ``error``, at most ``largest``, or says that there is none."""
     for power in range(math.floor(math.log10(error)), math.floor(math.log10(largest)) + 1):
         for digits in ("1", "1.5", "2", "3", "5", "7"):
             larger = float(f"{digits}e{power}")
             if error < larger <= largest and holds(larger):
-                return f"{larger:g} is possible, or less with fewer cells"
-    return "no error is possible; take fewer cells or a box nearer to 0"
+                return f"{larger:g} is possible, or a smaller error with fewer cells"
+    return "no error is possible; use fewer cells or a box closer to 0"
 
 
 def _runs(places: np.ndarray) -> list[tuple[int, int]]:
@@ -417,7 +425,7 @@ def _check(d: int, lower: float, upper: float, cells: int) -> None:
         raise InputError(f"d = {d} is not allowed; it must be 1, 2 or 3.")
     if not (math.isfinite(lower) and math.isfinite(upper) and lower < upper):
         raise InputError(
-            f"lower = {lower} and upper = {upper} are not allowed; they must be finite, lower below upper."
+            f"lower = {lower} and upper = {upper} are not allowed; they must be finite, and lower must be below upper."
         )
     if cells < 1 or cells**d > MAX_CELLS:
         raise InputError(f"cells = {cells} is not allowed; cells**d must be at least 1 and at most {MAX_CELLS}.")

@@ -1,15 +1,16 @@
 """The essay's experiment: which networks fit three predicates on 300 points of the plane.
 
 The numbers in :data:`PUBLISHED` are those of Keng's essay "Universal ResNet: The One-Neuron Approximator": accuracy on
-the training points, mean and spread of five trainings, in percent. Ours are of other points drawn by the same rule.
+the training points, mean and spread of five training runs, in percent. This study uses other points, drawn by the same
+rule.
 
-**Differences from the essay**: kinks start among the data and the one-neuron columns small, all points are in each
-step, and the rate follows half a cosine. Besides the training points, fresh ones drawn alike are scored: the essay asks
-only how well a network fits.
+**Differences from the essay**: initially, kinks lie among the data and the one-neuron columns are small; each step uses
+all points; and the learning rate follows a half cosine. Besides the training points, fresh points drawn by the same
+rule are scored, because the essay reports only how well a network fits.
 
-Invariants (``tests/studies/universal_resnet/test_universal_resnet.py``): a network that says the same of all points
-gets the share of the larger class (``test_a_constant_scores_the_larger_class``); every network of the essay is there
-with its published number (``test_every_network_of_the_essay_is_there``).
+Invariants (``tests/studies/universal_resnet/test_universal_resnet.py``): a network that gives the same answer for all
+points gets the share of the larger class (``test_a_constant_scores_the_larger_class``); every network of the essay is
+included with its published number (``test_every_network_of_the_essay_is_there``).
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ from bitsperdim.studies.universal_resnet.training import cross_entropy, fit
 Percent = tuple[float, float | None]
 
 N_FRESH = 4_000
-N_PIXELS = 80  # of a decision region, along each side
-SOFT = 1 / 8  # of the log-odds, whose border is drawn between pixels
+N_PIXELS = 80  # pixels of a decision region along each side
+SOFT = 1 / 8  # scale of the log-odds in tanh, so that the border can be interpolated between pixels
 DEPTHS, WIDTHS, SINGLE = (5, 10, 40), (2, 6), (5, 10, 40, 100, 300)
 
-# mean and spread of five by predicate; None where the essay gives no spread
+# mean and spread of five training runs for each predicate; None if the essay gives no spread
 PUBLISHED: dict[str, tuple[Percent, Percent, Percent]] = {
     "resnet_5": ((98, 1), (85, 8), (67, 3)),
     "resnet_10": ((99, 0), (95, 3), (73, 3)),
@@ -60,15 +61,15 @@ DRAWN = ("resnet_5", "resnet_40", "dense_2_10", "dense_6_10", "single_100")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of the experiment.
+    """The results of the experiment.
 
     Attributes:
-        x: (N, 2) the points.
-        labels: (3, N) bool, by predicate.
-        train: (nets, 3, seeds) accuracy on the points.
+        x: (N, 2) points.
+        labels: (3, N) bool labels of each predicate.
+        train: (nets, 3, seeds) accuracy on the training points.
         fresh: (nets, 3, seeds) accuracy on fresh points.
-        n_parameters: of each network.
-        regions: (drawn nets, 3, pixels, pixels) tanh of an eighth of the log-odds on the square, of the seed that fits
+        n_parameters: number of parameters of each network.
+        regions: (drawn nets, 3, pixels, pixels) tanh of an eighth of the log-odds on the square, for the seed that fits
             best.
     """
 
@@ -81,13 +82,13 @@ class Outcome:
 
 
 def grid(n_pixels: int, reach: float) -> np.ndarray:
-    """Return (n_pixels^2, 2) points evenly spread over [-reach, reach]^2, its border included, rows from below."""
+    """Return (n_pixels^2, 2) points evenly spread over [-reach, reach]^2 including its border, rows from below."""
     along = np.linspace(-reach, reach, n_pixels)
     return np.stack([axis.ravel() for axis in np.meshgrid(along, along)], -1)
 
 
 def accuracy(y: Tensor, labels: Tensor) -> np.ndarray:
-    """Return the share of points on the right side, (B,), of log-odds y (B, N) and labels 0 or 1 (B, N)."""
+    """Return the share of correctly classified points, (B,), for log-odds y (B, N) and labels 0 or 1 (B, N)."""
     return ((y > 0) == (labels > 0.5)).double().mean(-1).cpu().numpy()
 
 
@@ -97,12 +98,12 @@ def run(
     """Train every network of the essay for every predicate and seed.
 
     Args:
-        seed: of points and networks.
-        n_points: the essay has 300.
-        n_seeds: networks that differ in their start alone; the essay has 5.
-        n_steps: of each training.
-        rates: learning rate by kind of network.
-        device: where to train.
+        seed: seed of points and networks.
+        n_points: number of points; the essay has 300.
+        n_seeds: number of networks that differ only in their initial weights; the essay has 5.
+        n_steps: number of steps of each training run.
+        rates: learning rate for each kind of network.
+        device: device for training.
     """
     x, inside = labelled_points(n_points, np.random.default_rng(streams(seed, 0)))
     fresh_x, fresh_inside = labelled_points(N_FRESH, np.random.default_rng(streams(seed, 1)))
@@ -134,7 +135,10 @@ def run(
 
 
 def summary(outcome: Outcome) -> dict[str, dict[str, object]]:
-    """Return accuracies in percent by network and predicate, the essay's beside them; spreads are deviations."""
+    """Return accuracies in percent for each network and predicate, with those of the essay.
+
+    Spreads are standard deviations.
+    """
     found: dict[str, dict[str, object]] = {}
     for index, architecture in enumerate(ARCHITECTURES):
         row: dict[str, object] = {"n_parameters": outcome.n_parameters[index]}
@@ -154,7 +158,7 @@ def summary(outcome: Outcome) -> dict[str, dict[str, object]]:
 
 
 def rows(outcome: Outcome) -> Sequence[Mapping[str, object]]:
-    """Return one row for each training."""
+    """Return one row for each training run."""
     return [
         {
             "net": architecture.name,
@@ -170,7 +174,7 @@ def rows(outcome: Outcome) -> Sequence[Mapping[str, object]]:
 
 
 def _regions(nets: OneNeuronResNet | DenseNet, pixels: Tensor, train: np.ndarray) -> np.ndarray:
-    """Return (predicates, pixels, pixels) of the seed that fits best, the first of equals."""
+    """Return the decision regions (predicates, pixels, pixels) of the seed that fits best (the first if several do)."""
     with torch.no_grad():
         y = torch.tanh(SOFT * nets(pixels)).cpu().numpy().reshape(*train.shape, N_PIXELS, N_PIXELS)
     return y[np.arange(len(train)), train.argmax(-1)]

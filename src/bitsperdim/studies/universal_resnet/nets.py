@@ -1,27 +1,27 @@
-r"""The networks: residual blocks of one neuron, and fully connected ones to hold against them.
+r"""The networks: residual networks with blocks of one neuron, and fully connected networks for comparison.
 
-A residual block of one hidden neuron on :math:`R^d` is
+A residual block with one hidden neuron on :math:`R^d` is
 
 .. math:: x \leftarrow x + V \, \mathrm{relu}(U x + u)
 
-with a row U, a number u and a column V: 2d + 1 parameters. After the last block comes a linear read-out, a single
-number. Lin and Jegelka (2018) show that such networks come as near as one likes to any integrable function, in the mean
-of the absolute error, while fully connected networks of width d do not, whatever their depth.
+with a row U, a number u and a column V: 2d + 1 parameters. After the last block, a linear read-out gives a single
+number. Lin and Jegelka (2018) show that such networks approximate any integrable function arbitrarily well in mean
+absolute error, while fully connected networks of width d do not, however deep they are.
 
-Both classes hold many networks of one architecture at once, along a leading axis B of every parameter, so that all
-seeds of an experiment train together. Without a generator every weight is zero: something to be filled by hand.
+Both classes hold many networks of one architecture at once, along a leading axis B of every parameter, so all seeds of
+an experiment are trained together. Without a generator every weight is zero, to be set by the caller.
 
-**Difference from the paper.** None in the block. The paper has no rule for where training starts; see
+**Difference from the paper.** The block is the same. The paper gives no rule for the initial weights; see
 :class:`OneNeuronResNet`.
 
-Not here: training (:mod:`bitsperdim.studies.universal_resnet.training`), weights that are computed
-    (:mod:`bitsperdim.studies.universal_resnet.construction`).
+Training is in :mod:`bitsperdim.studies.universal_resnet.training`, computed weights are in
+:mod:`bitsperdim.studies.universal_resnet.construction`.
 
 Invariants (``tests/studies/universal_resnet/test_nets.py``):
 
-1. A block adds to its input something of rank one, by one neuron (``test_a_block_has_one_neuron``).
-2. Networks held together give what each gives alone (``test_networks_do_not_see_each_other``).
-3. A network of width 1 and 0 blocks, and every first block, are what their formula says (``test_the_formula``).
+1. A block adds a term of rank one to its input, from one neuron (``test_a_block_has_one_neuron``).
+2. Networks in a stack give the same results as each network alone (``test_networks_do_not_see_each_other``).
+3. Both kinds of networks agree with their formulas (``test_the_formula``).
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ Generator = torch.Generator
 
 
 class _Nets(nn.Module):
-    """Networks of one architecture, held together.
+    """A stack of networks of one architecture.
 
     Attributes:
-        d: numbers that go in.
-        n_nets: how many there are; None: one, without an axis of its own.
+        d: number of inputs.
+        n_nets: number of networks; None: a single network without the axis B.
     """
 
     def __init__(self, d: int, n_nets: int | None) -> None:
@@ -58,18 +58,18 @@ class _Nets(nn.Module):
 
     @property
     def n_parameters(self) -> int:
-        """Parameters of one network."""
+        """Number of parameters of one network."""
         return sum(parameter.numel() for parameter in self.parameters()) // (self.n_nets or 1)
 
 
 class OneNeuronResNet(_Nets):
     r"""Blocks :math:`x \leftarrow x + V \mathrm{relu}(U x + u)`, then :math:`y = r \cdot x + c`.
 
-    With a generator, U is a random direction, u puts the kink through a random point of the box :math:`[-1, 1]^d`, so
-    that it lies among the data, and V is small, so that many blocks together begin near the identity.
+    With a generator, U is a random direction, u puts the kink through a random point of the box of the data (see
+    ``reach``), and V is small, so that many blocks together begin near the identity.
 
     Attributes:
-        d: numbers in the stream.
+        d: number of inputs, which is the width of the residual stream.
         depth: number of blocks.
         rows: U, (B, depth, d).
         biases: u, (B, depth).
@@ -78,18 +78,18 @@ class OneNeuronResNet(_Nets):
         offset: c, (B,).
     """
 
-    START = 0.3  # the length of all columns V together, at random
+    START = 0.3  # scale of the initial columns V: standard deviation times sqrt(depth)
 
     def __init__(
         self, d: int, depth: int, *, n_nets: int | None = None, generator: Generator | None = None, reach: float = 1.0
     ) -> None:
-        """Make the networks.
+        """Create the networks.
 
         Args:
-            d: numbers in the stream.
+            d: number of inputs, which is the width of the residual stream.
             depth: number of blocks, 0 or more.
-            n_nets: how many; None: one.
-            generator: of the weights they start from; None: all are zero.
+            n_nets: number of networks; None: a single network without the axis B.
+            generator: source of randomness for the initial weights; None: all weights are zero.
             reach: the box of the data is [-reach, reach]^d.
 
         Raises:
@@ -117,22 +117,22 @@ class OneNeuronResNet(_Nets):
         """Return the residual stream after the first blocks.
 
         Args:
-            x: (N, d), or (B, N, d).
-            n_blocks: how many; None: all.
+            x: points (N, d) or (B, N, d).
+            n_blocks: number of blocks; None: all blocks.
 
         Returns:
-            (B, N, d), or (N, d) where there is one network without an axis.
+            (B, N, d), or (N, d) for a single network without the axis B.
         """
         x = self._with_axis(x)
         rows, biases = self.rows.unsqueeze(-1).unbind(1), self.biases[..., None, None].unbind(1)
         columns = self.columns.unsqueeze(-2).unbind(1)
         for row, bias, column in zip(rows[:n_blocks], biases[:n_blocks], columns[:n_blocks], strict=True):
-            neuron = torch.relu(torch.baddbmm(bias, x, row))  # (B, N, 1): one neuron
+            neuron = torch.relu(torch.baddbmm(bias, x, row))  # (B, N, 1), one neuron
             x = torch.baddbmm(x, neuron, column)
         return self._without_axis(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return y, (B, N) or (N,), of x (N, d) or (B, N, d)."""
+        """Return y, (B, N) or (N,), for x (N, d) or (B, N, d)."""
         x = self._with_axis(self.stream(x))
         return self._without_axis(torch.baddbmm(self.offset[:, None, None], x, self.read_out[..., None])[..., 0])
 
@@ -140,29 +140,29 @@ class OneNeuronResNet(_Nets):
 class DenseNet(_Nets):
     r"""Fully connected: ``depth`` layers :math:`h \leftarrow \mathrm{relu}(W h + b)` of one width, then a read-out.
 
-    With depth 1 it is a single hidden layer. Weights start as He et al. (2015) have them for rectifiers.
+    With depth 1 the network has a single hidden layer. Initial weights follow He et al. (2015) for rectifiers.
 
     Attributes:
-        d: numbers that go in.
-        width: neurons of each layer.
+        d: number of inputs.
+        width: number of neurons in each layer.
         depth: number of hidden layers.
-        weights: of each layer, (B, fan in, width).
-        biases: of each layer, (B, 1, width).
-        read_out: (B, width, 1).
-        offset: (B, 1, 1).
+        weights: weights of each layer, (B, fan in, width).
+        biases: biases of each layer, (B, 1, width).
+        read_out: weights of the read-out, (B, width, 1).
+        offset: bias of the read-out, (B, 1, 1).
     """
 
     def __init__(
         self, d: int, width: int, depth: int, *, n_nets: int | None = None, generator: Generator | None = None
     ) -> None:
-        """Make the networks.
+        """Create the networks.
 
         Args:
-            d: numbers that go in.
-            width: neurons of each layer.
+            d: number of inputs.
+            width: number of neurons in each layer.
             depth: number of hidden layers, 1 or more.
-            n_nets: how many; None: one.
-            generator: of the weights they start from; None: all are zero.
+            n_nets: number of networks; None: a single network without the axis B.
+            generator: source of randomness for the initial weights; None: all weights are zero.
 
         Raises:
             ValueError: a size is not allowed.
@@ -171,7 +171,8 @@ class DenseNet(_Nets):
         if width < 1 or depth < 1:
             raise ValueError(f"width = {width} and depth = {depth} must be at least 1")
         self.width, self.depth = width, depth
-        n, sizes = n_nets or 1, [d, *[width] * depth]
+        n = n_nets or 1
+        sizes = [d, *[width] * depth]
         weights = [torch.zeros(n, *pair) for pair in pairwise(sizes)]
         biases = [torch.zeros(n, 1, width) for _ in range(depth)]
         read_out = torch.zeros(n, width, 1)
@@ -184,7 +185,7 @@ class DenseNet(_Nets):
         self.read_out, self.offset = nn.Parameter(read_out), nn.Parameter(torch.zeros(n, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return y, (B, N) or (N,), of x (N, d) or (B, N, d)."""
+        """Return y, (B, N) or (N,), for x (N, d) or (B, N, d)."""
         h = self._with_axis(x)
         for weight, bias in zip(self.weights, self.biases, strict=True):
             h = torch.relu(torch.baddbmm(bias, h, weight))

@@ -1,10 +1,11 @@
-"""Points of the plane and what is to be learnt of them: the essay's predicates, the paper's ball.
+"""Points of the plane and their labels: the essay's predicates, and the paper's ball.
 
 The predicates are those of Keng's essay "Universal ResNet: The One-Neuron Approximator": sets of rings around the
-origin, the last one with a tenth of the points inside by chance. Points are uniform on the square; the essay draws 300.
+origin. In the last predicate, a tenth of the points is also inside by chance. Points are uniform on the square; the
+essay draws 300 points.
 
-The ball is the experiment of Lin and Jegelka (2018): points of the unit ball against points of a shell around
-it. The shell lies between 2 and 3 here, with as many points as the ball.
+The ball is the experiment of Lin and Jegelka (2018): points of the unit ball against points of a shell around it. Here,
+the shell has radii between 2 and 3, and as many points as the ball.
 
 Invariants (``tests/studies/universal_resnet/test_predicates.py``): the shares are the areas of the rings
 (``test_the_shares_are_the_areas_of_the_rings``); the same seed gives the same points (``test_points_follow_the_seed``).
@@ -18,7 +19,7 @@ import numpy as np
 
 Predicate = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
-CHANCE = 0.1  # of being inside without a reason, of the hard predicate
+CHANCE = 0.1  # probability of being inside by chance in the hard predicate
 SHELL = (2.0, 3.0)
 
 
@@ -33,7 +34,7 @@ def medium(radius: np.ndarray, chance: np.ndarray) -> np.ndarray:
 
 
 def hard(radius: np.ndarray, chance: np.ndarray) -> np.ndarray:
-    """Return radius < 0.3 or 0.6 <= radius < 0.8 or, with probability 0.1, whatever the radius."""
+    """Return radius < 0.3 or 0.6 <= radius < 0.8, or True with probability 0.1 for any radius."""
     return (radius < 0.3) | ((radius >= 0.6) & (radius < 0.8)) | (chance < CHANCE)
 
 
@@ -41,7 +42,7 @@ PREDICATES: dict[str, Predicate] = {"easy": easy, "medium": medium, "hard": hard
 
 
 def labelled_points(n_points: int, generator: np.random.Generator) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Draw points of the square and say which are inside.
+    """Draw points of the square and label them as inside or outside.
 
     Returns:
         (N, 2) points uniform on [-1, 1]^2, and (N,) bool by the name of each predicate.
@@ -55,10 +56,11 @@ def ball_and_shell(n_points: int, generator: np.random.Generator) -> tuple[np.nd
     """Draw half of the points in the unit disc and half in the shell around it, both uniform by area.
 
     Returns:
-        (N, 2) points and (N,) bool: in the ball.
+        (N, 2) points, and (N,) bool: whether each point is in the ball.
     """
     inside = np.arange(n_points) < n_points // 2
-    low, high = np.where(inside, 0.0, SHELL[0] ** 2), np.where(inside, 1.0, SHELL[1] ** 2)
+    low = np.where(inside, 0.0, SHELL[0] ** 2)
+    high = np.where(inside, 1.0, SHELL[1] ** 2)
     radius = np.sqrt(generator.uniform(low, high))
     angle = generator.uniform(0, 2 * np.pi, n_points)
     return radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], -1), inside

@@ -1,17 +1,17 @@
 r"""The study ``universal_resnet``: networks of one-neuron blocks, trained and constructed.
 
-Four parts:
+It has four parts:
 
-- :mod:`.essay`: which networks fit three predicates of the plane, beside the essay's numbers;
-- :mod:`.ball`: fully connected networks of width 2 leave a region that goes to infinity, one-neuron blocks close it;
+- :mod:`.essay`: which networks fit three predicates of the plane, compared with the essay's numbers;
+- :mod:`.ball`: fully connected networks of width 2 have regions that extend to infinity, one-neuron blocks close them;
 - :mod:`.construction`: a network whose weights are computed, step by step;
-- :mod:`.approximation`: error against the number of blocks, constructed and trained.
+- :mod:`.approximation`: the error against the number of blocks, for constructed and for trained networks.
 
-Trained accuracies depend on the number of steps, which is a parameter: small by default, so that the whole study takes
-seconds. Errors of constructed networks are deterministic.
+The accuracies of trained networks depend on the number of steps. This parameter is small by default, so that the whole
+study takes only seconds. The errors of constructed networks are deterministic.
 
 Invariants (``tests/studies/universal_resnet/test_universal_resnet.py``): the same parameters give the same bytes
-(``test_a_rerun_is_byte_identical``); the derivation's figures show the network that is measured
+(``test_a_rerun_is_byte_identical``); the figures of the derivation show the network that is measured
 (``test_the_last_step_is_the_network``).
 """
 
@@ -37,21 +37,21 @@ __all__ = ["PREDICATES", "Results", "study", "write"]
 
 Rows = Sequence[Mapping[str, Any]]
 
-DERIVED_CELLS, DERIVED_ERROR = 9, 0.9  # of the figures: few cells, and ramps so wide that they can be seen
+DERIVED_CELLS, DERIVED_ERROR = 9, 0.9  # for the figures: few cells, and ramps that are wide enough to be seen
 DERIVED_POINTS = 369
-PLANE_CELLS = 8  # of the figure of levels
+PLANE_CELLS = 8  # cells along each side in the figure of levels
 DISC_PIXELS = 96
 
 
 @dataclass(frozen=True)
 class Results:
-    """What the study found.
+    """The results of the study.
 
     Attributes:
-        metrics: of ``metrics.json``.
-        tables: rows by the name of each CSV.
-        regions: arrays of ``regions.npz``: points, labels, and decisions as 127 tanh of an eighth of the log-odds,
-            int8.
+        metrics: content of ``metrics.json``.
+        tables: rows of each CSV file, by its name.
+        regions: arrays of ``regions.npz``: points, labels, and decision regions as 127 tanh of an eighth of the
+            log-odds, int8.
     """
 
     metrics: dict[str, Any]
@@ -60,7 +60,7 @@ class Results:
 
 
 def study(section: UniversalResnetSection, device: torch.device) -> Results:
-    """Run the four parts."""
+    """Run the four parts of the study."""
     rates = section.learning_rates.model_dump()
     of_essay = essay.run(section.seed, section.n_points, section.n_seeds, section.n_steps, rates, device)
     of_ball = ball.run(section.seed, section.n_points, section.n_seeds, section.n_steps, rates, device)
@@ -114,10 +114,10 @@ def write(folder: Path, results: Results) -> None:
 
 
 def derivation() -> list[dict[str, float]]:
-    """Return the stream of a small network along a line after each step, for the function ``smooth``.
+    """Return the residual stream of a small network along a line after each step, for the function ``smooth``.
 
-    Columns: x, f, the step function, and coordinate 1 after the staircase, after half of the moves, after all of them,
-    and the network itself.
+    The columns are x, f, the step function, coordinate 1 after the staircase, after half of the moves and after all
+    moves, and the output of the network.
     """
     target = TARGETS["smooth"]
     made = construction.plan(target.f, 1, -1.0, 1.0, DERIVED_CELLS, error=DERIVED_ERROR)
@@ -140,10 +140,10 @@ def derivation() -> list[dict[str, float]]:
 
 
 def of_the_plane(cells: int) -> tuple[Rows, np.ndarray]:
-    """Return the levels of a small construction of the disc, cell by cell, and the decision of a larger one.
+    """Return the levels of each cell in a small construction of the disc, and the decision region of a larger one.
 
     Returns:
-        Rows of x1, x2, level and value; and (pixels, pixels) int8, 127 tanh(2 R - 1) on [-2, 2]^2.
+        Rows with x1, x2, level and value; and an array (pixels, pixels), int8, of 127 tanh(2 R - 1) on [-2, 2]^2.
     """
     target = TARGETS["disc"]
     made = construction.plan(target.f, 2, -1.0, 1.0, PLANE_CELLS)

@@ -1,20 +1,20 @@
-"""Every known way to print a wrong likelihood, made on purpose, and what catches it.
+"""Known mistakes that lead to a wrong likelihood, made on purpose, and the checks that catch them.
 
-There is one list, :data:`MISTAKES`, in groups. Each mistake is made on the images of the pipeline, with small models
-that are trained on them; how far the number is off is measured beside the right one, of the same images and the same
-model; and what catches it is found out anew in each run:
+The list :data:`MISTAKES` contains all mistakes in groups. Each mistake is made on the images of the pipeline, with
+small models that are trained on them. The wrong number is compared with the right number for the same images and the
+same model. Each run tests again what catches the mistake:
 
-- a model with the mistake goes to the audit, which is not told (:mod:`bitsperdim.auditing`);
-- what this package refuses is asked for, and so is the comparison of numbers that are not comparable;
-- of what its own code cannot do the test that guards it is named;
-- what nothing finds is called open.
+- a model with the mistake is passed to the audit without any hint (:mod:`bitsperdim.auditing`);
+- the study tries what this package should refuse, such as the comparison of numbers that are not comparable;
+- if the code of this package cannot make the mistake, the test that ensures this is named;
+- if no check finds the mistake, it is called open.
 
 The same models without a mistake are audited too (:mod:`.right`).
 
-Where a check is expected to find a mistake and does not, the row says "not caught"; the stage does not fail.
+If a check should find a mistake and does not, the row says "not caught"; the stage does not fail.
 
-Invariants (``tests/studies/known/test_mistakes.py``): on digits each mistake is caught as the list says, and what is
-open is open (``test_every_mistake_is_caught_as_it_says``); what has a known value has it
+Invariants (``tests/studies/known/test_mistakes.py``): on digits, each mistake is caught in the way that the list says,
+and open mistakes stay open (``test_every_mistake_is_caught_as_it_says``); errors with a known value have this value
 (``test_what_can_be_derived_is_measured``); a rerun is byte-identical (``test_a_rerun_is_byte_identical``).
 """
 
@@ -48,7 +48,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def make_all(bench: Bench) -> list[dict[str, Any]]:
-    """Make every mistake and return its row."""
+    """Make every mistake and return one row for each."""
     every = [(group, mistake) for group, mistakes in MISTAKES.items() for mistake in mistakes]
     rows = []
     for group, mistake in (bar := tqdm(every, unit="mistake", disable=None, leave=False)):
@@ -63,10 +63,10 @@ def study(
     """Return the metrics of this part, and the rows of its table.
 
     Args:
-        section: how many images, and how long is trained and asked.
-        dequantized: the folder with the images of the pipeline.
-        seed: of all randomness.
-        device: is not used: models and images are small.
+        section: numbers of images, training steps and questions of the audit.
+        dequantized: folder with the images of the pipeline.
+        seed: seed of all randomness.
+        device: not used, because models and images are small.
 
     Raises:
         InputError: the images are missing or damaged.

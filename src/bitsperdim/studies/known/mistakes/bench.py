@@ -1,4 +1,4 @@
-"""The images on which mistakes are made, cut to what seconds allow, and the small models that are trained on them."""
+"""The images on which mistakes are made, cut to a size that takes only seconds, and small models trained on them."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from bitsperdim.config.known import MistakesSection
     from bitsperdim.evaluation.result import Estimate
 
-BATCH = 50  # images of a training step, at most
-OUTPUTS = 2**14  # sub-pixels times levels of an image, at most, but for 2 x 2 pixels
-WORK = 2**20  # outputs of a training step, at most
-PSEUDO = 0.1  # of each level, which never occurs in any image otherwise
+BATCH = 50  # maximum number of images in a training step
+OUTPUTS = 2**14  # maximum of sub-pixels times levels of an image; images are never cut below 2 x 2 pixels
+WORK = 2**20  # maximum number of outputs in a training step
+PSEUDO = 0.1  # pseudo-count of each level, so that levels that never occur get some mass
 STREAM = "study_mistakes"
 
 
@@ -37,11 +37,11 @@ class Images:
     """Some images of each split, (N, C, H, W) int64.
 
     Attributes:
-        splits: by name.
-        labels: likewise, (N,) int64; empty where there are none.
+        splits: images of each split, by the name of the split.
+        labels: class labels of each split, (N,) int64, by the name of the split; empty if there are no labels.
         n_levels: L.
-        name: of the data set, and its binarization, as the protocol tag begins.
-        is_cut: whether they are the middle of larger images.
+        name: beginning of the protocol tag: the name of the data set and its binarization.
+        is_cut: whether the images are the central part of larger images.
     """
 
     splits: dict[str, Tensor]
@@ -58,15 +58,15 @@ class Images:
 
 
 def some_images(folder: Path, section: MistakesSection, seed: int) -> Images:
-    """Read some images of each split, evenly spread over it, and cut out their middle.
+    """Read some images of each split, evenly spread over the split, and cut out their central part.
 
     Args:
-        folder: that ``dequantize`` wrote.
-        section: how many, and how large they may be; those of many levels and channels are smaller still.
-        seed: of the binarization of training images that are stored grey.
+        folder: folder written by ``dequantize``.
+        section: number and size of the images; images with many levels and channels are cut to a smaller size.
+        seed: seed of the binarization of training images that are stored in grey.
 
     Raises:
-        InputError: there are no images, or they are damaged.
+        InputError: the images are missing or damaged.
     """
     described = load_prepared(folder, ()).description
     side = min(section.size, max(2, math.isqrt(OUTPUTS // (described.image_shape[0] * described.n_levels))))
@@ -83,7 +83,7 @@ def some_images(folder: Path, section: MistakesSection, seed: int) -> Images:
             splits[split] = torch.from_numpy(middle.astype(np.int64))
             if (folder / split / "labels.npy").exists():
                 labels[split] = StoredArray(folder / split / "labels.npy")[rows].astype(np.int64)
-    if described.train_levels != described.n_levels:  # binarized anew in each epoch
+    if described.train_levels != described.n_levels:  # dynamic binarization: training images are stored in grey
         grey = splits["train"] / (described.train_levels - 1)
         splits["train"] = torch.bernoulli(grey, generator=stream(STREAM, seed, 0)).long()
     is_cut = splits["test"].shape[2:] != described.image_shape[1:]
@@ -92,33 +92,36 @@ def some_images(folder: Path, section: MistakesSection, seed: int) -> Images:
 
 
 class Bench:
-    """What mistakes are made of: images, and models that are trained on them when they are asked for, each once.
+    """The material for the mistakes: images, and models that are trained on them once, when they are first needed.
 
     Args:
-        images: of all splits.
-        section: how long is trained.
-        seed: of all randomness.
+        images: images of all splits.
+        section: settings, such as the number of training steps.
+        seed: seed of all randomness.
     """
 
     def __init__(self, images: Images, section: MistakesSection, seed: int) -> None:
-        """Take the images."""
-        self.images, self.section, self.seed = images, section, seed
-        self.shape, self.n_levels = images.shape, images.n_levels
+        """Store the images and the settings."""
+        self.images = images
+        self.section = section
+        self.seed = seed
+        self.shape = images.shape
+        self.n_levels = images.n_levels
         self.n_dims = math.prod(self.shape)
         self.train, self.validation, self.test = (images.splits[split] for split in SPLITS)
 
     def generator(self, purpose: int) -> torch.Generator:
-        """Return random numbers of their own."""
+        """Return a generator whose random numbers are separate for each purpose."""
         return stream(STREAM, self.seed, purpose)
 
     @cached_property
     def masses(self) -> Tensor:
-        """How often each sub-pixel has each level, (C, H, W, L)."""
+        """Smoothed relative frequency of each level at each sub-pixel, (C, H, W, L)."""
         return frequencies(self.train, self.n_levels, PSEUDO)
 
     @cached_property
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each sub-pixel, (C, H, W) in levels, the latter not below half a level."""
+        """Mean and standard deviation of each sub-pixel, (C, H, W), in levels; the latter is at least half a level."""
         x = self.train.double()
         return x.mean(0), x.std(0).clamp(min=0.5)
 
@@ -128,27 +131,27 @@ class Bench:
         return Cells(self.masses)
 
     def mixture(self, scale: float) -> Mixture:
-        """Return a smooth density with components of this scale."""
+        """Return a smooth density whose components have this scale."""
         return Mixture(self.masses, scale)
 
     @cached_property
     def gauss(self) -> Gauss:
-        """A normal, whose mean is in the middle of cells."""
+        """A normal for each sub-pixel; its mean is shifted by half a level, to the middle of the cells."""
         mean, scale = self.moments
         return Gauss(mean + 0.5, scale)
 
     @cached_property
     def raster(self) -> Raster:
-        """Masked convolutions."""
+        """Trained masked convolutions."""
         return self.trained_raster()
 
     @cached_property
     def flipped_raster(self) -> Raster:
-        """The same, trained on images turned by half a turn: another order of the same images."""
+        """Masked convolutions trained on images rotated by 180 degrees: another order of the sub-pixels."""
         return self.trained_raster(is_flipped=True)
 
-    def trained_raster(self, *, is_flipped: bool = False, **options: Any) -> Raster:  # noqa: ANN401 - of Raster
-        """Return masked convolutions with options, trained."""
+    def trained_raster(self, *, is_flipped: bool = False, **options: Any) -> Raster:  # noqa: ANN401 - options of Raster
+        """Return trained masked convolutions with the given options."""
         model = self.untrained(Raster, **options)
         x = self.train.flip(2, 3) if is_flipped else self.train
 
@@ -161,35 +164,36 @@ class Bench:
 
     @cached_property
     def vae(self) -> VAE:
-        """A variational autoencoder."""
+        """A trained variational autoencoder."""
         model = self.untrained(VAE)
-        trained(
-            *(model, lambda batch: -model.weights(batch, 1).mean(), self.train),
-            n_steps=2 * self.section.n_steps,
-            batch_size=self.batch_size(2),
-            seed=self.seed,
-        )
+
+        def loss(batch: Tensor) -> Tensor:
+            negative: Tensor = -model.weights(batch, 1).mean()
+            return negative
+
+        n_steps = 2 * self.section.n_steps
+        trained(model, loss, self.train, n_steps=n_steps, batch_size=self.batch_size(2), seed=self.seed)
         return model
 
     def untrained(self, kind: type[Any], **options: Any) -> Any:  # noqa: ANN401 - the model
-        """Return a model with its first weights, those of the seed."""
+        """Return an untrained model, with initial weights from the seed."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             return kind(self.shape, self.n_levels, **options).eval()
 
     def like(self, kind: type[Any], model: torch.nn.Module, **options: Any) -> Any:  # noqa: ANN401 - the model
-        """Return a model with switches and the weights of another one."""
+        """Return a model with the given switches and the weights of another model."""
         other = self.untrained(kind, **options)
         other.load_state_dict(model.state_dict())
         return other
 
     def batch_size(self, n_outputs: int) -> int:
-        """Return how many images a training step may have, where each sub-pixel has so many outputs."""
+        """Return the number of images in a training step, if each sub-pixel has ``n_outputs`` outputs."""
         return max(1, min(BATCH, len(self.train), WORK // (self.n_dims * n_outputs)))
 
     @cached_property
     def log_weights(self) -> Tensor:
-        """Log-weights of the test images under the autoencoder, (K, N) float64 nats."""
+        """Log-weights of the test images under the variational autoencoder, (K, N) float64 nats."""
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             return self.vae.weights(self.test, self.section.n_samples).double()
@@ -202,11 +206,11 @@ class Bench:
 
     @cached_property
     def data(self) -> Data:
-        """The test images, under the name of the data set."""
+        """The test images as data with the name of the data set."""
         return self.named(self.test)
 
     def named(self, x: Tensor, *, n_levels: int | None = None, labels: np.ndarray | None = None) -> Data:
-        """Return images as data under the name of the data set: what a protocol tag has besides is theirs."""
+        """Return images as data with the name of the data set; the rest of the protocol tag describes the images."""
         n_levels = n_levels or self.n_levels
         data = data_of(x.numpy(), n_levels, labels=labels)
         described = data.prepared.description
@@ -220,12 +224,12 @@ class Bench:
         return Data(replace(data.prepared, description=described))
 
     def under(self, data: Data, binarization: str) -> Data:
-        """Return data whose tag names another binarization."""
+        """Return data whose protocol tag names another binarization."""
         described = data.prepared.description
         name, _, rest = described.protocol.split("/", 2)
         described = replace(described, protocol=f"{name}/{binarization}/{rest}", binarization=binarization)
         return Data(replace(data.prepared, description=described))
 
     def estimate(self, log_p: Tensor, data: Data, name: str) -> Estimate:
-        """Return a number of log-likelihoods."""
+        """Return the estimate that belongs to given log-likelihoods."""
         return estimate_of_arrays(log_p.double().numpy(), images=data, name=name)

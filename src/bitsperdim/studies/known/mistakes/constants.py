@@ -1,4 +1,4 @@
-"""Mistakes of densities: the volume of a cell, noise, and the change of variables."""
+"""Mistakes with densities: the volume of a cell, the noise, and the change of variables."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from bitsperdim.studies.known.mistakes.counting import MASS
 from bitsperdim.studies.known.mistakes.mistake import DoesNotApplyError, Foreign, Made, Mistake
 from bitsperdim.studies.known.mistakes.models import Another, Cells, Gauss, Mixture, looked_up, near
 
-NARROW = 0.1  # levels: the scale of components that have almost all of their mass in one cell
-WIDE = 0.3  # levels
+NARROW = 0.1  # scale in levels of components that have almost all of their mass in one cell
+WIDE = 0.3  # scale in levels of wider components
 Shape = tuple[int, int, int]
 
 
 def uniform(image_shape: Shape, n_levels: int) -> Tensor:
-    """Return masses of levels all alike, (C, H, W, L), for models of other images."""
+    """Return equal masses for all levels, (C, H, W, L), for models of images of another shape."""
     return torch.full((*image_shape, n_levels), 1 / n_levels, dtype=torch.float64)
 
 
 def of_masses(around: Callable[[Tensor], Callable[[Tensor], Tensor]], bench: Bench) -> Foreign:
-    """Return a model that offers ``log_prob``, made of masses (C, H, W, L), and of uniform ones for other images."""
+    """Return a model that offers ``log_prob``, made from masses (C, H, W, L); its small versions use uniform masses."""
     return Foreign(
         around(bench.masses),
         {
@@ -36,7 +36,7 @@ def of_masses(around: Callable[[Tensor], Callable[[Tensor], Tensor]], bench: Ben
 
 
 def of_cells(width: Callable[[int], float]) -> Callable[[Bench], Made]:
-    """Return a mistake in which the width of a cell of values from 0 to 1 is another function of L."""
+    """Return a mistake in which cells of values from 0 to 1 have the wrong width, ``width(L)``."""
 
     def made(bench: Bench) -> Made:
         def around(masses: Tensor) -> Callable[[Tensor], Tensor]:
@@ -54,7 +54,7 @@ def of_cells(width: Callable[[int], float]) -> Callable[[Bench], Made]:
 
 
 def density_as_mass(bench: Bench) -> Made:
-    """Score grey values from 0 to 1 by the density of a normal of variance one."""
+    """Score grey values from 0 to 1 by the density of a normal with variance one."""
     mean = bench.moments[0]
 
     def log_prob(x: Tensor, mean: Tensor = mean, n_levels: int = bench.n_levels) -> Tensor:
@@ -75,7 +75,7 @@ def density_as_mass(bench: Bench) -> Made:
 
 
 def no_noise(bench: Bench) -> Made:
-    """Score integers by a density that has a peak at each of them."""
+    """Score integers by a density that has a peak at each integer."""
 
     def around(masses: Tensor) -> Callable[[Tensor], Tensor]:
         return lambda x: Mixture(masses, NARROW).log_density(x + 0.5)
@@ -85,7 +85,7 @@ def no_noise(bench: Bench) -> Made:
 
 
 def one_fixed_noise(bench: Bench) -> Made:
-    """Add one draw of the noise, the same to every image, and call the density of the sum exact."""
+    """Add the same draw of the noise to every image, and call the density of the sum an exact likelihood."""
     noise = torch.rand(bench.shape, generator=bench.generator(1), dtype=torch.float64)
 
     def around(masses: Tensor) -> Callable[[Tensor], Tensor]:
@@ -98,7 +98,7 @@ def one_fixed_noise(bench: Bench) -> Made:
 
 
 def of_flow(direction: float = 1.0, divergence: float = 1.0) -> Callable[[Bench], Made]:
-    """Return a mistake in the integration of a linear equation."""
+    """Return a mistake in the integration of the differential equation of a flow, see :class:`.models.Gauss`."""
 
     def made(bench: Bench) -> Made:
         y = bench.test + torch.rand(bench.test.shape, generator=bench.generator(2), dtype=torch.float64)
@@ -117,7 +117,7 @@ def of_flow(direction: float = 1.0, divergence: float = 1.0) -> Callable[[Bench]
 
 
 def noisy_bound(masses: Tensor, *, has_entropy: bool) -> Callable[..., Tensor]:
-    """Return a bound by a density of noisy images, (B,) nats, with the entropy of the noise or without.
+    """Return a bound from a density of noisy images, (B,) nats, with or without the entropy of the noise.
 
     log P(x) is at least the mean over y of log p(y) + log P(x given y) - log q(y given x).
     """
@@ -134,7 +134,7 @@ def noisy_bound(masses: Tensor, *, has_entropy: bool) -> Callable[..., Tensor]:
 
 
 def no_entropy(bench: Bench) -> Made:
-    """Leave out the entropy of the noise that leads from an image to what the density is of."""
+    """Leave out the entropy of the noise that is added to an image before the density is evaluated."""
 
     def build(image_shape: Shape, n_levels: int) -> object:
         return noisy_bound(uniform(image_shape, n_levels), has_entropy=False)
@@ -145,7 +145,7 @@ def no_entropy(bench: Bench) -> Made:
 
 
 def grey_cross_entropy(bench: Bench) -> Made:
-    """Take x log p + (1 - x) log(1 - p) of grey values x for a log-likelihood."""
+    """Use x log p + (1 - x) log(1 - p) of grey values x as a log-likelihood."""
     n_levels = bench.n_levels
     if n_levels == 2:
         raise DoesNotApplyError("Of two levels the cross entropy is the likelihood of Bernoulli trials.")

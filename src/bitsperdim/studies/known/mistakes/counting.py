@@ -1,4 +1,4 @@
-"""Mistakes of counting: what is added up, what it is divided by, and in which unit it is printed."""
+"""Mistakes in counting: in the terms of a sum, in its divisor, and in the unit of the result."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from bitsperdim.studies.known.mistakes.mistake import DoesNotApplyError, Foreign
 from bitsperdim.studies.known.mistakes.models import Raster
 
 MASS = ("sum over tiny images", "annealed mass", "slice", "range", "codes")
-N_PADDED = 8  # to a multiple of which a set is padded, or cut
+N_PADDED = 8  # a set is padded, or cut, to a multiple of this number
 
 
 def batch_size(bench: Bench) -> int:
-    """Return a size of batches of which the last is much smaller than the others."""
+    """Return a batch size for which the last batch is much smaller than the others."""
     n_images = len(bench.test)
     return max(1, (n_images - 1) // 3)
 
 
 def batches(bench: Bench) -> list[Tensor]:
-    """Return log P of the test images batch by batch."""
+    """Return log P of the test images, one tensor for each batch."""
     return list(bench.log_p.split(batch_size(bench)))
 
 
 def by_hardness(bench: Bench) -> Tensor:
-    """Return the numbers of the test images, the most likely first."""
+    """Return the indices of the test images, the most likely image first."""
     return bench.log_p.argsort(descending=True)
 
 
 def of_raster(change: Callable[[Tensor, int], Tensor]) -> Callable[[Bench], Foreign]:
-    """Return a model that offers ``log_prob``, the log P of masked convolutions with a change (log P, D)."""
+    """Return a model that offers ``log_prob``: log P of the masked convolutions after ``change(log_p, n_dims)``."""
 
     def made(bench: Bench) -> Foreign:
         def around(raster: Raster) -> Callable[[Tensor], Tensor]:
@@ -64,7 +64,7 @@ def wrong_divisor(bench: Bench) -> Made:
 
 
 def dropped_tail(bench: Bench) -> Made:
-    """Leave the last images out, which are the hardest where images are sorted."""
+    """Leave out the last images, which would be the hardest ones in a sorted set."""
     n_kept = (len(bench.test) - 1) // N_PADDED * N_PADDED
     if n_kept == 0:
         raise DoesNotApplyError(f"There are fewer than {N_PADDED + 1} images.")
@@ -84,7 +84,7 @@ def padded(bench: Bench) -> Made:
 
 
 def last_batch(bench: Bench) -> Made:
-    """Keep the number of the last batch instead of adding up."""
+    """Return the number of the last batch instead of the sum over batches."""
     return Made(number_of(batches(bench)[-1], bench), number_of(bench.log_p, bench))
 
 
@@ -95,7 +95,7 @@ def mean_of_means(bench: Bench) -> Made:
 
 
 def nan_filtered(bench: Bench) -> Made:
-    """Let the hardest images diverge, and average the others."""
+    """Make log P of the hardest images NaN, and average the others."""
     n_lost = max(1, len(bench.test) // 10)
     if n_lost == len(bench.test):
         raise DoesNotApplyError("There is one image only.")
@@ -125,12 +125,12 @@ def bits_as_nats(bench: Bench) -> Made:
 
 
 def mean_over_sub_pixels(bench: Bench) -> Made:
-    """Average over the sub-pixels where log P is their sum."""
+    """Average the log-masses over the sub-pixels instead of adding them up."""
     return Made(bench.log_p / bench.n_dims, bench.log_p, of_raster(lambda log_p, n_dims: log_p / n_dims)(bench))
 
 
 def pixels_for_sub_pixels(bench: Bench) -> Made:
-    """Divide by H W."""
+    """Divide by the number of pixels H W instead of the number of sub-pixels C H W."""
     if bench.shape[0] == 1:
         raise DoesNotApplyError("Grey images have one sub-pixel in each pixel.")
     return Made(bench.log_p * bench.shape[0], bench.log_p)

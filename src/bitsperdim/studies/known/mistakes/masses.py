@@ -1,4 +1,4 @@
-"""Mistakes of conditionals: masses that do not sum to one, and networks that see, or are, what they should not."""
+"""Mistakes in conditionals: masses that do not sum to one, and networks with wrong inputs, modes or weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bitsperdim.studies.known.mistakes.mistake import DoesNotApplyError, Foreign
 from bitsperdim.studies.known.mistakes.models import Another, Raster, bins, looked_up, switched
 
 UNIT = {"inputs": "unit"}
-NARROW = 0.12  # levels: about the smallest scale of PixelCNN++
+NARROW = 0.12  # a scale in levels, about the smallest scale of PixelCNN++
 SWITCHED_BELOW = 1e-5
 DROPOUT = 0.3
 NOISE = 0.05
@@ -28,12 +28,12 @@ def total(log_masses: Tensor) -> Tensor:
 
 
 def scale_of(bench: Bench) -> Tensor:
-    """Return a scale of a logistic that is an eighth of the range."""
+    """Return the scale of a logistic: an eighth of the range of levels, and at least half a level."""
     return torch.tensor(max(0.5, (bench.n_levels - 1) / 8), dtype=torch.float64)
 
 
-def of_bins(**options: Any) -> Callable[[Bench], Made]:  # noqa: ANN401 - of bins
-    """Return a mistake in the masses of a logistic."""
+def of_bins(**options: Any) -> Callable[[Bench], Made]:  # noqa: ANN401 - options of bins
+    """Return a mistake in the masses of a logistic, given by options of :func:`.models.bins`."""
 
     def made(bench: Bench) -> Made:
         mean, scale = bench.moments[0], scale_of(bench)
@@ -49,10 +49,11 @@ def of_bins(**options: Any) -> Callable[[Bench], Made]:  # noqa: ANN401 - of bin
 
 
 def small_scale(bench: Bench) -> Made:
-    """Take the density in the middle of the cell where the mass is below a limit."""
+    """Use the density in the middle of the cell if the mass is below a limit."""
     if bench.n_levels < 3:
         raise DoesNotApplyError("Two levels have no inner cell.")
-    mean, scale = bench.moments[0].round(), torch.tensor(NARROW, dtype=torch.float64)
+    mean = bench.moments[0].round()
+    scale = torch.tensor(NARROW, dtype=torch.float64)
 
     def log_prob(x: Tensor) -> Tensor:
         return switched(x.double(), mean, scale, bench.n_levels, below=SWITCHED_BELOW)
@@ -63,7 +64,7 @@ def small_scale(bench: Bench) -> Made:
 
 
 def other_axis(bench: Bench) -> Made:
-    """Normalize over the columns where it should be over the levels."""
+    """Normalize over the columns of the image instead of the levels."""
     raster = bench.raster
 
     @torch.no_grad()
@@ -78,13 +79,13 @@ def other_axis(bench: Bench) -> Made:
 
 
 def sees_itself(bench: Bench) -> Made:
-    """Let the mask end one sub-pixel later."""
+    """Use a mask that includes the predicted sub-pixel."""
     leaking = bench.trained_raster(sees=True)
     return Made(leaking.log_p(bench.test), bench.log_p, Foreign(leaking, UNIT))
 
 
 def averaged_logits(bench: Bench) -> Made:
-    """Average the logits of two orders, where probabilities of images may be averaged."""
+    """Average the logits of two orders instead of the probabilities of whole images."""
     one, other = bench.raster, bench.flipped_raster
 
     @torch.no_grad()
@@ -108,13 +109,13 @@ def dropout(bench: Bench) -> Made:
 
 
 def batch_statistics(bench: Bench) -> Made:
-    """Normalize filters by the images that are scored together."""
+    """Normalize filters by the statistics of the images that are scored together."""
     model = bench.trained_raster(norm=True)
     return Made(model.log_p(bench.test), bench.log_p, Foreign(model, UNIT))
 
 
 def unseeded(bench: Bench) -> Made:
-    """Add noise to the inputs that no seed governs."""
+    """Add noise to the inputs that does not depend on a seed of the caller."""
     noisy = bench.like(Raster, bench.raster, noise=NOISE)
     shifts = NOISE * torch.randn(bench.test.shape, generator=bench.generator(4))
     logits = bench.raster.logits(bench.test / (bench.n_levels - 1) + shifts)
@@ -122,14 +123,14 @@ def unseeded(bench: Bench) -> Made:
 
 
 def other_scale(bench: Bench) -> Made:
-    """Give inputs from -1 to 1 to a model that was trained on 0 to 1."""
+    """Give inputs from -1 to 1 to a model that was trained on inputs from 0 to 1."""
     logits = bench.raster.logits(2 * bench.test / (bench.n_levels - 1) - 1)
     wrong = total(looked_up(logits.log_softmax(-1), bench.test))
     return Made(wrong, bench.log_p, Foreign(bench.raster, {"inputs": "symmetric"}))
 
 
 def levels_for_unit(bench: Bench) -> Made:
-    """Give levels to a model that was trained on 0 to 1."""
+    """Give levels to a model that was trained on inputs from 0 to 1."""
     if bench.n_levels == 2:
         raise DoesNotApplyError("Two levels are 0 and 1 either way.")
     raster = bench.raster
@@ -143,7 +144,7 @@ def levels_for_unit(bench: Bench) -> Made:
 
 
 def averages_never_updated(bench: Bench) -> Made:
-    """Score the averages of the weights, which still have their first values."""
+    """Score averaged weights that were never updated and still have their initial values."""
     untrained = bench.untrained(Raster)
     return Made(untrained.log_p(bench.test), bench.log_p, Foreign(untrained, UNIT))
 

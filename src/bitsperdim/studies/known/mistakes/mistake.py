@@ -1,10 +1,10 @@
-"""One way to be wrong: how it is made, by how much the number is off, and what catches it.
+"""A single mistake: how it is made, the error that it causes, and the check that catches it.
 
-Nothing here is told to a check: a mistake in a model goes to the audit as any model does, and what a check says is
-written down as it is. Where nothing is found, the row says so.
+The checks get no hint: a model with a mistake is passed to the audit like any other model, and the messages of the
+checks are recorded unchanged. If no check finds the mistake, the row says so.
 
-Invariants (``tests/studies/known/test_mistakes.py``): a check that is taken away makes its mistakes "not caught"
-(``test_without_its_check_a_mistake_is_not_caught``); every law that is named is a test that there is
+Invariants (``tests/studies/known/test_mistakes.py``): if a check is removed, its mistakes become "not caught"
+(``test_without_its_check_a_mistake_is_not_caught``); every law that is named is an existing test
 (``test_every_law_is_a_test``).
 """
 
@@ -34,16 +34,16 @@ Outcome = Literal["caught", "not caught", "open", "does not apply"]
 
 
 class DoesNotApplyError(Exception):
-    """The mistake cannot be made on these images; the message says why."""
+    """Raised if the mistake cannot be made on these images; the message says why."""
 
 
 @dataclass(frozen=True)
 class Foreign:
-    """A model with a mistake in it, as somebody else would give it to the audit.
+    """A model with a mistake, in the form in which a user would pass it to the audit.
 
     Attributes:
-        model: of any sort.
-        options: of the audit; ``images`` in place of the test images.
+        model: model of any kind that the audit accepts.
+        options: options of the audit; ``images`` replaces the test images.
     """
 
     model: Any
@@ -52,13 +52,13 @@ class Foreign:
 
 @dataclass(frozen=True)
 class Made:
-    """A mistake that was made.
+    """The result of making a mistake.
 
     Attributes:
-        wrong: log P of each image as the mistake has it, (N,) nats, or the number itself in bits/dim.
-        right: likewise, without the mistake.
+        wrong: log P of each image with the mistake, (N,) nats, or the number in bits/dim.
+        right: the same quantity without the mistake.
         foreign: the model with the mistake.
-        provoke: does what has to be refused.
+        provoke: function that does what the package should refuse.
     """
 
     wrong: Tensor | float
@@ -69,17 +69,18 @@ class Made:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A way to be wrong.
+    """The definition of a mistake.
 
     Attributes:
-        name: a few words.
-        done: what is done, a sentence.
-        make: makes it.
-        way: what is expected to catch it: the ``audit``, a ``refusal`` of what is given, the refused ``comparison`` of
-            two numbers, a ``law`` (a test of this package, whose code cannot make it), or nothing: ``open``.
-        checks: of the audit, of which one has to find it.
-        law: the test that guards this package, ``file::name`` below ``tests/``; of a mistake of any sort.
-        source: where it was read that this was done, or asked; empty: no published case was read.
+        name: name of a few words.
+        done: description of the mistake, one sentence.
+        make: function that makes the mistake.
+        way: how it should be caught: by the ``audit``, by a ``refusal`` of the input, by the refused ``comparison`` of
+            two numbers, by a ``law`` (a test which ensures that the code of this package cannot make the mistake), or
+            not at all: ``open``.
+        checks: checks of the audit; at least one of them has to find the mistake.
+        law: test that guards this package, ``file::name`` below ``tests/``; any mistake can have one.
+        source: published case in which this was done, or asked about; empty: no published case was found.
     """
 
     name: str
@@ -93,12 +94,12 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Caught:
-    """What became of it.
+    """The outcome for a mistake.
 
     Attributes:
-        outcome: ``caught``, ``not caught`` where something was expected to, ``open``, ``does not apply``.
-        by: the checks that found it, or the law.
-        words: of the first check, or of the refusal; why it does not apply.
+        outcome: ``caught``; ``not caught`` if a check should have found it; ``open``; or ``does not apply``.
+        by: the checks that found the mistake, or the law.
+        words: message of the first check or of the refusal, or the reason why the mistake does not apply.
     """
 
     outcome: Outcome
@@ -107,17 +108,17 @@ class Caught:
 
 
 def audited(bench: Bench, foreign: Foreign, seed: int = 0) -> Audit:
-    """Audit a model on the test images, by a budget that no machine changes."""
+    """Audit a model on the test images, with a budget that does not depend on the machine."""
     section = bench.section
     options = {"n_samples": section.n_samples, "n_asked": section.n_asked, "seed": seed, **foreign.options}
     images = options.pop("images", bench.test)
     with contextlib.redirect_stderr(io.StringIO()), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # what a model in training mode draws
+        torch.manual_seed(seed)  # seeds the draws of a model in training mode
         return audit(foreign.model, images.numpy(), n_levels=bench.n_levels, **options)
 
 
 def caught(mistake: Mistake, made: Made, bench: Bench) -> Caught:
-    """Return what catches a mistake, if anything does."""
+    """Return the outcome for a mistake: the checks that catch it, if any."""
     if mistake.way == "law":
         return Caught("caught", (mistake.law,))
     by: tuple[str, ...] = ()
@@ -128,7 +129,8 @@ def caught(mistake: Mistake, made: Made, bench: Bench) -> Caught:
         except InputError as error:
             return Caught("caught", ("refused",), str(error))
         checks = [check for check in (*found.failed, *found.warnings) if check.name in mistake.checks]
-        by, words = tuple(check.name for check in checks), checks[0].words if checks else ""
+        by = tuple(check.name for check in checks)
+        words = checks[0].words if checks else ""
     if made.provoke is not None:
         try:
             with contextlib.redirect_stderr(io.StringIO()):
@@ -141,7 +143,7 @@ def caught(mistake: Mistake, made: Made, bench: Bench) -> Caught:
 
 
 def row_of(mistake: Mistake, group: str, bench: Bench) -> dict[str, Any]:
-    """Make a mistake and return its row: numbers in bits/dim, and empty cells for what is not known."""
+    """Make a mistake and return its row, with numbers in bits/dim and empty cells for unknown values."""
     row: dict[str, Any] = {
         "group": group,
         "name": mistake.name,
@@ -174,5 +176,5 @@ def row_of(mistake: Mistake, group: str, bench: Bench) -> dict[str, Any]:
 
 
 def number_of(value: Tensor | float, bench: Bench) -> float:
-    """Return bits/dim."""
+    """Return the number in bits/dim."""
     return float(bits_per_dim(float(value.double().mean()), bench.shape)) if isinstance(value, Tensor) else value

@@ -1,4 +1,4 @@
-"""Mistakes of the images that are scored, and of the numbers that stand beside each other."""
+"""Mistakes in the choice of the images that are scored, and in the comparison of numbers."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ MARGIN = 2
 
 
 def fitted(x: Tensor, n_levels: int) -> Cells:
-    """Return independent sub-pixels that have the levels of images."""
+    """Return a model of independent sub-pixels fitted to the levels of images."""
     return Cells(frequencies(x, n_levels, PSEUDO))
 
 
 def beside(bench: Bench, wrong: tuple[Data, Tensor], right: tuple[Data, Tensor], name: str) -> Made:
-    """Return two numbers of other images whose comparison is asked for."""
-    a, b = bench.estimate(right[1], right[0], "the test set"), bench.estimate(wrong[1], wrong[0], name)
+    """Return two numbers for different images, and a request to compare them."""
+    a = bench.estimate(right[1], right[0], "the test set")
+    b = bench.estimate(wrong[1], wrong[0], name)
     return Made(b.bits_per_dim, a.bits_per_dim, provoke=lambda: compare(a, b))
 
 
@@ -45,7 +46,7 @@ def trained_on_test(bench: Bench) -> Made:
 
 
 def nearly_trained_on(bench: Bench) -> Made:
-    """Score training images of which one sub-pixel has another level."""
+    """Score training images in which one sub-pixel has another level."""
     x = bench.train[: len(bench.test)].clone()
     place = x[:, -1, -1, -1]
     x[:, -1, -1, -1] = torch.where(place > 0, place - 1, place + 1)
@@ -55,7 +56,7 @@ def nearly_trained_on(bench: Bench) -> Made:
 
 
 def selected(bench: Bench) -> Made:
-    """Of many models that are trained alike take the one that is best on the test images."""
+    """Train many models in the same way, and choose the best one on the test images."""
     n_train = len(bench.train)
     scores: dict[str, list[Tensor]] = {"validation": [], "test": []}
     for number in range(N_CANDIDATES):
@@ -68,7 +69,7 @@ def selected(bench: Bench) -> Made:
 
 
 def static_for_dynamic(bench: Bench) -> Made:
-    """Hold a number on images that were binarized once beside one on images that are drawn anew."""
+    """Compare a number for images that were binarized once with a number for images that are binarized dynamically."""
     if bench.n_levels == 2:
         raise DoesNotApplyError("The images are binarized already.")
     grey = {split: x / (bench.n_levels - 1) for split, x in bench.images.splits.items()}
@@ -85,7 +86,7 @@ def static_for_dynamic(bench: Bench) -> Made:
 
 
 def other_preparation(bench: Bench) -> Made:
-    """Smooth the images, as another way of resizing does, and keep their name."""
+    """Smooth the images, as another resizing method would, and keep the name of the data set."""
 
     def smoothed(x: Tensor) -> Tensor:
         return functional.avg_pool2d(x.float(), 3, stride=1, padding=1, count_include_pad=False).round().long()
@@ -96,7 +97,7 @@ def other_preparation(bench: Bench) -> Made:
 
 
 def fewer_levels(bench: Bench) -> Made:
-    """Hold a number of images with half as many levels beside one with all."""
+    """Compare a number for images with half as many levels with a number for images with all levels."""
     if bench.n_levels == 2:
         raise DoesNotApplyError("Half of two levels is none.")
     half = (bench.n_levels + 1) // 2
@@ -107,18 +108,19 @@ def fewer_levels(bench: Bench) -> Made:
 
 
 def padded(bench: Bench) -> Made:
-    """Put a black margin round the images, and divide by all of their sub-pixels."""
+    """Add a black margin around the images, and divide by the number of all their sub-pixels."""
     data, log_p = of_cells(bench)
     larger = functional.pad(bench.test, (MARGIN, MARGIN, MARGIN, MARGIN))
     return beside(bench, (bench.named(larger), log_p), (data, log_p), "images with a margin")
 
 
 def given_the_class(bench: Bench) -> Made:
-    """Hold a number of a model that is told the class beside one of a model that is not."""
+    """Compare a number of a model that is given the class with a number of a model that is not."""
     labels = bench.images.labels
     if not {"train", "test"} <= set(labels):
         raise DoesNotApplyError("The images have no labels.")
-    known, n_classes = torch.from_numpy(labels["train"]), 1 + max(int(found.max()) for found in labels.values())
+    known = torch.from_numpy(labels["train"])
+    n_classes = 1 + max(int(found.max()) for found in labels.values())
     masses = torch.stack(
         [frequencies(bench.train[known == label], bench.n_levels, PSEUDO) for label in range(n_classes)]
     )

@@ -1,4 +1,4 @@
-"""The same models without a mistake, which have to pass: a check that always fails would catch everything."""
+"""The same models without a mistake. They have to pass the audit, so that a check that always fails is noticed."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from bitsperdim.studies.known.mistakes.samples import of_weights
 
 
 def logistic(bench: Bench) -> Foreign:
-    """Return masses of a logistic in cells."""
+    """Return a model whose masses are those of a logistic in the cells."""
     mean, scale = bench.moments[0], scale_of(bench)
     given = Another(log_prob=lambda x: bins(x.double(), mean, scale, bench.n_levels))
     return Foreign(Another(conditionals=lambda x: given))
 
 
 def of_density(bench: Bench) -> Foreign:
-    """Return a density of values from 0 to 1."""
+    """Return a model that offers a density for values from 0 to 1."""
 
     def build(image_shape: tuple[int, int, int], n_levels: int) -> object:
         return Cells(uniform(image_shape, n_levels)).log_density
@@ -43,7 +43,7 @@ RIGHT: Mapping[str, Callable[[Bench], Foreign]] = {
 
 
 def false_alarms(bench: Bench) -> list[str]:
-    """Return which right models fail which check."""
+    """Return the failed checks of models without a mistake, as ``model: check``."""
     found = []
     with torch.no_grad():
         for name, make in RIGHT.items():

@@ -1,4 +1,4 @@
-"""Mistakes of latent models: importance weights, their terms, their mean, and what K is."""
+"""Mistakes with latent models: importance weights, their terms, their mean, and the number K."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from bitsperdim.studies.known.mistakes.models import VAE
 UNIT = {"inputs": "unit"}
 MASS = ("sum over tiny images", "annealed mass", "slice", "range", "codes")
 N_CHUNKS = 8
-PATIENCE = 10  # weights whose sum is too small are refuted by a thousand sums and more
-N_FIXED = 16  # samples
-REMEMBERED = 2.0  # nats
+PATIENCE = 10  # factor for the number of questions: a sum that is too small is refuted only by about a thousand sums
+N_FIXED = 16  # samples of the bound with fixed random numbers
+REMEMBERED = 2.0  # nats by which the decoder favours the encoded image
 Weights = Callable[[VAE, Tensor, int], Tensor]
 
 
@@ -28,7 +28,7 @@ def bound(bench: Bench) -> Tensor:
 
 
 def of_weights(weights: Weights, patience: int = 1) -> Callable[[Bench], Foreign]:
-    """Return a model that offers ``log_weights``, and whose checks may ask for more images by a factor."""
+    """Return a model that offers ``log_weights``; ``patience`` multiplies the number of images that checks ask for."""
 
     def made(bench: Bench) -> Foreign:
         def around(vae: VAE) -> Callable[[Tensor, int], Tensor]:
@@ -43,8 +43,8 @@ def of_weights(weights: Weights, patience: int = 1) -> Callable[[Bench], Foreign
     return made
 
 
-def drawn(bench: Bench, vae: VAE, **options: Any) -> Tensor:  # noqa: ANN401 - of VAE.weights
-    """Return the bound of a changed model with the random numbers of the right one, (N,)."""
+def drawn(bench: Bench, vae: VAE, **options: Any) -> Tensor:  # noqa: ANN401 - options of VAE.weights
+    """Return the bound of a changed model, with the random numbers of the right model, (N,)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(bench.seed)
         return log_mean_exp(vae.weights(bench.test, bench.section.n_samples, **options).double())
@@ -56,7 +56,7 @@ def one_sample(bench: Bench) -> Made:
 
 
 def mean_of_logarithms(bench: Bench) -> Made:
-    """Average the logarithms of the chunks of samples, where their means have to be."""
+    """Average the logarithms of the chunks' means instead of the means."""
     if len(bench.log_weights) < 2 * N_CHUNKS:
         raise DoesNotApplyError(f"There are fewer than {2 * N_CHUNKS} samples.")
     chunks = bench.log_weights.chunk(N_CHUNKS)
@@ -64,7 +64,7 @@ def mean_of_logarithms(bench: Bench) -> Made:
 
 
 def sum_inside(bench: Bench) -> Made:
-    """Add up the log-weights of the images of a batch before the mean over samples is taken."""
+    """Add up the log-weights of all images in a batch before taking the mean over samples."""
     n_samples = bench.section.n_samples
 
     @torch.no_grad()
@@ -77,25 +77,25 @@ def sum_inside(bench: Bench) -> Made:
 
 
 def k_ignored(bench: Bench) -> Made:
-    """Draw once, whatever K is."""
+    """Draw one sample, however large K is."""
     model = of_weights(lambda vae, x, n: vae.weights(x, 1).expand(n, -1))(bench)
     return Made(bench.log_weights[0], bound(bench), model)
 
 
 def largest(bench: Bench) -> Made:
-    """Take the largest weight where the mean is meant."""
+    """Take the largest weight instead of the mean."""
     model = of_weights(lambda vae, x, n: vae.weights(x, n).amax(0).expand(n, -1))(bench)
     return Made(bench.log_weights.amax(0), bound(bench), model)
 
 
 def averaged_already(bench: Bench) -> Made:
-    """Give the logarithm of the mean of K weights K times."""
+    """Return the logarithm of the mean of K weights K times."""
     model = of_weights(lambda vae, x, n: log_mean_exp(vae.weights(x, n)).expand(n, -1))(bench)
     return Made(bound(bench), bound(bench), model)
 
 
 def without(patience: int = 1, **options: bool) -> Callable[[Bench], Made]:
-    """Leave a term of the weights out."""
+    """Return a mistake that leaves out a term of the weights."""
 
     def made(bench: Bench) -> Made:
         model = of_weights(lambda vae, x, n: vae.weights(x, n, **options), patience)(bench)
@@ -111,7 +111,7 @@ def remembers(bench: Bench) -> Made:
 
 
 def variance_as_scale(bench: Bench) -> Made:
-    """Draw with the variance in place of the standard deviation."""
+    """Draw with the variance instead of the standard deviation."""
     model = bench.like(VAE, bench.vae, draws_variance=True)
     return Made(drawn(bench, model), bound(bench), Foreign(model, UNIT))
 
