@@ -37,7 +37,7 @@ def announce_cost(model: ImageModel, data: Data, section: EvaluateSection, devic
     images, noise = (torch.from_numpy(array[:size]) for array in (data.images, data.prepared.noise["test"]))
     labels = None if data.labels is None else torch.from_numpy(data.labels[:size])
     memory, started = Growth(device), time.monotonic()
-    with seeded(stream("evaluation", section.seed), device):  # the global generators stay as they are
+    with seeded(stream("evaluation", section.seed), device):  # the global generators keep their state
         estimated_rows(
             model,
             images,
