@@ -180,7 +180,7 @@ def test_a_model_that_looks_ahead_is_not_exact() -> None:
     vae = small_model("vae-rgb")
     assert estimate(vae, laws.some_images(vae, 5), 1, chunk_size=1, batch_size=5).largest_leaked_gradient is None
     rows = estimated_rows(model, x, 1, chunk_size=1)
-    with pytest.raises(ValueError, match="needs what check_scorable returned"):
+    with pytest.raises(ValueError, match="needs the return value of check_scorable"):
         Estimate.of_rows(model, 1, rows, None)
     model.first.mask[-1, -1, -1, -1] = 1
     for mode in (torch.enable_grad(), torch.no_grad(), torch.inference_mode()):
