@@ -89,7 +89,7 @@ def test_what_is_impossible_to_the_model_is_an_infinite_excess_and_no_refutation
 @pytest.mark.parametrize(
     ("log_p", "truth", "words"),
     [
-        ([-1.0], [-math.inf], "what the truth holds impossible was not drawn from it"),
+        ([-1.0], [-math.inf], "an image of true probability 0 cannot be drawn"),
         ([math.nan], [-1.0], "log_p has a log-likelihood that is NaN"),
         ([-1.0], [math.inf], "log_p_true has a log-likelihood that is NaN or .inf"),
         ([-1.0, -1.0], [-1.0], "log_p_true must have shape"),

@@ -161,8 +161,8 @@ def optimized(
         with torch.enable_grad():
             bound = surrogate(model, x, normal.moved(*found), noise)
             (gradient,) = torch.autograd.grad(-bound.sum(), found)
-        # If no sample gives an image any probability, its derivative is not finite, and its offsets stay unchanged. This
-        # hides no error: a NaN among the log-weights of the samples that count still raises an error.
+        # If no sample gives an image any probability, its derivative is not finite, and its offsets stay unchanged.
+        # This hides no error: a NaN among the log-weights of the samples that count still raises an error.
         found.grad = torch.nan_to_num(gradient, 0.0, 0.0, 0.0)
         adam.step()
     return found.detach()
