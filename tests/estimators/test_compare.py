@@ -42,7 +42,7 @@ def test_what_cannot_be_paired_is_refused() -> None:
         paired_difference(np.zeros(3), np.zeros(4))
     good = np.zeros(3)
     for wrong, words in (
-        (np.array([0.0, -np.inf, -1]), "is -inf for image 1: an image that a model holds impossible has no difference"),
+        (np.array([0.0, -np.inf, -1]), "is -inf for image 1: the difference is undefined for an image"),
         (np.array([0.0, -np.inf, np.nan]), "must be finite, but is -inf for image 1$"),
         (np.array([0.0, -1, np.nan]), "must be finite, but is nan for image 2$"),
         (np.array([np.inf, -1, -1]), "must be finite, but is inf for image 0$"),
