@@ -282,7 +282,7 @@ def test_a_mean_that_costs_too_much_is_refused_and_the_middle_is_near() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     loc, logits = torch.zeros(3, 1, 1, 2), torch.zeros(1, 1, 2)
-    with pytest.raises(ValueError, match="3 channels have 3 coefficients, not 2"):
+    with pytest.raises(ValueError, match="3 channels need 3 coefficients, not 2"):
         CoupledLogisticMixture(logits, loc, loc, loc[:2], 256)
     with pytest.raises(ValueError, match="n_levels must be at least 2, not 1"):
         CoupledLogisticMixture(logits, loc, loc, loc, 1)
