@@ -12,8 +12,8 @@ The likelihood of each channel is its exact conditional,
           w_{mc} \propto \pi_m \prod_{j<c} p_m(x_j \mid x_{<j})
 
 and the product of the conditionals is p(x). All computations are in float64, and results are returned in the dtype of
-the parameters. The log-weights may be large, and a location that is a sum would lose the digits that a narrow scale
-needs. The rounding error of the location is therefore computed too, and corrected.
+the parameters, because the log-weights are differences of large numbers. A location that is a sum would lose the digits
+that a narrow scale needs; its rounding error is therefore carried along.
 
 Differences from the paper: any number of channels; no smallest scale; no approximation for small masses. The
 hyperbolic tangent that keeps coefficients in (-1, 1) belongs to the head (``heads.py``), not to the distribution.
