@@ -1,4 +1,4 @@
-"""Images to be scored: data sets by name are those of the pipeline, arrays are looked at before anything is asked."""
+"""Images to be scored: data sets by name equal those of the pipeline, and arrays are checked before any work."""
 
 from pathlib import Path
 from typing import Any

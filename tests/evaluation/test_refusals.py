@@ -1,4 +1,4 @@
-"""What ``bitsperdim.evaluate`` refuses, each in one sentence, and what has to agree."""
+"""Models and arguments that ``bitsperdim.evaluate`` refuses in one sentence, and methods that must agree."""
 
 import functools
 import re
@@ -67,7 +67,7 @@ def test_a_checkpoint_needs_weights_that_are_known(tmp_path: Path) -> None:
 
 
 def of_image_7(value: float) -> Any:
-    """Return log P(x) of -1, but of the eighth image."""
+    """Return a model with log P(x) = -1 for all images except the eighth."""
     return lambda x, *_: torch.where((x == IMAGES[7]).flatten(1).all(1), value, -1.0)
 
 
@@ -174,7 +174,9 @@ REFUSED: dict[str, tuple[str, Any, dict[str, Any]]] = {
     ),
     "an error in the masses": (
         "raised ValueError when it was asked for the mass of levels",
-        lambda x: td.Categorical(logits=torch.zeros(len(x), 1, 2, 2, 2), validate_args=True),  # which zuko switches off
+        lambda x: td.Categorical(
+            logits=torch.zeros(len(x), 1, 2, 2, 2), validate_args=True
+        ),  # zuko switches validation off
         {"offers": "conditionals"},
     ),
     "looks ahead": ("last cannot be scored: the model looks ahead", Masked(is_leaking=True).last, {"offers": "logits"}),

@@ -1,4 +1,4 @@
-"""Test images that are in a model's own training images."""
+"""Test images that are among the training images of a model."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def prepared() -> PreparedImages:
 
 
 def test_exact_copies_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In any layout and type; ours count too where the model is trained here, and alone where it names none."""
+    """Copies are found in any layout and type; the training split counts if the model is trained here or names none."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "external").mkdir()
     own = np.concatenate([TEST[[3]], 3 - TEST[[4]]])
