@@ -76,7 +76,7 @@ def test_the_contrast_is_its_numbers(case: str) -> None:
 
 
 def test_what_it_takes_is_counted() -> None:
-    """Besides K samples, the cost includes gradients and pilot samples, a fit that images share, and draws for a shift."""
+    """Besides K samples, the cost includes gradients and pilot samples, a shared fit, and draws for a shift."""
     passes = {case: found(case).metrics((1, 2, 2)) for case in CASES}
     assert {case["n_passes"] for case in passes.values()} == {12}
     costs = found().after.costs

@@ -71,7 +71,7 @@ def test_annealing_is_in_proportion_where_its_numbers_are_null(committed: Callab
 
 
 def test_active_units() -> None:
-    """Two units of three follow the image, one barely; in a deeper layer the noise of the layer before has no effect."""
+    """Two units of three follow the image, one barely; in a deeper layer the noise of the layer before is ignored."""
     model = vae([{"latent_size": 2, "hidden_sizes": [6]}])
     first, second = model.encoders
     generator = torch.Generator().manual_seed(0)

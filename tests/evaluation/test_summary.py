@@ -49,7 +49,7 @@ def test_copies_of_an_image_are_one_observation() -> None:
 
 @pytest.mark.parametrize("sizes", [[1] * 40, [5] * 40, [1] * 30 + [20]])
 def test_the_error_of_copies_is_the_spread_of_test_sets(sizes: list[int]) -> None:
-    """The root mean square of the error agrees with the spread over 4,000 test sets of 40 or 31 distinct images.
+    """The mean of the squared error agrees with the variance over 4,000 test sets of 40 or 31 distinct images.
 
     They agree within 7 %, about three errors of either. If one image has 20 copies, the jackknife is always a little
     too large.
