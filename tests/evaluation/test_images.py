@@ -177,7 +177,9 @@ def test_more_than_256_levels() -> None:
 def test_copies_of_training_images_are_found() -> None:
     data = data_of(IMAGES, 5, train=IMAGES[1:3])
     assert data.prepared.in_train["test"].tolist() == [False, True, True, False, False, False]
-    with pytest.raises(InputError, match=r"train has images of shape \(1, 2, 3\), but images has shape \(1, 2, 2\)"):
+    with pytest.raises(
+        InputError, match=r"train has images of shape \(1, 2, 3\), but those to be scored have \(1, 2, 2\)"
+    ):
         data_of(IMAGES, 5, train=np.zeros((2, 1, 2, 3), dtype=int))
 
 

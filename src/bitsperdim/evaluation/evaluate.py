@@ -46,7 +46,7 @@ from bitsperdim.models.external.methods import Offer, declared, interval_of, is_
 from bitsperdim.models.external.wrapping import WITHOUT_LABELS, External, ExternalDensity, ExternalNumbers, wrap
 from bitsperdim.runtime.checkpoints import Checkpoint
 
-BY_CONSTRUCTION = ("logits", "causality")  # logits are normalized here, and the scorer checks that no one looks ahead
+BY_CONSTRUCTION = ("logits", "causality")  # logits are normalized here, and scoring checks that they do not look ahead
 N_AGREEING = 8  # images on which several methods have to agree
 K_AGREEING = 256  # samples K for this comparison
 TOLERATED = 1e-4  # share of log P, plus as many nats per sub-pixel: float32 rounding of two ways to sum

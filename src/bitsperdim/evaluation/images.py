@@ -277,7 +277,9 @@ def data_of(
     if train is not None:
         known = _integers(train, n_levels, "train")
         if known.shape[1:] != array.shape[1:]:
-            raise InputError(f"train has images of shape {known.shape[1:]}, but images has shape {array.shape[1:]}.")
+            raise InputError(
+                f"train has images of shape {known.shape[1:]}, but those to be scored have {array.shape[1:]}."
+            )
         of_train = repeated.digests(known)
         parts["in_train"] = {"test": repeated.are_among(hashes, of_train)}
         distinct = np.unique(repeated.first_equal(of_train))
