@@ -122,7 +122,7 @@ REFUSED: dict[str, tuple[str, Any, dict[str, Any]]] = {
         {},
     ),
     "attribute's key": ("The attribute bitsperdim of Key must be a dict", Key().eval(), {}),
-    "labels": ("labels must be integers of shape (12,), not int64 of (3,).", MASS, {"labels": [0, 1, 2]}),
+    "labels": ("labels must be integers of shape (12,), not int64 of shape (3,).", MASS, {"labels": [0, 1, 2]}),
     "labels to encode": ("labels are not given to encode", Vae(), {"labels": [0] * 12}),
     "no n_levels": ("n_levels is missing", MASS, {"n_levels": None}),
     "density": ("Independent is a density and no mass", td.Independent(td.Normal(torch.zeros(SHAPE), 1.0), 3), {}),
