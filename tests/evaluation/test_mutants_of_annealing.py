@@ -1,4 +1,4 @@
-"""Mutants for the tests of tails, jackknife and annealing: each deliberate mistake must be found by its test."""
+"""Mutants as in ``test_mutants.py`` for tails, jackknife and annealing: each law must find its deliberate mistake."""
 
 from __future__ import annotations
 

@@ -143,7 +143,9 @@ class Estimate:
         }
 
     def to_pandas(self) -> pd.DataFrame:
-        """Return a table with a row for each image: index, log P(x), bits/dim, errors, bias, ESS and k-hat."""
+        """Return a table with a row for each image and the columns ``image``, ``log_p_nats``, ``bits_per_dim``,
+        ``monte_carlo_error_nats``, ``bias_nats``, ``ess`` and ``pareto_k``.
+        """
         import pandas as pd
 
         scores, log_p = self.scores, self.log_p
