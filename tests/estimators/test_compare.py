@@ -1,4 +1,4 @@
-"""Paired differences: the textbook formula, and an error that covers; which models are compared."""
+"""Paired differences: the textbook formula, the coverage of the error, and the choice of the models to compare."""
 
 import numpy as np
 import pytest
@@ -22,11 +22,11 @@ def test_it_is_the_textbook_formula() -> None:
     itself = paired_difference(first, first)
     assert (itself.nats, itself.standard_error, itself.skewness) == (0, 0, 0)
     shifted = paired_difference(first - 0.1, first)
-    assert (shifted.standard_error, shifted.skewness) == (0, 0)  # not the rounding of both
+    assert (shifted.standard_error, shifted.skewness) == (0, 0)  # rounding errors do not count
 
 
 def test_the_error_covers() -> None:
-    """2,000 test sets of 100 images: the 95 % interval covers the truth as often as it says; one seed in 10^5 fails."""
+    """With 2,000 test sets of 100 images the 95 % interval covers as it should; false alarms in one of 10^5 seeds."""
     rng = np.random.default_rng(1)
     covered = 0
     for _ in range(2_000):
@@ -42,7 +42,7 @@ def test_what_cannot_be_paired_is_refused() -> None:
         paired_difference(np.zeros(3), np.zeros(4))
     good = np.zeros(3)
     for wrong, words in (
-        (np.array([0.0, -np.inf, -1]), "is -inf for image 1: an image that a model holds impossible has no difference"),
+        (np.array([0.0, -np.inf, -1]), "is -inf for image 1: the difference is undefined for an image"),
         (np.array([0.0, -np.inf, np.nan]), "must be finite, but is -inf for image 1$"),
         (np.array([0.0, -1, np.nan]), "must be finite, but is nan for image 2$"),
         (np.array([np.inf, -1, -1]), "must be finite, but is inf for image 0$"),
@@ -57,7 +57,7 @@ def test_what_cannot_be_paired_is_refused() -> None:
             with pytest.raises(ValueError, match=f"^{name} {words}"):
                 paired_difference(*pair)
     impossible = np.array([-np.inf, 0])
-    with pytest.raises(ValueError, match=r"^log_p is -inf for image 0"):  # and no warning of the difference
+    with pytest.raises(ValueError, match=r"^log_p is -inf for image 0"):  # and numpy does not warn about the difference
         paired_difference(impossible, impossible)
     assert paired_difference(np.ones(2, dtype=np.float32), np.zeros(2)).nats == 1
     assert paired_difference(np.ones(1), np.zeros(1)).standard_error == np.inf
@@ -95,7 +95,7 @@ def test_models_that_differ_in_their_noise_alone_are_compared() -> None:
 
 
 def test_flows_that_are_trained_otherwise_are_no_group() -> None:
-    """Null, written out, is another training than none; two flows of one way are no comparison of ways."""
+    """A setting of null differs from a missing setting; two flows with one way of dequantizing are not compared."""
     learned = section(dequantization="variational")
     other = section(train={"patience": None, "gradient_clip": None})
     assert ways_of_dequantizing({"a": other, "b": learned}) == []

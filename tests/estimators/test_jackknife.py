@@ -1,4 +1,4 @@
-"""Jackknife and extrapolation: their formulas written out, extremes, and biases that are known exactly."""
+"""Jackknife and extrapolation, compared with written-out formulas, extreme cases, and exactly known biases."""
 
 import math
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def log_weights(n_samples: int, spread: float = 2.0, n_images: int = 6) -> Tenso
 
 
 def written_out(log_w: Tensor) -> Tensor:
-    """Return the jackknife with every leave-one-out bound computed for itself, in O(K^2)."""
+    """Return the jackknife with every leave-one-out bound computed separately, in O(K^2)."""
     n = len(log_w)
     left_out = [log_mean_exp(torch.cat([log_w[:k], log_w[k + 1 :]])) for k in range(n)]
     return n * log_mean_exp(log_w) - (n - 1) * torch.stack(left_out).mean(0)
@@ -34,17 +34,17 @@ def written_out(log_w: Tensor) -> Tensor:
 @pytest.mark.parametrize("n_samples", [2, 3, 5, 64, 301])
 @pytest.mark.parametrize("spread", [0.0, 1e-6, 1.0, 30.0, 3_000.0])
 def test_jackknife_is_its_formula(n_samples: int, spread: float) -> None:
-    """Also where one weight is e^3000 times all others: the others are what is left without it."""
+    """This includes one weight that is e^3000 times all others, without which only the others remain."""
     log_w = log_weights(n_samples, spread)
     torch.testing.assert_close(jackknife(log_w), written_out(log_w), rtol=1e-11, atol=1e-9)
 
 
 def test_jackknife_of_a_spike() -> None:
-    """One weight of 1 and K - 1 of e: the leave-one-out bounds are log(e^0 + ...) by hand."""
+    """One log-weight is 0 and the others are low: the leave-one-out bounds are computed by hand."""
     for n, low in ((2, -50.0), (10, -800.0), (10, -1e5)):
         log_w = torch.full((n, 1), low, dtype=torch.float64)
         log_w[n // 2] = 0
-        # without the spike: low; without another: -log(n - 1); the weights that are left add nothing to 1
+        # without the spike the bound is low, without another weight -log(n - 1); the low weights add nothing to 1
         expected = -n * math.log(n) - (n - 1) * (low - (n - 1) * math.log(n - 1)) / n
         assert jackknife(log_w).item() == pytest.approx(expected, rel=1e-12)
 
@@ -60,7 +60,7 @@ def test_jackknife_and_extrapolation_of_zeros() -> None:
         assert result[1] == torch.inf
         assert result[2] == pytest.approx(-7, abs=1e-12)
     assert jackknife(zero)[3] == pytest.approx(written_out(zero)[3].item())
-    assert extrapolation(zero)[3] == torch.inf  # the block of the first sample alone
+    assert extrapolation(zero)[3] == torch.inf  # only the block of the first sample is not zero
 
 
 def test_one_sample_is_refused() -> None:
@@ -84,7 +84,7 @@ def test_the_order_does_not_matter_to_the_jackknife() -> None:
 
 @pytest.mark.parametrize("n_samples", [2, 3, 5, 8, 13, 100, 5000])
 def test_extrapolation_is_a_least_squares_line(n_samples: int) -> None:
-    """Against a general solver; of two samples it is the jackknife, a line through two points."""
+    """It agrees with a general solver; for two samples it equals the jackknife, a line through two points."""
     log_w = log_weights(n_samples, 1.5)
     sizes, bounds = bound_against_k(log_w)
     n_blocks = torch.tensor([len(log_w.split(size)) for size in sizes[-4:]], dtype=torch.float64)
@@ -96,7 +96,7 @@ def test_extrapolation_is_a_least_squares_line(n_samples: int) -> None:
 
 
 def test_a_line_is_extrapolated_to_its_intercept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bounds that fall as the number of blocks does, without a curve, for a K that is no power of two."""
+    """Bounds that are linear in the number of blocks are extrapolated exactly, also if K is not a power of two."""
     sizes = [1, 2, 4, 8, 16, 20]
     line = torch.tensor([[-4.0 - 3.0 * math.ceil(20 / size) / 20] for size in sizes], dtype=torch.float64)
     monkeypatch.setattr("bitsperdim.estimators.log_weights.bound_against_k", lambda _: (sizes, line))
@@ -104,16 +104,16 @@ def test_a_line_is_extrapolated_to_its_intercept(monkeypatch: pytest.MonkeyPatch
 
 
 def expected_bound(n_samples: int) -> float:
-    """Return E of log-mean-exp of exponential weights: the mean is Gamma(K, 1/K), E = digamma(K) - log K."""
+    """Return E of log-mean-exp for exponential weights: the mean is Gamma(K, 1/K), so E = digamma(K) - log K."""
     return torch.digamma(torch.tensor(float(n_samples), dtype=torch.float64)).item() - math.log(n_samples)
 
 
 @pytest.mark.parametrize("n_samples", [2, 4, 8, 16, 64])
 def test_biases_of_exponential_weights(n_samples: int) -> None:
-    """Weights from the exponential distribution of mean 1, log P(x) = 0: every expectation is a digamma.
+    """For weights from the exponential distribution with mean 1, log P(x) is 0, and every expectation is a digamma.
 
-    100,000 repetitions. The mean of the weights less one, whose expectation is known, takes most of the noise out.
-    Fifteen means against their exact values fail once in 60,000 seeds.
+    There are 100,000 repetitions. The mean of the weights minus one is a control variate with known expectation and
+    removes most of the noise. The comparison of fifteen means with their exact values fails in one of 60,000 seeds.
     """
     n_repetitions = 100_000
     generator = torch.Generator().manual_seed(n_samples)
@@ -136,7 +136,7 @@ def test_biases_of_exponential_weights(n_samples: int) -> None:
 
 
 def test_biases_fall_as_the_theory_says() -> None:
-    """Exactly: -CV^2 / (2K) for the estimate, (3 CV^4 / 4 - skew / 3) / (K (K-1)) for the jackknife, = 1/12 here."""
+    """The estimate has exactly -CV^2 / (2K), and the jackknife (3 CV^4 / 4 - skew / 3) / (K (K-1)), with 1/12 here."""
     for n in (8, 64, 512):
         assert expected_bound(n) * 2 * n == pytest.approx(-1, rel=0.25 / n)
         jackknifed = n * expected_bound(n) - (n - 1) * expected_bound(n - 1)
@@ -144,7 +144,7 @@ def test_biases_fall_as_the_theory_says() -> None:
 
 
 def test_heavy_tails_are_not_mended() -> None:
-    """Log-normal weights of spread 5, K = 256: five nats too low, of which the jackknife gives back less than one."""
+    """With log-normal weights of spread 5, K = 256, the bound is 5 nats too low; the jackknife adds less than 1."""
     log_w = 5 * torch.randn(256, 4_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - 12.5
     estimate = log_mean_exp(log_w).mean()
     assert estimate < -3
@@ -156,8 +156,9 @@ def test_heavy_tails_are_not_mended() -> None:
 @pytest.mark.parametrize("n_samples", [2, 4, 8, 16])
 @pytest.mark.parametrize("spread", [0.3, 1.0, 3.0, 5.0])
 def test_the_jackknife_error_is_the_spread_of_reruns(n_samples: int, spread: float) -> None:
-    """Log-normal weights, 20,000 reruns: the root of its mean square is their spread, within 15 % (the noise of both is
-    1 %), where the usual formula is far too small if weights are apart.
+    """Its root mean square equals the spread of 20,000 reruns with log-normal weights within 15 %.
+
+    The noise of both is 1 %. The usual formula is far too small if the weights are far apart.
     """
     log_w = log_weights(n_samples, spread, 20_000)
     variance = log_mean_exp(log_w).var().item()
@@ -169,7 +170,7 @@ def test_the_jackknife_error_is_the_spread_of_reruns(n_samples: int, spread: flo
 @pytest.mark.parametrize("n_samples", [4, 8])
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_the_jackknife_error_is_not_too_small_with_a_tail_to_the_left(n_samples: int, scale: float) -> None:
-    """As log-weights of annealing have it: minus exponential numbers, 20,000 reruns; 8 to 33 % too large."""
+    """For negative exponential log-weights, similar to those of annealing, it is 8 to 33 % too large; 20,000 reruns."""
     drawn = torch.rand(n_samples, 20_000, generator=torch.Generator().manual_seed(n_samples), dtype=torch.float64)
     log_w = scale * drawn.log()
     ratio = (jackknife_error(log_w).square().mean() / log_mean_exp(log_w).var()).sqrt().item()
@@ -186,6 +187,6 @@ def test_the_jackknife_error_is_its_formula() -> None:
     log_w = torch.tensor([[nothing, nothing, 0.0], [nothing, 1.0, 0.0], [nothing, nothing, 0.0]], dtype=torch.float64)
     assert jackknife_error(log_w).tolist() == pytest.approx([0.0, math.inf, 0.0])
     assert jackknife_error(log_w[:1]).tolist() == [math.inf] * 3
-    spike = torch.tensor([[0.0], [-800.0], [-801.0]], dtype=torch.float64)  # of which the others are no rounding
+    spike = torch.tensor([[0.0], [-800.0], [-801.0]], dtype=torch.float64)  # the other weights are below rounding
     left_out = torch.tensor([-800 + math.log1p(math.exp(-1)), 0.0, 0.0], dtype=torch.float64)
     assert jackknife_error(spike).item() == pytest.approx(left_out.var(correction=0).mul(2).sqrt().item())

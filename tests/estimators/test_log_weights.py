@@ -1,4 +1,4 @@
-"""Statistics of log-weights: invariances, extremes, formulas, and the law of the bound against K."""
+"""Statistics of log-weights: invariances, extreme cases, formulas, and the monotonicity of the bound against K."""
 
 import math
 
@@ -79,7 +79,7 @@ def test_one_sample_says_nothing_of_its_error() -> None:
 @pytest.mark.parametrize("n_samples", [1, 2, 3, 5, 8, 37, 64, 100, 1000])
 @pytest.mark.parametrize("spread", [0.0, 0.5, 5.0, 50.0])
 def test_the_bound_never_falls(n_samples: int, spread: float) -> None:
-    """On every path, not on average; the ends are the ELBO and the estimate."""
+    """It is nondecreasing always, not only on average; the first bound is the ELBO and the last one the estimate."""
     log_w = log_weights(n_samples, spread)
     sizes, bounds = bound_against_k(log_w)
     assert sizes == [min(2**i, n_samples) for i in range(len(sizes))]
@@ -90,7 +90,7 @@ def test_the_bound_never_falls(n_samples: int, spread: float) -> None:
 
 
 def test_blocks_are_consecutive_and_weighted_by_their_size() -> None:
-    """K = 5 in blocks of two: (0, 1), (2, 3), (4)."""
+    """With K = 5 the blocks of two are (0, 1), (2, 3), (4)."""
     log_w = log_weights(5)
     sizes, bounds = bound_against_k(log_w)
     assert sizes == [1, 2, 4, 5]
@@ -100,10 +100,10 @@ def test_blocks_are_consecutive_and_weighted_by_their_size() -> None:
 
 
 def test_error_and_bias_match_repetition() -> None:
-    """200,000 repetitions of log-normal weights of spread 1/2, K = 5.
+    """Error and bias agree with 200,000 repetitions of log-normal weights of spread 1/2 with K = 5.
 
-    The mean of the estimates has an error of 0.0005 beside a bias of -0.026; next-order terms are
-    about a tenth of either.
+    The mean of the estimates has an error of 0.0005, compared with a bias of -0.026; next-order terms are about a tenth
+    of either.
     """
     spread, n_samples, n_repetitions = 0.5, 5, 200_000
     generator = torch.Generator().manual_seed(11)
@@ -117,7 +117,7 @@ def test_error_and_bias_match_repetition() -> None:
 
 
 def test_the_bias_does_not_saturate_where_its_leading_order_does() -> None:
-    """Log-normal weights of spread 10, K = 1,024: the truth is -24 nats, the leading order at most -1/2."""
+    """For log-normal weights of spread 10, K = 1,024, the true bias is -24 nats, and the leading order shows -1/2."""
     log_w = 10 * torch.randn(1024, 400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     truth = log_mean_exp(log_w).mean().item() - 50
     assert truth < -20

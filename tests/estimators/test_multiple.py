@@ -1,4 +1,4 @@
-"""Boards of models of which the truth is known: how often something is called clear that is not, and that is."""
+"""Leaderboards with known truth: the frequencies of false verdicts and of correct ones."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ def normal(rng: np.random.Generator, n_models: int, n_images: int) -> np.ndarray
 
 
 def correlated(rng: np.random.Generator, n_models: int, n_images: int) -> np.ndarray:
-    """Images that are hard for all, three further things in common, and models that differ in their noise."""
+    """Return scores with common hard images, three further common factors, and models that differ in their noise."""
     shared = 30 * rng.standard_normal(n_images) + rng.standard_normal((n_models, 3)) @ rng.standard_normal(
         (3, n_images)
     )
@@ -28,7 +28,7 @@ def correlated(rng: np.random.Generator, n_models: int, n_images: int) -> np.nda
 
 
 def skewed(rng: np.random.Generator, n_models: int, n_images: int) -> np.ndarray:
-    """Models without noise of their own, but for the first: log-normal differences to all others, of skewness 6."""
+    """Return scores with little noise, except for the first: its differences to the others have skewness 6."""
     tables = 0.1 * rng.standard_normal((n_models, n_images))
     tables[0] += np.exp(rng.standard_normal(n_images)) - np.exp(0.5)
     return tables
@@ -45,7 +45,7 @@ def board(tables: np.ndarray, same_as: np.ndarray | None = None) -> AllPairs:
 
 
 def has_a_false_verdict(pairs: AllPairs) -> bool:
-    """Whether a model is called worse than the best, of models that are equally good."""
+    """Return whether, among equally good models, a model is called worse than the best."""
     return bool(pairs.judged()[1][pairs.means.argmax()].any())
 
 
@@ -56,14 +56,14 @@ def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("n_models", [2, 3, 9, 30])
 def test_it_is_the_studentized_range(n_models: int) -> None:
-    """Of independent models with equal noise; 20,000 draws know the quantile to 1 %."""
+    """For independent models with equal noise the quantiles agree; 20,000 draws give the quantile to 1 %."""
     i, j = np.triu_indices(n_models, 1)
     directions = np.eye(n_models)[i] - np.eye(n_models)[j]
     found = -ndtri(level_of_each(directions) / 2)
     expected = studentized_range.ppf(1 - LEVEL, n_models, np.inf) / np.sqrt(2)
     assert found == pytest.approx(expected, rel=0.02)
     assert level_of_each(directions[:1]) == LEVEL
-    copies = np.repeat(directions[:1], 50, axis=0)  # one difference, fifty times
+    copies = np.repeat(directions[:1], 50, axis=0)  # fifty copies of one difference
     assert level_of_each(copies) == pytest.approx(LEVEL, rel=0.06)
     assert level_of_each(np.vstack([directions, 0 * directions])) == level_of_each(directions)
 
@@ -74,7 +74,7 @@ def test_it_is_the_studentized_range(n_models: int) -> None:
 )
 @pytest.mark.usefixtures("few_draws")
 def test_false_verdicts_are_rare(tables: Tables, n_models: int, n_images: int, n_boards: int) -> None:
-    """At most 5 %, and as many more as chance adds once in 10,000 seeds; by 1.96 it is 57 % of nine normal models."""
+    """At most 5 %, with a false alarm in one of 10,000 seeds; with 1.96 it would be 57 % for nine normal models."""
     rng = np.random.default_rng(n_models)
     false = sum(has_a_false_verdict(board(tables(rng, n_models, n_images))) for _ in range(n_boards))
     assert binom.sf(false - 1, n_boards, LEVEL) > 1e-4, f"{100 * false / n_boards:.1f} %"
@@ -82,7 +82,7 @@ def test_false_verdicts_are_rare(tables: Tables, n_models: int, n_images: int, n
 
 @pytest.mark.usefixtures("few_draws")
 def test_copies_of_images_are_no_evidence() -> None:
-    """Two equal models, 30 images ten times each: 5 % where they are known to be copies, else 54 %."""
+    """Two equal models with 30 images, ten copies each: 5 % false verdicts if the copies are known, otherwise 54 %."""
     rng, n_boards = np.random.default_rng(0), 400
     same_as = np.tile(np.arange(30), 10)
     counts = {"known": 0, "unknown": 0}
@@ -97,7 +97,7 @@ def test_copies_of_images_are_no_evidence() -> None:
 @pytest.mark.parametrize(("n_models", "errors", "power"), [(2, 3.5, 0.9), (9, 4.5, 0.9), (50, 5.5, 0.9)])
 @pytest.mark.usefixtures("few_draws")
 def test_what_is_far_apart_is_found(n_models: int, errors: float, power: float) -> None:
-    """One model, better than all others by so many errors of a difference, is clearly better than the last of them."""
+    """A model that is better than all others by this many errors of a difference is clearly better than one of them."""
     rng, n_boards, found = np.random.default_rng(1), 100, 0
     for _ in range(n_boards):
         tables = normal(rng, n_models, 300)
@@ -107,7 +107,7 @@ def test_what_is_far_apart_is_found(n_models: int, errors: float, power: float) 
 
 
 def test_steps_down_find_more() -> None:
-    """Seven models that are far off take part in the first step alone; the last pair needs less then."""
+    """Seven models that are far off count only in the first step; then the last pair needs a smaller difference."""
     rng = np.random.default_rng(2)
     noise = normal(rng, 9, 400)
     noise -= noise.mean(1, keepdims=True)
@@ -118,12 +118,12 @@ def test_steps_down_find_more() -> None:
     level, clear = close.judged()
     assert (level, clear[0, 1]) == (LEVEL, True)
     i, j = close.pairs
-    assert not close.clear_at(level_of_each(close.roots[i] - close.roots[j]))[0]  # in one step it is not
+    assert not close.clear_at(level_of_each(close.roots[i] - close.roots[j]))[0]  # with one step it is not clear
     assert one.judged()[1].sum() == 72
 
 
 def test_the_best_of_many_looks_better_than_it_is() -> None:
-    """The mean of the largest of M normal numbers, by simulation; numbers that move together are not chosen among."""
+    """The gain equals the simulated mean of the largest of M normals; numbers that vary together have no gain."""
     rng = np.random.default_rng(3)
     pairs = board(normal(rng, 9, 400))
     drawn = rng.standard_normal((20_000, 9)).max(1).mean() / 20
@@ -140,7 +140,7 @@ def test_few_images_give_no_verdict(n_images: int) -> None:
 
 
 def test_what_is_alike_but_for_a_constant_is_apart() -> None:
-    """No image tells the models' noise from nothing: what is left is rounding, which is not skewed."""
+    """The images show no noise of the models: only rounding errors remain, which do not count as noise or skewness."""
     images = 30 * np.random.default_rng(5).standard_normal(100)
     level, clear = board(np.stack([images, images - 0.001, images])).judged()
     assert level == LEVEL
@@ -148,7 +148,7 @@ def test_what_is_alike_but_for_a_constant_is_apart() -> None:
 
 
 def test_what_all_share_leaves_the_moments_as_they_are() -> None:
-    """Images that differ a hundred million times more than the models do: error and skewness are those of the pairs."""
+    """If images vary 10^8 times more than models, error and skewness still equal those of the pairs."""
     rng = np.random.default_rng(6)
     images = 1e4 * rng.standard_normal(500)
     tables = images + 1e-4 * np.exp(rng.standard_normal((3, 500)))
@@ -160,7 +160,7 @@ def test_what_all_share_leaves_the_moments_as_they_are() -> None:
 
 
 def test_numbers_without_images_are_taken_for_independent() -> None:
-    """Their errors alone; those of seeds are part of it, by quantiles of their own."""
+    """Only their errors are used; errors over seeds are included, with their own quantiles."""
     apart = AllPairs([Side(0.0, 0.3), Side(2.0, 0.4)], 1_000)
     assert apart.judged()[1][0, 1]
     assert not AllPairs([Side(0.0, 0.3), Side(0.95, 0.4)], 1_000).judged()[1][0, 1]
@@ -169,7 +169,7 @@ def test_numbers_without_images_are_taken_for_independent() -> None:
 
 
 def test_each_direction_is_as_long_as_the_error_of_its_difference() -> None:
-    """Of images and seeds: what both hold, an image under a seed, counts once."""
+    """The error combines images and seeds; the part that both contain counts once."""
     rng = np.random.default_rng(7)
     tables = [0.3 * rng.standard_normal((n, 1)) + rng.standard_normal((n, 50)) for n in (1, 2, 5)]
     parts = [influences(table.mean(0)) for table in tables]

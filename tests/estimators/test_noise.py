@@ -1,4 +1,4 @@
-"""The noise of a difference against simulated tables whose variance components are known."""
+"""The noise of a difference, compared with simulated tables whose variance components are known."""
 
 import math
 
@@ -14,7 +14,7 @@ N_TRIALS = 2_000
 
 
 def table(rng: np.random.Generator, images: np.ndarray, n_seeds: int, alpha: float, gamma: float) -> np.ndarray:
-    """Log-likelihoods of one side: a mean of zero, an effect of each seed, of each image, and of both together."""
+    """Return log-likelihoods of one side: effects of each image, of each seed, and of both together."""
     seeds = rng.normal(0, alpha, (n_seeds, 1))
     return images + seeds + rng.normal(0, gamma, (n_seeds, len(images)))
 
@@ -22,7 +22,7 @@ def table(rng: np.random.Generator, images: np.ndarray, n_seeds: int, alpha: flo
 def pair(
     rng: np.random.Generator, n_images: int, n_seeds: tuple[int, int], alpha: float, gamma: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Both sides: images that differ by 3 nats from each other and by 0.3 between the sides."""
+    """Return tables of both sides; images differ by 3 nats from each other, and by 0.3 nats between the sides."""
     images = rng.normal(0, 3, n_images)
     others = images + rng.normal(0, 0.3, n_images)
     return table(rng, images, n_seeds[0], alpha, gamma), table(rng, others, n_seeds[1], alpha, gamma)
@@ -30,9 +30,9 @@ def pair(
 
 @pytest.mark.parametrize(("alpha", "gamma"), [(0.05, 0.2), (0.1, 0.02), (0.05, 1.0)])
 def test_the_combined_square_has_no_bias(alpha: float, gamma: float) -> None:
-    """Its mean over 2,000 trials is within four standard errors of the true variance: false alarms 1 in 16,000.
+    """Its mean over 2,000 trials is within four standard errors of the true variance; false alarms in 1 of 16,000.
 
-    Seeds that differ far less than gamma are left out: there the square is cut at that of the images.
+    Seeds that differ far less than gamma are left out, because their square is cut off at that of the images.
     """
     rng = np.random.default_rng(0)
     n_images, n_seeds = 400, (4, 6)
@@ -50,11 +50,11 @@ def test_the_combined_square_has_no_bias(alpha: float, gamma: float) -> None:
     [((2, 1), 0.995), ((3, 1), 0.99), ((2, 2), 0.995), ((2, 5), 0.985), ((3, 5), 0.98), ((5, 1), 0.975)],
 )
 def test_the_interval_covers(n_seeds: tuple[int, int], highest: float, alpha: float) -> None:
-    """Zero is the true difference; it lies in the interval in at least 91.5 % of 2,000 trials.
+    """The true difference, zero, is in the interval in at least 91.5 % of 2,000 trials.
 
-    The true coverage is 93.2 % or more: there a false alarm is three standard errors away, 1 in 1,000. The side with
-    one seed has no seed noise here, as the interval assumes. The interval of the images alone covers in less than 90 %,
-    where seeds differ by more than a little.
+    The true coverage is 93.2 % or more, so a false alarm is three standard errors away, 1 in 1,000. A side with one
+    seed has no noise over seeds here, as the interval assumes. The interval of the images alone covers in less than
+    90 % of trials if seeds differ by more than a little.
     """
     rng = np.random.default_rng(1)
     covered, of_images = 0, 0
@@ -84,12 +84,12 @@ def test_one_seed_is_the_paired_error() -> None:
 
 
 def test_it_is_the_formula_by_hand() -> None:
-    """Two seeds and three images beside one seed; gamma of A is -1, 1, 0 and 1, -1, 0 over 2."""
+    """Two seeds of A and one seed of B with three images; gamma of A is -1, 1, 0 and 1, -1, 0 over 2."""
     a = np.array([[0.0, 2.0, 1.0], [5.0, 5.0, 5.0]])
     b = np.array([[1.0, 1.0, 4.0]])
     noise = of_tables(a, b)
     images = np.array([1 - 2.5, 1 - 3.5, 4 - 3.0]).std(ddof=1) / math.sqrt(3)
-    seeds = 16 / 2 / 2  # of the means 1 and 5
+    seeds = 16 / 2 / 2  # from the means 1 and 5
     gamma = (4 * 0.25) / (1 * 2) / (2 * 3)
     assert noise.images == pytest.approx(images)
     assert noise.seeds[0] == pytest.approx(math.sqrt(seeds))
@@ -105,7 +105,7 @@ def test_it_is_the_formula_by_hand() -> None:
 def test_seeds_that_agree_never_make_the_error_smaller() -> None:
     rng = np.random.default_rng(3)
     a, b = (rng.normal(0, 1, (3, 20)) for _ in range(2))
-    a, b = (side - side.mean(1, keepdims=True) for side in (a, b))  # all seeds have one mean
+    a, b = (side - side.mean(1, keepdims=True) for side in (a, b))  # all seeds have the same mean
     noise = of_tables(a, b)
     assert noise.combined == pytest.approx(noise.images)
     assert noise.reach() == pytest.approx(student.ppf(0.975, 19) * noise.images)
@@ -120,7 +120,7 @@ def test_swapping_the_sides_changes_nothing() -> None:
 
 
 def test_means_alone_are_cautious() -> None:
-    """Without the tables gamma is counted twice; where there is none, nothing is lost."""
+    """Without the tables gamma is counted twice; if gamma is zero, both results agree."""
     rng = np.random.default_rng(5)
     a, b = pair(rng, 30, (2, 4), 0.1, 0.5)
     of_all = of_tables(a, b)
@@ -137,7 +137,7 @@ def test_one_image_has_an_infinite_error() -> None:
 
 @pytest.mark.parametrize(("bpd", "is_said"), [(1.9, False), (2.2, True), (-2.2, True), (9.0, False)])
 def test_it_is_said_where_the_seeds_alone_take_a_verdict_away(bpd: float, is_said: bool) -> None:
-    """At the level of that verdict: of many differences one beyond 1.96 errors of the images is not clear anyway."""
+    """The note depends on the level: at a stricter level, the errors over images alone do not give a verdict either."""
     noise = Noise(1.0, (1.0, 1.0), math.sqrt(3), 10_000, 0.0, 10.0)
     said = "not beyond that of the training seeds"
     assert any(said in note for note in of_seeds(bpd, noise, 0.05)) == is_said

@@ -1,4 +1,4 @@
-"""Pareto k-hat on tails whose k is known, against formulas written out, and on what is no tail."""
+"""Pareto k-hat for tails with known k, compared with written-out formulas, and for weights without a tail."""
 
 import math
 
@@ -25,11 +25,11 @@ def pareto_log_weights(k: float, n_samples: int, n_images: int, seed: int = 0) -
 @pytest.mark.parametrize("k", [0.3, 0.7, 1.0])
 @pytest.mark.parametrize(("n_samples", "n_images"), [(1_000, 1_000), (5_000, 400), (100_000, 50)])
 def test_exact_tails_come_back(k: float, n_samples: int, n_images: int) -> None:
-    """The mean over images is k shrunk by the prior; the spread is (1 + k) / sqrt(M), shrunk alike.
+    """The mean over images is k shrunk by the prior; the spread is (1 + k) / sqrt(M), shrunk by the same factor.
 
-    The mean may be off by 4.9 of its standard errors (once in a million seeds for each case) and (1 + k) / M, which is
-    what the fit itself may be biased by (measured: at most that). The spread is that of large M: a fifth is allowed at
-    K = 1,000, and for the noise of 50 images at K = 100,000 (of which a tenth is one standard error) two.
+    The mean may be off by 4.9 of its standard errors (a false alarm in one of a million seeds for each case) plus
+    (1 + k) / M, the largest measured bias of the fit. The spread holds for large M: a fifth is allowed at K = 1,000,
+    and two fifths for the noise of 50 images at K = 100,000 (where one standard error is a tenth).
     """
     k_hat = pareto_k(pareto_log_weights(k, n_samples, n_images))
     n = tail_size(n_samples)
@@ -42,7 +42,7 @@ def test_exact_tails_come_back(k: float, n_samples: int, n_images: int) -> None:
 
 
 def one_image(log_w: np.ndarray) -> float:
-    """Return k-hat of one image, by loops over plain numbers."""
+    """Return k-hat of one image, computed with loops over plain numbers."""
     w = sorted(math.exp(each - max(log_w)) for each in log_w)
     n_samples = len(w)
     n_tail = math.ceil(min(n_samples / 5, 3 * math.sqrt(n_samples)))
@@ -64,7 +64,7 @@ def one_image(log_w: np.ndarray) -> float:
 
 @pytest.mark.parametrize("n_samples", [40, 100, 1_500])
 def test_the_fit_is_its_formula(n_samples: int) -> None:
-    """Also of images that have ties at the threshold, so that their tails have other sizes."""
+    """This includes images with ties at the threshold, whose tails have other sizes."""
     generator = torch.Generator().manual_seed(n_samples)
     columns = [pareto_log_weights(k, n_samples, 1, seed=7) - 400 for k in (0.1, 0.5, 0.9, 2.0)]
     columns.append(torch.rand(n_samples, 1, generator=generator, dtype=torch.float64))
@@ -78,7 +78,7 @@ def test_the_fit_is_its_formula(n_samples: int) -> None:
 
 @pytest.mark.parametrize("k", [-0.3, 0.2, 0.6, 1.05])
 def test_the_fit_is_near_the_most_likely(k: float) -> None:
-    """Within half a standard deviation of the maximum of the likelihood, which is another library's."""
+    """It is within half a standard deviation of the maximum of the likelihood, which another library finds."""
     n_samples = 20_000
     u = torch.rand(n_samples, 1, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     w = (u**-k - 1) / k + 50
@@ -128,8 +128,10 @@ def test_ties_zeros_and_spikes() -> None:
     some_zero = base.clone()
     some_zero[base < base.median()] = -inf
     of_all, of_some = pareto_k(torch.stack([base, some_zero], 1))
-    torch.testing.assert_close(of_some, of_all, rtol=1e-12, atol=0)  # the tail is the same, of 95 weights
-    assert abs(pareto_k(some_zero[some_zero > -inf][:, None]) / of_all - 1) > 1e-3  # one of 67 is another
+    torch.testing.assert_close(of_some, of_all, rtol=1e-12, atol=0)  # the tail is the same, with 95 weights
+    assert (
+        abs(pareto_k(some_zero[some_zero > -inf][:, None]) / of_all - 1) > 1e-3
+    )  # a tail with 67 weights gives another k-hat
 
 
 @pytest.mark.parametrize("n_samples", [1, 2, 20])
@@ -138,7 +140,7 @@ def test_too_few_samples_say_nothing(n_samples: int) -> None:
 
 
 def test_no_wild_weights_give_nan() -> None:
-    """Spreads from rounding to beyond underflow, and few values many times."""
+    """The spreads range from rounding errors to underflow, and a few values occur many times."""
     generator = annealing.seeded()
     for spread in (1e-12, 1e-3, 1.0, 30.0, 1e3, 1e6):
         normal = spread * torch.randn(400, 30, generator=generator, dtype=torch.float64)
@@ -158,9 +160,10 @@ def test_the_limit() -> None:
 def test_k_tells_narrow_proposals_from_wide_ones() -> None:
     """A normal proposal of s times the width of a normal posterior has k = 1 - s^2 for s < 1, else bounded weights.
 
-    For z = s e the weight grows as exp((1 - s^2) e^2 / 2), and the tail of e is that of exp(-e^2 / 2): so a power, up
-    to logarithms. For s > 1 the largest weight is at the middle, and in two dimensions the shortfall of others is
-    uniform near zero: k = -1. The means of fifteen images have a standard error of 0.026 at most; 0.13 is allowed.
+    For z = s e the weight grows as exp((1 - s^2) e^2 / 2), and the tail of e falls as exp(-e^2 / 2). The weights
+    therefore have a power-law tail, up to logarithms. For s > 1 the largest weight is at the middle, and in two
+    dimensions the difference of the other weights from it is uniform near zero: k = -1. The means of fifteen images
+    have a standard error of 0.026 at most; 0.13 is allowed.
     """
     k = {}
     x = annealing.IMAGES.repeat(5, 1, 1, 1)
@@ -178,12 +181,12 @@ def test_k_tells_narrow_proposals_from_wide_ones() -> None:
 
 
 def test_a_small_k_of_one_image_promises_nothing() -> None:
-    """Log-normal weights with a log-spread of 2.5, K = 1,000, whose log P is 0: 6,000 images.
+    """A small k-hat means nothing for 6,000 images with log P = 0, K = 1,000, log-normal weights of log-spread 2.5.
 
-    The 95 % interval of an image (1.96 standard errors, the estimated bias taken out) holds the truth in about 30 % of
-    the images with a k-hat below the limit, and in about 84 % of those above: the share below is far from 95 % and far
-    from the other (the limits asserted are some ten standard errors from either). As a share of all images they are
-    accused: the number as a whole is flagged.
+    The 95 % interval of an image (1.96 standard errors, with the estimated bias removed) contains the truth for about
+    30 % of the images with a k-hat below the limit, and for about 84 % of those above. The first share is far from 95 %
+    and far from the second (the asserted limits are some ten standard errors away from either). The share of images
+    above the limit is so large that the number as a whole is flagged.
     """
     n_samples, n_images = 1_000, 6_000
     generator = torch.Generator().manual_seed(0)
@@ -198,11 +201,11 @@ def test_a_small_k_of_one_image_promises_nothing() -> None:
 
 
 def test_a_flat_bound_is_not_a_tight_one() -> None:
-    """What no statistic of the weights can see: a posterior of two modes, of which the proposal knows the smaller.
+    """No statistic of the weights can detect a proposal that covers only the smaller of two modes of the posterior.
 
-    z is from N(-20, 1) with probability 0.99 and from N(20, 1) else, p(x given z) is 1: log P(x) = 0. The proposal is
-    N(20, 1.05): nearly all of its samples count, k-hat is innocent, the bound is flat from K = 1 on, and it is 4.6 nats
-    too low.
+    z is drawn from N(-20, 1) with probability 0.99 and from N(20, 1) otherwise, and p(x given z) is 1: log P(x) = 0.
+    The proposal is N(20, 1.05). The ESS is nearly K, k-hat is small, and the bound is flat from K = 1 on, but it is 4.6
+    nats too low.
     """
     n_samples = 1_024
     z = 20 + 1.05 * torch.randn(n_samples, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

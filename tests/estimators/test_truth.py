@@ -1,4 +1,4 @@
-"""Nobody beats the truth: the test holds its level, sees what is too good, and says by how much a model is worse."""
+"""No model beats the truth: the test keeps its level, refutes numbers that are too good, and measures the excess."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 from bitsperdim.estimators.truth import LEVEL, against_truth
 
 N_IMAGES, N_LEVELS = 40, 6
-TRUTH = np.random.default_rng(0).dirichlet(np.full(N_LEVELS, 0.7))  # of an image that is one sub-pixel
+TRUTH = np.random.default_rng(0).dirichlet(np.full(N_LEVELS, 0.7))  # distribution of an image of one sub-pixel
 OTHER = np.random.default_rng(1).dirichlet(np.full(N_LEVELS, 0.7))
-RATIO = 0.25  # of the model to the truth, at most 1 on average: a model that is nearly as good refutes most often
+RATIO = 0.25  # weight of the other distribution in the model: models close to the truth are refuted most often
 NEAR = (1 - RATIO) * TRUTH + RATIO * OTHER
 
 
@@ -25,7 +25,7 @@ def test_the_truth_itself_is_not_refuted() -> None:
 
 
 def test_right_models_are_refuted_no_more_often_than_the_level_says() -> None:
-    """At a level of 5 %, of 2,000 test sets of a model near the truth; more than 129 are 3 standard errors too many."""
+    """2,000 test sets at a level of 5 % with a model near the truth; more than 129 are 3 standard errors too many."""
     generator, n_sets, level = np.random.default_rng(3), 2000, 0.05
     x = generator.choice(N_LEVELS, (n_sets, N_IMAGES), p=TRUTH)
     found = [against_truth(np.log(NEAR)[row], np.log(TRUTH)[row], level=level).is_refuted for row in x]
@@ -33,7 +33,7 @@ def test_right_models_are_refuted_no_more_often_than_the_level_says() -> None:
 
 
 def test_weights_hold_the_level_too() -> None:
-    """Log-normal weights of mean P(x), of the truth itself, as far apart as e^1: 2,000 sets, at a level of 5 %."""
+    """Log-normal weights of log-spread 1 whose mean is the true P(x); 2,000 test sets at a level of 5 %."""
     generator, n_sets, level = np.random.default_rng(4), 2000, 0.05
     log_w = generator.standard_normal((n_sets, 3, 8)) - 0.5
     log_p = np.logaddexp.reduce(log_w, 1) - math.log(3)
@@ -42,7 +42,7 @@ def test_weights_hold_the_level_too() -> None:
 
 
 def test_draws_of_bounds_hold_the_level_with_their_noise_taken_off() -> None:
-    """Bounds that are the truth on average: their noise alone would refute, taken as it is; 2,000 sets at 5 %."""
+    """Bounds that equal the truth on average: uncorrected, their noise would refute too often; 2,000 sets at 5 %."""
     generator, n_sets, level, n_draws = np.random.default_rng(5), 2000, 0.05, 4
     drawn = 2 * generator.standard_normal((n_sets, n_draws, N_IMAGES))
     means, errors = drawn.mean(1), drawn.std(1, ddof=1) / math.sqrt(n_draws)
@@ -71,7 +71,7 @@ def test_too_large_masses_are_refuted_from_the_critical_evidence_on() -> None:
 
 
 def test_the_excess_is_the_divergence_and_its_interval_covers_it() -> None:
-    """Of 1,000 test sets 95 % cover; fewer than 925 are 3.6 standard errors too few."""
+    """The intervals of 95 % of 1,000 test sets cover it; fewer than 925 would be 3.6 standard errors too few."""
     divergence = float((TRUTH * np.log(TRUTH / NEAR)).sum())
     x = np.random.default_rng(7).choice(N_LEVELS, (1000, 300), p=TRUTH)
     found = [against_truth(np.log(NEAR)[row], np.log(TRUTH)[row]) for row in x]
@@ -89,7 +89,7 @@ def test_what_is_impossible_to_the_model_is_an_infinite_excess_and_no_refutation
 @pytest.mark.parametrize(
     ("log_p", "truth", "words"),
     [
-        ([-1.0], [-math.inf], "what the truth holds impossible was not drawn from it"),
+        ([-1.0], [-math.inf], "an image of true probability 0 cannot be drawn"),
         ([math.nan], [-1.0], "log_p has a log-likelihood that is NaN"),
         ([-1.0], [math.inf], "log_p_true has a log-likelihood that is NaN or .inf"),
         ([-1.0, -1.0], [-1.0], "log_p_true must have shape"),

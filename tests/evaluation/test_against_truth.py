@@ -1,4 +1,4 @@
-"""Where images were drawn from a known distribution, every model is held against it, and the table shows it."""
+"""If images were drawn from a known distribution, every model is compared with it, and the table shows the result."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_excess_is_the_paired_difference() -> None:
 
 
 def test_copies_are_draws_like_any_other() -> None:
-    """Equal images count once in the test-set error, but each in the evidence."""
+    """Equal images count once in the test-set error, but every copy counts in the evidence."""
     model, same_as = small_model("vae-categorical"), np.zeros(3, np.int64)
     found = summary.summarise({0: fixed([-2, -2, -8])}, model, DESCRIPTION, log_p_true=TRUTH, same_as=same_as)
     assert found.metrics.truth == held(fixed([-2, -2, -8])).truth
@@ -61,7 +61,7 @@ def test_a_number_better_than_the_truth_is_marked() -> None:
 
 
 def test_each_of_several_seeds_has_its_share_of_the_level() -> None:
-    """9.5 nats refute a single seed (critical 9.2), and not one of two (9.9); the strongest seed decides."""
+    """9.5 nats refute a single seed (critical value 9.2), but not one of two (9.9); the strongest seed decides."""
     just = fixed(list(TRUTH + 9.5 / 3))
     one, two = held(just).truth, held(fixed([-9, -9, -9]), just).truth
     assert one is not None

@@ -1,4 +1,4 @@
-"""Annealing against exact answers: conjugate models, quadrature of the real VAE, and its own special cases."""
+"""Annealing compared with exact results: conjugate models, quadrature of the real VAE, and special cases."""
 
 import math
 from itertools import pairwise
@@ -18,7 +18,7 @@ def test_the_schedule_is_its_formula() -> None:
     betas = annealed.sigmoid_schedule(10)
     assert (betas[0], betas[5], betas[-1]) == (0, pytest.approx(0.5, abs=1e-15), 1)
     assert (betas.diff() > 0).all()
-    torch.testing.assert_close(betas, 1 - betas.flip(0))  # as dense at either end
+    torch.testing.assert_close(betas, 1 - betas.flip(0))  # equally dense at both ends
     low, high = 1 / (1 + math.exp(4)), 1 / (1 + math.exp(-4))
     assert betas[3].item() == pytest.approx((1 / (1 + math.exp(1.6)) - low) / (high - low), abs=1e-14)
     assert annealed.sigmoid_schedule(1).tolist() == [0, 1]
@@ -26,7 +26,7 @@ def test_the_schedule_is_its_formula() -> None:
 
 @pytest.mark.parametrize("n_steps", [1, 2, 60, 150])
 def test_what_it_costs_is_what_was_said(n_steps: int) -> None:
-    """Every gradient is counted as it is taken, in both directions, those of the pilot run too."""
+    """``n_gradients`` equals the number of gradients that are computed, in both directions, including the pilot run."""
     model, taken = small_model("vae-bernoulli"), [[], []]
     x = laws.all_images(model.image_shape, model.n_levels)[:3]
     options = {"generator": annealing.seeded(), "n_leapfrog": 2}
@@ -38,7 +38,7 @@ def test_what_it_costs_is_what_was_said(n_steps: int) -> None:
 @pytest.mark.processor
 @pytest.mark.parametrize("name", ["vae-bernoulli", "vae-logistics", "vae-coupled-rgb", "vae-two-layers"])
 def test_one_step_is_naive_monte_carlo(name: str) -> None:
-    """T = 1 makes no transition: the same draws have the same weights, to rounding: what is only evaluated is fused."""
+    """T = 1 makes no transition: the same draws have the same weights, up to the rounding of fused evaluation."""
     model = small_model(name)
     x = laws.all_images(model.image_shape, model.n_levels)[:9]
     result = annealed.ais(model, x, 11, 1, generator=annealing.seeded(5))
@@ -53,7 +53,7 @@ def test_weights_average_to_the_density() -> None:
 
 
 def test_weights_of_the_vae_average_to_its_mass() -> None:
-    """Sixteen images: once in 60,000 seeds. The log of the mean is then within its error too."""
+    """Sixteen images, a false alarm in one of 60,000 seeds; the log of the mean is within its error too."""
     model, x = annealing.curved()
     with torch.no_grad():
         log_p = laws.masses_by_quadrature(model, x).log()
@@ -78,7 +78,7 @@ def test_the_bracket_holds_with_many_chains() -> None:
 
 
 def test_more_steps_narrow_the_bracket() -> None:
-    """By more than 4.9 standard errors each time, and to less than 0.6 of the gap with four times the steps."""
+    """Four times the steps narrow the gap by more than 4.9 standard errors, and to less than 0.6 of its size."""
     gaps = [annealing.simulated(n_steps, 500)[0] for n_steps in (2, 8, 32, 128)]
     for wide, narrow in pairwise(gaps):
         error = math.hypot(wide.gap_standard_error, narrow.gap_standard_error)
@@ -126,7 +126,7 @@ def test_reverse_chains_use_the_steps_of_forward_chains() -> None:
 @pytest.mark.parametrize("n_steps", [5, 150])
 @pytest.mark.parametrize("target", [0.65, 0.9])
 def test_the_pilot_finds_the_target_acceptance(n_steps: int, target: float) -> None:
-    """In the run that counts, for every image; steps get smaller as the posterior gets narrower."""
+    """The chains that count have the target acceptance for every image; steps are smaller for narrower densities."""
     model = annealing.conjugate()
     result = annealed.ais(
         model, annealing.IMAGES, 300, n_steps, generator=annealing.seeded(), n_leapfrog=3, target_acceptance=target
@@ -137,7 +137,7 @@ def test_the_pilot_finds_the_target_acceptance(n_steps: int, target: float) -> N
 
 @pytest.mark.processor
 def test_given_steps_are_taken_as_they_are() -> None:
-    """Frozen steps in place of a pilot run: the weights are then a function of the generator alone."""
+    """With frozen steps in place of a pilot run, the weights are a function of the generator only."""
     model, x = annealing.conjugate(), annealing.IMAGES
     first = annealed.ais(model, x, 50, 7, generator=annealing.seeded(), n_leapfrog=2)
     second, third = (
@@ -153,7 +153,7 @@ def test_given_steps_are_taken_as_they_are() -> None:
 
 @pytest.mark.processor
 def test_images_are_independent() -> None:
-    """Of the pilot run too: no image's weights or steps move with another image."""
+    """The weights and step sizes of an image do not depend on the other images, in the pilot run too."""
     model, x = annealing.curved()
     one, other = (
         annealed.ais(model, images, 4, 6, generator=annealing.seeded(), n_leapfrog=2)
@@ -194,7 +194,7 @@ def test_what_is_refused() -> None:
 @pytest.mark.processor
 @pytest.mark.parametrize("name", ["vae-bernoulli", "vae-two-layers"])
 def test_one_step_from_a_proposal_is_importance_sampling(name: str) -> None:
-    """T = 1: the same draws have the weights of that proposal."""
+    """With T = 1, the same draws have the importance weights of that proposal."""
     model = small_model(name)
     x = laws.all_images(model.image_shape, model.n_levels)[:9]
     with torch.no_grad():
@@ -230,7 +230,7 @@ def test_the_bracket_from_a_refined_start_contains_quadrature() -> None:
 
 
 def test_from_the_posterior_itself_there_is_no_gap() -> None:
-    """Every chain then has the weight P(x), whatever its transitions do."""
+    """If the start is the posterior, every chain has the weight P(x), whatever its transitions do."""
     model = annealing.conjugate()
     bracket = annealed.bdmc(model, 20, 2, 5, generator=annealing.seeded(), n_leapfrog=3, start_of=model.encode)
     exact = model.log_p(bracket.x)

@@ -1,4 +1,4 @@
-"""Log-likelihoods of another framework are the number that the model itself gets."""
+"""Log-likelihoods of another framework give the same number as the model itself."""
 
 from typing import Any
 
@@ -55,19 +55,19 @@ def test_an_impossible_image_makes_the_number_infinite() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({}, "Give either log_p, one number for each image, or log_w, (K, N) log-weights."),
+        ({}, "Give either log_p, one log-likelihood for each image, or log_w, log-weights of shape (K, N)"),
         ({"log_p": np.zeros(12), "log_w": np.zeros((2, 12))}, "Give either log_p"),
         ({"log_p": np.zeros(12), "kind": "upper"}, "kind = 'upper' is not allowed; it must be exact or lower."),
-        ({"log_p": np.zeros(11)}, "log_p must have the shape (12,), one for each image, not (11,)."),
-        ({"log_p": np.zeros((1, 12))}, "log_p must have the shape (12,), one for each image, not (1, 12)."),
-        ({"log_w": np.zeros((12, 5))}, "log_w must have the shape (K, 12), one for each image, not (12, 5)."),
-        ({"log_w": np.zeros(12)}, "log_w must have the shape (K, 12), one for each image, not (12,)."),
-        ({"log_w": np.zeros((0, 12))}, "log_w must have the shape (K, 12), one for each image, not (0, 12)."),
+        ({"log_p": np.zeros(11)}, "log_p must have the shape (12,) for these images, not (11,)."),
+        ({"log_p": np.zeros((1, 12))}, "log_p must have the shape (12,) for these images, not (1, 12)."),
+        ({"log_w": np.zeros((12, 5))}, "log_w must have the shape (K, 12) for these images, not (12, 5)."),
+        ({"log_w": np.zeros(12)}, "log_w must have the shape (K, 12) for these images, not (12,)."),
+        ({"log_w": np.zeros((0, 12))}, "log_w must have the shape (K, 12) for these images, not (0, 12)."),
         ({"log_p": np.zeros(12, dtype=int)}, "log_p must be floating-point numbers in nats, not int64."),
         ({"log_p": "many"}, "log_p must be floating-point numbers in nats, not <U4."),
         (
             {"log_p": np.where(np.arange(12) == 7, np.nan, -1)},
-            "log_p of image 7 is nan; the logarithm of a mass is neither",
+            "log_p of image 7 is nan; the logarithm of a probability is never",
         ),
         ({"log_w": np.where(np.arange(24).reshape(2, 12) == 15, np.inf, -1)}, "log_w of image 3 is inf; the logarithm"),
     ],

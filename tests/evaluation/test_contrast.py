@@ -1,4 +1,4 @@
-"""What was refined or replaced beside what came in its place: paired numbers, which decide nothing."""
+"""The gain from refined proposals or other noise: paired numbers, which are reported and decide nothing."""
 
 import math
 from dataclasses import replace
@@ -46,7 +46,7 @@ def found(case: str = "encoder", checkpoint: Checkpoint | None = None, **data: A
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_contrast_is_its_numbers(case: str) -> None:
-    """Of six images in blocks of four and two, with samples of their own; the difference is paired."""
+    """Six images are scored in blocks of four and two, with their own samples; the difference is paired."""
     name, made, _ = CASES[case]
     result, model = found(case), made().float().eval()
     chosen = torch.randperm(10, generator=stream("contrast_images", 0))[:6].sort().values
@@ -55,7 +55,7 @@ def test_the_contrast_is_its_numbers(case: str) -> None:
     before = {"proposal": "encoder"} if case == "encoder" else {"noise_from": "own"}
     rows = [
         estimated_rows(
-            *(model, images[first : first + 4], 12), chunk_size=5, generator=stream("contrast", 0, first), **before
+            model, images[first : first + 4], 12, chunk_size=5, generator=stream("contrast", 0, first), **before
         )
         for first in (0, 4)
     ]
@@ -76,7 +76,7 @@ def test_the_contrast_is_its_numbers(case: str) -> None:
 
 
 def test_what_it_takes_is_counted() -> None:
-    """Beside K samples: gradients and pilots of each image, a fit that all images share, draws of a shift."""
+    """Besides K samples, the cost includes gradients and pilot samples, a shared fit, and draws for a shift."""
     passes = {case: found(case).metrics((1, 2, 2)) for case in CASES}
     assert {case["n_passes"] for case in passes.values()} == {12}
     costs = found().after.costs
@@ -91,7 +91,7 @@ def test_what_it_takes_is_counted() -> None:
 
 
 def test_few_samples_are_flagged() -> None:
-    """Of before: a bias above the error of these images, or more than 5 % with a small ESS or heavy tails."""
+    """``before`` is flagged if its bias exceeds its error, or if more than 5 % have a small ESS or heavy tails."""
     plain = found()
     n = len(plain.chosen)
     many = {"n_samples": 1_024, "ess": torch.full((n,), 500.0), "pareto_k": torch.full((n,), 0.1)}
@@ -111,7 +111,7 @@ def test_few_samples_are_flagged() -> None:
 
 @pytest.mark.parametrize("case", ["encoder", "uniform"])
 def test_the_number_is_that_of_what_replaced_whichever_is_larger(case: str) -> None:
-    """What is in metrics.json does not move with the contrast; the curves differ by the paired difference."""
+    """The other metrics do not depend on the contrast; the curves differ by the paired difference."""
     name, made, _ = CASES[case]
     result, data, model = found(case), prepared(name), made().float()
     with_it, without = (

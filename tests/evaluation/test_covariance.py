@@ -1,4 +1,4 @@
-"""Covariances of refined proposals: exact where the posterior is normal, kept only where they help."""
+"""Covariances of refined proposals: exact for a normal posterior, and kept only if they help."""
 
 import math
 from collections.abc import Sequence
@@ -23,14 +23,14 @@ IMAGES = annealing.IMAGES
 
 
 def fit(model: LatentModel, x: Tensor, section: RefinedSection = SECTION, move: Sequence[float] = (0.0, 0.0)) -> Fitted:
-    """Return what is fitted, starting at the encoder's normals, moved by a shift and the logarithm of a factor."""
+    """Fit normals that start at the encoder's normals, moved by a shift and the logarithm of a factor."""
     shift, factor = (torch.full((2,), each, dtype=torch.float64) for each in move)
     generators = generators_of(range(len(x)), 5)
     return fitted(model, x, lambda at: model.encode_as_normal(x[at]).moved(shift, factor), section, generators)
 
 
 def covariance_of(normal: CorrelatedNormal) -> Tensor:
-    """Return that of the draws, (B, Z, Z), of one stochastic layer."""
+    """Return the covariance of the draws, (B, Z, Z), for one stochastic layer."""
     assert not isinstance(normal.base, NormalChain)
     factor = torch.exp(normal.base.log_scale)[..., None] * normal.factor
     return factor @ factor.mT
@@ -38,7 +38,7 @@ def covariance_of(normal: CorrelatedNormal) -> Tensor:
 
 @pytest.mark.parametrize("move", [(0.0, 0.0), (1.5, 0.0), (-0.7, 0.8), (0.3, -0.4)])
 def test_one_round_finds_a_normal_posterior(move: tuple[float, float]) -> None:
-    """Whose gradient is linear: so many samples as make it regular find it exactly. Every weight is then P(x)."""
+    """The gradient of the log-density is linear, so few samples determine it exactly; every weight is then P(x)."""
     model = annealing.Coupled().eval()
     normal = fit(model, IMAGES, move=move).normal
     torch.testing.assert_close(covariance_of(normal), model.precision.inverse().expand(3, 2, 2))
@@ -48,7 +48,7 @@ def test_one_round_finds_a_normal_posterior(move: tuple[float, float]) -> None:
 
 
 def test_a_round_changes_no_variance_by_more_than_ten_times() -> None:
-    """From a normal that is 100 times too narrow in one direction and as much too wide in the other: four rounds."""
+    """A normal that is 100 times too narrow in one direction and 100 times too wide in another needs four rounds."""
     model, generators = annealing.conjugate(), generators_of(range(3), 5)
     exact, center = model.posterior(IMAGES), torch.zeros(3, 2, dtype=torch.float64)
     factor = torch.diag(torch.tensor([0.01, 100.0], dtype=torch.float64)).expand(3, 2, 2)
@@ -62,9 +62,9 @@ def test_a_round_changes_no_variance_by_more_than_ten_times() -> None:
 
 @pytest.mark.parametrize("name", ["vae-bernoulli", "vae-two-layers"])
 def test_the_density_is_that_of_the_draws(name: str) -> None:
-    """It integrates to one, and its moments on a grid are those of 40,000 draws: once in 60,000 seeds.
+    """It integrates to one and has the moments of 40,000 draws on a grid; a false alarm in one of 60,000 seeds.
 
-    The factors are given: with two layers the density in z is no normal, and its derivative is that of the grid.
+    The factors are given. With two layers the density in z is not normal, and its derivative comes from the grid.
     """
     model = small_model(name)
     assert isinstance(model, LatentModel)
@@ -82,12 +82,12 @@ def test_the_density_is_that_of_the_draws(name: str) -> None:
         annealing.far_from_zero(annealing.z_score(moment(drawn) - (density[..., None] * moment(grid)).sum(0)))
     z = grid[::40_000].clone().requires_grad_()
     given, kept = (torch.autograd.grad(each.log_prob(z).sum(), z)[0] for each in (normal, normal.detach()))
-    assert torch.equal(given, kept)  # as annealing takes it
+    assert torch.equal(given, kept)  # annealing uses the detached density
 
 
 @pytest.mark.parametrize("name", ["vae-bernoulli", "vae-two-layers"])
 def test_correlations_raise_the_effective_sample_size(name: str) -> None:
-    """In bent posteriors too, of one layer and of two: against the normal without them, on fresh samples."""
+    """In curved posteriors too, with one layer and with two: compared with independent coordinates, on new samples."""
     model = annealing.curved()[0] if name == "vae-bernoulli" else small_model(name)
     assert isinstance(model, LatentModel)
     x = laws.all_images(model.image_shape, model.n_levels)[::3]
@@ -103,11 +103,11 @@ def test_correlations_raise_the_effective_sample_size(name: str) -> None:
 
 
 def test_a_worse_fit_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fits that are far off: every image keeps the normal that it started at, and pays for all rounds."""
+    """If all fits are far off, every image keeps the normal at which it started, and the cost includes all rounds."""
     model = annealing.conjugate()
 
     def far_off(present: CorrelatedNormal, moments: covariance.Moments) -> tuple[Tensor, Tensor]:
-        assert (present.factor.diagonal(dim1=1, dim2=2) == 1.2).all()  # the samples are those of a widened normal
+        assert (present.factor.diagonal(dim1=1, dim2=2) == 1.2).all()  # the samples come from a widened normal
         return present.center + 9.0, present.factor / 1.2
 
     monkeypatch.setattr(covariance, "next_normal", far_off)
@@ -122,7 +122,7 @@ def test_a_worse_fit_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_images_in_need_alone_get_more_rounds() -> None:
-    """One image whose start is far off, so far that a round cannot find its posterior; others are done after one."""
+    """One start is so far off that one round cannot find the posterior; the others are finished after one round."""
     model = annealing.conjugate()
     factor = torch.tensor([[0.0], [math.log(30.0)], [0.0]], dtype=torch.float64).expand(3, 2)
 
@@ -149,4 +149,4 @@ def test_no_more_samples_have_derivatives_at_once_than_asked_for(monkeypatch: py
     monkeypatch.setattr(model, "log_joint", counted)
     fit(model, IMAGES, SECTION.model_copy(update={"n_samples": 3, "n_pilot": 32}))
     assert set(rows) == {3}
-    assert sum(rows) == 33 * 2  # 32 and no fraction of three, for the fit and for the look at it
+    assert sum(rows) == 33 * 2  # 32 is not a multiple of three, so 33 samples; once for the fit and once for its check

@@ -1,4 +1,4 @@
-"""The evaluator: every image once, chunks that change nothing, and numbers that are refused."""
+"""The evaluator: it scores every image once, chunks change nothing, and invalid numbers are refused."""
 
 import dataclasses
 import sys
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.processor
 
 
 class Scripted(ImageModel):
-    """A model whose log-weights are written down: row k, image value x -> table[k, x]."""
+    """A model whose log-weights are given by a table: row k, image value x -> table[k, x]."""
 
     def __init__(self, table: Tensor) -> None:
         super().__init__((1, 1, 1), table.shape[1])
@@ -70,7 +70,7 @@ def test_chunks_change_nothing(name: str, chunk_size: int) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
 def test_each_image_has_its_own_label(batch_size: int) -> None:
-    """In whatever batch it comes: a class is worth -1, -2 or -3 nats here, whatever the image is."""
+    """Labels stay with their images in every batch: here a class gives -1, -2 or -3 nats for any image."""
 
     class Labelled(Scripted):
         def unchecked_log_weights(
@@ -87,7 +87,7 @@ def test_each_image_has_its_own_label(batch_size: int) -> None:
 
 
 def test_memory_does_not_grow_with_k(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However large K is, the model is asked for at most chunk x batch weights, and few are held at once."""
+    """For any K the model is called for at most chunk x batch weights, and few weights are in memory at once."""
     module = sys.modules["bitsperdim.evaluation.estimate"]
     held: list[int] = []
     check = module._refuse_nan
@@ -107,7 +107,7 @@ def test_memory_does_not_grow_with_k(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.log_p.tolist() == pytest.approx([-1, -2] * 10)
     held.clear()
     estimate(model, x, 10_000, chunk_size=16, batch_size=6)
-    assert max(held) == 10_000  # one image is the least
+    assert max(held) == 10_000  # at least one image is scored at a time
 
 
 def test_the_columns_are_those_of_the_weights() -> None:
@@ -130,7 +130,7 @@ def test_the_columns_are_those_of_the_weights() -> None:
 
 @pytest.mark.parametrize(("n_samples", "judged"), [(1, False), (999, False), (1_000, True), (1_500, True)])
 def test_k_is_judged_from_a_thousand_samples_on(n_samples: int, judged: bool) -> None:
-    """Below it is NaN, as jackknife and extrapolation are of one sample; the batch changes nothing."""
+    """For fewer samples k-hat is NaN, and for one sample jackknife and extrapolation too; the batch changes nothing."""
     log_w = 2 * torch.randn(n_samples, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     results = [
         estimate(scripted(log_w.tolist()), images(0, 1, 2), n_samples, chunk_size=400, batch_size=size)
@@ -171,7 +171,7 @@ def test_minus_infinity_is_kept() -> None:
 
 
 def test_a_model_that_looks_ahead_is_not_exact() -> None:
-    """It has no number, wherever its gradients are allowed; and no rows are joined that were not asked."""
+    """It gets no number, whatever the gradient mode; and rows are not joined without the check for looking ahead."""
     model = small_model("pixelcnn-rgb")
     assert isinstance(model, PixelCNN)
     assert model.first.mask is not None
@@ -180,7 +180,7 @@ def test_a_model_that_looks_ahead_is_not_exact() -> None:
     vae = small_model("vae-rgb")
     assert estimate(vae, laws.some_images(vae, 5), 1, chunk_size=1, batch_size=5).largest_leaked_gradient is None
     rows = estimated_rows(model, x, 1, chunk_size=1)
-    with pytest.raises(ValueError, match="needs what check_scorable returned"):
+    with pytest.raises(ValueError, match="needs the return value of check_scorable"):
         Estimate.of_rows(model, 1, rows, None)
     model.first.mask[-1, -1, -1, -1] = 1
     for mode in (torch.enable_grad(), torch.no_grad(), torch.inference_mode()):
@@ -206,7 +206,7 @@ def test_progress_tells_images_done_and_their_mean() -> None:
 
 @pytest.mark.parametrize("name", ["vae-categorical", "flow-maf", "pixelcnn-three-levels"])
 def test_parts_are_joined_to_the_whole(name: str) -> None:
-    """Each column and each bound, of parts that share a generator; in another order they are something else."""
+    """All columns and bounds of parts that share a generator equal those of the whole; another order differs."""
     model, k = small_model(name), 6
     x = laws.all_images(model.image_shape, model.n_levels)[:7]
     noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(1))
@@ -231,7 +231,7 @@ def test_parts_are_joined_to_the_whole(name: str) -> None:
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4, 5, 12, 1023, 1024, 1025])
 def test_there_is_a_bound_for_each_size(k: int) -> None:
-    """Powers of two, and then K, as the bounds that are computed."""
+    """The sizes are powers of two, then K; there are as many bounds as sizes."""
     sizes, bounds = bound_against_k(torch.zeros(k, 1))
     assert len(sizes) == len(bounds)
     assert sizes == [2**i for i in range(20) if 2**i < k] + [k]

@@ -1,4 +1,4 @@
-"""``bitsperdim.evaluate``: one model, asked in every way, is one number, and what does not fit is one sentence."""
+"""``bitsperdim.evaluate``: one model gives one number through every method; misfits are refused in one sentence."""
 
 import html
 import subprocess
@@ -46,7 +46,7 @@ def test_exact_ways_in_are_the_same_number(form: str) -> None:
 
 
 def test_every_way_in_is_within_its_errors() -> None:
-    """Seven means over 12 images within 5 Monte Carlo errors: a false alarm in fewer than 5 of a million seeds."""
+    """Seven means over 12 images are within 5 Monte Carlo errors; a false alarm in fewer than 5 of a million seeds."""
     net, slopes = Vae(), Slopes()
     log_p, elbo = (-float(value.mean()) / D_LN2 for value in net.truth(IMAGES))
     density = -float(slopes.truth(IMAGES, 3).mean()) / D_LN2
@@ -66,7 +66,7 @@ def test_every_way_in_is_within_its_errors() -> None:
 
 
 def test_the_proposal_of_a_code_is_refined_where_that_is_possible() -> None:
-    """The encoder is 0.9 wide whatever the image; refined, it is near the posterior, and more samples count."""
+    """The encoder has the width 0.9 for every image; when refined it is near the posterior, and the ESS is larger."""
     refined, encoder = (number(Vae(), proposal=proposal) for proposal in ("refined", "encoder"))
     assert number(Vae()).nats == refined.nats
     assert [found.metrics.proposal for found in (refined, encoder)] == ["refined", "encoder"]
@@ -205,7 +205,7 @@ def test_our_own_models_and_wrapped_ones_are_scored_too() -> None:
 
 
 class Stopping(nn.Module):
-    """A code that is interrupted, or not, at a call of its encoder."""
+    """A model with a latent code that may be interrupted at a call of its encoder."""
 
     def __init__(self, at: int | None = None, seed: int = 0) -> None:
         super().__init__()
@@ -223,7 +223,7 @@ def test_interrupted_it_goes_on_to_the_same_bytes(tmp_path: Path, capsys: pytest
     options = {"n_samples": 8, "chunk_size": 4, "batch_size": 3, "checkpoint": tmp_path / "kept"}
     whole = number(Stopping(), n_samples=8, chunk_size=4, batch_size=3)
     with pytest.raises(KeyboardInterrupt):
-        number(Stopping(at=6), **options)  # one call looks at the shape, and each batch has two
+        number(Stopping(at=6), **options)  # one call checks the shape, and each batch makes two calls
     rest = Stopping()
     found = number(rest, **options)
     assert "resumes from a checkpoint with 6 of 12 images done" in capsys.readouterr().out
@@ -234,7 +234,7 @@ def test_interrupted_it_goes_on_to_the_same_bytes(tmp_path: Path, capsys: pytest
 
 
 class Warmer(Stopping):
-    """Another code of the same weights."""
+    """Another source code with the same weights."""
 
     def log_weights(self, x: Tensor, n_samples: int) -> Tensor:
         return super().log_weights(x, n_samples) - 1
@@ -329,4 +329,4 @@ def test_the_names_are_there_and_cost_nothing_until_they_are_asked_for() -> None
     for name in bitsperdim.__all__:
         assert callable(getattr(bitsperdim, name))
     with pytest.raises(AttributeError, match="module 'bitsperdim' has no attribute 'score'"):
-        bitsperdim.score  # noqa: B018 - it is asked for
+        bitsperdim.score  # noqa: B018 - the access itself is tested

@@ -1,4 +1,4 @@
-"""Metrics are what the per-image values say, with the errors of their formulas."""
+"""Metrics agree with the per-image values, and their errors agree with the formulas."""
 
 import dataclasses
 import math
@@ -52,7 +52,7 @@ def test_the_mean_of_the_images_is_the_number(name: str) -> None:
 
 
 def test_the_proposal_is_that_of_the_parameters_and_is_named() -> None:
-    """Drawn from the prior the numbers are others, for a model with a code; others have no proposal."""
+    """With draws from the prior a model with a latent code gets other numbers; other models have no proposal."""
     data, model = prepared("vae-bernoulli"), small_model("vae-bernoulli").float()
     naive = SECTION.model_copy(update={"proposal": "prior"})
     found = {}
@@ -88,7 +88,7 @@ def test_the_seed_of_the_evaluation_moves_what_is_sampled(name: str, moves: bool
 
 @pytest.mark.processor
 def test_each_block_has_importance_samples_of_its_own_and_owes_nothing_to_the_others() -> None:
-    """The same image in every place: another number in each block; and that of a block alone is the same bits."""
+    """Copies of one image get different numbers, in all blocks; a block that is scored alone gets the same bits."""
     data, model = prepared("vae-categorical"), small_model("vae-categorical").float()
     image = np.repeat(data.images["test"][:1], 10, axis=0)
     alike = dataclasses.replace(data, images={"test": image}, noise={"test": np.zeros_like(image, dtype=np.float32)})
@@ -103,7 +103,7 @@ def test_each_block_has_importance_samples_of_its_own_and_owes_nothing_to_the_ot
 def test_an_evaluation_goes_on_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the same bits as without; each block is scored once."""
+    """The result has the same bits as without an interruption; each finished block is scored once."""
     data, model = prepared("flow-maf"), small_model("flow-maf").float()
     whole = scoring.evaluate_seed(model, data, SECTION, 7, torch.device("cpu"))
     place, rows_of, scored = Checkpoint(tmp_path / "one", "one"), scoring.estimated_rows, []
@@ -125,7 +125,7 @@ def test_an_evaluation_goes_on_where_it_stopped(
 
 
 def test_no_evaluation_takes_over_what_another_one_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other weights, images, noise, labels, parameters, seed or device: another place."""
+    """Other weights, images, noise, labels, parameters, seed or device have another place."""
     data = prepared("vae-categorical")
     models.save(small_model("vae-categorical").float(), "vae", {}, tmp_path / "model")
     models.save(small_model("vae-categorical", seed=1).float(), "vae", {}, tmp_path / "other")
@@ -139,7 +139,7 @@ def test_no_evaluation_takes_over_what_another_one_kept(tmp_path: Path, monkeypa
         place(),
         place("other"),
         place(seed=1),
-        place(family="flow"),  # whose code is another
+        place(family="flow"),  # another family has other code
         place(device=torch.device("cuda")),
         place(section=SECTION.model_copy(update={"n_samples": 13})),
         place(section=SECTION.model_copy(update={"batch_size": 5})),
@@ -189,7 +189,7 @@ def test_pictures(name: str, more: list[str], tmp_path: Path) -> None:
 
 
 def test_completions_keep_the_upper_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Below a row of test images three rows of others with the same upper half, not all of them alike."""
+    """Below a row of test images there are three rows of different images with the same upper half."""
     drawn: dict[str, tuple] = {}
     monkeypatch.setattr(pictures, "write_grid", lambda path, images, *rest: drawn.update({path.stem: (images, *rest)}))
     data = prepared("gated-binary-3x3", 20)
@@ -206,7 +206,7 @@ def test_completions_keep_the_upper_half(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_model_that_is_given_the_class_draws_one_in_each_column(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Masses as sure as can be: class c draws level c everywhere."""
+    """A nearly deterministic model: class c draws level c everywhere."""
     drawn: dict[str, tuple] = {}
     monkeypatch.setattr(pictures, "write_grid", lambda path, images, *rest: drawn.update({path.stem: (images, *rest)}))
     params = {**cases.GATED, "n_classes": 3}
@@ -255,7 +255,7 @@ def test_a_model_that_looks_ahead_has_no_number() -> None:
 
 
 def test_test_images_that_are_not_those_of_the_model_are_told_in_a_sentence() -> None:
-    """As those of a file that was changed by hand."""
+    """For example, levels from a file that was changed by hand."""
     data = prepared("vae-rgb")
     data.images["test"][5, 0] = 4
     with pytest.raises(

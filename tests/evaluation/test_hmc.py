@@ -1,4 +1,4 @@
-"""Hamiltonian transitions: one trajectory to rounding, many of them statistically."""
+"""Hamiltonian transitions: one trajectory is tested up to rounding, many of them statistically."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_a_transition_is_its_own_reverse() -> None:
 
 
 def test_the_gradient_is_with_respect_to_z_alone() -> None:
-    """Against central differences; no parameter of the model collects a gradient."""
+    """They agree with central differences; no parameter of the model accumulates a gradient."""
     model, x = annealing.curved()
     path, z = hmc.Path(model, x), torch.full((1, 16, 2), 0.3, dtype=torch.float64)
     position, h = path.at(z), 1e-5
@@ -59,7 +59,7 @@ def test_images_are_independent() -> None:
 
 
 def test_a_trajectory_that_runs_away_is_rejected() -> None:
-    """Steps far beyond stability overflow; the chain stays where it was, without NaN."""
+    """Steps that are far too large overflow; the chain stays at its position, without NaN."""
     path = hmc.Path(annealing.conjugate(), annealing.IMAGES)
     position = path.at(torch.zeros(4, 3, 2, dtype=torch.float64))
     step = torch.full((3,), 1e80, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Images to be scored: data sets by name are those of the pipeline, arrays are looked at before anything is asked."""
+"""Images to be scored: data sets by name equal those of the pipeline, and arrays are checked before any work."""
 
 from pathlib import Path
 from typing import Any
@@ -122,8 +122,8 @@ def test_what_is_there_is_not_prepared_again(monkeypatch: pytest.MonkeyPatch) ->
     ("name", "options", "words"),
     [
         ("cifar", {}, "'cifar' is not a data set; choose digits, mnist, "),
-        ("npz", {}, "For images of your own give the path of the .npz file or folder instead of 'npz'."),
-        (3, {}, "3 is not a data set; give its name, or a path."),
+        ("npz", {}, "For your own images, give the path of the .npz file or folder instead of 'npz'."),
+        (3, {}, "3 is not a data set; give the name of a data set, or a path."),
         ("nowhere.npz", {}, "path = 'nowhere.npz' is not a file; "),
         ("digits", {"bits": 9}, "bits = 9 "),
         ("digits", {"bits": 5}, "bits = 5 is not allowed; it gives 32 levels, which is not fewer than the 17 levels"),
@@ -177,7 +177,9 @@ def test_more_than_256_levels() -> None:
 def test_copies_of_training_images_are_found() -> None:
     data = data_of(IMAGES, 5, train=IMAGES[1:3])
     assert data.prepared.in_train["test"].tolist() == [False, True, True, False, False, False]
-    with pytest.raises(InputError, match=r"train holds images of shape \(1, 2, 3\), but images of \(1, 2, 2\)."):
+    with pytest.raises(
+        InputError, match=r"train has images of shape \(1, 2, 3\), but those to be scored have \(1, 2, 2\)"
+    ):
         data_of(IMAGES, 5, train=np.zeros((2, 1, 2, 3), dtype=int))
 
 
@@ -190,7 +192,7 @@ def test_data_stays_what_it_is_but_for_labels() -> None:
     assert other.prepared.description.protocol_given_labels() != data.prepared.description.protocol_given_labels()
     with pytest.raises(InputError, match="n_levels = 6 is not allowed; these images have 5"):
         data_of(data, 6)
-    with pytest.raises(InputError, match="train is not allowed here; a data set knows its training images"):
+    with pytest.raises(InputError, match="train is not allowed with a data set, which already has its training images"):
         data_of(data, None, train=IMAGES)
 
 
@@ -200,7 +202,7 @@ def test_data_stays_what_it_is_but_for_labels() -> None:
         (
             IMAGES,
             {"n_levels": None},
-            "n_levels is missing: say how many levels the images have, 256 for values 0 to 255.",
+            "n_levels is missing: give the number of levels of the images, 256 for values 0 to 255.",
         ),
         (IMAGES, {"n_levels": 1}, "n_levels = 1 is not allowed; it must be an integer from 2 to 65,536."),
         (IMAGES, {"n_levels": True}, "n_levels = True is not allowed"),
@@ -209,30 +211,34 @@ def test_data_stays_what_it_is_but_for_labels() -> None:
         (
             IMAGES / 4,
             {},
-            "images must be integers 0..4, not float64; a likelihood of levels needs the levels themselves",
+            "images must be integers 0..4, not float64; the likelihood is defined on the levels themselves",
         ),
-        (torch.zeros(6, 1, 2, 2), {}, "images must be integers 0..4, not float32; a likelihood of levels"),
-        (torch.zeros(6, 1, 2, 2, dtype=torch.bfloat16), {}, "images cannot be made an array of NumPy: torch.bfloat16"),
+        (torch.zeros(6, 1, 2, 2), {}, "images must be integers 0..4, not float32; the likelihood is defined on"),
+        (
+            torch.zeros(6, 1, 2, 2, dtype=torch.bfloat16),
+            {},
+            "images cannot be converted to a NumPy array: torch.bfloat16",
+        ),
         (
             torch.zeros(6, 1, 2, 2, dtype=torch.int64, device="meta"),
             {},
-            "images cannot be made an array of NumPy: torch.i",
+            "images cannot be converted to a NumPy array: torch.i",
         ),
         (IMAGES > 1, {}, "images must be integers 0..4, not bool."),
         (IMAGES.astype(object), {}, "images must be integers 0..4, not object."),
-        ([[1, 2], [3]], {}, "images cannot be made an array of NumPy: list ("),
+        ([[1, 2], [3]], {}, "images cannot be converted to a NumPy array: list ("),
         (None, {}, "images must be integers 0..4, not object."),
-        (IMAGES + 1, {}, "images must hold levels from 0 to 4, but they go from 1 to 5."),
-        (IMAGES.astype(int) - 1, {}, "images must hold levels from 0 to 4, but they go from -1 to 3."),
+        (IMAGES + 1, {}, "images must hold levels from 0 to 4, but the values go from 1 to 5."),
+        (IMAGES.astype(int) - 1, {}, "images must hold levels from 0 to 4, but the values go from -1 to 3."),
         (IMAGES[:0], {}, "images must have the shape (N, C, H, W) or (N, H, W), not (0, 1, 2, 2)."),
         (IMAGES[0, 0], {}, "images must have the shape (N, C, H, W) or (N, H, W), not (2, 2)."),
         (
             np.zeros((2, 8, 8, 3), dtype=int),
             {},
-            "seem to have their channels last; give them as (N, C, H, W), by transpose",
+            "seem to have their channels last; convert them to (N, C, H, W) with transpose",
         ),
-        (IMAGES, {"labels": [0, 1]}, "labels must be integers of shape (6,), not int64 of (2,)."),
-        (IMAGES, {"labels": [0.5] * 6}, "labels must be integers of shape (6,), not float64 of (6,)."),
+        (IMAGES, {"labels": [0, 1]}, "labels must be integers of shape (6,), not int64 of shape (2,)."),
+        (IMAGES, {"labels": [0.5] * 6}, "labels must be integers of shape (6,), not float64 of shape (6,)."),
         (IMAGES, {"labels": [0, 1, 2, -1, 0, 0]}, "labels must be 0 or more, but the smallest is -1."),
         (IMAGES, {"train": IMAGES / 4}, "train must be integers 0..4, not float64"),
     ],
@@ -268,7 +274,7 @@ def test_a_subset_is_seeded_and_says_so() -> None:
 
 @pytest.mark.parametrize("n_images", [0, 7, -1, 2.0, "3", True])
 def test_a_subset_that_is_none_is_refused(n_images: Any) -> None:
-    with pytest.raises(InputError, match="is not allowed; it must be an integer from 1 to 6, which are all"):
+    with pytest.raises(InputError, match="is not allowed; it must be an integer from 1 to 6, the number of images"):
         data_of(IMAGES, 5).subset(n_images)
     with pytest.raises(InputError, match="seed = -1 is not allowed"):
         data_of(IMAGES, 5).subset(3, seed=-1)

@@ -1,4 +1,4 @@
-"""Active units by construction, in one layer and in two; the summary of annealing is its numbers."""
+"""Active units in constructed models with one and with two layers, and the summary of annealing."""
 
 import dataclasses
 import math
@@ -55,7 +55,7 @@ def vae(deeper: list[dict[str, Any]]) -> VAE:
 
 
 def test_annealing_is_in_proportion_where_its_numbers_are_null(committed: Callable[[str], str], tmp_path: Path) -> None:
-    """It takes a fifth of the passes that the importance samples take; what is asked for in numbers is done."""
+    """Annealing takes a fifth of the passes of the importance samples; numbers of images that are given are kept."""
     path = tmp_path / "params.yaml"
     path.write_text(committed("params.yaml"), encoding="utf-8")
     default = read_params(path).evaluate
@@ -71,7 +71,7 @@ def test_annealing_is_in_proportion_where_its_numbers_are_null(committed: Callab
 
 
 def test_active_units() -> None:
-    """Two units of three follow the image, one barely; deeper, noise of the layer before counts for nothing."""
+    """Two units of three follow the image, one barely; in a deeper layer the noise of the layer before is ignored."""
     model = vae([{"latent_size": 2, "hidden_sizes": [6]}])
     first, second = model.encoders
     generator = torch.Generator().manual_seed(0)
@@ -79,7 +79,9 @@ def test_active_units() -> None:
         for layer in (first.to_mean, second.to_mean):
             layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator, dtype=torch.float64))
         first.to_mean.weight[1] *= 1e-3
-        first.to_log_scale.bias.fill_(1.5)  # the draws that the second layer sees differ far more than images do
+        first.to_log_scale.bias.fill_(
+            1.5
+        )  # the input of the second layer varies far more by the draws than by the images
         second.to_mean.weight[0] = 0
     images = torch.from_numpy(prepared(400).images["test"])
     with torch.no_grad():
@@ -106,7 +108,7 @@ def test_active_units() -> None:
 
 @pytest.mark.parametrize(("variance", "active"), [(0.0097, 0), (0.0103, 3)])
 def test_a_unit_is_active_from_a_variance_of_a_hundredth_on(variance: float, active: int) -> None:
-    """One layer, whose means are scaled to just below and just above."""
+    """The means of one layer are scaled to a variance just below and just above the limit."""
     model = vae([])
     images = torch.from_numpy(prepared(300).images["test"])
     with torch.no_grad():
@@ -116,7 +118,7 @@ def test_a_unit_is_active_from_a_variance_of_a_hundredth_on(variance: float, act
 
 
 def test_noise_of_draws_is_no_activity() -> None:
-    """A second layer that follows the noise of the first, not the image: one average alone would call it active."""
+    """The second layer follows the noise of the first, not the image; with one average it would count as active."""
     model = vae([{"latent_size": 2, "hidden_sizes": [6]}])
     with torch.no_grad():
         model.encoders[0].to_mean.weight.zero_()
@@ -124,7 +126,7 @@ def test_noise_of_draws_is_no_activity() -> None:
         model.encoders[0].to_log_scale.bias.fill_(1.0)
         images = torch.from_numpy(prepared(2_000).images["test"])
         one = model.encode(images).mean_of_each(latent_code.DRAWS, generator=torch.Generator().manual_seed(0))
-        # three times what makes a unit active, so that the covariance of 2,000 images is 15 errors below that
+        # three times the variance of an active unit: the covariance of 2,000 images is then 15 errors below the limit
         model.encoders[1].to_mean.weight.mul_((3 * latent_code.ACTIVE / one[:, 3:].var(0)).sqrt()[:, None])
     assert latent_code.active_units(model, images, torch.Generator().manual_seed(0), 77)["n_active_units"] == 0
 
@@ -157,7 +159,7 @@ def test_annealing_is_summarised() -> None:
 
 
 def test_copies_among_the_annealed_images_count_once() -> None:
-    """Whether they are copies is known by their numbers in the whole set."""
+    """Copies are recognized by their indices in the whole test set."""
     model, data = small_model("vae-bernoulli"), prepared()
     assert isinstance(model, LatentModel)
     chosen = torch.randperm(50, generator=stream("annealed_images", 3))[:5].sort().values
@@ -186,7 +188,7 @@ def test_no_more_images_than_there_are_and_none_where_none_are_asked_for() -> No
 
 
 def test_as_many_images_are_drawn_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three parts of at most two images each: the numbers are of all five."""
+    """The numbers are those of all five images, in three parts of at most two images each."""
     monkeypatch.setattr(latent_code, "CHAINS_AT_ONCE", 8)
     model, data = small_model("vae-bernoulli"), prepared()
     assert isinstance(model, LatentModel)
@@ -211,7 +213,7 @@ def test_as_many_images_are_drawn_as_asked_for(monkeypatch: pytest.MonkeyPatch) 
 def test_annealing_goes_on_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Interrupted among test images and again among drawn ones: the same numbers, and no block twice."""
+    """After interruptions at test images and at drawn images the numbers are the same, and no block is repeated."""
     monkeypatch.setattr(latent_code, "CHAINS_AT_ONCE", 8)
     model, data = small_model("vae-bernoulli"), prepared()
     assert isinstance(model, LatentModel)

@@ -1,4 +1,4 @@
-"""Do the laws of tails, jackknife and annealing have teeth? Mistakes as in ``test_mutants.py``, each with its law."""
+"""Mutants as in ``test_mutants.py`` for tails, jackknife and annealing: each law must find its deliberate mistake."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bitsperdim.models.latent import LatentModel
 from support import annealing, laws
 from support.mutants import Mutant, must_die
 
-# Laws that are not in ``annealing.py``.
+# Laws (tests as functions) that are not in ``annealing.py``.
 
 
 def the_jackknife_is_its_formula() -> None:
@@ -28,7 +28,7 @@ def the_jackknife_is_its_formula() -> None:
 
 
 def the_jackknife_survives_a_spike() -> None:
-    """Without the spike of 1 what is left is e^-900."""
+    """Without the spike of 1 the remaining weights are e^-900."""
     log_w = torch.full((4, 1), -900.0, dtype=torch.float64)
     log_w[2] = 0
     expected = -4 * math.log(4) + 3 / 4 * (900 + 3 * math.log(3))
@@ -36,7 +36,7 @@ def the_jackknife_survives_a_spike() -> None:
 
 
 def a_line_has_an_intercept() -> None:
-    """Exponential weights, 20,000 repetitions, K = 8: the bias of -0.064 is nearly gone."""
+    """For exponential weights, 20,000 repetitions and K = 8, most of the bias of -0.064 is removed."""
     w = torch.empty(8, 20_000, dtype=torch.float64).exponential_(generator=annealing.seeded())
     control = w.mean(0) - 1
     found = (log_weights.extrapolation(w.log()) - control).mean().item()
@@ -44,7 +44,7 @@ def a_line_has_an_intercept() -> None:
 
 
 def tails_come_back() -> None:
-    """400 images, K = 5,000, the largest fifth with k = 0.7, others below 1: the mean has an error of 0.006."""
+    """400 images with K = 5,000; the largest fifth of the weights has k = 0.7; the mean has an error of 0.006."""
     u = torch.rand(5_000, 400, generator=annealing.seeded(), dtype=torch.float64)
     log_w = torch.where(u < 0.2, -0.7 * torch.log(u), torch.log(u))
     assert pareto.pareto_k(log_w).mean().item() == pytest.approx((213 * 0.7 + 5) / 223, abs=0.03)
@@ -94,7 +94,7 @@ def friction(*args: Any) -> Any:
 
 
 def steps_that_look_at_z(path: Any, position: hmc.Position, momentum: Tensor, beta: float, step: Tensor, n: int) -> Any:
-    """Adaptation on the run: longer steps where the density is low."""
+    """Adaptation during the run: longer steps where the density is low."""
     return LEAPFROG(path, position, momentum, beta, step * (0.5 + 0.3 * position.z.square().sum(-1)).clamp(max=2), n)
 
 
@@ -103,7 +103,7 @@ def without_kinetic_energy(momentum: Tensor) -> Tensor:
 
 
 def constant_momentum(like: Tensor, _: torch.Generator) -> Tensor:
-    """The same for ever."""
+    """Return the same momentum in every transition."""
     return torch.ones_like(like)
 
 
@@ -120,7 +120,7 @@ def density_with_beta_on_all(self: hmc.Path, position: hmc.Position, beta: float
 
 
 def accumulated(shift: int, flips: bool = True) -> Callable[..., annealed.Annealed]:
-    """Return annealing whose increment of beta belongs to a position one later, or whose reverse is not reversed."""
+    """Return annealing with increments of beta shifted by one position, or whose reverse chains are not reversed."""
 
     def anneal(
         path: hmc.Path, position: hmc.Position, betas: Tensor, step_sizes: Tensor, n_leapfrog: int,
@@ -161,7 +161,7 @@ def jackknife_with_k(log_w: Tensor) -> Tensor:
 
 
 def jackknife_divided_by_k(log_w: Tensor) -> Tensor:
-    """Leave-one-out sums divided by K instead of K - 1."""
+    """Divide leave-one-out sums by K instead of K - 1."""
     n = len(log_w)
     return log_weights.log_mean_exp(log_w) - (n - 1) * torch.log1p(-torch.softmax(log_w, 0)).mean(0)
 
@@ -174,7 +174,7 @@ def jackknife_by_subtraction(log_w: Tensor) -> Tensor:
 
 
 def without_threshold(log_w: Tensor) -> Tensor:
-    """The largest weights themselves fitted, not what they exceed the threshold by."""
+    """Fit the largest weights themselves instead of their exceedances over the threshold."""
     n = pareto.tail_size(len(log_w))
     return FIT(torch.exp(log_w - log_w.amax(0)).topk(n, dim=0).values.flip(0))
 
@@ -307,5 +307,5 @@ def test_the_law_kills_the_mutant(name: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_far_is_once_in_a_million() -> None:
-    """The false-alarm rates that the laws state are multiples of this one."""
+    """The false-alarm rates in the laws are multiples of this rate."""
     assert math.erfc(laws.FAR / 2**0.5) == pytest.approx(1e-6, rel=0.05)

@@ -1,4 +1,4 @@
-"""Which noise a density is scored with, noise that is fitted to it, and what stands beside it."""
+"""The choice of the noise for a density, fitted noise, and the comparison with the density's own noise."""
 
 import dataclasses
 from pathlib import Path
@@ -82,7 +82,7 @@ def test_what_was_chosen_is_named_and_is_another_estimate() -> None:
 
 @pytest.fixture(scope="module")
 def coupled() -> tuple[DensityModel, PreparedImages, VariationalDequantizer]:
-    """A density of couplings in float64 with mild weights, and noise that is fitted to it."""
+    """Return a coupling-layer density in float64 with small weights, and noise that is fitted to it."""
     model = small_model("realnvp-plane").eval()
     assert isinstance(model, DensityModel)
     with torch.no_grad():
@@ -106,7 +106,7 @@ def test_fitted_noise_is_of_the_same_mass(
 def test_fitted_noise_is_better(
     coupled: tuple[DensityModel, PreparedImages, VariationalDequantizer], generator: torch.Generator
 ) -> None:
-    """On every image together: a higher bound at K = 1, and weights that vary less; the density is as it was."""
+    """Over all images the bound at K = 1 is higher and the weights vary less; the density is unchanged."""
     model, _, noise = coupled
     images = laws.all_images(model.image_shape, model.n_levels)
     elbo, spread = {}, {}
@@ -124,7 +124,7 @@ def quick(epochs: int = 2) -> EvaluateSection:
 
 
 def test_a_fit_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the same bits; another seed has another one."""
+    """The stored fit is reused with the same bits; another seed has another fit."""
     model, data = small_model("realnvp-plane").float().eval(), data_of("realnvp-plane", 60)
     place = Checkpoint(tmp_path / "one", "one", interval=0.0)
     whole = scoring.evaluate_seed(model, data, quick(), 7, CPU)
@@ -144,7 +144,7 @@ def test_a_fit_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_images_that_are_drawn_are_drawn_in_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training images with more levels, of which binarization is dynamic: the model sees two."""
+    """With dynamic binarization the training images have more levels, but the model sees two."""
     model = build("realnvp", SMALL["realnvp-plane"][1], (1, 1, 2), 2).eval()
     assert isinstance(model, DensityModel)
     rng = np.random.default_rng(0)
@@ -188,13 +188,15 @@ def test_one_pixel_and_models_from_elsewhere_keep_their_noise() -> None:
 
 
 def test_pilots_are_thrown_away_and_chunks_change_nothing() -> None:
-    """The evaluator learns a shift from draws of its own, of each image for itself."""
+    """The evaluator learns a shift for each image from separate draws."""
     assert [estimating.pilot_samples(k) for k in (1, 255, 256, 1_000, 1_024, 100_000)] == [0, 0, 64, 250, 256, 256]
     model = triangular.chained()
     x = laws.some_images(model, 5, seed=4)
     with_pilots, again, in_chunks = (
         estimating.estimate(
-            *(model, x, 1_024),
+            model,
+            x,
+            1_024,
             chunk_size=chunk_size,
             batch_size=5,
             generator=torch.Generator().manual_seed(3),
@@ -206,7 +208,7 @@ def test_pilots_are_thrown_away_and_chunks_change_nothing() -> None:
     torch.testing.assert_close(with_pilots.log_p, in_chunks.log_p, rtol=0, atol=1e-7)
     shifted = model.shifted(x, 256, 50, torch.Generator().manual_seed(3))
     drawn = torch.Generator().manual_seed(3)
-    model.log_weights(x, 256, generator=drawn, noise_from="sequential")  # so many numbers are gone
+    model.log_weights(x, 256, generator=drawn, noise_from="sequential")  # advances the generator by the pilot draws
     log_w = model.log_weights(x, 1_024, generator=drawn, noise_from=shifted)
     torch.testing.assert_close(log_mean_exp(log_w), with_pilots.log_p, rtol=0, atol=1e-7)
     plain = model.log_weights(x, 8_000, generator=drawn, noise_from="sequential")

@@ -1,4 +1,4 @@
-"""Importance sampling where log P(x) is known, from proposals too narrow, right, too wide, and from the prior."""
+"""Importance sampling with known log P(x), from proposals that are too narrow, exact, too wide, and from the prior."""
 
 import itertools
 from collections.abc import Callable, Iterable
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.processor
 @pytest.mark.parametrize("width", [0.8, 1.0, 1.3, 2.0])
 @pytest.mark.parametrize("statistic", [log_mean_exp, jackknife, extrapolation])
 def test_estimates_are_within_their_errors(width: float, statistic: Callable[[Tensor], Tensor]) -> None:
-    """Three images, K = 5,000: once in 300,000 seeds each. With the posterior itself K = 2 is exact."""
+    """Three images, K = 5,000, a false alarm in one of 300,000 seeds each; with the posterior itself K = 2 is exact."""
     model = annealing.conjugate(width)
     exact = model.log_p(annealing.IMAGES)
     log_w = model.log_weights(annealing.IMAGES, 5_000, generator=annealing.seeded())
@@ -33,7 +33,7 @@ def test_estimates_are_within_their_errors(width: float, statistic: Callable[[Te
 
 
 def test_the_prior_is_a_proposal_of_the_same_mass() -> None:
-    """All sixteen images of a real VAE against quadrature, by way of the evaluator: once in 60,000 seeds."""
+    """All sixteen images of a real VAE agree with quadrature in the evaluator; a false alarm in one of 60,000 seeds."""
     model, x = annealing.curved()
     with torch.no_grad():
         masses = laws.masses_by_quadrature(model, x)
@@ -59,9 +59,9 @@ def in_chunks(model: LatentModel, x: Tensor, generators: Iterable[torch.Generato
 
 
 def test_draws_from_the_prior_do_not_depend_on_chunks_and_differ_between_images() -> None:
-    """The draws to the bit: each is made alone. Their weights to rounding: products of other sizes round otherwise.
+    """The draws have the same bits, because each has its own call; the weights are equal up to rounding.
 
-    A generator that starts anew with each chunk is noticed.
+    The test also detects a generator that restarts with each chunk.
     """
     model, x = annealing.curved()
     same = x[[3, 3]]
@@ -85,7 +85,7 @@ def test_proposals_that_are_not_there() -> None:
 
 
 def test_joint_samples_are_of_the_model() -> None:
-    """Images of ``sample`` are those of ``sample_joint``; the z that comes along made them."""
+    """``sample`` draws the same images as ``sample_joint``, whose z generated them."""
     model, _ = annealing.curved()
     z, x = model.sample_joint(4_000, generator=annealing.seeded())
     assert torch.equal(x, model.sample(4_000, generator=annealing.seeded()))

@@ -1,4 +1,4 @@
-"""The bound at K = 1 in its terms, and what it is short of, against closed forms of a conjugate model."""
+"""The terms of the lower bound at K = 1 and its gaps, compared with closed forms of a conjugate model."""
 
 import math
 from typing import Any
@@ -27,7 +27,7 @@ def images(model: annealing.LinearGaussian) -> Tensor:
 
 
 def found(model: annealing.LinearGaussian, checkpoint: Checkpoint | None = None, **changes: Any) -> dict[str, Any]:
-    """Return the metrics of all images, where the exact log-likelihood stands for the bound of K samples."""
+    """Return the metrics of all images, with the exact log-likelihood in place of the bound with K samples."""
     x = images(model)
     data = PreparedImages(Description((1, 1, 3), 2, 2, "none", {"test": N}, "hash", "tag"), {"test": x.numpy()})
     section: EvaluateSection = SECTION.model_copy(update={"batch_size": 16, **changes})
@@ -35,7 +35,7 @@ def found(model: annealing.LinearGaussian, checkpoint: Checkpoint | None = None,
 
 
 def test_the_terms_are_those_of_a_conjugate_model() -> None:
-    """Distortion and rate of the encoder in closed form, within 4.5 Monte Carlo errors: once in 70,000 seeds."""
+    """Distortion and rate of the encoder are within 4.5 Monte Carlo errors; a false alarm in one of 70,000 seeds."""
     model = annealing.conjugate(1.4)
     x, metrics = images(model), found(model)
     q = model.encode(x)
@@ -45,7 +45,7 @@ def test_the_terms_are_those_of_a_conjugate_model() -> None:
     distortion = 0.5 * (off + spread) / model.noise**2 + 1.5 * math.log(math.tau * model.noise**2)
     rate = 0.5 * (variance + q.mean.square() - 1).sum(1) - q.log_scale.sum(1)
     for name, exact in (("distortion_nats", distortion), ("rate_nats", rate)):
-        # of one sample: a quadratic form of two normals, whose spread is below its mean
+        # the value of one sample is a quadratic form of two normals, whose spread is below its mean
         error = float(exact.abs().mean()) / math.sqrt(N * module.N_SAMPLES)
         assert error < 0.05
         assert abs(metrics["encoder"][name] - float(exact.mean())) < 4.5 * error
@@ -55,14 +55,14 @@ def test_the_terms_are_those_of_a_conjugate_model() -> None:
 
 @pytest.mark.parametrize("width", [0.5, 1.0, 1.6])
 def test_the_gaps_are_those_of_a_conjugate_model(width: float) -> None:
-    """An encoder of another width than the posterior: the divergence is closed, and its best normal has no gap.
+    """An encoder of another width than the posterior has a known divergence, and the best normal has no gap.
 
-    The samples of the best normal, which is the posterior, all have the weight P(x): nothing is left to chance but how
-    far the optimization comes, and the noise of the encoder's bound.
+    The best normal is the posterior, so all its samples have the weight P(x). Random are only the progress of the
+    optimization and the noise of the encoder's bound.
     """
     metrics = found(annealing.conjugate(width))
     gap = 2 * (0.5 * (width**2 - 1) - math.log(width))
-    # log of a weight: (width^2 - 1) / 2 times a chi-square of two degrees, whose standard deviation is 2
+    # the log of a weight is (width^2 - 1) / 2 times a chi-square with two degrees of freedom, of standard deviation 2
     error = abs(width**2 - 1) / math.sqrt(N * module.N_SAMPLES)
     assert abs(metrics["amortization_gap_nats"] - gap) < 4.5 * error + 0.002
     assert abs(metrics["approximation_gap_nats"]) < 0.002
@@ -72,19 +72,19 @@ def test_the_gaps_are_those_of_a_conjugate_model(width: float) -> None:
 
 
 def test_coupled_coordinates_have_a_gap_of_their_family() -> None:
-    """The best normal with independent coordinates has the posterior's mean and the precisions on its diagonal.
+    """The best normal with independent coordinates has the posterior's mean and its diagonal precisions.
 
-    The encoder is that already, so that the amortization gap is zero, and the other half the logarithm of the product
-    of those precisions over the determinant.
+    The encoder already is this normal, so the amortization gap is zero. The approximation gap is half the logarithm of
+    the product of these precisions over the determinant.
     """
     model = annealing.Coupled()
     metrics = found(model)
     gap = 0.5 * float(model.precision.diagonal().log().sum() - model.precision.logdet())
     assert gap > 0.3
     correlation = float(model.precision[0, 1] / model.precision.diagonal().prod().sqrt())
-    error = correlation / math.sqrt(N * module.N_SAMPLES)  # log of a weight: the product of two normals
+    error = correlation / math.sqrt(N * module.N_SAMPLES)  # the log of a weight is a product of two normals
     assert abs(metrics["approximation_gap_nats"] - gap) < 4.5 * error + 0.03
-    assert abs(metrics["amortization_gap_nats"]) < 0.03  # as far as the optimization comes there
+    assert abs(metrics["amortization_gap_nats"]) < 0.03  # the optimization does not reach it exactly
 
 
 def test_errors_are_paired_over_distinct_images() -> None:
@@ -117,7 +117,7 @@ def test_nothing_is_done_where_nothing_is_asked() -> None:
 
 
 def test_it_goes_on_where_it_stopped(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three blocks, stopped in the second: the first is not computed again, and the numbers are the same bits."""
+    """Of three blocks the second is interrupted: the first is not repeated, and the numbers have the same bits."""
     whole, best, blocks = found(annealing.conjugate(1.3)), module.best_normal, []
 
     def stopping(model: Any, x: Tensor, section: Any, numbers: list[int]) -> DiagonalNormal:

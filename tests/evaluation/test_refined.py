@@ -1,4 +1,4 @@
-"""Refined proposals: unbiased against quadrature and enumeration, densities of what they draw, one image at a time."""
+"""Refined proposals: unbiased estimates, densities that match the draws, and independent images."""
 
 import math
 from functools import partial
@@ -37,7 +37,7 @@ def weights(model: LatentModel, x: Tensor, proposal: LatentMixture, n_samples: i
 
 @pytest.mark.parametrize("name", WITH_CODE)
 def test_weights_average_to_the_mass(name: str) -> None:
-    """Every likelihood, two stochastic layers, convolutions: against quadrature; once in 100,000 seeds of them all."""
+    """They agree with quadrature for all likelihoods, two layers, convolutions; a false alarm in 1 of 100,000 seeds."""
     model = small_model(name)
     assert isinstance(model, LatentModel)
     x = laws.all_images(model.image_shape, model.n_levels)[::7][:8]
@@ -49,7 +49,7 @@ def test_weights_average_to_the_mass(name: str) -> None:
 
 
 def test_masses_of_all_images_add_up_to_one() -> None:
-    """Each image with a proposal of its own: the sum of all E[w] is 1; once in a million seeds."""
+    """Each image has its own proposal, and the sum of all E[w] is 1; a false alarm in one of a million seeds."""
     model, x = annealing.curved()
     w = weights(model, x, refine(model, x).proposal, 4_000).exp()
     annealing.means_are(w.sum(1, keepdim=True), 1.0, 0.01)
@@ -57,7 +57,7 @@ def test_masses_of_all_images_add_up_to_one() -> None:
 
 @pytest.mark.parametrize("name", ["vae-bernoulli", "vae-two-layers"])
 def test_the_density_is_that_of_the_draws(name: str) -> None:
-    """It integrates to one, and its moments on a grid are those of 40,000 draws: once in 60,000 seeds."""
+    """It integrates to one and has the moments of 40,000 draws on a grid; a false alarm in one of 60,000 seeds."""
     model = small_model(name)
     assert isinstance(model, LatentModel)
     x = laws.all_images(model.image_shape, model.n_levels)[[3, 9]]
@@ -74,7 +74,7 @@ def test_the_density_is_that_of_the_draws(name: str) -> None:
 
 @pytest.mark.parametrize(("width", "offset"), [(0.3, 0.0), (3.0, 0.0), (1.0, 2.0)])
 def test_a_wrong_encoder_becomes_the_posterior(width: float, offset: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Too narrow, too wide, two standard deviations away: afterwards the posterior, but for the stated widening."""
+    """Encoders that are too narrow, too wide, or shifted by 2 standard deviations become the posterior, but widened."""
     model, x = annealing.conjugate(width), annealing.IMAGES
     exact, encode = model.posterior(x), model.encode
     monkeypatch.setattr(
@@ -89,7 +89,7 @@ def test_a_wrong_encoder_becomes_the_posterior(width: float, offset: float, monk
 
 
 def test_the_derivative_is_that_of_the_bound() -> None:
-    """Doubly reparameterized, with k = 4, against the plain one of the same bound: 4 means, once in 250,000 seeds."""
+    """On average it equals the plain derivative of the bound with k = 4; a false alarm in one of 250,000 seeds."""
     model, x = annealing.conjugate(0.6), annealing.IMAGES[:1]
     n = 4_000
     images = x.expand(n, -1, -1, -1)
@@ -112,7 +112,7 @@ def test_the_derivative_is_that_of_the_bound() -> None:
 
 
 class TwoModes(LatentModel):
-    """z is from a mixture of two normals far apart, and the image says nothing: log P(x) = log 1."""
+    """The prior of z is a mixture of two normals far apart, and the image does not depend on z: log P(x) = log 1."""
 
     def __init__(self) -> None:
         super().__init__((1, 1, 1), 2)
@@ -134,9 +134,9 @@ class TwoModes(LatentModel):
 
 
 def test_a_mode_that_is_left_is_still_found() -> None:
-    """The normal alone settles on one mode and is off by log 2, without a trace in its weights; the mixture is not.
+    """The normal alone settles on one mode and is off by log 2, which its weights do not show; the mixture is right.
 
-    Once in a million seeds.
+    A false alarm occurs in one of a million seeds.
     """
     model, x = TwoModes().eval(), torch.zeros(1, 1, 1, 1, dtype=torch.uint8)
     section = ALONE.model_copy(update={"n_samples": 1, "n_steps": 200})
@@ -149,7 +149,7 @@ def test_a_mode_that_is_left_is_still_found() -> None:
 
 
 def test_images_are_independent() -> None:
-    """An image's proposal is that of itself alone, whatever its batch; its number and the seed decide it."""
+    """The proposal of an image does not depend on its batch; its index and the seed determine it."""
     model, x = annealing.curved()
     whole = refine(model, x[:6]).proposal.mean
     torch.testing.assert_close(refine(model, x[2:4], first=2).proposal.mean, whole[2:4], rtol=0, atol=1e-9)
@@ -170,13 +170,15 @@ def test_draws_of_a_mixture_do_not_depend_on_chunks_and_have_its_shares() -> Non
         count = int(((whole - at).abs() < 15).sum())
         assert abs(count - n * share) < laws.FAR * math.sqrt(n * share * (1 - share))
     inner = torch.where(whole.abs() < 15, whole, torch.nan)
-    assert abs(float(inner[~inner.isnan()].std()) - 1) < 0.2  # what chose the component is not what made the draw
+    assert (
+        abs(float(inner[~inner.isnan()].std()) - 1) < 0.2
+    )  # the number that selects the component is not used in the draw
     with pytest.raises(ValueError, match="shares that add up to 1"):
         LatentMixture(parts, [0.7, 0.2, 0.2])
 
 
 def test_a_moved_chain_is_moved_in_every_layer() -> None:
-    """Each normal given the layer before, by its own offsets; where they are zero nothing changes."""
+    """Each normal, given the layer before, is moved by its own offsets; offsets of zero change nothing."""
     model = small_model("vae-two-layers")
     assert isinstance(model, LatentModel)
     chain = model.encode(laws.all_images(model.image_shape, 2)[:3])
@@ -209,7 +211,7 @@ def test_what_it_costs_is_counted(n_rounds: int, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(model, "log_joint", counted)
     section = ALONE.model_copy(update={"n_steps": 20, "n_samples": 2, "n_rounds": n_rounds, "n_pilot": 64})
     found = refine(model, annealing.IMAGES, section)
-    # 20 steps of 2 samples; then a fit by 64, and 128 that find it good, whose gradient would be of another fit
+    # 20 steps with 2 samples; then 64 samples for a fit, and 128 that check it, with gradients for a possible next fit
     assert found.n_gradients.tolist() == [40 + (192 if n_rounds else 0)] * 3
     assert found.n_pilot.tolist() == [0] * 3
     assert found.n_rounds.tolist() == [min(n_rounds, 1)] * 3
@@ -219,7 +221,7 @@ def test_what_it_costs_is_counted(n_rounds: int, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_large_code_keeps_independent_coordinates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As with no rounds at all, to the bit."""
+    """The result has the same bits as with no rounds at all."""
     model, x = annealing.Coupled().eval(), annealing.IMAGES
     without = refine(model, x, ALONE.model_copy(update={"n_rounds": 0})).proposal.parts
     assert isinstance(refine(model, x, ALONE).proposal.parts[0], CorrelatedNormal)
@@ -234,7 +236,7 @@ def test_a_large_code_keeps_independent_coordinates(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("n_rounds", [0, 2])
 def test_an_image_without_any_mass_stays_where_it_is(n_rounds: int) -> None:
-    """No derivative, no NaN: its weights are zero as before, and the others are refined."""
+    """It has no derivative and gives no NaN: its weights stay zero, and the other images are refined."""
     model, x = annealing.conjugate(0.5), annealing.IMAGES
     like = annealing.LinearGaussian.log_p_x_given_z
     with pytest.MonkeyPatch.context() as patch:
@@ -254,7 +256,7 @@ def test_an_image_without_any_mass_stays_where_it_is(n_rounds: int) -> None:
 
 
 def test_an_evaluation_with_refined_proposals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same bits where it goes on after an interruption; named, with its costs; not the number of the encoder."""
+    """Resumed scoring has the same bits; the metrics name the proposal and its costs; the encoder's number differs."""
     data, model = prepared("vae-bernoulli"), small_model("vae-bernoulli").float()
     section = SECTION.model_copy(update={"proposal": "refined", "refined": SHORT})
     evaluate = partial(scoring.evaluate_seed, model, data, section, 7, CPU, title="this")
@@ -271,7 +273,7 @@ def test_an_evaluation_with_refined_proposals(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(KeyboardInterrupt):
         evaluate(checkpoint=place)
     again = evaluate(checkpoint=place)
-    assert len(calls) == 4  # three blocks, the second of them twice
+    assert len(calls) == 4  # three blocks, the second one twice
     assert whole.costs is not None
     assert again.costs is not None
     for name in ("log_p", "ess", "bounds", "costs"):
@@ -297,7 +299,7 @@ def test_without_a_code_it_changes_nothing(name: str) -> None:
 
 
 class Foreign(annealing.LinearGaussian):
-    """The conjugate model with an encoder that is a distribution of torch, of three kinds."""
+    """The conjugate model with an encoder that is one of three kinds of torch distributions."""
 
     kind = "normal"
 
@@ -307,7 +309,9 @@ class Foreign(annealing.LinearGaussian):
         given = {
             "normal": base,
             "student": td.StudentT(torch.tensor(3.0, dtype=torch.float64), base.loc, base.scale),
-            "flow": td.TransformedDistribution(base, [td.AffineTransform(0.3, 0.8)]),  # neither mean nor deviation
+            "flow": td.TransformedDistribution(
+                base, [td.AffineTransform(0.3, 0.8)]
+            ),  # has neither a mean nor a standard deviation
         }[self.kind]
         return ExternalCode(td.Independent(given, 1), "encode", (len(x),), CPU)
 
@@ -317,7 +321,7 @@ class Foreign(annealing.LinearGaussian):
 
 @pytest.mark.parametrize("kind", ["normal", "student", "flow"])
 def test_an_encoder_from_elsewhere_is_refined_as_a_normal(kind: str) -> None:
-    """Whatever its distribution is: E[w] = P(x), once in 300,000 seeds, with its own share in the mixture."""
+    """E[w] = P(x) for any distribution, with its share in the mixture; a false alarm in one of 300,000 seeds."""
     model, x = Foreign().eval(), annealing.IMAGES
     model.kind = kind
     section = SHORT.model_copy(update={"n_steps": 100, "prior_share": 0.0})

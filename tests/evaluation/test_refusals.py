@@ -1,4 +1,4 @@
-"""What ``bitsperdim.evaluate`` refuses, each in one sentence, and what has to agree."""
+"""Models and arguments that ``bitsperdim.evaluate`` refuses in one sentence, and methods that must agree."""
 
 import functools
 import re
@@ -37,18 +37,18 @@ def test_two_methods_have_to_agree() -> None:
     net, other = Masked(), Masked(seed=1)
     assert number(Offering(net, logits=net.last, log_prob=net.mass)).nats == number(net.last, offers="logits").nats
     model = Offering(net, logits=net.last, log_prob=other.mass)
-    refused("logits and log_prob disagree: of image ", model)
+    refused("logits and log_prob disagree: for image ", model)
     assert number(model, offers="log_prob").nats == number(other.mass, offers="log_prob").nats
     below = Offering(net, log_prob=net.mass, bound=lambda x: net.mass(x) - torch.rand(len(x)))
     assert number(below).kind == "exact"
     above = Offering(net, log_prob=net.mass, bound=lambda x: net.mass(x) + 0.5 + torch.rand(len(x)))
-    refused("log_prob and bound disagree: on 8 images the mean of log P(x) is", above)
+    refused("log_prob and bound disagree: on 8 images, the mean of log P(x) is", above)
     for change in (
         lambda p: torch.where(torch.arange(len(p)) == 2, p - 1, torch.where(torch.arange(len(p)) == 3, p + 1, p)),
         lambda p: torch.where(torch.arange(len(p)) == 2, -torch.inf, p),
     ):
         crossed = functools.partial(lambda x, change: change(net.mass(x)), change=change)
-        refused("disagree: of image ", Offering(net, logits=net.last, log_prob=crossed))
+        refused("disagree: for image ", Offering(net, logits=net.last, log_prob=crossed))
     impossible = Offering(
         log_prob=lambda x: torch.full((len(x),), -torch.inf), bound=lambda x: torch.full((len(x),), -torch.inf)
     )
@@ -58,7 +58,7 @@ def test_two_methods_have_to_agree() -> None:
 def test_a_checkpoint_needs_weights_that_are_known(tmp_path: Path) -> None:
     net = Masked()
     refused(
-        "checkpoint is not allowed with <lambda>, of whose weights",
+        "checkpoint is not allowed with <lambda>, whose weights",
         lambda x: net.mass(x),
         offers="log_prob",
         checkpoint=tmp_path,
@@ -67,7 +67,7 @@ def test_a_checkpoint_needs_weights_that_are_known(tmp_path: Path) -> None:
 
 
 def of_image_7(value: float) -> Any:
-    """Return log P(x) of -1, but of the eighth image."""
+    """Return a model with log P(x) = -1 for all images except the eighth."""
     return lambda x, *_: torch.where((x == IMAGES[7]).flatten(1).all(1), value, -1.0)
 
 
@@ -122,7 +122,7 @@ REFUSED: dict[str, tuple[str, Any, dict[str, Any]]] = {
         {},
     ),
     "attribute's key": ("The attribute bitsperdim of Key must be a dict", Key().eval(), {}),
-    "labels": ("labels must be integers of shape (12,), not int64 of (3,).", MASS, {"labels": [0, 1, 2]}),
+    "labels": ("labels must be integers of shape (12,), not int64 of shape (3,).", MASS, {"labels": [0, 1, 2]}),
     "labels to encode": ("labels are not given to encode", Vae(), {"labels": [0] * 12}),
     "no n_levels": ("n_levels is missing", MASS, {"n_levels": None}),
     "density": ("Independent is a density and no mass", td.Independent(td.Normal(torch.zeros(SHAPE), 1.0), 3), {}),
@@ -147,7 +147,7 @@ REFUSED: dict[str, tuple[str, Any, dict[str, Any]]] = {
         {"offers": "logits"},
     ),
     "NaN of a second": (
-        "bound cannot be asked: a log-weight of image 7 is NaN",
+        "The method bound cannot be used: a log-weight of image 7 is NaN",
         Offering(log_prob=MASS, bound=of_image_7(np.nan)),
         {},
     ),
@@ -174,7 +174,9 @@ REFUSED: dict[str, tuple[str, Any, dict[str, Any]]] = {
     ),
     "an error in the masses": (
         "raised ValueError when it was asked for the mass of levels",
-        lambda x: td.Categorical(logits=torch.zeros(len(x), 1, 2, 2, 2), validate_args=True),  # which zuko switches off
+        lambda x: td.Categorical(
+            logits=torch.zeros(len(x), 1, 2, 2, 2), validate_args=True
+        ),  # zuko switches validation off
         {"offers": "conditionals"},
     ),
     "looks ahead": ("last cannot be scored: the model looks ahead", Masked(is_leaking=True).last, {"offers": "logits"}),
@@ -189,9 +191,9 @@ REFUSED: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "proposal": ("proposal = 'best' is not allowed; it must be one of refined, encoder", MASS, {"proposal": "best"}),
     "seed": ("seed = -1 is not allowed; it must be an integer from 0 to", MASS, {"seed": -1, "subset": 3}),
     "subset": ("subset = 13 is not allowed; it must be an integer from 1 to 12", MASS, {"subset": 13}),
-    "device": ("device = 'gpu' is not here (", MASS, {"offers": "log_prob", "device": "gpu"}),
+    "device": ("device = 'gpu' is not available (", MASS, {"offers": "log_prob", "device": "gpu"}),
     "meta": (
-        "The model is on the device 'meta', where weights have no values; load them first.",
+        "The model is on the device 'meta', where weights have no values; load the weights first.",
         Masked().to("meta").mass,
         {"offers": "log_prob"},
     ),
@@ -226,4 +228,4 @@ def test_colour_has_no_plane() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_refused() -> None:
-    refused("device = 'cuda' is not here (", MASS, offers="log_prob", device="cuda")
+    refused("device = 'cuda' is not available (", MASS, offers="log_prob", device="cuda")

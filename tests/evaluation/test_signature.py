@@ -1,4 +1,4 @@
-"""The signature of a number: it changes with whatever changes the number, and with nothing else."""
+"""The signature of a number changes with everything that changes the number, and with nothing else."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ def test_what_changes_the_number_changes_the_signature(field: str, changes: dict
     one, other = scored(Vae()), scored(**{"model": Vae(), **changes})
     assert fields(one)[field] != fields(other)[field]
     assert one.signature == scored(Vae()).signature
-    if field not in ("inputs", "method"):  # the same model, asked in another way
+    if field not in ("inputs", "method"):  # the same model, called in another way
         assert one.bits_per_dim != other.bits_per_dim
 
 

@@ -1,4 +1,4 @@
-"""What is said of estimates: means and errors of their formulas, and flags where a number is not to be believed."""
+"""Summaries of estimates: means and errors follow their formulas, and numbers that cannot be trusted are flagged."""
 
 import dataclasses
 import math
@@ -32,7 +32,7 @@ def test_seeds_are_averaged_per_image_and_their_spread_is_told_apart() -> None:
 
 
 def test_copies_of_an_image_are_one_observation() -> None:
-    """Five copies of each of three images have the error of three, not one that is smaller by the root of five."""
+    """Five copies of each of three images have the error of three images, not an error smaller by the root of five."""
     model, description = small_model("vae-categorical"), Description((1, 2, 2), 3, 3, "none", {"test": 3}, "hash", "t")
     once, copied = fixed([-1, -2, -6]), fixed([-1, -2, -6] * 5)
     same_as = np.tile(np.arange(3), 5)
@@ -49,8 +49,10 @@ def test_copies_of_an_image_are_one_observation() -> None:
 
 @pytest.mark.parametrize("sizes", [[1] * 40, [5] * 40, [1] * 30 + [20]])
 def test_the_error_of_copies_is_the_spread_of_test_sets(sizes: list[int]) -> None:
-    """40 or 31 independent images with so many copies each, 4,000 times: mean square and spread agree within 7 %, about
-    three errors of either; where one image has 20 copies the jackknife is by its nature a little too large.
+    """The mean of the squared error agrees with the variance over 4,000 test sets of 40 or 31 distinct images.
+
+    They agree within 7 %, about three errors of either. If one image has 20 copies, the jackknife is always a little
+    too large.
     """
     generator = torch.Generator().manual_seed(0)
     same_as = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
@@ -78,7 +80,7 @@ def test_images_that_were_trained_on_are_told_apart() -> None:
 
 
 def test_the_number_without_near_copies_is_without_the_equal_ones_too() -> None:
-    """With its error, of which copies count once; of one image that is both, equal counts."""
+    """It has an error in which copies count once; an image that is both equal and nearly equal counts as equal."""
     model, description = small_model("vae-categorical"), Description((1, 2, 2), 3, 3, "none", {"test": 6}, "hash", "t")
     same_as, seen = np.array([0, 1, 2, 3, 3, 5]), np.array([True, *[False] * 5])
     scores = fixed([-1, -2, -6, -7, -7, -9])
@@ -114,7 +116,7 @@ def test_few_effective_samples_are_flagged() -> None:
     exact = dataclasses.replace(few, kind="exact")
     assert summarise({0: exact}).metrics.too_few_samples is False
     many = dataclasses.replace(few, ess=torch.tensor([9.9] * 6 + [500.0] * 34))
-    for seeds in ({0: enough, 1: many}, {0: many, 1: enough}):  # 5 and 15 %: one seed hides no other
+    for seeds in ({0: enough, 1: many}, {0: many, 1: enough}):  # 5 and 15 %: one seed does not hide the other
         assert summarise(seeds).metrics.ess_below_10_share == pytest.approx(0.1)
         assert summarise(seeds).metrics.too_few_samples is True
 
@@ -136,13 +138,13 @@ def test_debiased_numbers_are_means_over_seeds_and_go_where_an_image_is_impossib
     assert metrics.nll_jackknife_nats is None
     assert metrics.nll_extrapolated_nats is None
     assert metrics.pareto_k_median == pytest.approx(0.2)
-    metrics.write(tmp_path / "metrics.json")  # which refuses NaN
+    metrics.write(tmp_path / "metrics.json")  # NaN would be refused
     unknown = dataclasses.replace(impossible, pareto_k=torch.full((3,), torch.nan))
     assert summarise({0: unknown}).metrics.pareto_k_median is None
 
 
 def test_a_high_k_hat_is_flagged_where_it_is_judged() -> None:
-    """At K = 1,000 the limit is 2/3: one image in twenty may lie above it, two may not."""
+    """At K = 1,000 the limit is 2/3: one image in twenty may be above it, two may not."""
     k_hat = torch.tensor([0.66] * 38 + [0.68, torch.nan])
     base = dataclasses.replace(fixed([-1.0] * 40), ess=torch.full((40,), 500.0), n_samples=1_000, pareto_k=k_hat)
     metrics = summarise({0: base}).metrics
@@ -160,7 +162,7 @@ def test_a_high_k_hat_is_flagged_where_it_is_judged() -> None:
 
 @pytest.mark.processor
 def test_heavy_tails_are_flagged_from_end_to_end() -> None:
-    """Log-normal weights of spread 10: 24 nats of bias at K = 1,024, of which the leading order sees 1/2."""
+    """Log-normal weights of spread 10 have 24 nats of bias at K = 1,024, of which the leading order shows 1/2."""
     log_w = 10 * torch.randn(1024, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     metrics = summarise({0: estimated(log_w)}).metrics
     assert metrics.too_few_samples is True
@@ -176,10 +178,10 @@ def weights(log_spreads: torch.Tensor, tails: torch.Tensor, n_samples: int, gene
 
 
 def test_the_error_of_the_jackknife_covers_or_is_not_given() -> None:
-    """Weights whose log P is 0, K = 1,024, 100 images: how often 1.96 errors hold the truth, where there is an error.
+    """If there is an error, 1.96 errors cover the true log P = 0 often enough, with K = 1,024 and 100 images.
 
-    Light tails, 60 test sets each: at least 88 % in each case (a right 95 % would be below in one of 50 seeds) and 92 %
-    of all. With 4 % of heavy tails among light ones, with all tails heavy, and with K = 256, no error is given.
+    Light tails, 60 test sets each: at least 88 % in each case (a true 95 % would be lower in one of 50 seeds) and 92 %
+    of all. With 4 % of heavy tails among light ones, with all tails heavy, and with K = 256, no error is reported.
     """
     generator = torch.Generator().manual_seed(0)
     few = torch.zeros(100)

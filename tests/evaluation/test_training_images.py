@@ -1,4 +1,4 @@
-"""Test images that are in a model's own training images."""
+"""Test images that are among the training images of a model."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def prepared() -> PreparedImages:
 
 
 def test_exact_copies_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In any layout and type; ours count too where the model is trained here, and alone where it names none."""
+    """Copies are found in any layout and type; the training split counts if the model is trained here or names none."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "external").mkdir()
     own = np.concatenate([TEST[[3]], 3 - TEST[[4]]])
@@ -58,17 +58,17 @@ def test_near_copies_in_the_file_are_found(tmp_path: Path, monkeypatch: pytest.M
 
 def test_what_is_no_array_of_such_images_is_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "t.npz"
-    with pytest.raises(InputError, match="the train_images of a model, is not there"):
+    with pytest.raises(InputError, match="the train_images of a model, does not exist"):
         read_training_images(path, (3, 2, 3), 4)
     path.write_bytes(b"no archive")
-    with pytest.raises(InputError, match=r"is not a readable \.npz file of one array of images"):
+    with pytest.raises(InputError, match=r"is not a readable \.npz file with an array of images"):
         read_training_images(path, (3, 2, 3), 4)
     for arrays, words in (
-        ({"a": TEST, "b": TEST}, "has no array 'train', but a, b; it must, or hold one array"),
+        ({"a": TEST, "b": TEST}, "has no array 'train', but a, b; it must have one, or hold a single array"),
         ({"a": TEST / 4}, "must be integers"),
-        ({"a": TEST[:, :2]}, r"training images must be integers \(N, 2, 3\) or \(N, 2, 3, 3\), as the test images are"),
+        ({"a": TEST[:, :2]}, r"training images must be integers of the shape \(N, 2, 3\) or \(N, 2, 3, 3\), like"),
         ({"a": TEST[:, 0]}, "has no channels; the test images have 3"),
-        ({"a": TEST * 2}, "has values from 0 to 6; as the test images are scored here, levels go from 0 to 3"),
+        ({"a": TEST * 2}, "has values from 0 to 6; they must be levels from 0 to 3"),
     ):
         np.savez(path, **arrays)  # type: ignore[arg-type]
         with pytest.raises(InputError, match=words):

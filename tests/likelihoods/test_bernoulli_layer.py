@@ -1,4 +1,4 @@
-"""The fused Bernoulli of a linear layer is the Bernoulli, to rounding, and so are its derivatives."""
+"""The fused log-mass of a linear layer and its derivatives equal those of the Bernoulli, up to rounding."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.processor
 def layer(
     n_dims: int, scale: float, dtype: torch.dtype, n_samples: int = 7, n_images: int = 3
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Images, hidden values, weights and biases."""
+    """Return images, hidden values, weights and biases."""
     generator = torch.Generator().manual_seed(n_dims)
     x = torch.randint(2, (n_images, 1, 1, n_dims), generator=generator).to(torch.uint8)
     hidden = torch.randn(n_samples, n_images, 9, generator=generator, dtype=dtype)
@@ -27,14 +27,14 @@ def layer(
     return x, hidden, weight, bias
 
 
-# one factor, odd and even numbers of them, a power of two above the largest product, those of MNIST and of CIFAR-10
+# one factor, odd and even numbers of factors, a power of two above the largest product, sizes of MNIST and CIFAR-10
 @pytest.mark.parametrize("n_dims", [1, 2, 15, 64, 512, 784, 3072])
 @pytest.mark.parametrize("scale", [0.01, 1.0, 300.0])
 def test_it_is_the_bernoulli(n_dims: int, scale: float) -> None:
-    """To 1e-12 in float64, 1e-6 in float32, of the larger of 1 and |log p|; and to the rounding of the logits.
+    """The error relative to max(1, |log p|) is 1e-12 in float64 and 1e-6 in float32, plus the rounding of the logits.
 
-    A log-mass moves by at most as much as its logit. How much float32 rounds a logit, a sum of ten terms, is held
-    against float64. Logits of 300 have masses whose product is far below the smallest float.
+    A log-mass changes by at most as much as its logit. The float32 rounding of a logit, a sum of ten terms, is measured
+    with float64. Logits of 300 have masses whose product is far below the smallest float.
     """
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
         x, *layer_of = layer(n_dims, scale, dtype)
@@ -50,7 +50,7 @@ def test_it_is_the_bernoulli(n_dims: int, scale: float) -> None:
 @pytest.mark.parametrize("t", [0.0, 4.0, 8.0, 12.0, 16.0, 30.0, 90.0])
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_the_error_of_images_that_are_almost_certain(t: float, sign: int) -> None:
-    """All logits alike and all right, or all wrong: at most 6e-8 nats for each sub-pixel, and 1e-6 of what is lost."""
+    """With equal logits, all right or all wrong, the error is at most 6e-8 nats per sub-pixel, plus 1e-6 of |log p|."""
     x = torch.ones(1, 1, 28, 28, dtype=torch.uint8)
     bias = torch.full((784,), sign * t)
     found = bernoulli_log_prob_of_layer(x, torch.zeros(1, 1, 3), torch.zeros(784, 3), bias).double().item()
@@ -61,9 +61,9 @@ def test_the_error_of_images_that_are_almost_certain(t: float, sign: int) -> Non
 @pytest.mark.parametrize("n_dims", [1, 15, 784])
 @pytest.mark.parametrize("scale", [0.01, 1.0, 30.0])
 def test_the_derivatives_are_those_of_the_bernoulli(n_dims: int, scale: float) -> None:
-    """In hidden values, weights and biases, each row with a weight of its own: float64, to 1e-12 of the largest.
+    """Derivatives in hidden values, weights and biases, with a factor for each row: float64, to 1e-12 of the largest.
 
-    With more samples than are taken at once, so that the last part is a smaller one.
+    There are more samples than are computed at once, so that the last part is smaller.
     """
     n_images = ROWS_AT_ONCE // 3
     x, *values = layer(n_dims, scale, torch.float64, n_samples=7, n_images=n_images)
@@ -82,7 +82,7 @@ def test_the_derivatives_are_those_of_the_bernoulli(n_dims: int, scale: float) -
 
 @pytest.mark.parametrize("wanted", [0, 1, 2])
 def test_only_the_derivatives_that_are_wanted_are_computed(wanted: int) -> None:
-    """A decoder whose weights are frozen, as where a proposal is refined, has a derivative in its input alone."""
+    """A decoder with frozen weights, as in the refinement of proposals, has a derivative in its input only."""
     x, *values = layer(15, 1.0, torch.float64)
     values[wanted].requires_grad_()
     result = learned_bernoulli_log_prob_of_layer(x, *values)
@@ -92,7 +92,7 @@ def test_only_the_derivatives_that_are_wanted_are_computed(wanted: int) -> None:
 
 
 def test_a_workspace_serves_calls_of_any_smaller_size() -> None:
-    """What an earlier, larger call left there does not matter."""
+    """Values from an earlier, larger call in the workspace have no effect."""
     workspace = torch.full((2, 30, 64), torch.nan, dtype=torch.float64)
     for n_samples in (10, 4, 7):
         given = layer(64, 1.0, torch.float64, n_samples)
@@ -100,7 +100,7 @@ def test_a_workspace_serves_calls_of_any_smaller_size() -> None:
 
 
 def test_the_hyperbolic_tangent() -> None:
-    """Within 1.5 roundings of one, that is 2e-7 in float32, and in place; far out it is 1, as in torch."""
+    """In place, with an error of at most 1.5 roundings of one (2e-7 in float32); 1 for large inputs, as in torch."""
     for dtype in (torch.float32, torch.float64):
         values = torch.cat([torch.linspace(-30, 30, 10_001), torch.tensor([0.0, 1e-8, -1e30, 1e30])]).to(dtype)
         expected = torch.tanh(values.double())

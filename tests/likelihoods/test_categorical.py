@@ -1,4 +1,4 @@
-"""Masses of single sub-pixels: they sum to one, are those of 60-digit arithmetic, and samples follow them."""
+"""Masses of single sub-pixels sum to one and agree with 60-digit arithmetic, and samples follow them."""
 
 import itertools
 import math
@@ -17,7 +17,7 @@ HOSTILE = [0.0, 1e-8, 1.0, -3.0, 21.0, -21.0, 40.0, -40.0, 800.0, -800.0]
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_masses_sum_to_one(dtype: torch.dtype) -> None:
-    """Within four units of the last place, for logits at which e^a overflows too."""
+    """The sum is within four units in the last place, also for logits for which e^a overflows."""
     logits = torch.tensor(HOSTILE, dtype=dtype)
     tolerance = 4 * torch.finfo(dtype).eps
     bernoulli = Bernoulli(logits)
@@ -30,9 +30,9 @@ def test_masses_sum_to_one(dtype: torch.dtype) -> None:
 
 
 def test_a_float32_mass_is_exact_to_rounding() -> None:
-    """Against 60 digits, for logits at which e^a overflows too, and up to 65,536 levels.
+    """It is compared with 60 digits, also for logits for which e^a overflows, and for up to 65,536 levels.
 
-    The largest errors relative to max(1, |log p|) found are 7.3e-8 (Bernoulli) and 1.0e-7 (categorical).
+    The largest errors found, relative to max(1, |log p|), are 7.3e-8 (Bernoulli) and 1.0e-7 (categorical).
     """
     logits = torch.cat(
         [torch.tensor(HOSTILE), torch.tensor([1e-30, 1e6, -1e6, 88.0, 104.0]), torch.linspace(-60, 60, 501)]
@@ -70,7 +70,7 @@ def test_gradients_are_finite_at_the_extremes() -> None:
 
 
 def test_samples_have_the_mean(generator: torch.Generator) -> None:
-    """100,000 draws, seven means: one above 4.9 standard errors once in 140,000 seeds."""
+    """Seven means of 100,000 draws are within 4.9 standard errors; a false alarm in one of 140,000 seeds."""
     n = 100_000
     masses = torch.tensor([[0.5, 0.3, 0.2], [0.01, 0.01, 0.98], [1 / 3] * 3])
     categorical = Categorical(masses.log().expand(n, 3, 3))

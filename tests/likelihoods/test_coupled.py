@@ -1,4 +1,4 @@
-"""The coupled mixture against its formula written out, 60-digit arithmetic, enumeration and its own samples."""
+"""The coupled mixture, compared with its written-out formula, 60-digit arithmetic, enumeration and its own samples."""
 
 import itertools
 
@@ -12,7 +12,7 @@ from bitsperdim.likelihoods.coupled import two_sum
 from support import exact, laws
 
 COEFFICIENTS = (0.0, 0.5, -0.5, 1.0, -1.0, 0.3, -0.37, 0.9999, -2.5, 1e-8, 1e-14, 1e-30)
-# largest error relative to max(1, |log p|): of a conditional 5.9e-8, of a pixel, the float32 sum of three, 1.1e-7
+# limits relative to max(1, |log p|); largest errors found: 5.9e-8 (conditional), 1.1e-7 (pixel, a float32 sum of three)
 CONDITIONAL_FLOAT32, PIXEL_FLOAT32 = 1.2e-7, 3e-7
 
 
@@ -37,18 +37,18 @@ def mixture(
 
 
 def pixels(n_channels: int, n_levels: int) -> Tensor:
-    """Return every value of a pixel, (L^C, C, 1, 1); it broadcasts over the pixels of an image."""
+    """Return all values of a pixel, (L^C, C, 1, 1), which broadcast over the pixels of an image."""
     return laws.all_images((n_channels, 1, 1), n_levels)
 
 
 def hostile(n_levels: int, n_channels: int, n_components: int) -> tuple[CoupledLogisticMixture, Tensor]:
-    """Return 200 float32 pixels of hostile parameters, most with levels in or beside the cell of a location."""
+    """Return 200 float32 pixels with difficult parameters, most with levels in or next to the cell of a location."""
     generator = torch.Generator().manual_seed(n_channels * n_components)
     shape = (200, n_channels, 1, 1, n_components)
     pairs = (200, n_channels * (n_channels - 1) // 2, 1, 1, n_components)
     loc, log_scale = (exact.draw(values, shape, generator) for values in (exact.LOCS, exact.LOG_SCALES))
     logits = exact.draw(exact.LOGITS, (200, 1, 1, n_components), generator)
-    logits[::2] = torch.randn(logits.shape, generator=generator)[::2]  # so that many components count
+    logits[::2] = torch.randn(logits.shape, generator=generator)[::2]  # so that many components have large weights
     head = CoupledLogisticMixture(logits, loc, log_scale, exact.draw(COEFFICIENTS, pairs, generator), n_levels)
     x = torch.randint(n_levels, shape[:-1], generator=generator)
     for channel in range(n_channels):
@@ -94,12 +94,12 @@ def test_a_float32_mass_is_exact_to_rounding(n_channels: int, n_components: int,
 
 
 def test_a_narrow_scale_sees_every_digit_of_the_location() -> None:
-    """Locations that no float64 holds, a billionth of a level from an edge, where the scale is 2e-9 levels.
+    """Locations that float64 cannot represent, a billionth of a level from an edge, with a scale of 2e-9 levels.
 
-    In float64 without the rounding error carried along, the first three are off by 4e-4 to 8e-4.
+    In float64, without the rounding error carried along, the first three would be off by 4e-4 to 8e-4.
     """
     n_levels = 65_536
-    cases = [  # loc, coefficient, level before, level
+    cases = [  # loc, coefficient, level of the channel before, level
         (59_999.5, 1e-14, 60_000, 59_999),
         (1e-10, 1.0, 60_000, 27_232),
         (-3e-10, -1.0, 3_000, 29_767),
@@ -126,7 +126,7 @@ def test_a_sum_and_its_rounding_error_are_exact() -> None:
 
 @pytest.mark.parametrize(("n_channels", "n_levels"), [(1, 7), (2, 2), (2, 17), (3, 2), (3, 6), (4, 3)])
 def test_masses_of_a_pixel_sum_to_one(n_channels: int, n_levels: int) -> None:
-    """And so do those of a sub-pixel, whatever came before; for ordinary and for hostile parameters in float64."""
+    """So do the masses of a sub-pixel given any earlier channels; for ordinary and difficult float64 parameters."""
     x = pixels(n_channels, n_levels)
     narrow = hostile(n_levels, n_channels, 3)[0]
     doubled = (each[:, None].double() for each in (narrow.logits, narrow.loc, narrow.log_scale, narrow.coefficients))
@@ -142,7 +142,7 @@ def test_masses_of_a_pixel_sum_to_one(n_channels: int, n_levels: int) -> None:
 
 @pytest.mark.parametrize(("n_channels", "n_levels"), [(2, 5), (3, 4)])
 def test_the_joint_is_the_mixture_of_products(n_channels: int, n_levels: int) -> None:
-    """The first formula of the module, written with torch's own logistic distribution."""
+    """The masses equal the first formula of the module, written with the logistic distribution of torch."""
     head = mixture(n_channels, n_levels, 3)
     for pixel in (0, 1):
         for x in itertools.product(range(n_levels), repeat=n_channels):
@@ -179,7 +179,7 @@ def test_one_channel_is_a_mixture() -> None:
 
 
 def test_a_sub_pixel_is_given_the_earlier_channels_alone() -> None:
-    """Changes of a channel move the conditionals of later channels of its own pixel, and nothing else."""
+    """A change of a channel changes the conditionals of later channels of its own pixel, and nothing else."""
     head = mixture(3, 6, 3)
     x = torch.tensor([[1, 4], [5, 0], [2, 3]])[:, None]
     before = torch.stack([head.given(x).log_prob(torch.tensor(level)) for level in range(6)])
@@ -206,7 +206,7 @@ def test_values_and_gradients_are_finite(dtype: torch.dtype) -> None:
 
 
 def test_gradients_are_those_of_the_masses() -> None:
-    """Central differences of the float64 log-mass, with a step of 1e-6."""
+    """Gradients equal central differences of the float64 log-mass with a step of 1e-6."""
     head = mixture(3, 6, 2)
     x = torch.tensor([[1, 4], [5, 0], [2, 3]])[:, None]
     parameters = tuple(
@@ -220,7 +220,7 @@ def test_gradients_are_those_of_the_masses() -> None:
 
 
 def test_samples_follow_the_masses() -> None:
-    """100,000 draws of 64 values of two pixels: a share is beyond 5.3 standard errors once in 67,000 seeds."""
+    """100,000 draws of two pixels with 64 values: a share is beyond 5.3 standard errors in one of 67,000 seeds."""
     n = 100_000
     drawn = mixture(3, 4, 2, batch=(n,)).sample(generator=torch.Generator().manual_seed(0))
     assert drawn.shape == (n, 3, 1, 2)
@@ -233,7 +233,7 @@ def test_samples_follow_the_masses() -> None:
 
 
 def test_samples_of_the_conditionals_follow_them() -> None:
-    """100,000 draws of the third channel given two others: a share is beyond 4.9 errors once in 125,000 seeds."""
+    """100,000 draws of the third channel given the others: a share is beyond 4.9 errors in one of 125,000 seeds."""
     n = 100_000
     x = torch.tensor([1, 3, 0])[:, None, None]
     drawn = mixture(3, 4, 2, batch=(n,)).given(x).sample(generator=torch.Generator().manual_seed(0))
@@ -260,7 +260,7 @@ def test_the_mean_is_that_of_the_masses(n_channels: int, n_levels: int, monkeypa
 
 
 def test_a_mean_that_costs_too_much_is_refused_and_the_middle_is_near() -> None:
-    """With one component the middle is the mean, up to the edges: within 0.1 levels of that of 100,000 samples."""
+    """With one component the central value is the mean, up to edge effects: within 0.1 levels of 100,000 samples."""
     n = 100_000
     loc = torch.tensor([100.0, 140.0, 90.0]).reshape(3, 1, 1, 1)
     coefficients = torch.tensor([0.8, -0.3, 0.4]).reshape(3, 1, 1, 1)
@@ -281,7 +281,7 @@ def test_a_mean_that_costs_too_much_is_refused_and_the_middle_is_near() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     loc, logits = torch.zeros(3, 1, 1, 2), torch.zeros(1, 1, 2)
-    with pytest.raises(ValueError, match="3 channels have 3 coefficients, not 2"):
+    with pytest.raises(ValueError, match="3 channels need 3 coefficients, not 2"):
         CoupledLogisticMixture(logits, loc, loc, loc[:2], 256)
     with pytest.raises(ValueError, match="n_levels must be at least 2, not 1"):
         CoupledLogisticMixture(logits, loc, loc, loc, 1)
@@ -296,7 +296,7 @@ def test_parameters_of_half_precision_are_taken_to_float32() -> None:
 
 
 def test_an_image_is_the_product_of_its_conditionals(generator: torch.Generator) -> None:
-    """Two formulas, in float64; and the float32 answer has the dtype of its parameters."""
+    """Two formulas agree in float64, and with float32 parameters the result is float32."""
     for n_channels in (1, 2, 3):
         head = mixture(n_channels, 5, 3, batch=(40,))
         x = torch.randint(5, (40, n_channels, 1, 2), generator=generator)

@@ -1,4 +1,4 @@
-"""Discretized heads against 60-digit arithmetic, over tables of hostile parameters; sums to one; samples follow."""
+"""Discretized densities agree with 60-digit arithmetic for difficult parameters, sum to one, and fit their samples."""
 
 import itertools
 import math
@@ -15,9 +15,9 @@ from support import exact
 pytestmark = pytest.mark.processor
 
 HEADS: dict[str, type[Discretized]] = {"logistic": DiscretizedLogistic, "normal": DiscretizedNormal}
-# largest error of a log-mass relative to max(1, |log p|)
+# largest allowed error of a log-mass relative to max(1, |log p|)
 FLOAT32 = {"logistic": 2e-7, "normal": 2e-7}
-# of a mixture of up to 100 components; largest found: 2.4e-7 (logistics) and 2.2e-7 (normals) with up to 10
+# the same for mixtures of up to 100 components; largest found: 2.4e-7 (logistics), 2.2e-7 (normals) with up to 10
 MIXED_FLOAT32 = {"logistic": 5e-7, "normal": 5e-7}
 
 
@@ -30,7 +30,7 @@ def test_a_float32_mass_is_exact_to_rounding(kind: str, n_levels: int) -> None:
     assert found.dtype == torch.float32
     with mpmath.workdps(60):
         worst = 0.0
-        # what float32 makes of loc and log_scale is what is given to both
+        # both get loc and log_scale rounded to float32
         for level, at, width, value in zip(x, loc.float(), log_scale.float(), found, strict=True):
             truth = exact.log_mass(kind, int(level), float(at), float(width), n_levels)
             worst = max(worst, exact.relative_error(float(value), truth))
@@ -40,14 +40,14 @@ def test_a_float32_mass_is_exact_to_rounding(kind: str, n_levels: int) -> None:
 @pytest.mark.parametrize("n_levels", exact.LEVELS)
 @pytest.mark.parametrize("kind", HEADS)
 def test_a_float32_mass_of_a_mixture_is_exact_to_rounding(kind: str, n_levels: int) -> None:
-    """Random mixtures of hostile components with hostile weights, in and beside the cell of one of them."""
+    """Random mixtures of difficult components and weights are scored at levels in and next to a component's cell."""
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
     for n_components, n in ((2, 200), (10, 60), (100, 6)):
         shape = (n, n_components)
         loc, log_scale = (exact.draw(values, shape, generator) for values in (exact.LOCS, exact.LOG_SCALES))
         logits = exact.draw(exact.LOGITS, shape, generator)
-        logits[::2] = torch.randn(shape, generator=generator)[::2]  # so that many components count
+        logits[::2] = torch.randn(shape, generator=generator)[::2]  # so that many components have large weights
         x = (loc[:, 0].round() + torch.arange(n) % 3 - 1).clamp(0, n_levels - 1).long()
         found = Mixture(logits, HEADS[kind](loc, log_scale, n_levels)).log_prob(x)
         assert found.dtype == torch.float32
@@ -72,7 +72,7 @@ def test_masses_sum_to_one_and_add_up_to_the_cdf(kind: str, n_levels: int) -> No
         levels = torch.arange(n_levels)[:, None]
         masses = head.log_prob(levels).exp()
         assert (masses.sum(0) - 1).abs().max() < 1e-12
-        # a running sum of 65,536 masses rounds as many times
+        # a running sum of 65,536 masses is rounded 65,536 times
         assert (masses.cumsum(0) - head.cdf(levels)).abs().max() < 1e-11
         assert torch.equal(head.cdf(torch.tensor(n_levels - 1)), torch.ones(len(part), dtype=torch.float64))
 
@@ -101,7 +101,7 @@ def test_the_normal_distribution_function_is_that_of_torch_where_torch_has_one()
 
 @pytest.mark.parametrize("kind", HEADS)
 def test_gradients_are_those_of_the_masses(kind: str) -> None:
-    """Central differences of the float64 log-mass, with a step of 1e-6."""
+    """Gradients equal central differences of the float64 log-mass with a step of 1e-6."""
     generator = torch.Generator().manual_seed(0)
     loc = (torch.rand(200, generator=generator, dtype=torch.float64) * 20 - 4).requires_grad_()
     log_scale = (torch.rand(200, generator=generator, dtype=torch.float64) * 4 - 2).requires_grad_()
@@ -114,7 +114,7 @@ def test_gradients_are_those_of_the_masses(kind: str) -> None:
 
 
 def heads(n: int) -> dict[str, Likelihood]:
-    """Four heads of every kind, repeated n times."""
+    """Return four distributions of every kind, repeated n times."""
     loc, log_scale = torch.tensor([-3.0, 0.2, 4.6, 30.0]), torch.tensor([1.0, -3.0, 0.5, 2.0])
     logits = torch.tensor([[0.0, 1.0, -1.0], [3.0, 0.0, 0.0], [0.0, 0.0, 0.0], [-2.0, 5.0, 1.0]])
     found: dict[str, Likelihood] = {}
@@ -129,7 +129,7 @@ def heads(n: int) -> dict[str, Likelihood]:
 
 @pytest.mark.parametrize("kind", heads(1))
 def test_every_head_is_one_distribution(kind: str) -> None:
-    """Masses sum to one; cdf and mean are theirs; the batch shape is kept."""
+    """Masses sum to one; cdf and mean agree with the masses; the batch shape is kept."""
     head = heads(1)[kind]
     levels = torch.arange(9)[:, None, None]
     masses = head.log_prob(levels).exp()  # (9, 1, 4)
@@ -141,7 +141,7 @@ def test_every_head_is_one_distribution(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", heads(1))
 def test_samples_follow_the_masses(kind: str, generator: torch.Generator) -> None:
-    """100,000 draws of 36 shares, five kinds: one is beyond 5.3 standard errors once in 48,000 seeds."""
+    """36 shares of 100,000 draws for five kinds: one is beyond 5.3 standard errors in one of 48,000 seeds."""
     n = 100_000
     head = heads(n)[kind]
     drawn = head.sample(generator=generator)
@@ -169,10 +169,10 @@ def test_a_mixture_of_one_is_its_component() -> None:
 
 @pytest.mark.parametrize("numbers_at_once", [2**24, 1000])
 def test_the_mean_sums_over_many_levels(numbers_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Far from the edges the mean of a discretized symmetric density is its centre, however many at a time."""
+    """Far from the edges the mean of a symmetric density is its centre, for any number of levels at a time."""
     monkeypatch.setattr(discretized, "NUMBERS_AT_ONCE", numbers_at_once)
     for head in HEADS.values():
-        loc = torch.tensor([30_000.0] * 9, dtype=torch.float64)  # nine, so that 1000 numbers are 111 levels
+        loc = torch.tensor([30_000.0] * 9, dtype=torch.float64)  # nine locations, so that 1000 numbers are 111 levels
         found = head(loc, torch.full_like(loc, 3.0), 65_536)
         assert found.mean.tolist() == pytest.approx([30_000] * 9, abs=1e-9)
 
@@ -189,7 +189,7 @@ def test_fewer_than_two_levels_are_refused() -> None:
 
 
 def test_the_copied_fallback_is_off_by_two_nats_where_this_one_is_exact() -> None:
-    """The fallback log-density at the centre of the cell, used in public code where the mass is below 1e-5."""
+    """Public code uses the log-density at the centre of the cell as a fallback if the mass is below 1e-5."""
     log_scale, loc, x = -7 + math.log(127.5), 100.0, 102
     scale = math.exp(log_scale)
     centre = (x - loc) / scale

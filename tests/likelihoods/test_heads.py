@@ -1,4 +1,4 @@
-"""Heads by name: where they start, that every output counts, and that the names are those of params.yaml."""
+"""Heads by name: their initial biases, the effect of every output, and the names that params.yaml allows."""
 
 import math
 from typing import get_args
@@ -12,7 +12,7 @@ from bitsperdim.likelihoods import HEADS, CoupledLogisticMixture, Likelihood, Mi
 from bitsperdim.likelihoods.heads import means_of_parts
 from bitsperdim.models.base import level_counts
 
-# an even number of levels, so that none is at the centre, where no coefficient matters
+# an even number of levels, so that no level is at the centre, where coefficients have no effect
 ALL = [
     ("bernoulli", 2, 1),
     ("categorical", 6, 1),
@@ -40,7 +40,7 @@ def test_the_names_are_those_of_the_parameters() -> None:
 def test_every_output_moves_the_likelihood(
     name: str, n_levels: int, n_mixtures: int, n_channels: int, generator: torch.Generator
 ) -> None:
-    """Each output of a pixel moves the masses of that pixel, of its own group of channels, and of nothing else."""
+    """Each output of a pixel changes the masses of its own group of channels in that pixel, and nothing else."""
     head = build_head(name, n_channels, n_levels, n_mixtures)
     shape = (2, head.n_groups, 2, 1, head.n_outputs)
     outputs = torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
@@ -58,7 +58,7 @@ def test_every_output_moves_the_likelihood(
 
 @pytest.mark.parametrize(("name", "n_levels"), [("bernoulli", 2), ("categorical", 5)])
 def test_the_start_is_the_marginal(name: str, n_levels: int, generator: torch.Generator) -> None:
-    """Of each level its share, as if it had been seen once more."""
+    """Each level starts with its share, as if it had been seen once more."""
     images = torch.randint(n_levels, (30, 3, 2, 2), generator=generator).to(torch.uint8)
     start = at_the_start(name, 1, images, n_levels)
     for level in range(n_levels):
@@ -69,7 +69,7 @@ def test_the_start_is_the_marginal(name: str, n_levels: int, generator: torch.Ge
 @pytest.mark.parametrize("name", ["logistic", "normal", "coupled_logistic"])
 @pytest.mark.parametrize("n_mixtures", [1, 2, 5])
 def test_a_density_starts_at_mean_and_spread(name: str, n_mixtures: int, generator: torch.Generator) -> None:
-    """Of each channel; the means of several components add their own variance to that of the images."""
+    """This holds for each channel; the means of several components add their variance to that of the images."""
     peaks = torch.where(torch.rand(4000, 3, 1, 2, generator=generator) < 0.4, 100.0, 150.0)
     noise = 8 * torch.randn(4000, 3, 1, 2, generator=generator)
     images = (peaks + torch.tensor([-20.0, 0.0, 20.0])[:, None, None] + noise).round().to(torch.uint8)
@@ -78,16 +78,16 @@ def test_a_density_starts_at_mean_and_spread(name: str, n_mixtures: int, generat
     masses = start.log_prob(levels).exp()  # (256, C, H, W)
     mean = (masses * levels).sum(0)
     variance = (masses * levels.square()).sum(0) - mean.square()
-    parts = images.double().sort(0).values.reshape(n_mixtures, -1, 3, 1, 2).mean(1)  # of equal mass
+    parts = images.double().sort(0).values.reshape(n_mixtures, -1, 3, 1, 2).mean(1)  # parts of equal mass
     expected = images.double().var(0) + parts.var(0, correction=0)
-    # of several coupled components only the first channel has the weights of the marginal
+    # with several coupled components only the first channel has the weights of the marginal
     n = 1 if name == "coupled_logistic" and n_mixtures > 1 else 3
     torch.testing.assert_close(mean[:n], images.double().mean(0)[:n], rtol=0.01, atol=0)
     torch.testing.assert_close(variance[:n], expected[:n], rtol=0.03, atol=0)
 
 
 def test_the_parts_have_equal_mass() -> None:
-    """By hand: levels 0 0 0 1 3 3 in parts of two images; in parts of 1.5, where two levels are divided; in one."""
+    """Levels 0 0 0 1 3 3 by hand: in parts of two images, in parts of 1.5 with two divided levels, and in one part."""
     counts = torch.tensor([[3, 1, 0, 2]])
     for n_parts, means in ((3, [0, 0.5, 3]), (4, [0, 0, (1 + 0.5 * 3) / 1.5, 3]), (1, [7 / 6])):
         torch.testing.assert_close(means_of_parts(counts, n_parts), torch.tensor([means]).double())
@@ -95,7 +95,7 @@ def test_the_parts_have_equal_mass() -> None:
 
 @pytest.mark.parametrize("name", ["logistic", "normal", "coupled_logistic"])
 def test_components_start_apart(name: str, generator: torch.Generator) -> None:
-    """In order of their location, in all channels alike, with equal weights."""
+    """Components are ordered by location, in the same way in all channels, and have equal weights."""
     images = torch.randint(30, (200, 3, 2, 2), generator=generator).to(torch.uint8)
     start = at_the_start(name, 4, images, 30)
     if isinstance(start, CoupledLogisticMixture):
@@ -116,7 +116,7 @@ def test_a_location_of_zero_is_the_middle_and_a_scale_of_zero_half_the_range() -
 
 
 def test_a_density_starts_with_the_spread_of_the_marginal_and_of_a_cell() -> None:
-    """A level n is a uniform value between n - 1/2 and n + 1/2: by hand, levels 3 and 5 alike have 1 + 1/12."""
+    """A level n is a uniform value between n - 1/2 and n + 1/2: equally many levels 3 and 5 have variance 1 + 1/12."""
     counts = torch.tensor([0, 0, 0, 7, 0, 7, 0, 0]).reshape(1, 1, 1, 8)
     head = build_head("normal", 1, 8, 1)
     found = head(head.biases(counts).float())

@@ -1,4 +1,4 @@
-"""Draws of normals: on a CPU one after the other, elsewhere in one call."""
+"""Draws of normals: on a CPU one call for each sample, on other devices one call for all."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ LIKE = torch.empty(7, 2, 3, dtype=torch.float64)
 
 @pytest.fixture
 def together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw as on a GPU."""
+    """Draw all samples in one call, as on a GPU."""
     monkeypatch.setattr(normal, "ONE_BY_ONE", ())
 
 
@@ -33,7 +33,7 @@ def test_on_a_cpu_a_draw_does_not_depend_on_how_many_there_are(how: Callable[...
 @pytest.mark.usefixtures("together")
 @pytest.mark.parametrize("how", [torch.rand, torch.randn])
 def test_draws_in_one_call_are_shared_by_rows(how: Callable[..., Tensor]) -> None:
-    """Two processes draw what one does, every number once."""
+    """Two processes together draw the same numbers as one process, each number once."""
     whole = draw_each(how, 4, LIKE, stream("training", 1))
     assert whole.is_contiguous()
     assert whole.dtype == torch.float64
@@ -50,7 +50,7 @@ def test_draws_in_one_call_are_shared_by_rows(how: Callable[..., Tensor]) -> Non
 @pytest.mark.usefixtures("together")
 @torch.no_grad()
 def test_weights_of_draws_in_one_call_average_to_the_mass(generator: torch.Generator) -> None:
-    """False-alarm rate: see laws."""
+    """``laws.py`` states the false-alarm rate."""
     model = small_model("gaussian-grey")
     images = laws.all_images(model.image_shape, model.n_levels)
     laws.weights_average_to(model, images, laws.masses_of_cells(model), generator)

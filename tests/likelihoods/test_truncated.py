@@ -1,4 +1,4 @@
-"""Masses of intervals under the normal and draws inside them, against sixty digits."""
+"""Masses of intervals under the normal and draws inside them, compared with sixty-digit arithmetic."""
 
 import itertools
 import math
@@ -17,7 +17,7 @@ SHARES = (2.0**-25, 0.01, 0.5, 0.9, 1 - 2.0**-25)
 
 
 def intervals() -> torch.Tensor:
-    """Return (low, high, v), those of either side, those around zero, and the whole line."""
+    """Return (low, high, v) for intervals on either side of zero, around zero, and for the whole line."""
     found = []
     for place, width, v in itertools.product(PLACES, WIDTHS, SHARES):
         found += [(place, place + width, v), (-place - width, -place, v), (-place, 0.7 * width, v)]
@@ -35,7 +35,7 @@ def log_left(edge: mpmath.mpf) -> mpmath.mpf:
 
 
 def exact(low: float, high: float) -> tuple[mpmath.mpf, mpmath.mpf, mpmath.mpf, bool]:
-    """Return log-mass, its share of the mass below the upper edge, log Phi there, and whether all is mirrored."""
+    """Return the log-mass, its share of the mass below the upper edge, log Phi there, and whether it is mirrored."""
     is_mirrored = low + high > 0
     a, b = (-high, -low) if is_mirrored else (low, high)
     log_low, log_high = log_left(mpmath.mpf(a)), log_left(mpmath.mpf(b))
@@ -44,10 +44,10 @@ def exact(low: float, high: float) -> tuple[mpmath.mpf, mpmath.mpf, mpmath.mpf, 
 
 
 def room(low: float, high: float, share: mpmath.mpf) -> float:
-    """Return the relative error of a mass that a difference of two probabilities may have.
+    """Return the allowed relative error of a mass that is a difference of two probabilities.
 
-    Each has that of its argument, rounded twice: z^2 units in the last place, where the logarithm of a far one has as
-    many; and four of its own.
+    Each probability has the error of its argument, which is rounded twice: z^2 units in the last place, and equally
+    many for the logarithm of a far one. To these it adds four units.
     """
     near = 0.0 if low < 0 < high else min(abs(low), abs(high))
     return EPS * (4 + 2 * near**2) * (1 + float(1 / share))
@@ -60,12 +60,12 @@ def test_masses_have_their_digits() -> None:
         for (low, high, _), found in zip(cases.tolist(), log_mass.tolist(), strict=True):
             wanted, share, *_ = exact(low, high)
             allowed = room(low, high, share)
-            if allowed < 0.1:  # 1e-9 wide and 1e6 out: two neighbours in float64
+            if allowed < 0.1:  # an interval of width 1e-9 at 1e6 consists of two neighbouring float64 numbers
                 assert abs(float(found - wanted)) <= allowed + EPS * abs(float(wanted)), (low, high)
 
 
 def test_draws_are_quantiles() -> None:
-    """The mass below a draw is v of all, within what its own rounding and that of the masses changes."""
+    """The mass below a draw is the share v of the whole, up to the rounding of the draw and of the masses."""
     cases = intervals()
     z, _ = truncated_normal(*cases.T)
     n_far = 0
@@ -101,7 +101,7 @@ def test_a_draw_rises_with_its_number() -> None:
 
 
 def test_far_intervals_need_no_look() -> None:
-    """The way of a GPU; infinite edges, far and near intervals among each other."""
+    """The computation for GPUs gives the same results, with infinite edges and with far and near intervals mixed."""
     generator = torch.Generator().manual_seed(0)
     low = 40 * torch.randn(4000, generator=generator, dtype=torch.float64)
     high = low + 3 * torch.rand(4000, generator=generator, dtype=torch.float64)

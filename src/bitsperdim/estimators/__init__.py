@@ -1,1 +1,1 @@
-"""Arithmetic on log-weights and log-likelihoods, which knows no model: estimates, errors, differences, verdicts."""
+"""Arithmetic on log-weights and log-likelihoods, independent of models: estimates, errors, differences, verdicts."""

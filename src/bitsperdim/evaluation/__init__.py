@@ -1,1 +1,1 @@
-"""From a model and test images to numbers with their errors: the evaluator, its metrics and pictures."""
+"""Evaluation of a model on test images: the evaluator, its metrics with their errors, and pictures."""

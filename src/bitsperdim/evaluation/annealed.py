@@ -1,46 +1,49 @@
-r"""Annealed importance sampling of log P(x) with Hamiltonian transitions, and a bracket for simulated images.
+r"""Annealed importance sampling (AIS) of log P(x) with Hamiltonian transitions, and bounds on both sides of log P(x)
+for simulated images.
 
-From a start q, the prior or another density, to the posterior by way of
-:math:`\gamma_t(z) = q(z)^{1 - \beta_t} \, p(x, z)^{\beta_t}`, :math:`0 = \beta_0 < \dots < \beta_T = 1`,
+The chains move from a start q, which is the prior or another density, to the posterior. They pass through the densities
+:math:`\gamma_t(z) = q(z)^{1 - \beta_t} \, p(x, z)^{\beta_t}`, :math:`0 = \beta_0 < \dots < \beta_T = 1`:
 
 .. math:: \log w = \sum_{t=1}^{T} (\beta_t - \beta_{t-1}) \log \frac{p(x, z_{t-1})}{q(z_{t-1})}, \qquad
           z_0 \sim q(z), \quad z_t \sim \mathcal T_t(\cdot \mid z_{t-1}) \text{ for } 0 < t < T
 
-where :math:`\mathcal T_t` leaves :math:`\gamma_t` invariant (Neal 2001, "Annealed Importance Sampling"; for decoders
+Here :math:`\mathcal T_t` leaves :math:`\gamma_t` invariant (Neal 2001, "Annealed Importance Sampling"; for decoders
 Wu, Burda, Salakhutdinov and Grosse 2017, "On the Quantitative Analysis of Decoder-Based Generative Models"). Then
-E[w] = P(x), exactly, however badly the chains mix: these are log-weights as any others, one for each chain, and
-:mod:`bitsperdim.estimators.log_weights` applies. T = 1 is importance sampling from q. A start may depend on the image,
-as a proposal that is refined for it does (:mod:`bitsperdim.evaluation.refined`), but on nothing that the chains draw,
-and of a drawn image not on the z that made it.
+E[w] = P(x) holds exactly, however badly the chains mix. Each chain gives one log-weight, and
+:mod:`bitsperdim.estimators.log_weights` treats it like any other log-weight. With T = 1 this is importance sampling
+from q. The start may depend on the image, for example as a proposal that is refined for this image
+(:mod:`bitsperdim.evaluation.refined`). It must not depend on anything that the chains draw. If the model drew the
+image, the start must not depend on the z that generated it either.
 
-*Step sizes.* Chains whose step sizes follow their own acceptance are no longer Markov chains with the right
-invariant density, and E[w] = P(x) is lost. So a pilot run goes first, on the same images with random numbers of its
-own; it adapts one step size per temperature and image to a target acceptance; these are then frozen, and the chains
-that count know nothing of it. Given any step sizes the estimate is unbiased, hence it is unbiased.
+*Step sizes.* If chains adapt their step sizes to their own acceptance, they are no longer Markov chains with the right
+invariant density, and E[w] = P(x) no longer holds. A pilot run on the same images therefore comes first, with its own
+random numbers. It adapts one step size per temperature and image to a target acceptance. These step sizes are then
+frozen, and the chains that count use nothing else from the pilot run. The estimate is unbiased for any given step
+sizes, hence it is unbiased.
 
 *The bracket* (Grosse, Ghahramani and Adams 2015, "Sandwiching the Marginal Likelihood with Bidirectional Monte
-Carlo"). For an image drawn from the model together with its z, that z is an exact draw from p(z given x). Chains that
-start there and take the reversed transitions in reverse order have E[1/w] = 1/P(x), hence by Jensen's inequality
-the negative log of the mean of 1/w is on average above log P(x), as the log of the mean of w is on average below.
-Both hold in expectation only: on one image the two may even cross. And both are of images that the
-model drew: they say nothing of real images, which may be harder, but by how much the same T can be trusted.
+Carlo"). If an image is drawn from the model together with its z, that z is an exact draw from p(z given x). Chains that
+start there and take the reversed transitions in reverse order have E[1/w] = 1/P(x). By Jensen's inequality, the
+negative log of the mean of 1/w is then on average above log P(x), and the log of the mean of w is on average below it.
+Both bounds hold in expectation only: on one image they may even cross. Both hold for images that the model drew.
+They do not bound log P(x) of real images, which may be harder; they only show how far the same T can be trusted.
 
 Differences from Wu et al.: step sizes are adapted beforehand and per image, not during the run, and each
-transition draws one near it.
+transition draws its step size near the adapted one.
 
-Not here: labels; a batch that is cut
-into chunks (an image's numbers depend on the batch that it is in, as the random numbers do).
+Not supported: labels, and batches that are split into chunks (the results for an image depend on its batch, because
+the random numbers do).
 
 Invariants (``tests/evaluation/test_annealed.py``; conjugate models, whose log P(x) is known):
 
-1. One step is importance sampling from the start, number by number (``test_one_step_is_naive_monte_carlo``,
+1. With one step, AIS is importance sampling from the start, number by number (``test_one_step_is_naive_monte_carlo``,
    ``test_one_step_from_a_proposal_is_importance_sampling``).
-2. E[w] = P(x) with step sizes from the pilot run (``test_weights_average_to_the_density``), for the real VAE against
-   quadrature (``test_weights_of_the_vae_average_to_its_mass``), and E[1/w] = 1/P(x) of reverse chains
-   (``test_reverse_weights_average_to_the_density``); from the prior and from other starts.
+2. E[w] = P(x) holds with step sizes from the pilot run (``test_weights_average_to_the_density``), and for the real VAE
+   against quadrature (``test_weights_of_the_vae_average_to_its_mass``). E[1/w] = 1/P(x) holds for reverse chains
+   (``test_reverse_weights_average_to_the_density``). Starts are the prior and other densities.
 3. On average over images, lower <= log P(x) <= upper (``test_the_bracket_holds_on_average``).
 4. More steps narrow the bracket (``test_more_steps_narrow_the_bracket``).
-5. The chains accept about as often as they should (``test_the_pilot_finds_the_target_acceptance``).
+5. The chains accept about as often as the target says (``test_the_pilot_finds_the_target_acceptance``).
 """
 
 from __future__ import annotations
@@ -58,22 +61,23 @@ from bitsperdim.likelihoods import LatentDensity
 from bitsperdim.models.inputs import check_counts
 from bitsperdim.models.latent import LatentModel
 
-PILOT_CHAINS = 8  # for each image
-PILOT_TRANSITIONS = 100  # at least; with fewer temperatures several at each
-PILOT_WARM_UP = 40  # more of them at the first temperature, where nothing is known
-FIRST_STEP_SIZE = 0.5  # of the pilot run, times Z^(-1/4), as acceptance in Z dimensions needs
-WARM_UP_GAIN = 0.3  # of log step size, for each unit of acceptance too much
-GAIN = 0.1
+PILOT_CHAINS = 8  # chains per image in the pilot run
+PILOT_TRANSITIONS = 100  # fewest transitions; if there are fewer temperatures, each has several transitions
+PILOT_WARM_UP = 40  # additional transitions at the first temperature, where no step size is known yet
+FIRST_STEP_SIZE = 0.5  # of the pilot run; multiplied by Z^(-1/4), because acceptance depends on the dimension Z
+WARM_UP_GAIN = 0.3  # change of the log step size per unit of excess acceptance, in the warm-up
+GAIN = 0.1  # the same after the warm-up
 
 
 @dataclass(frozen=True)
 class Annealed:
-    """What chains of B images say; float64, on the CPU.
+    """Results of the annealing chains of B images; float64, on the CPU.
 
     Attributes:
-        log_w: (n_chains, B) in nats, of chains from the start to the posterior, or back.
-        acceptance: (T - 1, B) of each transition, the mean probability over chains, from the start to the posterior.
-        step_sizes: (T - 1, B) in the unit of z, in the same order; each transition draws its own near them.
+        log_w: log-weights, (n_chains, B), in nats, of chains from the start to the posterior, or back.
+        acceptance: mean acceptance probability of each transition over the chains, (T - 1, B), in the order from the
+            start to the posterior.
+        step_sizes: (T - 1, B) in the unit of z, in the same order; each transition draws its own step size near them.
     """
 
     log_w: Tensor
@@ -82,15 +86,16 @@ class Annealed:
 
     @property
     def log_p(self) -> Tensor:
-        """The estimate of log P(x), (B,) in nats: of forward chains a lower bound in expectation."""
+        """The estimate of log P(x), (B,) in nats; for forward chains it is a lower bound in expectation."""
         return log_mean_exp(self.log_w)
 
     @property
     def standard_error(self) -> Tensor:
         """Monte Carlo standard error of ``log_p``, (B,) in nats; infinite for one chain.
 
-        The jackknife's, up to a third too large (:func:`bitsperdim.estimators.log_weights.jackknife_error`): chains are
-        few and their weights nats apart, where the usual formula saturates.
+        This is the jackknife error, which may be up to a third too large
+        (:func:`bitsperdim.estimators.log_weights.jackknife_error`). The usual formula saturates here, because there are
+        few chains and their weights are nats apart.
         """
         return jackknife_error(self.log_w)
 
@@ -105,9 +110,9 @@ class Bracket:
     """Bounds on log P(x) of N images that the model drew, in nats; each bound holds in expectation only.
 
     Attributes:
-        x: (N, C, H, W) the images.
-        forward: chains from the start.
-        reverse: chains from the exact draw of the posterior.
+        x: the images, (N, C, H, W).
+        forward: results of the chains from the start.
+        reverse: results of the chains that begin at the exact draw from the posterior.
     """
 
     x: Tensor
@@ -133,24 +138,24 @@ class Bracket:
     def upper_standard_error(self) -> Tensor:
         """Monte Carlo standard error of ``upper``, (N,), given the draw that all chains of an image start from.
 
-        There is only one exact draw for each image. What another one would change is not in this number, but it is in
-        ``gap_standard_error``.
+        There is only one exact draw for each image. This error does not contain the effect of another draw, but
+        ``gap_standard_error`` does.
         """
         return jackknife_error(-self.reverse.log_w)
 
     @property
     def gap(self) -> float:
-        """The mean over images of upper minus lower: on average it bounds what either is off by."""
+        """The mean over images of upper minus lower: on average it bounds the error of either bound."""
         return float((self.upper - self.lower).mean())
 
     @property
     def gap_standard_error(self) -> float:
-        """Of ``gap``, from its spread over images, which are independent; infinite for one image."""
+        """Standard error of ``gap``, from its spread over the independent images; infinite for one image."""
         return mean_error(self.upper - self.lower)
 
 
 def sigmoid_schedule(n_steps: int, sharpness: float = 4.0) -> Tensor:
-    r"""Return beta_0 = 0 to beta_T = 1, (T + 1,) float64, denser towards both ends.
+    r"""Return beta_0 = 0, ..., beta_T = 1, (T + 1,) float64, more densely spaced towards both ends.
 
     .. math:: \beta_t = \frac{\sigma(\delta (2t/T - 1)) - \sigma(-\delta)}{\sigma(\delta) - \sigma(-\delta)}
 
@@ -179,29 +184,31 @@ def ais(
     progress: Callable[[int], object] = lambda _: None,
     start: LatentDensity | None = None,
 ) -> Annealed:
-    """Estimate log P(x) by chains from a start to the posterior.
+    """Estimate log P(x) with annealed chains from a start to the posterior.
 
-    What it costs is in :func:`n_gradients`: with few chains most of it is the pilot run. All chains are in memory at
+    :func:`n_gradients` returns the cost: with few chains, the pilot run takes most of it. All chains are in memory at
     once.
 
     Args:
-        model: in evaluation mode, on the device of x.
-        x: (B, C, H, W) uint8 or another integer type, values 0..L-1.
-        n_chains: independent chains for each image, each with a weight of its own.
-        n_steps: T, increments of beta; there is a transition between any two.
-        generator: of all randomness, on the device of x.
-        n_leapfrog: steps of a transition.
-        target_acceptance: between 0 and 1, of the pilot run.
-        n_pilot_chains: for each image, in the pilot run.
-        step_sizes: (T - 1, B), in place of a pilot run; they must not come from chains with the same random numbers.
-        progress: called with the number of gradients each time that some have been taken.
-        start: q, (B, Z), with derivatives in z; None: the prior.
+        model: model in evaluation mode, on the device of x.
+        x: images, (B, C, H, W), uint8 or another integer type, values 0..L-1.
+        n_chains: number of independent chains for each image; each chain gives one weight.
+        n_steps: number T of increments of beta; there is one transition between two increments.
+        generator: source of all random numbers, on the device of x.
+        n_leapfrog: number of leapfrog steps in a transition.
+        target_acceptance: acceptance probability that the pilot run aims at, between 0 and 1.
+        n_pilot_chains: number of chains for each image in the pilot run.
+        step_sizes: step sizes, (T - 1, B), in place of a pilot run; they must not come from chains with the same random
+            numbers.
+        progress: function that is called with the number of new gradients whenever some have been computed.
+        start: density q, (B, Z), with derivatives in z; None: the prior.
 
     Returns:
-        log-weights, nats; the log of their mean is a lower bound in expectation.
+        Log-weights in nats; the log of their mean is a lower bound in expectation.
 
     Raises:
-        ValueError: the model is in training mode, x is not images of it, or a number is out of range.
+        ValueError: the model is in training mode, x does not hold images that fit the model, or a number is out of
+            range.
         FloatingPointError: a log-weight is NaN or +inf.
     """
     model.check_mode("annealing")
@@ -231,21 +238,22 @@ def bdmc(
     progress: Callable[[int], object] = lambda _: None,
     start_of: Callable[[Tensor], LatentDensity | None] = lambda _: None,
 ) -> Bracket:
-    """Draw images from the model and bracket their log P(x): by chains from a start, and by chains from their own z.
+    """Draw images from the model and bound their log P(x) with chains from a start and chains from their own z.
 
-    What the gap between the two says of real images is an extrapolation: see the module.
+    To apply the gap between the two bounds to real images is an extrapolation: see the module docstring.
 
     Args:
-        model: in evaluation mode.
-        n_images: N, to be drawn.
-        n_chains: in each direction, for each image.
-        n_steps: T.
-        generator: of all randomness, on the device of the model.
-        n_leapfrog: steps of a transition.
-        target_acceptance: between 0 and 1, of the pilot run.
-        n_pilot_chains: for each image, in the pilot run, which serves both directions.
-        progress: as of :func:`ais`.
-        start_of: from the images to the start, which must not depend on the z that made them; None: the prior.
+        model: model in evaluation mode.
+        n_images: number N of images to draw.
+        n_chains: number of chains in each direction, for each image.
+        n_steps: number T of increments of beta.
+        generator: source of all random numbers, on the device of the model.
+        n_leapfrog: number of leapfrog steps in a transition.
+        target_acceptance: acceptance probability that the pilot run aims at, between 0 and 1.
+        n_pilot_chains: number of chains for each image in the pilot run, which serves both directions.
+        progress: same as for :func:`ais`.
+        start_of: function from the images to the start, which must not depend on the z that generated them; if it
+            returns None, the start is the prior.
 
     Returns:
         Bounds in nats that hold in expectation.
@@ -270,13 +278,13 @@ def bdmc(
 
 
 def n_gradients(n_chains: int, n_steps: int, n_leapfrog: int, n_directions: int = 1) -> int:
-    """Return how many gradients of log p(x given z) are taken for one image, those of the pilot run too.
+    """Return how many gradients of log p(x given z) are computed for one image, including the pilot run.
 
     Args:
-        n_chains: in each direction.
-        n_steps: T.
-        n_leapfrog: steps of a transition.
-        n_directions: 1 of :func:`ais`, 2 of :func:`bdmc`.
+        n_chains: number of chains in each direction.
+        n_steps: number T of increments of beta.
+        n_leapfrog: number of leapfrog steps in a transition.
+        n_directions: 1 for :func:`ais`, 2 for :func:`bdmc`.
     """
     n_transitions = n_steps - 1
     n_pilot = PILOT_WARM_UP + n_transitions * math.ceil(PILOT_TRANSITIONS / n_transitions) if n_transitions else 0
@@ -297,17 +305,17 @@ def anneal(
 ) -> Annealed:
     """Move chains along the path and add up their log-weights.
 
-    The same increment belongs to the same position either way: a reverse chain, which starts at z_{T-1}, visits the
+    Each increment belongs to the same position in both directions: a reverse chain starts at z_{T-1} and visits the
     positions of a forward chain in reverse order. A Hamiltonian transition is its own reverse.
 
     Args:
-        path: the densities.
-        position: z_0 of all chains, from the start; in reverse z_{T-1}, from the posterior.
-        betas: (T + 1,) from 0 to 1.
-        step_sizes: (T - 1, B).
-        n_leapfrog: steps of a transition.
-        generator: of the transitions.
-        is_reverse: from the posterior to the start.
+        path: densities between the start and the posterior.
+        position: z_0 of all chains, drawn from the start; for reverse chains z_{T-1}, drawn from the posterior.
+        betas: exponents from 0 to 1, (T + 1,).
+        step_sizes: step sizes, (T - 1, B).
+        n_leapfrog: number of leapfrog steps in a transition.
+        generator: source of the random numbers of the transitions.
+        is_reverse: whether the chains go from the posterior to the start.
 
     Raises:
         FloatingPointError: a log-weight is NaN or +inf.
@@ -333,25 +341,27 @@ def anneal(
 def adapted_step_sizes(
     path: Path, betas: Tensor, n_chains: int, n_leapfrog: int, target_acceptance: float, generator: torch.Generator
 ) -> Tensor:
-    r"""Choose a step size for each temperature and image by chains that are not used for anything else.
+    r"""Choose a step size for each temperature and image with pilot chains that are used for nothing else.
+
+    After each transition the step size changes by
 
     .. math:: \log \epsilon \leftarrow \log \epsilon + 0.1 \, (\bar a - a^*)
 
-    after each transition, where the mean probability of acceptance is over the pilot chains of the image; three times
-    as fast in the first 40 transitions, all at the first temperature. With fewer
-    than 100 transitions in the path each temperature has several, and gets the mean of the later half of
-    the logarithms, which follow chance less than the last one does.
+    where the mean acceptance probability :math:`\bar a` is taken over the pilot chains of the image. The gain is three
+    times as large in the first 40 transitions, which are all at the first temperature. If the path has fewer than 100
+    transitions, each temperature gets several transitions. Its step size is then the mean of the later half of the
+    logarithms, which is less noisy than the last one.
 
     Args:
-        path: the densities.
-        betas: (T + 1,) from 0 to 1.
-        n_chains: for each image.
-        n_leapfrog: steps of a transition.
-        target_acceptance: between 0 and 1.
-        generator: of the pilot chains.
+        path: densities between the start and the posterior.
+        betas: exponents from 0 to 1, (T + 1,).
+        n_chains: number of pilot chains for each image.
+        n_leapfrog: number of leapfrog steps in a transition.
+        target_acceptance: acceptance probability to aim at, between 0 and 1.
+        generator: source of the random numbers of the pilot chains.
 
     Returns:
-        (T - 1, B) float64, in the unit of z.
+        Step sizes, (T - 1, B) float64, in the unit of z.
     """
     n_images = len(path.x)
     n_transitions = len(betas) - 2

@@ -1,14 +1,14 @@
-"""Before and after, side by side: what refined proposals, or other noise in the cells, change on some test images.
+"""The gain from refined proposals, or from other dequantization noise, on some test images.
 
-The samples of a number come from a proposal that is refined for each image, or from noise that the density was not
-trained with. Here some images are scored again by what was replaced, the encoder or the density's own noise, with as
-many samples. They are chosen at random with the seed of the evaluation, and have random numbers of their own. Both
-estimates are bounds of the same log P(x) in expectation, so that the higher one is the better, and how much it is above
-is paired over the images. That is reported and decides nothing: no image takes the better of both, which would be no
-bound.
+The reported number may use samples from a proposal that is refined for each image, or from noise that the density was
+not trained with. This module scores some images again with the replaced method: the encoder, or the density's own
+noise. It uses the same number of samples. The images are chosen at random with the evaluation seed, and have their own
+random numbers. Both estimates are lower bounds on the same log P(x) in expectation, so the higher one is better. Their
+difference is paired over the images. It is reported only, and decides nothing: no image takes the better of the two
+estimates, because the maximum of two bounds is not a bound.
 
-Invariants (``tests/evaluation/test_contrast.py``): the numbers are those of the two estimates
-(``test_the_contrast_is_its_numbers``); as an evaluation, it goes on where it stopped.
+Invariants (``tests/evaluation/test_contrast.py``): the numbers follow from the two estimates
+(``test_the_contrast_is_its_numbers``); like the rest of evaluation, it resumes after an interruption.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.runtime.distributed import is_first
 from bitsperdim.runtime.shards import in_blocks
 
-FEWEST, MOST = 50, 1_000  # images where their number is null: a tenth of the test images, within these
+FEWEST, MOST = 50, 1_000  # limits if the number of images is null: then it is a tenth of the test images
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """Two estimates of the same images.
+    """Two estimates for the same images.
 
     Attributes:
-        chosen: (n,) their numbers among the test images, rising.
-        before: of these images, by samples from the encoder or from the density's own noise.
-        after: of all test images, with the same model.
-        same_as: (n,) for each the number of the first that is equal.
-        n_passes: through the network for each image, of ``after``.
+        chosen: indices of these images in the test set, (n,), in increasing order.
+        before: estimate for these images, with samples from the encoder or from the density's own noise.
+        after: estimate for all test images, with the same model.
+        same_as: for each chosen image, the index of the first equal test image, (n,).
+        n_passes: number of passes through the network for each image in ``after``.
     """
 
     chosen: Tensor
@@ -58,10 +58,12 @@ class Contrast:
     n_passes: float
 
     def gain(self, k: int | None = None) -> tuple[float, float]:
-        """Return by how many nats the bound is above that of before on average, and the paired error.
+        """Return the mean gain of the bound of ``after`` over that of ``before`` in nats, and its paired error.
+
+        Images to which either estimate gives no probability are left out.
 
         Args:
-            k: the place of a K in ``bounds``; None: all samples. Images that have no mass in either are left out.
+            k: index of a K in ``bounds``; None: all samples.
         """
         before = self.before.log_p if k is None else self.before.bounds[k]
         after = (self.after.log_p if k is None else self.after.bounds[k])[self.chosen]
@@ -70,7 +72,7 @@ class Contrast:
         return float(difference.mean()) if len(difference) else math.inf, mean_error(difference, self.same_as[possible])
 
     def metrics(self, image_shape: tuple[int, int, int]) -> dict[str, Any]:
-        """Return ``contrast`` of ``metrics.json``."""
+        """Return the entry ``contrast`` of ``metrics.json``."""
         before, (gain, error) = self.before, self.gain()
         log_p, bias = float(before.log_p.mean()), float(before.bias.mean())
         shares = {"ess_below_10_share": before.small_ess_share}
@@ -96,18 +98,18 @@ class Contrast:
 
 
 def n_contrasted(section: EvaluateSection, n_test: int) -> int:
-    """Return how many of ``n_test`` images are scored by what was replaced too."""
+    """Return how many of ``n_test`` images are scored again with the replaced method."""
     asked = section.n_contrast
     return min(n_test, min(max(n_test // 10, FEWEST), MOST) if asked is None else asked)
 
 
 def chosen_images(n_images: int, prepared: PreparedImages, seed: int) -> tuple[Tensor, Tensor]:
-    """Return the numbers of some test images, rising, and for each that of the first that is equal, (n,) both.
+    """Return increasing indices of some test images and, for each, the index of the first equal image; (n,) both.
 
     Args:
-        n_images: n, how many.
-        prepared: with the test split.
-        seed: of the evaluation, which decides which.
+        n_images: number n of images to choose.
+        prepared: prepared images with the test split.
+        seed: evaluation seed, which determines the choice.
     """
     order = torch.randperm(len(prepared.images["test"]), generator=stream("contrast_images", seed))
     chosen = order[:n_images].sort().values
@@ -122,15 +124,18 @@ def contrast(
     device: torch.device,
     checkpoint: Checkpoint | None = None,
 ) -> Contrast | None:
-    """Score some test images as before; None where nothing was refined or replaced, or where none is asked for.
+    """Score some test images again with the replaced method.
 
     Args:
-        model: of the first seed, in evaluation mode on its device.
-        prepared: with the test split, and with the training split where noise was fitted.
-        after: of this model and all test images.
-        section: of the evaluation.
-        device: of the model.
-        checkpoint: where finished images are kept; None: nowhere.
+        model: model of the first seed, in evaluation mode on its device.
+        prepared: prepared images with the test split, and with the training split if noise was fitted.
+        after: estimate of this model for all test images.
+        section: evaluation settings.
+        device: device of the model.
+        checkpoint: place where finished images are stored; None: they are not stored.
+
+    Returns:
+        The two estimates; None if nothing was refined or replaced, or if the number of images is 0.
 
     Raises:
         FloatingPointError: a log-weight is NaN or +inf.
@@ -143,7 +148,7 @@ def contrast(
     chosen, same_as = chosen_images(n_images, prepared, section.seed)
 
     def scored(block: range) -> Tensor:
-        return estimated_rows(  # which asks the encoder, and draws the density's own noise, where nothing else is said
+        return estimated_rows(  # by default it samples from the encoder, or from the density's own noise
             model,
             torch.from_numpy(test[chosen[block.start : block.stop].numpy()]),
             section.n_samples,
@@ -168,7 +173,7 @@ def contrast(
 
 
 def passes_in_advance(estimated: Estimate, section: EvaluateSection, prepared: PreparedImages) -> float:
-    """Return what an estimate took for each image before its K samples, in passes of the network."""
+    """Return the cost of an estimate for each image before its K samples, in passes through the network."""
     if estimated.costs is not None:
         return float(estimated.costs[:, :2].sum(1).mean())
     if estimated.noise == "fitted":

@@ -1,4 +1,4 @@
-"""What scoring takes, told before most of it is done: memory and time of a first share. No result depends on it."""
+"""Measurement of the memory and time that scoring needs, on a first share of the work. No result depends on it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from bitsperdim.models.base import ImageModel
 from bitsperdim.models.external.codes import seeded
 from bitsperdim.runtime.memory import Growth
 
-WORTH_MEASURING = 10  # shares of the work, of which one more is done first
+WORTH_MEASURING = 10  # fewest shares of work for which one extra share is scored first, to measure the cost
 
 
 def announce_cost(model: ImageModel, data: Data, section: EvaluateSection, device: torch.device, name: str) -> None:
-    """Score a first share and say what memory and time that took, where there is much more to come.
+    """Score one extra share first and print the memory and time that scoring needs, if there is much work.
 
-    It has random numbers of its own, and no result depends on it.
+    The extra share has its own random numbers, and no result depends on it.
     """
     size = images_at_once(model, section.n_samples, section.batch_size)
     k = samples_of(model, section.n_samples)
@@ -37,9 +37,11 @@ def announce_cost(model: ImageModel, data: Data, section: EvaluateSection, devic
     images, noise = (torch.from_numpy(array[:size]) for array in (data.images, data.prepared.noise["test"]))
     labels = None if data.labels is None else torch.from_numpy(data.labels[:size])
     memory, started = Growth(device), time.monotonic()
-    with seeded(stream("evaluation", section.seed), device):  # the global generators stay as they are
+    with seeded(stream("evaluation", section.seed), device):  # the global generators keep their state
         estimated_rows(
-            *(model, images, chunk),
+            model,
+            images,
+            chunk,
             chunk_size=chunk,
             generator=stream("evaluation", section.seed, 2**31, device=device),
             labels=labels,
@@ -50,20 +52,20 @@ def announce_cost(model: ImageModel, data: Data, section: EvaluateSection, devic
     seconds = (time.monotonic() - started) * n_shares
     if is_refined(model, section):  # a gradient takes about three passes
         seconds *= 1 + 3 * usual_gradients(section.refined) / k
-    how_long = f"; at this rate all takes about {duration(seconds)}" if seconds >= 1 else ""
+    how_long = f"; at this rate, scoring all images takes about {duration(seconds)}" if seconds >= 1 else ""
     print(
         f"{name}: {size} images{f' with {chunk} samples each' if k > 1 else ''} needed {megabytes(grown)} of memory "
-        f"({megabytes(whole)} with all that is loaded){how_long}.",
+        f"({megabytes(whole)} including everything that is loaded){how_long}.",
         file=sys.stderr,
         flush=True,
     )
 
 
 def bytes_of(module: torch.nn.Module) -> int:
-    """Return the size of all weights and buffers, in bytes."""
+    """Return the size of all weights and buffers of a module, in bytes."""
     return sum(tensor.numel() * tensor.element_size() for tensor in (*module.parameters(), *module.buffers()))
 
 
 def megabytes(n_bytes: float) -> str:
-    """Return a size in words."""
+    """Return a size in bytes as text in MB."""
     return f"{n_bytes / 1e6:,.{0 if n_bytes >= 1e7 else 1}f} MB"

@@ -1,29 +1,30 @@
 r"""The covariance of a refined proposal, from the slope of the gradient of log p(x, z).
 
-Of all normals, the one with the highest evidence lower bound has (Opper and Archambeau 2009, "The Variational Gaussian
-Approximation Revisited", equations 6 and 7)
+Among all normals, the one with the highest evidence lower bound satisfies (Opper and Archambeau 2009, "The Variational
+Gaussian Approximation Revisited", equations 6 and 7)
 
 .. math:: \Sigma^{-1} = - \mathbb E_q[\nabla^2 \log p(x, z)], \qquad \mathbb E_q[\nabla \log p(x, z)] = 0
 
-No second derivative is needed: by Stein's lemma the expected second derivative under a normal is the slope of the
-linear regression of the gradient on z. So each round draws some samples of the present normal, takes the gradient at
-each of them, and fits it by least squares with :math:`a - P \epsilon`, where :math:`\epsilon` is the standard normal
-noise of the samples. The next normal has the covariance :math:`P^{-1}` and the mean :math:`P^{-1} a` in these
-coordinates. Where log p(x, z) is a quadratic function of z, one round finds the posterior exactly.
+No second derivative is needed: by Stein's lemma, the expected second derivative under a normal is the slope of the
+linear regression of the gradient on z. Each round therefore draws some samples from the current normal and computes the
+gradient at each of them. It fits the gradients by least squares with :math:`a - P \epsilon`, where :math:`\epsilon` is
+the standard normal noise of the samples. The next normal has the covariance :math:`P^{-1}` and the mean
+:math:`P^{-1} a` in these coordinates. If log p(x, z) is a quadratic function of z, one round finds the posterior
+exactly.
 
-All this happens in the noise of the normal that the refinement starts at
-(:class:`bitsperdim.likelihoods.CorrelatedNormal`), so that several stochastic layers are no special case. P is made
-symmetric, and its eigenvalues are kept between 1/10 and 10: a round changes no variance by more than ten times.
+All this is done in the coordinates of the noise of the normal at which the refinement starts
+(:class:`bitsperdim.likelihoods.CorrelatedNormal`), so that several stochastic layers need no special case. P is made
+symmetric, and its eigenvalues are kept between 1/10 and 10: one round changes no variance by more than a factor of ten.
 
-The same samples also say how good the present normal is, by their effective sample size. The normal with the largest
-share is kept, be it the one without correlations. Images of which it is below 0.3 get another round, of twice as many
-samples. All samples here are looked at and thrown away.
+The effective sample size of the same samples measures the quality of the current normal. The normal with the largest
+effective sample size, as a share of the samples, is kept; it may be the one without correlations. Images whose share is
+below 0.3 get another round with twice as many samples. All samples that are drawn here are discarded afterwards.
 
 Invariants (``tests/evaluation/test_covariance.py``):
 
 1. In a conjugate model one round finds the posterior (``test_one_round_finds_a_normal_posterior``).
-2. The density is that of the draws (``test_the_density_is_that_of_the_draws``).
-3. A fit that is worse than what was there is not taken (``test_a_worse_fit_is_not_taken``).
+2. The density is the density of the draws (``test_the_density_is_that_of_the_draws``).
+3. A fit that is worse than the normal before it is not used (``test_a_worse_fit_is_not_taken``).
 """
 
 from __future__ import annotations
@@ -41,22 +42,22 @@ from bitsperdim.likelihoods import CorrelatedNormal
 from bitsperdim.models import LatentModel
 from bitsperdim.models.latent import LatentNormal
 
-NUMBERS_AT_ONCE = 2**15  # random numbers of an image in memory
-LARGEST = 256  # numbers of a code: of a larger one the coordinates stay independent
-DRAWS_PER_NUMBER = 2.5  # of the code, at least, in the first round
-ENOUGH_ESS = 0.3  # of the samples: a smaller share calls for another round
-MOST = 10.0  # how many times a variance changes in one round
+NUMBERS_AT_ONCE = 2**15  # random numbers per image in memory
+LARGEST = 256  # largest dimension of a latent code; in larger codes the coordinates stay independent
+DRAWS_PER_NUMBER = 2.5  # fewest samples in the first round, per dimension of the code
+ENOUGH_ESS = 0.3  # share of the samples; if the effective sample size is smaller, another round follows
+MOST = 10.0  # largest factor by which one round changes a variance
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """Normals with a covariance for B images, and what they cost.
+    """Normals with a covariance for B images, and their cost.
 
     Attributes:
-        normal: (B, Z), widened.
-        n_gradients: (B,) int64, of log p(x, z) with respect to z.
-        n_pilot: (B,) int64, samples without a gradient.
-        n_rounds: (B,) int64.
+        normal: fitted normals, (B, Z), widened.
+        n_gradients: number of gradients of log p(x, z) with respect to z for each image, (B,) int64.
+        n_pilot: number of samples without a gradient for each image, (B,) int64.
+        n_rounds: number of rounds for each image, (B,) int64.
     """
 
     normal: CorrelatedNormal
@@ -70,11 +71,11 @@ class Moments:
     """Means over the n samples of each image, float64.
 
     Attributes:
-        share: (B,) effective sample size, as a share of n.
-        noise: (B, Z), of the standard normal noise of the samples.
-        gradient: (B, Z), of log p(x, z) with respect to that noise.
-        squares: (B, Z, Z), of the noise with itself.
-        products: (B, Z, Z), of the noise with the gradient.
+        share: effective sample size as a share of n, (B,).
+        noise: mean of the standard normal noise of the samples, (B, Z).
+        gradient: mean gradient of log p(x, z) with respect to that noise, (B, Z).
+        squares: mean outer product of the noise with itself, (B, Z, Z).
+        products: mean outer product of the noise with the gradient, (B, Z, Z).
     """
 
     share: Tensor
@@ -85,7 +86,7 @@ class Moments:
 
 
 def is_small_enough(normal: LatentNormal) -> bool:
-    """Whether a code has few enough numbers for a covariance."""
+    """Return whether a latent code has few enough dimensions for a covariance."""
     return normal.mean.shape[-1] <= LARGEST
 
 
@@ -97,14 +98,15 @@ def fitted(
     section: RefinedSection,
     generators: Sequence[torch.Generator],
 ) -> Fitted:
-    """Return normals with a covariance.
+    """Fit a normal with a covariance for each image.
 
     Args:
-        model: in evaluation mode.
-        x: (B, C, H, W).
-        start: the normals to start at, (b, Z), not widened, of the images whose numbers (b,) it gets.
-        section: how.
-        generators: of each image, on the CPU.
+        model: model in evaluation mode.
+        x: images, (B, C, H, W).
+        start: function from the indices (b,) of some images to the normals (b, Z) at which their fits start, not
+            widened.
+        section: settings of the refinement.
+        generators: random number generator of each image, on the CPU.
     """
     everything = torch.arange(len(x), device=x.device)
     whole = start(everything)
@@ -113,9 +115,9 @@ def fitted(
     best_center, best_factor = center.clone(), factor.clone()
     best_share = torch.full((len(x),), -1.0, dtype=torch.float64, device=x.device)
     n_gradients, n_pilot, n_rounds = torch.zeros(3, len(x), dtype=torch.int64)
-    at = everything  # images that are not done
+    at = everything  # indices of the images that are not finished
     for turn in range(section.n_rounds + 1):
-        is_last = turn == section.n_rounds  # samples say how good the last fit is, and nothing is fitted any more
+        is_last = turn == section.n_rounds  # the samples only measure the quality of the last fit; no fit follows
         n_steps = math.ceil(max(section.n_pilot, DRAWS_PER_NUMBER * size) / section.n_samples)
         n_steps *= 2 ** min(turn, section.n_rounds - 1)
         present = CorrelatedNormal(start(at).detach(), center[at], section.widening * factor[at])
@@ -146,16 +148,16 @@ def moments_of(
     *,
     with_gradient: bool,
 ) -> Moments:
-    """Draw samples of the present normals, and return their moments.
+    """Draw samples from the current normals and return their moments.
 
     Args:
-        model: in evaluation mode.
-        x: (B, C, H, W).
-        present: (B, Z), without derivatives.
-        n_steps: parts that the samples are drawn in.
-        n_samples: of each part, which are in memory with derivatives; n is the product.
-        generators: of each image, on the CPU.
-        with_gradient: or else the moments are zero.
+        model: model in evaluation mode.
+        x: images, (B, C, H, W).
+        present: current normals, (B, Z), without derivatives.
+        n_steps: number of parts in which the samples are drawn.
+        n_samples: number of samples in each part, which are in memory with derivatives; n is n_steps * n_samples.
+        generators: random number generator of each image, on the CPU.
+        with_gradient: whether to compute gradients; without them the moments are zero.
     """
     center, n = present.center, n_steps * n_samples
     size = center.shape[-1]
@@ -166,7 +168,7 @@ def moments_of(
         with torch.set_grad_enabled(with_gradient):
             noise.requires_grad_(with_gradient)
             z = present.from_noise(noise)
-            # log p(x, u) of the noise u that `present.base` makes z of, but for a constant
+            # log p(x, u), up to a constant, of the noise u from which `present.base` computes z
             log_p = model.log_joint(x, z) - present.base.log_prob(z) - 0.5 * present.base.to_noise(z).square().sum(-1)
             gradient = torch.autograd.grad(log_p.sum(), noise)[0] if with_gradient else torch.zeros_like(noise)
         noise = noise.detach()
@@ -181,14 +183,14 @@ def moments_of(
 
 
 def next_normal(present: CorrelatedNormal, moments: Moments) -> tuple[Tensor, Tensor]:
-    """Return the center (B, Z) and the factor (B, Z, Z) of the normals that the moments of the present ones lead to.
+    """Return the center (B, Z) and the factor (B, Z, Z) of the next normals, from the moments of the current ones.
 
-    Images whose moments are not finite, as of an image that has no mass, keep the present ones.
+    An image whose moments are not finite, for example because no sample gives it any probability, keeps its normal.
     """
     usable = (moments.gradient.isfinite() & moments.products.isfinite().all(-1)).all(-1)[:, None, None]
     variance = moments.squares - moments.noise[:, :, None] * moments.noise[:, None]
     products = moments.products - moments.noise[:, :, None] * moments.gradient[:, None]
-    slope = torch.linalg.solve(variance, torch.where(usable, products, -variance))  # -P, but for symmetry
+    slope = torch.linalg.solve(variance, torch.where(usable, products, -variance))  # -P, not yet symmetric
     eigenvalues, axes = torch.linalg.eigh(-0.5 * (slope + slope.mT))
     eigenvalues = eigenvalues.clamp(1 / MOST, MOST)
     precision = (axes * eigenvalues[:, None]) @ axes.mT
@@ -204,13 +206,13 @@ def next_normal(present: CorrelatedNormal, moments: Moments) -> tuple[Tensor, Te
 def noise_of_steps(
     like: Tensor, n_steps: int, n_samples: int, generators: Sequence[torch.Generator]
 ) -> Iterator[Tensor]:
-    """Yield standard normal noise (k, B, Z) of each step, every image's from its own generator.
+    """Yield standard normal noise (k, B, Z) for each step; the noise of each image comes from its own generator.
 
     Args:
-        like: (B, Z), whose dtype and device it has.
-        n_steps: how many to yield.
-        n_samples: k.
-        generators: of each image, on the CPU.
+        like: tensor (B, Z) with the dtype and device of the result.
+        n_steps: number of tensors to yield.
+        n_samples: number k of samples in each step.
+        generators: random number generator of each image, on the CPU.
     """
     n_at_once = max(1, NUMBERS_AT_ONCE // (n_samples * like.shape[-1]))
     for first in range(0, n_steps, n_at_once):

@@ -1,21 +1,21 @@
-"""The one evaluator: log P(x) of every image, with what is needed to believe or doubt it.
+"""The one evaluator: log P(x) of every image, with the diagnostics that show whether to trust it.
 
-It draws no image twice, drops none and filters nothing: NaN and +inf raise, -inf (an image that the
-model holds impossible) is kept and makes the mean infinite. Before it scores the first image it refuses what is not
-images of the model, and an autoregressive model that looks ahead (:func:`check_scorable`).
+It scores every image exactly once and filters nothing. NaN and +inf raise an error. An image to which the model gives
+probability 0 has log P(x) = -inf; it is kept and makes the mean infinite. Before the first image is scored, images that
+do not fit the model are refused, and so is an autoregressive model that looks ahead (:func:`check_scorable`).
 
 Invariants (``tests/evaluation/test_estimate.py``):
 
 1. Every image is scored once, whatever the batch size (``test_no_image_is_dropped``).
 2. The chunk size changes nothing but rounding (``test_chunks_change_nothing``).
-3. Memory holds the network's activations of one chunk and at most ``WEIGHTS_AT_ONCE`` log-weights:
-   a K so large that a batch would have more takes fewer images at a time
+3. Memory holds the network's activations for one chunk and at most ``WEIGHTS_AT_ONCE`` log-weights. If K is so large
+   that a batch would have more log-weights, fewer images are scored at a time
    (``test_memory_does_not_grow_with_k``).
-4. From the prior instead of the encoder the estimate is of the same P(x)
+4. With the prior instead of the encoder as the proposal, the estimate is of the same P(x)
    (``test_proposals.py::test_the_prior_is_a_proposal_of_the_same_mass``).
-5. An image's numbers depend on its batch and the generator, on nothing before: parts that are scored apart and joined
-   are the whole (``test_parts_are_joined_to_the_whole``).
-6. There is no exact estimate of an autoregressive model that was not asked whether it looks ahead
+5. The numbers of an image depend on its batch and the generator, and on nothing before them: parts that are scored
+   separately and joined equal the whole (``test_parts_are_joined_to_the_whole``).
+6. There is no exact estimate for an autoregressive model without a check that it does not look ahead
    (``test_a_model_that_looks_ahead_is_not_exact``).
 """
 
@@ -48,10 +48,10 @@ from bitsperdim.models.latent import LatentModel, Proposal
 from bitsperdim.models.look_ahead import check_scorable
 
 PER_IMAGE = ("log_p", "standard_error", "bias", "elbo", "ess", "pareto_k", "jackknife", "extrapolation")
-WEIGHTS_AT_ONCE = 2**20  # of 8 bytes each, and a few temporary copies
-SEQUENTIAL_CHUNKS = 4  # at once: in memory are the activations of one sub-pixel, and not of all
-FEWEST_PILOTS, MOST_PILOTS = 64, 256  # fewer say little, and more hardly more
-SMALL_ESS = 10  # below it an image's standard error and bias are not to be believed
+WEIGHTS_AT_ONCE = 2**20  # log-weights in memory, of 8 bytes each, with a few temporary copies
+SEQUENTIAL_CHUNKS = 4  # chunks at once: only the activations of one sub-pixel are in memory, not of all sub-pixels
+FEWEST_PILOTS, MOST_PILOTS = 64, 256  # fewer samples tell little, and more samples hardly tell more
+SMALL_ESS = 10  # below this ESS, the standard error and the bias of an image cannot be trusted
 
 
 @dataclass(frozen=True)
@@ -60,23 +60,24 @@ class Estimate:
 
     Attributes:
         kind: ``exact``; ``lower`` for a stochastic lower bound in expectation; ``density`` for a density at integers,
-            which is no likelihood.
-        n_samples: K; 1 where nothing is sampled.
-        log_p: (N,) the estimate.
-        standard_error: (N,) Monte Carlo standard error; 0 where nothing is sampled, infinite for K = 1.
-        bias: (N,) of ``log_p``, estimated, never positive; 0 where nothing is sampled, minus infinity for K = 1.
-        elbo: (N,) the mean log-weight; equals ``log_p`` where nothing is sampled.
-        ess: (N,) effective sample size, between 1 and K.
-        pareto_k: (N,) shape of the tail of the weights (:func:`bitsperdim.estimators.pareto.pareto_k`); NaN where
-            nothing is sampled, and for K < 1,000, where it is too noisy to judge by.
-        jackknife: (N,) an estimate that is no bound; equals ``log_p`` where nothing is sampled, NaN for K = 1 and
-            where bounds are drawn, which are no weights.
-        extrapolation: (N,) another one; likewise.
+            which is not a likelihood.
+        n_samples: number of importance samples K; 1 if nothing is sampled.
+        log_p: estimate of log P(x), (N,).
+        standard_error: Monte Carlo standard error, (N,); 0 if nothing is sampled, infinite for K = 1.
+        bias: estimated bias of ``log_p``, (N,), never positive; 0 if nothing is sampled, minus infinity for K = 1.
+        elbo: mean log-weight, (N,); equals ``log_p`` if nothing is sampled.
+        ess: effective sample size, (N,), between 1 and K.
+        pareto_k: shape of the tail of the weights, (N,) (:func:`bitsperdim.estimators.pareto.pareto_k`); NaN if nothing
+            is sampled, and for K < 1,000, where it is too noisy to judge by.
+        jackknife: jackknife estimate, (N,), which is not a bound; equals ``log_p`` if nothing is sampled; NaN for K = 1
+            and if the model draws bounds, which are not importance weights.
+        extrapolation: extrapolated estimate, (N,), which is not a bound; the special values are those of ``jackknife``.
         block_sizes: the K of each row of ``bounds``.
-        bounds: (len(block_sizes), N) the bound for each block size; nondecreasing along the first axis.
-        largest_leaked_gradient: what the check of causality found, 0; None of a model that is not autoregressive.
-        noise: what the samples of a density came from; None of other models.
-        costs: (N, 3) gradients, pilot samples and rounds of the refinement of each proposal; None where there was none.
+        bounds: bound for each block size, (len(block_sizes), N); nondecreasing along the first axis.
+        largest_leaked_gradient: result of the causality check, which is 0; None if the model is not autoregressive.
+        noise: name of the dequantization noise of a density; None for other models.
+        costs: gradients, pilot samples and rounds of the refinement of each proposal, (N, 3); None if no proposal was
+            refined.
     """
 
     kind: Kind
@@ -97,32 +98,33 @@ class Estimate:
 
     @property
     def small_ess_share(self) -> float:
-        """The share of images whose effective sample size is small; 0 where nothing is sampled."""
+        """The share of images whose effective sample size is below 10; 0 if nothing is sampled."""
         return float((self.ess < SMALL_ESS).double().mean()) if self.kind == "lower" else 0.0
 
     @staticmethod
     def of_rows(
         model: ImageModel, n_samples: int, rows: Tensor, leak: float | None, noise_from: NoiseFrom = "own"
     ) -> Estimate:
-        """Join what :func:`estimated_rows` returned for parts of the images.
+        """Build an estimate from the rows that :func:`estimated_rows` returned for the parts of the images.
 
         Args:
-            model: that the rows are of.
-            n_samples: K that was asked for.
-            rows: (N, n_columns(model, n_samples)), those of all parts, in order.
-            leak: what :func:`check_scorable` returned for this model.
-            noise_from: of a density, as it was when they were estimated.
+            model: model that the rows were estimated with.
+            n_samples: requested number of samples K.
+            rows: rows of all parts in order, (N, n_columns(model, n_samples)).
+            leak: return value of :func:`check_scorable` for this model.
+            noise_from: source of the noise of a density when the rows were estimated.
 
         Raises:
-            ValueError: the model is autoregressive, and it was not asked whether it looks ahead.
+            ValueError: the model is autoregressive, and there was no check whether it looks ahead.
         """
         if isinstance(model, ConditionalModel) and leak is None:
-            raise ValueError("an estimate of an autoregressive model needs what check_scorable returned")
+            raise ValueError("an estimate of an autoregressive model needs the return value of check_scorable")
         k, n = samples_of(model, n_samples), len(PER_IMAGE)
         columns = dict(zip(PER_IMAGE, rows[:, :n].T.contiguous(), strict=True))
         sizes = bound_sizes(k)
         return Estimate(
-            *(model.kind, k),
+            model.kind,
+            k,
             **columns,
             block_sizes=sizes,
             bounds=rows[:, n:].T.contiguous(),
@@ -149,27 +151,28 @@ def estimate(
     """Estimate log P(x) of every image by importance sampling.
 
     Args:
-        model: in evaluation mode, on the device where the work is done.
-        images: (N, C, H, W) uint8 or another integer type, values 0..L-1, on any device.
-        n_samples: K, importance samples per image; models without variance use 1.
-        chunk_size: samples at a time.
-        batch_size: images at a time.
-        generator: on the device of the model; it runs through all images.
-        labels: (N,) int64, for models that are given the class; others ignore them.
-        noise: (N, C, H, W) in [0, 1), the dequantization noise of the first sample; only density models use it.
-        proposal: of a latent-variable model; ``prior`` is naive Monte Carlo.
-        noise_from: of a density model; ``sequential`` is its best where it is one triangular map.
-        progress: called after each batch with the number of images done and their mean log P(x).
+        model: model in evaluation mode, on the device on which to compute.
+        images: images, (N, C, H, W), uint8 or another integer type, values 0..L-1, on any device.
+        n_samples: number K of importance samples per image; models that sample nothing use 1.
+        chunk_size: number of samples at a time.
+        batch_size: number of images at a time.
+        generator: random number generator on the device of the model, used for all images in turn.
+        labels: class labels, (N,), int64, for models that are conditioned on the class; other models ignore them.
+        noise: dequantization noise of the first sample, (N, C, H, W), in [0, 1); only density models use it.
+        proposal: proposal of a latent-variable model; ``prior`` is naive Monte Carlo.
+        noise_from: source of the noise of a density model; ``sequential`` is best for a density that is one triangular
+            map.
+        progress: function that is called after each batch with the number of scored images and their mean log P(x).
 
     Raises:
-        ValueError: the model is in training mode, looks ahead, or has no latent variable to draw from the prior; or
-            an argument does not fit it.
+        ValueError: the model is in training mode or looks ahead; ``proposal`` is ``prior``, but the model has no latent
+            variable; or an argument does not fit the model.
         FloatingPointError: a log-weight is NaN or +inf.
     """
     check_counts(n_samples=n_samples, chunk_size=chunk_size, batch_size=batch_size)
     model.check_places(generator=generator)
     leak = check_scorable(model, images, labels, noise)
-    labels = None if model.n_classes is None else labels  # which are then ignored, whatever they are
+    labels = None if model.n_classes is None else labels  # a model that is not class-conditional ignores any labels
     noise = noise if isinstance(model, DensityModel) else None
     size, parts, total = images_at_once(model, n_samples, batch_size), [], 0.0
     for start in range(0, len(images), size):
@@ -209,31 +212,31 @@ def estimated_rows(
     first_image: int = 0,
     after_chunk: Callable[[int], object] = lambda _: None,
 ) -> Tensor:
-    """Estimate log P(x) of images that fit into memory together: part of what :meth:`Estimate.of_rows` joins.
+    """Estimate log P(x) of images that fit into memory together; :meth:`Estimate.of_rows` joins such parts.
 
-    Whether the model looks ahead is not asked here, but once for all parts, by :func:`check_scorable`.
+    This function does not check whether the model looks ahead: :func:`check_scorable` does so once for all parts.
 
     Args:
-        model: as of :func:`estimate`, and so are all others.
-        images: (B, C, H, W) uint8, B at most :func:`images_at_once`.
-        n_samples: K.
-        chunk_size: samples at a time.
-        generator: on the device of the model.
-        labels: (B,) int64.
-        noise: (B, C, H, W).
-        proposal: of a latent-variable model.
-        noise_from: of a density model.
-        encoded: what its samples come from, (B, Z), in place of the encoder's q(z given x).
-        first_image: the number of the first of them, for messages.
-        after_chunk: called with the number of log-weights that a chunk has added.
+        model: model in evaluation mode, on the device on which to compute.
+        images: images, (B, C, H, W), uint8 or another integer type, with B at most :func:`images_at_once`.
+        n_samples: number K of importance samples per image.
+        chunk_size: number of samples at a time.
+        generator: random number generator on the device of the model.
+        labels: class labels, (B,), int64.
+        noise: dequantization noise of the first sample, (B, C, H, W).
+        proposal: proposal of a latent-variable model.
+        noise_from: source of the noise of a density model.
+        encoded: density from which latent codes are sampled, (B, Z), in place of the encoder's q(z given x).
+        first_image: index of the first of these images, for error messages.
+        after_chunk: function that is called after each chunk with the number of new log-weights.
 
     Returns:
-        (B, n_columns(model, n_samples)) float64, on the CPU: of each image the columns :data:`PER_IMAGE` of an
-        estimate, and then its bounds.
+        One row for each image, (B, n_columns(model, n_samples)) float64, on the CPU: the columns :data:`PER_IMAGE` of
+        an estimate, followed by the bounds.
 
     Raises:
-        ValueError: the model is in training mode, or has no latent variable to draw from the prior; or an argument
-            does not fit it.
+        ValueError: the model is in training mode; ``proposal`` is ``prior``, but the model has no latent variable; or
+            an argument does not fit the model.
         FloatingPointError: a log-weight is NaN or +inf.
     """
     model.check_mode("estimate")
@@ -246,7 +249,7 @@ def estimated_rows(
             raise ValueError(f"proposal {proposal!r} needs a model with a latent variable, not {type(model).__name__}")
         options["proposal"] = proposal
     elif isinstance(model, LatentModel):
-        options["encoded"] = model.encode(x) if encoded is None else encoded  # once for all chunks
+        options["encoded"] = model.encode(x) if encoded is None else encoded  # encode only once, not in each chunk
     n_samples = samples_of(model, n_samples)
     if isinstance(model, DensityModel) and noise_from != "own":
         if noise_from == "sequential":
@@ -258,7 +261,7 @@ def estimated_rows(
     for first in range(0, n_samples, chunk_size):
         given = None if noise is None or first > 0 else noise.to(device)
         log_w = model.unchecked_log_weights(x, min(chunk_size, n_samples - first), noise=given, **options)
-        chunks.append(log_w.double())  # what is said of them is computed where they are, too
+        chunks.append(log_w.double())  # kept on the device, so that the statistics are computed there too
         after_chunk(log_w.numel())
     log_w = torch.cat(chunks)  # (K, B)
     _refuse_nan(log_w, first_image)
@@ -266,7 +269,12 @@ def estimated_rows(
 
 
 def rows_of_weights(log_w: Tensor, *, is_sampled: bool) -> Tensor:
-    """Return what :meth:`Estimate.of_rows` joins, (B, columns) float64, on the CPU, of log-weights (K, B) float64."""
+    """Return the rows for :meth:`Estimate.of_rows`, (B, columns) float64, on the CPU, from log-weights (K, B) float64.
+
+    Args:
+        log_w: log-weights in nats.
+        is_sampled: whether they come from random samples; otherwise their errors are 0.
+    """
     n_samples, log_p = len(log_w), log_mean_exp(log_w)
     none, unknown = torch.zeros_like(log_p), torch.full_like(log_p, torch.nan)
     without_bias = (jackknife(log_w), extrapolation(log_w)) if n_samples > 1 else (unknown, unknown)
@@ -284,9 +292,10 @@ def rows_of_weights(log_w: Tensor, *, is_sampled: bool) -> Tensor:
 
 
 def rows_of_bounds(drawn: Tensor, *, is_sampled: bool = True) -> Tensor:
-    """Return the same of draws of a bound, (K, B) float64 nats: their mean is a bound as it is, however few there are.
+    """Return the rows for :meth:`Estimate.of_rows` from draws of a lower bound, (K, B) float64, nats.
 
-    No samples are weighted: every one counts, whatever K is, and nothing can be extrapolated from K.
+    The mean of the draws is a lower bound in expectation, even for few draws. All draws have the same weight, for any
+    K, and nothing can be extrapolated from K.
     """
     n_samples, n_images = drawn.shape
     log_p = drawn.mean(0)
@@ -298,7 +307,7 @@ def rows_of_bounds(drawn: Tensor, *, is_sampled: bool = True) -> Tensor:
         "elbo": log_p,
         "ess": torch.full_like(log_p, n_samples),
         "pareto_k": torch.full_like(log_p, torch.nan),
-        "jackknife": torch.full_like(log_p, torch.nan),  # of log P(x) they say nothing
+        "jackknife": torch.full_like(log_p, torch.nan),  # draws of a bound do not estimate log P(x)
         "extrapolation": torch.full_like(log_p, torch.nan),
     }
     of_sizes = [log_p] * len(bound_sizes(n_samples))
@@ -306,23 +315,23 @@ def rows_of_bounds(drawn: Tensor, *, is_sampled: bool = True) -> Tensor:
 
 
 def images_at_once(model: ImageModel, n_samples: int, batch_size: int) -> int:
-    """Return how many images are scored at a time: ``batch_size``, or as many as memory has room for their weights."""
+    """Return how many images are scored at a time: ``batch_size``, or fewer if their weights need too much memory."""
     return max(1, min(batch_size, WEIGHTS_AT_ONCE // samples_of(model, n_samples)))
 
 
 def n_columns(model: ImageModel, n_samples: int) -> int:
-    """Return how many numbers :func:`estimated_rows` gives of an image."""
+    """Return how many numbers :func:`estimated_rows` returns for each image."""
     return len(PER_IMAGE) + len(bound_sizes(samples_of(model, n_samples)))
 
 
 def pilot_samples(n_samples: int) -> int:
-    """Return how many samples of each image are thrown away, to shift sequential noise by what they say."""
+    """Return how many samples of each image are drawn to find the shift of sequential noise, and then discarded."""
     n_pilot = min(MOST_PILOTS, n_samples // 4)
     return n_pilot if n_pilot >= FEWEST_PILOTS else 0
 
 
 def samples_of(model: ImageModel, n_samples: int) -> int:
-    """Return K, or 1 for a model from which nothing is sampled."""
+    """Return the number of samples K, or 1 for a model that needs no samples."""
     return n_samples if model.kind == "lower" else 1
 
 

@@ -1,12 +1,14 @@
 """Score a model that was made elsewhere: ``bitsperdim.evaluate``.
 
-The model offers one of the methods of :mod:`bitsperdim.models.external.methods`; if it offers several, they have to
-agree on a few images, and the strongest one is scored. What it says of itself may stand in an attribute ``bitsperdim``
-of it, a dict of ``offers``, ``inputs``, ``layout``, ``range`` and ``order``; an argument comes first.
+The model offers one of the methods of :mod:`bitsperdim.models.external.methods`. If it offers several methods, they
+must agree on a few images, and the strongest method is scored. The model may describe itself in an attribute
+``bitsperdim``, a dict with the keys ``offers``, ``inputs``, ``layout``, ``range`` and ``order``. Arguments take
+precedence over this attribute.
 
 Invariants (``tests/evaluation/test_evaluate.py``, ``test_refusals.py``): one model gives the same number through every
-method, within errors (``test_every_way_in_is_within_its_errors``); what was interrupted goes on to the same bytes; what
-does not fit is refused in one sentence (``test_what_does_not_fit_is_one_sentence``), two methods that disagree too.
+method, within errors (``test_every_way_in_is_within_its_errors``); interrupted evaluation resumes and gives
+byte-identical results; a model or argument that does not fit is refused in one sentence
+(``test_what_does_not_fit_is_one_sentence``), and so are two methods that disagree.
 """
 
 from __future__ import annotations
@@ -44,23 +46,23 @@ from bitsperdim.models.external.methods import Offer, declared, interval_of, is_
 from bitsperdim.models.external.wrapping import WITHOUT_LABELS, External, ExternalDensity, ExternalNumbers, wrap
 from bitsperdim.runtime.checkpoints import Checkpoint
 
-BY_CONSTRUCTION = ("logits", "causality")  # logits are normalized here, and the scorer asks whether they look ahead
+BY_CONSTRUCTION = ("logits", "causality")  # logits are normalized here, and scoring checks that they do not look ahead
 N_AGREEING = 8  # images on which several methods have to agree
-K_AGREEING = 256
-TOLERATED = 1e-4  # of log P, and as many nats for each sub-pixel: two ways to the same sum in float32
-CONTRADICTED = 5.0  # Monte Carlo errors
+K_AGREEING = 256  # samples K for this comparison
+TOLERATED = 1e-4  # share of log P, plus as many nats per sub-pixel: float32 rounding of two ways to sum
+CONTRADICTED = 5.0  # Monte Carlo errors by which a bound must exceed an exact number to contradict it
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A model from elsewhere, and how it is asked.
+    """A model that was made elsewhere, wrapped for scoring.
 
     Attributes:
-        model: as a mass function of ours.
-        offer: the method that is used; None of a model of this package.
-        convention: what it takes.
-        name: of it.
-        options: what was declared, for the signature.
+        model: model with the interface of this package.
+        offer: method of the original model that is used; None for a model of this package.
+        convention: form in which the model takes images.
+        name: name of the model.
+        options: declared options, for the signature.
     """
 
     model: ImageModel
@@ -83,10 +85,12 @@ def ask(
     name: str | None = None,
     seed: int = 0,
 ) -> Asked:
-    """Find out how a model can be asked for the likelihood of these images; arguments as of :func:`evaluate`.
+    """Find the method that gives the likelihood of these images under a model, and wrap the model for scoring.
+
+    The arguments are those of :func:`evaluate`, and ``is_given_labels``: whether the model is given the labels.
 
     Raises:
-        InputError: it cannot, or several of its methods disagree.
+        InputError: no method gives the likelihood of these images, or several methods of the model disagree.
     """
     called = name or (type(model).__name__ if not hasattr(model, "__name__") else str(model.__name__))
     if isinstance(model, External):  # wrapped already
@@ -109,15 +113,15 @@ def ask(
     check_shape(wrapped, data)
     for other in others:
         if other.method == "log_density" and interval is None:
-            continue  # it cannot be asked, and need not be
+            continue  # without an interval this method cannot be used, and it is not needed
         if n_classes is not None and other.method in WITHOUT_LABELS:
-            continue  # likewise
+            continue  # with labels this method cannot be used, and it is not needed
         check_agreement(wrapped, first.method, asked_by(other), other.method, data, seed)
     return Asked(wrapped, first, convention, called, _said(wrapped))
 
 
 def _said(model: External) -> dict[str, Any]:
-    """Return how a model is asked, as far as that may change the number, for the signature."""
+    """Return, for the signature, the way of calling the model as far as it may change the number."""
     convention = model.convention
     return {
         "method": model.offer.method,
@@ -128,17 +132,19 @@ def _said(model: External) -> dict[str, Any]:
 
 
 def check_shape(model: External, data: Data) -> None:
-    """Refuse log-weights that are images by samples: where there are as many of both, nobody would see it.
+    """Refuse log-weights of shape (B, K) instead of (K, B): with K = B nobody would notice the mistake.
+
+    The model is called with one image and two samples, for which the two shapes differ.
 
     Raises:
-        InputError: they are.
+        InputError: the log-weights have another shape than (K, B).
     """
     if isinstance(model, ExternalNumbers) and not model.is_exact:
         labels = None if model.n_classes is None or data.labels is None else torch.from_numpy(data.labels[:1])
         image = torch.from_numpy(data.images[:1]).to(model.device)
         with torch.no_grad():
             model.unchecked_log_weights(
-                *(image, 2), labels=None if labels is None else labels.to(model.device), generator=torch.Generator()
+                image, 2, labels=None if labels is None else labels.to(model.device), generator=torch.Generator()
             )
 
 
@@ -147,11 +153,12 @@ def check_agreement(
 ) -> None:
     """Refuse two methods of one model that contradict each other on a few images.
 
-    Two exact ones have to be equal but for rounding, image by image. A bound that is clearly above an exact
-    number refutes it: on average it is below. Two bounds cannot contradict each other.
+    Two exact methods must give equal numbers, up to rounding, image by image. A lower bound is on average below log
+    P(x); a bound that is clearly above an exact number therefore contradicts it. Two bounds cannot contradict each
+    other.
 
     Raises:
-        InputError: they do.
+        InputError: the methods contradict each other, or a method fails.
     """
     images = torch.from_numpy(data.images[:N_AGREEING])
     labels = None if data.labels is None else torch.from_numpy(data.labels[:N_AGREEING])
@@ -165,25 +172,25 @@ def check_agreement(
         except InputError:
             raise
         except (FloatingPointError, ValueError) as error:
-            raise InputError(f"{name} cannot be asked: {error}.") from error
-        scores.append(Scores.of_rows(model, K_AGREEING, rows, nan))  # whether it looks ahead is not asked here
+            raise InputError(f"The method {name} cannot be used: {error}.") from error
+        scores.append(Scores.of_rows(model, K_AGREEING, rows, nan))  # this comparison does not check for looking ahead
     one, other = scores[0].log_p, scores[1].log_p
-    # -inf is compared as it is; NaN was refused when the rows were estimated
+    # -inf equals -inf here; NaN was refused when the rows were estimated
     allowed = TOLERATED * (torch.where(one.isinf(), 0.0, one.abs()) + images[0].numel())
     larger = torch.where(one == other, 0.0, other - one)  # both may be -inf
     if second.is_exact:
-        where = f"of image {int((larger.abs() - allowed).argmax())} log P(x)"
+        where = f"for image {int((larger.abs() - allowed).argmax())}, log P(x)"
         disagrees = bool((larger.abs() > allowed).any())
         one, other = one[(larger.abs() - allowed).argmax()], other[(larger.abs() - allowed).argmax()]
     else:
-        where, one, other = f"on {len(images)} images the mean of log P(x)", one.mean(), other.mean()
+        where, one, other = f"on {len(images)} images, the mean of log P(x)", one.mean(), other.mean()
         error_of_mean = float(scores[1].standard_error.square().sum().sqrt()) / len(images)
         disagrees = float(larger.mean()) > float(allowed.mean()) + CONTRADICTED * error_of_mean
     if disagrees:
         raise InputError(
             f"{first_name} and {second_name} disagree: {where} is {float(one):.4f} nats by {first_name} and "
-            f"{float(other):.4f} by {second_name}{'' if second.is_exact else ', which is a lower bound'}; say by "
-            f"`offers` which one is meant."
+            f"{float(other):.4f} by {second_name}{'' if second.is_exact else ', which is a lower bound'}; name the "
+            f"method to use with `offers`."
         )
 
 
@@ -209,35 +216,35 @@ def evaluate(
     checkpoint: str | Path | None = None,
     name: str | None = None,
 ) -> Estimate:
-    """Return the number of bits per dimension that a model needs for images, with its errors.
+    """Return the bits per dimension of images under a model, with errors.
 
     Args:
-        model: a module in evaluation mode, an object with methods, or a plain function; see
-            :data:`bitsperdim.models.external.methods.METHODS` for what it may offer.
-        images: what :func:`bitsperdim.load_data` returned, or an array of integers 0..L-1, (N, C, H, W) or (N, H, W).
-        n_levels: L, of an array.
-        labels: (N,) integers: then every method is given them after the images.
-        train: the training images, an array: copies among the images are found and said.
-        offers: which method is meant, where that is not plain: of a function, of ``forward``, of several methods.
-        inputs: what the model takes: ``integers`` (the default), ``unit`` for x / (L-1), ``symmetric`` for
-            2 x / (L-1) - 1. Masses are always asked of the levels themselves.
+        model: a module in evaluation mode, an object with methods, or a plain function;
+            :data:`bitsperdim.models.external.methods.METHODS` lists the methods that it may offer.
+        images: the result of :func:`bitsperdim.load_data`, or an array of integers 0..L-1, (N, C, H, W) or (N, H, W).
+        n_levels: number of levels L, if ``images`` is an array.
+        labels: class labels, (N,), integers; if given, every method is called with them after the images.
+        train: array of the training images; copies of them among ``images`` are found and reported.
+        offers: name of the method to use, if it is not clear: for a function, for ``forward``, or for several methods.
+        inputs: input values of the model: ``integers`` (the default), ``unit`` for x / (L-1), ``symmetric`` for
+            2 x / (L-1) - 1. Distributions that the model returns are always evaluated at the levels themselves.
         layout: ``channels_first`` (the default), ``channels_last``, ``flat`` or ``plane``, which has no channel.
-        range: (low, high) of all values of a density; its L cells lie side by side in it.
-        order: of conditionals: ``raster`` (the default), ``planes``, or (C, H, W) integers.
-        n_samples: K, of a bound.
-        seed: of all randomness.
-        batch_size: images at a time.
-        chunk_size: samples at a time.
-        proposal: of a latent code: ``refined`` optimizes the encoder's for each image before the samples are drawn,
-            where the code has derivatives (:mod:`bitsperdim.evaluation.refined`); ``encoder`` takes it as it is;
-            ``prior`` is naive Monte Carlo.
-        subset: score that many images, chosen at random with ``seed``.
-        device: where to; None: where the model is.
-        checkpoint: a folder that keeps finished images, from which the same call goes on after an interruption.
-        name: of the model, for what is printed.
+        range: (low, high), the interval of the values of a density; each of its L equal parts is the cell of a level.
+        order: order of the sub-pixels for conditionals: ``raster`` (the default), ``planes``, or (C, H, W) integers.
+        n_samples: number K of samples for a bound.
+        seed: seed of all random numbers.
+        batch_size: number of images at a time.
+        chunk_size: number of samples at a time.
+        proposal: proposal of a model with a latent code: ``refined`` optimizes the encoder's proposal for each image
+            before the samples are drawn, if the model has derivatives in the code
+            (:mod:`bitsperdim.evaluation.refined`); ``encoder`` uses it unchanged; ``prior`` is naive Monte Carlo.
+        subset: number of images to score, chosen at random with ``seed``; None: all.
+        device: device on which to compute; None: the device of the model.
+        checkpoint: folder that stores finished images; after an interruption, the same call resumes from it.
+        name: name of the model in printed text.
 
     Raises:
-        InputError: one sentence that says what does not fit.
+        InputError: the model or an argument does not fit; the message says in one sentence what is wrong.
     """
     sizes: dict[str, Any] = {"n_samples": n_samples, "batch_size": batch_size, "chunk_size": chunk_size}
     _section(**sizes, seed=seed, proposal=proposal)  # before any work
@@ -245,12 +252,13 @@ def evaluate(
     if is_training(model):
         raise InputError(
             f"{type(model).__name__} is in training mode, in which dropout and batch statistics make the number depend "
-            f"on chance and on the other images; call model.eval() first."
+            f"on random numbers and on the other images; call model.eval() first."
         )
     if subset is not None:
         data = data.subset(subset, seed)
     asked = ask(
-        *(model, data),
+        model,
+        data,
         offers=offers,
         inputs=inputs,
         layout=layout,
@@ -276,7 +284,11 @@ def scored(
     checkpoint: str | Path | None = None,
     may_look_ahead: bool = False,
 ) -> Estimate:
-    """Return the number of a model that :func:`ask` has looked at; arguments as of :func:`evaluate`."""
+    """Return the bits per dimension of a model that :func:`ask` has wrapped.
+
+    The arguments are those of :func:`evaluate`, and ``may_look_ahead``: whether to skip the check that an
+    autoregressive model does not look ahead.
+    """
     section = _section(n_samples=n_samples, seed=seed, batch_size=batch_size, chunk_size=chunk_size, proposal=proposal)
     model, started = asked.model, time.monotonic()
     place = _device(model.device if device is None else device)
@@ -284,8 +296,8 @@ def scored(
     weights = weights_sha256(module)
     if checkpoint is not None and module is None:
         raise InputError(
-            f"checkpoint is not allowed with {asked.name}, of whose weights nothing is known, so that those of another "
-            f"model might be taken over; give a torch.nn.Module, or one of its methods."
+            f"checkpoint is not allowed with {asked.name}, whose weights are not known, so that results of another "
+            f"model might be reused; give a torch.nn.Module, or one of its methods."
         )
     kept = None if checkpoint is None else _place(Path(checkpoint), asked, data, section, module, place)
     print(
@@ -298,15 +310,17 @@ def scored(
     )
     try:
         announce_cost(model, data, section, place, asked.name)
-        with seeded(
-            stream("evaluation", seed), place
-        ):  # whatever a model draws: the global generators stay as they are
+        with seeded(stream("evaluation", seed), place):  # the global generators keep their state
             scores = scoring.evaluate_seed(
-                *(model, data.prepared, section, 0, place),
+                model,
+                data.prepared,
+                section,
+                0,
+                place,
                 title=f"score {asked.name}",
                 checkpoint=kept,
                 may_look_ahead=may_look_ahead,
-                advice="n_samples is its K",
+                advice="a smaller n_samples takes less time",
             )
     except FloatingPointError as error:
         raise InputError(f"{asked.name} cannot be scored: {str(error).removesuffix(' (seed 0)')}.") from error
@@ -317,10 +331,10 @@ def scored(
     options = {
         **asked.options,
         "seed": seed if is_sampled else None,
-        "batch": images_at_once(model, n_samples, batch_size) if is_sampled else None,  # each has draws of its own
+        "batch": images_at_once(model, n_samples, batch_size) if is_sampled else None,  # each batch has its own draws
         "chunk": min(chunk_size, n_samples) if is_sampled else None,
         "proposal": scoring.proposal_of(model, section),
-        "noise": "sequential" if scores.noise == "sequential" else None,  # any other is the model's own
+        "noise": "sequential" if scores.noise == "sequential" else None,  # any other noise is the model's own
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": place.type,
         "weights": "unknown" if module is None else "none" if weights is None else weights[:DIGITS],
@@ -345,7 +359,7 @@ def result_of(
     verified_by: tuple[str, ...],
     seconds: float,
 ) -> Estimate:
-    """Return the number that the scores of images make."""
+    """Summarise the scores of all images as one number with its errors."""
     prepared = data.prepared
     near = prepared.near_train.get("test")
     metrics = summary.summarise(
@@ -384,25 +398,27 @@ def _section(*, n_samples: int, seed: int, batch_size: int, chunk_size: int, pro
 
 
 def _device(given: str | torch.device) -> torch.device:
-    """Return a device that is here.
+    """Return the given device if it is available.
 
     Raises:
-        InputError: it is not.
+        InputError: the device is not available, or holds no values.
     """
     try:
         device = torch.device(given)
         torch.empty(1, device=device)
-    except Exception as error:  # each kind of device is missing in its own way
-        raise InputError(f"device = {shown(str(given))} is not here ({first_line(error)}); choose another.") from error
+    except Exception as error:  # different kinds of devices raise different errors
+        raise InputError(
+            f"device = {shown(str(given))} is not available ({first_line(error)}); choose another device."
+        ) from error
     if device.type == "meta":
-        raise InputError("The model is on the device 'meta', where weights have no values; load them first.")
+        raise InputError("The model is on the device 'meta', where weights have no values; load the weights first.")
     return device
 
 
 def _place(
     folder: Path, asked: Asked, data: Data, section: EvaluateSection, module: nn.Module | None, device: torch.device
 ) -> Checkpoint:
-    """Return the place for finished images, which no other model, data or version of this package may take over."""
+    """Return the place for finished images, separate for each model, data set, settings and version of the code."""
     code = needed(Path(__file__), Path(latent_code.__file__))
     decides = {
         "weights": weights_sha256(module),
@@ -418,7 +434,7 @@ def _place(
 
 
 def _described(module: nn.Module) -> str:
-    """Return a hash of what is seen of a module beside its weights: its parts, and the code of their classes."""
+    """Return a hash of a module without its weights: its printed parts, and the source code of their classes."""
     parts = [repr(module)]
     for kind in sorted(
         {type(part) for part in module.modules()}, key=lambda kind: (kind.__module__, kind.__qualname__)

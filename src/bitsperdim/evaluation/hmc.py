@@ -3,30 +3,31 @@ r"""Hamiltonian Monte Carlo on the path from a start q to the posterior of a lat
 .. math:: \gamma_\beta(z) = q(z) \left(\frac{p(x, z)}{q(z)}\right)^\beta, \qquad
           H(z, v) = -\log \gamma_\beta(z) + \tfrac12 \lVert v \rVert^2
 
-With the prior as the start the ratio is p(x given z).
+If the start is the prior, the ratio is p(x given z).
 
-A transition draws a new momentum v and a step size near the given one, follows Hamilton's equations by leapfrog steps
-(Neal 2011, "MCMC Using Hamiltonian Dynamics", with unit masses), and accepts the end with probability
-min(1, exp(-H' + H)), else stays. It leaves :math:`\gamma_\beta` invariant, and is its own reverse: a transition from z
-to z' is as frequent as one back. All chains of all images move at once. There is no adaptation here: step sizes are
-given (:mod:`bitsperdim.evaluation.annealed`).
+A transition draws a new momentum v and a step size near the given one, and follows Hamilton's equations with leapfrog
+steps (Neal 2011, "MCMC Using Hamiltonian Dynamics", with unit masses). It accepts the end point with probability
+min(1, exp(-H' + H)), and otherwise stays. It leaves :math:`\gamma_\beta` invariant, and is its own reverse: a
+transition from z to z' is as frequent as one from z' to z. All chains of all images move at once. This module adapts no
+step sizes: they are given (:mod:`bitsperdim.evaluation.annealed`).
 
-*Why the step size is drawn.* Where the density is nearly normal with equal widths, as the prior is, a trajectory
-of just one period ends where it began, with an acceptance that looks healthy: chains of a fixed step size may stand
-still. Neal (2011) advises to draw the step size for each transition, which spoils nothing, as it does not look
-at z. In the conjugate model of the tests, with three leapfrog steps, it halves the gap between lower and upper bound.
+*Why the step size is drawn at random.* If the density is nearly normal with equal widths, as the prior is, a trajectory
+of exactly one period ends where it began. Chains with a fixed step size may then not move at all, although their
+acceptance looks good. Neal (2011) advises to draw the step size for each transition. This keeps the target invariant,
+because the draw does not depend on z. In the conjugate model of the tests, with three leapfrog steps, it halves the gap
+between the lower and the upper bound.
 
-Gradients are taken with respect to z alone. Hamiltonians are float64 whatever the model computes in. A trajectory that
-ends where the Hamiltonian is not a number is rejected.
+Gradients are computed with respect to z only. Hamiltonians are float64, whatever dtype the model uses. A trajectory
+is rejected if the Hamiltonian at its end is NaN.
 
 Invariants (``tests/evaluation/test_hmc.py``):
 
-1. The leapfrog map is undone by reversing the momentum (``test_leapfrog_is_reversible``).
+1. Reversing the momentum undoes the leapfrog map (``test_leapfrog_is_reversible``).
 2. It preserves volume (``test_leapfrog_preserves_volume``).
 3. It conserves the Hamiltonian up to the square of the step size (``test_the_hamiltonian_is_kept_to_second_order``).
 4. A transition leaves its target invariant (``test_the_target_is_invariant``), and satisfies detailed balance
    (``test_a_transition_is_its_own_reverse``).
-5. No image moves with another (``test_images_are_independent``).
+5. The chains of one image do not depend on the other images (``test_images_are_independent``).
 """
 
 from __future__ import annotations
@@ -40,19 +41,19 @@ from torch import Tensor
 from bitsperdim.likelihoods import LatentDensity
 from bitsperdim.models.latent import LatentModel
 
-JITTER = 0.2  # each chain's step size is uniform within so much of the given one, relatively
+JITTER = 0.2  # each chain's step size is uniform between (1 - JITTER) and (1 + JITTER) times the given one
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where all chains are.
+    """Positions of all chains, with the densities and gradients there.
 
     Attributes:
-        z: (K, B, Z).
-        log_ratio: log p(x, z) - log q(z) there, (K, B) float64, nats; from the prior on it is log p(x given z).
-        log_start: log q(z), likewise.
-        gradient: of ``log_ratio`` with respect to z, (K, B, Z).
-        start_gradient: likewise of log q(z).
+        z: latent codes, (K, B, Z).
+        log_ratio: log p(x, z) - log q(z), (K, B) float64, nats; if the start is the prior, it is log p(x given z).
+        log_start: log q(z), (K, B) float64, nats.
+        gradient: gradient of ``log_ratio`` with respect to z, (K, B, Z).
+        start_gradient: gradient of log q(z) with respect to z, (K, B, Z).
     """
 
     z: Tensor
@@ -63,13 +64,13 @@ class Position:
 
 
 class Path:
-    """The densities between a start q and the posterior, not normalised, for a batch of images.
+    """The unnormalised densities between a start q and the posterior, for a batch of images.
 
     Args:
-        model: of any prior.
-        x: (B, C, H, W).
-        progress: called with the number of gradients each time that some have been taken.
-        start: q, (B, Z), differentiable in z; None: the prior.
+        model: latent-variable model with any prior.
+        x: images, (B, C, H, W).
+        progress: function that is called with the number of new gradients whenever some have been computed.
+        start: density q, (B, Z), differentiable in z; None: the prior.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Path:
         progress: Callable[[int], object] = lambda _: None,
         start: LatentDensity | None = None,
     ) -> None:
-        """Take the model, its images and the start."""
+        """Store the model, its images and the start."""
         self.model, self.x, self.progress, self.is_from_prior = model, x, progress, start is None
         with torch.no_grad():
             self.start: LatentDensity = model.prior() if start is None else start
@@ -119,25 +120,27 @@ def draw_momentum(like: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def kinetic_energy(momentum: Tensor) -> Tensor:
-    """Return half the square of the momentum (K, B, Z), (K, B) float64."""
+    """Return half the squared norm of the momentum (K, B, Z), (K, B) float64."""
     return 0.5 * momentum.double().square().sum(-1)
 
 
 def leapfrog(
     path: Path, position: Position, momentum: Tensor, beta: float, step_size: Tensor, n_leapfrog: int
 ) -> tuple[Position, Tensor]:
-    r"""Follow Hamilton's equations: half a step of the momentum, steps of both in turn, half a step of the momentum.
+    r"""Follow Hamilton's equations with leapfrog steps of position and momentum.
 
     .. math:: v \leftarrow v + \tfrac\epsilon2 \nabla \log \gamma_\beta(z), \qquad z \leftarrow z + \epsilon v, \qquad
               v \leftarrow v + \tfrac\epsilon2 \nabla \log \gamma_\beta(z)
 
+    The two half steps of the momentum between successive steps of the position are joined to one whole step.
+
     Args:
-        path: the densities.
-        position: the start.
-        momentum: v at the start, (K, B, Z).
-        beta: between 0 and 1.
-        step_size: epsilon, (B,) or (K, B), in the unit of z.
-        n_leapfrog: the number of steps, at least 1.
+        path: densities between the start and the posterior.
+        position: initial position.
+        momentum: initial momentum v, (K, B, Z).
+        beta: position on the path, between 0 and 1.
+        step_size: step size epsilon, (B,) or (K, B), in the unit of z.
+        n_leapfrog: number of steps, at least 1.
 
     Returns:
         Position and momentum at the end.
@@ -157,15 +160,15 @@ def transition(
     r"""Make one transition that leaves :math:`\gamma_\beta` invariant.
 
     Args:
-        path: the densities.
-        position: the start.
-        beta: between 0 and 1.
-        step_size: (B,), in the unit of z; it must not depend on where these chains are or have been.
-        n_leapfrog: the number of steps, at least 1.
-        generator: of momenta, step sizes and decisions.
+        path: densities between the start and the posterior.
+        position: current position.
+        beta: position on the path, between 0 and 1.
+        step_size: step size, (B,), in the unit of z; it must not depend on present or past positions of these chains.
+        n_leapfrog: number of leapfrog steps, at least 1.
+        generator: source of the random momenta, step sizes and acceptance decisions.
 
     Returns:
-        The new position, and the probability of acceptance, (K, B) float64.
+        The new position, and the acceptance probability, (K, B) float64.
     """
     momentum = draw_momentum(position.z, generator)
     u, jitter = torch.rand(
@@ -175,13 +178,13 @@ def transition(
     proposed, final_momentum = leapfrog(path, position, momentum, beta, steps, n_leapfrog)
     before = kinetic_energy(momentum) - path.log_density(position, beta)
     after = kinetic_energy(final_momentum) - path.log_density(proposed, beta)
-    # an end whose Hamiltonian is not a number is never accepted; a log-weight that is none is refused by the caller
+    # An end point whose Hamiltonian is NaN is never accepted. The caller raises an error if a log-weight is NaN.
     probability = torch.exp(before - after).clamp(max=1).nan_to_num(0)
     return choose(u < probability, proposed, position), probability
 
 
 def choose(accepted: Tensor, proposed: Position, position: Position) -> Position:
-    """Return the proposed position where ``accepted`` (K, B), else the other."""
+    """Return the proposed position where ``accepted`` (K, B) is true, and the old position elsewhere."""
     vectors = accepted[..., None]
     return Position(
         torch.where(vectors, proposed.z, position.z),

@@ -1,8 +1,8 @@
 """The images that a model from elsewhere is scored on: a data set by name, or arrays of integers.
 
-Invariants (``tests/evaluation/test_images.py``): a data set by name is what the pipeline prepares, with the same
-protocol tag (``test_a_data_set_is_what_the_pipeline_prepares``); floating-point numbers are refused; a subset is
-seeded, and its protocol says so.
+Invariants (``tests/evaluation/test_images.py``): a data set given by name equals the one that the pipeline prepares,
+with the same protocol tag (``test_a_data_set_is_what_the_pipeline_prepares``); floating-point numbers are refused; a
+subset is chosen with a seed, and its protocol tag names the subset.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from bitsperdim.preflight.agreement import raw_levels, validated
 from bitsperdim.sources import SOURCES, Drawn
 
 MAX_LEVELS = 65_536
-MAX_CHANNELS = 4  # of images as their sources have them; more are channels last, where there are so few of those
+MAX_CHANNELS = 4  # arrays with more channels are taken for channels last if their last dimension is at most this
 HASH_DIGITS = 12
 CACHE = "BITSPERDIM_CACHE"
-ARRAYS = "images"  # begins the name of data that were given as an array
-UNUSED = "unused"  # path of a data set that has none
-# sections that have to be there, of which nothing is used here
+ARRAYS = "images"  # beginning of the name of data that were given as an array
+UNUSED = "unused"  # path for a data set that needs no path
+# sections that params.yaml must have, but that are not used here
 REST: dict[str, Any] = {
     "models": ["histogram"],
     "histogram": {"family": "histogram"},
@@ -47,56 +47,56 @@ REST: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Data:
-    """Images of integers 0..L-1 and what they are.
+    """Images of integers 0..L-1 with their description.
 
     Attributes:
-        prepared: as the pipeline has them; ``test`` are those that are scored.
+        prepared: images as the pipeline prepares them; the split ``test`` holds the images to be scored.
     """
 
     prepared: PreparedImages
 
     @property
     def images(self) -> np.ndarray:
-        """The images that are scored, (N, C, H, W)."""
+        """The images to be scored, (N, C, H, W)."""
         return self.prepared.images["test"]
 
     @property
     def labels(self) -> np.ndarray | None:
-        """Of the images that are scored, (N,) int64; None where there are none."""
+        """Class labels of the images to be scored, (N,) int64; None if there are no labels."""
         return self.prepared.labels.get("test")
 
     @property
     def train(self) -> np.ndarray | None:
-        """The training images, (N, C, H, W); None where only images to be scored were given."""
+        """The training images, (N, C, H, W); None if only images to be scored were given."""
         return self.prepared.images.get("train")
 
     @property
     def validation(self) -> np.ndarray | None:
-        """The validation images, likewise."""
+        """The validation images, (N, C, H, W); None if only images to be scored were given."""
         return self.prepared.images.get("validation")
 
     @property
     def log_p_true(self) -> np.ndarray | None:
-        """The true log P(x) of the images that are scored, (N,) float64 nats; None where it is not known."""
+        """The true log P(x) of the images to be scored, (N,) float64 nats; None if it is not known."""
         return self.prepared.log_p_true.get("test")
 
     @property
     def n_levels(self) -> int:
-        """L."""
+        """The number of levels L."""
         return self.prepared.description.n_levels
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
+        """The shape (C, H, W) of an image."""
         return self.prepared.description.image_shape
 
     @property
     def protocol(self) -> str:
-        """The tag under which numbers may be compared."""
+        """The protocol tag; only numbers with the same tag may be compared."""
         return self.prepared.description.protocol
 
     def __repr__(self) -> str:
-        """Say in one line what the images are."""
+        """Return a description of the images in one line."""
         channels, height, width = self.image_shape
         return (
             f"<{len(self.images):,} images to be scored of {height} x {width} x {channels}, {self.n_levels} levels; "
@@ -104,19 +104,22 @@ class Data:
         )
 
     def subset(self, n_images: int, seed: int = 0) -> Data:
-        """Return a random part of the images that are scored; the protocol says which part, so that it is not compared.
+        """Return a random part of the images to be scored.
+
+        The protocol tag names the part, so that its number is not compared with the number of all images.
 
         Args:
-            n_images: how many, from 1 to N.
-            seed: of the choice.
+            n_images: number of images in the part, from 1 to N.
+            seed: seed of the random choice.
 
         Raises:
-            InputError: there are not so many.
+            InputError: the number of images or the seed is out of range.
         """
         n_all = len(self.images)
         if type(n_images) is not int or not 1 <= n_images <= n_all:
             raise InputError(
-                f"subset = {shown(n_images)} is not allowed; it must be an integer from 1 to {n_all}, which are all."
+                f"subset = {shown(n_images)} is not allowed; it must be an integer from 1 to {n_all}, the number of "
+                f"images."
             )
         if type(seed) is not int or seed < 0:
             raise InputError(f"seed = {shown(seed)} is not allowed; it must be an integer, 0 or more.")
@@ -156,31 +159,32 @@ def load_data(
     drawn: Mapping[str, Any] | None = None,
     folder: str | Path | None = None,
 ) -> Data:
-    """Return a data set as the pipeline prepares it; what is downloaded is verified, and kept for the next time.
+    """Return a data set as the pipeline prepares it; downloads are verified and cached.
 
     Args:
         name: ``digits``, ``mnist``, ``fashion_mnist``, ``binarized_mnist``, ``cifar10``, or the path of a .npz file or
             of a folder of pictures; or ``ising``, ``hidden_markov``, ``templates``, ``small_pixelcnn``, whose log P(x)
             is known (:mod:`bitsperdim.sources.known`).
-        n_levels: of images of your own; None: 256.
-        bits: 1 to 7, to quantize to 2^bits levels.
-        binarization: ``none``, ``threshold`` or ``dynamic``; None: that of the data set.
-        validation_fraction: of the training images, where there is no official validation set.
-        test_fraction: of all images, where there is no official test set.
-        seed: of splits and binarization, and of what is drawn.
-        drawn: of those whose log P(x) is known, what is not as by default: ``height``, ``width``, ``n_channels``,
-            ``n_train``, ``n_validation``, ``n_test``, ``strength``, ``n_components``.
-        folder: where files are kept; by default that of ``BITSPERDIM_CACHE``, or ``~/.cache/bitsperdim``.
+        n_levels: number of levels of your own images; None: 256.
+        bits: number of bits, 1 to 7, to quantize to 2^bits levels.
+        binarization: ``none``, ``threshold`` or ``dynamic``; None: the binarization of the data set.
+        validation_fraction: share of the training images for validation, if there is no official validation set.
+        test_fraction: share of all images for the test set, if there is no official test set.
+        seed: seed of the splits, of binarization, and of data sets that are drawn.
+        drawn: settings of a data set whose log P(x) is known that differ from the defaults: ``height``, ``width``,
+            ``n_channels``, ``n_train``, ``n_validation``, ``n_test``, ``strength``, ``n_components``.
+        folder: folder for the files; by default the folder in the environment variable ``BITSPERDIM_CACHE``, or
+            ``~/.cache/bitsperdim``.
 
     Raises:
-        InputError: there is no such data set, it cannot be had, or an argument does not fit it.
+        InputError: there is no such data set, it cannot be downloaded or read, or an argument does not fit it.
     """
     if not isinstance(name, str | os.PathLike):
-        raise InputError(f"{shown(name)} is not a data set; give its name, or a path.")
+        raise InputError(f"{shown(name)} is not a data set; give the name of a data set, or a path.")
     path, name = Path(name), os.fspath(name)
     known = name if name in SOURCES else "folder" if path.is_dir() else "npz" if path.suffix == ".npz" else name
     if known in ("npz", "folder") and name == known:
-        raise InputError(f"For images of your own give the path of the .npz file or folder instead of {name!r}.")
+        raise InputError(f"For your own images, give the path of the .npz file or folder instead of {name!r}.")
     if known not in SOURCES:
         own = ("npz", "folder")
         names = ", ".join(each for each in SOURCES if each not in own)
@@ -204,8 +208,8 @@ def load_data(
         source.download(raw, params.dataset.path)
         key = _digest(json.dumps([content, str(raw), digest(needed(Path(preparation.__file__)))], sort_keys=True))
         prepared = cache / "prepared" / f"{path.stem if known != name else known}-{key}"
-        if known == name:  # your own files may have changed
-            with contextlib.suppress(InputError):  # it is not there, was interrupted, or is damaged
+        if known == name:  # a user's own files are always prepared again, because they may have changed
+            with contextlib.suppress(InputError):  # the cached data set is missing, incomplete or damaged
                 return Data(load_prepared(prepared))
         images = preparation.read_source(params.dataset, raw)
         preparation.prepare(images, params.dataset, params.dequantize, raw_levels(params), prepared)
@@ -229,33 +233,35 @@ def data_of(
     images: Any,  # noqa: ANN401 - an array of NumPy or PyTorch, or Data
     n_levels: int | None,
     *,
-    labels: Any = None,  # noqa: ANN401 - likewise
-    train: Any = None,  # noqa: ANN401 - likewise
+    labels: Any = None,  # noqa: ANN401 - an array
+    train: Any = None,  # noqa: ANN401 - an array
     name: str = ARRAYS,
 ) -> Data:
-    """Return images that were given as an array as data; what is Data already stays what it is.
+    """Return :class:`Data` for images that are an array, or are :class:`Data` already.
 
     Args:
-        images: (N, C, H, W) or, of one channel, (N, H, W), integers 0..L-1.
-        n_levels: L.
-        labels: (N,) integers; None: there are none, or those of the data set.
-        train: the training images, to look for copies among them; None: they are not known.
-        name: of the images, for the protocol tag.
+        images: :class:`Data`, or integers 0..L-1 of shape (N, C, H, W) or, with one channel, (N, H, W).
+        n_levels: number of levels L.
+        labels: class labels, (N,), integers; None: the labels of the data set, if it has any.
+        train: training images, among which copies are searched; None: they are not known.
+        name: name of the images in the protocol tag.
 
     Raises:
-        InputError: they are not images of integers, or hold a level that is not below L.
+        InputError: the arrays are not images of integers from 0 to L-1, or another argument does not fit.
     """
     if isinstance(images, Data):
         if n_levels not in (None, images.n_levels):
             raise InputError(f"n_levels = {shown(n_levels)} is not allowed; these images have {images.n_levels}.")
         if train is not None:
-            raise InputError("train is not allowed here; a data set knows its training images.")
+            raise InputError("train is not allowed with a data set, which already has its training images.")
         return images if labels is None else _with_labels(images, labels)
     if isinstance(images, str | Path):
-        raise InputError(f"images = {shown(str(images))} is a name; give bitsperdim.load_data({shown(str(images))}).")
+        raise InputError(
+            f"images = {shown(str(images))} is a name or path; give bitsperdim.load_data({shown(str(images))})."
+        )
     if n_levels is None:
         _refuse_floats(array_of(images, "images"), "images", "L-1")
-        raise InputError("n_levels is missing: say how many levels the images have, 256 for values 0 to 255.")
+        raise InputError("n_levels is missing: give the number of levels of the images, 256 for values 0 to 255.")
     n_levels = int(n_levels) if isinstance(n_levels, np.integer) else n_levels
     if type(n_levels) is not int or not 2 <= n_levels <= MAX_LEVELS:
         raise InputError(
@@ -271,7 +277,9 @@ def data_of(
     if train is not None:
         known = _integers(train, n_levels, "train")
         if known.shape[1:] != array.shape[1:]:
-            raise InputError(f"train holds images of shape {known.shape[1:]}, but images of {array.shape[1:]}.")
+            raise InputError(
+                f"train has images of shape {known.shape[1:]}, but those to be scored have {array.shape[1:]}."
+            )
         of_train = repeated.digests(known)
         parts["in_train"] = {"test": repeated.are_among(hashes, of_train)}
         distinct = np.unique(repeated.first_equal(of_train))
@@ -300,7 +308,7 @@ def data_of(
 
 
 def _with_labels(data: Data, labels: Any) -> Data:  # noqa: ANN401 - whatever was given
-    """Return a data set whose images to be scored have these labels."""
+    """Return the data set with these labels for the images to be scored."""
     classes = _labels(labels, len(data.images))
     described = replace(data.prepared.description, **_of_labels(classes))
     return Data(replace(data.prepared, description=described, labels={**data.prepared.labels, "test": classes}))
@@ -311,16 +319,20 @@ def _of_labels(classes: np.ndarray) -> dict[str, Any]:
 
 
 def array_of(given: Any, name: str) -> np.ndarray:  # noqa: ANN401 - whatever was given
-    """Return an array of NumPy.
+    """Convert an argument to a NumPy array.
+
+    Args:
+        given: tensor, array or list.
+        name: name of the argument, for the error message.
 
     Raises:
-        InputError: it cannot be made one.
+        InputError: the conversion fails.
     """
     try:
         return given.detach().cpu().numpy() if isinstance(given, torch.Tensor) else np.asarray(given)
     except Exception as error:  # lists of unequal lengths, tensors without values, types that NumPy does not have
         what = str(given.dtype) if isinstance(given, torch.Tensor) else type(given).__name__
-        raise InputError(f"{name} cannot be made an array of NumPy: {what} ({first_line(error)}).") from error
+        raise InputError(f"{name} cannot be converted to a NumPy array: {what} ({first_line(error)}).") from error
 
 
 def _integers(images: Any, n_levels: int, name: str) -> np.ndarray:  # noqa: ANN401 - whatever was given
@@ -332,12 +344,14 @@ def _integers(images: Any, n_levels: int, name: str) -> np.ndarray:  # noqa: ANN
         raise InputError(f"{name} must have the shape (N, C, H, W) or (N, H, W), not {array.shape}.")
     if array.shape[1] > MAX_CHANNELS >= array.shape[3]:
         raise InputError(
-            f"{name} of shape {array.shape} seem to have their channels last; give them as (N, C, H, W), by "
-            f"transpose(0, 3, 1, 2), and say by `layout` what the model takes."
+            f"{name} of shape {array.shape} seem to have their channels last; convert them to (N, C, H, W) with "
+            f"transpose(0, 3, 1, 2), and set `layout` to the layout that the model takes."
         )
     lowest, highest = int(array.min()), int(array.max())
     if lowest < 0 or highest >= n_levels:
-        raise InputError(f"{name} must hold levels from 0 to {n_levels - 1}, but they go from {lowest} to {highest}.")
+        raise InputError(
+            f"{name} must hold levels from 0 to {n_levels - 1}, but the values go from {lowest} to {highest}."
+        )
     return np.ascontiguousarray(array.astype(np.uint8 if n_levels <= 256 else np.int32))
 
 
@@ -345,8 +359,8 @@ def _refuse_floats(array: np.ndarray, name: str, highest: str) -> None:
     if np.issubdtype(array.dtype, np.integer):
         return
     hint = (
-        "; a likelihood of levels needs the levels themselves: for values x / (L-1) give "
-        "(x * (L-1)).round().astype(int), and say by `inputs` what the model takes"
+        "; the likelihood is defined on the levels themselves: for values x / (L-1) give "
+        "(x * (L-1)).round().astype(int), and set `inputs` to the values that the model takes"
     )
     hint = hint if np.issubdtype(array.dtype, np.floating) else ""
     raise InputError(f"{name} must be integers 0..{highest}, not {array.dtype}{hint}.")
@@ -355,7 +369,7 @@ def _refuse_floats(array: np.ndarray, name: str, highest: str) -> None:
 def _labels(labels: Any, n_images: int) -> np.ndarray:  # noqa: ANN401 - whatever was given
     array = array_of(labels, "labels")
     if not np.issubdtype(array.dtype, np.integer) or array.shape != (n_images,):
-        raise InputError(f"labels must be integers of shape ({n_images},), not {array.dtype} of {array.shape}.")
+        raise InputError(f"labels must be integers of shape ({n_images},), not {array.dtype} of shape {array.shape}.")
     if array.min() < 0:
         raise InputError(f"labels must be 0 or more, but the smallest is {array.min()}.")
     return array.astype(np.int64)

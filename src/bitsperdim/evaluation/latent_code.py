@@ -1,22 +1,22 @@
-r"""What is reported of models with a latent code beside their importance-sampled likelihood.
+r"""Further metrics of models with a latent code, beside their importance-sampled likelihood.
 
-*Active units* (Burda et al. 2016, section 5.2): a unit of the code is active where the mean of its posterior moves with
-the image, :math:`A_u = \mathrm{Var}_x \, \mathbb E_{q(u \mid x)}[u] > 0.01`. In the first stochastic layer that mean is
-a parameter of q. Deeper it is an average over draws of the layer before: the variance is then the covariance of two
-independent averages, which has no share of their noise.
+*Active units* (Burda et al. 2016, section 5.2): a unit of the code is active if the mean of its posterior varies with
+the image, :math:`A_u = \mathrm{Var}_x \, \mathbb E_{q(u \mid x)}[u] > 0.01`. In the first stochastic layer this mean is
+a parameter of q. In deeper layers it is an average over draws of the layer before. There the variance is computed as
+the covariance of two independent averages, so that the noise of the averages does not add to it.
 
-*Annealed importance sampling* (:mod:`bitsperdim.evaluation.annealed`) of some test images, and of images drawn from the
-model itself. Where proposals are refined (:mod:`bitsperdim.evaluation.refined`) it starts at the refined normal of each
-image, with random numbers of its own, and says what is left of the gap between that normal and the posterior.
-Elsewhere it starts from the prior and owes nothing to the encoder: where it is above the importance-sampled
-number, that one is held back by its proposal. Both are lower bounds in expectation, on the same images, so that their
-difference is paired (over the images that the estimate gives any mass). For drawn images there is an upper bound too,
-and the gap says how far this much annealing can be off there.
+*Annealed importance sampling* (:mod:`bitsperdim.evaluation.annealed`) for some test images, and for images drawn from
+the model itself. If proposals are refined (:mod:`bitsperdim.evaluation.refined`), annealing starts at a refined normal
+of each image, with its own random numbers, and measures the remaining gap between this normal and the posterior.
+Otherwise it starts from the prior and does not use the encoder. If its estimate is then above the importance-sampled
+one, the proposal limits the importance-sampled estimate. Both are lower bounds in expectation on the same images, so
+their difference is paired (over the images to which the estimate gives any probability). For drawn images there is also
+an upper bound. The gap between the bounds shows how large the error of this amount of annealing can be there.
 
-Images are annealed in blocks, each with random numbers of its own: see :mod:`bitsperdim.runtime.shards`.
+Images are annealed in blocks, each with its own random numbers: see :mod:`bitsperdim.runtime.shards`.
 
-Invariants (``tests/evaluation/test_latent.py``): a unit that the image moves is active and others are not, in every
-layer (``test_active_units``); the numbers are those of the annealing and of the estimate
+Invariants (``tests/evaluation/test_latent.py``): a unit that varies with the image is active and others are not, in
+every layer (``test_active_units``); the reported numbers are those of the annealing and of the estimate
 (``test_annealing_is_summarised``).
 """
 
@@ -47,10 +47,10 @@ from bitsperdim.runtime.distributed import is_first, world_size
 from bitsperdim.runtime.shards import in_blocks
 
 ACTIVE = 0.01  # variance of the posterior mean over images
-DRAWS = 16  # of the layers before, for each of two averages
-FEWEST, MOST = 2, 20  # images that are annealed where their number is null
-SHARE = 10  # of the passes that the importance samples take, one in so many, for each kind of images
-CHAINS_AT_ONCE = 400  # of all images that are annealed together: they are in memory at once
+DRAWS = 16  # draws of the previous layers, for each of the two averages
+FEWEST, MOST = 2, 20  # limits for the number of annealed images if this number is null
+SHARE = 10  # annealing takes at most 1/SHARE of the passes of the importance samples, for each kind of images
+CHAINS_AT_ONCE = 400  # chains in memory at once, of all images that are annealed together
 
 
 def of_the_code(
@@ -61,15 +61,18 @@ def of_the_code(
     device: torch.device,
     checkpoint: Checkpoint | None = None,
 ) -> dict[str, Any]:
-    """Return active units, what annealing says, and the terms of the bound at K = 1; of other models, nothing.
+    """Return metrics of active units, of annealing, and of the terms of the lower bound at K = 1.
 
     Args:
-        model: of the first seed, in evaluation mode on its device.
-        prepared: with the test split.
-        estimated: of this model and all test images.
-        section: of the evaluation.
-        device: of the model.
-        checkpoint: where annealing keeps its finished images; None: nowhere.
+        model: model of the first seed, in evaluation mode on its device.
+        prepared: prepared images with the test split.
+        estimated: estimate of this model for all test images.
+        section: evaluation settings.
+        device: device of the model.
+        checkpoint: place where finished images are stored; None: they are not stored.
+
+    Returns:
+        Metrics by name; an empty dict for a model without a latent code, or without derivatives in it.
 
     Raises:
         FloatingPointError: a log-weight of annealing is NaN or +inf.
@@ -84,7 +87,12 @@ def of_the_code(
     with tqdm(total=n_images + n_simulated, desc="anneal", unit="image", disable=None if is_first() else True) as bar:
         refining = section.refined if is_refined(model, section) else None
         annealed = annealing(
-            *(model, prepared, estimated, asked, section.seed, device),
+            model,
+            prepared,
+            estimated,
+            asked,
+            section.seed,
+            device,
             progress=bar.update,
             checkpoint=checkpoint,
             refining=refining,
@@ -95,15 +103,15 @@ def of_the_code(
 
 
 def in_proportion(section: EvaluateSection, n_test: int) -> AnnealedSection:
-    """Return how to anneal, with numbers of images in place of null, and no more images than there are.
+    """Return the settings of annealing, with numbers of images in place of null, and no more images than there are.
 
-    Where a number is null, annealing takes at most a tenth as many gradients as the importance samples take passes,
-    N * K, so that both kinds of images together take at most a fifth; but never more than 20 images, nor fewer than 2,
-    for one has no error. It is a function of sizes alone: no time is measured.
+    If a number is null, annealing takes at most a tenth as many gradients as the importance samples take passes, N * K.
+    Both kinds of images together then take at most a fifth. The number of images is at most 20, and at least 2, because
+    one image has no standard error. The result depends on sizes only: no time is measured.
 
     Args:
-        section: of the evaluation.
-        n_test: N.
+        section: evaluation settings.
+        n_test: number N of test images.
     """
     asked = section.annealed
     numbers = []
@@ -116,13 +124,16 @@ def in_proportion(section: EvaluateSection, n_test: int) -> AnnealedSection:
 
 @torch.no_grad()
 def active_units(model: LatentModel, images: Tensor, generator: torch.Generator, batch_size: int) -> dict[str, int]:
-    """Return how many units of the code there are, and how many are active; of one image, which has no variance, {}.
+    """Return how many units the latent code has, and how many of them are active.
 
     Args:
-        model: in evaluation mode.
-        images: (N, C, H, W) uint8, on the device of the model.
-        generator: of the draws of deeper layers.
-        batch_size: images at a time.
+        model: model in evaluation mode.
+        images: images, (N, C, H, W), integers, on the device of the model.
+        generator: random number generator for the draws of deeper layers.
+        batch_size: number of images at a time.
+
+    Returns:
+        ``n_units`` and ``n_active_units``; an empty dict for fewer than two images, which have no variance.
 
     Raises:
         ValueError: the model is in training mode, or an argument does not fit it.
@@ -153,18 +164,22 @@ def annealing(
     checkpoint: Checkpoint | None = None,
     refining: RefinedSection | None = None,
 ) -> dict[str, Any]:
-    """Anneal some test images and some drawn images; return metrics in nats per image, {} where none is asked for.
+    """Anneal some test images and some drawn images, and return metrics in nats per image.
 
     Args:
-        model: in evaluation mode.
-        prepared: with the test split.
-        estimated: of the same model and all test images.
-        section: how many images, chains and steps; null of either number counts as 0: see :func:`in_proportion`.
-        seed: of the evaluation.
-        device: of the model.
-        progress: called with the number of images done.
-        checkpoint: where finished images are kept; None: nowhere.
-        refining: how the start of each image is refined; None: chains start at the prior.
+        model: model in evaluation mode.
+        prepared: prepared images with the test split.
+        estimated: estimate of the same model for all test images.
+        section: numbers of images, chains and steps; a number of images that is null counts as 0, see
+            :func:`in_proportion`.
+        seed: evaluation seed.
+        device: device of the model.
+        progress: function that is called with the number of newly finished images.
+        checkpoint: place where finished images are stored; None: they are not stored.
+        refining: settings for refining the start of each image; None: chains start at the prior.
+
+    Returns:
+        Metrics by name; an empty dict if both numbers of images are 0.
 
     Raises:
         FloatingPointError: a log-weight is NaN or +inf.
@@ -177,7 +192,7 @@ def annealing(
     def cost(title: str, n_images: int, n_directions: int) -> Callable[[int], None]:
         total = n_images * n_gradients(**chains, n_directions=n_directions) // world_size()
         key = "n_images" if n_directions == 1 else "n_simulated"
-        advice = f"a smaller evaluate.annealed.{key} takes less, and 0 leaves it out"
+        advice = f"a smaller evaluate.annealed.{key} takes less time, and 0 skips this part"
         return Announcement(f"{title} {n_images} images", total, advice).step
 
     def start_of(x: Tensor, numbers: Sequence[int], is_simulated: bool) -> LatentDensity | None:
@@ -205,7 +220,7 @@ def annealing(
 
         same_as = chosen if "test" not in prepared.same_as else torch.from_numpy(prepared.same_as["test"])[chosen]
         log_p, error, acceptance = rows_of("annealing", len(chosen), 3, annealed)
-        possible = estimated.log_p[chosen].isfinite()  # an image that has no mass has no difference
+        possible = estimated.log_p[chosen].isfinite()  # an image with probability 0 has no finite difference
         difference = log_p[possible] - estimated.log_p[chosen][possible]
         metrics |= {
             "n_images": len(chosen),

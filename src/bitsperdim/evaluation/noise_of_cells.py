@@ -1,23 +1,24 @@
-r"""Which noise ties a density to masses when it is scored: the noise that fits its structure.
+r"""Choice of the dequantization noise with which a density is scored, by the structure of the density.
 
 ==============  ======================================================================================================
-``sequential``  of one triangular map: each sub-pixel from its conditional, truncated to the cell, given those before
-                (:mod:`bitsperdim.models.parts.triangular`), shifted by what some draws that are thrown away have said
-``fitted``      of any other density, if asked for: a conditional flow r(u given x)
+``sequential``  for a density that is one triangular map: each sub-pixel is drawn from its conditional given the
+                sub-pixels before it, truncated to the cell (:mod:`bitsperdim.models.parts.triangular`), and shifted by
+                an amount that is learned from some discarded draws
+``fitted``      for any other density, if the parameters ask for it: a conditional flow r(u given x)
                 (:class:`~bitsperdim.models.parts.dequantization.VariationalDequantizer`) that maximizes the bound of
-                *training* images, with the density as it is
-own             uniform noise, or what the density learned in training
+                *training* images, while the density is kept fixed
+``own``         uniform noise, or the noise that the density learned in training
 ==============  ======================================================================================================
 
-All are proposals for the same P(x): the number is a bound whichever is chosen, and it is chosen by the model and the
-parameters alone. A fit sees training images only, so that no test image has an influence on its own proposal.
+All are proposals for the same P(x): the number is a bound with any of them. The choice depends on the model and the
+parameters only. A fit sees training images only, so no test image influences its own proposal.
 
-Models that were made elsewhere keep uniform noise: whether they are one triangular map is not known, and they need not
-have derivatives.
+Models that were made elsewhere keep uniform noise, because it is not known whether they are one triangular map, and
+because they may have no derivatives.
 
 Invariants (``tests/evaluation/test_noise_of_cells.py``): the structure decides (``test_the_structure_decides``); fitted
-noise is a bound of the same mass (``test_fitted_noise_is_of_the_same_mass``), and better than uniform noise
-(``test_fitted_noise_is_better``); it is the same bits after an interruption (``test_a_fit_is_taken_over``).
+noise gives a bound on the same mass (``test_fitted_noise_is_of_the_same_mass``), and a better one than uniform noise
+(``test_fitted_noise_is_better``); after an interruption the fit is byte-identical (``test_a_fit_is_taken_over``).
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ from bitsperdim.models.parts.dequantization import VariationalDequantizer
 from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.runtime.shards import in_blocks
 
-CLIPPED = 10.0  # largest norm of a gradient
-WARM_UP = 50  # steps in which the learning rate rises
-BACKWARD = 3  # passes that a step costs: forward, and twice as much for derivatives
+CLIPPED = 10.0  # largest norm of the gradient after clipping
+WARM_UP = 50  # number of steps in which the learning rate rises
+BACKWARD = 3  # cost of a training step in passes: one forward, and twice as much for the derivatives
 
 
 def chosen(
@@ -51,14 +52,16 @@ def chosen(
     seed: int,
     checkpoint: Checkpoint | None = None,
 ) -> NoiseFrom:
-    """Return what the samples of a model come from; of no density, and of one that is scored without noise, ``own``.
+    """Return the source of the dequantization noise for a model.
+
+    It is ``own`` for a model that is not a density, and for a density that is scored without noise.
 
     Args:
-        model: in evaluation mode on its device.
-        prepared: with the training split if noise may be fitted.
-        section: of the evaluation.
-        seed: of the training of the model.
-        checkpoint: where a fit is kept; None: nowhere.
+        model: model in evaluation mode on its device.
+        prepared: prepared images, with the training split if noise may be fitted.
+        section: evaluation settings.
+        seed: training seed of the model.
+        checkpoint: place where a fit is stored; None: it is not stored.
 
     Raises:
         FloatingPointError: a loss is not finite.
@@ -73,7 +76,7 @@ def chosen(
 
 
 def can_be_fitted(model: DensityModel) -> bool:
-    """Return whether a conditional flow can be fitted to a density: one of this package, of two pixels or more."""
+    """Return whether a conditional flow can be fitted to a density: it is of this package, with at least two pixels."""
     return model.origin is None and model.image_shape[1] * model.image_shape[2] > 1
 
 
@@ -84,7 +87,7 @@ def fitted(
     seed: int,
     checkpoint: Checkpoint | None = None,
 ) -> VariationalDequantizer:
-    """Return a conditional flow that is fitted to a density on training images; see :func:`chosen`."""
+    """Fit a conditional flow to a density on training images and return it; arguments as for :func:`chosen`."""
     asked, device = section.fitted_noise, model.device
     sizes = {"n_couplings": asked.n_couplings, "n_filters": asked.n_filters, "n_blocks": asked.n_blocks}
     with torch.random.fork_rng(devices=[]):
@@ -97,7 +100,7 @@ def fitted(
         fit(noise, model, prepared, asked, stream("fitted_noise", section.seed, seed, device=device))
         return parameters_to_vector(noise.parameters()).detach().double().cpu()[None]
 
-    # one process fits, and all of them score with the same weights
+    # one process fits the noise, and all processes score with the same weights
     place = None if checkpoint is None else checkpoint.part("noise")
     (weights,) = in_blocks("fit noise", 1, 1, n_weights, work, device=device, checkpoint=place)
     vector_to_parameters(weights.to(device, model.dtype), noise.parameters())
@@ -112,7 +115,7 @@ def fit(
     section: FittedNoiseSection,
     generator: torch.Generator,
 ) -> None:
-    """Maximize the bound of the training images in the weights of the noise alone, by Adam with a falling rate.
+    """Maximize the bound of the training images with Adam, over the weights of the noise only.
 
     Raises:
         FloatingPointError: a loss is not finite.
@@ -121,7 +124,7 @@ def fit(
     is_drawn, levels = prepared.description.binarization == "dynamic", prepared.description.train_levels
     optimizer = torch.optim.Adam(noise.parameters(), lr=section.learning_rate)
     n_batches = math.ceil(len(images) / section.batch_size)
-    cost = Announcement("fit noise", section.epochs * len(images), "its epochs are evaluate.fitted_noise.epochs")
+    cost = Announcement("fit noise", section.epochs * len(images), "fewer evaluate.fitted_noise.epochs take less time")
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
     model.requires_grad_(False)
     try:
@@ -148,10 +151,10 @@ def fit(
 
 
 def rate(step: int, n_steps: int) -> float:
-    """Return the share of the learning rate: it rises for some steps and falls along a half cosine."""
+    """Return the factor of the learning rate: it rises for some steps and falls along a half cosine."""
     return min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / n_steps))
 
 
 def passes_of_fit(section: FittedNoiseSection, prepared: PreparedImages) -> int:
-    """Return what a fit costs, in passes of the density's network for one image."""
+    """Return the cost of a fit, in passes of one image through the density's network."""
     return BACKWARD * section.epochs * section.train_samples * len(prepared.images["train"])

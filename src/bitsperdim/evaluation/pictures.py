@@ -1,7 +1,7 @@
-"""What there is to see of a model: its samples, reconstructions, completions, and what one pixel depends on.
+"""Pictures of a model: its samples, reconstructions, completions, and the receptive field of one pixel.
 
-Invariants (``tests/evaluation/test_evaluation.py``): pictures are those of the first seed, drawn with random numbers of
-their own; a model that is given the class draws one class in each column.
+Invariants (``tests/evaluation/test_evaluation.py``): pictures show the model of the first seed, and are drawn with
+their own random numbers; a model that is conditioned on the class draws one class in each column.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bitsperdim.models import AutoregressiveModel, ImageModel, LatentModel
 from bitsperdim.models.autoregressive import completed
 from bitsperdim.models.look_ahead import N_CHECKED, receptive_field
 
-N_COMPLETIONS = 3  # of each test image
+N_COMPLETIONS = 3  # completions for each test image
 
 
 def some_test_images(
@@ -36,27 +36,28 @@ def some_test_images(
 def draw_pictures(
     folder: Path, model: ImageModel, prepared: PreparedImages, section: EvaluateSection, device: torch.device
 ) -> None:
-    """Write ``samples.png``, where images can be drawn, and what else there is to see of a model.
+    """Write the pictures of a model to a folder.
 
-    Models that are given the class draw one class in each column. Models with a latent code have
-    ``reconstructions.png``: each test image above the mean of p(x given z) at the mean of its code. Autoregressive ones
-    with weights have ``completions.png``: a row of test images, and below it rows of which the upper half is kept and
-    the rest is drawn; and ``receptive_field.png``: what one pixel depends on.
+    If the model can be sampled, ``samples.png`` shows samples; models that are conditioned on the class draw one class
+    in each column. For models with a latent code, ``reconstructions.png`` shows each test image above the mean of
+    p(x given z) at the mean of its code. For autoregressive models with weights, ``completions.png`` shows a row of
+    test images, and below it rows in which the upper half is kept and the rest is drawn. ``receptive_field.png`` shows
+    what one pixel depends on.
     """
     model = model.to(device).eval()
     generator = stream("pictures", section.seed, device=device)
-    folder.mkdir(parents=True, exist_ok=True)  # an output of the stage, whatever there is to see
+    folder.mkdir(parents=True, exist_ok=True)  # the folder is an output of the stage, even if it stays empty
     if model.can_sample:
         draw_samples(folder / "samples.png", model, section, generator)
     if isinstance(model, LatentModel) and model.has_derivatives:
         draw_reconstructions(folder / "reconstructions.png", model, prepared, section, device)
-    if isinstance(model, AutoregressiveModel) and any(True for _ in model.parameters()):  # a histogram looks at nothing
+    if isinstance(model, AutoregressiveModel) and any(True for _ in model.parameters()):  # a histogram has none
         draw_completions(folder / "completions.png", model, prepared, section, generator)
         draw_receptive_field(folder / "receptive_field.png", model, prepared, generator)
 
 
 def draw_samples(path: Path, model: ImageModel, section: EvaluateSection, generator: torch.Generator) -> None:
-    """Write images that are drawn from the model; of one that is given the class, one class in each column."""
+    """Write samples from the model; if it is conditioned on the class, each column shows one class."""
     n_columns = None if model.n_classes is None else min(model.n_classes, section.n_pictures)
     classes = None if n_columns is None else torch.arange(section.n_pictures, device=generator.device) % n_columns
     batches = []
@@ -70,7 +71,7 @@ def draw_samples(path: Path, model: ImageModel, section: EvaluateSection, genera
 def draw_reconstructions(
     path: Path, model: LatentModel, prepared: PreparedImages, section: EvaluateSection, device: torch.device
 ) -> None:
-    """Write test images, each above its reconstruction, in whole rows unless there are too few for one."""
+    """Write test images, each above its reconstruction, in full rows."""
     test = prepared.images["test"]
     n_columns = min(len(test), max(1, math.isqrt(section.n_pictures)))
     n_rows = min(len(test) // n_columns, max(1, n_columns // 2))
@@ -100,7 +101,7 @@ def draw_completions(
 def draw_receptive_field(
     path: Path, model: AutoregressiveModel, prepared: PreparedImages, generator: torch.Generator
 ) -> None:
-    """Write what a pixel near the left end of the last row depends on: there a blind spot has the most room."""
+    """Write what a pixel near the left end of the last row depends on; a blind spot would be largest there."""
     x, labels = some_test_images(prepared, N_CHECKED, generator.device)
     _, height, width = model.image_shape
     row, column = height - 1, width // 4

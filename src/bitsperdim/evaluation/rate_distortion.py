@@ -1,30 +1,31 @@
-r"""The evidence lower bound of a model with a latent code in its terms, and what the bound is short of.
+r"""The terms of the evidence lower bound (ELBO) of a model with a latent code, and its gap to log P(x).
 
 .. math:: -\mathrm{ELBO}_q(x) = \underbrace{\mathbb E_q[-\log p(x \mid z)]}_{\text{distortion}}
           + \underbrace{\mathbb E_q\Big[\log \frac{q(z)}{p(z)}\Big]}_{\text{rate}}
 
-(Alemi et al. 2018, "Fixing a Broken ELBO"). On some test images both terms are taken under two proposals: the encoder,
-and of each image the normal with the highest bound that was found by optimizing it, starting at the encoder's. What the
-encoder's bound is below log P(x) has then two parts (Cremer, Li and Duvenaud 2018, "Inference Suboptimality in
-Variational Autoencoders"):
+(Alemi et al. 2018, "Fixing a Broken ELBO"). On some test images both terms are estimated under two proposals. One is
+the encoder. The other is, for each image, the best normal that an optimization of the ELBO found when started at the
+encoder's normal. The gap between log P(x) and the encoder's ELBO then has two parts (Cremer, Li and Duvenaud 2018,
+"Inference Suboptimality in Variational Autoencoders"):
 
 .. math:: \log P(x) - \mathrm{ELBO}_q = \underbrace{\log P(x) - \mathrm{ELBO}_{q^*}}_{\text{approximation gap}}
           + \underbrace{\mathrm{ELBO}_{q^*} - \mathrm{ELBO}_q}_{\text{amortization gap}}
 
-The first is of the family of proposals: no normal with independent coordinates is the posterior. The second is of the
-encoder: one network for all images does not give each of them its best normal. For :math:`\log P(x)` stands the bound
-of K samples of the evaluation, and :math:`q^*` is the best that was found: so the approximation gap is at least what
-is said, but for a bound of the optimization that is short, which makes it larger and the other smaller.
+The approximation gap is due to the family of proposals: no normal with independent coordinates equals the posterior.
+The amortization gap is due to the encoder: one network for all images does not give each image its best normal. The
+lower bound with K samples from the evaluation replaces :math:`\log P(x)`, and :math:`q^*` is the best normal that was
+found. The true approximation gap is therefore at least the reported one, with one exception: an optimization that stops
+short of the best normal makes the reported approximation gap larger and the amortization gap smaller.
 
-The refined proposal of :mod:`bitsperdim.evaluation.refined` is another one: it has a covariance, and it is optimized
-for the bound of several samples and widened, which costs the bound at K = 1 some nats to have no heavy tails. Here the
-normals are of the encoder's family.
+The refined proposal of :mod:`bitsperdim.evaluation.refined` differs: it has a covariance, it is optimized for the bound
+with several samples, and it is widened. The last two lower the bound at K = 1 by some nats, but avoid heavy tails. The
+normals in this module belong to the encoder's family.
 
-Both proposals have the same standard normal noise, so that the noise of their difference is small. The Monte Carlo
-noise is in the errors, which are over images.
+Both proposals use the same standard normal noise, so that the noise of their difference is small. The standard errors
+are computed over images and contain the Monte Carlo noise.
 
-Invariants (``tests/evaluation/test_rate_distortion.py``): the terms are closed forms in a conjugate model
-(``test_the_terms_are_those_of_a_conjugate_model``), in which a wrong encoder has an amortization gap alone and coupled
+Invariants (``tests/evaluation/test_rate_distortion.py``): in a conjugate model the terms equal their closed forms
+(``test_the_terms_are_those_of_a_conjugate_model``); there a wrong encoder has an amortization gap only, and coupled
 coordinates have an approximation gap (``test_the_gaps_are_those_of_a_conjugate_model``).
 """
 
@@ -50,8 +51,9 @@ from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.runtime.distributed import is_first
 from bitsperdim.runtime.shards import in_blocks
 
-N_SAMPLES = 256  # of each term
-STEPS, SLOWER = 4, 2  # so many times the steps of a refinement, of one sample each, at a rate so many times smaller
+N_SAMPLES = 256  # samples for each term
+STEPS = 4  # times the number of steps of a refinement, with one sample each
+SLOWER = 2  # divides the learning rate of a refinement
 
 
 def rate_distortion(
@@ -62,15 +64,18 @@ def rate_distortion(
     device: torch.device,
     checkpoint: Checkpoint | None = None,
 ) -> dict[str, Any]:
-    """Return the terms and the gaps of some test images, nats per image; nothing where no image is asked for.
+    """Return the terms and the gaps for some test images, in nats per image.
 
     Args:
-        model: of the first seed, in evaluation mode on its device, with derivatives in the code.
-        prepared: with the test split.
-        estimated: of this model and all test images.
-        section: of the evaluation.
-        device: of the model.
-        checkpoint: where finished images are kept; None: nowhere.
+        model: model of the first seed, in evaluation mode on its device, with derivatives in the code.
+        prepared: prepared images with the test split.
+        estimated: estimate of this model for all test images.
+        section: evaluation settings.
+        device: device of the model.
+        checkpoint: place where finished images are stored; None: they are not stored.
+
+    Returns:
+        Metrics by name; an empty dict if the number of images is 0, or if no image has finite terms.
     """
     test = prepared.images["test"]
     n_images = min(n_contrasted(section, len(test)), MOST)
@@ -91,7 +96,11 @@ def rate_distortion(
 
     with tqdm(total=n_images, desc="terms", unit="image", disable=None if is_first() else True) as bar:
         rows = in_blocks(
-            *("rate and distortion", n_images, section.batch_size, 4, work),
+            "rate and distortion",
+            n_images,
+            section.batch_size,
+            4,
+            work,
             device=device,
             checkpoint=None if checkpoint is None else checkpoint.part("terms"),
             progress=lambda new: bar.update(len(new)),
@@ -105,13 +114,13 @@ def rate_distortion(
 
 @torch.no_grad()
 def best_normal(model: LatentModel, x: Tensor, section: EvaluateSection, numbers: list[int]) -> LatentNormal:
-    """Return of each image the normal with the highest bound that was found, (B, Z).
+    """Optimize the normal of each image for the highest evidence lower bound and return the normals, (B, Z).
 
     Args:
-        model: in evaluation mode.
-        x: (B, C, H, W).
-        section: of the evaluation.
-        numbers: of the images, which decide their random numbers.
+        model: model in evaluation mode.
+        x: images, (B, C, H, W).
+        section: evaluation settings.
+        numbers: indices of the images, which determine their random numbers.
     """
     asked, normal = section.refined, model.encode_as_normal(x)
     offsets = torch.zeros(2, *normal.mean.shape, dtype=normal.mean.dtype, device=x.device)
@@ -124,14 +133,14 @@ def best_normal(model: LatentModel, x: Tensor, section: EvaluateSection, numbers
 def terms(
     model: LatentModel, x: Tensor, proposal: LatentDensity, generator: torch.Generator, chunk_size: int
 ) -> Tensor:
-    """Return distortion and rate of each image, means over samples, (B, 2) float64 in nats.
+    """Return distortion and rate of each image as means over samples, (B, 2) float64 in nats.
 
     Args:
-        model: in evaluation mode.
-        x: (B, C, H, W).
-        proposal: (B, Z).
-        generator: of the samples.
-        chunk_size: samples at a time.
+        model: model in evaluation mode.
+        x: images, (B, C, H, W).
+        proposal: density of the latent codes, (B, Z).
+        generator: random number generator for the samples.
+        chunk_size: number of samples at a time.
     """
     totals = torch.zeros(2, len(x), dtype=torch.float64, device=x.device)
     prior = model.prior()
@@ -143,12 +152,12 @@ def terms(
 
 
 def summarised(rows: Tensor, log_p: Tensor, same_as: Tensor) -> dict[str, Any]:
-    """Return what ``metrics.json`` says of the terms.
+    """Return the entry ``rate_distortion`` of ``metrics.json``.
 
     Args:
         rows: distortion and rate of the encoder, then of the best normal, (n, 4) float64 in nats.
-        log_p: the bound of K samples of the same images, (n,).
-        same_as: (n,) for each the number of the first image that is equal.
+        log_p: lower bound with K samples for the same images, (n,), in nats.
+        same_as: for each image, the index of the first equal image, (n,).
     """
     by_encoder, by_normal = rows[:, :2], rows[:, 2:]
     amortization = by_encoder.sum(1) - by_normal.sum(1)

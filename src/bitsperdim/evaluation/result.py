@@ -1,7 +1,7 @@
-"""The number of one model on one set of images, as ``bitsperdim.evaluate`` returns it: never bare.
+"""The result of ``bitsperdim.evaluate``: bits per dimension of one model on one set of images, always with its errors.
 
-Invariants (``tests/evaluation/test_evaluate.py``): what is printed has the sign, both errors, K and the flag
-(``test_a_number_is_never_bare``); the mean of ``log_p`` is the number.
+Invariants (``tests/evaluation/test_evaluate.py``): the printed text has the relation sign, both errors, K and the flag
+(``test_a_number_is_never_bare``); the mean of ``log_p`` gives the number.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ DECLARED = "its kind is declared by the model and not verified"
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is known of -log P(x) of a model, over the images and image by image.
+    """Estimates of -log P(x) of a model: the mean over the images, and the value of each image.
 
     Attributes:
-        name: of the model.
-        metrics: the numbers, as ``results/<model>/metrics.json`` has them.
-        scores: of each image, nats.
-        data: the images.
-        options: what else decided the number, for the signature.
-        verified_by: the checks that verified its kind; empty: it is declared.
-        seconds: that scoring took.
+        name: name of the model.
+        metrics: metrics in the form of ``results/<model>/metrics.json``.
+        scores: estimates of each image, in nats.
+        data: scored images.
+        options: other settings that determine the number, for the signature.
+        verified_by: checks that verified the kind of the number; empty: the kind is only declared.
+        seconds: time that scoring took, in seconds.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Estimate:
 
     @property
     def is_verified(self) -> bool:
-        """Whether a check has verified the kind; else it is what the model declares."""
+        """Whether a check has verified the kind; otherwise it is only declared by the model."""
         return bool(self.verified_by)
 
     @property
@@ -65,12 +65,12 @@ class Estimate:
 
     @property
     def standard_error(self) -> float:
-        """Of ``bits_per_dim`` over test images; it holds the Monte Carlo noise too."""
+        """Standard error of ``bits_per_dim`` over test images; it contains the Monte Carlo noise too."""
         return self.metrics.bpd_standard_error
 
     @property
     def monte_carlo_error(self) -> float:
-        """Of ``bits_per_dim``, by another draw of the samples; 0 where nothing is sampled."""
+        """Monte Carlo standard error of ``bits_per_dim``, the effect of another draw; 0 if nothing is sampled."""
         return self.metrics.bpd_monte_carlo_error
 
     @property
@@ -80,34 +80,34 @@ class Estimate:
 
     @property
     def n_samples(self) -> int:
-        """K; 1 where nothing is sampled."""
+        """The number of samples K; 1 if nothing is sampled."""
         return self.metrics.n_samples
 
     @property
     def log_p(self) -> np.ndarray:
-        """Log P(x) of each image, or a lower bound of it, (N,) float64 nats."""
+        """Log P(x) of each image, or a lower bound on it, (N,) float64 nats."""
         return self.scores.log_p.numpy()
 
     @property
     def flags(self) -> list[str]:
-        """Why the number is not to be believed as it stands, in words; empty where nothing is known against it."""
+        """Reasons in words why the number cannot be trusted; empty if no reason is known."""
         return self.metrics.reasons
 
     @property
     def signature(self) -> str:
-        """All that has to be the same for two numbers to be the same measurement, in one line, for a paper."""
+        """The signature in one line, for a paper: two numbers with equal signatures are the same measurement."""
         return signature(self.metrics, self.options, self.verified_by)
 
     def verified(self, *checks: str) -> Estimate:
-        """Return the same number, its kind verified by these checks."""
+        """Return the same number with its kind verified by these checks."""
         return replace(self, verified_by=checks)
 
     def __str__(self) -> str:
-        """Say in one sentence what the number is."""
+        """Return the number with its errors and flags in one sentence."""
         known = f"verified by {', '.join(self.verified_by)}" if self.is_verified else DECLARED
         sentence, mark, why = self.metrics.sentence.partition(f". {labels.ASCII_MARK} ")
         n_images = f"{self.metrics.n_images:,}"
-        of_images = "" if f"of {n_images} test images" in sentence else f", {n_images} images"  # they are said already
+        of_images = "" if f"of {n_images} test images" in sentence else f", {n_images} images"
         return f"{self.name}: {sentence}{of_images}; {known}{mark}{why}."
 
     def __repr__(self) -> str:
@@ -115,16 +115,16 @@ class Estimate:
         return f"<Estimate {self}>"
 
     def summary(self) -> str:
-        """Return the number and all that belongs to it, in a few lines."""
+        """Return the number with all errors, diagnostics and the signature, in a few lines."""
         return "\n".join([str(self), *(f"  {name:<14}  {value}" for name, value in self._rows().items())])
 
     def _rows(self) -> dict[str, str]:
-        """Return what belongs to the number, by name, in order."""
+        """Return the lines of the summary as names and values, in order."""
         numbers = self.metrics
         of_samples = {
-            "Monte Carlo": f"{numbers.bpd_monte_carlo_error:.6f} (another draw of the samples, bits/dim)",
-            "bias": f"{numbers.log_p_bias_nats:.4f} (of the bound, estimated, nats per image)",
-            "samples": f"K = {numbers.n_samples:,}; effective, median {numbers.ess_median:.4g}",
+            "Monte Carlo": f"{numbers.bpd_monte_carlo_error:.6f} (error from drawing the samples, bits/dim)",
+            "bias": f"{numbers.log_p_bias_nats:.4f} (estimated bias of the bound, nats per image)",
+            "samples": f"K = {numbers.n_samples:,}; effective sample size, median {numbers.ess_median:.4g}",
         }
         truth = numbers.truth
         of_truth = {}
@@ -143,7 +143,9 @@ class Estimate:
         }
 
     def to_pandas(self) -> pd.DataFrame:
-        """Return a row for each image: ``image``, ``log_p_nats``, ``bits_per_dim``, errors, ESS and k-hat."""
+        """Return a table with a row for each image and the columns ``image``, ``log_p_nats``, ``bits_per_dim``,
+        ``monte_carlo_error_nats``, ``bias_nats``, ``ess`` and ``pareto_k``.
+        """
         import pandas as pd
 
         scores, log_p = self.scores, self.log_p
@@ -159,7 +161,7 @@ class Estimate:
         return pd.DataFrame(columns)
 
     def _repr_html_(self) -> str:
-        """Return what a notebook shows."""
+        """Return the HTML that a notebook shows."""
         cells = "".join(
             f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
             f"<td style='text-align:left'>{html.escape(value)}</td></tr>"

@@ -1,11 +1,11 @@
-"""Score the test images under one seed's weights, in shards that may be shared out and go on after an interruption.
+"""Scoring of the test images with the weights of one seed, in shards.
 
-Images are scored in shards, each with random numbers of its own, so that several processes can share them out and an
-interrupted evaluation goes on with those that are left: see :mod:`bitsperdim.runtime.shards`. What is said of the
-estimates is in :mod:`bitsperdim.evaluation.summary`.
+Each shard of images has its own random numbers. Several processes can therefore share the shards, and interrupted
+evaluation resumes with the remaining ones: see :mod:`bitsperdim.runtime.shards`. The estimates are summarised in
+:mod:`bitsperdim.evaluation.summary`.
 
-Invariants (``tests/evaluation/test_evaluation.py``): each image is scored once, whatever the shards; each seed has
-importance samples of its own.
+Invariants (``tests/evaluation/test_evaluation.py``): each image is scored once, whatever the shards; each seed has its
+own importance samples.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.runtime.distributed import is_first, world_size
 from bitsperdim.runtime.shards import in_blocks
 
-ADVICE = "its K is evaluate.n_samples"
+ADVICE = "a smaller evaluate.n_samples takes less time"
 
 
 def evaluate_seed(
@@ -51,28 +51,28 @@ def evaluate_seed(
     may_look_ahead: bool = False,
     advice: str = ADVICE,
 ) -> Estimate:
-    """Estimate the whole test set under one seed's weights.
+    """Estimate log P(x) of the whole test set with the weights of one seed.
 
     Args:
-        model: trained with ``seed``.
-        prepared: with the test split, and with the training split where noise is fitted.
-        section: K, sizes, the noise of densities and the seed of the samples.
-        seed: of the training; each has importance samples of its own.
-        device: where the work is done.
-        title: of the progress bar.
-        checkpoint: where finished images are kept; None: nowhere.
-        may_look_ahead: whether an autoregressive model is scored that was not asked, or has said so already.
-        advice: which setting makes it shorter.
+        model: model that was trained with ``seed``.
+        prepared: prepared images with the test split, and with the training split if noise is fitted.
+        section: evaluation settings: K, sizes, the noise of densities and the seed of the samples.
+        seed: training seed; each seed has its own importance samples.
+        device: device on which to compute.
+        title: title of the progress bar.
+        checkpoint: place where finished images are stored; None: they are not stored.
+        may_look_ahead: whether to skip the check that an autoregressive model does not look ahead.
+        advice: hint which setting makes scoring faster, for the announcement of a long run.
 
     Raises:
-        InputError: the model was made for other images, looks ahead, or another process stopped.
+        InputError: the model was made for other images or looks ahead, or another process stopped.
         FloatingPointError: a log-weight is NaN or +inf, or a derivative is not finite.
     """
     description = prepared.description
     if (model.image_shape, model.n_levels) != (description.image_shape, description.n_levels):
         raise InputError(
-            f"The model was trained on images of shape {model.image_shape} and {model.n_levels} levels, but the test "
-            f"images have {description.image_shape} and {description.n_levels}; train it again."
+            f"The model was trained on images of shape {model.image_shape} with {model.n_levels} levels, but the test "
+            f"images have shape {description.image_shape} and {description.n_levels} levels; train the model again."
         )
     check_labels(model, prepared.labels)
     model = model.to(device).eval()
@@ -143,9 +143,9 @@ def evaluate_seed(
 
 
 def proposal_of(model: ImageModel, section: EvaluateSection) -> ProposalName | None:
-    """Return where the samples of a latent code come from; None of a model that has none.
+    """Return the proposal for the samples of a latent code; None for a model without a latent code.
 
-    A proposal can only be refined where the model has derivatives in the code: elsewhere it is the encoder's.
+    A proposal can be refined only if the model has derivatives in the code; otherwise it is the encoder's proposal.
     """
     if not isinstance(model, LatentModel):
         return None
@@ -157,15 +157,15 @@ def proposal_of(model: ImageModel, section: EvaluateSection) -> ProposalName | N
 def checkpoint_of(
     folder: Path, family: str, prepared: PreparedImages, section: EvaluateSection, seed: int, device: torch.device
 ) -> Checkpoint:
-    """Return the place for the finished images of one seed's evaluation, which no other may take over.
+    """Return the place for the finished images of one seed's evaluation, which no other evaluation reuses.
 
     Args:
-        folder: of the trained model.
-        family: of it.
-        prepared: with the test split.
-        section: of the evaluation.
-        seed: of the training.
-        device: where the work is done.
+        folder: folder of the trained model.
+        family: family of the model.
+        prepared: prepared images with the test split.
+        section: evaluation settings.
+        seed: training seed.
+        device: device on which to compute.
     """
     decides = {
         "model": [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in MODEL_FILES],

@@ -1,4 +1,4 @@
-"""All seeds of a model scored on the test images, and beside the first what other methods say of some of them."""
+"""Scoring of all seeds of a model on the test images, and further methods on some images for the first seed."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def score_seeds(
     places: Mapping[int, Checkpoint],
     device: torch.device,
 ) -> Scored:
-    """Score the test images under the weights of every seed.
+    """Score the test images with the weights of every seed.
 
     Args:
-        name: of the model, for what is announced.
-        trained: seed -> model, at least one.
-        prepared: with the test split, and the training split if noise is fitted.
-        section: of the evaluation.
-        places: seed -> where its finished images are kept.
-        device: where it is done.
+        name: name of the model, for announcements.
+        trained: mapping from seed to model, with at least one model.
+        prepared: prepared images with the test split, and with the training split if noise is fitted.
+        section: evaluation settings.
+        places: mapping from seed to the place where its finished images are stored.
+        device: device on which to compute.
 
     Returns:
-        Seed -> estimate; what some images are given by what was refined or replaced; metrics of a latent code. The last
-        two are of the first seed.
+        Mapping from seed to estimate; the comparison with the replaced method on some images; metrics of a latent code.
+        The last two belong to the first seed.
 
     Raises:
         InputError: a model cannot be evaluated.
@@ -45,7 +45,11 @@ def score_seeds(
     """
     estimates = {
         seed: scoring.evaluate_seed(
-            *(model, prepared, section, seed, device),
+            model,
+            prepared,
+            section,
+            seed,
+            device,
             title=f"evaluate {name} seed {seed}",
             checkpoint=places[seed],
         )

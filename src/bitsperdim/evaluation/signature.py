@@ -1,10 +1,11 @@
-"""The signature of a number: all that has to be the same for two numbers to be the same measurement, in one line.
+"""The signature of a number: one line with everything that must be equal for two numbers to be the same measurement.
 
-After sacreBLEU (Post 2018, "A Call for Clarity in Reporting BLEU Scores"), which did this for scores of translations.
-It can be pasted into a paper. Data are named by the tag of their protocol and by content, weights by content.
+It follows sacreBLEU (Post 2018, "A Call for Clarity in Reporting BLEU Scores"), which did this for translation scores,
+and can be pasted into a paper. The signature identifies data by their protocol tag and a hash of their content, and
+weights by a hash of their content.
 
 Invariants (``tests/evaluation/test_signature.py``): whatever changes the number changes the signature
-(``test_what_changes_the_number_changes_the_signature``); what was not verified says so.
+(``test_what_changes_the_number_changes_the_signature``); the signature shows whether the kind was verified.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ KINDS = {"exact": "exact", "lower": "upper-bound", "density": "density"}
 
 
 def weights_sha256(module: nn.Module | None) -> str | None:
-    """Return a hash of all weights and buffers of a module, by name; None where there are none."""
+    """Return a hash of all weights and buffers of a module with their names; None if there are no weights."""
     state = {} if module is None else module.state_dict()
     if not state:
         return None
@@ -41,9 +42,9 @@ def signature(metrics: Metrics, options: Mapping[str, object], verified_by: tupl
     """Return the signature of a number.
 
     Args:
-        metrics: of the number.
-        options: what else decides it, by name, in order; None is left out.
-        verified_by: the checks that verified its kind; empty: it is declared.
+        metrics: metrics that contain the number.
+        options: other settings that determine the number, by name, in order; values that are None are left out.
+        verified_by: checks that verified the kind of the number; empty: the kind is only declared.
     """
     kind = KINDS[metrics.kind]
     fields = {

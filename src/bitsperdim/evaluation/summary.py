@@ -1,48 +1,49 @@
-"""What ``evaluate`` says of a model: numbers with their errors, per image and on the whole test set.
+"""Summary of the evaluation of a model: numbers with their errors, per image and for the whole test set.
 
-The keys of ``metrics.json`` with their units are in :mod:`bitsperdim.core.metrics`.
+:mod:`bitsperdim.core.metrics` lists the keys of ``metrics.json`` with their units.
 
-Every number here is a function of the weights, the test images and the parameters: no time, no
-device, no commit.
+Every number here is a function of the weights, the test images and the parameters. It does not depend on the time, the
+device or the commit.
 
-Errors, which are not to be added up:
+There are three kinds of errors, which must not be added up:
 
-- the *test-set error* is the spread of log P(x) over images / sqrt(N): how much the number would
-  move with another test set. It contains the Monte Carlo noise already. Copies of an image count once
+- The *test-set error* is the spread of log P(x) over images / sqrt(N): how much the number would change with another
+  test set. It already contains the Monte Carlo noise. Copies of an image count once
   (:func:`bitsperdim.estimators.log_weights.mean_error`).
-- the *Monte Carlo error* is what another draw of the K samples would change.
-- the *bias* of the importance-weighted bound is reported apart, and flagged where it exceeds the
-  test-set error: then the number says more about K than about the model.
+- The *Monte Carlo error* is how much the number would change with another draw of the K samples.
+- The *bias* of the importance-weighted bound is reported separately, and flagged if it exceeds the test-set error: then
+  the number depends more on K than on the model.
 
-Both Monte Carlo error and bias can be believed only where the effective sample size is not small;
-``ess_below_10_share`` says for what share of the images it is. From K = 1,000 on, ``pareto_k_high_share`` says for what
-share the tail of the weights is so heavy that neither can be believed at any affordable K. ``too_few_samples`` flags
-either share above 5 %, as well as a bias above the test-set error.
+The Monte Carlo error and the bias can be trusted only if the effective sample size is not small;
+``ess_below_10_share`` is the share of the images for which it is small. From K = 1,000 on, ``pareto_k_high_share`` is
+the share of the images whose weights have such a heavy tail that neither can be trusted at any affordable K.
+``too_few_samples`` is set if either share is above 5 %, or if the bias is above the test-set error.
 
-``nll_jackknife_nats`` and ``nll_extrapolated_nats`` take the leading bias out; they are estimates, and no bounds. The
-jackknife has an error, of what it says of these images' log P(x), where the weights are known to be light: K at least
-1,000, and at most 2 % of the images with a small effective sample size, or a k-hat above the limit. It is the root of
-the squares of the Monte Carlo error and of the difference of the two estimates: both take out as much bias as falls
-as 1 / K, each by its own way, and differ by what does not. Elsewhere no error of theirs is known, and none is given.
+``nll_jackknife_nats`` and ``nll_extrapolated_nats`` remove the leading bias; they are estimates, not bounds. The
+jackknife gets an error, as an estimate of log P(x) of these images, only if the weights are known to have light tails:
+K is at least 1,000, at most 2 % of the images have a small effective sample size, and at most 2 % have a k-hat above
+the limit. This error is the root of the sum of the squares of the Monte Carlo error and of the difference between the
+two estimates. Both estimates remove the bias that falls as 1 / K, in different ways, and differ in the bias that does
+not. In all other cases the error of the two estimates is not known, and is not reported.
 
-With several seeds the number is the mean over seeds of the same images; ``bpd_seed_spread`` is
-their standard deviation. Each seed has importance samples of its own, but all share the dequantization
-noise of the first sample. Pictures are those of the first seed.
+With several seeds, the number is the mean over seeds for the same images; ``bpd_seed_spread`` is the standard deviation
+over seeds. Each seed has its own importance samples, but all seeds share the dequantization noise of the first sample.
+Pictures show the model of the first seed.
 
-Images are scored in blocks, each with random numbers of its own, so that several processes can share them out and an
-interrupted evaluation goes on with those that are left: see :mod:`bitsperdim.runtime.shards`.
+Images are scored in blocks, each with its own random numbers. Several processes can therefore share the blocks, and
+interrupted evaluation resumes with the remaining ones: see :mod:`bitsperdim.runtime.shards`.
 
-Test images that are training images too (:mod:`bitsperdim.data.repeated`) say how well a model remembers: where there
-are any, ``bpd_without_training_images`` is the number of the others. Where some are nearly training images
-(:mod:`bitsperdim.data.near`), ``bpd_without_near_training_images`` is the number without these and those.
+Test images that are also training images (:mod:`bitsperdim.data.repeated`) measure how well a model memorizes. If there
+are any, ``bpd_without_training_images`` is the number for the other images. If some test images are nearly training
+images (:mod:`bitsperdim.data.near`), ``bpd_without_near_training_images`` is the number without both kinds.
 
-Of images that were drawn from a known distribution, ``truth`` holds the model against that.
+For images that were drawn from a known distribution, ``truth`` compares the model with that distribution.
 
-A flow without dequantization noise has the kind ``density``: its number is a density at integers, not a
-likelihood, and is compared with nothing.
+A flow without dequantization noise has the kind ``density``: its number is a density at integers, which is not a
+likelihood, and is not compared with other numbers.
 
-Invariants (``tests/evaluation/test_summary.py``): the mean of ``per_image.csv`` is the number in
-``metrics.json``; errors follow their formulas; an impossible image makes the number infinite.
+Invariants (``tests/evaluation/test_summary.py``): the mean of ``per_image.csv`` is the number in ``metrics.json``;
+errors follow their formulas; an image with probability 0 makes the number infinite.
 """
 
 from __future__ import annotations
@@ -69,19 +70,20 @@ from bitsperdim.models import ImageModel, LatentModel
 OF_ESTIMATES = ("log_p", "standard_error", "bias", "elbo", "ess", "pareto_k")
 PER_IMAGE_COLUMNS = ("seed", "image", *OF_ESTIMATES, "same_as", "in_train", "near_train")
 BOUND_COLUMNS = ("n_samples", "bpd", "nll_nats", "standard_error_nats")
-CONTRAST_COLUMNS = ("contrast_bpd", "gain_nats", "gain_nats_standard_error")  # where there is one
-LIGHT_SHARE = 0.02  # of images with a small ESS or a heavy tail: up to it estimates beside the bound have an error
+CONTRAST_COLUMNS = ("contrast_bpd", "gain_nats", "gain_nats_standard_error")  # only if there is a contrast
+LIGHT_SHARE = 0.02  # largest share of images with a small ESS or a heavy tail for which the jackknife gets an error
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is written for one model.
+    """Results of the evaluation of one model, as they are written to files.
 
     Attributes:
-        metrics: for ``metrics.json``.
-        per_image: rows for ``per_image.csv``.
-        bound: rows for ``bound_against_k.csv``, the mean over seeds and images. Where some images were scored by what
-            was refined or replaced too, its curve is that of all images moved by the paired difference on those.
+        metrics: content of ``metrics.json``.
+        per_image: rows of ``per_image.csv``.
+        bound: rows of ``bound_against_k.csv``, means over seeds and images. If some images were scored again with the
+            replaced proposal or noise, the curve of that method is the curve of all images, shifted by the paired
+            difference on those images.
     """
 
     metrics: Metrics
@@ -107,23 +109,23 @@ def summarise(
     of_the_code: Mapping[str, Any] | None = None,
     contrast: Contrast | None = None,
 ) -> Evaluation:
-    """Turn the estimates of all seeds into metrics and rows.
+    """Compute metrics and rows from the estimates of all seeds.
 
     Args:
-        estimates: seed -> estimate, at least one, of the same images.
-        model: any of the seeds' models, for what does not depend on weights.
-        description: of the images.
-        proposal: that the samples of a latent code came from.
-        same_as: (N,) for each test image the number of the first that is equal; None: all are distinct.
-        in_train: (N,) whether each is a training image too; None: none is.
-        near_train: (N,) whether each is nearly a training image; None: none is.
-        log_p_true: (N,) nats, the true log-probability of each; None: it is not known.
-        of_the_code: more metrics, of a latent code: :func:`bitsperdim.evaluation.latent_code.of_the_code`.
-        contrast: what some images are given by the encoder's proposal, where it was refined, or by the density's own
-            noise, where that was replaced.
+        estimates: mapping from seed to estimate, at least one, all for the same images.
+        model: model of any of the seeds, for properties that do not depend on the weights.
+        description: description of the images.
+        proposal: proposal from which the samples of a latent code were drawn.
+        same_as: for each test image, the index of the first equal one, (N,); None: all are distinct.
+        in_train: whether each test image is also a training image, (N,); None: no test image is.
+        near_train: whether each test image is nearly a training image, (N,); None: no test image is.
+        log_p_true: true log-probability of each test image, (N,), in nats; None: it is not known.
+        of_the_code: metrics of a latent code from :func:`bitsperdim.evaluation.latent_code.of_the_code`.
+        contrast: scores of some images with the encoder's proposal, if it was refined, or with the density's own noise,
+            if it was replaced.
 
     Raises:
-        pydantic.ValidationError: a metric is missing, unknown or of another type than the definition has.
+        pydantic.ValidationError: a metric is missing, is unknown, or has another type than in its definition.
     """
     shape = description.image_shape
     first = next(iter(estimates.values()))
@@ -172,7 +174,7 @@ def summarise(
     }
     if (
         first.kind == "lower" and first.n_samples > 1 and math.isfinite(nll) and not model.draws_bounds
-    ):  # an infinite number has no bias
+    ):  # an infinite number has no bias to remove
         for name, values in (("jackknife", "jackknife"), ("extrapolated", "extrapolation")):
             found = torch.stack([getattr(item, values) for item in estimates.values()])
             metrics[f"nll_{name}_nats"] = -float(found.mean())
@@ -228,7 +230,7 @@ def summarise(
 def _against_truth(
     estimates: Mapping[int, Estimate], model: ImageModel, log_p_true: np.ndarray, shape: tuple[int, int, int]
 ) -> TruthMetrics:
-    """Hold every seed against the truth, each at its share of the level; the excess is that of the mean over seeds."""
+    """Compare every seed with the truth, each at an equal share of the level; the excess is for the mean over seeds."""
     of_seeds = [
         against_truth(
             item.log_p.numpy(),
@@ -254,9 +256,10 @@ def _against_truth(
 
 
 def origin_of(model: ImageModel) -> dict[str, Any]:
-    """Return where a model that was made elsewhere comes from, and whether its kind is verified or only declared.
+    """Return the origin of a model that was made elsewhere, and whether its kind is verified or only declared.
 
-    Logits are normalized here, and whether they look ahead was asked: any other kind is what the model says it is.
+    The kind is verified for logits, because they are normalized here and were checked not to look ahead. For every
+    other method the kind is only declared by the model.
     """
     if model.origin is None:
         return {}
@@ -265,7 +268,7 @@ def origin_of(model: ImageModel) -> dict[str, Any]:
 
 
 def protocol_of(model: ImageModel, description: Description) -> str:
-    """Return the tag under which a number may be compared: what the model was given is part of it."""
+    """Return the protocol tag of a number; it shows whether the model is conditioned on labels."""
     return description.protocol if model.n_classes is None else description.protocol_given_labels()
 
 

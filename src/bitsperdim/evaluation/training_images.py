@@ -1,7 +1,7 @@
-"""The images on which a model that was made elsewhere was trained: which test images are among them.
+"""Search for test images among the images on which a model that was made elsewhere was trained.
 
-Invariants (``tests/evaluation/test_training_images.py``): copies, exact and near, are found, whatever the layout of the
-array; what is no array of such images is one sentence.
+Invariants (``tests/evaluation/test_training_images.py``): exact and near copies are found, whatever the layout of the
+array; a file without an array of such images is refused in one sentence.
 """
 
 from __future__ import annotations
@@ -19,14 +19,17 @@ from bitsperdim.data.repeated import are_among, digests, first_equal
 
 
 def seen(section: FamilySection, prepared: PreparedImages) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each test image whether the model was trained on it, or nearly, as far as that is known, (N,) bools.
+    """Return for each test image whether the model was trained on it, and whether it was trained on a near copy of it.
+
+    Both results are bools of shape (N,), as far as the training images are known.
 
     Args:
-        section: of the model; where it names ``train_images``, those count, and ours too if it is trained here.
-        prepared: with the test split.
+        section: settings of the model. If they name ``train_images``, these are searched; the training split of the
+            data set is then searched only if the model is also trained here. Otherwise the training split is searched.
+        prepared: prepared images with the test split.
 
     Raises:
-        InputError: the file cannot be read, or holds no images of this shape and these levels.
+        InputError: the file cannot be read, or does not hold images of this shape and these levels.
     """
     in_ours, near_ours = prepared.in_train["test"], prepared.near_train["test"] >= 0
     named = getattr(section, "train_images", None)
@@ -43,39 +46,41 @@ def read_training_images(path: Path, image_shape: tuple[int, int, int], n_levels
     """Return the images of a file, (N, C, H, W) uint8.
 
     Args:
-        path: a .npz file of an array (N, H, W), (N, H, W, C) or (N, C, H, W).
-        image_shape: (C, H, W) that they must have.
-        n_levels: L as the models see it.
+        path: path of a .npz file with an array (N, H, W), (N, H, W, C) or (N, C, H, W).
+        image_shape: shape (C, H, W) that the images must have.
+        n_levels: number of levels L of the images that the models are given.
 
     Raises:
-        InputError: it cannot be read, or holds none.
+        InputError: the file cannot be read, or does not hold such images.
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             names = list(stored.files)
             name = "train" if "train" in names else names[0]
             if name != "train" and len(names) != 1:
-                raise InputError(f"{path} has no array 'train', but {', '.join(names)}; it must, or hold one array.")
+                raise InputError(
+                    f"{path} has no array 'train', but {', '.join(names)}; it must have one, or hold a single array."
+                )
             images = stored[name]
     except (InputError, MemoryError):
         raise
     except FileNotFoundError as error:
-        raise InputError(f"{path}, the train_images of a model, is not there.") from error
-    except Exception as error:  # a damaged file fails in as many ways as there are bytes
-        raise InputError(f"{path} is not a readable .npz file of one array of images.") from error
+        raise InputError(f"{path}, the train_images of a model, does not exist.") from error
+    except Exception as error:  # a damaged file may raise any error
+        raise InputError(f"{path} is not a readable .npz file with an array of images.") from error
     channels, height, width = image_shape
     shape = images.shape[1:]
     if images.dtype.kind not in "iu" or shape not in ((height, width), (height, width, channels), image_shape):
         raise InputError(
-            f"{path}: array {name!r} is {images.dtype} {images.shape}; training images must be integers (N, {height}, "
-            f"{width}) or (N, {height}, {width}, {channels}), as the test images are."
+            f"{path}: array {name!r} is {images.dtype} {images.shape}; training images must be integers of the shape "
+            f"(N, {height}, {width}) or (N, {height}, {width}, {channels}), like the test images."
         )
     if len(shape) == 2 and channels != 1:
         raise InputError(f"{path}: array {name!r} has no channels; the test images have {channels}.")
     if images.size and not 0 <= int(images.min()) <= int(images.max()) < n_levels:
         raise InputError(
-            f"{path}: array {name!r} has values from {images.min()} to {images.max()}; as the test images are scored "
-            f"here, levels go from 0 to {n_levels - 1}."
+            f"{path}: array {name!r} has values from {images.min()} to {images.max()}; they must be levels from 0 to "
+            f"{n_levels - 1}, like those of the test images."
         )
     if len(shape) == 2:
         images = images[:, None]

@@ -1,8 +1,8 @@
-r"""Probability masses p(x | parameters) of sub-pixels, heads that build them, and the normal of latent spaces.
+r"""Probability masses p(x | parameters) of sub-pixels, heads that build them, and the normals of latent spaces.
 
-In the manner of ``torch.distributions``, with two differences: randomness is an explicit generator,
-and parameters are taken to at least float32, so that a network that ran in bfloat16 is scored in
-float32. No epsilon, clamp or switch: a mass is exact to rounding.
+The classes are similar to ``torch.distributions``, with two differences. Random numbers come from an explicit
+generator. Parameters are converted to at least float32, so that a network that ran in bfloat16 is scored in float32.
+There is no epsilon, clamp or switch between formulas: a mass is exact up to rounding.
 """
 
 from bitsperdim.likelihoods.base import Likelihood, at_least_float32

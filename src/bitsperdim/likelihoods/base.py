@@ -1,7 +1,8 @@
-"""What a likelihood is: a batch of masses over the levels 0..L-1, one for each sub-pixel.
+"""Interface of a likelihood: a batch of masses over the levels 0..L-1, one for each sub-pixel.
 
-They are independent, or coupled inside a pixel: then the last dimensions of the batch are (C, H, W), the channels of
-a pixel are in order, and every score of a sub-pixel is given the earlier channels of its pixel in the same ``x``.
+The masses of the sub-pixels are independent, or coupled inside a pixel. If they are coupled, the last dimensions of the
+batch are (C, H, W), and the channels of a pixel have an order. The log-mass of a sub-pixel is then conditioned on the
+earlier channels of its pixel in the same ``x``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch import Tensor
 
 
 def at_least_float32(parameter: Tensor) -> Tensor:
-    """Return the tensor in float32, or as it is where it is float32 or float64 already."""
+    """Convert a tensor to float32, unless it is float32 or float64 already."""
     return parameter if parameter.dtype in (torch.float32, torch.float64) else parameter.float()
 
 
@@ -28,13 +29,13 @@ class Likelihood(ABC):
 
     @abstractmethod
     def log_prob(self, x: Tensor) -> Tensor:
-        """Return log p(x) in nats, exact, of the batch shape; ``x`` holds integers 0..L-1 and broadcasts.
+        """Return the exact log p(x) in nats, of the batch shape; ``x`` holds integers 0..L-1 and broadcasts.
 
-        Where channels are coupled these are conditional log-masses; their sum is that of the image either way.
+        If channels are coupled, these are conditional log-masses. In both cases their sum is log P(x) of the image.
         """
 
     def log_prob_of_images(self, x: Tensor) -> Tensor:
-        """Return log p(x) of whole images in nats: of batch shape (..., C, H, W) the sum over the last three."""
+        """Return log p(x) of whole images in nats: the sum over the last three dimensions of (..., C, H, W)."""
         return self.log_prob(x).flatten(-3).sum(-1)
 
     @abstractmethod
@@ -43,7 +44,7 @@ class Likelihood(ABC):
 
     @abstractmethod
     def sample(self, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw one integer 0..L-1 from each: uint8 up to 256 levels, int32 beyond."""
+        """Draw one integer 0..L-1 from each distribution: uint8 for up to 256 levels, int32 for more."""
 
     @property
     @abstractmethod
@@ -52,14 +53,14 @@ class Likelihood(ABC):
 
     @property
     def central(self) -> Tensor:
-        """The middle in level units, of the batch shape, for looking at: the mean, unless that costs too much."""
+        """A central value in level units, of the batch shape, for display: the mean, unless it costs too much."""
         return self.mean
 
     def given(self, x: Tensor) -> Likelihood:
-        """Return p(x_c given x_<c) of every sub-pixel, exact: itself, unless channels are coupled inside a pixel."""
+        """Return the exact p(x_c given x_<c) of every sub-pixel, which is ``self`` unless channels are coupled."""
         return self
 
 
 def as_levels(values: Tensor, n_levels: int) -> Tensor:
-    """Return whole numbers 0..L-1 in the smallest of uint8 and int32 that holds them."""
+    """Convert whole numbers 0..L-1 to uint8 if it can hold them, and to int32 otherwise."""
     return values.to(torch.uint8 if n_levels <= 256 else torch.int32)

@@ -1,20 +1,22 @@
-r"""Log-masses of images whose logits are a linear layer, with few passes over memory: what training and evaluation of
-a VAE spend their time on.
+r"""Fast log-masses of binary images whose logits come from a linear layer, with few passes over memory.
+
+Training and evaluation of a VAE spend most of their time on this computation.
 
 .. math:: \log p(x \mid h) = \sum_d \log \sigma(t_d)
           = \sum_d \min(t_d, 0) + \log \prod_d \sigma(|t_d|), \qquad t_d = (2 x_d - 1) (w_d \cdot h + b_d)
 
-Every factor of the product is at least 1/2, so that the logarithm of a product of up to 64 of them is taken at once,
-and 784 sub-pixels need 49 logarithms. A factor is rounded to the digits of its dtype near 1, in float32 an error of at
-most 6e-8 nats for each sub-pixel: of no account in a sum of many nats, but not as small as those of the single
-log-masses where an image is almost certain.
+Every factor of the product is at least 1/2, so one logarithm serves a product of up to 64 factors, and 784 sub-pixels
+need 49 logarithms. Factors are rounded to the digits that their dtype has near 1. In float32 this is an error of at
+most 6e-8 nats for each sub-pixel. It is negligible in a sum of many nats, but if an image is almost certain, it is
+larger than the errors of single log-masses.
 
-The derivative in a logit is :math:`(2 x_d - 1) \sigma(-t_d)`, which has no such error; where derivatives are wanted it
-is kept instead of the logit, so that the way back is two matrix products.
+The derivative in a logit is :math:`(2 x_d - 1) \sigma(-t_d)`, which does not have this error. If derivatives are
+needed, it is stored instead of the logit, so that the backward pass consists of two matrix products.
 
-Invariants (``tests/likelihoods/test_bernoulli_layer.py``): the result is that of the Bernoulli, to rounding
-(``test_it_is_the_bernoulli``), and so are its derivatives (``test_the_derivatives_are_those_of_the_bernoulli``);
-whatever a workspace holds (``test_a_workspace_serves_calls_of_any_smaller_size``).
+Invariants (``tests/likelihoods/test_bernoulli_layer.py``): the result and its derivatives equal those of
+:class:`bitsperdim.likelihoods.Bernoulli` up to rounding (``test_it_is_the_bernoulli``,
+``test_the_derivatives_are_those_of_the_bernoulli``), whatever values the workspace holds
+(``test_a_workspace_serves_calls_of_any_smaller_size``).
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-ROWS_AT_ONCE = 1024  # samples times images
+ROWS_AT_ONCE = 1024  # rows of logits at once: samples times images
 LARGEST_PRODUCT = 64  # factors of at least 1/2: their product is above the smallest float32
 
 
@@ -35,15 +37,16 @@ def bernoulli_log_prob_of_layer(
 ) -> Tensor:
     """Return log p(x given h), (K, B) in nats, without derivatives.
 
-    It is fastest where K times B rows of logits fit into the processor's cache, and where one workspace serves many
-    calls: fresh memory costs about as much time as the sigmoids.
+    It is fastest if the K times B rows of logits fit into the processor's cache, and if one workspace is used for many
+    calls: new memory costs about as much time as the sigmoids.
 
     Args:
-        x: (B, C, H, W), 0 or 1.
-        hidden: h, (K, B, n), float32 or float64.
-        weight: w, (D, n).
-        bias: b, (D,).
-        workspace: (2, KB or more, D) of the dtype and on the device of h, which is overwritten.
+        x: images of 0 and 1, (B, C, H, W).
+        hidden: inputs h of the layer, (K, B, n), float32 or float64.
+        weight: weights w of the layer, (D, n).
+        bias: biases b of the layer, (D,).
+        workspace: memory that is overwritten, (2, KB or more, D), with the dtype and on the device of h; None: new
+            memory.
     """
     n_samples, n_images, _ = hidden.shape
     if workspace is None:
@@ -55,13 +58,16 @@ def bernoulli_log_prob_of_layer(
 
 
 def learned_bernoulli_log_prob_of_layer(x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return the same with derivatives in h, w and b, which can be taken once."""
+    """Return log p(x given h), (K, B) in nats, with first derivatives in h, w and b (no higher derivatives).
+
+    The arguments are those of :func:`bernoulli_log_prob_of_layer`.
+    """
     result: Tensor = _LogProbOfLayer.apply(x, hidden, weight, bias)
     return result
 
 
 class _LogProbOfLayer(torch.autograd.Function):
-    """Keeps of each logit what the loss moves by with it."""
+    """The log-mass with its derivatives; it stores for each logit the derivative in it."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # noqa: ANN401
@@ -97,7 +103,7 @@ class _LogProbOfLayer(torch.autograd.Function):
 
 
 def samples_at_once(n_samples: int, x: Tensor) -> int:
-    """Return how many samples of images (B, C, H, W) are taken together: what stays in a processor's cache."""
+    """Return how many samples of images (B, C, H, W) are computed together; on a CPU they must fit into its cache."""
     return max(1, ROWS_AT_ONCE // len(x)) if x.device.type == "cpu" else n_samples
 
 
@@ -107,17 +113,17 @@ def signs_of(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _log_prob(t: Tensor, work: Tensor) -> Tensor:
-    """Return the sum of log sigmoids (N,) of t (N, D); ``work``, of its shape, is overwritten."""
+    """Return the sum of log sigmoids (N,) of t (N, D); ``work``, which has the shape of t, is overwritten."""
     total = torch.clamp(t, max=0, out=work).sum(1)
     return total.add_(log_of_product(torch.abs(t, out=work).sigmoid_()))
 
 
 def tanh_(values: Tensor) -> Tensor:
-    r"""Return tanh of ``values``, which are overwritten, by the sigmoid, which torch computes several times faster.
+    r"""Overwrite ``values`` with their tanh, computed with the sigmoid, which is several times faster in torch.
 
     .. math:: \tanh(a) = 2 \sigma(2 a) - 1
 
-    The error is one of rounding, absolute: about 1e-7 in float32.
+    The absolute rounding error is about 1e-7 in float32.
     """
     return values.mul_(2).sigmoid_().mul_(2).sub_(1)
 

@@ -1,4 +1,4 @@
-r"""Continuous densities discretized to the levels 0..L-1: the logistic and the normal, and mixtures of heads.
+r"""Continuous densities discretized to the levels 0..L-1: the logistic and the normal, and mixtures.
 
 A density f with distribution function F gives level x the mass of its cell,
 
@@ -6,15 +6,15 @@ A density f with distribution function F gives level x the mass of its cell,
           p(0) = F(\tfrac12), \quad p(L-1) = 1 - F(L - \tfrac32)
 
 so that both edge cells reach to infinity and the masses sum to one (Salimans et al. 2017, section 2.1).
-``loc`` and ``scale`` are in level units. No mass is computed as a difference of two numbers near each other,
-and there is no epsilon, no clamp and no approximation that takes over somewhere.
+``loc`` and ``scale`` are in level units. No mass is computed as a difference of two nearly equal numbers. There is no
+epsilon, no clamp, and no switch to an approximation.
 
 Invariants (``tests/likelihoods/test_discretized.py``):
 
-1. Against 60-digit arithmetic the error of a float32 log-mass is at most 1e-6 max(1, \|log p\|), for \|loc\| up to
-   1e6, log-scales from -20 to 20 and 2 to 65,536 levels; of mixtures of up to 100 components too.
+1. Compared with 60-digit arithmetic, the error of a float32 log-mass is at most 1e-6 max(1, \|log p\|), for \|loc\| up
+   to 1e6, log-scales from -20 to 20 and 2 to 65,536 levels, also for mixtures of up to 100 components.
 2. In float64 the masses sum to one within 1e-12.
-3. Values and gradients are finite there.
+3. Values and gradients are finite in this range.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from torch.nn import functional as F
 
 from bitsperdim.likelihoods.base import Likelihood, as_levels, at_least_float32
 
-LEVELS_AT_ONCE = 256  # of those that are summed for a mean, at most
-NUMBERS_AT_ONCE = 2**24  # of all sub-pixels and components for all these levels
+LEVELS_AT_ONCE = 256  # largest number of levels that are summed at once for a mean
+NUMBERS_AT_ONCE = 2**24  # numbers in memory: sub-pixels times components times these levels
 
 
 class Discretized(Likelihood):
-    """A location-scale density on the real line, discretized.
+    """A location-scale density on the real line, discretized to levels.
 
     Args:
-        loc: in level units, any shape; with ``log_scale`` it broadcasts to the batch shape.
-        log_scale: the logarithm of the scale in level units.
-        n_levels: L, at least 2.
+        loc: location in level units, of any shape; with ``log_scale`` it broadcasts to the batch shape.
+        log_scale: logarithm of the scale in level units.
+        n_levels: number of levels L, at least 2.
     """
 
     def __init__(self, loc: Tensor, log_scale: Tensor, n_levels: int) -> None:
-        """Take the parameters."""
+        """Store the parameters in at least float32."""
         if n_levels < 2:
             raise ValueError(f"n_levels must be at least 2, not {n_levels}")
         loc, log_scale = torch.broadcast_tensors(at_least_float32(loc), at_least_float32(log_scale))
@@ -61,11 +61,11 @@ class Discretized(Likelihood):
 
     @abstractmethod
     def log_cells(self, below: Tensor, above: Tensor, is_first: Tensor, is_last: Tensor) -> Tensor:
-        """Return the log-masses of cells given by their standardised edges; outer edges count as infinite."""
+        """Return the log-masses of cells from their standardised edges; the outer edges are taken as infinite."""
 
     @abstractmethod
     def probability_below(self, edge: Tensor) -> Tensor:
-        """Return F of a standardised edge."""
+        """Return the standard distribution function F at a standardised edge."""
 
     @abstractmethod
     def draw(self, generator: torch.Generator | None) -> Tensor:
@@ -78,7 +78,7 @@ class Discretized(Likelihood):
         return torch.where(x >= self.n_levels - 1, 1.0, below)
 
     def sample(self, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw from the density and take the cell: what lies outside belongs to the edge cells."""
+        """Draw from the density and return the cell; values outside the range belong to the edge cells."""
         drawn = self.loc + torch.exp(self.log_scale) * self.draw(generator)
         return as_levels(drawn.round().clamp(0, self.n_levels - 1), self.n_levels)
 
@@ -101,11 +101,11 @@ class DiscretizedLogistic(Discretized):
 
     .. math:: \log(\sigma(b) - \sigma(a)) = \log\sigma(b) + \log\sigma(-a) + \log(1 - e^{-1/s})
 
-    and only the first, or only the second, term for an edge cell.
+    For an edge cell only the first, or only the second, term remains.
     """
 
     def log_cells(self, below: Tensor, above: Tensor, is_first: Tensor, is_last: Tensor) -> Tensor:
-        """Return log-masses in nats: a sum of terms that are never positive, so that nothing cancels."""
+        """Return log-masses in nats, as a sum of terms that are never positive, so that no digits cancel."""
         width = torch.exp(-self.log_scale)
         right = torch.where(is_last, 0.0, F.logsigmoid(above))
         left = torch.where(is_first, 0.0, F.logsigmoid(-below))
@@ -125,12 +125,12 @@ class DiscretizedLogistic(Discretized):
 class DiscretizedNormal(Discretized):
     r"""The normal density, discretized.
 
-    The cell is mirrored, where need be, so that most of it lies below the mean; then, in float64,
+    The cell is mirrored if necessary, so that most of it is below the mean. Then, in float64,
 
     .. math:: \log(\Phi(b) - \Phi(a)) = \log\Phi(b) + \log\big(1 - e^{\log\Phi(a) - \log\Phi(b)}\big)
 
-    The exponent is a difference of two numbers whose ratio is far enough from one for float64, within the
-    range of the module's first invariant.
+    The exponent is a difference of two numbers. Within the range of the module's first invariant, their ratio is far
+    enough from one for float64.
     """
 
     def standardised(self, edge: Tensor) -> Tensor:
@@ -158,7 +158,8 @@ class DiscretizedNormal(Discretized):
 def log_normal_cdf(x: Tensor) -> Tensor:
     r"""Return the logarithm of the standard normal distribution function, with a finite gradient everywhere.
 
-    torch's own has a NaN gradient below about -8: of its two expressions the one that is not used is infinite there.
+    The function in torch has a NaN gradient below about -8, because the one of its two expressions that is not used is
+    infinite there.
     """
     left, right = x.clamp(max=0) / math.sqrt(2), x.clamp(min=0) / math.sqrt(2)
     below_zero = torch.log(torch.special.erfcx(-left) / 2) - left.square()
@@ -166,17 +167,17 @@ def log_normal_cdf(x: Tensor) -> Tensor:
 
 
 class Mixture(Likelihood):
-    r"""A mixture of M heads of one kind.
+    r"""A mixture of M likelihoods of one kind.
 
     .. math:: p(x) = \sum_{m=1}^{M} \pi_m \, p_m(x), \qquad \pi = \mathrm{softmax}(a)
 
     Args:
-        logits: a, (..., M); the batch shape is what comes before M.
-        components: a head of batch shape (..., M).
+        logits: logits a of the weights, (..., M); the dimensions before M are the batch shape.
+        components: likelihood of batch shape (..., M).
     """
 
     def __init__(self, logits: Tensor, components: Likelihood) -> None:
-        """Take the weights and the components."""
+        """Store the weights and the components."""
         self.logits, self.components = at_least_float32(logits), components
         self.n_levels = components.n_levels
 
@@ -189,7 +190,7 @@ class Mixture(Likelihood):
         return (torch.softmax(self.logits, -1) * self.components.cdf(x[..., None])).sum(-1)
 
     def sample(self, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw a component and one value from it (all components draw, one is taken)."""
+        """Draw a component, and one value from it (all components draw a value, and one of the values is used)."""
         masses = torch.softmax(self.logits, -1).flatten(0, -2)
         chosen = torch.multinomial(masses, 1, generator=generator).reshape(*self.logits.shape[:-1], 1)
         return self.components.sample(generator=generator).gather(-1, chosen).squeeze(-1)

@@ -1,26 +1,26 @@
-r"""Heads: from the outputs of a network to a likelihood, by name.
+r"""Heads, which turn the outputs of a network into a likelihood, selected by name.
 
-A head knows how many numbers it needs, what they mean, and at which biases they start, so that any network can have
-any likelihood. Outputs come in groups of channels, (..., G, H, W, n): G = C where every sub-pixel has outputs of its
-own, and G = 1 where the channels of a pixel share theirs. Networks give locations and scales in units of half the
-range of the levels, (L-1)/2, counted from the middle:
+A head defines how many outputs it needs, their meaning, and their initial biases, so that any network can have any
+likelihood. Outputs come in groups of channels, (..., G, H, W, n): G = C if every sub-pixel has its own outputs, and
+G = 1 if the channels of a pixel share their outputs. Networks give locations and scales in units of half the range of
+the levels, (L-1)/2, measured from the middle:
 
 .. math:: \mathrm{loc} = (1 + o) \frac{L-1}{2}, \qquad \log \mathrm{scale} = o' + \log\frac{L-1}{2}
 
-Biases start at the marginals of the training images. Of a softmax or a Bernoulli these are the shares of the levels,
-as if each had been seen once more. For M discretized densities the marginal is cut into M parts of equal mass, in the
-order of the levels; the m-th component starts at the mean of the m-th part, with the spread of the whole, and all
-weights are equal: so components differ from the start wherever the images do, and M = 1 is the mean and the spread of
-the marginal. Where a marginal is constant the components start alike, and only the random weights above the biases
-tell them apart. Spreads of the parts would be too narrow for what those weights add, and for channels whose levels are
-not in the same part: ten coupled components then start at 12.2 instead of 8.0 bits/dim on CIFAR-10 in a small VAE.
-Coefficients between channels start at zero.
+Initial biases are chosen from the marginals of the training images. A softmax or a Bernoulli starts at the shares of
+the levels, as if each level had been seen once more. For M discretized densities the marginal is cut into M parts of
+equal mass, in the order of the levels. The m-th component starts at the mean of the m-th part, with the spread of the
+whole marginal, and all weights are equal. Components therefore differ from the start wherever the images vary, and with
+M = 1 the start is the mean and the spread of the marginal. If a marginal is constant, all components have equal biases,
+and only the random weights of the network make them different. The spreads of the parts would be too narrow, both for
+the noise from those weights and for pixels whose channels are not in the same part. With them, ten coupled components
+would start at 12.2 instead of 8.0 bits/dim on CIFAR-10 in a small VAE. Coefficients between channels start at zero.
 
-What a network does with its own weights is not decided here, nor how images are counted.
+This module does not define how a network initializes its other weights, or how images are counted.
 
-Invariants (``tests/likelihoods/test_heads.py``): the outputs at their initial biases have the marginal's shares, or
-mean and spread (``test_the_start_is_the_marginal``, ``test_a_density_starts_at_mean_and_spread``); every output matters
-(``test_every_output_moves_the_likelihood``); the names are those that ``params.yaml`` may give
+Invariants (``tests/likelihoods/test_heads.py``): at the initial biases, the likelihood has the shares of the marginal,
+or its mean and spread (``test_the_start_is_the_marginal``, ``test_a_density_starts_at_mean_and_spread``); every output
+changes the likelihood (``test_every_output_moves_the_likelihood``); the names are those that ``params.yaml`` allows
 (``test_the_names_are_those_of_the_parameters``).
 """
 
@@ -38,30 +38,30 @@ from bitsperdim.likelihoods.categorical import Bernoulli, Categorical
 from bitsperdim.likelihoods.coupled import CoupledLogisticMixture
 from bitsperdim.likelihoods.discretized import Discretized, DiscretizedLogistic, DiscretizedNormal, Mixture
 
-LOGISTIC_STANDARD_DEVIATION = math.pi / math.sqrt(3)  # of scale one
-VARIANCE_IN_A_CELL = 1 / 12
+LOGISTIC_STANDARD_DEVIATION = math.pi / math.sqrt(3)  # of the logistic with scale one
+VARIANCE_IN_A_CELL = 1 / 12  # of a uniform distribution over one cell, in level units
 
 
 class Head(ABC):
-    """How the outputs of a network become a likelihood of images.
+    """Conversion of the outputs of a network to a likelihood of images.
 
     Args:
-        n_channels: C.
-        n_levels: L.
-        n_mixtures: M, the number of components.
+        n_channels: number of channels C.
+        n_levels: number of levels L.
+        n_mixtures: number of components M.
 
     Attributes:
-        n_groups: G, into which the channels of a pixel fall: C or 1.
-        n_outputs: n, of each group of a pixel.
+        n_groups: number G of groups of channels in a pixel: C or 1.
+        n_outputs: number n of outputs for each group of a pixel.
 
     Raises:
-        ValueError: the images or the number of components do not fit.
+        ValueError: the images or the number of components do not fit the head.
     """
 
     n_outputs: int
 
     def __init__(self, n_channels: int, n_levels: int, n_mixtures: int) -> None:
-        """Remember what the images are."""
+        """Store the numbers of channels, levels and components."""
         if n_mixtures < 1:
             raise ValueError(f"n_mixtures must be at least 1, not {n_mixtures}")
         self.n_channels, self.n_levels, self.n_mixtures = n_channels, n_levels, n_mixtures
@@ -73,25 +73,25 @@ class Head(ABC):
 
     @abstractmethod
     def biases(self, counts: Tensor) -> Tensor:
-        """Return where the outputs start, (G, H, W, n) float64.
+        """Return the initial biases of the outputs, (G, H, W, n) float64.
 
         Args:
-            counts: how often the training images have each level, (C, H, W, L); for biases that a whole channel
-                shares, summed to (C, 1, 1, L).
+            counts: counts of each level in the training images, (C, H, W, L); if the biases are shared by a whole
+                channel, the counts are summed to (C, 1, 1, L).
         """
 
     @property
     def half_range(self) -> float:
-        """Half of the range of the levels: the unit in which a network gives locations and scales."""
+        """Half of the range of the levels, which is the unit of the locations and scales of a network."""
         return (self.n_levels - 1) / 2
 
     @property
     def n_logits(self) -> int:
-        """The number of outputs for the weights of a mixture: one component needs none."""
+        """The number of outputs for the weights of a mixture; it is 0 for one component."""
         return self.n_mixtures if self.n_mixtures > 1 else 0
 
     def refuse_mixtures(self, name: str) -> None:
-        """Raise ValueError where more than one component is asked for."""
+        """Raise ValueError if there is more than one component."""
         if self.n_mixtures != 1:
             raise ValueError(f"a {name} likelihood has n_mixtures 1, not {self.n_mixtures}")
 
@@ -100,11 +100,11 @@ class Head(ABC):
         return (1 + loc) * self.half_range, log_scale + math.log(self.half_range)
 
     def as_outputs(self, counts: Tensor, standard_deviation: float) -> tuple[Tensor, Tensor]:
-        """Return the outputs (C, H, W, M) for locations and log-scales at which the components start.
+        """Return the initial locations and log-scales of the components as outputs of a network, (C, H, W, M) each.
 
         Args:
-            counts: (C, H, W, L).
-            standard_deviation: of the density with scale one.
+            counts: counts of each level in the training images, (C, H, W, L).
+            standard_deviation: standard deviation of the density with scale one.
         """
         levels = torch.arange(self.n_levels, device=counts.device, dtype=torch.float64)
         total = counts.sum(-1)
@@ -116,10 +116,10 @@ class Head(ABC):
 
 
 class BernoulliHead(Head):
-    """Two levels: one output, the logit of level 1."""
+    """Head for images with two levels: one output, the logit of level 1."""
 
     def __init__(self, n_channels: int, n_levels: int, n_mixtures: int) -> None:
-        """Refuse more than two levels, and mixtures, which would be Bernoulli again."""
+        """Refuse more than two levels, and mixtures, because a mixture of Bernoullis is a Bernoulli."""
         super().__init__(n_channels, n_levels, n_mixtures)
         if n_levels != 2:
             raise ValueError(f"a Bernoulli likelihood has 2 levels, not {n_levels}")
@@ -137,10 +137,10 @@ class BernoulliHead(Head):
 
 
 class CategoricalHead(Head):
-    """Any mass over the levels: L outputs, a softmax."""
+    """Head for any mass over the levels: L outputs, the logits of a softmax."""
 
     def __init__(self, n_channels: int, n_levels: int, n_mixtures: int) -> None:
-        """Refuse mixtures, which would be categorical again."""
+        """Refuse mixtures, because a mixture of categorical distributions is categorical."""
         super().__init__(n_channels, n_levels, n_mixtures)
         self.refuse_mixtures("categorical")
         self.n_outputs = n_levels
@@ -150,12 +150,15 @@ class CategoricalHead(Head):
         return Categorical(outputs)
 
     def biases(self, counts: Tensor) -> Tensor:
-        """Return the logarithms of the shares."""
+        """Return the logarithms of the shares of the levels."""
         return log_shares(counts)
 
 
 class DiscretizedHead(Head):
-    """A discretized density, or a mixture of M: for each sub-pixel M weights where M > 1, M locations, M log-scales."""
+    """Head for a mixture of M discretized densities.
+
+    The outputs of a sub-pixel are M weights if M > 1, then M locations, then M log-scales.
+    """
 
     density: ClassVar[type[Discretized]]
     standard_deviation: ClassVar[float]
@@ -175,30 +178,30 @@ class DiscretizedHead(Head):
         return density if self.n_mixtures == 1 else Mixture(logits, density)
 
     def biases(self, counts: Tensor) -> Tensor:
-        """Return equal weights, means of equal parts of the marginal, and its spread."""
+        """Return equal weights, the means of equal parts of the marginal, and the spread of the whole marginal."""
         loc, log_scale = self.as_outputs(counts, self.standard_deviation)
         return torch.cat([torch.zeros_like(loc)[..., : self.n_logits], loc, log_scale], -1)
 
 
 class LogisticHead(DiscretizedHead):
-    """Discretized logistics."""
+    """Head for discretized logistics."""
 
     density = DiscretizedLogistic
     standard_deviation = LOGISTIC_STANDARD_DEVIATION
 
 
 class NormalHead(DiscretizedHead):
-    """Discretized normals."""
+    """Head for discretized normals."""
 
     density = DiscretizedNormal
     standard_deviation = 1.0
 
 
 class CoupledLogisticHead(Head):
-    """Mixtures of M logistics that share their indicator inside a pixel, where earlier channels move later ones.
+    """Head for mixtures of M logistics with one indicator per pixel, in which earlier channels shift later ones.
 
-    The outputs of a pixel: M weights where M > 1, then C·M locations and C·M log-scales, channel by channel, then M
-    coefficients for each of the C(C-1)/2 pairs of channels, which a hyperbolic tangent takes to (-1, 1).
+    The outputs of a pixel are M weights if M > 1, then C·M locations and C·M log-scales, channel by channel, then M
+    coefficients for each of the C(C-1)/2 pairs of channels. A hyperbolic tangent maps the coefficients to (-1, 1).
     """
 
     def __init__(self, n_channels: int, n_levels: int, n_mixtures: int) -> None:
@@ -212,7 +215,7 @@ class CoupledLogisticHead(Head):
         """Return the likelihood."""
         sizes = [self.n_logits, *(n * self.n_mixtures for n in (self.n_channels, self.n_channels, self.n_pairs))]
         logits, *rest = at_least_float32(outputs).squeeze(-4).split(sizes, -1)
-        # (..., H, W, n M) to (..., n, H, W, M)
+        # (..., H, W, n M) becomes (..., n, H, W, M)
         loc, log_scale, coefficients = (part.unflatten(-1, (-1, self.n_mixtures)).movedim(-2, -4) for part in rest)
         if self.n_mixtures == 1:
             logits = outputs.new_zeros(1)[None, None]  # (H, W, M)
@@ -220,9 +223,10 @@ class CoupledLogisticHead(Head):
         return CoupledLogisticMixture(logits, loc, log_scale, torch.tanh(coefficients), self.n_levels)
 
     def biases(self, counts: Tensor) -> Tensor:
-        """Return equal weights, means of equal parts of each channel's marginal, its spread, and no coupling.
+        """Return equal weights, means of equal parts of each channel's marginal, its spread, and zero coefficients.
 
-        The m-th component has the m-th part in every channel, since the channels of a pixel tend to be bright together.
+        The m-th component uses the m-th part of every channel, because the channels of a pixel tend to be bright
+        together.
         """
         parts = [part.movedim(0, -2).flatten(-2) for part in self.as_outputs(counts, LOGISTIC_STANDARD_DEVIATION)]
         zeros = parts[0].new_zeros(*parts[0].shape[:-1], self.n_logits + self.n_pairs * self.n_mixtures)
@@ -243,13 +247,13 @@ def build_head(likelihood: str, n_channels: int, n_levels: int, n_mixtures: int)
     """Build a head by name.
 
     Args:
-        likelihood: a key of :data:`HEADS`.
-        n_channels: C.
-        n_levels: L.
-        n_mixtures: M, at least 1; ``bernoulli`` and ``categorical`` take 1 only.
+        likelihood: name of the head, a key of :data:`HEADS`.
+        n_channels: number of channels C.
+        n_levels: number of levels L.
+        n_mixtures: number of components M, at least 1; ``bernoulli`` and ``categorical`` allow 1 only.
 
     Raises:
-        ValueError: there is no such head, or it does not fit.
+        ValueError: there is no such head, or it does not fit the images or the number of components.
     """
     if likelihood not in HEADS:
         raise ValueError(f"likelihood must be one of {', '.join(HEADS)}, not {likelihood!r}")
@@ -262,16 +266,16 @@ def log_shares(counts: Tensor) -> Tensor:
 
 
 def means_of_parts(counts: Tensor, n_parts: int) -> Tensor:
-    """Cut marginals, in the order of the levels, into parts of equal mass, and return their means.
+    """Cut marginals, in the order of the levels, into parts of equal mass, and return the means of the parts.
 
-    A level on a cut is divided, in integers, so that every part has the same mass exactly.
+    If a cut falls inside a level, its count is divided in integers, so that all parts have exactly the same mass.
 
     Args:
-        counts: how often each level was seen, (..., L) int64.
-        n_parts: M.
+        counts: count of each level, (..., L) int64.
+        n_parts: number of parts M.
 
     Returns:
-        In level units, (..., M) float64.
+        Means in level units, (..., M) float64.
     """
     total = counts.sum(-1)[..., None, None]  # N
     ends = counts.cumsum(-1)[..., None, :] * n_parts  # (..., 1, L), in 1/M of an image

@@ -1,4 +1,4 @@
-"""The normals of latent spaces, and draws that, on a CPU, do not depend on how they are cut into chunks."""
+"""Normals of latent spaces, and draws that, on a CPU, do not depend on how they are split into chunks."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor
 from bitsperdim.core.randomness import draw
 from bitsperdim.likelihoods.base import at_least_float32
 
-ONE_BY_ONE = ("cpu",)  # devices on which every sample is drawn by a call of its own
-ROUNDED = 1e-9  # of the sum of shares
+ONE_BY_ONE = ("cpu",)  # devices on which every sample is drawn by a separate call
+ROUNDED = 1e-9  # largest error of the sum of shares
 
 
 class DiagonalNormal:
@@ -24,12 +24,12 @@ class DiagonalNormal:
     .. math:: \log p(z) = -\tfrac12 \sum_j \Big( \frac{(z_j - \mu_j)^2}{s_j^2} + \log 2\pi \Big) - \sum_j \log s_j
 
     Args:
-        mean: mu, (..., Z).
-        log_scale: log s, (..., Z).
+        mean: mean mu, (..., Z).
+        log_scale: logarithm log s of the standard deviation, (..., Z).
     """
 
     def __init__(self, mean: Tensor, log_scale: Tensor) -> None:
-        """Take the mean and the logarithm of the standard deviation."""
+        """Store the mean and the logarithm of the standard deviation."""
         self.mean = at_least_float32(mean)
         self.log_scale = at_least_float32(log_scale)
 
@@ -39,11 +39,11 @@ class DiagonalNormal:
         return terms.sum(-1)
 
     def expand(self, n: int) -> DiagonalNormal:
-        """Return n of a normal of shape (Z,), as one of shape (n, Z)."""
+        """Repeat a normal of shape (Z,) n times, as one normal of shape (n, Z)."""
         return DiagonalNormal(self.mean.expand(n, -1), self.log_scale.expand(n, -1))
 
     def mean_of_each(self, n_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Return the mean: no draws are needed."""
+        """Return the mean, which needs no draws."""
         return self.mean
 
     def detach(self) -> DiagonalNormal:
@@ -51,11 +51,11 @@ class DiagonalNormal:
         return DiagonalNormal(self.mean.detach(), self.log_scale.detach())
 
     def moved(self, shift: Tensor, log_factor: Tensor) -> DiagonalNormal:
-        """Return the normal whose mean is ``shift`` standard deviations away, and whose scale is exp(log_factor) times.
+        """Return the normal with a shifted mean and a scaled standard deviation.
 
         Args:
-            shift: (..., Z), in the unit of the standard deviation.
-            log_factor: (..., Z).
+            shift: shift of the mean, (..., Z), in units of the standard deviation.
+            log_factor: logarithm of the factor of the standard deviation, (..., Z).
         """
         return DiagonalNormal(self.mean + torch.exp(self.log_scale) * shift, self.log_scale + log_factor)
 
@@ -73,11 +73,11 @@ class DiagonalNormal:
 
 
 class LatentDensity(Protocol):
-    """What a proposal of latent codes can do."""
+    """Interface of a density of latent codes."""
 
     @property
     def mean(self) -> Tensor:
-        """A middle of it, (B, Z)."""
+        """A central value of the density, (B, Z)."""
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Return log q(z) in nats of z (K, B, Z), (K, B)."""
@@ -90,10 +90,10 @@ class LatentDensity(Protocol):
 
 
 class NormalLink(Protocol):
-    """From a stochastic layer to the normal of the next."""
+    """Map from the values of a stochastic layer to the normal of the next layer."""
 
     def __call__(self, inputs: Tensor) -> DiagonalNormal:
-        """Return the normal given values of the layer before."""
+        """Return the normal given the values of the layer before."""
 
     def fixed(self, inputs: Tensor) -> DiagonalNormal:
         """Return the same normal, differentiable in its inputs but not in the weights of the link."""
@@ -101,12 +101,12 @@ class NormalLink(Protocol):
 
 @dataclass(frozen=True)
 class MovedLink:
-    """A link whose normals are moved (:meth:`DiagonalNormal.moved`), by the same whatever the layer before is.
+    """A link whose normals are moved (:meth:`DiagonalNormal.moved`) by an amount that is equal for all inputs.
 
     Attributes:
-        link: as it was.
-        shift: (..., Z), of the layer that it leads to.
-        log_factor: likewise.
+        link: original link.
+        shift: shift of the means of the next layer, (..., Z).
+        log_factor: logarithm of the factor of the standard deviations of the next layer, (..., Z).
     """
 
     link: NormalLink
@@ -114,25 +114,25 @@ class MovedLink:
     log_factor: Tensor
 
     def __call__(self, inputs: Tensor) -> DiagonalNormal:
-        """Return the normal given values of the layer before."""
+        """Return the moved normal given the values of the layer before."""
         return self.link(inputs).moved(self.shift, self.log_factor)
 
     def fixed(self, inputs: Tensor) -> DiagonalNormal:
-        """Return the same normal, differentiable in its inputs alone."""
+        """Return the same normal, differentiable in its inputs only."""
         return self.link.fixed(inputs).moved(self.shift.detach(), self.log_factor.detach())
 
 
 class NormalChain:
-    r"""Normals of several stochastic layers, each given the one before; flat over all of them.
+    r"""Normals of several stochastic layers, each given the layer before; vectors z are flat over all layers.
 
     .. math:: \log p(z_1, \dots, z_n) = \log p(z_1) + \sum_{i > 1} \log p(z_i \mid z_{i-1})
 
     Args:
-        first: of z_1, (..., Z_1).
-        rest: from z_{i-1} to the normal of z_i, for i > 1.
-        sizes: Z_1, ..., Z_n.
+        first: normal of z_1, (..., Z_1).
+        rest: links from z_{i-1} to the normal of z_i, for i > 1.
+        sizes: dimensions Z_1, ..., Z_n of the layers.
         is_reversed: whether z_n comes first in flat vectors, and z_1 last.
-        is_fixed: whether the weights of the links have no derivatives.
+        is_fixed: whether the links are used without derivatives in their weights.
     """
 
     def __init__(
@@ -144,34 +144,41 @@ class NormalChain:
         is_reversed: bool,
         is_fixed: bool = False,
     ) -> None:
-        """Take the links."""
+        """Store the first normal and the links."""
         self.first, self.rest, self.sizes, self.is_reversed = first, tuple(rest), list(sizes), is_reversed
         self.is_fixed = is_fixed
         self.links = [link.fixed if is_fixed else link for link in self.rest]
 
     def expand(self, n: int) -> NormalChain:
-        """Return n of a chain of shape (Z,), as one of shape (n, Z)."""
+        """Repeat a chain of shape (Z,) n times, as one chain of shape (n, Z)."""
         first, how = self.first.expand(n), {"is_reversed": self.is_reversed, "is_fixed": self.is_fixed}
         return NormalChain(first, self.rest, self.sizes, **how)
 
     def detach(self) -> NormalChain:
-        """Return the same chain without derivatives in its parameters; those in z stay."""
+        """Return the same chain without derivatives in its parameters; derivatives in z remain."""
         return NormalChain(self.first.detach(), self.rest, self.sizes, is_reversed=self.is_reversed, is_fixed=True)
 
     def mean_of_each(self, n_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Return the mean of every layer, (..., Z): that of the first, and averages over draws of the one before."""
+        """Return the mean of every layer, (..., Z).
+
+        The mean of the first layer is exact. The means of the others are averages over draws of the layer before.
+
+        Args:
+            n_samples: number of draws.
+            generator: random number generator of the draws.
+        """
         drawn = self.parts(self.rsample(n_samples, generator=generator))
         means = [link(given).mean.mean(0) for link, given in zip(self.links, drawn, strict=False)]
         return self.flat([self.first.mean, *means])
 
     def parts(self, z: Tensor) -> list[Tensor]:
-        """Return z_1, ..., z_n of flat vectors (..., Z)."""
+        """Split flat vectors (..., Z) into z_1, ..., z_n."""
         sizes = self.sizes[::-1] if self.is_reversed else self.sizes
         found = list(z.split(sizes, dim=-1))
         return found[::-1] if self.is_reversed else found
 
     def flat(self, parts: Sequence[Tensor]) -> Tensor:
-        """Return (..., Z): what :meth:`parts` takes apart."""
+        """Join z_1, ..., z_n to flat vectors (..., Z), the inverse of :meth:`parts`."""
         return torch.cat(list(parts[::-1] if self.is_reversed else parts), dim=-1)
 
     def log_prob(self, z: Tensor) -> Tensor:
@@ -183,11 +190,11 @@ class NormalChain:
         return log_p
 
     def moved(self, shift: Tensor, log_factor: Tensor) -> NormalChain:
-        """Return the chain in which the normal of every layer, given the one before, is moved by its part of these.
+        """Return the chain in which the normal of every layer, given the layer before, is moved.
 
         Args:
-            shift: (..., Z), flat, in the unit of each standard deviation.
-            log_factor: (..., Z) likewise, of the scales.
+            shift: shifts of the means, flat, (..., Z), in units of each standard deviation.
+            log_factor: logarithms of the factors of the standard deviations, flat, (..., Z).
         """
         shifts, factors = self.parts(shift), self.parts(log_factor)
         links = [MovedLink(*each) for each in zip(self.rest, shifts[1:], factors[1:], strict=True)]
@@ -217,7 +224,7 @@ class NormalChain:
 
     @property
     def mean(self) -> Tensor:
-        """The mean of the first layer, and of each other one given that mean, (..., Z): not the mean of the others."""
+        """The mean of each layer given the mean of the layer before, (..., Z); exact only for the first layer."""
         means = [self.first.mean]
         for link in self.links:
             means.append(link(means[-1]).mean)
@@ -225,32 +232,32 @@ class NormalChain:
 
 
 class CorrelatedNormal:
-    r"""A normal with a full covariance, in the noise u that another normal makes its draws z of.
+    r"""A normal with a full covariance in the space of the noise u, from which another normal computes its draws z.
 
     .. math:: z = T(u), \quad u = c + L \epsilon, \qquad
               \log q(z) = \log q_T(z) - \log \mathcal N(u; 0, I) + \log \mathcal N(u; c, L L^\top)
 
-    With one stochastic layer T shifts and scales each coordinate, and z is normal; with several T depends on the layers
-    before.
+    With one stochastic layer, T shifts and scales each coordinate, and z is normal. With several layers, T depends on
+    the layers before.
 
     Args:
-        base: the normal q_T of T, (B, Z).
-        center: c, (B, Z).
-        factor: L, (B, Z, Z), lower triangular with a positive diagonal.
+        base: normal q_T that defines T, (B, Z).
+        center: mean c of the noise, (B, Z).
+        factor: Cholesky factor L of the covariance of the noise, (B, Z, Z), lower triangular with a positive diagonal.
     """
 
     def __init__(self, base: DiagonalNormal | NormalChain, center: Tensor, factor: Tensor) -> None:
-        """Take the normal, and how its noise is distributed."""
+        """Store the normal, and the mean and Cholesky factor of its noise."""
         self.base, self.center, self.factor = base, center, factor
         self.log_determinant = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)  # (B,)
 
     @property
     def mean(self) -> Tensor:
-        """What the middle of the noise makes, (B, Z)."""
+        """The value of z for the mean of the noise, (B, Z)."""
         return self.base.from_noise(self.center[None])[0]
 
     def detach(self) -> CorrelatedNormal:
-        """Return the same density without derivatives in its parameters; those in z stay."""
+        """Return the same density without derivatives in its parameters; derivatives in z remain."""
         return CorrelatedNormal(self.base.detach(), self.center.detach(), self.factor.detach())
 
     def from_noise(self, noise: Tensor) -> Tensor:
@@ -266,34 +273,37 @@ class CorrelatedNormal:
         return self.base.log_prob(z) + 0.5 * squares - self.log_determinant
 
     def rsample(self, n_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw (K, B, Z); on a CPU the noise of the k-th does not depend on K."""
+        """Draw (K, B, Z); on a CPU the noise of the k-th draw does not depend on K."""
         return self.from_noise(draw_each(torch.randn, n_samples, self.center, generator))
 
 
 class LatentMixture:
-    r"""A mixture of densities of a latent code, from which each sample draws its component.
+    r"""A mixture of densities of a latent code, in which a component is drawn for each sample.
 
     .. math:: q(z) = \sum_i \alpha_i \, q_i(z)
 
-    No weight p / q is larger than :math:`1 / \alpha_i` times that of a component, so that one good component is enough
-    (Hesterberg 1995, "Weighted Average Importance Sampling and Defensive Mixture Distributions").
+    No weight p / q is larger than :math:`1 / \alpha_i` times the weight p / q_i of a component, so that one good
+    component is enough (Hesterberg 1995, "Weighted Average Importance Sampling and Defensive Mixture Distributions").
 
     Args:
-        parts: q_i, the first one a normal or a chain of them, (B, Z).
-        shares: alpha_i, which add up to one.
+        parts: components q_i, (B, Z); the first component is a normal or a chain of normals.
+        shares: positive shares alpha_i, whose sum is one.
+
+    Raises:
+        ValueError: the shares do not fit the components, are not positive, or their sum is not one.
     """
 
     def __init__(self, parts: Sequence[LatentDensity], shares: Sequence[float]) -> None:
-        """Take the components."""
+        """Store the components and their shares."""
         self.parts, self.shares = tuple(parts), torch.tensor(shares, dtype=torch.float64)
         if len(parts) != len(shares) or (self.shares <= 0).any() or abs(float(self.shares.sum()) - 1) > ROUNDED:
             raise ValueError(f"{len(parts)} components need as many positive shares that add up to 1, not {shares}")
-        # between the components, on the scale of the normal that chooses one; moved here, once for all draws
+        # edges between the components, as quantiles of the normal that selects one; computed once for all draws
         self._edges = torch.special.ndtri(self.shares.cumsum(0)[:-1]).to(parts[0].mean)
 
     @property
     def mean(self) -> Tensor:
-        """Of the first component, (B, Z)."""
+        """The mean of the first component, (B, Z)."""
         return self.parts[0].mean
 
     def detach(self) -> LatentMixture:
@@ -306,13 +316,13 @@ class LatentMixture:
         return torch.logsumexp(torch.stack(terms), dim=0)
 
     def rsample(self, n_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw (K, B, Z), each sample from a component of its own; on a CPU the k-th does not depend on K.
+        """Draw (K, B, Z), with a separately drawn component for each sample.
 
-        It has no derivatives in the shares.
+        On a CPU the k-th draw does not depend on K. Draws have no derivatives in the shares.
         """
         mean = self.mean
         noise = draw_each(torch.randn, n_samples, mean.new_empty(len(mean), mean.shape[-1] + 1), generator)
-        # the first normal of each sample chooses the component; the others make the draw of it
+        # the first normal number of each sample selects the component; the others are the noise of the draw from it
         chosen = torch.bucketize(noise[..., 0].contiguous(), self._edges)[..., None]  # (K, B, 1)
         drawn = self._of_part(0, n_samples, noise[..., 1:], generator)
         for i in range(1, len(self.parts)):
@@ -331,10 +341,18 @@ def draw_each(
 ) -> Tensor:  # (K, *like.shape)
     """Draw ``n_samples`` times with the shape (B, ...), dtype and device of ``like``.
 
-    On a CPU one after the other, so that the numbers, and with them every estimate, do not depend on how K is cut into
-    chunks. On a GPU, where a call costs more than its numbers, all in one.
+    On a CPU each sample is drawn by its own call, so that the numbers, and all estimates from them, do not depend on
+    how K is split into chunks. On a GPU a call costs more than the numbers that it draws, so one call draws all.
+
+    Args:
+        how: function that draws random numbers, such as ``torch.randn``.
+        n_samples: number K of samples.
+        like: tensor with the shape, dtype and device of one sample.
+        generator: random number generator; None: the default generator of the device.
     """
     at = partial(draw, how, generator=generator, dtype=like.dtype, device=like.device)
     if like.device.type in ONE_BY_ONE:
         return torch.stack([at(like.shape) for _ in range(n_samples)])
-    return at((len(like), n_samples, *like.shape[1:])).movedim(1, 0).contiguous()  # rows first: they may be shared
+    return (
+        at((len(like), n_samples, *like.shape[1:])).movedim(1, 0).contiguous()
+    )  # rows first: processes may share them
