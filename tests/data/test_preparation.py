@@ -267,5 +267,5 @@ def test_other_images_than_the_described_ones_are_refused(split: str, tmp_path: 
     images = load_prepared(tmp_path).images[split]
     images[0, 0, 0, 0] ^= 1
     write_npy(tmp_path / split / "images.npy", images.shape, images.dtype, [images])
-    with pytest.raises(InputError, match=rf"images\.npy is not the {split} set that .* describes"):
+    with pytest.raises(InputError, match=rf"images\.npy does not hold the {split} images that .* describes"):
         load_prepared(tmp_path)
