@@ -89,7 +89,7 @@ class ActNorm(Bijection):
         self.log_scale = nn.Parameter(torch.zeros(shape))
 
     def initialise(self, y: Tensor) -> None:
-        """Give the images (N, ...) mean 0 and standard deviation 1; constant channels or dimensions keep their scale."""
+        """Give the images (N, ...) mean 0 and standard deviation 1; constant values keep their scale."""
         over = [0, *(dim + 1 for dim, size in enumerate(self.shift.shape) if size == 1)]
         mean, spread = y.double().mean(over), y.double().std(over, correction=0)
         is_constant = y.amax(over) == y.amin(over)  # the spread is then 0, or only a rounding error of the mean
@@ -170,7 +170,7 @@ class AffineCoupling(Bijection):
     .. math:: z = m \odot y + (1 - m) \odot \big( y \odot e^{s} + t \big), \qquad
               s = r \odot \tanh(\ldots), \quad (s, t) \text{ of } m \odot y \text{ and the context}
 
-    r, the largest absolute value of s in each channel, is also learned.
+    r, the scale of s in each channel, is also learned.
 
     Args:
         mask: mask m, (C, H, W) or broadcast against it; 1 for values that do not change.
