@@ -101,9 +101,12 @@ def fail(*_: object) -> None:
         (torch.zeros(4, 2), "encode returned Tensor; it must return a distribution of the latent code, with sample"),
         ((torch.zeros(4, 2), torch.zeros(4, 2)), "encode returned tuple; it must return a distribution"),
         (td.Normal(torch.zeros(2), 1.0), "a distribution of shape (2,); for 4 images it must begin with 4."),
-        (Code(fail), "Code, cannot draw: it is asked for samples of the leading shape (1,), as those of torch.distri"),
-        (Code(lambda shape: torch.zeros(3, 4, 2)), "begins with the (1,) that is asked for, but are (3, 4, 2)."),
-        (Code(lambda shape: 0.5), "begins with the (1,) that is asked for, but are float."),
+        (
+            Code(fail),
+            "Code that encode returned cannot draw samples of the leading shape (1,), as the distributions of torch",
+        ),
+        (Code(lambda shape: torch.zeros(3, 4, 2)), "begins with the requested (1,), but are (3, 4, 2)."),
+        (Code(lambda shape: 0.5), "begins with the requested (1,), but are float."),
         (Code(log_prob=fail), "encode returned, raised TypeError for codes of shape (1, 4, 2): no. Never."),
         (
             Code(log_prob=lambda z: z.sum()),

@@ -126,7 +126,7 @@ class Stretched:
     [
         (torch.zeros(2, 5), r"m returned logits of shape (2, 5); for a batch of 2 and 3 levels allowed are (2, 1, 2, "),
         (torch.zeros(2, 1, 2, 2, 3, dtype=torch.int64), "logits of type torch.int64; they must be floating-point"),
-        (td.Normal(torch.zeros(2, 1, 2, 2), 1.0), "m returned Normal, which is a density and no mass"),
+        (td.Normal(torch.zeros(2, 1, 2, 2), 1.0), "m returned Normal, which is a density and not a mass"),
         (td.Independent(td.Normal(torch.zeros(2, 1, 2, 2), 1.0), 3), "m returned Normal, which is a density"),
         (
             td.Categorical(logits=torch.zeros(2, 3)),
@@ -138,7 +138,7 @@ class Stretched:
         ),
         (
             Failing(),
-            "raised RuntimeError when it was asked for the mass of levels, integers 0..2 of shape (2, 1, 2, 2)",
+            "raised RuntimeError when it was called with levels, integers 0..2 of shape (2, 1, 2, 2)",
         ),
         (Stretched(), "must give one number for each sub-pixel, shape (2, 1, 2, 2), but gave (1, 2, 2)."),
         (

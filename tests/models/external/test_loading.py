@@ -217,7 +217,7 @@ class Opened:
 
 def test_a_pickle_is_not_opened(folder: Path) -> None:
     torch.save({"logits": torch.zeros(3), "more": Opened()}, "w.pt")
-    refused("mine.py", "w.pt", "holds objects of Python", "state_dict", weights="w.pt")
+    refused("mine.py", "w.pt", "holds Python objects", "state_dict", weights="w.pt")
     Path("w.pkl").write_bytes(pickle.dumps(Opened()))
     refused("mine.py", "w.pkl", weights="w.pkl")
     assert not Path("ran").exists()
@@ -243,7 +243,7 @@ def test_weights_of_another_module_are_refused(folder: Path) -> None:
     refused("mine.py", "is not a file", weights="nowhere.pt")
     (folder / "function.py").write_text("def load(): return lambda x: x\n")
     torch.save(good, "w.pt")
-    refused("function.py", "no torch.nn.Module", weights="w.pt")
+    refused("function.py", "not torch.nn.Module", weights="w.pt")
 
 
 def test_a_module_may_name_its_weights_anew(folder: Path) -> None:

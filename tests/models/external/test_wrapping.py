@@ -305,7 +305,7 @@ def test_what_is_refused(method: str, function: Any, words: str) -> None:
 
 def test_a_density_of_coarse_weights_is_refused_and_masses_are_added_in_float32() -> None:
     with pytest.raises(
-        InputError, match=r"not asked of weights of type torch.bfloat16, .*; call model.float\(\) first."
+        InputError, match=r"not allowed with weights of type torch.bfloat16, .*; call model.float\(\) first."
     ):
         wrapped(Slopes().bfloat16(), interval=(0.0, 1.0))
     masses = torch.full((12, 1, 2, 2, 3), 1 / 3).log().half()
@@ -375,7 +375,7 @@ def test_what_is_no_latent_model_is_refused(changes: dict[str, Any], words: str)
             "order must hold each of 0..3 once, in the shape (1, 2, 2) (C, H, W).",
         ),
         ("logits", {"order": torch.arange(4)}, "order must hold each of 0..3 once"),
-        ("encode", {"n_classes": 3}, "labels are not given to encode; offer log_prob, logits or log_weights for them."),
+        ("encode", {"n_classes": 3}, "labels are not given to encode; a model with labels must offer log_prob, logits"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(method: str, options: dict[str, Any], words: str) -> None:
