@@ -315,7 +315,7 @@ def test_a_mirror_is_where_the_user_said_also_in_a_copy_of_the_repository(
             "s3://bucket/sets",
             "BITSPERDIM_MIRROR = 's3://bucket/sets' is not allowed; name a folder, or an http or https",
         ),
-        ("~nobody-of-this-name/x", "BITSPERDIM_MIRROR = '~nobody-of-this-name/x' names the home folder of nobody"),
+        ("~nobody-of-this-name/x", "BITSPERDIM_MIRROR = '~nobody-of-this-name/x' names the home folder of a user who"),
         ("http://[", "'http://[/set/images.gz' is not an address."),
         ("http://a..b", "'http://a..b/set/images.gz' is not an address."),
         ("http://127.0.0.1/a b", "'http://127.0.0.1/a b/set/images.gz' is not an address."),

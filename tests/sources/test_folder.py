@@ -131,7 +131,7 @@ def test_a_folder_that_is_a_link_is_refused_and_a_file_is_read(tmp_path: Path) -
     FOLDER.download(tmp_path / "raw", str(tmp_path / "own"))
     assert np.array_equal(FOLDER.read(tmp_path / "raw").images["train"][:][0, 0], pixels(0, 4, 5))
     (tmp_path / "own" / "test").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(InputError, match=r"holds a link 'test' to a folder.*; put the pictures there instead"):
+    with pytest.raises(InputError, match=r"holds a link 'test' to a folder.*; replace the link by a folder"):
         FOLDER.check(str(tmp_path / "own"))
 
 

@@ -141,11 +141,11 @@ def patched(content: bytes, old: bytes, new: bytes) -> bytes:
 
 
 ALPHA = "has transparency .*; save it without"
-FRAMES = "; save the one that you mean as a file of its own"
+FRAMES = "; save the intended one as a separate file"
 DEPTH = "has 16 bits a channel; save it with 8"
 SPACE = "has colours other than sRGB.*; convert it to sRGB, or remove the profile"
-EXIF = "is turned by its EXIF orientation.*; turn its pixels"
-MORE = "goes on after the end of its picture.*; save it again without"
+EXIF = "has an EXIF orientation.*; rotate or flip its pixels"
+MORE = "holds more data after the end of its picture.*; save it again without"
 AGAIN = "; copy it again, save it again or remove it"
 FORMAT = "not a PNG, JPEG or WebP picture by its content; convert it"
 OPAQUE = np.dstack([COLOURS, np.full((4, 6), 255, np.uint8)])
@@ -217,8 +217,8 @@ BY_CONTENT: dict[str, tuple[bytes, str]] = {
     "two.jpg": (FLAT + TRAILER, MORE),
     "two.webp": (lossless(COLOURS) + TRAILER, MORE),
     "two headers.jpg": (FLAT[:-2] + FLAT, "its coded data is broken" + AGAIN),
-    "fewer rows.png": (with_size(png(GREY), 6, 5), "fewer or more pixels than it says" + AGAIN),
-    "more rows.png": (with_size(png(GREY), 6, 3), "fewer or more pixels than it says" + AGAIN),
+    "fewer rows.png": (with_size(png(GREY), 6, 5), "fewer or more pixels than its header says" + AGAIN),
+    "more rows.png": (with_size(png(GREY), 6, 3), "fewer or more pixels than its header says" + AGAIN),
     "not packed.png": (with_chunk(png(GREY), b"IDAT", b"junk"), "cannot be decoded" + AGAIN),
     "fewer rows.jpg": (patched(FLAT, b"\0\x10\0\x18", b"\0\x20\0\x18"), "some of its pixels are missing" + AGAIN),
     **{
@@ -227,7 +227,7 @@ BY_CONTENT: dict[str, tuple[bytes, str]] = {
     },
     "animated late.png": (png(GREY)[:-12] + chunk(b"acTL", bytes(8)) + chunk(b"IEND"), FRAMES),
     "transparent late.png": (png(GREY)[:-12] + chunk(b"tRNS", bytes(2)) + chunk(b"IEND"), ALPHA),
-    "no such colour.png": (png(values(4, 6, below=4) + 1, 8, 3), "other colours than it says" + AGAIN),
+    "no such colour.png": (png(values(4, 6, below=4) + 1, 8, 3), "its size or colours differ from its header" + AGAIN),
 }  # fmt: skip
 NAMED: dict[str, bytes] = {
     **dict.fromkeys(("Thumbs.db", ".DS_Store", "desktop.ini", ".gitignore", "README", "LICENSE.txt"), b"x"),

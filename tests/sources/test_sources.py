@@ -98,12 +98,12 @@ def test_nothing_of_an_earlier_file_stays(tmp_path: Path) -> None:
 
 BAD_ARRAYS = {
     "float images": ({"train": np.zeros((2, 3, 3))}, "'train' has type float64; images must be uint8"),
-    "no train": ({"test": grey(2, 3, 3)}, "'train' is missing; it has test"),
-    "unknown array": ({"train": grey(2, 3, 3), "extra": grey(2, 3, 3)}, "'extra' is not known; allowed are train"),
+    "no train": ({"test": grey(2, 3, 3)}, "'train' is missing; the file has test"),
+    "unknown array": ({"train": grey(2, 3, 3), "extra": grey(2, 3, 3)}, "'extra' is not allowed; allowed are train"),
     "vectors": ({"train": grey(2, 9)}, "has shape \\(2, 9\\); images are"),
     "channels first": ({"train": grey(2, 3, 32, 32)}, "1 to 4 channels last"),
     "no images": ({"train": grey(0, 3, 3)}, "at least one image"),
-    "two shapes": ({"train": grey(2, 3, 3), "test": grey(2, 3, 4)}, "all must have one shape"),
+    "two shapes": ({"train": grey(2, 3, 3), "test": grey(2, 3, 4)}, "all images must have the same shape"),
     "short labels": ({"train": grey(2, 3, 3), "train_labels": np.arange(3)}, "labels are integers of shape \\(2,\\)"),
     "float labels": ({"train": grey(2, 3, 3), "train_labels": np.zeros(2)}, "labels are integers"),
     "some labels": (

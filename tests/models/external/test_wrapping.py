@@ -349,7 +349,7 @@ def test_what_is_no_latent_model_is_refused(changes: dict[str, Any], words: str)
         (
             "log_density",
             {},
-            "log_density needs `range`, the interval of all values, such as (0, 1): level x has the cell",
+            "log_density needs `range`, the interval of all values, such as (0, 1). Level x has the cell",
         ),
         (
             "log_density",
@@ -358,7 +358,7 @@ def test_what_is_no_latent_model_is_refused(changes: dict[str, Any], words: str)
         ),
         ("log_density", {"interval": (0.0, float("inf"))}, "range = (0.0, inf) is not allowed"),
         ("log_density", {"interval": (float("nan"), 1.0)}, "range = (nan, 1.0) is not allowed"),
-        ("log_density", {"interval": (0.0, 1.0), "n_levels": 5000}, "not asked for images of more than 4,096 levels"),
+        ("log_density", {"interval": (0.0, 1.0), "n_levels": 5000}, "allowed for at most 4,096 levels"),
         (
             "log_prob",
             {"layout": "plane", "shape": (3, 2, 2)},
