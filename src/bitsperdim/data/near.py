@@ -160,7 +160,8 @@ class Maps:
 
 def _averages(side: int, is_shifted: bool) -> np.ndarray:
     """Return matrices (S, cells, side) from pixels to cells: unchanged, shifted, and cropped."""
-    edges, pixels = np.linspace(0, side, min(side, CELLS) + 1), np.arange(side)
+    edges = np.linspace(0, side, min(side, CELLS) + 1)
+    pixels = np.arange(side)
     shift, crop = max(1, round(side * STEP)), side * STEP
     moves = ((0.0, 0.0), (-shift, -shift), (shift, shift), (crop, -crop), (-crop, crop))  # pixels, for both ends
     found = []

@@ -130,7 +130,8 @@ def prepare(
     levels = raw_levels if dequantize.bits is None else 2**dequantize.bits
     treatment, n_levels = _treatment(dataset.name, dequantize, raw_levels)
     n_images = {split: len(rows) for split, (_, rows) in index.items()}
-    name, size = "-".join(filter(None, (dataset.name, raw.tag))), f"{height}x{width}x{channels}"
+    name = "-".join(filter(None, (dataset.name, raw.tag)))
+    size = f"{height}x{width}x{channels}"
     description = Description(
         image_shape=(channels, height, width),
         n_levels=n_levels,

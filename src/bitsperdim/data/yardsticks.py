@@ -75,7 +75,8 @@ def empirical_entropy(images: Rows) -> tuple[float, float]:
     levels, the bias itself is estimated too small, because values that do not occur are not counted.
     """
     n_images, n_subpixels = len(images), math.prod(images.shape[1:])
-    nats, n_seen_beyond_one = 0.0, 0
+    nats = 0.0
+    n_seen_beyond_one = 0
     for first in range(0, n_subpixels, COUNTED_AT_ONCE):
         places = slice(first, first + COUNTED_AT_ONCE)
         counts = level_counts(images, places)

@@ -124,7 +124,8 @@ def load(folder: Path | str, family: str | None = None) -> ImageModel:
         description = read_json(folder / "model.json")
         if family not in (None, description["family"]):
             raise InputError(f"{folder} is a model of family {description['family']!r}, not {family!r}.")
-        shape, params = tuple(description["image_shape"]), description["hyperparameters"]
+        shape = tuple(description["image_shape"])
+        params = description["hyperparameters"]
         if (origin := description.get("origin")) is not None:
             refuse_changed(origin["files"], folder)
             params = {**params, "weights": None}  # the weights are read below

@@ -159,7 +159,8 @@ def completed(
     _, height, width = model.image_shape
     if not 0 <= n_rows <= height:
         raise ValueError(f"n_rows must be from 0 to {height}, not {n_rows}")
-    x, memory = images.clone(), Memory(height, width) if use_cache else None
+    x = images.clone()
+    memory = Memory(height, width) if use_cache else None
     x[:, :, n_rows:] = 0
     if memory is not None:
         for row in range(n_rows):

@@ -154,7 +154,8 @@ class _OneTransform(TriangularMap):
 
     def conditional(self, dim: int) -> Rising:
         """Return the affine map or the spline for one dimension."""
-        raw, n_bins = self.network.outputs(dim), self.flow.n_bins
+        raw = self.network.outputs(dim)
+        n_bins = self.flow.n_bins
         return Affine.of_raw(raw) if n_bins is None else Spline(raw, n_bins)
 
     def give(self, dim: int, values: Tensor) -> None:

@@ -157,7 +157,8 @@ class GatedPixelCNN(AutoregressiveModel):
     ) -> None:
         """Build both stacks."""
         super().__init__(image_shape, n_levels)
-        channels, self.n_classes = image_shape[0], n_classes
+        channels = image_shape[0]
+        self.n_classes = n_classes
         self.head = build_head(likelihood, channels, n_levels, n_mixtures)
         groups = self.head.n_groups
         check_sizes(n_filters, kernel_size, groups)
@@ -200,7 +201,8 @@ class GatedPixelCNN(AutoregressiveModel):
         """Return the vertical stack's input to each layer of the horizontal stack, (B, 2p, H, W) or a row of it."""
         first, *rest = self.both_stacks
         seen = first.vertical.of_image(x, self.scaled, memory)
-        said, before = [first.down(seen, memory)], first
+        said = [first.down(seen, memory)]
+        before = first
         for layer in rest:
             seen = layer.vertical(before.vertical_gate(seen, labels), memory)
             said.append(layer.down(seen, memory))

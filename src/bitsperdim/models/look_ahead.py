@@ -234,7 +234,8 @@ def random_log_masses(
     Both have shape (B, C, H, W); r are random weights and v random levels.
     """
     check_arguments(model, images, labels, generator)
-    device, dtype = images.device, model.dtype
+    device = images.device
+    dtype = model.dtype
     x = images.to(dtype).requires_grad_()
     values = torch.randint(model.n_levels, images.shape, generator=generator, device=device)
     weights = torch.randn(images.shape, generator=generator, device=device, dtype=dtype)

@@ -138,7 +138,8 @@ class Stream(nn.Module):
     ) -> None:
         """Build the blocks and the layers that connect the scales."""
         super().__init__()
-        n_heard, last = 0 if is_vertical else n_filters, n_scales - 1
+        n_heard = 0 if is_vertical else n_filters
+        last = n_scales - 1
 
         def blocks(n: int, n_told: int) -> nn.ModuleList:
             return nn.ModuleList(Block(n_filters, window, n_told, dropout) for _ in range(n))
@@ -171,7 +172,9 @@ class Stream(nn.Module):
         Returns:
             The last map, and the outputs of the blocks at this and all coarser scales.
         """
-        here, said, coarser = heard[scale] if heard else None, Said(), []
+        here = heard[scale] if heard else None
+        said = Said()
+        coarser = []
         active = concatenated_elu(x)
         on_the_way = [active]
         for number, block in enumerate(blocks_of(self.there, scale)):
@@ -183,7 +186,9 @@ class Stream(nn.Module):
         if scale + 1 == len(self.there):
             on_the_way.pop()  # at the coarsest scale, x itself continues upwards, without a skip connection
         else:
-            halve, size, coarse = cast(CausalConv2d, self.halving[scale]), (x.shape[2], x.shape[3]), None
+            halve = cast(CausalConv2d, self.halving[scale])
+            size = (x.shape[2], x.shape[3])
+            coarse = None
             if memory is None or memory.is_on_grid:
                 at_half = None if memory is None else memory.coarser
                 coarse, coarser = self(halve(x, memory), heard, at_half, generator, scale + 1)

@@ -95,7 +95,8 @@ class RealNVP(NormalizingFlow):
             parts = [*start, *on_checkerboard(N_CHECKERBOARD), Squeeze()]
             channels, height, width = 4 * channels, height // 2, width // 2
             self.scales.append(nn.ModuleList([*parts, *on_channels(N_CHANNEL)]))
-            channels, start = channels // 2, []
+            channels = channels // 2
+            start = []
         self.scales.append(nn.ModuleList([*start, *on_checkerboard(N_LAST)]))
         self.last_shape = (channels, height, width)
 

@@ -239,7 +239,9 @@ def _png_is_srgb(chunks: dict[bytes, bytes]) -> bool:
 
 def _jpeg(reader: _Reader, whole: bool) -> Container:
     reader.take(2)
-    frame, exif, profile = None, b"", {}
+    frame = None
+    exif = b""
+    profile = {}
     segments: list[tuple[int, bytes]] = []
     while True:
         mark, code = reader.take(2)
@@ -363,7 +365,11 @@ def _verify_scans(segments: list[tuple[int, bytes]], header: bytes, coded: bytes
     coding = _Coding()
     for segment in segments:
         coding.add(*segment)
-    end, is_scan, n_restarts, stuffed, has_zeros = 0, True, 0, header, False
+    end = 0
+    is_scan = True
+    n_restarts = 0
+    stuffed = header
+    has_zeros = False
     while found := JPEG_MARKER.search(coded, end):
         piece, code = coded[end : found.start()], found[1][0]
         stuffed += piece + JPEG_STUFFING * is_scan
@@ -387,7 +393,8 @@ def _verify_scans(segments: list[tuple[int, bytes]], header: bytes, coded: bytes
         else:
             end += int.from_bytes(coded[end : end + 2], "big")
             coding.add(code, coded[found.end() + 2 : end])
-            is_scan, n_restarts = code == 0xDA, 0
+            is_scan = code == 0xDA
+            n_restarts = 0
         stuffed += coded[found.start() : end]
     raise _damaged("its end is missing")
 

@@ -140,7 +140,8 @@ def _is_url(place: str) -> bool:
 
 def _fetch_from(place: str, file: RemoteFile, unpacked: RemoteFile | None, folder: Path) -> Path:
     """Fetch a file from one place; repeat the attempt if the failure may be temporary."""
-    problem, path = "", folder / file.name
+    problem = ""
+    path = folder / file.name
     for pause in (0.0, *PAUSES):
         time.sleep(pause)
         try:
@@ -179,7 +180,9 @@ def _open(place: str) -> IO[bytes]:
 
 def _copy_verified(source: IO[bytes], file: RemoteFile, unpacked: RemoteFile | None, place: str, path: Path) -> None:
     algorithm = file.checksum.split(":")[0]
-    digest, n_bytes, start = hashlib.new(algorithm), 0, b""
+    digest = hashlib.new(algorithm)
+    n_bytes = 0
+    start = b""
     n_most = max(file.size, unpacked.size + unpacked.size // 1000 + CHUNK if unpacked else 0)  # gzip adds less
     with path.open("wb") as out, tqdm(total=file.size, desc=file.name, unit="B", unit_scale=True, disable=None) as bar:
         while n_bytes <= n_most:  # one byte more than expected is enough to refuse the file
@@ -227,7 +230,8 @@ def _gunzipped_checksum(path: Path, unpacked: RemoteFile) -> str | None:
     Little more than the expected size is read.
     """
     algorithm = unpacked.checksum.split(":")[0]
-    digest, n_bytes = hashlib.new(algorithm), 0
+    digest = hashlib.new(algorithm)
+    n_bytes = 0
     try:
         with gzip.open(path) as content:
             while n_bytes <= unpacked.size and (chunk := content.read(CHUNK)):

@@ -91,7 +91,8 @@ def survey(path: str) -> tuple[dict[str, list[Path]], list[str]]:
     Raises:
         InputError: there are no pictures, or an entry is neither a picture nor a known side file.
     """
-    top, named = Path(path), f"params.yaml: dataset.path = {shown(path)}"
+    top = Path(path)
+    named = f"params.yaml: dataset.path = {shown(path)}"
     splits: dict[str, list[Path]] = {split: [] for split in SPLITS}
     side_files = []
     try:

@@ -72,7 +72,8 @@ class Npz(Source):
 
     def read(self, folder: Path) -> RawImages:
         """Open the images without reading them; read the labels."""
-        images, labels = open_splits(folder), {}
+        images = open_splits(folder)
+        labels = {}
         for split in images:
             path = folder / f"{split}_labels.npy"
             if path.exists():
@@ -186,7 +187,8 @@ def _check(path: Path, members: dict[str, Member]) -> None:
             )
     labelled = [split for split in splits if f"{split}_labels" in members]
     for split in labelled:
-        labels, n_images = members[f"{split}_labels"], len(members[split])
+        labels = members[f"{split}_labels"]
+        n_images = len(members[split])
         if labels.dtype.kind not in "iu" or labels.shape != (n_images,):
             raise InputError(
                 f"{path}: array '{split}_labels' has type {labels.dtype} and shape {labels.shape}; "

@@ -106,7 +106,8 @@ def read_exported(path: Path, device: torch.device | None = None) -> Exported:
 @contextmanager
 def _without_pickles() -> Iterator[None]:
     """Make torch.load accept only tensors, whatever its arguments, and silence the warnings of torch."""
-    before, logger = os.environ.get(ONLY_WEIGHTS), logging.getLogger("torch")
+    before = os.environ.get(ONLY_WEIGHTS)
+    logger = logging.getLogger("torch")
     level = logger.level
     os.environ[ONLY_WEIGHTS] = "1"
     logger.setLevel(logging.ERROR)

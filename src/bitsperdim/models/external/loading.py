@@ -103,7 +103,8 @@ def load_model(
         if isinstance(target, nn.Module):
             if arguments:
                 raise InputError(f"{place} is already a module object, so it takes no arguments; leave them out.")
-            model, build = target, None
+            model = target
+            build = None
         else:
             known = {"image_shape": image_shape, "n_levels": n_levels}
             model = _called(target, place, _complete(target, place, arguments, known))
@@ -214,9 +215,11 @@ def _importable(place: str, path: Path | None) -> Iterator[None]:
     """
     if path is None:
         package = re.split("[.:]", place)[0]
-        parent, code = Path(), [each for each in (Path(package), Path(f"{package}.py")) if each.exists()]
+        parent = Path()
+        code = [each for each in (Path(package), Path(f"{package}.py")) if each.exists()]
     else:
-        parent, code = path.parent, code_beside(path)
+        parent = path.parent
+        code = code_beside(path)
     folder = str(parent.resolve())
     names = {each.relative_to(parent).parts[0].removesuffix(".py") for each in code} - OWN
     for name in [name for name in sys.modules if name.partition(".")[0] in names]:

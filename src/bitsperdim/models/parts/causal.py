@@ -103,7 +103,8 @@ def in_row(memory: Memory | None, compute: Callable[[], Value]) -> Value:
     if memory is None:
         return compute()
     if memory.said is None or memory.said[0] != memory.row:
-        column, memory.column = memory.column, None
+        column = memory.column
+        memory.column = None
         memory.said = (memory.row, compute())
         memory.column = column
     return memory.said[1]  # type: ignore[return-value]
@@ -227,7 +228,8 @@ class CausalConv2d(nn.Module):
             if self.is_starting:
                 start_normalised(self, x)
             return F.conv2d(padded(x, self.padding), self.effective_weight(), self.bias, self.stride)
-        window, known = self.remember(x, memory), memory.of(self, self.known)
+        window = self.remember(x, memory)
+        known = memory.of(self, self.known)
         if memory.column is None:
             return F.conv2d(window.permute(0, 3, 1, 2), known.weight, self.bias, (1, self.stride))
         return F.linear(window.flatten(1), known.matrix, self.bias)[..., None, None]
@@ -261,7 +263,8 @@ class CausalConv2d(nn.Module):
         left, right = first + self.columns[0], last + self.columns[1]
         window = prepare(x[..., max(top, 0) : bottom, max(left, 0) : right])
         padding = (max(-left, 0), max(right - x.shape[3], 0), max(-top, 0), 0)
-        window, known = F.pad(window, padding), memory.of(self, self.known)
+        window = F.pad(window, padding)
+        known = memory.of(self, self.known)
         if column is None:
             return F.conv2d(window, known.weight, self.bias)
         flat = window.permute(0, 2, 3, 1).flatten(1)
@@ -299,7 +302,8 @@ class CausalUpsampling(nn.Module):
         self.weight = nn.Parameter(torch.empty(n_inputs, n_outputs, 2, 2 + self.n_left))
         self.bias = nn.Parameter(torch.zeros(n_outputs))
         self.gain = nn.Parameter(torch.ones(n_outputs))
-        self.start, self.is_starting = 1.0, False
+        self.start = 1.0
+        self.is_starting = False
         nn.init.normal_(self.weight, std=0.05)
 
     def effective_weight(self) -> Tensor:

@@ -41,7 +41,8 @@ class InOrder:
             n_ready = [int((waits <= n_known).sum()) for n_known in range(len(order) + 1)]
             self.hidden.append((_masked(layer)[rows][:, columns], layer.bias[rows], n_ready))
             columns = rows
-        groups, last = (len(order), -1), layers[-1]
+        groups = (len(order), -1)
+        last = layers[-1]
         self.last = _masked(last)[:, columns].unflatten(0, groups), last.bias.unflatten(0, groups)
 
     def start(self, n_rows: int) -> None:

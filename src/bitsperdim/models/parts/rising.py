@@ -16,7 +16,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-BOUND, SLOPE = 5.0, 1e-3  # as in zuko: splines map [-5, 5], and the derivatives of all maps are at least 1e-3
+BOUND = 5.0  # as in zuko: splines map [-5, 5]
+SLOPE = 1e-3  # as in zuko: the derivatives of all maps are at least 1e-3
 
 
 class Rising(ABC):

@@ -45,7 +45,8 @@ from bitsperdim.models.parts.dequantization import HALF_A_STEP
 from bitsperdim.models.parts.rising import Rising
 
 LEAST_SHARE = 1 / 8  # smallest effective share of the draws when a shift is learned; below it, weights are tempered
-TEMPERED, STEPS = 0.8, 30  # weights are repeatedly taken to this power, down to a total power of 0.001
+TEMPERED = 0.8  # weights are repeatedly taken to this power ...
+STEPS = 30  # ... at most this many times, down to a total power of 0.001
 OPEN = 2.0**-53  # smallest distance of the random numbers from 0 and 1
 
 
@@ -103,12 +104,15 @@ def sequential_log_weights(walk: TriangularMap, edges: Tensor, v: Tensor, shift:
     n_samples, n_images = v.shape[1:]
     log_w = torch.zeros_like(v[0].flatten())
     if shift is not None:
-        normal, by = ndtri(v), shift[:, None]
+        normal = ndtri(v)
+        by = shift[:, None]
         log_w -= (by * (normal + by / 2)).sum(0).flatten()
         v = ndtr(normal + by).clamp(OPEN, 1 - OPEN)
-    edges, v = walk.start(edges, n_samples * n_images), v.flatten(1)
+    edges = walk.start(edges, n_samples * n_images)
+    v = v.flatten(1)
     for number, dim in enumerate(walk.order):
-        rising, cells = walk.conditional(dim), edges[:, dim].repeat(1, n_samples)  # (2, KB)
+        rising = walk.conditional(dim)
+        cells = edges[:, dim].repeat(1, n_samples)  # (2, KB)
         low, high = rising.forward(cells)
         z, log_mass = truncated_normal(low, high, v[dim])
         log_w += log_mass

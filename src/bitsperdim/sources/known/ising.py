@@ -86,7 +86,8 @@ class Ising(KnownDistribution):
     @cached_property
     def _forward(self) -> tuple[list[np.ndarray], float]:
         """The weight of each frontier after each slice, up to a factor, and the logarithm of the last factor."""
-        message, log_scale = np.ones(self.n_levels**self._n_columns), 0.0
+        message = np.ones(self.n_levels**self._n_columns)
+        log_scale = 0.0
         messages = []
         for number in range(self._n_slices):
             for column in range(self._n_columns):
@@ -119,7 +120,9 @@ class Ising(KnownDistribution):
         return message
 
     def _from_uniforms(self, uniforms: np.ndarray) -> np.ndarray:
-        n_images, levels, (at_ends, _) = len(uniforms), self.n_levels, self._forward
+        n_images = len(uniforms)
+        levels = self.n_levels
+        at_ends, _ = self._forward
         strides = levels ** np.arange(self._n_columns - 1, -1, -1)  # stride of each column in the state number
         values = np.empty((n_images, self._n_slices, self._n_columns), np.int64)
         cumulated = np.cumsum(at_ends[-1])
@@ -127,7 +130,8 @@ class Ising(KnownDistribution):
         state = np.searchsorted(cumulated, uniforms[:, 0] * cumulated[-1], side="right")
         values[:, -1] = state[:, None] // strides % levels
         for number in range(self._n_slices - 1, 0, -1):
-            message, messages = at_ends[number - 1], []
+            message = at_ends[number - 1]
+            messages = []
             for column in range(self._n_columns):  # recompute the weights before each step within the slice
                 messages.append(message)
                 if column < self._n_columns - 1:

@@ -52,7 +52,8 @@ class SmallPixelCnn(KnownDistribution):
         """Compute the weights; arguments as for :class:`KnownDistribution`."""
         super().__init__(image_shape, n_levels, strength, n_components)
         channels = self.image_shape[0]
-        n_seen, half = (len(OFFSETS) + 1) * channels, N_HIDDEN // 2
+        n_seen = (len(OFFSETS) + 1) * channels
+        half = N_HIDDEN // 2
         numbers = 2 * fixed_uniforms(SEED, channels, N_HIDDEN, n_seen + 3) - 1  # from -1 to 1
         n_before = len(OFFSETS) * channels + np.arange(channels)  # how many numbers of the context each channel uses
         weights = numbers[..., :n_seen].copy()
