@@ -1,4 +1,4 @@
-"""Classic mistakes of flows and their noise, each with the law that must catch it (as in ``tests/test_mutants.py``)."""
+"""Classic mistakes in flows and their noise, each with the law that must find it (as in ``tests/test_mutants.py``)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bitsperdim.models.realnvp import RealNVP
 from bitsperdim.training import trainer
 from mutants import Mutant, must_die
 
-N_NODES = 6  # in each piece: enough for the laws to hold, with the tolerances that they have
+N_NODES = 6  # in each piece: enough for the laws to hold with their tolerances
 
 
 def generator() -> torch.Generator:
@@ -40,7 +40,7 @@ def flow_integrates_to_one() -> None:
 
 
 def flow_of_two_scales_keeps_everything() -> None:
-    """All of z comes back: nothing that a scale factors out is lost."""
+    """All values of z are kept: no value that a scale factors out is lost."""
     model = flows.small_flow("realnvp-grey")
     z = torch.randn(64, model.n_dims, generator=generator(), dtype=torch.float64)
     with torch.no_grad():

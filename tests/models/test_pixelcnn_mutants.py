@@ -1,4 +1,4 @@
-"""Mistakes of causal networks and of sampling, each of which some law must catch (as in ``tests/test_mutants.py``)."""
+"""Mistakes in causal networks and in sampling, each of which a law must find (as in ``tests/test_mutants.py``)."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def the_cache_saves_work() -> None:
         model.outputs(x)
     with FlopCounterMode(display=False) as all_pixels:
         autoregressive.ancestral_sample(model, 2, generator=generator())
-    assert all_pixels.get_total_flops() <= 1.3 * one_pass.get_total_flops()  # an odd size has more coarse places
+    assert all_pixels.get_total_flops() <= 1.3 * one_pass.get_total_flops()  # an odd size has more coarse positions
 
 
 def coupled_models_sum_to_one() -> None:
@@ -122,7 +122,7 @@ def without_a_new_row(self: Any, x: Tensor, memory: Any, n_rows: int, left: int,
 
 
 def of_the_last_coarse_place(self: Any, x: Tensor | None, size: tuple[int, int], memory: Any = None) -> Tensor:
-    """Remember one coarse place instead of a row of them."""
+    """Cache one coarse position instead of a whole row."""
     if memory is None or self.n_left:
         return UPSAMPLE(self, x, size, memory)
     known = memory.of(self, self.known)

@@ -1,4 +1,4 @@
-"""Which method a model offers: modules, objects, functions, distributions."""
+"""The method that a model offers: modules, objects, functions, distributions."""
 
 import functools
 
@@ -17,7 +17,7 @@ def number(x: Tensor, *_: object) -> Tensor:
 
 
 class Plain:
-    """No module; what offers a method are its attributes."""
+    """An object that is not a module and has methods as attributes."""
 
     def __init__(self, **functions: object) -> None:
         self.__dict__ |= functions
