@@ -90,8 +90,8 @@ def check_causality(model: ConditionalModel, images: Tensor, *, labels: Tensor |
     if gradient != 0 or change != 0:
         by = f"{gradient:.3g} nats per level" if gradient != 0 else f"{change:.3g} nats with the levels"
         raise ValueError(
-            f"the model looks ahead: a log-mass changes by {by} of values that it must not know, so its result is not "
-            f"a likelihood; mend its masks"
+            f"the model looks ahead: a log-mass changes by {by} of values that it must not know, so that its number is "
+            f"not a likelihood; mend its masks"
         )
     return gradient
 

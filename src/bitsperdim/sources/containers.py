@@ -334,7 +334,7 @@ class _Coding:
                 raise _damaged("a part of its coded data is missing or out of order")
             self.shift[name][start : stop + 1] = [low] * (stop + 1 - start)
         most = [max(factors) for factors in zip(*self.sampling.values(), strict=True)]
-        own = self.sampling[names[0]] if len(names) == 1 else (1, 1)  # a single component has no blocks outside
+        own = self.sampling[names[0]] if len(names) == 1 else (1, 1)  # one component: no padding blocks
         n_columns, n_rows = (
             -(-size * factor // (8 * largest))
             for size, factor, largest in zip((self.width, self.height), own, most, strict=True)
