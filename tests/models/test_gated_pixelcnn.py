@@ -81,7 +81,7 @@ def test_samples_follow_their_class() -> None:
 
 def test_labels_that_are_no_class_are_one_sentence() -> None:
     model = gated((1, 2, 2), n_classes=3)
-    with pytest.raises(Exception, match=r"n_classes = 3 needs labels, but these images have none"):
+    with pytest.raises(Exception, match=r"n_classes = 3 needs labels, but these images have no labels"):
         check_labels(model, {})
     labels = torch.tensor([0, 3]).numpy()
     with pytest.raises(Exception, match=r"takes labels from 0 to 2, but those of the test images go from 0 to 3"):

@@ -70,7 +70,7 @@ def check_classes(labels: Tensor | None, n_images: int, n_classes: int) -> None:
     if labels is None:
         raise ValueError(
             f"a model of {n_classes} classes needs labels of shape ({n_images},), type torch.int64 and "
-            f"values from 0 to {n_classes - 1}, but none are given"
+            f"values from 0 to {n_classes - 1}, but no labels are given"
         )
     check_type("labels", labels, (torch.int64,), "torch.int64")
     if labels.shape != (n_images,):
@@ -107,7 +107,7 @@ def check_labels(model: ImageModel, labels: Mapping[str, np.ndarray]) -> None:
     if model.n_classes is None:
         return
     if not labels:
-        raise InputError(f"A model with n_classes = {model.n_classes} needs labels, but these images have none.")
+        raise InputError(f"A model with n_classes = {model.n_classes} needs labels, but these images have no labels.")
     for split, classes in labels.items():
         lowest, highest = int(classes.min()), int(classes.max())
         if lowest < 0 or highest >= model.n_classes:

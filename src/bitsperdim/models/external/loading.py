@@ -291,8 +291,8 @@ def _complete(
         signature.bind(**whole)
     except TypeError as error:
         raise InputError(
-            f"{_words(place, target)} refuses the arguments {', '.join(whole) or 'that are given, none'}: {error}; it "
-            f"takes {', '.join(signature.parameters) or 'none'}."
+            f"{_words(place, target)} refuses the arguments ({', '.join(whole) or 'none'}): {error}; it takes "
+            f"{', '.join(signature.parameters) or 'no arguments'}."
         ) from error
     return whole
 
