@@ -1,4 +1,4 @@
-"""Near copies: made ones are found, different images are not called near, and a plain comparison says the same."""
+"""Near copies: artificial copies are found, different images are not near, and a plain comparison gives the same."""
 
 import itertools
 import math
@@ -24,7 +24,7 @@ DATASET = DatasetSection.model_validate(
 
 
 def smooth(n_images: int, shape: tuple[int, int, int], seed: int) -> np.ndarray:
-    """Independent images of 256 levels: three waves of random direction and phase in each channel, as a mean 0.5."""
+    """Return independent images of 256 levels: three random waves in each channel, around a mean of 0.5."""
     rng = np.random.default_rng(seed)
     channels, height, width = shape
     y, x = np.mgrid[:height, :width] / max(height, width)
@@ -43,7 +43,7 @@ def noisy(images: np.ndarray) -> np.ndarray:
 
 
 def shifted(down: int, right: int) -> Callable[[np.ndarray], np.ndarray]:
-    """What comes in at an edge is black."""
+    """Shift images; pixels that come in at an edge are black."""
 
     def move(images: np.ndarray) -> np.ndarray:
         height, width = images.shape[2:]
@@ -54,7 +54,7 @@ def shifted(down: int, right: int) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def compressed(images: np.ndarray) -> np.ndarray:
-    """Scaled down to three quarters and up again."""
+    """Scale images down to three quarters and up again."""
     height, width = images.shape[2:]
     small = (3 * width // 4, 3 * height // 4)
     found = [
@@ -66,7 +66,7 @@ def compressed(images: np.ndarray) -> np.ndarray:
 
 
 def cropped(images: np.ndarray) -> np.ndarray:
-    """One pixel less at each edge, scaled up again."""
+    """Crop one pixel at each edge, and scale up to the old size."""
     height, width = images.shape[2:]
     found = [
         np.asarray(Image.fromarray(channel[1:-1, 1:-1]).resize((width, height)))
@@ -106,20 +106,20 @@ def test_copies_that_were_made_are_found(train: np.ndarray) -> None:
 
 
 def test_different_images_are_not_near(train: np.ndarray) -> None:
-    """At most one of 1,000 is expected to be called so: more than 3 of 300 come by chance once in 3,000 times."""
+    """At most one of 1,000 is expected to be near: more than 3 of 300 occur by chance once in 3,000 times."""
     assert (found_in(train, smooth(N_TEST, train.shape[1:], seed=2)) >= 0).sum() <= 3
 
 
 @pytest.mark.parametrize("side", [2, 3, 8])
 def test_few_dimensions_make_no_false_alarms(side: int) -> None:
-    """Of uniform images of four pixels the nearest is often much nearer than others, by chance."""
+    """For uniform images of four pixels, the nearest is often much nearer than others by chance."""
     rng = np.random.default_rng(3)
     images = rng.integers(256, size=(3000, 1, side, side), dtype=np.uint8)
-    assert (found_in(images[:2000], images[2000:]) >= 0).sum() <= 6  # more of 1,000 come once in 10,000 times
+    assert (found_in(images[:2000], images[2000:]) >= 0).sum() <= 6  # more occur by chance once in 10,000 times
 
 
 def cell_averages(image: np.ndarray, first: float, last: float, axis: int) -> np.ndarray:
-    """Averages over at most 16 equal parts of the stretch that begins and ends so many pixels late, along an axis."""
+    """Average along an axis over at most 16 equal parts, with start and end of the range moved by so many pixels."""
     side = image.shape[axis]
     n_cells = min(side, 16)
     moved = np.moveaxis(image.astype(float), axis, 0).reshape(side, -1)
@@ -139,7 +139,7 @@ def inner_cells(image: np.ndarray, down: tuple[float, float], right: tuple[float
 
 
 def plain_distances(images: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Of all pairs of images (N, C, H, W), by the words of the module."""
+    """Return the distances of all pairs of images (N, C, H, W), computed as the module describes."""
 
     def moves(side: int) -> list[tuple[float, float]]:
         pixel, crop = max(1, round(side / 32)), side / 32
@@ -156,7 +156,7 @@ def plain_distances(images: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def test_it_is_the_comparison_of_every_pair() -> None:
-    """Where all training images are candidates: the nearest and the eighth are those of all pairs."""
+    """If all training images are candidates, the nearest and the eighth are those from all pairs."""
     train = smooth(14, (2, 9, 18), seed=4)
     test = np.concatenate([smooth(4, (2, 9, 18), seed=5), noisy(train[6:8])])
     distances = plain_distances(test, train)
@@ -172,7 +172,7 @@ def test_it_is_the_comparison_of_every_pair() -> None:
     ordered = np.sort(others, 1)
     assert numbers.tolist() == others.argmin(1).tolist()
     np.testing.assert_allclose(ratios, ordered[:, 0] / ordered[:, 7], rtol=1e-3)
-    few = near.Search(train, np.array([2, 6, 7]))  # fewer than eight: the distance of what has nothing in common
+    few = near.Search(train, np.array([2, 6, 7]))  # fewer than eight: missing ones count as uncorrelated
     ratios, numbers = few.ratios(test[4:])
     assert numbers.tolist() == [6, 7]
     np.testing.assert_allclose(ratios, distances[[4, 5], [6, 7]], rtol=1e-3)
@@ -195,8 +195,9 @@ def test_candidates_are_those_with_the_fewest_different_bits() -> None:
 
 @pytest.mark.parametrize("dimension", [2, 4, 8])
 def test_the_limit_keeps_what_it_promises(dimension: int) -> None:
-    """Of points that are spread evenly in a space the ratio r of the nearest to the eighth distance has a known law:
-    P(r < q) = 1 - (1 - q^m)^7. By the limit of 100,000 draws at most 1 of 1,000 is near, and not much fewer.
+    """For evenly spread points, the ratio r of the nearest to the eighth distance has a known distribution.
+
+    P(r < q) = 1 - (1 - q^m)^7. With the limit from 100,000 draws, at most 1 of 1,000 is near, and not much fewer.
     """
     uniform = np.random.default_rng(dimension).random(100_000)
     ratios = (1 - (1 - uniform) ** (1 / 7)) ** (1 / dimension)
@@ -248,7 +249,7 @@ def prepared(folder: Path, train: np.ndarray, test: np.ndarray, binarization: st
 
 @pytest.mark.parametrize("binarization", ["none", "dynamic"])
 def test_what_is_stored_says_which_training_image_is_near(tmp_path: Path, binarization: str) -> None:
-    """Twelve copies of one training image hide nothing; binarized by chance, images are compared before."""
+    """Twelve copies of a training image hide no near copy; with random binarization, grey images are compared."""
     train = smooth(120, (1, 12, 12), seed=11)
     train = np.concatenate([train, train[[5] * 12]])
     test = np.concatenate([train[3:5], noisy(train[5:9]), smooth(20, (1, 12, 12), seed=12)])

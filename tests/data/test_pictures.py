@@ -1,4 +1,4 @@
-"""A grid shows every image once, enlarged without smoothing, levels stretched to black and white."""
+"""A grid shows every image once, enlarged without smoothing, with levels stretched from black to white."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def test_pictures_are_spaced_over_the_whole_set() -> None:
 
 @pytest.mark.parametrize("channels", [1, 3, 2])
 def test_every_pixel_is_where_it_should_be(channels: int, tmp_path: Path) -> None:
-    """Five images of 2x3 in rows of three: cells of 3x4 with their hairline, the sixth place grey."""
+    """Five images of 2x3 in rows of three: cells of 3x4 with a line between them; the sixth place is grey."""
     images = np.random.default_rng(0).integers(5, size=(5, channels, 2, 3), dtype=np.uint8)
     write_grid(tmp_path / "grid.png", images, 5)
     picture = np.asarray(Image.open(tmp_path / "grid.png"))
@@ -47,7 +47,7 @@ def test_every_pixel_is_where_it_should_be(channels: int, tmp_path: Path) -> Non
 
 
 def test_a_receptive_field_has_its_colours(tmp_path: Path) -> None:
-    """Own place, later ones, those never seen, and brightness by the logarithm."""
+    """The pixel itself, later pixels and pixels outside have their colours; brightness follows the logarithm."""
     seen = np.array([[0.0, 1e-6, 1.0], [1e-3, 0.0, 0.0]])
     write_receptive_field(tmp_path / "field.png", seen, 1, 1)
     picture = np.asarray(Image.open(tmp_path / "field.png"))

@@ -1,4 +1,4 @@
-"""Splits are a partition, quantization keeps the order, binarization has its probability, seeds give bytes."""
+"""Splits are a partition, quantization keeps the order, binarization has its probability, a seed fixes all bytes."""
 
 import os
 import subprocess
@@ -35,7 +35,7 @@ def prepare(raw: RawImages, of: DatasetSection, treated: DequantizeSection, raw_
 
 
 def numbered(n_images: int, shape: tuple[int, int, int] = (1, 2, 2), levels: int = 256) -> np.ndarray:
-    """Images that tell their number: the first two pixels hold it."""
+    """Return images whose first two pixels hold the number of the image."""
     images = np.random.default_rng(1).integers(levels, size=(n_images, *shape), dtype=np.uint8)
     images[:, 0, 0, 0], images[:, 0, 0, 1] = np.arange(n_images) % 256, np.arange(n_images) // 256
     return images
@@ -65,7 +65,7 @@ def test_the_seed_moves_the_split() -> None:
     first, again, other = (split_indices({"train": 500}, 0.2, 0.1, seed)["test"][1] for seed in (0, 0, 1))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
-    expected_overlap = 20  # 100 of 500 twice; hypergeometric spread 3.6
+    expected_overlap = 20  # two draws of 100 from 500; hypergeometric standard deviation 3.6
     assert abs(len(np.intersect1d(first, other)) - expected_overlap) < 18
 
 
@@ -97,7 +97,7 @@ def test_the_threshold_is_at_one_half() -> None:
 
 
 def test_dynamic_binarization_has_its_probability() -> None:
-    """20,000 draws of each of 17 levels: shares within 4.9 standard errors; the ends are certain."""
+    """20,000 draws for each of 17 levels: shares are within 4.9 standard errors; both end levels are certain."""
     n = 20_000
     x = np.tile(np.arange(17, dtype=np.uint8), (n, 1))
     share = binarize_by_chance(x, 17, np.random.default_rng(0)).mean(0)
@@ -120,7 +120,7 @@ def test_dynamic_keeps_training_grey_and_draws_the_rest_once() -> None:
 
 
 def test_training_images_that_are_drawn_later_have_the_levels_they_were_quantized_to() -> None:
-    """Of which a presentation makes probabilities: of 256 levels none of 8 would be drawn as 1 but by rare chance."""
+    """A presentation turns levels into probabilities; read as levels of 256, the 8 levels would rarely give a 1."""
     raw = RawImages({"train": numbered(300), "test": numbered(50)}, {})
     prepared = prepare(raw, dataset(), dequantize(bits=3, binarization="dynamic"), 256)
     assert prepared.images["train"].max() + 1 == prepared.description.train_levels == 8
@@ -196,7 +196,7 @@ def test_values_beyond_the_stated_levels_are_refused() -> None:
 def test_neither_files_nor_chunks_change_a_byte(
     binarization: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In memory at once, or from a file three images at a time."""
+    """Images may be in memory, or come from a file three at a time."""
     images = {"train": numbered(200, (1, 3, 3)), "test": numbered(31, (1, 3, 3))}
     labels = {"train": np.arange(200), "test": np.arange(31)}
     arguments = dataset(), dequantize(bits=3, binarization=binarization), 256
@@ -249,12 +249,12 @@ print((peak_memory() - before) / 2**20)
 
 
 def test_the_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, repository: Path) -> None:
-    """A set of 300 MiB adds less than 150 MiB: chunks are of 2^22 values, of up to 8 bytes. At once it takes 600."""
+    """A set of 300 MiB adds less than 150 MiB: chunks have 2^22 values of up to 8 bytes. Unchunked, it takes 600."""
     some = np.random.default_rng(0).integers(256, size=(50, 3, 256, 256), dtype=np.uint8)
     write_npy(tmp_path / "raw.npy", (1_600, *some.shape[1:]), some.dtype, (some for _ in range(32)))
     command = [sys.executable, "-c", MEMORY, str(tmp_path / "raw.npy"), str(tmp_path / "prepared")]
     environment = {**os.environ, "PYTHONPATH": str(repository / "src")}
-    for at_once, least, most in ((False, 10, 150), (True, 300, 3000)):  # the second shows that the first can fail
+    for at_once, least, most in ((False, 10, 150), (True, 300, 3000)):  # the second case shows that the first can fail
         change = "from bitsperdim.core import files; files.CHUNK_VALUES = 2**40; " if at_once else ""
         code = [sys.executable, "-c", change + MEMORY.strip(), *command[3:]]
         done = subprocess.run(code, env=environment, capture_output=True, text=True, check=True)
@@ -267,5 +267,5 @@ def test_other_images_than_the_described_ones_are_refused(split: str, tmp_path: 
     images = load_prepared(tmp_path).images[split]
     images[0, 0, 0, 0] ^= 1
     write_npy(tmp_path / split / "images.npy", images.shape, images.dtype, [images])
-    with pytest.raises(InputError, match=rf"images\.npy is not the {split} set that .* describes"):
+    with pytest.raises(InputError, match=rf"images\.npy does not hold the {split} images that .* describes"):
         load_prepared(tmp_path)

@@ -1,4 +1,4 @@
-"""What is the same within the test images and between the splits: against a comparison of every pair, and as stored."""
+"""Equal images within the test images and between the splits: compared with every pair, and as stored."""
 
 import itertools
 from pathlib import Path
@@ -80,10 +80,10 @@ def test_what_is_stored_says_which_images_are_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("binarization", ["none", "threshold", "dynamic"])
 def test_images_are_the_same_as_models_see_them_but_for_chance(tmp_path: Path, binarization: str) -> None:
-    """Two that differ in a bit that is dropped are one; two draws from one grey image are one, two images are two."""
+    """Images that differ only in a dropped bit are equal, and so are two draws from one grey image."""
     train = np.random.default_rng(2).integers(256, size=(40, 1, 4, 4), dtype=np.uint8)
     grey = np.full((1, 1, 4, 4), 100, np.uint8)
-    near, darker = grey + 1, grey - 30  # 100 and 101 are one of 16 levels; 70 is another, also below the threshold
+    near, darker = grey + 1, grey - 30  # with 16 levels, 100 and 101 are equal; 70 differs, below the threshold too
     test = np.concatenate([grey, near, darker, grey, train])
     found = stored(tmp_path, train, test, bits=4, binarization=binarization)
     assert found.same_as["test"][:4].tolist() == ([0, 0, 0, 0] if binarization == "threshold" else [0, 0, 2, 0])
@@ -109,7 +109,7 @@ def test_each_thing_that_is_the_same_is_said_once() -> None:
 
 
 def test_treatments_that_give_the_same_images_have_one_tag(tmp_path: Path) -> None:
-    """And others have others: of every pair, at several numbers of levels, odd ones too."""
+    """Other treatments have other tags: checked for every pair, with several numbers of levels, also odd ones."""
     for levels in (2, 3, 16, 17, 256):
         ramp = np.arange(levels, dtype=np.uint8).reshape(-1, 1, 1, 1).repeat(2, 0).repeat(2, 3)
         made = []
@@ -142,7 +142,7 @@ def test_the_labels_are_part_of_the_tag_of_a_model_that_is_given_them(tmp_path: 
 
 
 def test_the_labels_of_other_splits_are_no_part_of_the_tag(tmp_path: Path) -> None:
-    """Which names what was scored: the same test images under the same labels, however the model was trained."""
+    """The tag names only what was evaluated: the same test images with the same labels, for any training."""
     images = np.random.default_rng(3).integers(256, size=(40, 1, 4, 4), dtype=np.uint8)
     section = DequantizeSection.model_validate({"bits": None, "binarization": "none"})
     tags = []

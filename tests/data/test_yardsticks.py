@@ -1,4 +1,4 @@
-"""Yardsticks, against entropies known by hand and files read back."""
+"""Yardsticks, compared with entropies computed by hand and with files read back."""
 
 import io
 from pathlib import Path
@@ -24,7 +24,7 @@ def test_entropy_of_known_distributions() -> None:
 
 
 def test_the_bias_of_the_entropy_is_the_leading_one() -> None:
-    """2,000 repetitions of 50 draws from a fair die of eight: mean bias within 10 % (next order: 2 %)."""
+    """2,000 repetitions of 50 draws from a fair eight-sided die: mean bias within 10 % (next order: 2 %)."""
     rng = np.random.default_rng(0)
     images = rng.integers(8, size=(50, 1, 40, 50), dtype=np.uint8)
     entropy, bias = empirical_entropy(images)
@@ -34,7 +34,7 @@ def test_the_bias_of_the_entropy_is_the_leading_one() -> None:
 
 
 def test_entropy_is_below_that_of_any_independent_model() -> None:
-    """Gibbs: the histogram of the training set, scored on the test set, cannot beat the test set's own."""
+    """Gibbs: the training histogram, evaluated on the test set, cannot beat the histogram of the test set itself."""
     rng = np.random.default_rng(0)
     train, test = (rng.binomial(7, 0.3, size=(n, 1, 3, 3)).astype(np.uint8) for n in (200, 100))
     model = Histogram((1, 3, 3), 8, pseudocount=0.1).double()
@@ -55,12 +55,12 @@ def test_the_sheet_holds_every_image_once() -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(2, 8), (8, 2), (4, 4)])
 def test_the_sheet_is_square_whatever_the_shape_of_the_images(height: int, width: int) -> None:
-    """A code of a long strip has other neighbours, and another length: 36 images of 16 pixels are 24 by 24."""
+    """A long strip would have other neighbours and another code length: 36 images of 16 pixels give 24 by 24."""
     assert contact_sheet(np.zeros((36, 1, height, width), np.uint8)).shape == (1, 24, 24)
 
 
 def test_a_sheet_larger_than_webp_allows_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The parts cost as much as each on its own, and images wider than a file may be are no error."""
+    """The length is the sum over the parts, and images wider than a file allows raise no error."""
     sheet = np.random.default_rng(0).integers(256, size=(1, 50, 70), dtype=np.uint8)
     whole = {file_format: code_length(sheet, 256, file_format) for file_format in ("PNG", "WEBP")}
     monkeypatch.setattr("bitsperdim.data.yardsticks.MAX_SIDE", 30)
@@ -75,7 +75,7 @@ def test_a_sheet_larger_than_webp_allows_is_cut(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("n_levels", [2, 17, 256])
 def test_noise_cannot_be_compressed_and_a_constant_can(channels: int, n_levels: int) -> None:
-    """Independent equally likely values need log2 L bits: a lossless code cannot beat it but by a fluke of 1 %."""
+    """Independent equally likely values need log2 L bits: a lossless code beats this by at most 1 %, by chance."""
     rng = np.random.default_rng(0)
     images = rng.integers(n_levels, size=(100, channels, 16, 16), dtype=np.uint8)
     found = yardsticks(images, n_levels)
@@ -107,7 +107,7 @@ def test_the_codes_are_lossless(file_format: str, channels: int, monkeypatch: py
 
 
 def test_the_measure_of_a_file_in_parts_is_that_of_the_array(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Entropies do not depend on the parts; codes are those of the sheets, added up."""
+    """Entropies do not depend on the parts; code lengths are sums over the sheets."""
     images = np.random.default_rng(0).binomial(9, 0.4, size=(53, 3, 4, 5)).astype(np.uint8)
     whole = yardsticks(images, 10)
     write_npy(tmp_path / "images.npy", images.shape, images.dtype, [images])

@@ -95,7 +95,7 @@ class Key(Said):
 
 MASS = Masked().mass
 REFUSED: dict[str, tuple[str, Any, dict[str, Any]]] = {
-    "no method": ("Linear offers none of the methods by which", nn.Linear(1, 1).eval(), {}),
+    "no method": ("Linear offers none of the methods that", nn.Linear(1, 1).eval(), {}),
     "a class": ("Masked is a class; give a model that was made of it", Masked, {}),
     "training": ("Training is in training mode, in which dropout", Training(), {}),
     "training of a method": ("is in training mode", Masked().train().mass, {"offers": "log_prob"}),
@@ -125,7 +125,7 @@ REFUSED: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "labels": ("labels must be integers of shape (12,), not int64 of shape (3,).", MASS, {"labels": [0, 1, 2]}),
     "labels to encode": ("labels are not given to encode", Vae(), {"labels": [0] * 12}),
     "no n_levels": ("n_levels is missing", MASS, {"n_levels": None}),
-    "density": ("Independent is a density and no mass", td.Independent(td.Normal(torch.zeros(SHAPE), 1.0), 3), {}),
+    "density": ("Independent is a density and not a mass", td.Independent(td.Normal(torch.zeros(SHAPE), 1.0), 3), {}),
     "NaN": (
         "log_prob cannot be scored: a log-weight of image 7 is NaN or +inf.",
         of_image_7(np.nan),
@@ -173,10 +173,8 @@ REFUSED: dict[str, tuple[str, Any, dict[str, Any]]] = {
         {"offers": "log_prob"},
     ),
     "an error in the masses": (
-        "raised ValueError when it was asked for the mass of levels",
-        lambda x: td.Categorical(
-            logits=torch.zeros(len(x), 1, 2, 2, 2), validate_args=True
-        ),  # zuko switches validation off
+        "raised ValueError when it was called with levels",
+        lambda x: td.Categorical(logits=torch.zeros(len(x), 1, 2, 2, 2), validate_args=True),  # which zuko switches off
         {"offers": "conditionals"},
     ),
     "looks ahead": ("last cannot be scored: the model looks ahead", Masked(is_leaking=True).last, {"offers": "logits"}),
@@ -198,7 +196,7 @@ REFUSED: dict[str, tuple[str, Any, dict[str, Any]]] = {
         {"offers": "log_prob"},
     ),
     "too many levels": (
-        "log_density is not asked for images of more than 4,096 levels",
+        "log_density is allowed for at most 4,096 levels",
         Slopes(),
         {"range": (0, 1), "n_levels": 5000},
     ),

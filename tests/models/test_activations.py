@@ -1,4 +1,4 @@
-"""The fused functions of the PixelCNN++ against torch's own."""
+"""The fused functions of the PixelCNN++, compared with torch's own."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ LAYOUTS = [torch.contiguous_format, torch.channels_last]
 def test_they_are_the_formulas(
     layout: torch.memory_format, dtype: torch.dtype, tolerance: float, generator: torch.Generator
 ) -> None:
-    """Relative to 1 for values near zero; large, tiny and zero values are among them."""
+    """Values agree, relative to 1 for values near zero; large, tiny and zero values are included."""
     x = 3 * torch.randn(3, 5, 4, 6, generator=generator, dtype=torch.float64)
     x[0, 0, 0] = torch.tensor([0.0, 1e-9, -1e-9, 90.0, -90.0, -1e-3])
     gated = torch.randn(3, 10, 4, 6, generator=generator, dtype=torch.float64)
@@ -36,7 +36,7 @@ def test_they_are_the_formulas(
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_derivatives(layout: torch.memory_format, generator: torch.Generator) -> None:
-    """By differences, and where a map is part of a larger one."""
+    """Derivatives agree with differences, also for a map that is part of a larger one."""
     x = torch.randn(2, 3, 2, 3, generator=generator, dtype=torch.float64).contiguous(memory_format=layout)
     gated = torch.randn(2, 6, 2, 3, generator=generator, dtype=torch.float64).contiguous(memory_format=layout)
     x.requires_grad_()
@@ -47,7 +47,7 @@ def test_derivatives(layout: torch.memory_format, generator: torch.Generator) ->
 
 
 def test_the_mean_stays_in_half_precision(generator: torch.Generator) -> None:
-    """Of kept values in bfloat16 to 1e-4: rounded one by one, not all by the same scale."""
+    """The mean of kept values in bfloat16 stays to 1e-4: each is rounded by itself, not all by the same scale."""
     x = (1 + torch.rand(10, 24, 20, 50, generator=generator)).bfloat16().contiguous(memory_format=torch.channels_last)
     dropped = dropped_out(x, 0.1, generator)
     kept = dropped != 0
@@ -57,7 +57,7 @@ def test_the_mean_stays_in_half_precision(generator: torch.Generator) -> None:
 
 @pytest.mark.parametrize("share", [0.5, 0.1])
 def test_a_share_is_dropped(share: float) -> None:
-    """Of 240,000 values; beyond 4.9 standard errors once in a million seeds. Kept values keep the mean."""
+    """The share among 240,000 values is beyond 4.9 standard errors once in a million seeds. The mean is kept."""
     x = torch.ones(10, 24, 20, 50).contiguous(memory_format=torch.channels_last)
     dropped = dropped_out(x, share, torch.Generator().manual_seed(0))
     rounded = round(share * 256) / 256
@@ -65,8 +65,8 @@ def test_a_share_is_dropped(share: float) -> None:
     share_found = (dropped == 0).double().mean().item()
     assert abs(share_found - rounded) < 4.9 * (rounded * (1 - rounded) / x.numel()) ** 0.5
     again = dropped_out(x.contiguous(), share, torch.Generator().manual_seed(0))
-    assert torch.equal(dropped, again)  # whatever the layout
-    # neighbours in memory share a word of random bits: they are as independent as any
+    assert torch.equal(dropped, again)  # for any layout
+    # neighbours in memory share a word of random bits, but they are as independent as others
     flat = (dropped == 0).permute(0, 2, 3, 1).flatten().double()
     for distance in (1, 2, 8):
         products = (flat[distance:] - rounded) * (flat[:-distance] - rounded)

@@ -1,4 +1,4 @@
-"""Bijections: the inverse inverts, ladj is autograd's, and each part does what it is for."""
+"""Bijections: the inverse inverts, ladj equals that of autograd, and each part has its own property."""
 
 import itertools
 import math
@@ -23,7 +23,7 @@ SHAPE = (2, 4, 2)
 
 
 def built(name: str) -> tuple[Bijection, Tensor, Tensor | None]:
-    """A bijection in float64 far from its start, three images for it, and a context."""
+    """Return a bijection in float64 with changed weights, three images for it, and a context."""
     generator = torch.Generator().manual_seed(0)
     y = torch.randn(3, *SHAPE, generator=generator, dtype=torch.float64)
     with torch.random.fork_rng():
@@ -84,7 +84,7 @@ def test_ladj_is_the_jacobian(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["coupling", "coupling-channels", "coupling-context"])
 def test_a_coupling_moves_half_given_the_other(name: str) -> None:
-    """Two-sided: what is looked at stays, and decides about all the rest."""
+    """Two-sided: masked values do not change, and every other value depends on them."""
     part, y, context = built(name)
     assert isinstance(part, AffineCoupling)
     seen = part.mask.expand(SHAPE).bool()
@@ -125,12 +125,12 @@ def test_activation_normalisation_gives_mean_0_and_spread_1(generator: torch.Gen
         spread = z.std(over, correction=0)
         torch.testing.assert_close(spread, torch.ones_like(spread), rtol=0, atol=1e-12)
     alone = ActNorm(SHAPE).double()
-    alone.initialise(y[:1])  # one image has no spread: its scale stays, and nothing warns
+    alone.initialise(y[:1])  # one image has no spread: the scale does not change, and there is no warning
     assert not alone(y[:1])[0].any()
     assert not alone.log_scale.any()
     constant = ActNorm((2, 1, 1)).double()
     constant.initialise(torch.full((4, *SHAPE), 0.3, dtype=torch.float64))
-    assert constant(torch.full((4, *SHAPE), 0.3, dtype=torch.float64))[0].abs().max() < 1e-15  # of the mean's rounding
+    assert constant(torch.full((4, *SHAPE), 0.3, dtype=torch.float64))[0].abs().max() < 1e-15  # rounding of the mean
 
 
 def test_the_logit_is_that_of_torch_and_finite_next_to_the_ends() -> None:

@@ -1,4 +1,4 @@
-"""Causal layers: what a window sees, and that rows and pixels are computed as at once."""
+"""Causal layers: the window is exact, and rows and pixels give the same as all positions at once."""
 
 import itertools
 
@@ -29,7 +29,7 @@ def maps(*shape: int, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize(("rows", "columns"), WINDOWS)
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_layer_sees_its_window(rows: tuple[int, int], columns: tuple[int, int], stride: int) -> None:
-    """By gradient, from both sides, on an odd and an even side; the map of half the size is rounded up."""
+    """Tested by gradients, two-sided, for odd and even sides; the map of half the size is rounded up."""
     layer = CausalConv2d(2, 3, rows=rows, columns=columns, stride=stride).double()
     x = maps(1, 2, 5, 6).requires_grad_()
     output = layer(x)
@@ -46,14 +46,14 @@ def test_an_order_masks_the_own_place_and_what_is_right_of_it() -> None:
     order = order_of(groups_of(4, 2), groups_of(6, 2), sees_own_group=False)
     layer = CausalConv2d(4, 6, rows=(-1, 0), columns=(-1, 1), order=order).double()
     x = maps(1, 4, 3, 3).requires_grad_()
-    for output, expected in ((0, []), (5, [0, 1])):  # of the first group, and of the second
+    for output, expected in ((0, []), (5, [0, 1])):  # an output of the first group, and one of the second
         (gradient,) = torch.autograd.grad(layer(x)[0, output, 1, 1], x)
         assert gradient[0, :, 1, 1].nonzero().flatten().tolist() == expected
         assert (gradient[0, :, 0] != 0).all()
         assert (gradient[0, :, 1, 0] != 0).all()
         assert (gradient[0, :, 1:, 2] == 0).all()
         assert (gradient[0, :, 2] == 0).all()
-    assert layer.n_masked == 6 * 4 + (24 - 3 * 2)  # to the right; at the own place but for what the order lets through
+    assert layer.n_masked == 6 * 4 + (24 - 3 * 2)  # to the right; at the own place without allowed ones
 
 
 @pytest.mark.parametrize(("height", "width"), SHAPES)
@@ -62,7 +62,7 @@ def test_an_order_masks_the_own_place_and_what_is_right_of_it() -> None:
 def test_the_three_ways_agree(
     rows: tuple[int, int], columns: tuple[int, int], height: int, width: int, normalised: bool
 ) -> None:
-    """At once, row by row, and pixel by pixel; what is later is not known yet, and does not matter."""
+    """All at once, row by row, and pixel by pixel give the same; later values are unknown and do not matter."""
     layer = CausalConv2d(2, 3, rows=rows, columns=columns, normalised=normalised).double()
     x = maps(2, 2, height, width)
     whole, image = layer(x), Memory(height, width)
@@ -87,7 +87,7 @@ def close(found: Tensor, expected: Tensor) -> None:
 @pytest.mark.parametrize(("height", "width"), SHAPES)
 @pytest.mark.parametrize("is_wide", [False, True])
 def test_coarser_maps_are_causal(height: int, width: int, is_wide: bool) -> None:
-    """To half the size and back: the place sees rows above (and its own to the left), and is computed alike by row."""
+    """To half the size and back: a position sees rows above (and its row to the left); row by row gives the same."""
     columns = (-1, 1) if is_wide else (-1, 0)
     halve = CausalConv2d(2, 3, rows=(-1, 0), columns=columns, stride=2, normalised=True).double()
     double = CausalUpsampling(3, 2, is_wide=is_wide).double()
@@ -131,13 +131,13 @@ def test_what_rows_above_say_is_computed_once_a_row() -> None:
         memory.go_to(row, column)
         assert in_row(memory, lambda: calls.append(memory.column) or memory.row) == row
         assert memory.column == column
-    assert calls == [None, None]  # for the whole row
+    assert calls == [None, None]  # None: for the whole row
     assert in_row(None, lambda: "all") == "all"
 
 
 @pytest.mark.parametrize("is_upsampling", [False, True])
 def test_the_start_is_normalised(is_upsampling: bool) -> None:
-    """Mean zero and the spread asked for, over the images of the start; what never varies is not blown up."""
+    """Outputs start with mean zero and the given spread over some images; constant outputs are not amplified."""
     layer: CausalConv2d | CausalUpsampling = (
         CausalUpsampling(3, 4, is_wide=True)
         if is_upsampling

@@ -1,4 +1,4 @@
-"""The check of trained models: what it finds, and what it misses nothing of."""
+"""The check whether a trained model looks ahead: the leaks that it finds, and models that it accepts."""
 
 from collections.abc import Callable
 from typing import Any
@@ -37,7 +37,7 @@ def images(model: AutoregressiveModel) -> Tensor:
 def test_nothing_leaks(name: str, generator: torch.Generator) -> None:
     model = small_model(name)
     assert isinstance(model, AutoregressiveModel)
-    with torch.no_grad():  # evaluation takes no gradients, but the check does
+    with torch.no_grad():  # evaluation runs without gradients, but the check enables them
         for each in (model, model.float()):
             assert largest_leaked_gradient(each, images(each), generator=generator) == 0
             assert largest_leaked_change(each, images(each), generator=generator) == 0
@@ -45,7 +45,7 @@ def test_nothing_leaks(name: str, generator: torch.Generator) -> None:
 
 @pytest.mark.parametrize("place", ["own", "right"])
 def test_a_leak_is_found(place: str, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
-    """One weight of one mask: the last channel sees itself, or one map sees its right neighbour."""
+    """The leak is one weight of one mask: the last channel sees itself, or one map sees its right neighbour."""
     model = small_model("pixelcnn-rgb")
     assert isinstance(model, PixelCNN)
     layer = model.first if place == "own" else model.blocks[0].convolve
@@ -61,13 +61,13 @@ def test_a_leak_is_found(place: str, monkeypatch: pytest.MonkeyPatch, generator:
 
 
 def test_a_small_leak_is_a_leak() -> None:
-    """A ten-thousandth of a nat per level."""
+    """The leak is a ten-thousandth of a nat per level."""
     with pytest.raises(ValueError, match=r"^the model looks ahead: a log-mass changes by \S+ nats per level of values"):
         check_causality((model := leaking(lambda x: 1e-4 * x, torch.float32)), images(model))
 
 
 def leaking(change: Callable[[Tensor], Tensor], dtype: torch.dtype) -> AutoregressiveModel:
-    """Return a model of 1x6x6 images with 17 levels, to whose outputs something is added that the image says."""
+    """Return a model for 1x6x6 images with 17 levels whose outputs contain an additional function of the image."""
     model = build("pixelcnn", PIXELCNN, (1, 6, 6), 17)
     assert isinstance(model, AutoregressiveModel)
     laws.scattered(model).to(dtype)
@@ -97,7 +97,7 @@ WITHOUT_DERIVATIVE: dict[str, Callable[[Tensor], Tensor]] = {
 def test_a_leak_without_a_derivative_is_found(
     leak: str, shift: int, dtype: torch.dtype, generator: torch.Generator
 ) -> None:
-    """Of the own value, or of the one to the right, whatever generator draws the levels."""
+    """The leak depends on the pixel itself or on its right neighbour; found with any generator for the levels."""
     model = leaking(lambda x: WITHOUT_DERIVATIVE[leak](x).roll(shift, 3), dtype)
     x = images(model)
     assert largest_leaked_gradient(model, x, generator=generator) == 0
@@ -107,7 +107,7 @@ def test_a_leak_without_a_derivative_is_found(
 
 
 def test_what_was_before_is_no_leak(generator: torch.Generator) -> None:
-    """The same of the value to the left, which may be known: the first column is told the last one of no row."""
+    """The same function of the left neighbour is allowed; the first column does not see the end of the row above."""
     for change in WITHOUT_DERIVATIVE.values():
         if change is not WITHOUT_DERIVATIVE["the largest"]:
             model = leaking(lambda x, change=change: F.pad(change(x), (1, 0))[..., :-1], torch.float32)
@@ -116,7 +116,7 @@ def test_what_was_before_is_no_leak(generator: torch.Generator) -> None:
 
 @pytest.mark.parametrize(("dtype", "found"), [(torch.float32, 2e-3), (torch.float64, 1e-7)])
 def test_rounding_is_no_leak(dtype: torch.dtype, found: float, generator: torch.Generator) -> None:
-    """What moves log-masses by some units of rounding is tolerated; a leak of a few times the tolerance is not."""
+    """Changes by some units of rounding are tolerated; a leak of a few times the tolerance is not."""
     eps = torch.finfo(dtype).eps
     jitter = torch.Generator().manual_seed(1)
 
@@ -129,7 +129,7 @@ def test_rounding_is_no_leak(dtype: torch.dtype, found: float, generator: torch.
 
 
 def test_what_becomes_possible_is_a_leak(generator: torch.Generator) -> None:
-    """A level whose mass is zero unless the own value is high."""
+    """The mass of a level is zero unless the pixel itself has a high value."""
     forbidden = torch.zeros(17, 1, 1).index_fill(0, torch.tensor([5]), -torch.inf)
     model = leaking(lambda x: 0 * x.float(), torch.float32)
     plain = model.outputs
@@ -146,7 +146,7 @@ def test_what_becomes_possible_is_a_leak(generator: torch.Generator) -> None:
 
 
 def test_a_model_that_takes_whole_numbers_only_is_checked(generator: torch.Generator) -> None:
-    """No derivative comes back to its images: that is no error, and the change is what finds."""
+    """Its images have no derivative: this is not an error, and the test by change finds a leak."""
     model = leaking(lambda x: 0 * x.float(), torch.float32)
     plain = model.outputs
     model.outputs = lambda x, *rest, **more: plain(x.long(), *rest, **more)  # type: ignore[method-assign]
@@ -155,7 +155,7 @@ def test_a_model_that_takes_whole_numbers_only_is_checked(generator: torch.Gener
 
 
 def test_the_model_and_its_derivatives_are_left_alone() -> None:
-    """Those that an optimizer is about to use are what they were."""
+    """The gradients that an optimizer is about to use do not change."""
     model = small_model("pixelcnn-rgb")
     assert isinstance(model, AutoregressiveModel)
     model.log_weights(images(model)).sum().backward()
@@ -188,7 +188,7 @@ def test_where_a_derivative_is_not_finite_the_change_decides(leaks: bool, genera
 
 @pytest.mark.parametrize("name", ["pixelcnn-logistics", "gated-logistics", "plus-rgb"])
 def test_narrow_densities_are_no_leak(name: str) -> None:
-    """Of levels far out, whose log-masses of -10^30 have derivatives that overflow."""
+    """Levels far from the centre have log-masses of -10^30, whose derivatives overflow."""
     model = laws.scattered(small_model(name), spread=1.0).float()
     assert isinstance(model, AutoregressiveModel)
     assert check_causality(model, images(model)) == 0
@@ -196,7 +196,7 @@ def test_narrow_densities_are_no_leak(name: str) -> None:
 
 @pytest.mark.parametrize("leaks", [False, True])
 def test_a_leak_of_the_level_that_is_there_is_found(leaks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that is worth a bit per dimension, and is small beside the log-masses of other levels, of about -10^6."""
+    """The leak is worth a bit per dimension, but is small compared with log-masses of about -10^6 of other levels."""
     model = build("pixelcnn", {**PIXELCNN, "likelihood": "logistic"}, (1, 8, 8), 256).eval()
     assert isinstance(model, PixelCNN)
 
@@ -210,13 +210,13 @@ def test_a_leak_of_the_level_that_is_there_is_found(leaks: bool, monkeypatch: py
     if not leaks:
         assert check_causality(model, x) == 0
         return
-    assert -model.log_weights(x).mean() / 64 < 0.01  # nats per dimension, where log 2 is the truth
+    assert -model.log_weights(x).mean() / 64 < 0.01  # nats per dimension; the truth is log 2
     with pytest.raises(ValueError, match="the model looks ahead"):
         check_causality(model, x)
 
 
 def test_the_receptive_field_is_the_promised_one(generator: torch.Generator) -> None:
-    """The plain PixelCNN's has a blind spot; a model that looks at nothing has none at all."""
+    """The plain PixelCNN has a blind spot; a model that ignores the image has an empty receptive field."""
     shape = (1, 5, 7)
     model = laws.scattered(
         PixelCNN(shape, 3, n_filters=24, n_blocks=1, kernel_size=3, likelihood="categorical", n_mixtures=1)
@@ -233,7 +233,7 @@ def test_the_receptive_field_is_the_promised_one(generator: torch.Generator) -> 
 
 
 def test_the_receptive_field_is_that_of_all_channels(generator: torch.Generator) -> None:
-    """Green is told red of its own pixel, though red is told nothing of it."""
+    """Green depends on red of the same pixel, although red does not depend on green."""
     model = small_model("pixelcnn-rgb")
     assert isinstance(model, AutoregressiveModel)
     seen = receptive_field(model, images(model), 0, 0, generator=generator)
@@ -242,7 +242,7 @@ def test_the_receptive_field_is_that_of_all_channels(generator: torch.Generator)
 
 
 def test_the_receptive_field_adds_up_images_and_channels_without_their_signs() -> None:
-    """What one image or channel adds cannot be taken away by another."""
+    """Contributions of images or channels do not cancel each other."""
     model = small_model("pixelcnn-rgb")
     assert isinstance(model, AutoregressiveModel)
     x, log_p = random_log_masses(model, images(model), None, torch.Generator().manual_seed(0))
@@ -253,7 +253,7 @@ def test_the_receptive_field_adds_up_images_and_channels_without_their_signs() -
 
 
 def test_images_of_all_parts_of_a_set_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A set that is sorted by class is not judged by its first class alone."""
+    """A set that is sorted by class is not checked only with its first class."""
     model, seen = small_model("pixelcnn-rgb"), list[Tensor]()
     assert isinstance(model, AutoregressiveModel)
     x = torch.randint(model.n_levels, (11, *model.image_shape), generator=torch.Generator().manual_seed(5))

@@ -1,4 +1,4 @@
-"""The convolutional VAE against quadrature, at sizes that halve and at sizes that do not."""
+"""The convolutional VAE, compared with quadrature, for even and odd sizes."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from support.cases import CONV_VAE, small_model
 def test_weights_average_to_the_mass(name: str, generator: torch.Generator) -> None:
     model = small_model(name)
     assert isinstance(model, ConvVAE)
-    # a proposal wider than the prior bounds the weights, so that their spread tells their error
+    # a proposal wider than the prior bounds the weights, so that their spread is a valid error estimate
     last = model.encoder[-1]
     assert isinstance(last, torch.nn.Conv2d)
     last.weight.mul_(0.3)
@@ -41,7 +41,7 @@ def test_every_place_sees_the_code_and_every_code_the_image(
     mean = model.decode(z).mean
     assert mean.shape == (3, 2, *shape)
     (gradient,) = torch.autograd.grad(mean[1, 0].sum(), z)
-    assert (gradient[1, 0] != 0).all()  # every unit of the code is seen somewhere
+    assert (gradient[1, 0] != 0).all()  # every unit of the code is used somewhere
     assert not gradient[0].any()
     assert not gradient[:, 1].any()
     x = torch.rand(2, *shape, generator=generator, dtype=torch.float64, requires_grad=True)
@@ -51,7 +51,7 @@ def test_every_place_sees_the_code_and_every_code_the_image(
 
 
 def test_the_start_is_the_marginal_of_each_channel(generator: torch.Generator) -> None:
-    """With the weights of the output at zero each pixel has the shares of the levels in its channel."""
+    """With the output weights at zero, each pixel has the shares of the levels in its channel."""
     model = ConvVAE((2, 3, 3), 3, **CONV_VAE).double()
     images = torch.randint(3, (30, 2, 3, 3), generator=generator).to(torch.uint8)
     images[:, 1] = 2 * (images[:, 1] // 2)

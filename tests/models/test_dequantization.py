@@ -1,4 +1,4 @@
-"""Noise stays in its cell, has the density that it says, and is fixed where it shall be."""
+"""Noise stays in its cell, has the stated density, and is fixed if it should be."""
 
 import math
 
@@ -26,7 +26,7 @@ SIZES = {"n_couplings": 3, "n_filters": 6, "n_blocks": 1}
 
 
 def learned(image_shape: tuple[int, int, int], n_levels: int, n_couplings: int = 3) -> VariationalDequantizer:
-    """Learned noise in float64, far from its start."""
+    """Return learned noise in float64 with changed weights."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         noise = VariationalDequantizer(image_shape, n_levels, **{**SIZES, "n_couplings": n_couplings}).double()
@@ -61,7 +61,7 @@ def test_flooring_inverts(n_levels: int, generator: torch.Generator) -> None:
 
 
 def test_uniform_noise_has_the_moments_and_no_density(generator: torch.Generator) -> None:
-    """200,000 draws: mean and variance within 4.9 standard errors."""
+    """200,000 draws: mean and variance are within 4.9 standard errors."""
     x = torch.zeros(100, 1, 2, 10, dtype=torch.uint8)
     u, log_r = UniformDequantizer()(x, 100, generator=generator, noise=None)
     assert u.shape == (100, *x.shape)
@@ -90,7 +90,7 @@ def test_given_noise_comes_first_and_the_rest_is_drawn(generator: torch.Generato
 
 
 def test_learned_noise_moves_every_place_given_another() -> None:
-    """Two-sided: with two couplings each u depends on its own v and on the v of some other place."""
+    """Two-sided: with two couplings each u depends on its own v and on the v of some other sub-pixel."""
     noise = learned((1, 2, 3), 4, n_couplings=2)
     x = torch.tensor([[[[0, 3, 1], [2, 2, 0]]]], dtype=torch.uint8)
     v = torch.linspace(0.1, 0.9, 6, dtype=torch.float64)

@@ -17,12 +17,12 @@ from support.cases import SMALL, small_model
 
 EXACT = [name for name, (family, *_) in SMALL.items() if MODELS[family].is_exact]
 CLOSED_FORM = ("histogram", "gaussian")
-# a Gaussian has mass outside the unit cube, which its samples move inside; test_gaussian.py checks their moments
+# a Gaussian has mass outside the unit cube, and its samples are moved inside; test_gaussian.py checks their moments
 SAMPLED = [name for name, (family, *_) in SMALL.items() if not issubclass(MODELS[family], models.DensityModel)]
 
 
 def test_every_family_has_cases_parameters_and_a_class() -> None:
-    """But for that of models from elsewhere: ``tests/models/external``."""
+    """Except external models, which are tested in ``tests/models/external``."""
     assert MODELS.keys() == FAMILIES.keys() == {*(family for family, *_ in SMALL.values()), "external"}
 
 
@@ -62,11 +62,11 @@ def test_the_kth_weight_does_not_depend_on_how_many_there_are(name: str) -> None
     few = torch.cat([model.log_weights(images, k, generator=generator) for k in (2, 1, 2)])
     assert many.shape == (5, 7)
     torch.testing.assert_close(many, few, rtol=0, atol=room)
-    assert float((drawn(4) - many).detach().abs().min()) > 1000 * room  # other draws are seen
+    assert float((drawn(4) - many).detach().abs().min()) > 1000 * room  # other draws would be noticed
 
 
 def sensitivities(model: ImageModel, n_draws: int, n_images: int = 300) -> list[torch.Tensor]:
-    """The size of the derivative of log w in each weight, summed over images, for several draws of all weights."""
+    """Return |d log w / d weight| for each weight, summed over images and several draws of all weights."""
     parameters = list(model.parameters())
     seen = [torch.zeros_like(parameter) for parameter in parameters]
     labels = None if model.n_classes is None else torch.arange(n_images) % model.n_classes
@@ -85,12 +85,12 @@ def sensitivities(model: ImageModel, n_draws: int, n_images: int = 300) -> list[
 
 @pytest.mark.parametrize("name", ["flow-maf", "flow-nsf", "flow-margin", "vae-rgb", "vae-logistics"])
 def test_the_weights_that_are_counted_are_those_that_matter(name: str) -> None:
-    """Masks let through as many weights as ``n_parameters`` says, found by their derivatives in fifteen networks."""
+    """Masks let ``n_parameters`` weights through, counted by their derivatives in fifteen networks."""
     model = small_model(name)
     assert sum(int((total > 0).sum()) for total in sensitivities(model, 15)) == model.n_parameters
 
 
-# in one row or one column of pixels, some stacks of a causal network see nothing
+# with one row or one column of pixels, some stacks of a causal network have no inputs
 WITH_WEIGHTS = [
     name
     for name, (family, _, shape, _) in SMALL.items()
@@ -110,14 +110,14 @@ def test_no_weight_of_a_label_is_a_dead_end() -> None:
 
 
 def dead_ends(model: ImageModel) -> list[str]:
-    """The parameters of which no weight has a derivative in two networks; more images could only find fewer."""
+    """Return the parameters without a derivative for any weight in two networks; more images find at most fewer."""
     names = [name for name, _ in model.named_parameters()]
     return [name for name, total in zip(names, sensitivities(model, 2, n_images=40), strict=True) if not total.any()]
 
 
 @pytest.mark.parametrize("name", SAMPLED)
 def test_samples_follow_the_masses(name: str) -> None:
-    """The counts of all images in 4,000 samples, by exact binomial tails: one seed in 100,000 fails."""
+    """Counts of all images in 4,000 samples fit, by exact binomial tails: one seed in 100,000 fails."""
     model = small_model(name)
     images = laws.all_images(model.image_shape, model.n_levels)
     if isinstance(model, models.LatentModel):
@@ -174,7 +174,7 @@ def test_the_keys_of_a_section_are_the_arguments_of_the_class(family: str) -> No
 
 
 def test_parameters_are_counted_that_are_free() -> None:
-    """By hand: 6 sub-pixels of 3 levels; a mean and a triangle; a stack of masked convolutions."""
+    """Counted by hand: 6 sub-pixels of 3 levels; a mean and a triangle; a stack of masked convolutions."""
     assert small_model("histogram-grey").n_parameters == 6 * 2
     assert small_model("gaussian-rgb").n_parameters == 3 + 6
     first, reduce, convolve, expand = 4 * 12, 12 * 6, 5 * 6 * 6, 6 * 12
@@ -219,7 +219,7 @@ def test_parameters_that_do_not_fit_the_images_are_refused(family: str, params: 
 
 @pytest.mark.parametrize("family", ["pixelcnn", "gated_pixelcnn", "pixelcnn_pp"])
 def test_a_network_starts_near_the_marginals(family: str, generator: torch.Generator) -> None:
-    """Images of two levels in ten cost about their entropy of 1 bit at the start, not the 3.3 bits of ten levels."""
+    """Images that use two of ten levels cost about their entropy of 1 bit at the start, not 3.3 bits."""
     params = {"pixelcnn": cases.PIXELCNN, "gated_pixelcnn": cases.GATED, "pixelcnn_pp": {**cases.PLUS, "n_mixtures": 1}}
     model = build(family, {**params[family], "likelihood": "categorical"}, (1, 6, 6), 10)
     images = torch.randint(2, (200, 1, 6, 6), generator=generator).to(torch.uint8) * 7

@@ -1,4 +1,4 @@
-"""Classic mistakes of flows and their noise, each with the law that must catch it (as in ``tests/test_mutants.py``)."""
+"""Classic mistakes in flows and their noise, each with the law that must find it (as in ``tests/test_mutants.py``)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from models import test_flows as flows
 from support.mutants import Mutant, must_die
 from training import test_training
 
-N_NODES = 6  # in each piece: enough for the laws to hold, with the tolerances that they have
+N_NODES = 6  # in each piece: enough for the laws to hold with their tolerances
 
 
 def generator() -> torch.Generator:

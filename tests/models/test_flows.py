@@ -20,7 +20,7 @@ from support.cases import SMALL, small_model
 
 FLOWS = [name for name, (family, *_) in SMALL.items() if family in ("flow", "realnvp")]
 ON_A_PLANE = [name for name in FLOWS if math.prod(SMALL[name][2]) == 2 and SMALL[name][1]["logit_margin"] == 0]
-BEYOND_THE_CUBE = ["flow-margin-plane", "flow-no-logit-plane"]  # part of their density lies outside, and is lost
+BEYOND_THE_CUBE = ["flow-margin-plane", "flow-no-logit-plane"]  # part of their density lies outside and is lost
 
 
 def small_flow(name: str) -> NormalizingFlow:
@@ -39,7 +39,7 @@ def nodes_of_cells(n_levels: int, n_nodes: int = 16) -> tuple[Tensor, Tensor, Te
     unit, weight = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(n_nodes))
     z, w = [], []
     for low, high in itertools.pairwise(edges):
-        for part in range(3):  # networks of rectifiers have kinks: many short pieces
+        for part in range(3):  # networks with rectifiers have kinks, so many short pieces are needed
             start, width = low + (high - low) * part / 3, (high - low) / 3
             z.append(start + width * (unit + 1) / 2)
             w.append(weight * width / 2)
@@ -49,7 +49,7 @@ def nodes_of_cells(n_levels: int, n_nodes: int = 16) -> tuple[Tensor, Tensor, Te
 def masses_on_a_plane(model: NormalizingFlow, n_nodes: int = 16) -> Tensor:
     """Integrate the density over every cell of an image of two sub-pixels, (L*L,) in the order of ``all_images``.
 
-    Over the logit of y, where edge cells reach to infinity and y itself would round to 1.
+    The integral is over the logit of y, because cells at the edge reach to infinity and y itself would round to 1.
     """
     at, w, cell = nodes_of_cells(model.n_levels, n_nodes)
     grid = torch.cartesian_prod(at, at).reshape(-1, *model.image_shape)
@@ -102,9 +102,9 @@ def test_weights_average_to_the_mass_inside_the_cube(name: str, generator: torch
 @pytest.mark.processor
 @pytest.mark.parametrize("transform", ["maf", "nsf"])
 def test_no_mass_is_lost_in_half_precision(transform: str) -> None:
-    """Under autocast the second value given the first still has a density that integrates to one.
+    """Under autocast, the density of the second value given the first still integrates to one.
 
-    With one transform z_1 depends on y_1 alone, so that the integral over y_2 is N(z_1) times the derivative of z_1.
+    With one transform, z_1 depends only on y_1, so the integral over y_2 is N(z_1) times the derivative of z_1.
     """
     params = {**SMALL["flow-maf"][1], "transform": transform, "n_transforms": 1}
     model = build("flow", params, (1, 1, 2), 4)
@@ -125,7 +125,7 @@ def test_no_mass_is_lost_in_half_precision(transform: str) -> None:
         ladj_given_first = ladj.reshape(len(first), -1) - derivative[..., 0].double().log().reshape(len(first), -1)
         densities.append(torch.exp(ladj_given_first - z[..., 1].square() / 2).detach() / math.tau**0.5)
         torch.testing.assert_close(densities[-1] @ w, torch.ones(len(first)).double(), rtol=0, atol=1e-3)
-    assert (densities[0] - densities[1]).abs().max() > 1e-4  # half precision did run: float32 would move 1e-6
+    assert (densities[0] - densities[1]).abs().max() > 1e-4  # half precision was used: float32 would differ by 1e-6
 
 
 def through(stack: list[Bijection], flat: Tensor, shape: tuple[int, int, int]) -> Tensor:
@@ -136,7 +136,7 @@ def through(stack: list[Bijection], flat: Tensor, shape: tuple[int, int, int]) -
 
 
 def test_every_stack_of_couplings_moves_everything(generator: torch.Generator) -> None:
-    """Before and after each squeeze, every value is moved given values of the other colour, or half of the channels."""
+    """Before and after each squeeze, every value changes with values of the other colour or half of the channels."""
     model = small_flow("realnvp-three-scales")
     assert isinstance(model, RealNVP)
     n_stacks = 0
@@ -156,7 +156,7 @@ def test_every_stack_of_couplings_moves_everything(generator: torch.Generator) -
 
 
 def test_every_normalisation_starts_at_mean_0_and_spread_1(generator: torch.Generator) -> None:
-    """On the images that the start is taken from, whatever the couplings between do."""
+    """This holds on the images of the initialisation, for any couplings in between."""
     model = small_flow("realnvp-three-scales")
     with torch.no_grad():
         y = torch.randn(400, *model.image_shape, generator=generator, dtype=torch.float64) * 3 + 1
@@ -174,7 +174,7 @@ def test_every_normalisation_starts_at_mean_0_and_spread_1(generator: torch.Gene
 
 @pytest.mark.parametrize("name", ON_A_PLANE)
 def test_samples_follow_the_masses(name: str) -> None:
-    """The counts of all images in 4,000 samples, by exact binomial tails: one seed in 100,000 fails."""
+    """Counts of all images in 4,000 samples fit, by exact binomial tails: one seed in 100,000 fails."""
     model = small_flow(name)
     samples = model.sample(4_000, generator=torch.Generator().manual_seed(5)).flatten(1).long()
     masses = masses_on_a_plane(model).clamp(max=1)
@@ -189,7 +189,7 @@ def test_ladj_is_the_jacobian(name: str, generator: torch.Generator) -> None:
     model = small_flow(name)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.mul_(0.5)  # the Jacobian of many couplings at full strength has hardly a digit left
+            parameter.mul_(0.5)  # the Jacobian of many couplings at full strength would hardly have a correct digit
     y = 0.02 + 0.96 * torch.rand(4, *model.image_shape, generator=generator, dtype=torch.float64)
     z, ladj = model.to_latent(y)
     for image in range(len(y)):
@@ -199,7 +199,7 @@ def test_ladj_is_the_jacobian(name: str, generator: torch.Generator) -> None:
 
         jacobian = torch.autograd.functional.jacobian(moved, y[image].flatten())
         torch.testing.assert_close(ladj[image], torch.linalg.slogdet(jacobian).logabsdet, rtol=1e-8, atol=1e-8)
-        # the other side: every value of z is moved by some value that is not its own
+        # the other side: every value of z depends on some other value
         assert ((jacobian != 0).sum(1) > 1).all()
         assert ((jacobian != 0).sum(0) > 1).all()
     torch.testing.assert_close(model.from_latent(z), y, rtol=0, atol=1e-9)
@@ -215,7 +215,7 @@ def test_ladj_is_the_jacobian(name: str, generator: torch.Generator) -> None:
     ],
 )
 def test_the_inverse_inverts(family: str, params: dict, generator: torch.Generator) -> None:
-    """In float32 after 200 steps on images of two kinds of rows: 1e-5 from data to the normal and back, and around."""
+    """After 200 float32 steps on images with two kinds of rows: to 1e-5 from data to normal and back, and reverse."""
     shared = {"logit_margin": 0.0, "dequantization": "uniform", "variational": VARIATIONAL}
     model = build(family, {**params, **shared}, (1, 4, 4), 5)
     assert isinstance(model, NormalizingFlow)

@@ -1,4 +1,4 @@
-"""The two stacks of the gated PixelCNN: what they see, and what a label does."""
+"""The two stacks of the gated PixelCNN: their receptive field, and the effect of labels."""
 
 import itertools
 
@@ -40,18 +40,18 @@ def test_causality_is_two_sided(shape: tuple[int, int, int], changes: dict, gene
 
 
 def test_there_is_no_blind_spot(generator: torch.Generator) -> None:
-    """What is promised grows to both sides in every row above; an image within reach is seen wholly."""
+    """The promised field grows to both sides in every row above; an image within reach is completely seen."""
     for n_layers in (1, 4, 12):
         field = laws.gated_receptive_field(7, n_layers)
         reach = 3 + n_layers
         rows_above = itertools.product(range(-reach, 0), range(-reach, reach + 1))
-        assert set(rows_above) <= field  # where the plain stack has not even (-1, 4)
+        assert set(rows_above) <= field  # the plain stack does not even have (-1, 4)
     shape = (1, 4, 4)
     laws.causality_is_two_sided(gated(shape), laws.sees_offsets(shape, None), generator)
 
 
 def test_each_class_is_a_mass(generator: torch.Generator) -> None:
-    """Masses given each label sum to one, labels matter, and the order is kept with them."""
+    """Masses given each label sum to one, labels change the result, and the model stays causal with labels."""
     shape, n_classes = (1, 2, 3), 3
     model = gated(shape, 2, n_classes=n_classes)
     images = laws.all_images(shape, 2)
@@ -66,7 +66,7 @@ def test_each_class_is_a_mass(generator: torch.Generator) -> None:
 
 
 def test_samples_follow_their_class() -> None:
-    """The mean image of 4,000 samples of each class: one of 18 is 4.9 standard errors off once in 58,000 seeds."""
+    """Mean image of 4,000 samples per class: one of 18 values is 4.9 standard errors off once in 58,000 seeds."""
     shape = (1, 2, 3)
     model = gated(shape, 2, n_classes=3)
     images = laws.all_images(shape, 2)
@@ -81,7 +81,7 @@ def test_samples_follow_their_class() -> None:
 
 def test_labels_that_are_no_class_are_one_sentence() -> None:
     model = gated((1, 2, 2), n_classes=3)
-    with pytest.raises(Exception, match=r"n_classes = 3 needs labels, but these images have none"):
+    with pytest.raises(Exception, match=r"n_classes = 3 needs labels, but these images have no labels"):
         check_labels(model, {})
     labels = torch.tensor([0, 3]).numpy()
     with pytest.raises(Exception, match=r"takes labels from 0 to 2, but those of the test images go from 0 to 3"):
@@ -92,7 +92,7 @@ def test_labels_that_are_no_class_are_one_sentence() -> None:
 
 
 def test_a_label_says_nothing_at_the_start() -> None:
-    """Before training all classes are one: a class is learnt, not drawn by chance."""
+    """Before training all classes are equal: differences are learned, not drawn at random."""
     model = GatedPixelCNN((1, 3, 3), 3, **SIZES, n_classes=4)
     x = laws.all_images((1, 3, 3), 2)[:5]
     first = model.log_weights(x, labels=torch.zeros(5, dtype=torch.int64))
@@ -102,7 +102,7 @@ def test_a_label_says_nothing_at_the_start() -> None:
 
 @pytest.mark.parametrize("silenced", ["vertical_gate", "horizontal_gate"])
 def test_a_label_acts_in_both_stacks(silenced: str) -> None:
-    """With the labels of one kind of gate silenced, those of the other still matter; with both, none do."""
+    """Without labels in one kind of gate, those in the other still have an effect; without both, there is none."""
     model = gated((1, 4, 4), n_classes=2)
     x = laws.all_images((1, 4, 4), 2)[:40]
 
@@ -113,6 +113,6 @@ def test_a_label_acts_in_both_stacks(silenced: str) -> None:
     other = {"vertical_gate": "horizontal_gate", "horizontal_gate": "vertical_gate"}[silenced]
     for kind, expected in ((silenced, True), (other, False)):
         gates = [getattr(layer, kind) for layer in model.both_stacks]
-        for gate in gates[:-1] if kind == "vertical_gate" else gates:  # the last vertical gate says nothing to anybody
+        for gate in gates[:-1] if kind == "vertical_gate" else gates:  # the last vertical gate is not used
             torch.nn.init.zeros_(gate.of_label.weight)
         assert differs() is expected

@@ -1,4 +1,4 @@
-"""The Gaussian against quadrature over each cell, and its closed-form fit."""
+"""The Gaussian, compared with quadrature over each cell, and its closed-form fit."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def test_the_density_integrates_to_one() -> None:
 
 
 def test_the_fit_is_the_maximum_likelihood_with_the_noise_integrated_out(generator: torch.Generator) -> None:
-    """Against the sample covariance of images dequantized 4,000 times: within 5 standard errors, one seed in 10^5."""
+    """Within 5 standard errors of the covariance of images dequantized 4,000 times; one seed in 10^5 fails."""
     images = torch.randint(5, (40, 1, 1, 3), generator=generator).to(torch.uint8)
     model = Gaussian((1, 1, 3), 5).double()
     model.initialise(images)
@@ -68,14 +68,14 @@ def test_the_given_noise_is_the_first_draw(generator: torch.Generator) -> None:
     images = laws.all_images(model.image_shape, model.n_levels)
     noise = torch.rand(images.shape, generator=generator)
     log_w = model.log_weights(images, 3, noise=noise, generator=generator)
-    y = (images.double() + noise.double() + 2**-25) / 3  # the middle of the noise's step
+    y = (images.double() + noise.double() + 2**-25) / 3  # the middle of the step of the noise
     expected = model.log_density(y) - 2 * np.log(3)
     torch.testing.assert_close(log_w[0], expected, rtol=0, atol=laws.ROUNDING)
     assert not torch.equal(log_w[1], log_w[0])
 
 
 def test_samples_have_the_moments(generator: torch.Generator) -> None:
-    """20,000 samples of a normal well inside the cube: mean and spread within 5 standard errors."""
+    """20,000 samples of a normal well inside the cube: mean and spread are within 5 standard errors."""
     model = Gaussian((1, 1, 2), 200).double().eval()
     model.mean.fill_(0.5)
     model.whitening.copy_(torch.linalg.inv(torch.tensor([[0.05, 0.0], [0.03, 0.04]], dtype=torch.float64)))

@@ -1,4 +1,4 @@
-"""The histogram: counting, done by hand."""
+"""The histogram, compared with counts by hand."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_counts_are_those_of_the_levels(monkeypatch: pytest.MonkeyPatch, generat
 
 
 def test_samples_follow_the_counts(generator: torch.Generator) -> None:
-    """20,000 images of two sub-pixels, five levels: one of ten shares is beyond 4.9 errors once in 100,000 seeds."""
+    """20,000 images of two sub-pixels, five levels: a share is beyond 4.9 standard errors once in 100,000 seeds."""
     images = torch.randint(5, (40, 1, 1, 2), generator=generator).to(torch.uint8)
     model = Histogram((1, 1, 2), 5, pseudocount=1.0).eval()
     model.initialise(images)

@@ -1,4 +1,4 @@
-"""What is not an input of a model is refused, by every family and every function that takes it, in one sentence."""
+"""Inputs that do not fit a model are refused in one sentence, by every family and every function that takes them."""
 
 import re
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def model_of(name: str) -> ImageModel:
 
 
 def inputs(model: ImageModel) -> tuple[Tensor, dict[str, Tensor]]:
-    """Three images, and their labels where the model takes any."""
+    """Return three images, and labels if the model takes them."""
     return laws.some_images(model, 3), {} if model.n_classes is None else {"labels": torch.tensor([2, 0, 1])}
 
 
@@ -46,7 +46,7 @@ def seeded() -> torch.Generator:
 
 
 def with_value(value: int) -> Callable[[Tensor], Tensor]:
-    """Return a change of one value of an image."""
+    """Return a function that changes one value of an image."""
 
     def changed(x: Tensor) -> Tensor:
         x = x.to(torch.int64 if value < 0 else x.dtype)
@@ -56,7 +56,7 @@ def with_value(value: int) -> Callable[[Tensor], Tensor]:
     return changed
 
 
-# all that takes images: the first is the images, ``labels`` are those of a model that is given the class
+# all functions of images: the first argument is the images; ``labels`` are for models conditioned on labels
 def scoring(model: ImageModel) -> dict[str, Function]:
     return {
         "log_weights": lambda x, **labels: model.log_weights(x, 2, **labels),
@@ -97,7 +97,7 @@ def refused(function: Function, words: str, *args: object, **options: object) ->
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_not_an_input_of_the_model_is_refused(name: str) -> None:
-    """Each function takes the images of the model, and refuses each thing that is not."""
+    """Each function accepts the images of the model, and refuses every other input."""
     model = model_of(name)
     (x, labels), top = inputs(model), model.n_levels
     shape = re.escape(f"must have shape (B, {', '.join(map(str, model.image_shape))}), B at least 1, not (")
@@ -154,7 +154,7 @@ def test_labels_that_are_not_those_of_the_images_are_refused() -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != GIVEN_CLASS])
 def test_a_model_that_is_given_no_class_ignores_labels(name: str) -> None:
-    """The images of one data set are scored by models of both sorts."""
+    """Models of both sorts are evaluated on the same data set."""
     model = small_model(name)
     x, _ = inputs(model)
     with_and_without = [
@@ -186,7 +186,7 @@ def test_noise_that_is_not_that_of_the_images_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_training_mode_is_refused(name: str) -> None:
-    """By all that has no meaning in it, of a part alone too; the log-weights are what training asks for."""
+    """All functions without a meaning in training mode refuse it, also in one part; log-weights are allowed."""
     model = model_of(name)
     x, labels = inputs(model)
     functions = {name: function for name, function in (scoring(model) | others(model)).items() if name != "log_weights"}
@@ -248,7 +248,7 @@ def test_a_device_without_a_number_is_any_of_its_sort() -> None:
 
 
 def test_a_level_beyond_a_byte_is_refused_too() -> None:
-    """Of a byte there is nothing to read where there are 256 levels; of other types, there is."""
+    """With 256 levels, uint8 values need no check, but values of other types do."""
     model = build("pixelcnn", {**cases.PIXELCNN, "likelihood": "logistic"}, (1, 2, 2), 256).eval()
     x = torch.full((1, 1, 2, 2), 255, dtype=torch.uint8)
     assert model.log_weights(x).isfinite().all()

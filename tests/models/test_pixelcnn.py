@@ -31,7 +31,7 @@ def test_causality_is_two_sided(
     n_mixtures: int,
     generator: torch.Generator,
 ) -> None:
-    """Where the likelihood couples the channels itself, the order inside a pixel is the same."""
+    """If the likelihood itself couples the channels, the order inside a pixel is the same."""
     head = {"likelihood": likelihood, "n_mixtures": n_mixtures}
     model = PixelCNN(shape, 3, n_filters=24, n_blocks=n_blocks, kernel_size=kernel_size, **head).double()
     with torch.random.fork_rng():
@@ -42,7 +42,7 @@ def test_causality_is_two_sided(
 
 
 def test_the_blind_spot_exists() -> None:
-    """However deep the stack, one row up and beyond the first kernel to the right nothing is ever seen."""
+    """For any depth, positions one row up and to the right of the first kernel are never seen."""
     for n_blocks in (1, 4, 12):
         field = laws.receptive_field(7, n_blocks)
         assert (-1, 3) in field

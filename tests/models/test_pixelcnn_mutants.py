@@ -1,4 +1,4 @@
-"""Mistakes of causal networks and of sampling, each of which some law must catch (as in ``tests/test_mutants.py``)."""
+"""Mistakes in causal networks and in sampling, each of which a law must find (as in ``tests/test_mutants.py``)."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def without_a_new_row(self: Any, x: Tensor, memory: Any, n_rows: int, left: int,
 
 
 def of_the_last_coarse_place(self: Any, x: Tensor | None, size: tuple[int, int], memory: Any = None) -> Tensor:
-    """Remember one coarse place instead of a row of them."""
+    """Cache one coarse position instead of a whole row."""
     if memory is None or self.n_left:
         return UPSAMPLE(self, x, size, memory)
     known = memory.of(self, self.known)

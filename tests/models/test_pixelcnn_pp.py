@@ -1,4 +1,4 @@
-"""The two shifted streams of the PixelCNN++: what they see, their size, and an implementation that shares nothing."""
+"""The two shifted streams of the PixelCNN++: their receptive field, their size, and an independent implementation."""
 
 import pytest
 import torch
@@ -29,14 +29,14 @@ COUPLED = {"likelihood": "coupled_logistic", "n_mixtures": 2}
     ],
 )
 def test_causality_is_two_sided(shape: tuple[int, int, int], changes: dict, generator: torch.Generator) -> None:
-    """All pixels before, and nothing else: these images are within reach."""
+    """A pixel sees all earlier pixels and nothing else: these images are within reach."""
     model = laws.scattered(PixelCNNpp(shape, 3, **{**SIZES, **changes}), spread=0.5)
     assert isinstance(model, PixelCNNpp)
     laws.causality_is_two_sided(model, laws.sees_offsets(shape, None), generator)
 
 
 def test_the_published_size() -> None:
-    """5 blocks of 160 filters and 10 mixtures on CIFAR-10: 53.66 million, as the public PyTorch version has."""
+    """5 blocks of 160 filters and 10 mixtures on CIFAR-10: 53.66 million, as in the public PyTorch version."""
     sizes = {"n_filters": 160, "n_blocks": 5, "n_scales": 3, "dropout": 0.5}
     with torch.device("meta"):
         model = PixelCNNpp((3, 32, 32), 256, **sizes, likelihood="coupled_logistic", n_mixtures=10)
@@ -44,7 +44,7 @@ def test_the_published_size() -> None:
 
 
 def test_a_plain_implementation_agrees(generator: torch.Generator) -> None:
-    """Log-likelihoods of random images, in float64, by pads and shifts and the formula with sigmoids."""
+    """Log-likelihoods of random images in float64 agree with padding, shifts and the formula with sigmoids."""
     sizes = {"n_filters": 8, "n_blocks": 2, "n_scales": 3, "dropout": 0.5}
     model = build("pixelcnn_pp", {**sizes, **COUPLED}, (3, 8, 12), 16).double().eval()
     images = torch.randint(16, (6, 3, 8, 12), generator=generator).to(torch.uint8)
@@ -60,7 +60,7 @@ def test_a_plain_implementation_agrees(generator: torch.Generator) -> None:
 
 
 def test_the_start_is_spread_alike(generator: torch.Generator) -> None:
-    """After ``initialise`` every output of every layer has mean zero and its spread over those images."""
+    """After ``initialise``, every output of every layer has mean zero and the given spread over those images."""
     model = PixelCNNpp((1, 12, 12), 5, n_filters=6, n_blocks=1, n_scales=3, dropout=0.5, **ONE).double()
     images = torch.randint(5, (40, 1, 12, 12), generator=generator).to(torch.uint8)
     model.initialise(images)
@@ -75,7 +75,7 @@ def test_the_start_is_spread_alike(generator: torch.Generator) -> None:
     assert len(seen) == len([name for name, _ in model.named_parameters() if name.endswith("gain")]) - 1
     for name, output, start in seen:
         spread, mean = output.std((0, 2, 3), correction=0), output.mean((0, 2, 3))
-        assert (spread / start - 1).abs().max() < 0.35, name  # upsampled maps are cut, so that their spread moves a bit
+        assert (spread / start - 1).abs().max() < 0.35, name  # cropping changes the spread of upsampled maps
         assert mean.abs().max() < 0.3 * start, name
     changes = [spread for name, output, spread in seen if name.endswith("second")]
     assert set(changes) == {START_OF_CHANGES}

@@ -1,4 +1,4 @@
-"""Sampling by what a pixel changes: the same images as by a full pass for each, for much less work."""
+"""Cached sampling: the same images as with a full pass for each pixel, with much less work."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ CASES = {
 
 
 def model_of(name: str) -> AutoregressiveModel:
-    """Build a case in float32, initialised, its weights moved so that no output is small."""
+    """Build a model in float32, initialised, with changed weights so that no output is small."""
     family, params, shape = CASES[name]
     generator = torch.Generator().manual_seed(1)
     model = build(family, params, shape, 6).eval()
@@ -41,9 +41,9 @@ def model_of(name: str) -> AutoregressiveModel:
 @pytest.mark.parametrize("name", CASES)
 @torch.no_grad()
 def test_cached_outputs_are_those_of_a_full_pass(name: str, generator: torch.Generator) -> None:
-    """Pixel by pixel, with later values unknown, and row by row; float32, to the rounding of a full pass.
+    """Pixel by pixel, with unknown later values, and row by row, in float32 they agree up to rounding.
 
-    Without the first row they are far away.
+    Without the first row they differ strongly.
     """
     model = model_of(name)
     _, height, width = model.image_shape
@@ -54,7 +54,7 @@ def test_cached_outputs_are_those_of_a_full_pass(name: str, generator: torch.Gen
     assert room < 1e-4
     forgetful = torch.cat([torch.zeros_like(x[:, :, :1]), x[:, :, 1:]], 2)
     assert (model.outputs(forgetful) - full)[:, :, 1:].abs().max() > 100 * room
-    for by_row in (0, height // 2, height):  # so many first rows at once
+    for by_row in (0, height // 2, height):  # number of first rows that are computed row by row
         memory, known = Memory(height, width), torch.zeros_like(x)
         for row in range(height):
             if row < by_row:
@@ -64,7 +64,7 @@ def test_cached_outputs_are_those_of_a_full_pass(name: str, generator: torch.Gen
                 continue
             for column in range(width):
                 place = (..., slice(row, row + 1), slice(column, column + 1))
-                for group in range(model.head.n_groups):  # channels of a pixel become known one after the other
+                for group in range(model.head.n_groups):  # the channels of a pixel become known one after the other
                     found = outputs_at(model, known, row, column, memory, None)
                     per_group = full.shape[1] // model.head.n_groups
                     group_of = slice(group * per_group, (group + 1) * per_group)
@@ -76,7 +76,7 @@ def test_cached_outputs_are_those_of_a_full_pass(name: str, generator: torch.Gen
 
 @pytest.mark.parametrize("name", CASES)
 def test_cached_images_are_naive_images(name: str) -> None:
-    """In float64: a draw is another one only if rounding, of 1e-13, takes a mass past its random number."""
+    """In float64, a draw differs only if rounding, of 1e-13, moves a mass past its random number."""
     model = model_of(name).double()
     cached, naive = (
         ancestral_sample(model, 5, generator=torch.Generator().manual_seed(3), use_cache=use_cache)
@@ -89,7 +89,7 @@ def test_cached_images_are_naive_images(name: str) -> None:
 
 @pytest.mark.processor
 def test_labels_reach_cached_images() -> None:
-    """Cached = naive with labels too, an image of each class at a time; another class draws another image."""
+    """Cached images equal naive ones with labels too, one class at a time; another class gives another image."""
     params = {**GATED[1], **HEAD, "n_classes": 3}
     model = laws.scattered(build("gated_pixelcnn", params, (1, 5, 4), 4), spread=0.3)
     assert isinstance(model, AutoregressiveModel)
@@ -134,7 +134,7 @@ def operations(model: AutoregressiveModel, *, use_cache: bool) -> int:
 @pytest.mark.parametrize("name", [name for name in CASES if "7x9" in name])
 @torch.no_grad()
 def test_the_cache_saves_work(name: str) -> None:
-    """Naively each visit of a pixel costs a pass; with the cache all visits of all pixels cost about one."""
+    """Naively, each visit of a pixel costs a pass; with the cache, all visits of all pixels cost about one pass."""
     model = model_of(name)
     with FlopCounterMode(display=False) as counter:
         model.outputs(torch.zeros(2, *model.image_shape, dtype=torch.uint8))
@@ -147,7 +147,7 @@ def test_the_cache_saves_work(name: str) -> None:
 @pytest.mark.processor
 @pytest.mark.parametrize("name", [name for name in CASES if "5x6" in name])
 def test_given_rows_stay(name: str, generator: torch.Generator) -> None:
-    """Completions keep what is given, are the same naively (in float64, as above), and depend on it."""
+    """Completions keep the given rows, depend on them, and equal naive completions (in float64, as above)."""
     model = model_of(name).double()
     x = torch.randint(6, (3, *model.image_shape), generator=generator).to(torch.uint8)
     cached, naive = (
@@ -158,7 +158,7 @@ def test_given_rows_stay(name: str, generator: torch.Generator) -> None:
     assert torch.equal(cached[:, :, :2], x[:, :, :2])
     assert not torch.equal(cached[:, :, 2:], x[:, :, 2:])
     other = x.clone()
-    other[:, :, 2:] = 5 - other[:, :, 2:]  # what is not given does not matter
+    other[:, :, 2:] = 5 - other[:, :, 2:]  # rows that are not given do not matter
     assert torch.equal(completed(model, other, 2, generator=torch.Generator().manual_seed(5)), cached)
     other[:, :, :2] = 5 - other[:, :, :2]
     assert not torch.equal(completed(model, other, 2, generator=torch.Generator().manual_seed(5)), cached)
@@ -166,7 +166,7 @@ def test_given_rows_stay(name: str, generator: torch.Generator) -> None:
 
 
 def test_a_completion_follows_the_masses_given_the_rows() -> None:
-    """The lower row of 2x2 images given the upper one, against enumeration: one seed in 50,000 is beyond 4.9 errors."""
+    """Lower rows of 2x2 images given upper ones fit an enumeration: one seed in 50,000 is beyond 4.9 errors."""
     model = laws.scattered(build("gated_pixelcnn", {**GATED[1], **HEAD}, (1, 2, 2), 2), spread=0.4)
     assert isinstance(model, AutoregressiveModel)
     images = laws.all_images((1, 2, 2), 2)

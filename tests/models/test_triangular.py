@@ -1,4 +1,4 @@
-"""Sequential noise: its weights average to the masses of cells, by quadrature, by closed forms and by scipy."""
+"""Sequential noise: its weights average to the masses of cells, compared with quadrature, closed forms and scipy."""
 
 import itertools
 import math
@@ -34,11 +34,11 @@ TRIANGULAR: dict[str, tuple[dict, tuple[int, int, int], int]] = {
     "margin": ({**ONE, "logit_margin": 0.05}, (1, 1, 2), 3),
     "no-logit": ({**ONE, "transform": "nsf", "logit_margin": None}, (2, 1, 1), 3),
 }
-IN_THE_CUBE = ["maf", "nsf", "learned-noise"]  # the density of the others lies partly outside, and is lost
+IN_THE_CUBE = ["maf", "nsf", "learned-noise"]  # the density of the others lies partly outside the cube and is lost
 
 
 def one_transform(name: str) -> Flow:
-    """Return a flow of one transform in float64, far from its start."""
+    """Return a flow with one transform in float64 and changed weights."""
     params, shape, n_levels = TRIANGULAR[name]
     model = build("flow", params, shape, n_levels).double().eval()
     generator = torch.Generator().manual_seed(4)
@@ -68,7 +68,7 @@ def test_weights_average_to_the_mass_of_the_cell(name: str) -> None:
 
 @pytest.mark.parametrize("name", IN_THE_CUBE)
 def test_all_masses_together_are_one(name: str) -> None:
-    """The sum over all images of one weight of each averages to one: one seed in a million fails."""
+    """The sum over all images, with one weight for each, averages to one: one seed in a million fails."""
     model = one_transform(name)
     images = laws.all_images(model.image_shape, model.n_levels)
     w = model.log_weights(images, 4_000, generator=torch.Generator().manual_seed(1), noise_from="sequential").exp()
@@ -106,12 +106,12 @@ def masses_of_a_correlated_normal() -> None:
 
 
 def test_masses_of_a_correlated_normal() -> None:
-    """All nine cells against scipy's distribution function."""
+    """All nine cells agree with scipy's distribution function."""
     masses_of_a_correlated_normal()
 
 
 def test_independent_dimensions_are_exact(generator: torch.Generator) -> None:
-    """One weight is the mass of the cell, to rounding, also where it is 40 deviations out."""
+    """One weight equals the mass of the cell up to rounding, even 40 standard deviations from the mean."""
     model = Gaussian((1, 1, 3), 5).double().eval()
     mean, scale = torch.tensor([0.3, 0.55, -0.4]).double(), torch.tensor([0.05, 0.4, 0.03]).double()
     model.mean.copy_(mean)
@@ -134,7 +134,7 @@ def exact_log_mass(level: int, mean: Tensor, scale: Tensor) -> float:
 
 
 class Recording(TriangularMap):
-    """A map that keeps what it is given."""
+    """A map that records the given values."""
 
     def __init__(self, walk: TriangularMap) -> None:
         self.walk, self.order, self.given = walk, walk.order, {}
@@ -153,7 +153,7 @@ class Recording(TriangularMap):
 
 @pytest.mark.parametrize("name", TRIANGULAR)
 def test_draws_stay_in_their_cells(name: str, generator: torch.Generator) -> None:
-    """Of all images; and both halves of each cell are reached."""
+    """This holds for all images; and both halves of each cell are reached."""
     model = one_transform(name)
     images = laws.all_images(model.image_shape, model.n_levels)
     recording = Recording(model.triangular())
@@ -170,7 +170,7 @@ def test_draws_stay_in_their_cells(name: str, generator: torch.Generator) -> Non
 
 @pytest.mark.parametrize("name", ["no-logit", "margin", "gaussian"])
 def test_the_density_of_the_draws_integrates_to_one(name: str) -> None:
-    """The draws' r = p / (w L^D) over every cell, by quadrature with w(y) from the map."""
+    """The density r = p / (w L^D) integrates to one over every cell, by quadrature with w(y) from the map."""
     model: DensityModel = correlated()[0] if name == "gaussian" else one_transform(name)
     images = laws.all_images(model.image_shape, model.n_levels)
     nodes, weights = (torch.from_numpy(part) for part in flows.np.polynomial.legendre.leggauss(60))
@@ -180,7 +180,7 @@ def test_the_density_of_the_draws_integrates_to_one(name: str) -> None:
             y = (x + u) / model.n_levels  # (nodes, 2)
             walk = model.triangular()
             edges = walk.start(torch.stack([x, x + 1])[..., None] / model.n_levels, len(u))
-            inside = model.triangular().start(y.T[None].repeat(2, 1, 1), len(u))[0]  # where the map takes its values
+            inside = model.triangular().start(y.T[None].repeat(2, 1, 1), len(u))[0]  # coordinates of the map
             log_w = torch.zeros(len(u), dtype=torch.float64)
             for dim in walk.order:
                 z = walk.conditional(dim).forward(edges[:, dim].expand(2, len(u)))
@@ -222,7 +222,7 @@ def test_outputs_in_order_are_those_of_one_pass(order: list[int], hidden: list[i
         whole = network(x).unflatten(1, (5, 3))
         layers = [part for part in network if isinstance(part, MaskedLinear)]
         walk = InOrder(layers, [part for part in network if not isinstance(part, MaskedLinear)], order)
-        for _ in range(2):  # a second walk owes nothing to the first
+        for _ in range(2):  # a second run does not depend on the first
             walk.start(11)
             for dim in order:
                 torch.testing.assert_close(walk.outputs(dim).T, whole[:, dim], rtol=0, atol=1e-11)
@@ -251,7 +251,7 @@ def test_maps_are_those_of_zuko(kind: str, generator: torch.Generator) -> None:
 
 
 def test_rows_do_not_depend_on_chunks(generator: torch.Generator) -> None:
-    """The numbers that are drawn to the bit, weights to rounding; a generator that starts anew is noticed."""
+    """Random numbers agree exactly, weights up to rounding; a restarted generator would be noticed."""
     model = one_transform("nsf")
     images = laws.all_images(model.image_shape, model.n_levels)
     ask = {"noise_from": "sequential"}
@@ -278,7 +278,7 @@ def test_given_noise_is_the_first_draw(generator: torch.Generator) -> None:
 
 @pytest.mark.parametrize("name", ["maf", "nsf"])
 def test_a_float32_network_gives_the_same_masses(name: str) -> None:
-    """Eight levels of a float32 model against the same weights in float64: rounding of the network alone."""
+    """With eight levels, a float32 model agrees with float64 up to the rounding of the network."""
     model = one_transform(name)
     images = laws.all_images(model.image_shape, model.n_levels)
     noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(8))
@@ -289,7 +289,7 @@ def test_a_float32_network_gives_the_same_masses(name: str) -> None:
 
 
 def test_weights_vary_less_than_those_of_uniform_noise(generator: torch.Generator) -> None:
-    """For every image of every case; and no weight is above one."""
+    """This holds for every image of every case; and no weight is above one."""
     for name in TRIANGULAR:
         model = one_transform(name)
         images = laws.all_images(model.image_shape, model.n_levels)
@@ -312,7 +312,7 @@ def test_what_is_no_single_triangular_map_is_refused() -> None:
 
 
 def test_each_mass_is_one_factor() -> None:
-    """Given the first value, the masses of all cells of the second add up to one: of a logit without margin."""
+    """Given the first value, the masses of all cells of the second sum to one, for a logit without margin."""
     for name, at in itertools.product(IN_THE_CUBE, (-2.0, 0.0, 1.5)):
         model = one_transform(name)
         levels = torch.arange(model.n_levels).double()
@@ -340,7 +340,7 @@ def test_a_shift_leaves_the_masses(name: str) -> None:
 
 
 def chained(n_dims: int = 12) -> Gaussian:
-    """Return a normal whose dimensions follow each other closely, far narrower than a cell."""
+    """Return a normal with strongly dependent dimensions, given each other far narrower than a cell."""
     model = Gaussian((1, 1, n_dims), 4).double().eval()
     steps = torch.eye(n_dims, dtype=torch.float64) - 0.95 * torch.diag(torch.ones(n_dims - 1).double(), -1)
     model.mean.fill_(0.5)
@@ -363,12 +363,12 @@ def a_learned_shift_helps() -> None:
 
 
 def test_a_learned_shift_helps() -> None:
-    """More samples count, of the same mass."""
+    """The effective sample size grows, and the mass stays the same."""
     a_learned_shift_helps()
 
 
 def test_a_shift_is_shrunk_as_far_as_it_is_noise(generator: torch.Generator) -> None:
-    """Equal weights say nothing; a true shift comes back; zeros and spikes give no NaN; images are apart."""
+    """Equal weights give no shift; a true shift is found; zeros and spikes give no NaN; images are independent."""
     v = torch.rand(30, 256, 4, generator=generator, dtype=torch.float64)
     normal = torch.special.ndtri(v)
     true = torch.full((30,), 0.3, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Classic mistakes of sequential noise, each with the law that must catch it (as in ``tests/test_mutants.py``)."""
+"""Classic mistakes in sequential noise, each with the law that must find it (as in ``tests/test_mutants.py``)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The VAE against quadrature: its real class, with a latent of one or two dimensions."""
+"""The VAE class, compared with quadrature, with one or two latent dimensions."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ HEADS = [
 
 
 def widen(model: VAE) -> None:
-    """A proposal wider than the prior bounds the weights, so that their spread tells their error."""
+    """Make the proposal wider than the prior; this bounds the weights, so their spread is a valid error estimate."""
     for layer in model.encoders:
         layer.to_mean.weight.data.mul_(0.5)
         layer.to_log_scale.weight.data.mul_(0.2)
@@ -57,7 +57,7 @@ def test_weights_average_to_the_mass(
 
 @torch.no_grad()
 def test_the_elbo_is_below_and_the_bound_closes(generator: torch.Generator) -> None:
-    """K = 1 lies under log P(x), K = 5,000 within five of its standard errors (one seed in 100,000 fails)."""
+    """K = 1 is below log P(x); K = 5,000 is within five standard errors of it (one seed in 100,000 fails)."""
     model = small_vae(2)
     images = laws.all_images((1, 2, 2), 2)
     log_p = laws.masses_by_quadrature(model, images).log()
@@ -70,7 +70,7 @@ def test_the_elbo_is_below_and_the_bound_closes(generator: torch.Generator) -> N
 
 @pytest.mark.processor
 def test_the_gradient_is_that_of_the_bound(generator: torch.Generator) -> None:
-    """Autograd against central differences through encoder, noise and decoder, on the same noise."""
+    """Autograd agrees with central differences through encoder, noise and decoder, with the same noise."""
     model = small_vae(2)
     images = laws.all_images((1, 2, 2), 2)
 
@@ -91,7 +91,7 @@ def test_the_gradient_is_that_of_the_bound(generator: torch.Generator) -> None:
 
 
 def test_the_start_is_the_marginal(generator: torch.Generator) -> None:
-    """Before training, with the weights of the output at zero, each sub-pixel has its share of each level."""
+    """Before training, with the output weights at zero, each sub-pixel has its share of each level."""
     for n_levels, likelihood in ((2, "bernoulli"), (4, "categorical")):
         model = VAE((1, 2, 2), n_levels, **SIZES, likelihood=likelihood, n_mixtures=1).double()
         images = torch.randint(n_levels, (30, 1, 2, 2), generator=generator).to(torch.uint8)
@@ -106,7 +106,7 @@ def test_the_start_is_the_marginal(generator: torch.Generator) -> None:
 
 @pytest.mark.parametrize("likelihood", ["logistic", "normal"])
 def test_a_density_starts_at_mean_and_spread(likelihood: str, generator: torch.Generator) -> None:
-    """Before training a sub-pixel has the mean and, up to the variance inside a cell, the spread of the images."""
+    """Before training, a sub-pixel has the mean and, up to the variance inside a cell, the spread of the images."""
     images = (100 + 20 * torch.randn(4000, 1, 2, 2, generator=generator)).round().clamp(0, 255).to(torch.uint8)
     model = VAE((1, 2, 2), 256, **SIZES, likelihood=likelihood, n_mixtures=1).double()
     model.initialise(images)
@@ -130,7 +130,7 @@ def test_reconstructions_are_means_of_the_likelihood(generator: torch.Generator)
 
 
 def test_reconstructions_of_coupled_channels_are_their_middle(generator: torch.Generator) -> None:
-    """Of 256 levels of three channels the mean would be a sum over 65,536 values for each pixel."""
+    """With 256 levels and three channels, the mean would be a sum over 65,536 values for each pixel."""
     head = {"likelihood": "coupled_logistic", "n_mixtures": 2}
     model = VAE((3, 2, 2), 256, **SIZES, **head)
     x = torch.randint(256, (4, 3, 2, 2), generator=generator).to(torch.uint8)
@@ -141,7 +141,7 @@ def test_reconstructions_of_coupled_channels_are_their_middle(generator: torch.G
 
 
 def test_the_encoder_sees_the_image_minus_the_mean_training_image() -> None:
-    """At the mean of the training images itself the encoder gets zeros, whatever its weights."""
+    """At the mean training image, the encoder gets zeros, with any weights."""
     images = torch.randint(5, (40, 1, 2, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     images[1::2] = 4 - images[::2]  # pairs that add up to 4: the mean is 2 everywhere
     model = VAE((1, 2, 3), 5, **SIZES, likelihood="categorical", n_mixtures=1).double()
@@ -155,7 +155,7 @@ def test_the_encoder_sees_the_image_minus_the_mean_training_image() -> None:
 
 
 def layered_vae(**changes: object) -> VAE:
-    """Two stochastic layers of one unit each, far from their start."""
+    """Return a VAE with two stochastic layers of one unit each and changed weights."""
     sizes = {"latent_size": 1, "hidden_sizes": [5, 4], "deeper": [{"latent_size": 1, "hidden_sizes": [3]}]}
     options = {"likelihood": "bernoulli", "n_mixtures": 1, "doubly_reparameterized": False, **changes}
     with torch.random.fork_rng():
@@ -163,7 +163,7 @@ def layered_vae(**changes: object) -> VAE:
         model = VAE((1, 2, 2), 2, **sizes, **options).double()  # type: ignore[arg-type]
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.5)
-        for layer in model.decoders:  # else quadrature would have to reach far
+        for layer in model.decoders:  # otherwise quadrature would need a wide range
             layer.to_log_scale.weight.data.mul_(0.2)
             layer.to_log_scale.bias.data.mul_(0.2)
         widen(model)
@@ -172,7 +172,7 @@ def layered_vae(**changes: object) -> VAE:
 
 @torch.no_grad()
 def test_two_layers_average_to_the_mass(generator: torch.Generator) -> None:
-    """Against quadrature over both layers; the masses sum to one."""
+    """The average agrees with quadrature over both layers; the masses sum to one."""
     model = layered_vae()
     images = laws.all_images((1, 2, 2), 2)
     masses = laws.masses_by_quadrature(model, images, half_width=12, n_nodes=121)
@@ -184,7 +184,7 @@ def test_two_layers_average_to_the_mass(generator: torch.Generator) -> None:
 
 @torch.no_grad()
 def test_layers_depend_on_the_one_before(generator: torch.Generator) -> None:
-    """Of the proposal: z_2 on the image through z_1 alone; of the prior: z_1 on z_2. Of the image: on z_1 alone."""
+    """In the proposal, z_2 depends on the image only through z_1; in the prior, z_1 depends on z_2; x only on z_1."""
     model = layered_vae()
     x = laws.all_images((1, 2, 2), 2)[[0, 15]]
     q, p = model.encode(x), model.prior()
@@ -209,7 +209,7 @@ def test_layers_depend_on_the_one_before(generator: torch.Generator) -> None:
 @pytest.mark.processor
 @torch.no_grad()
 def test_three_layers_are_a_chain() -> None:
-    """Densities written out, the flat order of the layers, and the widths of the networks between them."""
+    """Checks the written-out densities, the flat order of the layers, and the widths of the networks between them."""
     deeper = [{"latent_size": 2, "hidden_sizes": [5, 7]}, {"latent_size": 1, "hidden_sizes": [6]}]
     options = {"likelihood": "bernoulli", "n_mixtures": 1, "doubly_reparameterized": False}
     model = VAE((1, 2, 2), 2, latent_size=3, hidden_sizes=[4], deeper=deeper, **options).double().eval()  # type: ignore[arg-type]
@@ -234,7 +234,7 @@ def test_three_layers_are_a_chain() -> None:
 
 
 def gradients(model: VAE, x: torch.Tensor, n_samples: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Derivatives of the bound in all weights of the encoders, and of the decoders."""
+    """Return the derivatives of the bound with respect to all weights of the encoders, and of the decoders."""
     model.zero_grad()
     log_mean_exp(model.log_weights(x, n_samples, generator=torch.Generator().manual_seed(seed))).mean().backward()
     parts: dict[bool, list[torch.Tensor]] = {True: [], False: []}
@@ -246,9 +246,9 @@ def gradients(model: VAE, x: torch.Tensor, n_samples: int, seed: int) -> tuple[t
 
 @pytest.mark.parametrize("n_samples", [1, 3, 64])
 def test_the_doubly_reparameterized_gradient_has_the_same_mean(n_samples: int) -> None:
-    """In two stochastic layers; 400 draws, 4.9 standard errors of the paired difference for each of 87 weights.
+    """Two stochastic layers, 400 draws: within 4.9 standard errors of the paired difference for each of 87 weights.
 
-    The decoders' derivatives are the same number by number; with many samples the encoders' have a smaller variance.
+    The derivatives of the decoders are equal; with many samples, those of the encoders have a smaller variance.
     """
     plain, twice = layered_vae().train(), layered_vae(doubly_reparameterized=True).train()
     x = laws.all_images((1, 2, 2), 2)[[1, 6, 11]]
@@ -266,7 +266,7 @@ def test_the_doubly_reparameterized_gradient_has_the_same_mean(n_samples: int) -
 
 
 def test_the_doubly_reparameterized_gradient_is_its_formula() -> None:
-    """The sum over samples of squared shares times the derivative of log w in z times that of z, one layer."""
+    """For one layer, it is the sum over samples of squared shares times d log w / dz times the derivative of z."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
         sizes = SIZES | {"doubly_reparameterized": True}

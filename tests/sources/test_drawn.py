@@ -1,4 +1,4 @@
-"""Images from a known distribution are drawn by seed, and the truth of each stays with it."""
+"""Images from a known distribution are drawn by seed, and each keeps its true log-probability."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_one_seed_is_one_set_of_images_and_the_splits_are_independent(tmp_path: 
 
 
 def test_equal_draws_are_no_copies(tmp_path: Path) -> None:
-    """Of four possible images there are equal ones among 20, and each is an observation of its own."""
+    """With four possible images, some of 20 draws are equal, but each is an independent observation."""
     of = section("ising", drawn={"height": 1, "width": 2})
     raw = preparation.read_source(of, tmp_path)
     described = preparation.prepare(raw, of, DequantizeSection(), 2, tmp_path)
@@ -108,7 +108,7 @@ def test_what_would_change_the_truth_is_refused() -> None:
 
 
 def test_the_audit_knows_the_truth_of_images_that_were_drawn() -> None:
-    """A model that is the truth passes, also on a part of the images; one whose masses are too large is refuted."""
+    """The true model passes, also on a part of the images; a model whose masses are too large fails."""
     data = bitsperdim.load_data("hidden_markov", drawn=SMALL, n_levels=3)
     of = distribution(section("hidden_markov", n_levels=3))
     assert data.log_p_true is not None

@@ -1,4 +1,4 @@
-"""Fetching, against a local server that misbehaves in every way that servers do."""
+"""Fetching from a local server that fails in every way in which servers fail."""
 
 import gzip
 import hashlib
@@ -23,9 +23,9 @@ REQUESTS: Counter[str] = Counter()
 
 
 class Handler(BaseHTTPRequestHandler):
-    """The first part of the path says how to behave."""
+    """A handler whose behaviour is the first part of the path."""
 
-    def do_GET(self) -> None:  # the name is the library's
+    def do_GET(self) -> None:  # the name is given by http.server
         manner = self.path.split("/")[1]
         REQUESTS[manner] += 1
         bodies = {
@@ -52,7 +52,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Keep quiet."""
+        """Log nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def workspace(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder in which the stages run, empty at first."""
+    """Return the folder in which the stages run; it is empty at first."""
     folder = tmp_path_factory.mktemp("workspace")
     monkeypatch.chdir(folder)
     return folder
@@ -88,7 +88,7 @@ def remote(*addresses: str, checksum: str = "sha256") -> RemoteFile:
 
 
 def gzipped(*addresses: str) -> tuple[RemoteFile, RemoteFile]:
-    """A published file and its content."""
+    """Return a published file and its content."""
     digests = [hashlib.sha256(content).hexdigest() for content in (ZIPPED, PIXELS)]
     file = RemoteFile(NAME, len(ZIPPED), f"sha256:{digests[0]}", addresses)
     return file, RemoteFile("images", len(PIXELS), f"sha256:{digests[1]}")
@@ -100,7 +100,7 @@ def test_a_good_file_arrives_once(server: str, checksum: str, tmp_path: Path) ->
     for _ in range(2):
         assert fetch("set", file, tmp_path).read_bytes() == CONTENT
     assert REQUESTS["good"] == 1
-    (tmp_path / NAME).write_bytes(CONTENT[:-1])  # what does not verify is fetched again
+    (tmp_path / NAME).write_bytes(CONTENT[:-1])  # a file that fails the verification is fetched again
     assert fetch("set", file, tmp_path).read_bytes() == CONTENT
     assert REQUESTS["good"] == 2
 
@@ -146,7 +146,7 @@ def test_the_next_address_is_tried(server: str, tmp_path: Path) -> None:
 
 
 def test_no_network_is_one_sentence(tmp_path: Path) -> None:
-    """A port on which nobody listens, and a name that nobody has."""
+    """The cases are a port without a server, and an unknown host name."""
     for address in ("http://127.0.0.1:9/x", "http://nowhere.invalid/x"):
         with pytest.raises(InputError, match="could not be fetched in 3 tries: no connection"):
             fetch("set", remote(address), tmp_path)
@@ -182,7 +182,7 @@ def test_a_file_without_an_address_needs_a_mirror(tmp_path: Path) -> None:
 
 
 def own(folder: Path, name: str, content: bytes) -> Path:
-    """Put a file where the user puts theirs, in the repository ``folder``."""
+    """Put a file into the user's folder of the repository ``folder``."""
     path = folder / "data" / "raw" / "set" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
@@ -194,7 +194,7 @@ def own(folder: Path, name: str, content: bytes) -> Path:
 def test_any_file_of_the_same_content_will_do(
     where: str, name: str, content: bytes, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As it was published, compressed in another way, or unpacked; it is kept as it is, and not asked for again."""
+    """As published, compressed in another way, or unpacked; the file keeps its form and is not fetched again."""
     file, unpacked = gzipped()
     if where == "mirror":
         monkeypatch.setenv("BITSPERDIM_MIRROR", str(tmp_path / "mirror"))
@@ -238,7 +238,7 @@ def test_a_file_of_the_user_that_is_another_is_refused_and_left_alone(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nothing is fetched instead, and what lies on a disk is not tried again."""
+    """Nothing is fetched instead, and reading from a disk is not tried again."""
     path = own(workspace, name, content)
     pauses: list[float] = []
     monkeypatch.setattr(module.time, "sleep", pauses.append)
@@ -288,7 +288,7 @@ def test_a_server_may_have_compressed_a_file_again(
 def test_a_mirror_is_where_the_user_said_also_in_a_copy_of_the_repository(
     copy: str, written: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`dvc exp run --temp` and recipes run elsewhere; the user's own files are found from there too."""
+    """`dvc exp run --temp` and recipes run in another folder; the user's own files are found from there too."""
     root = tmp_path / "repository"
     (root / copy).mkdir(parents=True)
     monkeypatch.chdir(root / copy)
@@ -315,7 +315,7 @@ def test_a_mirror_is_where_the_user_said_also_in_a_copy_of_the_repository(
             "s3://bucket/sets",
             "BITSPERDIM_MIRROR = 's3://bucket/sets' is not allowed; name a folder, or an http or https",
         ),
-        ("~nobody-of-this-name/x", "BITSPERDIM_MIRROR = '~nobody-of-this-name/x' names the home folder of nobody"),
+        ("~nobody-of-this-name/x", "BITSPERDIM_MIRROR = '~nobody-of-this-name/x' names the home folder of a user who"),
         ("http://[", "'http://[/set/images.gz' is not an address."),
         ("http://a..b", "'http://a..b/set/images.gz' is not an address."),
         ("http://127.0.0.1/a b", "'http://127.0.0.1/a b/set/images.gz' is not an address."),

@@ -1,6 +1,6 @@
 """A folder of the user's own pictures: read exactly, or refused in one sentence that names the file.
 
-What one file is: ``test_picture_file.py``.
+Single picture files are tested in ``test_picture_file.py``.
 """
 
 import os
@@ -33,7 +33,7 @@ def test_lossless_pictures_come_back_in_the_order_of_their_names(shape: tuple[in
         save(own / name, pixels(seed, *shape), **options)
     (own / "notes.txt").write_text("not a picture")
     if len(shape) == 2:
-        (own / "test" / "z.webp").unlink()  # WebP knows colours only
+        (own / "test" / "z.webp").unlink()  # WebP stores only colours
         save(own / "test" / "z.png", pixels(3, *shape))
     FOLDER.download(tmp_path / "raw", str(own))
     raw = FOLDER.read(tmp_path / "raw")
@@ -124,19 +124,19 @@ def test_a_folder_without_pictures_is_found_before_any_work(tmp_path: Path) -> N
 
 
 def test_a_folder_that_is_a_link_is_refused_and_a_file_is_read(tmp_path: Path) -> None:
-    """DVC takes no hash of what lies behind a link to a folder: changed pictures would go unnoticed."""
+    """DVC does not hash the content behind a link to a folder, so changed pictures would not be noticed."""
     save(tmp_path / "elsewhere" / "a.png", pixels(0, 4, 5))
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "b.png").symlink_to(tmp_path / "elsewhere" / "a.png")
     FOLDER.download(tmp_path / "raw", str(tmp_path / "own"))
     assert np.array_equal(FOLDER.read(tmp_path / "raw").images["train"][:][0, 0], pixels(0, 4, 5))
     (tmp_path / "own" / "test").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(InputError, match=r"holds a link 'test' to a folder.*; put the pictures there instead"):
+    with pytest.raises(InputError, match=r"holds a link 'test' to a folder.*; replace the link by a folder"):
         FOLDER.check(str(tmp_path / "own"))
 
 
 def entries(folder: Path) -> dict[str, Path]:
-    """One of each kind of entry that a folder can hold, pictures by content or not."""
+    """Make one of each kind of entry that a folder can hold, with pictures as content or not."""
     save(folder / "good.png", pixels(0, 4, 5))
     content = (folder / "good.png").read_bytes()
     made = {name: folder / name for name in ("a.PNG", "b.jfif", "c.gif", ".d.png", "e", "f.txt", "._g.png", "h.webp")}
@@ -152,7 +152,7 @@ def entries(folder: Path) -> dict[str, Path]:
 
 
 def test_every_entry_is_read_or_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One after the other beside a good picture: nothing is passed over in silence."""
+    """Each entry is tested beside a good picture; no entry is ignored without a message."""
     read = []
     for name in entries(tmp_path / "all"):
         own = tmp_path / f"own {name}"
@@ -165,7 +165,7 @@ def test_every_entry_is_read_or_named(tmp_path: Path, capsys: pytest.CaptureFixt
             said = capsys.readouterr().out
         except InputError as error:
             said = str(error)
-            assert ";" in said  # and what to do about it
+            assert ";" in said  # followed by what to do
         else:
             if len(FOLDER.read(tmp_path / "raw").images["train"]) == 2:
                 read.append(name)

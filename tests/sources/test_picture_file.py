@@ -1,6 +1,7 @@
-"""What a picture file is: each kind is read as every viewer shows it, or refused with the reason and the cure.
+"""Single picture files: each kind is read as every viewer shows it, or refused with the reason and a remedy.
 
-The pixels of the readable kinds are written here, bit by bit or by Pillow without loss, and not decoded to be compared.
+The pixels of the readable kinds are written here, bit by bit or by Pillow without loss. The expected values are not
+decoded from files.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ SRGB_CURVE = b"para\0\0\0\0\0\3\0\0" + struct.pack(
 )
 LINEAR_CURVE = b"curv\0\0\0\0\0\0\0\0"
 GREY, COLOURS, BLOCKS = values(4, 6), values(4, 6, 3), np.kron([[0, 80, 30], [160, 240, 8]], np.ones((8, 8)))
-BLOCKS = BLOCKS.astype(np.uint8)  # constant in each block of a JPEG, and so kept by it
+BLOCKS = BLOCKS.astype(np.uint8)  # constant in each block, so that a JPEG keeps it exactly
 FLAT = saved(BLOCKS, "JPEG", quality=100)
 TRAILER = saved(np.zeros((9, 9), np.uint8), "PNG")
 GAMMA, PRIMARIES = (
@@ -54,7 +55,7 @@ def as_rgb(grey: np.ndarray) -> np.ndarray:
     return np.stack([grey] * 3, -1)
 
 
-READ: dict[str, tuple[bytes, np.ndarray]] = {  # name of the file -> content, pixels as they are shown
+READ: dict[str, tuple[bytes, np.ndarray]] = {  # name of the file -> content, displayed pixels
     "bilevel.png": (png(values(4, 11, below=2), 1), values(4, 11, below=2) * 255),
     "grey of 2 bits.png": (png(values(4, 11, below=4), 2), values(4, 11, below=4) * 85),
     "grey of 4 bits.png": (png(values(4, 11, below=16), 4), values(4, 11, below=16) * 17),
@@ -92,25 +93,25 @@ READ: dict[str, tuple[bytes, np.ndarray]] = {  # name of the file -> content, pi
     "6.jpg": (saved(BLOCKS, "JPEG", quality=100, exif=turned(6)), np.rot90(BLOCKS, -1)),  # to the right
     "7.jpg": (saved(BLOCKS, "JPEG", quality=100, exif=turned(7)), BLOCKS[::-1, ::-1].T),
     "8.jpg": (saved(BLOCKS, "JPEG", quality=100, exif=turned(8)), np.rot90(BLOCKS)),
-    "9.jpg": (saved(BLOCKS, "JPEG", quality=100, exif=turned(9)), BLOCKS),  # stands for nothing
+    "9.jpg": (saved(BLOCKS, "JPEG", quality=100, exif=turned(9)), BLOCKS),  # not a valid orientation
     "lossless.webp": (lossless(COLOURS), COLOURS),
     "with profile and EXIF.webp": (lossless(COLOURS, icc_profile=srgb(), exif=turned(1)), COLOURS),
 }
 
 
 def damaged_inside(content: bytes, n: int) -> bytes:
-    """Zeros in the middle, the rest as it was."""
+    """Replace bytes in the middle by zeros, and keep the rest."""
     middle = len(content) // 2
     return content[: middle - n // 2] + bytes(n) + content[middle - n // 2 + n :]
 
 
 def cut(content: bytes) -> bytes:
-    """Half of a JPEG, with the mark of its end."""
+    """Return half of a JPEG, with its end marker."""
     return content[: len(content) // 2] + b"\xff\xd9"
 
 
 def without_a_piece(content: bytes) -> bytes:
-    """A JPEG without half of what stands between two of its restarts."""
+    """Return a JPEG without half of the data between two of its restart markers."""
     start, end = content.index(b"\xff\xd0"), content.index(b"\xff\xd1")
     return content[: (start + end) // 2] + content[end:]
 
@@ -120,7 +121,7 @@ def longer_webp(content: bytes) -> bytes:
 
 
 def with_chunk(content: bytes, kind: bytes, new: bytes) -> bytes:
-    """A PNG with another content of a chunk."""
+    """Return a PNG with another content of a chunk."""
     start = content.index(kind) - 4
     (length,) = struct.unpack(">I", content[start : start + 4])
     return content[:start] + chunk(kind, new) + content[start + 12 + length :]
@@ -141,15 +142,15 @@ def patched(content: bytes, old: bytes, new: bytes) -> bytes:
 
 
 ALPHA = "has transparency .*; save it without"
-FRAMES = "; save the one that you mean as a file of its own"
+FRAMES = "; save the intended one as a separate file"
 DEPTH = "has 16 bits a channel; save it with 8"
 SPACE = "has colours other than sRGB.*; convert it to sRGB, or remove the profile"
-EXIF = "is turned by its EXIF orientation.*; turn its pixels"
-MORE = "goes on after the end of its picture.*; save it again without"
+EXIF = "has an EXIF orientation.*; rotate or flip its pixels"
+MORE = "holds more data after the end of its picture.*; save it again without"
 AGAIN = "; copy it again, save it again or remove it"
 FORMAT = "not a PNG, JPEG or WebP picture by its content; convert it"
 OPAQUE = np.dstack([COLOURS, np.full((4, 6), 255, np.uint8)])
-BY_HEADER: dict[str, tuple[bytes, str]] = {  # name of the file -> content, reason and cure
+BY_HEADER: dict[str, tuple[bytes, str]] = {  # name of the file -> content, reason and remedy
     "deep grey.png": (png(GREY.astype(np.uint16) * 257, 16), DEPTH),
     "deep colours.png": (png(COLOURS.astype(np.uint16) * 257, 16), DEPTH),
     "alpha.png": (saved(values(4, 6, 4), "PNG"), ALPHA),
@@ -217,8 +218,8 @@ BY_CONTENT: dict[str, tuple[bytes, str]] = {
     "two.jpg": (FLAT + TRAILER, MORE),
     "two.webp": (lossless(COLOURS) + TRAILER, MORE),
     "two headers.jpg": (FLAT[:-2] + FLAT, "its coded data is broken" + AGAIN),
-    "fewer rows.png": (with_size(png(GREY), 6, 5), "fewer or more pixels than it says" + AGAIN),
-    "more rows.png": (with_size(png(GREY), 6, 3), "fewer or more pixels than it says" + AGAIN),
+    "fewer rows.png": (with_size(png(GREY), 6, 5), "fewer or more pixels than its header says" + AGAIN),
+    "more rows.png": (with_size(png(GREY), 6, 3), "fewer or more pixels than its header says" + AGAIN),
     "not packed.png": (with_chunk(png(GREY), b"IDAT", b"junk"), "cannot be decoded" + AGAIN),
     "fewer rows.jpg": (patched(FLAT, b"\0\x10\0\x18", b"\0\x20\0\x18"), "some of its pixels are missing" + AGAIN),
     **{
@@ -227,7 +228,7 @@ BY_CONTENT: dict[str, tuple[bytes, str]] = {
     },
     "animated late.png": (png(GREY)[:-12] + chunk(b"acTL", bytes(8)) + chunk(b"IEND"), FRAMES),
     "transparent late.png": (png(GREY)[:-12] + chunk(b"tRNS", bytes(2)) + chunk(b"IEND"), ALPHA),
-    "no such colour.png": (png(values(4, 6, below=4) + 1, 8, 3), "other colours than it says" + AGAIN),
+    "no such colour.png": (png(values(4, 6, below=4) + 1, 8, 3), "its size or colours differ from its header" + AGAIN),
 }  # fmt: skip
 NAMED: dict[str, bytes] = {
     **dict.fromkeys(("Thumbs.db", ".DS_Store", "desktop.ini", ".gitignore", "README", "LICENSE.txt"), b"x"),
@@ -258,7 +259,7 @@ def test_a_picture_is_read_as_every_viewer_shows_it(name: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("name", [*BY_HEADER, *BY_CONTENT])
 def test_a_picture_is_refused_with_the_reason_and_the_cure(name: str, tmp_path: Path) -> None:
-    """By preflight where its header tells; beside a good picture of the same size, and in either place."""
+    """Preflight refuses it if the header is enough; tested beside a good picture of the same size, in both places."""
     content, sentence = (BY_HEADER | BY_CONTENT)[name]
     for subfolder in ("", "test"):
         top = tmp_path / f"own{subfolder}"
@@ -322,7 +323,7 @@ def test_a_changed_byte_is_read_or_refused_and_always_refused_of_a_png(name: str
 
 @pytest.mark.parametrize("name", KINDS_OF_JPEG)
 def test_a_whole_jpeg_of_any_size_is_read(name: str, tmp_path: Path) -> None:
-    """Noise and one colour, also where the last blocks lie outside of the picture."""
+    """The pictures are noise or one colour, also with last blocks that lie partly outside of the picture."""
     for height, width in ((1, 1), (8, 8), (9, 17), (16, 33), (31, 5)):
         for array in (NOISE[:height, :width], NOISE[:height, :width, 0], np.full((height, width, 3), 255, np.uint8)):
             content = saved(array, "JPEG", **KINDS_OF_JPEG[name])
@@ -334,7 +335,7 @@ def test_a_whole_jpeg_of_any_size_is_read(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [{"optimize": True}, {"progressive": True}])
 def test_zeros_that_are_pixels_are_read(options: dict[str, object], tmp_path: Path) -> None:
-    """A page without a word is coded in zeros alone, as a lost part of a disk."""
+    """An empty page is coded only in zeros, like a lost part of a disk."""
     for shape in ((600, 600), (600, 600, 3)):
         content = saved(np.full(shape, 128, np.uint8), "JPEG", **options)
         assert bytes(512) in content
@@ -342,7 +343,7 @@ def test_zeros_that_are_pixels_are_read(options: dict[str, object], tmp_path: Pa
 
 
 def test_zeros_in_one_scan_are_read_whatever_the_codes_of_the_others(tmp_path: Path) -> None:
-    """Of a page with a noisy edge only the scans of the means of blocks are zeros."""
+    """In a page with a noisy edge, only the scans of the block means are zeros."""
     page = np.full((640, 640), 128, np.uint8)
     page[-16:] = values(16, 640)
     content = saved(page, "JPEG", progressive=True)
@@ -396,7 +397,7 @@ def test_each_restart_of_a_jpeg_has_its_place(sampling: str, restarts: str, prog
 def test_no_scan_of_a_progressive_jpeg_may_be_missing(array: np.ndarray, tmp_path: Path) -> None:
     content = saved(array, "JPEG", progressive=True)
     scans = [found.start() for found in re.finditer(rb"\xff\xda", content)]
-    for start in scans[1:]:  # with the tables of the next scan or without, the first scans are not all
+    for start in scans[1:]:  # with or without the tables of the next scan, the first scans are incomplete
         with pytest.raises(InputError, match="some of its pixels are missing"):
             read_picture(put(tmp_path, "a.jpg", content[:start] + b"\xff\xd9"))
     for start, end in itertools.pairwise(scans[1:]):
@@ -460,7 +461,7 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytes
 
 
 def test_pillow_agrees_that_what_is_read_has_nothing_to_hide() -> None:
-    """An independent look at the readable kinds: one frame, nothing transparent, a mode of 8 bits."""
+    """An independent check of the readable kinds: one frame, no transparency, a mode of 8 bits."""
     for name, (content, _) in READ.items():
         with Image.open(io.BytesIO(content)) as image:
             assert getattr(image, "n_frames", 1) == 1, name

@@ -1,4 +1,4 @@
-"""The readers of published files, on small files of the same formats; nothing here needs a network."""
+"""The readers of published files, with small files of the same formats; no test needs a network."""
 
 import gzip
 import hashlib
@@ -65,7 +65,7 @@ def test_an_unpacked_idx_file_is_read_too(tmp_path: Path) -> None:
     array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
     (tmp_path / "x").write_bytes(gzip.decompress(idx_file(array)))
     assert np.array_equal(idx.read_idx(tmp_path / "x.gz"), array)
-    (tmp_path / "x.gz").write_bytes(idx_file(array + 1))  # where both are there it is the gzipped one
+    (tmp_path / "x.gz").write_bytes(idx_file(array + 1))  # if both files exist, the gzipped one is read
     assert np.array_equal(idx.read_idx(tmp_path / "x.gz"), array + 1)
 
 
@@ -144,7 +144,7 @@ def test_the_columns_of_a_mirror_are_cifar_in_order(
     own = tmp_path / "repository" / "data" / "raw" / "cifar10"
     shutil.copytree(folder, own)
     monkeypatch.setenv("BITSPERDIM_REPOSITORY", str(tmp_path / "repository"))
-    monkeypatch.setenv("BITSPERDIM_MIRROR", "nowhere")  # which would be asked for the archive
+    monkeypatch.setenv("BITSPERDIM_MIRROR", "nowhere")  # the archive would be fetched from there
     source.download(tmp_path / "cifar10", "unused")
     assert np.array_equal(source.read(tmp_path / "cifar10").images["train"], raw.images["train"])
     monkeypatch.delenv("BITSPERDIM_REPOSITORY")
@@ -183,6 +183,6 @@ def test_the_archive_is_read_through_torchvision(mirror: Path, tmp_path: Path, m
     assert np.array_equal(raw.images["test"].reshape(4, 3072), arrays["test_batch"])
     assert raw.labels["test"].tolist() == [3, 1, 4, 1]
     unpacked = tmp_path / "raw" / "cifar-10-batches-py" / "test_batch"
-    unpacked.write_bytes(unpacked.read_bytes()[:-1] + b"!")  # never unpickled: the md5 is another
+    unpacked.write_bytes(unpacked.read_bytes()[:-1] + b"!")  # never unpickled, because the md5 differs
     with pytest.raises(InputError, match="run the stage 'download' again"):
         source.read(tmp_path / "raw")

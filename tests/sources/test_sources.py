@@ -1,4 +1,4 @@
-"""The embedded digits, and the user's own arrays: what is taken and what is refused, in one sentence."""
+"""The embedded digits and the user's own arrays: accepted, or refused in one sentence."""
 
 import os
 import subprocess
@@ -23,9 +23,9 @@ def test_the_digits_are_the_known_ones(tmp_path: Path) -> None:
     assert np.bincount(raw.labels["train"]).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
 
 
-@pytest.mark.parametrize("name", sorted(SOURCES.keys() - {"npz"}))  # which needs a file
+@pytest.mark.parametrize("name", sorted(SOURCES.keys() - {"npz"}))  # npz needs a file
 def test_what_dvc_cannot_watch_is_refused_whatever_the_data_set(name: str, tmp_path: Path) -> None:
-    """DVC watches ``dataset.path`` for all of them; a name in Latin-1 ends it, and at a pipe it waits for ever."""
+    """DVC hashes ``dataset.path`` for all sources; it fails at a name in Latin-1, and waits for ever at a pipe."""
     own = tmp_path / "my pictures"
     (own / "inner").mkdir(parents=True)
     old, new = os.fsdecode(os.fsencode(own) + b"/inner/M\xfcnchen, it's.csv"), own / "inner" / "München, it's.csv"
@@ -73,7 +73,7 @@ def test_grey_images_need_no_channel_axis(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_a_file_is_read_in_parts_in_either_order(save: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows of 18 values, 40 at a time; an array in Fortran order and labels of another type come out the same."""
+    """Rows have 18 values, 40 values are read at a time; Fortran order and other label types give the same result."""
     monkeypatch.setattr("bitsperdim.sources.npz.CHUNK_VALUES", 40)
     train, test = grey(13, 3, 2, 3), np.asfortranarray(grey(6, 3, 2, 3))
     labels = {"train_labels": np.arange(13, dtype=np.int16), "test_labels": np.arange(6, dtype=np.uint8)}
@@ -98,12 +98,12 @@ def test_nothing_of_an_earlier_file_stays(tmp_path: Path) -> None:
 
 BAD_ARRAYS = {
     "float images": ({"train": np.zeros((2, 3, 3))}, "'train' has type float64; images must be uint8"),
-    "no train": ({"test": grey(2, 3, 3)}, "'train' is missing; it has test"),
-    "unknown array": ({"train": grey(2, 3, 3), "extra": grey(2, 3, 3)}, "'extra' is not known; allowed are train"),
+    "no train": ({"test": grey(2, 3, 3)}, "'train' is missing; the file has test"),
+    "unknown array": ({"train": grey(2, 3, 3), "extra": grey(2, 3, 3)}, "'extra' is not allowed; allowed are train"),
     "vectors": ({"train": grey(2, 9)}, "has shape \\(2, 9\\); images are"),
     "channels first": ({"train": grey(2, 3, 32, 32)}, "1 to 4 channels last"),
     "no images": ({"train": grey(0, 3, 3)}, "at least one image"),
-    "two shapes": ({"train": grey(2, 3, 3), "test": grey(2, 3, 4)}, "all must have one shape"),
+    "two shapes": ({"train": grey(2, 3, 3), "test": grey(2, 3, 4)}, "all images must have the same shape"),
     "short labels": ({"train": grey(2, 3, 3), "train_labels": np.arange(3)}, "labels are integers of shape \\(2,\\)"),
     "float labels": ({"train": grey(2, 3, 3), "train_labels": np.zeros(2)}, "labels are integers"),
     "some labels": (
@@ -147,7 +147,7 @@ def test_a_truncated_npz_and_a_plain_npy_get_a_sentence(tmp_path: Path) -> None:
 
 
 def test_no_flipped_byte_gives_a_traceback(tmp_path: Path) -> None:
-    """A small file with each byte changed in turn: it is read or refused, in one line."""
+    """Each byte of a small file is changed in turn; the file is read, or refused in one line."""
     np.savez(tmp_path / "own.npz", train=grey(2, 2, 2))
     whole = (tmp_path / "own.npz").read_bytes()
     refused = []

@@ -1,35 +1,41 @@
-"""Which test images are nearly training images: shifted by a pixel, with noise or of another contrast.
+"""The test images that are near copies of training images: shifted by a pixel, with noise or with another contrast.
 
-They stand beside the exact copies of :mod:`.repeated`: a model that remembers a training image does well on these too.
+A model that remembers a training image does well on its near copies too. Exact copies are found by :mod:`.repeated`.
 
-**Candidates.** An image is averaged to at most 16 x 16 cells. Its perceptual hash has up to 64 bits: whether each of
-the lowest coefficients of the cosine transform, of the mean of the channels and of their differences, is above its
-median over training images. A test image has nine hashes, with every shift by up to a pixel (of larger images, 1/32 of
-a side). The training images with the fewest different bits are its candidates: 16, and 128 where the nearest of these
-is less than half as far away as the eighth nearest.
+**Candidates.** An image is averaged to at most 16 x 16 cells and gets a perceptual hash of up to 64 bits. Each bit
+tells whether a low coefficient of the cosine transform is above its median over training images. The coefficients are
+those of the mean of the channels and of the differences between channels. A test image has nine hashes, one for each
+shift by up to a pixel (in images above 32 pixels: 1/32 of a side). Its candidates are the 16 training images with the
+fewest different bits. If the nearest of them is less than half as far away as the eighth nearest, 128 candidates are
+compared.
 
-**Distance.** sqrt(1 - r), where r is the correlation of the cells of two images, the largest over shifts and over
-crops of 1/32 of a side at each edge, in any combination of the two directions. Cells at the border are left out, since
-a shift brings in what is not known there. Brightness and contrast do not change this distance.
+**Distance.** The distance is sqrt(1 - r), where r is the correlation between the cells of two images. The largest r
+counts, over shifts and over crops by 1/32 of a side at each edge, in any combination of the two directions. Cells at
+the border are left out, because a shift moves unknown pixels into them. Brightness and contrast do not change this
+distance.
 
-**Near.** How near *different* images come depends on the images: two straight strokes are nearly equal, two photographs
-are not. So a distance is compared with others of the same image: the ratio to the distance of the eighth nearest
-candidate is what counts. It must be below 0.35, and below what 1 of 1,000 independent images is expected to reach. Of
-independent images whose neighbours fill m dimensions, a share that grows as q^m has a ratio below q. Scale and m are
-read off training images, each among all the others: from their 10 % and 50 % quantiles, so that copies among a few
-percent of the training images do not matter. Few dimensions, as in tiny images, thus make the limit small.
+**Near.** How close *different* images are depends on the images: two straight strokes are nearly equal, two photographs
+are not. The criterion is therefore a ratio: the distance to the nearest candidate, divided by the distance to the
+eighth nearest. An image is near if its ratio is below 0.35, and below the limit that 1 of 1,000 independent images is
+expected to fall below. If the neighbours of independent images fill m dimensions, the share of these images with a
+ratio below q grows as q^m. The scale and m are estimated from training images, each compared with all the others. The
+estimate uses the 10 % and 50 % quantiles, so copies among a few percent of the training images do not matter. With few
+dimensions, as in tiny images, the limit is therefore small.
 
-**What is not near.** An exact copy, which is counted as such. What is not found: images that are mirrored, turned, or
-shifted or cropped by more; images of one colour; an image with more than seven different near copies in the training
-set, and all images where more than a tenth of the training images are near copies of each other, as in films: there
-such pairs are what different images are like. Of equal training images one is looked at.
+**Limits.** Exact copies are not counted as near; they are counted separately. The search does not find images that are
+mirrored, rotated, or shifted or cropped by more than stated above, nor images with only one colour. It also misses an
+image with more than seven different near copies in the training set. It finds nothing if more than a tenth of the
+training images are near copies of each other, as in films: such pairs then look like different images. Of several
+equal training images, only one is compared.
 
-Of copies that were made of training images of digits, MNIST, Fashion-MNIST and CIFAR-10 at least 95 % are found with
-noise of 2 % of the range or another brightness, contrast or gamma. Moved by one pixel 85 to 100 % are, with noise of
-5 % 82 to 100 %; cut by a pixel at each edge, all of CIFAR-10, 78 % of MNIST and none of digits.
+Detection rates, for artificial copies of training images from digits, MNIST, Fashion-MNIST and CIFAR-10: at least 95 %
+with noise of 2 % of the range or with another brightness, contrast or gamma; 85 to 100 % when shifted by one pixel; 82
+to 100 % with noise of 5 %. Of copies cropped by a pixel at each edge, the search finds all in CIFAR-10, 78 % in MNIST
+and none in digits.
 
-Invariants (``tests/data/test_near.py``): copies that were made are found, and of independent images almost none is; a
-plain computation of every pair gives the same (``test_it_is_the_comparison_of_every_pair``); chunks change nothing.
+Invariants (``tests/data/test_near.py``): artificial copies are found, and almost no independent image is; a plain
+computation over every pair gives the same result (``test_it_is_the_comparison_of_every_pair``); the size of the chunks
+does not change the result.
 """
 
 from __future__ import annotations
@@ -43,30 +49,30 @@ from scipy.fft import dct
 
 from bitsperdim.core.files import Rows, in_chunks
 
-CELLS = 16  # of a side, at most
-N_BITS = 64  # of a hash, at most
-N_HASHED = 3  # maps of each direction whose images are hashed: no shift, and one each way
+CELLS = 16  # largest number of cells along a side
+N_BITS = 64  # largest number of bits in a hash
+N_HASHED = 3  # shifts per direction that are hashed: none, and one each way
 N_CANDIDATES, N_OF_SECOND_LOOK = 16, 128
-REFERENCE = 8  # the place of the candidate, by distance, that the nearest is compared with
-MARGIN = 1  # cells that are left out at each edge, where images are shifted
-SMALLEST_SHIFTED = 8  # pixels of a side; smaller images are compared as they are
-STEP = 1 / 32  # of a side, of a crop and of the shift of an image of more than 32 pixels
+REFERENCE = 8  # rank, by distance, of the candidate that the nearest is compared with
+MARGIN = 1  # cells left out at each edge if images are shifted
+SMALLEST_SHIFTED = 8  # pixels along a side; smaller images are compared without shifts or crops
+STEP = 1 / 32  # crop, as a share of a side; also the shift in images of more than 32 pixels
 LARGEST_RATIO, RATIO_OF_SECOND_LOOK = 0.35, 0.5
-FALSE_SHARE = 1e-3  # of independent images that are expected below the limit
+FALSE_SHARE = 1e-3  # expected share of independent images below the limit
 QUANTILES = (0.1, 0.5)
-N_CALIBRATED = 500  # training images, at most, that the limit is read off
-N_OF_MEDIANS = 10_000  # training images, at most, that medians are taken over
-CHUNK_VALUES = 2**21  # of images that are held at a time
-CONSTANT = 1e-5  # of its largest value: an image that deviates by less from its mean has one colour
+N_CALIBRATED = 500  # largest number of training images that the limit is estimated from
+N_OF_MEDIANS = 10_000  # largest number of training images that the medians are taken over
+CHUNK_VALUES = 2**21  # sub-pixels of images in memory at a time
+CONSTANT = 1e-5  # share of its largest value: an image that deviates less from its mean has only one colour
 
 
 @dataclass(frozen=True)
 class Near:
-    """Near copies among training images.
+    """Test images that are near copies of training images.
 
     Attributes:
-        of: (N,) int64, for each test image the number of the nearest training image, -1 where none is near.
-        limit: the ratio of distances below which an image is near.
+        of: index of the nearest training image for each test image, -1 if no training image is near, (N,) int64.
+        limit: ratio of distances below which an image is near.
     """
 
     of: np.ndarray
@@ -74,13 +80,13 @@ class Near:
 
 
 def near_copies(test: Iterable[np.ndarray], train: Rows, rows: np.ndarray, is_copy: np.ndarray) -> Near:
-    """Find the test images that are nearly training images.
+    """Find the test images that are near copies of training images.
 
     Args:
-        test: (N, C, H, W), chunk by chunk, in order.
-        train: the training images; some are read at a time.
-        rows: numbers of the training images to look at, one of equal ones, increasing.
-        is_copy: (N,) bool, the test images that are exact copies.
+        test: test images (N, C, H, W), chunk by chunk, in order.
+        train: training images, read a few at a time.
+        rows: indices of the training images to compare with, increasing; of several equal images only one.
+        is_copy: whether each test image is an exact copy of a training image, (N,) bool.
     """
     search = Search(train, rows)
     limit = search.limit()
@@ -96,7 +102,11 @@ def near_copies(test: Iterable[np.ndarray], train: Rows, rows: np.ndarray, is_co
 
 
 def limit_of(ratios: np.ndarray) -> float:
-    """Return the ratio below which an image is near, by the ratios of training images among the others, (M,)."""
+    """Return the ratio below which an image is near.
+
+    Args:
+        ratios: ratios of training images, each compared with the other training images, (M,).
+    """
     low, high = (float(value) for value in np.quantile(ratios, QUANTILES)) if len(ratios) else (math.inf, math.inf)
     if low == 0:
         return 0.0
@@ -105,15 +115,15 @@ def limit_of(ratios: np.ndarray) -> float:
 
 
 class Maps:
-    """What is made of images of one shape: their cells, those of their shifts and crops, and bits.
+    """Linear maps from images of one shape to cells, to the cells of shifts and crops, and to hash coefficients.
 
     Attributes:
         image_shape: (C, H, W).
-        size: (h, w), of the cells.
+        size: number of cells along each side, (h, w).
     """
 
     def __init__(self, image_shape: tuple[int, ...]) -> None:
-        """Build the matrices."""
+        """Build the matrices of the maps."""
         channels, height, width = self.image_shape = image_shape
         is_shifted = min(height, width) >= SMALLEST_SHIFTED
         self._down, self._right = (_averages(side, is_shifted) for side in (height, width))
@@ -122,11 +132,11 @@ class Maps:
         self._cosines = _lowest_cosines(channels, *self.size)
 
     def cells(self, images: np.ndarray) -> np.ndarray:
-        """Return the cells of images (N, C, H, W), (N, C, h, w)."""
+        """Return the cells (N, C, h, w) of images (N, C, H, W)."""
         return self._down[0] @ images.astype(np.float32) @ self._right[0].T
 
     def moved(self, images: np.ndarray) -> np.ndarray:
-        """Return the cells of all shifts and crops of images, (N, S, S, C, h, w) for S in each direction."""
+        """Return the cells of all shifts and crops of images, (N, S, S, C, h, w), with S of them per direction."""
         channels, height, width = self.image_shape
         cells = self._down.reshape(-1, height) @ images.astype(np.float32) @ self._right.reshape(-1, width).T
         n_ways = len(self._down)
@@ -134,11 +144,11 @@ class Maps:
         return cells.transpose(0, 2, 4, 1, 3, 5)
 
     def coefficients(self, cells: np.ndarray) -> np.ndarray:
-        """Return what the bits of cells (..., C, h, w) are told by, (..., B)."""
+        """Return the coefficients (..., B) of cells (..., C, h, w); each bit of a hash compares one with its median."""
         return cells.reshape(*cells.shape[:-3], -1) @ self._cosines
 
     def directions(self, cells: np.ndarray) -> np.ndarray:
-        """Return cells (..., C, h, w) less their mean as vectors (..., P) of length 1; 0 for one colour."""
+        """Return cells (..., C, h, w) minus their mean as vectors (..., P) of length 1; zeros for one colour."""
         inner = cells[..., self._inner, self._inner]
         inner = inner.reshape(*inner.shape[:-3], -1)
         brightest = np.abs(inner).max(-1, keepdims=True)
@@ -149,10 +159,11 @@ class Maps:
 
 
 def _averages(side: int, is_shifted: bool) -> np.ndarray:
-    """Return matrices (S, cells, side), each from pixels to cells: as they are, shifted, and cropped."""
-    edges, pixels = np.linspace(0, side, min(side, CELLS) + 1), np.arange(side)
+    """Return matrices (S, cells, side) from pixels to cells: unchanged, shifted, and cropped."""
+    edges = np.linspace(0, side, min(side, CELLS) + 1)
+    pixels = np.arange(side)
     shift, crop = max(1, round(side * STEP)), side * STEP
-    moves = ((0.0, 0.0), (-shift, -shift), (shift, shift), (crop, -crop), (-crop, crop))  # of both ends, in pixels
+    moves = ((0.0, 0.0), (-shift, -shift), (shift, shift), (crop, -crop), (-crop, crop))  # pixels, for both ends
     found = []
     for first, last in moves if is_shifted else moves[:1]:
         moved = first + edges * (side + last - first) / side
@@ -163,7 +174,7 @@ def _averages(side: int, is_shifted: bool) -> np.ndarray:
 
 
 def _lowest_cosines(channels: int, height: int, width: int) -> np.ndarray:
-    """Return the lowest functions of the cosine transform, but for the mean of the whole image, (C h w, B)."""
+    """Return the lowest basis functions of the cosine transform, without the mean of the whole image, (C h w, B)."""
     down, right = (dct(np.eye(n), axis=0, norm="ortho") for n in (height, width))
     functions = np.einsum("iy,jx->ijyx", down, right).reshape(-1, height * width)
     frequency = np.add.outer((np.arange(height) / height) ** 2, (np.arange(width) / width) ** 2).ravel()
@@ -176,19 +187,19 @@ def _lowest_cosines(channels: int, height: int, width: int) -> np.ndarray:
 
 
 class Search:
-    """Training images among which near copies are looked for; what is held of each is its hash.
+    """A search for near copies among training images; only the hash of each training image stays in memory.
 
     Attributes:
-        maps: of their shape.
-        hashes: (M,) uint64, of those that are looked at.
+        maps: maps for images of this shape.
+        hashes: hashes of the training images that are compared, (M,) uint64.
     """
 
     def __init__(self, train: Rows, rows: np.ndarray) -> None:
-        """Hash training images.
+        """Hash the training images.
 
         Args:
-            train: (N, C, H, W).
-            rows: (M,) numbers of those to look at, increasing.
+            train: training images (N, C, H, W).
+            rows: indices of the training images to compare with, (M,), increasing.
         """
         self._train, self._rows = train, rows
         self.maps = Maps(train.shape[1:])
@@ -214,15 +225,15 @@ class Search:
     def ratios(
         self, images: np.ndarray, n_candidates: int = N_CANDIDATES, without: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return how much nearer the nearest training image is than different ones, and its number.
+        """Return how much nearer the nearest training image is than different images, and its index.
 
         Args:
             images: (N, C, H, W).
-            n_candidates: training images that each is compared with.
-            without: (N,) for each a place in ``rows`` that is not looked at; None: all are.
+            n_candidates: number of training images that each image is compared with.
+            without: for each image, one position in ``rows`` that is left out, (N,); None: nothing is left out.
 
         Returns:
-            (N,) ratios of distances, and (N,) int64 numbers.
+            The ratios of distances, (N,), and the indices of the nearest training images, (N,) int64.
         """
         ratios, nearest = np.ones(len(images)), np.zeros(len(images), dtype=np.int64)
         step = max(1, self._n_held // n_candidates)
@@ -246,7 +257,7 @@ class Search:
         distances = np.sqrt(np.clip(1 - correlations.astype(np.float64), 0, None))
         nearest = candidates[np.arange(len(images)), distances.argmin(1)]
         distances.sort(axis=1)
-        n_lacking = max(0, REFERENCE - distances.shape[1])  # for these stand images that have nothing in common: 1
+        n_lacking = max(0, REFERENCE - distances.shape[1])  # missing candidates count as uncorrelated: distance 1
         further = np.pad(distances, ((0, 0), (0, n_lacking)), constant_values=1.0)[:, REFERENCE - 1]
         ratios = np.divide(distances[:, 0], further, out=np.ones(len(images)), where=further > 0)
         return ratios, self._rows[nearest]
@@ -258,7 +269,7 @@ def _spaced(n_all: int, n: int) -> np.ndarray:
 
 
 def _packed(bits: np.ndarray) -> np.ndarray:
-    """Return bits (..., B), at most 64, as one number each, (...) uint64."""
+    """Pack at most 64 bits (..., B) into one number each, (...) uint64."""
     whole = np.zeros((*bits.shape[:-1], 64), dtype=bool)
     whole[..., : bits.shape[-1]] = bits
     packed: np.ndarray = np.packbits(whole, axis=-1).view(np.uint64)[..., 0]
@@ -266,7 +277,17 @@ def _packed(bits: np.ndarray) -> np.ndarray:
 
 
 def _fewest_different(hashes: np.ndarray, others: np.ndarray, n: int, without: np.ndarray | None) -> np.ndarray:
-    """Return for each image (N, S), of S hashes, the places of the n others (M,) that differ in the fewest bits."""
+    """Find the n hashes with the fewest different bits, for each image.
+
+    Args:
+        hashes: S hashes for each image, (N, S) uint64.
+        others: hashes to compare with, (M,) uint64.
+        n: number of positions to return for each image; fewer if there are not as many hashes.
+        without: position in ``others`` that is left out, for each image, (N,); None: nothing is left out.
+
+    Returns:
+        Positions in ``others``, (N, n) int64.
+    """
     n = min(n, len(others) - (without is not None))
     found = np.empty((len(hashes), n), dtype=np.int64)
     differing, count = np.empty(len(others), dtype=np.uint64), np.empty(len(others), dtype=np.uint8)
@@ -278,7 +299,7 @@ def _fewest_different(hashes: np.ndarray, others: np.ndarray, n: int, without: n
             np.minimum(fewest, count, out=fewest)
         if without is not None:
             fewest[without[image]] = N_BITS + 1
-        low, high = 0, N_BITS  # the smallest number of bits in which n differ at most
+        low, high = 0, N_BITS  # search for the smallest number of bits in which at least n hashes differ at most
         while low < high:
             middle = (low + high) // 2
             low, high = (low, middle) if np.count_nonzero(fewest <= middle) >= n else (middle + 1, high)

@@ -1,7 +1,7 @@
 """Grids of images as PNG files: samples, reconstructions, test images.
 
-Grey levels are stretched to 0..255 and pixels enlarged without smoothing: what is drawn is what the
-model sees.
+Levels are stretched to 0..255 and pixels are enlarged without smoothing, so the file shows the values that the model
+sees.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ OWN, NOT_SEEN, LATER = (230, 120, 20), (40, 90, 200), (245, 222, 196)
 
 
 def evenly_spaced(images: Rows, n_images: int) -> np.ndarray:
-    """Return at most ``n_images`` of the images, evenly spaced: a set that is sorted by class shows all classes."""
+    """Return at most ``n_images`` images, evenly spaced, so that a set sorted by class shows all classes."""
     n_shown = min(n_images, len(images))
     return images[np.arange(n_shown) * len(images) // n_shown]
 
@@ -35,10 +35,10 @@ def as_grey(images: np.ndarray, n_levels: int) -> np.ndarray:
 
 
 def write_grid(path: Path, images: np.ndarray, n_levels: int, n_columns: int | None = None) -> None:
-    """Write images (N, C, H, W) uint8 of L levels as one PNG, row by row.
+    """Write images (N, C, H, W) uint8 with L levels as one PNG, row by row.
 
-    Nearly as many rows as columns unless ``n_columns`` is given; what is left of the last row is
-    grey. Only one or three channels can be drawn; of any other number the first is.
+    The grid has nearly as many rows as columns unless ``n_columns`` is given. The empty places of the last row are
+    grey. Only one or three channels can be drawn; for any other number of channels, only the first one is.
     """
     n_columns = n_columns or math.ceil(math.sqrt(len(images)))
     if images.shape[1] not in (1, 3):
@@ -56,14 +56,16 @@ def write_grid(path: Path, images: np.ndarray, n_levels: int, n_columns: int | N
 
 
 def write_near_copies(path: Path, train: Rows, test: Rows, near_train: np.ndarray, n_levels: tuple[int, int]) -> None:
-    """Write test images beside the training images that they nearly are, some of them as one PNG; none where none is.
+    """Write up to 48 test images beside the training images that they nearly copy, as one PNG.
+
+    If no test image is near a training image, no file is written, and an older one is removed.
 
     Args:
-        path: of the file.
-        train: (M, C, H, W).
-        test: (N, C, H, W).
-        near_train: (N,) the number of the training image; -1: of none.
-        n_levels: L of the training and of the test images.
+        path: path of the PNG.
+        train: training images (M, C, H, W).
+        test: test images (N, C, H, W).
+        near_train: index of the near training image for each test image, -1 if there is no such image, (N,).
+        n_levels: L of the training images and L of the test images.
     """
     path.unlink(missing_ok=True)
     chosen = evenly_spaced(np.flatnonzero(near_train >= 0), N_PAIRS)
@@ -75,14 +77,16 @@ def write_near_copies(path: Path, train: Rows, test: Rows, near_train: np.ndarra
 
 
 def write_receptive_field(path: Path, seen: np.ndarray, row: int, column: int) -> None:
-    """Write what one pixel depends on as a PNG: its own place orange, later ones pale, those it never sees blue.
+    """Draw the receptive field of one pixel as a PNG.
+
+    The pixel itself is orange, later pixels are pale, and earlier pixels that it does not depend on are blue.
 
     Args:
-        path: of the file.
-        seen: (H, W), how much it depends on each pixel; those with zero are not seen, the others are the brighter the
-            larger they are, from black to white by the logarithm.
-        row: of the pixel.
-        column: of the pixel.
+        path: path of the PNG.
+        seen: how much the pixel depends on each pixel, (H, W). Zero means that it does not depend on it. The other
+            values are drawn from dark grey to white by their logarithm: the larger, the brighter.
+        row: row of the pixel.
+        column: column of the pixel.
     """
     height, width = seen.shape
     is_later = np.arange(height * width).reshape(height, width) > row * width + column

@@ -1,32 +1,32 @@
-"""From a source's images to what the models see: split, quantize, binarize, draw the evaluation noise.
+"""Preparation of the images that the models see: split, quantize, binarize, and draw the evaluation noise.
 
-- **Splits.** An official test or validation set is used as it is. Otherwise a seeded share of the
-  training images becomes the test set, and then a seeded share *of what is left for training*
-  becomes the validation set: validation images always come from the training part.
+- **Splits.** An official test or validation set is used unchanged. Otherwise a random share of the training images
+  becomes the test set. A random share of the *remaining training images* then becomes the validation set. Both random
+  choices follow from the seed.
 - **Quantization** to b bits: x -> floor(x 2^b / L). For L = 256 this drops the lowest 8-b bits.
-- **Binarization.** ``static``: the images come binarized, once and for all. ``threshold``: 1 where
-  x / (L-1) >= 1/2. ``dynamic``: 1 with probability
-  x / (L-1), drawn once for validation and test, and anew at each presentation for training
-  (the training images are therefore stored grey).
-- **Noise.** One dequantization noise u in [0, 1) for each validation and test sub-pixel, so that
+- **Binarization.** ``static``: the source publishes binarized images. ``threshold``: a sub-pixel is 1 if
+  x / (L-1) >= 1/2. ``dynamic``: a sub-pixel is 1 with probability x / (L-1). This is drawn once for validation and
+  test images, and again at each presentation of a training image; the training images are therefore stored grey.
+- **Noise.** One value of dequantization noise u in [0, 1) is drawn for each validation and test sub-pixel, so that
   every density model is evaluated on the same draw.
 
-Every draw of every split comes from ``dataset.seed`` through a stream of its own, so that neither noise
-nor another validation set moves the test set. Nothing is resized, padded, shuffled within a split or dropped.
+Every random draw for every split comes from ``dataset.seed`` through its own stream. Noise or another validation set
+therefore does not change the test set. Nothing is resized, padded, shuffled within a split or dropped.
 
-Images go through in chunks, from the source's files to those of the splits: what is held in memory does
-not grow with the number of images, but for a hash of each. A split is a folder of plain arrays, ``images.npy``,
-``labels.npy`` where there are any, and ``noise.npy`` where it is evaluated; that of the test set holds ``same_as.npy``
-and ``in_train.npy`` too (:mod:`.repeated`), ``near_train.npy`` (:mod:`.near`), and ``log_p_true.npy`` where the images
-are drawn from a known distribution, of which the tag names the parameters.
+Images are processed in chunks, from the files of the source to the files of the splits. Memory does not grow with the
+number of images, except for one hash per image. A split is a folder of plain arrays:
 
-**The protocol tag** names what must be equal for numbers to be comparable: data set, treatment, shape, levels, the
-number of test images, what the model is given. Treatments that give the same images have one tag: ``bits: 1`` of 256
-levels is ``threshold``, and any binarization of two levels is ``none``.
+- ``images.npy``; ``labels.npy`` if the source has labels; ``noise.npy`` for validation and test.
+- For the test set also ``same_as.npy`` and ``in_train.npy`` (:mod:`.repeated`) and ``near_train.npy`` (:mod:`.near`).
+- For test images from a known distribution also ``log_p_true.npy``; the protocol tag names the parameters of the
+  distribution.
 
-Invariants (``tests/data/test_preparation.py``): the splits are a partition; quantization keeps the
-order and reaches every level; both binarizations have the stated probability; one seed gives one
-set of bytes, whatever the size of a chunk.
+**The protocol tag** names everything that must be equal for numbers to be comparable: data set, treatment, shape,
+levels, number of test images, and what the model is conditioned on. Treatments that give the same images share one tag:
+``bits: 1`` with 256 levels is ``threshold``, and any binarization of two levels is ``none``.
+
+Invariants (``tests/data/test_preparation.py``): the splits are a partition; quantization keeps the order and reaches
+every level; both binarizations have the stated probability; one seed gives the same bytes for every chunk size.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ STREAMS = (
 
 
 def read_source(dataset: DatasetSection, folder: Path) -> RawImages:
-    """Read the images of a source from the folder that ``download`` wrote, or draw them.
+    """Read the images of a source from the folder that ``download`` wrote, or draw them from a known distribution.
 
     Raises:
         InputError: a file is missing or damaged.
@@ -81,14 +81,14 @@ def read_source(dataset: DatasetSection, folder: Path) -> RawImages:
 def prepare(
     raw: RawImages, dataset: DatasetSection, dequantize: DequantizeSection, raw_levels: int, folder: Path
 ) -> Description:
-    """Split, quantize and binarize the images of a source, draw the evaluation noise, and write it all.
+    """Split, quantize and binarize the images of a source, draw the evaluation noise, and write the results.
 
     Args:
-        raw: the images as published.
-        dataset: the seed, the shares of the splits and the name in the protocol tag.
-        dequantize: bits and binarization.
-        raw_levels: L of the published images.
-        folder: where the splits are written, and last of all ``description.json``.
+        raw: images as published.
+        dataset: seed, shares of the splits, and the name for the protocol tag.
+        dequantize: number of bits and kind of binarization.
+        raw_levels: number of levels L of the published images.
+        folder: output folder for the splits; ``description.json`` is written last.
 
     Raises:
         InputError: an image exceeds the stated levels, or a split would be empty.
@@ -111,7 +111,7 @@ def prepare(
         if split != "train":
             noise = _noise(shape, _generator(dataset.seed, f"noise of {split}"))
             write_npy(folder / split / "noise.npy", shape, np.dtype(np.float32), noise)
-    if raw.are_independent:  # equal draws are no copies: each stands for itself
+    if raw.are_independent:  # equal independent draws are not copies, so each image gets a unique digest
         digests = {split: [f"{split} {row}".encode() for row in range(len(rows))] for split, (_, rows) in index.items()}
         _write(folder / "test" / "log_p_true.npy", raw.log_p["test"])
     _write(folder / "test" / "same_as.npy", repeated.first_equal(digests["test"]))
@@ -121,7 +121,7 @@ def prepare(
     if not raw.are_independent:
         train, test = (StoredArray(folder / split / "images.npy") for split in ("train", "test"))
         as_train = in_chunks(test)
-        if dequantize.binarization == "dynamic":  # grey images are compared, as the training images are stored
+        if dequantize.binarization == "dynamic":  # compare grey images, because the training images are stored grey
             part, rows = index["test"]
             as_train = _unbinarized(raw.images[part], rows, dequantize, raw_levels)
         first = np.unique(repeated.first_equal(digests["train"]))
@@ -130,7 +130,8 @@ def prepare(
     levels = raw_levels if dequantize.bits is None else 2**dequantize.bits
     treatment, n_levels = _treatment(dataset.name, dequantize, raw_levels)
     n_images = {split: len(rows) for split, (_, rows) in index.items()}
-    name, size = "-".join(filter(None, (dataset.name, raw.tag))), f"{height}x{width}x{channels}"
+    name = "-".join(filter(None, (dataset.name, raw.tag)))
+    size = f"{height}x{width}x{channels}"
     description = Description(
         image_shape=(channels, height, width),
         n_levels=n_levels,
@@ -163,13 +164,16 @@ def _write(path: Path, array: np.ndarray) -> None:
 
 
 def _treatment(name: str, dequantize: DequantizeSection, raw_levels: int) -> tuple[str, int]:
-    """Return how a protocol tag calls what is done to the images, the same for the same images, and L after it."""
+    """Return the name of the treatment in a protocol tag, and L after the treatment.
+
+    Treatments that give the same images have the same name.
+    """
     quantized = _quantized(raw_levels, dequantize.bits)
     levels = raw_levels if dequantize.bits is None else 2**dequantize.bits
     n_levels = levels if dequantize.binarization == "none" else 2
     if dequantize.binarization == "static" or (dequantize.binarization == "dynamic" and levels > 2):
         return _binarized(name, dequantize.binarization, levels), n_levels
-    # of two levels nothing is left to chance
+    # with two levels, dynamic binarization is not random
     treated = binarize_by_threshold(quantized, levels) if dequantize.binarization == "threshold" else quantized
     for bits in (None, *range(1, 8)):
         of_levels = raw_levels if bits is None else 2**bits
@@ -178,16 +182,16 @@ def _treatment(name: str, dequantize: DequantizeSection, raw_levels: int) -> tup
             return "none", n_levels
         if np.array_equal(treated, binarize_by_threshold(coarser, of_levels)):
             return _binarized(name, "threshold", of_levels), n_levels
-    raise AssertionError("a treatment is one of those that are tried")
+    raise AssertionError("the loop tries every possible treatment")
 
 
 def _binarized(name: str, binarization: str, levels: int) -> str:
-    """Return a binarization's part of a tag: of images coarser than those of the source, it gives other images."""
+    """Return the name of a binarization in a tag; it names the levels if the images are coarser than the source's."""
     return binarization if levels == SOURCES[name].n_levels else f"{binarization}-of-L{levels}"
 
 
 def _quantized(raw_levels: int, bits: int | None) -> np.ndarray:
-    """Return what becomes of each level, (raw_levels,) uint8."""
+    """Return the quantized value of each level, (raw_levels,) uint8."""
     raw = np.arange(raw_levels, dtype=np.uint8)
     return raw if bits is None else quantize(raw, raw_levels, bits)
 
@@ -195,9 +199,9 @@ def _quantized(raw_levels: int, bits: int | None) -> np.ndarray:
 def _treated(
     images: Rows, rows: np.ndarray, split: str, seed: int, dequantize: DequantizeSection, raw_levels: int
 ) -> tuple[list[bytes], Iterator[np.ndarray]]:
-    """Return the images of a split as they are stored, chunk by chunk, and a list that fills with their hashes."""
+    """Return a list that fills with the hashes of the images of a split, and the images to store, chunk by chunk."""
     levels = raw_levels if dequantize.bits is None else 2**dequantize.bits
-    draws = dequantize.binarization == "dynamic" and split != "train"  # training images are drawn when presented
+    draws = dequantize.binarization == "dynamic" and split != "train"  # training draws at each presentation
     generator = _generator(seed, f"binarization of {split}") if draws else None
     hashes: list[bytes] = []
 
@@ -212,7 +216,7 @@ def _treated(
 def _unbinarized(
     images: Rows, rows: np.ndarray, dequantize: DequantizeSection, raw_levels: int
 ) -> Iterator[np.ndarray]:
-    """Return the images of a split, chunk by chunk, before they are binarized by chance."""
+    """Return the images of a split before random binarization, chunk by chunk."""
     levels = raw_levels if dequantize.bits is None else 2**dequantize.bits
     n_rows = max(1, CHUNK_VALUES // max(1, math.prod(images.shape[1:])))
     for start in range(0, len(rows), n_rows):
@@ -232,16 +236,20 @@ def _noise(shape: tuple[int, ...], generator: np.random.Generator) -> Iterator[n
 def split_indices(
     sizes: Mapping[str, int], test_fraction: float, validation_fraction: float, seed: int
 ) -> dict[str, tuple[str, np.ndarray]]:
-    """Say from which published part, and which rows of it, each split comes.
+    """Choose the published part and the rows of that part for each split.
 
     Args:
-        sizes: the number of images of each published part; ``train`` is one of them.
-        test_fraction: the share of ``train`` set aside where no ``test`` is published.
-        validation_fraction: the share of the rest set aside where no ``validation`` is published.
+        sizes: number of images of each published part; ``train`` is always one of them.
+        test_fraction: share of ``train`` that becomes the test set if no ``test`` is published.
+        validation_fraction: share of the remaining images that becomes the validation set if no ``validation`` is
+            published.
         seed: ``dataset.seed``.
 
     Returns:
         split -> (part, rows), the rows in increasing order.
+
+    Raises:
+        InputError: a split would be empty.
     """
     rows = np.arange(sizes["train"])
     index = {}
@@ -269,12 +277,12 @@ def quantize(images: np.ndarray, n_levels: int, bits: int) -> np.ndarray:
 
 
 def binarize_by_threshold(images: np.ndarray, n_levels: int) -> np.ndarray:
-    """Return 1 where x / (L-1) >= 1/2, else 0; uint8."""
+    """Set sub-pixels to 1 if x / (L-1) >= 1/2, else to 0; uint8."""
     return (2 * images.astype(np.int16) >= n_levels - 1).astype(np.uint8)
 
 
 def binarize_by_chance(images: np.ndarray, n_levels: int, generator: np.random.Generator) -> np.ndarray:
-    """Return 1 with probability x / (L-1), else 0; uint8."""
+    """Set sub-pixels to 1 with probability x / (L-1), else to 0; uint8."""
     return (generator.random(images.shape) * (n_levels - 1) < images).astype(np.uint8)
 
 

@@ -1,7 +1,7 @@
-"""The images that the models see, as ``dequantize`` stored them: read back and checked.
+"""Reader of the images that the models see: it loads and checks the files that the stage ``dequantize`` stored.
 
-Invariants (``tests/data/test_preparation.py``): what was written comes back; a split that is not the described one is
-refused.
+Invariants (``tests/data/test_preparation.py``): reading returns what was written; a split that does not match the
+description raises an error.
 """
 
 from __future__ import annotations
@@ -17,25 +17,26 @@ from bitsperdim.core.files import read_json, read_npy, reading, sha256
 
 SPLITS = ("train", "validation", "test")
 ARRAYS = ("images", "labels", "noise", "same_as", "in_train", "near_train", "log_p_true")
-LABEL_DIGITS = 8  # of their hash, in a tag
+LABEL_DIGITS = 8  # hexadecimal digits of the hash of the labels in a protocol tag
 
 
 @dataclass(frozen=True)
 class Description:
-    """What the prepared images are.
+    """Description of the prepared images, stored in ``description.json``.
 
     Attributes:
         image_shape: (C, H, W).
-        n_levels: L as the models see it.
-        train_levels: L of the stored training images; differs from ``n_levels`` only for ``dynamic``.
+        n_levels: number of levels L that the models see.
+        train_levels: L of the stored training images; it differs from ``n_levels`` only for ``dynamic``.
         binarization: ``none``, ``threshold``, ``dynamic`` or ``static``.
-        n_images: the number of images of each split.
-        test_sha256: of the test array as it is scored.
-        protocol: the tag under which numbers may be compared, for models given no label.
-        train_sha256, validation_sha256: of the stored arrays.
-        test_labels_sha256: of the labels of the test images; empty where there are none.
-        n_test_classes: how many distinct labels they have.
-        n_same: what is the same within and between splits (:func:`.repeated.counted`), or nearly (:mod:`.near`).
+        n_images: number of images in each split.
+        test_sha256: SHA-256 of the test images as they are evaluated.
+        protocol: protocol tag for models that are not given labels; numbers with the same tag may be compared.
+        train_sha256, validation_sha256: SHA-256 of the stored arrays.
+        test_labels_sha256: SHA-256 of the labels of the test images; empty if there are no labels.
+        n_test_classes: number of distinct labels of the test images.
+        n_same: numbers of equal images within and between splits (:func:`.repeated.counted`), and of near copies
+            (:mod:`.near`).
     """
 
     image_shape: tuple[int, int, int]
@@ -52,7 +53,7 @@ class Description:
     n_same: dict[str, int] = field(default_factory=dict)
 
     def protocol_given_labels(self) -> str:
-        """Return the tag for models given the label: how many classes the test images have, and a hash of which."""
+        """Return the tag for models that are given labels; it names the number of classes and a hash of the labels."""
         given = f"label{self.n_test_classes}-{self.test_labels_sha256[:LABEL_DIGITS]}"
         return f"{self.protocol.removesuffix('none')}{given}"
 
@@ -62,13 +63,13 @@ class PreparedImages:
     """The images that the models see.
 
     Attributes:
-        images: by split, (N, C, H, W) uint8.
-        labels: by split, (N,) int64, or empty.
-        noise: ``validation`` and ``test``, (N, C, H, W) float32 in [0, 1).
-        same_as: ``test``, (N,) int64 the number of the first image that is equal.
-        in_train: ``test``, (N,) bool, whether it is a training image too.
-        near_train: ``test``, (N,) int64 the number of the training image that it nearly is; -1: of none.
-        log_p_true: ``test``, (N,) float64 nats, the true log-probability; empty where it is not known.
+        images: images of each split, (N, C, H, W) uint8.
+        labels: class labels of each split, (N,) int64; empty if there are no labels.
+        noise: dequantization noise for ``validation`` and ``test``, (N, C, H, W) float32 in [0, 1).
+        same_as: for ``test``, the index of the first image that is equal, (N,) int64.
+        in_train: for ``test``, whether an image is also a training image, (N,) bool.
+        near_train: for ``test``, the index of the training image that it nearly copies, -1 if none, (N,) int64.
+        log_p_true: for ``test``, the true log-probability in nats, (N,) float64; empty if it is not known.
     """
 
     description: Description
@@ -82,10 +83,10 @@ class PreparedImages:
 
 
 def load_prepared(folder: Path, splits: tuple[str, ...] = SPLITS) -> PreparedImages:
-    """Read what :func:`bitsperdim.data.preparation.prepare` wrote, ``splits`` only.
+    """Read the given splits of the images that :func:`bitsperdim.data.preparation.prepare` wrote.
 
     Raises:
-        InputError: there is nothing to read, it is damaged, or a split is not the described one.
+        InputError: a file is missing or damaged, or a split does not match the description.
     """
     path = folder / "description.json"
     with reading(path, "dequantize"):
@@ -104,5 +105,8 @@ def load_prepared(folder: Path, splits: tuple[str, ...] = SPLITS) -> PreparedIma
                     arrays[split] = read_npy(path)
         if sha256(prepared.images[split]) != getattr(prepared.description, f"{split}_sha256"):
             path = folder / split / "images.npy"
-            raise InputError(f"{path} is not the {split} set that {folder} describes; run 'dequantize' again.")
+            raise InputError(
+                f"{path} does not hold the {split} images that {folder}/description.json describes; run 'dequantize' "
+                f"again."
+            )
     return prepared

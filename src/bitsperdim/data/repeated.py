@@ -1,14 +1,16 @@
-"""Which images of a set are there several times, and which are in another set too.
+"""Equal images: images that a set holds several times, or that another set holds too.
 
-Copies of an image are no new evidence: an error over test images counts distinct ones. A test image that was trained on
-says how well the model remembers it, not how well it does on images that it has not seen. Images are the same where all
-their values are, as the models see them, but before they are binarized by chance: two draws from one grey image are
-one image. Each is known by a hash of 128 bits, so that no image stays in memory.
+Copies of an image are no new evidence, so a standard error over test images counts distinct images. A test image that
+was also a training image shows how well the model remembers it, not how well the model does on new images.
 
-Nearly equal images are found by :mod:`.near`. Where a set holds independent draws from so few possible images that
-equal ones are drawn again and again, copies *are* new evidence: errors that count distinct images are then too large.
+Two images are equal if all their values are equal, as the models see them but before random binarization: two random
+binarizations of one grey image count as the same image. Each image is identified by a hash of 128 bits, so that no
+image stays in memory.
 
-Invariants (``tests/data/test_repeated.py``): against a comparison of every pair
+Nearly equal images are found by :mod:`.near`. If a set holds independent draws from a distribution with so few possible
+images that equal ones are often drawn, copies *are* new evidence. Errors that count distinct images are then too large.
+
+Invariants (``tests/data/test_repeated.py``): the result equals a comparison of every pair
 (``test_it_is_the_comparison_of_every_pair``).
 """
 
@@ -25,12 +27,12 @@ DIGEST_BYTES = 16
 
 
 def digests(images: np.ndarray) -> list[bytes]:
-    """Return a hash of each image of (N, C, H, W)."""
+    """Return a hash of each image, for images (N, C, H, W)."""
     return [hashlib.blake2b(image.tobytes(), digest_size=DIGEST_BYTES).digest() for image in images]
 
 
 def first_equal(hashes: Sequence[bytes]) -> np.ndarray:
-    """Return for each image the number of the first that is equal, its own where there is none before, (N,) int64."""
+    """Return for each image the index of the first equal image, which may be the image itself, (N,) int64."""
     first: dict[bytes, int] = {}
     return np.array([first.setdefault(digest, index) for index, digest in enumerate(hashes)], dtype=np.int64)
 
@@ -42,7 +44,7 @@ def are_among(hashes: Sequence[bytes], others: Iterable[bytes]) -> np.ndarray:
 
 
 def counted(hashes: Mapping[str, Sequence[bytes]]) -> dict[str, int]:
-    """Count what is the same within the test images, and between the splits ``train``, ``validation`` and ``test``."""
+    """Count the distinct test images, and the equal images in ``train``, ``validation`` and ``test``."""
     test, validation, train = (hashes[split] for split in ("test", "validation", "train"))
     counts = (
         len(set(test)),

@@ -1,16 +1,17 @@
-"""Yardsticks: what a number of bits per dimension has to be compared with before it means anything.
+"""Yardsticks: reference values of bits per dimension with which the number of a model is compared.
 
-- ``entropy``: the mean over sub-pixels of the empirical entropy of the *test set* at that place. The
-  best that any model of independent sub-pixels could do, had it been fitted to the test set itself.
-  With few images it is too small by about ``entropy_bias``, which is given beside it.
-- ``png``, ``webp``: the length of the test set as lossless files, the images side by side on one
-  sheet, so that the header and the statistics are shared; on several where they have more than 2^25
-  values, so that the memory is that of one sheet. A file is a real code, hence an upper bound on what a
-  good model needs. The last row of a sheet is filled with black images.
-- ``png_single``: each image a file of its own, headers included.
-- ``uniform``: log2 L, every value equally likely.
-- ``truth``: of images that were drawn from a known distribution, its own -log P(x), with the test-set error. Its mean
-  is the entropy of the distribution, which no model goes below; on one test set it may, by chance.
+- ``entropy``: the empirical entropy of the *test set* at each sub-pixel, averaged over sub-pixels. No model with
+  independent sub-pixels can do better, even one fitted to the test set itself. With few images this value is too small
+  by about ``entropy_bias``, which is reported with it.
+- ``png``, ``webp``: the length of the test set as lossless files. The images lie side by side on one sheet, so that
+  they share the header and the statistics. Sets with more than 2^25 values use several sheets, so that only one sheet
+  is in memory. A file is a real code, hence an upper bound on the bits that a good model needs. The last row of a
+  sheet is filled with black images.
+- ``png_single``: the length of the test set with one PNG file for each image, headers included.
+- ``uniform``: log2 L, the code length if every value is equally likely.
+- ``truth``: for images drawn from a known distribution, its own -log P(x), with the standard error from the test set.
+  The expectation is the entropy of the distribution, and no model has a smaller expectation; on one test set, a model
+  may be below the truth by chance.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from tqdm import tqdm
 from bitsperdim.core.files import Rows, in_chunks
 from bitsperdim.core.units import bits_per_dim, n_dims, nats_to_bits, nats_to_bits_per_dim
 
-MAX_SIDE = 16_383  # pixels of a WebP file
+MAX_SIDE = 16_383  # pixels: the largest side of a WebP file
 PAGE_VALUES = 2**25  # sub-pixels on a sheet
 COUNTED_AT_ONCE = 2**14  # sub-pixels whose values are counted in one pass over the images
 
 
 def yardsticks(images: Rows, n_levels: int) -> dict[str, float]:
-    """Measure a set of images (N, C, H, W) uint8 in bits per dimension, a part of them at a time."""
+    """Return the yardsticks of images (N, C, H, W) uint8 in bits per dimension; the images are read in parts."""
     n_images, channels, height, width = images.shape
     n_total = n_images * n_dims((channels, height, width))
     entropy, bias = empirical_entropy(images)
@@ -50,7 +51,12 @@ def yardsticks(images: Rows, n_levels: int) -> dict[str, float]:
 
 
 def truth(log_p: np.ndarray, image_shape: tuple[int, int, int]) -> dict[str, float]:
-    """Return what the truth of images (N,), nats, is in bits per dimension, with its standard error."""
+    """Return the mean true code length in bits per dimension, with its standard error.
+
+    Args:
+        log_p: true log-probability of each image in nats, (N,).
+        image_shape: (C, H, W).
+    """
     error = float(log_p.std(ddof=1) / math.sqrt(len(log_p))) if len(log_p) > 1 else math.inf
     return {
         "truth_bpd": bits_per_dim(float(log_p.mean()), image_shape),
@@ -59,17 +65,18 @@ def truth(log_p: np.ndarray, image_shape: tuple[int, int, int]) -> dict[str, flo
 
 
 def empirical_entropy(images: Rows) -> tuple[float, float]:
-    r"""Return the mean over sub-pixels of the empirical entropy, and its leading bias, in bits.
+    r"""Return the empirical entropy averaged over sub-pixels, and its leading bias, in bits.
 
     .. math:: \frac1D \sum_d \Big( -\sum_v \hat p_d(v) \log_2 \hat p_d(v) \Big), \qquad
               -\frac1D \sum_d \frac{m_d - 1}{2 N \ln 2}
 
-    with m_d the number of values seen at sub-pixel d (Miller 1955, "Note on the bias of information
-    estimates"). The plug-in estimate is too small by about its bias, which is never positive; with fewer
-    images than levels the bias is too small itself: unseen values do not count.
+    where m_d is the number of different values at sub-pixel d (Miller 1955, "Note on the bias of information
+    estimates"). The plug-in estimate is too small by about its bias, which is never positive. With fewer images than
+    levels, the bias itself is estimated too small, because values that do not occur are not counted.
     """
     n_images, n_subpixels = len(images), math.prod(images.shape[1:])
-    nats, n_seen_beyond_one = 0.0, 0
+    nats = 0.0
+    n_seen_beyond_one = 0
     for first in range(0, n_subpixels, COUNTED_AT_ONCE):
         places = slice(first, first + COUNTED_AT_ONCE)
         counts = level_counts(images, places)
@@ -81,7 +88,7 @@ def empirical_entropy(images: Rows) -> tuple[float, float]:
 
 
 def level_counts(images: Rows, places: slice) -> np.ndarray:
-    """Count the values at some sub-pixels: (places, 256)."""
+    """Count how often each value occurs at the given sub-pixels, (places, 256)."""
     counts = np.zeros(0, dtype=np.int64)
     for chunk in in_chunks(images):
         flat = chunk.reshape(len(chunk), -1)[:, places]  # (n, places)
@@ -103,11 +110,11 @@ def contact_sheet(images: np.ndarray, n_columns: int | None = None) -> np.ndarra
 
 
 def code_length(sheet: np.ndarray, n_levels: int, file_format: str) -> int:
-    """Return the bytes of a sheet (C, H, W) as a lossless PNG or WebP.
+    """Return the number of bytes of a sheet (C, H, W) as a lossless PNG or WebP file.
 
-    Two levels are written as a bilevel PNG; WebP knows colours only, and codes grey ones as such.
-    A sheet of neither 1 nor 3 channels is coded one channel at a time, one that is larger than WebP
-    allows as several files.
+    A grey sheet with two levels is written as a bilevel PNG. WebP stores only colours, so a grey sheet is coded as a
+    colour one. A sheet that has neither 1 nor 3 channels is coded one channel at a time. A sheet that is larger than
+    WebP allows is cut into several files, for PNG as well.
     """
     if max(sheet.shape[1:]) > MAX_SIDE:
         cuts = [range(0, side, MAX_SIDE) for side in sheet.shape[1:]]

@@ -22,7 +22,7 @@ from bitsperdim.models.latent import LatentModel
 
 
 class _Models(Mapping[str, type[ImageModel]]):
-    """The network of each family, imported when it is asked for (:mod:`bitsperdim.config.families` says why)."""
+    """The class of each model family, imported at its first use (:mod:`bitsperdim.config.families` says why)."""
 
     def __getitem__(self, family: str) -> type[ImageModel]:
         module, _, name = FAMILIES[family].network.rpartition(".")
@@ -37,7 +37,7 @@ class _Models(Mapping[str, type[ImageModel]]):
 
 
 MODELS = _Models()
-MODEL_FILES = ("model.json", "weights.safetensors")  # of a saved model
+MODEL_FILES = ("model.json", "weights.safetensors")  # files of a saved model
 
 __all__ = [
     "MODELS",
@@ -56,21 +56,21 @@ __all__ = [
 def build(
     family: str, params: Mapping[str, Any], image_shape: tuple[int, int, int], n_levels: int, *, seed: int = 0
 ) -> ImageModel:
-    """Build a model; its initial weights depend on ``seed`` alone, and torch's global generator is left as it was.
+    """Build a model whose initial weights depend only on ``seed``; torch's global generator does not change.
 
     Args:
-        family: a key of :data:`MODELS`.
-        params: the keyword arguments of the family's class.
+        family: model family, a key of :data:`MODELS`.
+        params: keyword arguments for the class of the family.
         image_shape: (C, H, W).
-        n_levels: L.
-        seed: of the initial weights.
+        n_levels: number of levels L.
+        seed: seed for the initial weights.
 
     Raises:
         InputError: the family is unknown, or its parameters do not fit the images.
     """
     if family not in MODELS:
         raise InputError(f"There is no model family {family!r}; choose {', '.join(MODELS)}.")
-    with torch.random.fork_rng(devices=[]):  # weights are drawn on the CPU, whatever they move to later
+    with torch.random.fork_rng(devices=[]):  # initial weights are always drawn on the CPU
         torch.manual_seed(stream_seed("weights", seed))
         try:
             model = MODELS[family](image_shape, n_levels, **params)
@@ -80,13 +80,16 @@ def build(
             raise InputError(
                 f"A model of family {family!r} cannot be built for images of shape {image_shape}: {error}."
             ) from error
-    if model.origin is not None:  # somebody else's code may rely on how its tensors lie
+    if model.origin is not None:  # external code may rely on the memory format of its tensors
         return model
-    return model.to(memory_format=torch.channels_last)  # convolutions run faster so; no value changes
+    return model.to(memory_format=torch.channels_last)  # faster convolutions; the values do not change
 
 
 def save(model: ImageModel, family: str, params: Mapping[str, Any], folder: Path) -> None:
-    """Write ``weights.safetensors`` and ``model.json``, which :func:`load` reads; no other process writes there now."""
+    """Write ``weights.safetensors`` and ``model.json`` for :func:`load`.
+
+    No other process may write to the folder at the same time.
+    """
     from safetensors.torch import save as serialized
 
     remove_leftovers(folder)
@@ -107,12 +110,12 @@ def load(folder: Path | str, family: str | None = None) -> ImageModel:
     """Read a model that :func:`save` wrote, in evaluation mode.
 
     Args:
-        folder: where it was written.
-        family: that it has to be of; None: of any.
+        folder: folder of the saved model.
+        family: expected model family; None: any family.
 
     Raises:
-        InputError: there is none, its files are damaged, it is of another family, or it was made elsewhere and its
-            code has changed since.
+        InputError: there is no model, its files are damaged, it belongs to another family, or it is an external model
+            whose code has changed since it was saved.
     """
     from safetensors.torch import load_file
 
@@ -121,10 +124,11 @@ def load(folder: Path | str, family: str | None = None) -> ImageModel:
         description = read_json(folder / "model.json")
         if family not in (None, description["family"]):
             raise InputError(f"{folder} is a model of family {description['family']!r}, not {family!r}.")
-        shape, params = tuple(description["image_shape"]), description["hyperparameters"]
+        shape = tuple(description["image_shape"])
+        params = description["hyperparameters"]
         if (origin := description.get("origin")) is not None:
             refuse_changed(origin["files"], folder)
-            params = {**params, "weights": None}  # which are read below
+            params = {**params, "weights": None}  # the weights are read below
         model = build(description["family"], params, shape, description["n_levels"])
         model.origin = origin
     with reading(folder / "weights.safetensors", "train"):

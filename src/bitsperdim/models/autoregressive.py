@@ -1,18 +1,18 @@
-"""Models of one sub-pixel after the other, each given those before, and how they are sampled.
+"""Autoregressive networks, which model each sub-pixel given the earlier ones, and their sampling.
 
-**Sampling** goes one pixel after the other, computing only what a new pixel changes.
+**Sampling** draws one pixel after the other and computes only the values that a new pixel changes.
 
-A network is asked for its outputs at one place at a time, and remembers what it computed at earlier ones
-(:class:`~bitsperdim.models.parts.causal.Memory`): the work of a whole image is about that of one forward pass, instead
-of one pass for each pixel. Values are drawn from the likelihood at the place, with one generator, in the order of the
-image: cached or not, the same generator draws the same images.
+The network returns its outputs at one position at a time and caches the values that it computed at earlier positions
+(:class:`~bitsperdim.models.parts.causal.Memory`). A whole image then costs about as much as one forward pass, instead
+of one pass for each pixel. Values are drawn from the likelihood at each position, with one generator, in the order of
+the image. With or without the cache, the same generator draws the same images.
 
-Not here: what a layer remembers (``causal.py``), and pictures.
+The cache of a layer is defined in ``causal.py``.
 
-Invariants (``tests/models/test_sampling.py``): outputs at a place are those of a full pass
-(``test_cached_outputs_are_those_of_a_full_pass``); the images are the same (``test_cached_images_are_naive_images``);
-the work is that of about one pass (``test_the_cache_saves_work``); given rows stay, and the others follow from them
-(``test_given_rows_stay``).
+Invariants (``tests/models/test_sampling.py``): outputs at a position equal those of a full pass
+(``test_cached_outputs_are_those_of_a_full_pass``); the images are the same with and without the cache
+(``test_cached_images_are_naive_images``); the work is about that of one pass (``test_the_cache_saves_work``); given
+rows do not change, and the other rows are drawn conditional on them (``test_given_rows_stay``).
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from bitsperdim.models.parts.causal import Memory
 
 
 class AutoregressiveModel(ConditionalModel):
-    """Each sub-pixel given the ones before it, by a network of masks that can draw what it models.
+    """A network with causal layers that models each sub-pixel given the earlier ones, and can draw images.
 
-    The order is row by row, pixel by pixel, and inside a pixel channel by channel. The network gives the outputs of
-    each pixel, and the head makes a likelihood of them; where that couples the channels of a pixel itself, the outputs
-    depend on earlier pixels only.
+    The order is row by row, pixel by pixel, and channel by channel within a pixel. The network returns the outputs for
+    each pixel, and the head turns them into a likelihood. If this likelihood itself couples the channels of a pixel,
+    the outputs depend only on earlier pixels.
 
     Attributes:
-        head: from outputs to a likelihood.
+        head: map from outputs to a likelihood.
     """
 
     head: Head
@@ -52,25 +52,25 @@ class AutoregressiveModel(ConditionalModel):
         memory: Memory | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Return what the network says of p(x_i given x_<i), (B, G * n, H, W), for all i at once or at one place.
+        """Return the parameters of p(x_i given x_<i), (B, G * n, H, W), for all i at once or at one position.
 
         Args:
-            x: (B, C, H, W), 0..L-1.
-            labels: (B,) int64.
-            memory: of the places before the one that is asked for (``causal.py``); the result is of that place only,
-                (B, G * n, 1, 1), or (B, G * n, 1, W) for a row, and no later value in ``x`` matters.
-            generator: of dropout, in training mode.
+            x: images (B, C, H, W), values 0..L-1.
+            labels: class labels, (B,) int64.
+            memory: cache of the earlier positions (``causal.py``). With a memory the result is only for its position,
+                (B, G * n, 1, 1), or for its row, (B, G * n, 1, W), and later values in ``x`` do not matter.
+            generator: random number generator for dropout in training mode.
         """
 
     def likelihood(self, outputs: Tensor) -> Likelihood:
-        """Return the likelihood that outputs (B, G * n, H, W) stand for, batch shape (B, C, H, W)."""
+        """Return the likelihood with parameters ``outputs`` (B, G * n, H, W); its batch shape is (B, C, H, W)."""
         grouped = outputs.unflatten(1, (self.head.n_groups, self.head.n_outputs))  # (B, G, n, H, W)
         return self.head(grouped.permute(0, 1, 3, 4, 2))
 
     def conditionals(
         self, x: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Likelihood:
-        """Return p(x_i given x_<i) for all i at once, batch shape (B, C, H, W); arguments as of :meth:`outputs`."""
+        """Return p(x_i given x_<i) for all i at once, batch shape (B, C, H, W); arguments as for :meth:`outputs`."""
         return self.likelihood(self.outputs(x, labels, generator=generator)).given(x)
 
     def unchecked_log_weights(
@@ -82,7 +82,7 @@ class AutoregressiveModel(ConditionalModel):
         generator: torch.Generator | None = None,
         noise: Tensor | None = None,
     ) -> Tensor:
-        """Return log P(x), exact, (1, B) in nats."""
+        """Return the exact log P(x) in nats, (1, B)."""
         return self.likelihood(self.outputs(x, labels, generator=generator)).log_prob_of_images(x)[None]
 
     def unchecked_sample(
@@ -104,17 +104,17 @@ def ancestral_sample(
     """Draw images in the order of the model: row by row, pixel by pixel, channel by channel.
 
     Args:
-        model: in evaluation mode.
-        n_images: B, at least 1.
-        labels: (B,) int64, for models that are given the class; others ignore them.
-        generator: on the device of the model.
-        use_cache: False computes a full forward pass for every pixel instead, to compare with.
+        model: model in evaluation mode.
+        n_images: number of images B, at least 1.
+        labels: class labels, (B,) int64, for models that are conditioned on labels; other models ignore them.
+        generator: random number generator on the device of the model.
+        use_cache: False: compute a full forward pass for every pixel, for comparison.
 
     Returns:
         (B, C, H, W) uint8.
 
     Raises:
-        ValueError: as of :func:`completed`.
+        ValueError: see :func:`completed`.
     """
     check_counts(n_images=n_images)
     x = torch.zeros(n_images, *model.image_shape, dtype=torch.uint8, device=model.device)
@@ -131,22 +131,22 @@ def completed(
     generator: torch.Generator | None = None,
     use_cache: bool = True,
 ) -> Tensor:
-    """Keep the first rows of images, and draw the others given them.
+    """Keep the first rows of images, and draw the other rows conditional on them.
 
     Args:
-        model: in evaluation mode.
+        model: model in evaluation mode.
         images: (B, C, H, W) uint8, values 0..L-1, on the device of the model.
-        n_rows: how many rows are kept.
-        labels: (B,) int64, for models that are given the class; others ignore them.
-        generator: on the device of the model.
-        use_cache: as of :func:`ancestral_sample`.
+        n_rows: number of rows to keep.
+        labels: class labels, (B,) int64, for models that are conditioned on labels; other models ignore them.
+        generator: random number generator on the device of the model.
+        use_cache: see :func:`ancestral_sample`.
 
     Returns:
         (B, C, H, W) uint8.
 
     Raises:
         ValueError: the model is not autoregressive, is in training mode or has more than 256 levels, or an argument
-            does not fit it.
+            does not fit the model.
     """
     if not isinstance(model, AutoregressiveModel):
         raise ValueError(f"only an autoregressive model completes images, not {type(model).__name__}")
@@ -159,7 +159,8 @@ def completed(
     _, height, width = model.image_shape
     if not 0 <= n_rows <= height:
         raise ValueError(f"n_rows must be from 0 to {height}, not {n_rows}")
-    x, memory = images.clone(), Memory(height, width) if use_cache else None
+    x = images.clone()
+    memory = Memory(height, width) if use_cache else None
     x[:, :, n_rows:] = 0
     if memory is not None:
         for row in range(n_rows):
@@ -181,7 +182,7 @@ def draw_pixel(
     labels: Tensor | None,
     generator: torch.Generator | None,
 ) -> None:
-    """Draw one pixel of all images in place; the groups of its channels follow each other."""
+    """Draw one pixel of all images in place, one group of channels after the other."""
     groups = model.head.n_groups
     per_group = model.image_shape[0] // groups
     for group in range(groups):
@@ -193,7 +194,7 @@ def draw_pixel(
 def outputs_at(
     model: AutoregressiveModel, x: Tensor, row: int, column: int, memory: Memory | None, labels: Tensor | None
 ) -> Tensor:
-    """Return the outputs of the network at a place, (B, G * n, 1, 1); without a memory they are cut from a pass."""
+    """Return the outputs of the network at a position, (B, G * n, 1, 1); without a memory, compute a full pass."""
     if memory is None:
         return model.outputs(x, labels)[:, :, row : row + 1, column : column + 1]
     return model.outputs(x, labels, memory=memory.go_to(row, column))

@@ -1,4 +1,4 @@
-r"""What a model is: a probability mass function over images, asked one question.
+r"""Base class of all models: a probability mass function over images that returns log-weights.
 
 .. math:: \texttt{log\_weights}(x, K) \to \log w \in \mathbb R^{K \times B},
           \qquad \mathbb E[w_k] = P(x) \text{ for every } k
@@ -11,20 +11,20 @@ kind of model                   latent                 log w
 :class:`DensityModel`           u ~ r(u given x)       log p((x+u)/L) - D log L - log r(u given x)
 ==============================  =====================  ===============================================
 
-Training maximizes the log of the mean weight, evaluation estimates it with a larger K: a model
-knows neither the trainer nor the estimator.
+Training maximizes the log of the mean weight, and evaluation estimates it with a larger K. A model
+depends neither on the trainer nor on the estimator.
 
-A model is asked by ``log_weights``, ``sample`` and ``initialise``, which refuse what is not images of the model
-(:mod:`bitsperdim.models.inputs`), and answers in ``unchecked_log_weights``, ``unchecked_sample`` and
-``unchecked_initialise``, which each model defines. A loop over many batches or chunks, as training is, checks its
-images once and then asks the unchecked ones: reading the values of images on a GPU makes the host wait.
+The public methods ``log_weights``, ``sample`` and ``initialise`` check their arguments
+(:mod:`bitsperdim.models.inputs`). Then they call ``unchecked_log_weights``, ``unchecked_sample`` and
+``unchecked_initialise``, which each model defines. A loop over many batches or chunks, such as training, checks its
+images once and then calls the unchecked methods, because reading the values of images on a GPU makes the host wait.
 
 Invariants (``tests/models/``):
 
-1. E[w] = P(x), against enumeration or quadrature (``test_vae.py``, ``test_gaussian.py``).
-2. No image's log-weight depends on another image, in training mode either
+1. E[w] = P(x), compared with enumeration or quadrature (``test_vae.py``, ``test_gaussian.py``).
+2. The log-weight of an image does not depend on the other images, not even in training mode
    (``test_every_model.py::test_images_are_independent``).
-3. P sums to one over all images (to the mass of the unit cube for a density on R^D).
+3. P sums to one over all images (for a density on R^D, to its mass in the unit cube).
 """
 
 from __future__ import annotations
@@ -46,17 +46,18 @@ COUNTED_AT_ONCE = 2**22  # sub-pixels, 8 bytes each
 
 
 class ImageModel(nn.Module, ABC):
-    """A mass function over images of shape (C, H, W) with values 0..L-1.
+    """A probability mass function over images of shape (C, H, W) with values 0..L-1.
 
     Attributes:
         image_shape: (C, H, W).
-        n_levels: L.
-        is_exact: whether ``log_weights`` is log P(x) itself, without variance.
-        draws_bounds: whether ``log_weights`` draws lower bounds of log P(x), whose mean counts, and not logarithms of
-            weights whose mean is P(x).
-        n_classes: of labels, one of which the model is given with each image; None: it is given none.
-        origin: of a model that was made elsewhere, its files and their hashes, and the method that it is asked by;
-            None: it is of this package.
+        n_levels: number of levels L.
+        is_exact: whether ``log_weights`` returns log P(x) itself, without variance.
+        draws_bounds: whether ``log_weights`` draws lower bounds on log P(x), whose mean is the result. Otherwise it
+            draws logarithms of weights whose mean is P(x).
+        n_classes: number of classes if the model is conditioned on a label for each image; None: it is not conditioned
+            on labels.
+        origin: for an external model, its files with their hashes and the method that is called; None: the model
+            belongs to this package.
     """
 
     is_exact: ClassVar[bool] = False
@@ -66,59 +67,59 @@ class ImageModel(nn.Module, ABC):
 
     @property
     def can_sample(self) -> bool:
-        """Whether images can be drawn: of a model that was made elsewhere it may be unknown how."""
+        """Whether images can be drawn; an external model may lack a method for it."""
         return True
 
     @property
     def kind(self) -> Kind:
-        """What the log of the mean weight is: ``exact``, a ``lower`` bound of log P(x), or only a ``density``."""
+        """Kind of the log of the mean weight: ``exact``, a ``lower`` bound on log P(x), or only a ``density``."""
         return "exact" if self.is_exact else "lower"
 
     @property
     def keeps_noise(self) -> bool:
-        """Whether each training image is to be presented with the same dequantization noise for ever."""
+        """Whether a training image always has the same dequantization noise."""
         return False
 
     def __init__(self, image_shape: tuple[int, int, int], n_levels: int) -> None:
-        """Remember what the images are."""
+        """Store the shape and the number of levels of the images."""
         super().__init__()
         self.image_shape = image_shape
         self.n_levels = n_levels
 
     @property
     def n_dims(self) -> int:
-        """D = C*H*W."""
+        """The number of dimensions, D = C*H*W."""
         return n_dims(self.image_shape)
 
     @property
     def n_parameters(self) -> int:
-        """The number of free parameters: weights that a mask holds at zero do not count."""
+        """The number of free parameters, without the weights that a mask sets to zero."""
         masked = sum(module.n_masked for module in self.modules() if isinstance(module, CausalConv2d))
         return sum(parameter.numel() for parameter in self.parameters()) - masked
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights; the CPU if there are no weights."""
         tensors = itertools.chain(self.parameters(), self.buffers())
         return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights: that of the first that holds floating-point numbers; float32 where there is none."""
+        """The dtype of the first weight with floating-point numbers; float32 if there is no such weight."""
         tensors = itertools.chain(self.parameters(), self.buffers())
         return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
 
     def check(self, x: Tensor, labels: Tensor | None = None, noise: Tensor | None = None) -> None:
-        """Refuse what is not images of this model, on whatever device they are; the values are read.
+        """Check that the arguments are images and labels for this model, on any device; this reads their values.
 
         Args:
             x: (B, C, H, W) uint8 or another integer type, values 0..L-1, B at least 1.
-            labels: (B,) int64, 0..n_classes - 1, needed by models that are given the class. Others ignore labels,
-                since the images of one data set are scored by models of both sorts.
-            noise: as of :meth:`log_weights`; models that are not densities ignore it.
+            labels: class labels, (B,) int64, values 0..n_classes - 1. Models that are conditioned on labels need them;
+                other models ignore them, because both sorts of models are evaluated on the same data set.
+            noise: see :meth:`log_weights`; models that are not densities ignore it.
 
         Raises:
-            ValueError: one sentence that says what is allowed and what was given.
+            ValueError: an argument does not fit; the message states the allowed and the given value.
         """
         check_images(x, self.image_shape, self.n_levels)
         if self.n_classes is not None:
@@ -127,10 +128,10 @@ class ImageModel(nn.Module, ABC):
     def check_places(
         self, images: Tensor | None = None, labels: Tensor | None = None, generator: torch.Generator | None = None
     ) -> None:
-        """Refuse images, labels that are not ignored and a generator that are not on the device of the model.
+        """Check that images, generator and labels (unless ignored) are on the device of the model.
 
         Raises:
-            ValueError: saying where they are.
+            ValueError: an argument is on another device; the message names both devices.
         """
         if not isinstance(generator, torch.Generator | None):
             raise ValueError(f"generator must be a torch.Generator, not {type(generator).__name__}")
@@ -140,10 +141,10 @@ class ImageModel(nn.Module, ABC):
                 check_place(name, value.device, self.device)
 
     def check_mode(self, what: str) -> None:
-        """Refuse a model any part of which is in training mode.
+        """Check that all parts of the model are in evaluation mode.
 
         Raises:
-            ValueError: saying that ``what`` needs evaluation mode.
+            ValueError: a part is in training mode, but ``what`` needs evaluation mode.
         """
         if any(module.training for module in self.modules()):
             raise ValueError(f"{what} needs a model in evaluation mode; call model.eval() first")
@@ -158,22 +159,23 @@ class ImageModel(nn.Module, ABC):
         noise: Tensor | None = None,
         **options: Any,  # noqa: ANN401 - they differ between the kinds of models
     ) -> Tensor:
-        """Return log w, (K, B) in nats, with E[w_k] = P(x).
+        """Return the log-weights log w in nats, (K, B), with E[w_k] = P(x).
 
-        In training mode too, where dropout is on: then E[w_k] is another mass for each draw of what is dropped. Whether
-        an autoregressive model looks ahead is not asked here: :func:`bitsperdim.evaluation.estimate.estimate` does.
+        This also holds in training mode with dropout; E[w_k] is then a different mass for each draw of the dropped
+        values. This method does not check whether an autoregressive model looks ahead;
+        :func:`bitsperdim.evaluation.estimate.estimate` does.
 
         Args:
             x: (B, C, H, W) uint8 or another integer type, values 0..L-1, on the device of the model.
-            n_samples: K; models without variance return one row whatever it is.
-            labels: (B,) int64, for models that are given the class; others ignore them.
-            generator: of all randomness; on a CPU the k-th row does not depend on K.
-            noise: (B, C, H, W) in [0, 1), the dequantization noise of the first row, or (M, B, C, H, W)
-                of the first M rows; only density models use it.
-            **options: of the kind of model, see its ``unchecked_log_weights``.
+            n_samples: number of samples K; models without variance always return one row.
+            labels: class labels, (B,) int64, for models that are conditioned on labels; other models ignore them.
+            generator: random number generator for all draws; on a CPU the k-th row does not depend on K.
+            noise: dequantization noise in [0, 1), (B, C, H, W) for the first row or (M, B, C, H, W) for the first M
+                rows; only density models use it.
+            **options: further options of this kind of model, see its ``unchecked_log_weights``.
 
         Raises:
-            ValueError: these are not images of the model, or not such labels or noise; it says what is allowed.
+            ValueError: the images, labels or noise do not fit the model; the message states the allowed values.
         """
         check_counts(n_samples=n_samples)
         self.check(x, labels, noise)
@@ -190,20 +192,20 @@ class ImageModel(nn.Module, ABC):
         generator: torch.Generator | None = None,
         noise: Tensor | None = None,
     ) -> Tensor:
-        """Do what :meth:`log_weights` promises, for images that are checked; arguments likewise."""
+        """Return the result of :meth:`log_weights` for arguments that are already checked; same arguments."""
 
     def sample(
         self, n_images: int, *, labels: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Draw (B, C, H, W) images from the model, uint8 up to 256 levels and int32 beyond.
+        """Draw images (B, C, H, W) from the model; uint8 for up to 256 levels, int32 for more.
 
         Args:
-            n_images: B, at least 1.
-            labels: (B,) int64, for models that are given the class; others ignore them.
-            generator: on the device of the model.
+            n_images: number of images B, at least 1.
+            labels: class labels, (B,) int64, for models that are conditioned on labels; other models ignore them.
+            generator: random number generator on the device of the model.
 
         Raises:
-            ValueError: the model is in training mode, or an argument does not fit it.
+            ValueError: the model is in training mode, or an argument does not fit the model.
         """
         self.check_mode("sampling")
         check_counts(n_images=n_images)
@@ -216,23 +218,23 @@ class ImageModel(nn.Module, ABC):
     def unchecked_sample(
         self, n_images: int, *, labels: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Do what :meth:`sample` promises, for arguments that are checked."""
+        """Return the result of :meth:`sample` for arguments that are already checked."""
 
     def initialise(self, images: Tensor) -> None:
-        """Start from training images, once, before training; a closed-form model is fitted here.
+        """Initialise the model with training images, once, before training; a closed-form model is fitted here.
 
         Args:
             images: (N, C, H, W) uint8 or another integer type, values 0..L-1, on the device of the model.
 
         Raises:
-            ValueError: these are not images of the model.
+            ValueError: the images do not fit the model.
         """
         check_images(images, self.image_shape, self.n_levels)
         self.check_places(images)
         self.unchecked_initialise(images)
 
     def unchecked_initialise(self, images: Tensor) -> None:
-        """Do what :meth:`initialise` promises, for images that are checked."""
+        """Do the work of :meth:`initialise` for images that are already checked."""
 
     def scaled(self, x: Tensor) -> Tensor:
         """Map levels 0..L-1 to [-1, 1] in the dtype of the model, as the input of a network."""
@@ -240,12 +242,12 @@ class ImageModel(nn.Module, ABC):
 
 
 def in_full_precision(layer: nn.Module, x: Tensor, *more: object) -> Tensor:
-    """Apply a layer in the precision of its weights, also under autocast: what a likelihood gets is not rounded.
+    """Apply a layer in the precision of its weights, also under autocast, so that autocast rounds no likelihood.
 
     Args:
-        layer: the last one, of the parameters of a likelihood.
-        x: its input.
-        *more: arguments of the layer.
+        layer: last layer, whose outputs are the parameters of a likelihood.
+        x: input of the layer.
+        *more: further arguments of the layer.
     """
     with torch.autocast(x.device.type, enabled=False):
         result: Tensor = layer(x.to(next(layer.parameters()).dtype), *more)
@@ -253,10 +255,10 @@ def in_full_precision(layer: nn.Module, x: Tensor, *more: object) -> Tensor:
 
 
 def level_counts(images: Tensor, n_levels: int) -> Tensor:
-    """Count how often each sub-pixel has each level in images (N, C, H, W): (C, H, W, L) int64."""
+    """Count how often each sub-pixel of images (N, C, H, W) has each level, (C, H, W, L) int64."""
     shape = images.shape[1:]
     n_places = shape.numel()
-    first = torch.arange(n_places, device=images.device) * n_levels  # of each sub-pixel's row of counts
+    first = torch.arange(n_places, device=images.device) * n_levels  # index of the first count of each sub-pixel
     counts = torch.zeros(n_places * n_levels, dtype=torch.int64, device=images.device)
     for chunk in images.split(max(1, COUNTED_AT_ONCE // n_places)):
         counts += torch.bincount((first + chunk.flatten(1).long()).flatten(), minlength=len(counts))

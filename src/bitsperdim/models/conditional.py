@@ -1,7 +1,6 @@
-"""Models of one sub-pixel after the other, each given those before it in an order of the model.
+"""Models of each sub-pixel given the earlier ones, in an order that belongs to the model.
 
-Invariants: those of :mod:`bitsperdim.models.base`; whether one looks ahead is asked by
-:mod:`bitsperdim.models.look_ahead`.
+Invariants: see :mod:`bitsperdim.models.base`; :mod:`bitsperdim.models.look_ahead` checks whether a model looks ahead.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from bitsperdim.models.base import ImageModel
 
 
 class ConditionalModel(ImageModel):
-    r"""Each sub-pixel given the ones before: exact.
+    r"""A model of each sub-pixel given the earlier ones; its log-likelihood is exact.
 
     .. math:: \log P(x) = \sum_{i=1}^{D} \log p(x_i \mid x_{<i})
     """
@@ -26,7 +25,10 @@ class ConditionalModel(ImageModel):
 
     @property
     def order(self) -> Tensor:
-        """The place of every sub-pixel in the order of the model, (C, H, W) int64: pixel by pixel, channels inside."""
+        """The position of every sub-pixel in the order of the model, (C, H, W) int64.
+
+        The default order is pixel by pixel, and channel by channel within a pixel.
+        """
         return sub_pixel_order(self.image_shape, self.device)
 
     @abstractmethod
@@ -36,9 +38,9 @@ class ConditionalModel(ImageModel):
         """Return p(x_i given x_<i) for all i at once, batch shape (B, C, H, W).
 
         Args:
-            x: (B, C, H, W), 0..L-1, of an integer type or of the model's dtype.
-            labels: (B,) int64.
-            generator: of dropout, in training mode.
+            x: images (B, C, H, W), values 0..L-1, of an integer type or of the dtype of the model.
+            labels: class labels, (B,) int64.
+            generator: random number generator for dropout in training mode.
         """
 
     def unchecked_log_weights(
@@ -50,11 +52,14 @@ class ConditionalModel(ImageModel):
         generator: torch.Generator | None = None,
         noise: Tensor | None = None,
     ) -> Tensor:
-        """Return log P(x), exact, (1, B) in nats."""
+        """Return the exact log P(x) in nats, (1, B)."""
         return self.conditionals(x, labels, generator=generator).log_prob_of_images(x)[None]
 
 
 def sub_pixel_order(shape: Sequence[int], device: torch.device) -> Tensor:
-    """Return the place of every sub-pixel, (C, H, W): row by row, pixel by pixel, channel by channel."""
+    """Return the position of every sub-pixel in the raster order, (C, H, W).
+
+    The order is row by row, pixel by pixel, channel by channel.
+    """
     channels, height, width = shape
     return torch.arange(channels * height * width, device=device).reshape(height, width, channels).permute(2, 0, 1)

@@ -1,15 +1,15 @@
-r"""A variational autoencoder of convolutions, for grey images and in colour.
+r"""A convolutional variational autoencoder for grey and colour images.
 
 .. math:: p(z) = \mathcal N(0, I), \quad q(z \mid x) = \mathcal N(\mu(x), \mathrm{diag}\, s(x)^2), \quad
           p(x \mid z) = \prod_d p(x_d \mid z)
 
-(with coupled channels a product over pixels). z is a small map of ``latent_maps`` channels at the coarsest of
+With coupled channels, the product is over pixels. z is a small map with ``latent_maps`` channels at the coarsest of
 ``n_scales`` scales. Encoder and decoder are residual networks without normalisation, as in the ResNet VAE of
 Kingma et al. 2016 ("Improved Variational Inference with Inverse Autoregressive Flow", section 5), but with one
 stochastic layer.
 
-Differences from that paper: one stochastic layer in place of a ladder, no inverse autoregressive flow, and no weight
-normalisation; a residual branch starts at zero instead.
+Differences from that paper: one stochastic layer instead of a ladder; no inverse autoregressive flow; no weight
+normalisation, but residual branches that start at zero.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bitsperdim.models.latent import LatentModel, LatentNormal
 
 
 class ResidualBlock(nn.Module):
-    """x plus two convolutions, each after an exponential linear unit; the second starts at zero."""
+    """A residual block with two convolutions, each after an exponential linear unit; the second starts at zero."""
 
     def __init__(self, n_filters: int) -> None:
         """Build the convolutions."""
@@ -34,15 +34,15 @@ class ResidualBlock(nn.Module):
         self.first = nn.Conv2d(n_filters, n_filters, 3, padding=1)
         self.second = nn.Conv2d(n_filters, n_filters, 3, padding=1)
         nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]  # there is one
+        nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]  # the convolution has a bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B, n, H, W)."""
+        """Return maps (B, n, H, W)."""
         return x + self.second(F.elu(self.first(F.elu(x))))
 
 
 class Upsampling(nn.Module):
-    """From a map to one of another size: the nearest values, then a convolution."""
+    """A change of the map size by nearest-neighbour interpolation, followed by a convolution."""
 
     def __init__(self, n_filters: int, size: tuple[int, int]) -> None:
         """Build the convolution."""
@@ -51,22 +51,22 @@ class Upsampling(nn.Module):
         self.convolution = nn.Conv2d(n_filters, n_filters, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B, n, *size)."""
+        """Return maps (B, n, *size)."""
         return self.convolution(F.interpolate(x, size=self.size, mode="nearest"))
 
 
 class ConvVAE(LatentModel):
-    """A VAE of convolutions with one stochastic layer.
+    """A convolutional VAE with one stochastic layer.
 
     Args:
         image_shape: (C, H, W).
-        n_levels: L.
-        latent_maps: channels of z.
-        n_scales: z is ``n_scales`` - 1 times coarser by two, rounded up, than the image.
-        n_filters: of every convolution.
-        n_blocks: residual blocks at each scale, of the encoder and of the decoder.
-        likelihood: a key of :data:`bitsperdim.likelihoods.HEADS`.
-        n_mixtures: the number of its components.
+        n_levels: number of levels L.
+        latent_maps: number of channels of z.
+        n_scales: number of scales; the sides of z are those of the image, halved ``n_scales`` - 1 times and rounded up.
+        n_filters: number of channels of every hidden map.
+        n_blocks: number of residual blocks at each scale of the encoder, and of the decoder.
+        likelihood: name of the likelihood, a key of :data:`bitsperdim.likelihoods.HEADS`.
+        n_mixtures: number of components of the likelihood, if it is a mixture.
         doubly_reparameterized: see :class:`bitsperdim.models.latent.LatentModel`.
     """
 
@@ -105,19 +105,19 @@ class ConvVAE(LatentModel):
         self.to_outputs = nn.Conv2d(n_filters, self.head.n_groups * self.head.n_outputs, 1)
 
     def unchecked_initialise(self, images: Tensor) -> None:
-        """Start the output biases at the marginals of each channel."""
+        """Set the output biases to the marginals of each channel."""
         counts = level_counts(images, self.n_levels).sum((1, 2), keepdim=True)  # (C, 1, 1, L)
         with torch.no_grad():
-            self.to_outputs.bias.copy_(self.head.biases(counts).flatten())  # type: ignore[union-attr]  # there is one
+            self.to_outputs.bias.copy_(self.head.biases(counts).flatten())  # type: ignore[union-attr]  # it has a bias
 
     def prior(self) -> LatentNormal:
-        """Return the standard normal, of shape (Z,)."""
+        """Return the standard normal prior, shape (Z,)."""
         like = self.to_outputs.weight
         zeros = torch.zeros(self.latent_shape, dtype=like.dtype, device=like.device).flatten()
         return DiagonalNormal(zeros, zeros)
 
     def encode(self, x: Tensor) -> LatentNormal:
-        """Return q(z given x), of shape (B, Z)."""
+        """Return q(z given x), shape (B, Z)."""
         hidden, last = self.encoder[:-1](self.scaled(x)), self.encoder[-1]
         mean, log_scale = in_full_precision(last, hidden).chunk(2, 1)
         return DiagonalNormal(mean.flatten(1), log_scale.flatten(1))

@@ -1,6 +1,6 @@
-"""Densities on the unit cube, which noise of a dequantizer ties to masses of whole numbers.
+"""Densities on the unit cube; dequantization noise connects them with probability masses of images.
 
-Invariants: those of :mod:`bitsperdim.models.base`, by ``tests/models/test_flows.py``.
+Invariants: see :mod:`bitsperdim.models.base`; tested by ``tests/models/test_flows.py``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bitsperdim.models.parts.dequantization import (
 )
 from bitsperdim.models.parts.triangular import Shifted, TriangularMap, sequential_log_weights, shift_of
 
-NoiseFrom = Literal["own", "sequential"] | Shifted | Dequantizer  # another dequantizer: one fitted to the density
+NoiseFrom = Literal["own", "sequential"] | Shifted | Dequantizer  # a Dequantizer: one fitted to the density
 NoiseName = Literal["uniform", "variational", "sequential", "fitted"]
 
 
@@ -32,53 +32,54 @@ class DensityModel(ImageModel):
 
     .. math:: \log w_k = \log p\Big(\frac{x + u_k}{L}\Big) - D \log L - \log r(u_k \mid x), \qquad u_k \sim r(u \mid x)
 
-    P(x), the mass of the cell, is that of the density alone. Noise is a proposal for it, also learned noise that the
-    density was trained with: any other that reaches the whole cell is a proposal for the same P(x).
+    P(x), the mass of the cell of x, depends only on the density. The noise distribution is a proposal for P(x), even
+    if it was learned together with the density. Any other noise distribution that covers the whole cell is a proposal
+    for the same P(x).
 
     Raises:
-        ValueError: more levels than float32 can tell noise within.
+        ValueError: there are more than 4,096 levels, so that float32 is too coarse for noise within a level.
     """
 
     dequantizer: Dequantizer
 
     def __init__(self, image_shape: tuple[int, int, int], n_levels: int) -> None:
-        """Refuse more than 4,096 levels."""
+        """Store the shape and the levels of the images, and refuse more than 4,096 levels."""
         super().__init__(image_shape, n_levels)
         if n_levels > MAX_LEVELS:
             raise ValueError(f"a density model takes at most {MAX_LEVELS} levels, not {n_levels}")
 
     @property
     def kind(self) -> Kind:
-        """``density`` without dequantization noise, else ``lower``."""
+        """Kind of the result: ``density`` without dequantization noise, otherwise ``lower``."""
         return "lower" if self.dequantizer.is_noise else "density"
 
     @property
     def keeps_noise(self) -> bool:
-        """Whether the dequantizer is of fixed noise."""
+        """Whether the dequantizer gives each training image fixed noise."""
         return self.dequantizer.is_fixed
 
     @property
     def is_triangular(self) -> bool:
-        """Whether the density is one triangular map to a standard normal: then noise may be drawn sequentially."""
+        """Whether the density is a single triangular map to a standard normal, so that noise can be sequential."""
         return False
 
     def triangular(self) -> TriangularMap:
-        """Return that map.
+        """Return the triangular map to a standard normal.
 
         Raises:
-            ValueError: the density is no single triangular map.
+            ValueError: the density is not a single triangular map.
         """
         raise ValueError(f"sequential noise needs a density that is one triangular map, not {type(self).__name__}")
 
     def check(self, x: Tensor, labels: Tensor | None = None, noise: Tensor | None = None) -> None:
-        """Refuse what is not images of this model, or not noise for them: see :meth:`ImageModel.check`."""
+        """Check images, labels and noise: see :meth:`ImageModel.check`."""
         super().check(x, labels, noise)
         if noise is not None:
             check_noise(noise, x.shape)
 
     @abstractmethod
     def log_density(self, y: Tensor) -> Tensor:
-        """Return log p(y), (B,) in nats, of y (B, C, H, W) float64 in (0, 1)."""
+        """Return log p(y) in nats, (B,), for y (B, C, H, W) float64 in (0, 1)."""
 
     def unchecked_log_weights(
         self,
@@ -90,19 +91,20 @@ class DensityModel(ImageModel):
         noise: Tensor | None = None,
         noise_from: NoiseFrom = "own",
     ) -> Tensor:
-        """Return log w for u ~ r(u given x), (K, B) in nats; without noise the density at the middle of the cell.
+        """Return log w in nats, (K, B), for u ~ r(u given x); without noise, the density at the middle of the cell.
 
         Args:
-            x: as of :meth:`ImageModel.log_weights`, and so are the others.
-            n_samples: K.
-            labels: of no use here.
-            generator: of all randomness.
-            noise: of the first rows.
-            noise_from: ``own`` for the noise of the model's training; ``sequential``, perhaps shifted, which
-                :mod:`bitsperdim.models.parts.triangular` describes, without derivatives; or another dequantizer.
+            x: images, see :meth:`ImageModel.log_weights`.
+            n_samples: number of samples K.
+            labels: not used.
+            generator: random number generator for all draws.
+            noise: uniform noise for the first rows, see :meth:`ImageModel.log_weights`.
+            noise_from: source of the noise: ``own`` is the dequantizer that the model is trained with; ``sequential``
+                or a :class:`~bitsperdim.models.parts.triangular.Shifted` is the sequential proposal, which has no
+                derivatives (:mod:`bitsperdim.models.parts.triangular`); otherwise another dequantizer.
 
         Raises:
-            ValueError: sequential noise, of a density that is no single triangular map.
+            ValueError: the noise is sequential, but the density is not a single triangular map.
         """
         if noise_from == "sequential" or isinstance(noise_from, Shifted):
             v = uniform(x, n_samples, generator, noise)
@@ -115,7 +117,7 @@ class DensityModel(ImageModel):
         return log_density - self.n_dims * math.log(self.n_levels) - log_r_u_given_x
 
     def name_of_noise(self, noise_from: NoiseFrom) -> NoiseName | None:
-        """Return what noise is called; None where there is none."""
+        """Return the name of the noise; None if there is no noise."""
         if noise_from == "sequential" or isinstance(noise_from, Shifted):
             return "sequential"
         if noise_from != "own":
@@ -126,16 +128,16 @@ class DensityModel(ImageModel):
 
     @torch.no_grad()
     def shifted(self, x: Tensor, n_samples: int, at_once: int, generator: torch.Generator | None) -> Shifted:
-        """Return sequential noise with a shift for each image, learned from draws that are thrown away.
+        """Return sequential noise with a shift for each image; the shift is learned from draws used for nothing else.
 
         Args:
-            x: (B, C, H, W), checked.
-            n_samples: drawn of each image.
-            at_once: samples at a time.
-            generator: of the draws.
+            x: images (B, C, H, W), already checked.
+            n_samples: number of samples for each image.
+            at_once: number of samples computed at a time.
+            generator: random number generator for the draws.
 
         Raises:
-            ValueError: the density is no single triangular map.
+            ValueError: the density is not a single triangular map.
         """
         numbers, log_w = [], []
         for first in range(0, n_samples, at_once):
@@ -152,5 +154,5 @@ class DensityModel(ImageModel):
 
 
 def _by_dimension(v: Tensor) -> Tensor:
-    """Return (D, K, B) of (K, B, C, H, W)."""
+    """Reshape (K, B, C, H, W) to (D, K, B)."""
     return v.flatten(2).movedim(2, 0)

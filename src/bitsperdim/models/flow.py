@@ -1,13 +1,14 @@
-r"""Autoregressive flows over flat images: masked autoregressive flow and neural spline flow, by zuko.
+r"""Autoregressive flows over flattened images: masked autoregressive flow and neural spline flow, built with zuko.
 
-An affine map of each dimension that starts at mean 0 and spread 1 of the training images, then autoregressive
-transforms in alternately reversed order: affine ones (Papamakarios, Pavlakou and Murray 2017, "Masked Autoregressive
-Flow for Density Estimation") or monotonic rational-quadratic splines (Durkan et al. 2019, "Neural Spline Flows").
+The first map is affine in each dimension; initially it gives the training images mean 0 and standard deviation 1. Then
+follow autoregressive transforms in alternately reversed order. They are affine (Papamakarios, Pavlakou and Murray
+2017, "Masked Autoregressive Flow for Density Estimation") or monotonic rational-quadratic splines (Durkan et al. 2019,
+"Neural Spline Flows").
 
-Differences from the papers: activation normalisation once, at the start, in place of batch normalisation between the
-transforms; the spline flow is autoregressive, not coupled; no residual or dropout layers.
+Differences from the papers: one activation normalisation at the start instead of batch normalisation between the
+transforms; the spline flow is autoregressive instead of coupled; no residual or dropout layers.
 
-Sampling inverts one dimension after the other: D passes through each transform.
+Sampling inverts one dimension after the other and needs D passes through each transform.
 """
 
 from __future__ import annotations
@@ -29,7 +30,11 @@ TRANSFORMS = ("maf", "nsf")
 
 
 class AtLeastFloat32(nn.Module):
-    """Under autocast the networks are of half precision, but not the maps that they parameterize: else mass is lost."""
+    """A conversion of network outputs to at least float32.
+
+    Under autocast the networks run in half precision. The maps that they parameterize must not, because this would
+    lose probability mass.
+    """
 
     def forward(self, outputs: Tensor) -> Tensor:
         """Return the outputs in float32 at least."""
@@ -41,14 +46,14 @@ class Flow(NormalizingFlow):
 
     Args:
         image_shape: (C, H, W).
-        n_levels: L.
-        transform: ``maf``, affine, or ``nsf``, splines.
-        n_transforms: how many.
-        hidden_sizes: of the masked network of each.
-        n_bins: of each spline; ``maf`` has none.
-        logit_margin: of the logit transform; None for no logit transform.
+        n_levels: number of levels L.
+        transform: kind of the transforms: ``maf`` (affine) or ``nsf`` (splines).
+        n_transforms: number of autoregressive transforms.
+        hidden_sizes: sizes of the hidden layers in the masked network of each transform.
+        n_bins: number of bins of each spline; not used for ``maf``.
+        logit_margin: margin of the logit transform; None: no logit transform.
         dequantization: ``none``, ``uniform_fixed``, ``uniform`` or ``variational``.
-        variational: the sizes of learned noise.
+        variational: sizes of the network for learned noise.
     """
 
     def __init__(
@@ -72,7 +77,7 @@ class Flow(NormalizingFlow):
             dequantization=dequantization,
             variational=variational,
         )
-        from zuko.flows import MAF, NSF  # imported here: other models need no zuko
+        from zuko.flows import MAF, NSF  # imported here because other models do not need zuko
 
         if transform not in TRANSFORMS:
             raise ValueError(f"transform must be one of {', '.join(TRANSFORMS)}, not {transform!r}")
@@ -88,18 +93,18 @@ class Flow(NormalizingFlow):
 
     @property
     def n_parameters(self) -> int:
-        """The weights that the masks let through, and the rest."""
+        """The number of free parameters, without the weights that a mask sets to zero."""
         from zuko.nn import MaskedLinear
 
         masks = [cast(Tensor, module.mask) for module in self.modules() if isinstance(module, MaskedLinear)]
         return super().n_parameters - sum(int((~mask).sum()) for mask in masks)
 
     def normalise(self, y: Tensor) -> None:
-        """Give each dimension mean 0 and spread 1."""
+        """Set the affine map so that each dimension of y has mean 0 and standard deviation 1."""
         self.normalisation.initialise(y.flatten(1))
 
     def to_normal(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z (B, D) and ladj (B,) float64: one pass through each transform."""
+        """Return z (B, D) and ladj (B,) float64, by one pass through each transform."""
         z, ladj = self.normalisation(y.flatten(1))
         ladj = ladj.double()
         for transform in self.transforms:
@@ -108,28 +113,29 @@ class Flow(NormalizingFlow):
         return z, ladj
 
     def from_normal(self, z: Tensor) -> Tensor:
-        """Return y (B, C, H, W): D passes through each transform."""
+        """Return y (B, C, H, W), by D passes through each transform."""
         for transform in reversed(self.transforms):
             z = transform().inv(z)
         return self.normalisation.inverse(z).unflatten(1, self.image_shape)
 
     @property
     def is_triangular(self) -> bool:
-        """One transform is; several have orders that alternate."""
+        """Whether there is only one transform; several transforms alternate between two orders."""
         return len(self.transforms) == 1
 
     def triangular(self) -> TriangularMap:
-        """Return the only transform, in its order."""
+        """Return the flow as a triangular map, in the order of its only transform."""
         return _OneTransform(self) if self.is_triangular else super().triangular()
 
 
 class _OneTransform(TriangularMap):
-    """The logit and the normalisation of each dimension, and one autoregressive transform; its values are what it is
-    given: the normalised ones.
+    """The logit and the normalisation of each dimension, followed by one autoregressive transform.
+
+    The map takes its values after logit and normalisation.
     """
 
     def __init__(self, flow: Flow) -> None:
-        """Take the flow apart."""
+        """Split the transform of the flow into layers and activations."""
         (transform,) = flow.transforms
         self.flow = flow
         self.order = cast(Tensor, transform.order).argsort().tolist()
@@ -139,7 +145,7 @@ class _OneTransform(TriangularMap):
         self.network = InOrder(layers, activations, self.order)
 
     def start(self, edges: Tensor, n_rows: int) -> Tensor:
-        """Return the edges as the transform sees them: -inf and inf at the ends of a logit without margin."""
+        """Return the edges after logit and normalisation; without a margin the outermost ones are -inf and inf."""
         self.network.start(n_rows)
         if self.flow.logit is not None:
             edges = self.flow.logit(edges)[0]
@@ -147,10 +153,11 @@ class _OneTransform(TriangularMap):
         return (edges - shift[:, None]) * torch.exp(log_scale[:, None])
 
     def conditional(self, dim: int) -> Rising:
-        """Return the affine map, or the spline, of one dimension."""
-        raw, n_bins = self.network.outputs(dim), self.flow.n_bins
+        """Return the affine map or the spline for one dimension."""
+        raw = self.network.outputs(dim)
+        n_bins = self.flow.n_bins
         return Affine.of_raw(raw) if n_bins is None else Spline(raw, n_bins)
 
     def give(self, dim: int, values: Tensor) -> None:
-        """Take one value of each row."""
+        """Store one value for each row."""
         self.network.give(values.to(self.flow.dtype))

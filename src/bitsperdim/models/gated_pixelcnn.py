@@ -1,26 +1,27 @@
-r"""The gated PixelCNN: two stacks without a blind spot, given the class if it is asked for.
+r"""The gated PixelCNN: two stacks without a blind spot, optionally conditioned on class labels.
 
 Van den Oord, Kalchbrenner, Vinyals, Espeholt, Graves and Kavukcuoglu 2016, "Conditional Image Generation with PixelCNN
-Decoders", sections 2.1 to 2.3 and figure 2. A *vertical* stack sees all rows above, to both sides; a *horizontal* stack
-sees what is to the left in its own row, and what the vertical stack says at its own place::
+Decoders", sections 2.1 to 2.3 and figure 2. A *vertical* stack sees all rows above, on both sides. A *horizontal* stack
+sees the pixels to the left in its own row, and the output of the vertical stack at its own position::
 
     vertical, 3x3:   1 1 1        horizontal, 1x3:   1 ? 0
                      - - -                           (? as in ``pixelcnn.py``: mask A, then B)
 
-Both pass their values through gates, which add what the label h says (equations 2 and 4):
+Both stacks pass their values through gates, which add a term for the label h (equations 2 and 4):
 
 .. math:: y = \tanh(W_f * x + V_f^\top h) \odot \sigma(W_g * x + V_g^\top h)
 
-Only the horizontal stack is residual. Here the first vertical layer sees rows above its own alone, so that its own row
-holds nothing that is later; all further vertical layers see their own row of it, and no shift is needed to hand it to
-the horizontal stack. Two layers of 1x1 convolutions follow, as in the PixelCNN.
+Only the horizontal stack is residual. In this implementation the first vertical layer sees only the rows above its own,
+so its output contains nothing from the current row. All further vertical layers also see their own row of this output,
+and the vertical stack needs no shift before it is added to the horizontal stack. Two layers of 1x1 convolutions follow,
+as in the PixelCNN.
 
-Differences from the paper: the input is scaled to [-1, 1]; the kernel of the first layers and the sizes are parameters;
-any likelihood may take the place of the softmax; the label acts as a bias of each gate, the same at all places, as the
-paper has it, but not as a spatial map (its equation 5).
+Differences from the paper: the input is scaled to [-1, 1]; the kernel size of the first layers and the sizes are
+parameters; any likelihood may replace the softmax; the label acts as a bias of each gate that is the same at all
+positions (as in the paper), but not as a spatial map (its equation 5).
 
-Invariants (``tests/models/test_gated_pixelcnn.py``): a pixel sees all that is before it within reach, and there is no
-blind spot (``test_causality_is_two_sided``); labels matter, and each class is a mass of its own
+Invariants (``tests/models/test_gated_pixelcnn.py``): a pixel sees all earlier pixels within reach, and there is no
+blind spot (``test_causality_is_two_sided``); labels change the result, and each class has its own probability mass
 (``test_each_class_is_a_mass``).
 """
 
@@ -38,33 +39,33 @@ from bitsperdim.models.base import in_full_precision
 from bitsperdim.models.parts.causal import CausalConv2d, Memory, at_place, groups_of, in_row, order_of
 from bitsperdim.models.pixelcnn import check_sizes, masked, start_at_marginals
 
-KERNEL_SIZE = 3  # of all layers but the first
+KERNEL_SIZE = 3  # of all layers except the first
 
 
 class Gate(nn.Module):
-    """Half of the maps through a hyperbolic tangent, times the other half through a logistic function.
+    """A gate: the hyperbolic tangent of half of the maps, times the logistic function of the other half.
 
     Args:
-        n_maps: p, of the result.
-        n_classes: of labels; None: there are none.
+        n_maps: number of feature maps p of the result.
+        n_classes: number of classes; None: the model is not conditioned on labels.
     """
 
     def __init__(self, n_maps: int, n_classes: int | None) -> None:
-        """Build what labels add, which is nothing at the start."""
+        """Build the biases for the labels, which start at zero."""
         super().__init__()
         self.of_label = None if n_classes is None else nn.Embedding(n_classes, 2 * n_maps)
         if self.of_label is not None:
             nn.init.zeros_(self.of_label.weight)
 
     def forward(self, hidden: Tensor, labels: Tensor | None) -> Tensor:
-        """Return (B, p, H, W) for maps (B, 2p, H, W) and labels (B,), which matter only where there are classes.
+        """Return maps (B, p, H, W) for maps (B, 2p, H, W) and labels (B,); without classes, labels are ignored.
 
         Raises:
-            ValueError: there are classes, but no labels.
+            ValueError: the gate has classes, but no labels are given.
         """
         if self.of_label is not None:
             if labels is None:
-                raise ValueError("a model that is given the class needs labels")
+                raise ValueError("the model is conditioned on labels, but no labels are given")
             hidden = hidden + self.of_label(labels)[:, :, None, None]
         value, gate = hidden.chunk(2, 1)
         return torch.tanh(value) * torch.sigmoid(gate)
@@ -74,13 +75,14 @@ class GatedLayer(nn.Module):
     """One layer of both stacks (figure 2 of the paper).
 
     Args:
-        n_inputs: maps of the image, for the first layer, or p.
-        n_maps: p.
-        kernel_size: n, odd.
-        n_groups: G, into which the channels of the image fall.
-        n_classes: of labels; None: there are none.
-        is_first: whether it sees the image itself: mask A, rows above alone, and no residual.
-        is_last: whether no layer comes after, so that the vertical stack ends before its gate.
+        n_inputs: number of input maps: the channels of the image for the first layer, otherwise p.
+        n_maps: number of feature maps p of each stack.
+        kernel_size: size n of the kernel, odd.
+        n_groups: number of groups G of the image channels.
+        n_classes: number of classes; None: the model is not conditioned on labels.
+        is_first: whether the input is the image itself. Then the layer has mask A, its vertical convolution sees only
+            rows above, and it has no residual connection.
+        is_last: whether no layer follows, so that the vertical stack ends before its gate.
     """
 
     def __init__(
@@ -110,17 +112,17 @@ class GatedLayer(nn.Module):
         )
         self.down = CausalConv2d(2 * n_maps, 2 * n_maps)  # from the vertical to the horizontal stack
         self.out = masked(n_maps, n_maps, 1, n_groups, sees_own_group=True)
-        self.vertical_gate = Gate(n_maps, None if is_last else n_classes)  # nothing comes after the last
+        self.vertical_gate = Gate(n_maps, None if is_last else n_classes)  # the last layer does not use it
         self.horizontal_gate = Gate(n_maps, n_classes)
 
     def add(self, seen: Tensor, above: Tensor, labels: Tensor | None, memory: Memory | None) -> Tensor:
-        """Return what the layer adds to the horizontal stack.
+        """Return the term that the layer adds to the horizontal stack.
 
         Args:
-            seen: (B, 2p, H, W), what the horizontal convolution sees.
-            above: likewise, what the vertical stack says.
-            labels: (B,).
-            memory: of the place.
+            seen: output of the horizontal convolution, (B, 2p, H, W).
+            above: output of the vertical stack, (B, 2p, H, W).
+            labels: class labels, (B,).
+            memory: cache at the current position; None: all positions at once.
         """
         return self.out(self.horizontal_gate(seen + above, labels), memory)
 
@@ -130,13 +132,15 @@ class GatedPixelCNN(AutoregressiveModel):
 
     Args:
         image_shape: (C, H, W).
-        n_levels: L.
-        n_filters: p in the paper; even, and at least 2G so that every group of channels has maps of its own.
-        n_layers: after the first.
-        kernel_size: of the first layer, odd; all others have 3.
-        n_classes: of labels, each with an image model of its own; None: labels are not given.
-        likelihood: a key of :data:`bitsperdim.likelihoods.HEADS`; ``categorical`` is that of the paper.
-        n_mixtures: the number of its components.
+        n_levels: number of levels L.
+        n_filters: number of feature maps p of each stack; even, and at least 2G so that every group of channels has
+            its own maps.
+        n_layers: number of layers after the first.
+        kernel_size: kernel size of the first layer, odd; all other layers have size 3.
+        n_classes: number of classes that the model is conditioned on; None: it is not conditioned on labels.
+        likelihood: name of the likelihood, a key of :data:`bitsperdim.likelihoods.HEADS`; the paper uses
+            ``categorical``.
+        n_mixtures: number of components of the likelihood, if it is a mixture.
     """
 
     def __init__(
@@ -153,7 +157,8 @@ class GatedPixelCNN(AutoregressiveModel):
     ) -> None:
         """Build both stacks."""
         super().__init__(image_shape, n_levels)
-        channels, self.n_classes = image_shape[0], n_classes
+        channels = image_shape[0]
+        self.n_classes = n_classes
         self.head = build_head(likelihood, channels, n_levels, n_mixtures)
         groups = self.head.n_groups
         check_sizes(n_filters, kernel_size, groups)
@@ -173,7 +178,7 @@ class GatedPixelCNN(AutoregressiveModel):
         self.to_outputs = masked(n_filters, groups * self.head.n_outputs, 1, groups, sees_own_group=True)
 
     def unchecked_initialise(self, images: Tensor) -> None:
-        """Start the output biases at the marginals of each channel."""
+        """Set the output biases to the marginals of each channel."""
         start_at_marginals(self, self.to_outputs, images)
 
     def outputs(
@@ -184,7 +189,7 @@ class GatedPixelCNN(AutoregressiveModel):
         memory: Memory | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Return what the network says of p(x_i given x_<i), (B, G * n, H, W) or its place of the memory."""
+        """Return the parameters of p(x_i given x_<i), (B, G * n, H, W), or only those at the position of the memory."""
         above = [at_place(row, memory) for row in in_row(memory, lambda: self.above(x, labels, memory))]
         first, *rest = self.both_stacks
         hidden = first.add(first.horizontal.of_image(x, self.scaled, memory), above[0], labels, memory)
@@ -193,10 +198,11 @@ class GatedPixelCNN(AutoregressiveModel):
         return in_full_precision(self.to_outputs, F.relu(self.last(F.relu(hidden), memory)), memory)
 
     def above(self, x: Tensor, labels: Tensor | None, memory: Memory | None) -> list[Tensor]:
-        """Return what the rows above say to each layer of the horizontal stack, (B, 2p, H, W) or a row of it."""
+        """Return the vertical stack's input to each layer of the horizontal stack, (B, 2p, H, W) or a row of it."""
         first, *rest = self.both_stacks
         seen = first.vertical.of_image(x, self.scaled, memory)
-        said, before = [first.down(seen, memory)], first
+        said = [first.down(seen, memory)]
+        before = first
         for layer in rest:
             seen = layer.vertical(before.vertical_gate(seen, labels), memory)
             said.append(layer.down(seen, memory))
@@ -205,5 +211,5 @@ class GatedPixelCNN(AutoregressiveModel):
 
     @property
     def both_stacks(self) -> list[GatedLayer]:
-        """The layers, the first of which sees the image."""
+        """All layers of both stacks; the first layer sees the image."""
         return cast(list[GatedLayer], list(self.layers))

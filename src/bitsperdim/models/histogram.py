@@ -1,9 +1,9 @@
-r"""The histogram: every sub-pixel independent, its mass counted on the training images.
+r"""The histogram: independent sub-pixels whose probability masses are counted in the training images.
 
 .. math:: p_d(v) = \frac{n_d(v) + \alpha}{N + \alpha L}
 
-The simplest exact model, and a floor under every other: what it reaches is what the marginals of
-the pixels alone are worth. It knows nothing of how pixels depend on each other.
+This is the simplest exact model, and a baseline for every other model: it uses only the marginals of the sub-pixels and
+ignores all dependence between them.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from bitsperdim.models.parts.causal import Memory
 
 
 class Histogram(AutoregressiveModel):
-    """Independent categorical sub-pixels in closed form.
+    """Independent categorical sub-pixels, fitted in closed form.
 
     Args:
         image_shape: (C, H, W).
-        n_levels: L.
-        pseudocount: alpha > 0, so that no level is impossible.
+        n_levels: number of levels L.
+        pseudocount: pseudo-count alpha > 0 of each level, so that no level is impossible.
     """
 
     log_masses: Tensor
@@ -37,7 +37,7 @@ class Histogram(AutoregressiveModel):
 
     @property
     def n_parameters(self) -> int:
-        """L - 1 for each sub-pixel."""
+        """The number of free parameters: L - 1 for each sub-pixel."""
         return self.n_dims * (self.n_levels - 1)
 
     def unchecked_initialise(self, images: Tensor) -> None:
@@ -54,7 +54,7 @@ class Histogram(AutoregressiveModel):
         memory: Memory | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Return the same log-masses whatever came before, (B, C * L, H, W) or the place of the memory."""
+        """Return the log-masses, (B, C * L, H, W) or only at the position of the memory; they do not depend on x."""
         maps = self.log_masses.permute(0, 3, 1, 2).flatten(0, 1)  # (C * L, H, W)
         if memory is not None:
             row = maps[:, memory.row : memory.row + 1]
@@ -62,18 +62,18 @@ class Histogram(AutoregressiveModel):
         return maps.expand(len(x), *maps.shape)
 
     def likelihood(self, outputs: Tensor) -> Likelihood:
-        """Return the masses, which sum to one already."""
+        """Return the likelihood with these masses, which already sum to one."""
         return Counted(outputs.unflatten(1, (-1, self.n_levels)).permute(0, 1, 3, 4, 2))
 
     def unchecked_sample(
         self, n_images: int, *, labels: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Draw all sub-pixels at once: none depends on another."""
+        """Draw all sub-pixels at once, since they are independent."""
         return Categorical(self.log_masses.expand(n_images, *self.log_masses.shape)).sample(generator=generator)
 
 
 class Counted(Categorical):
-    """Masses that sum to one as they are, so that no sum over the levels is taken again for every image."""
+    """A categorical likelihood with normalised masses, so that no image needs a sum over the levels."""
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return log p(x) in nats."""

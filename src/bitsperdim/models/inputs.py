@@ -1,17 +1,17 @@
-"""What a model refuses: tensors that are not its images, labels or noise, and generators of another device.
+"""Checks of the inputs of a model: images, labels, noise, counts, and the device of tensors and generators.
 
-A network takes any numbers of the right shape and gives numbers back: for floats in [0, 1], values of more levels or a
-batch without channels these mean nothing. So each public function that takes images asks here first
-(:meth:`bitsperdim.models.ImageModel.check`). Each refusal is one ``ValueError`` that says what is allowed and what was
-given.
+A network returns numbers for any input of the right shape. For floats in [0, 1], for too large levels or for a batch
+without channels, these numbers are meaningless. Each public function that takes images therefore calls these checks
+first (:meth:`bitsperdim.models.ImageModel.check`). A failed check raises one ``ValueError`` that names the allowed and
+the given value.
 
-Types, shapes and devices cost nothing to look at. Values have to be read, and to read them from a GPU makes the host
-wait.
+Checks of types, shapes and devices cost nothing. Checks of values have to read them, and reading them from a GPU makes
+the host wait.
 
-Not here: whether an autoregressive model looks ahead (:mod:`bitsperdim.models.look_ahead`).
+Whether an autoregressive model looks ahead is checked in :mod:`bitsperdim.models.look_ahead`.
 
-Invariants (``tests/models/test_inputs.py``): whatever does not fit is refused by every family and every function
-(``test_what_is_not_an_input_of_the_model_is_refused``); every integer type gives the same numbers
+Invariants (``tests/models/test_inputs.py``): every family and every function refuses all inputs that do not fit
+(``test_what_is_not_an_input_of_the_model_is_refused``); every integer type gives the same result
 (``test_every_integer_type_is_the_same_image``).
 """
 
@@ -34,15 +34,15 @@ ANY_INTEGER = "torch.uint8, int8, int16, int32 or int64"
 
 
 def check_images(x: Tensor, image_shape: tuple[int, int, int], n_levels: int) -> None:
-    """Refuse what is not a batch of images.
+    """Check a batch of images.
 
     Args:
-        x: (B, C, H, W) of an integer type, B at least 1, values 0..L-1.
+        x: images (B, C, H, W) of an integer type, B at least 1, values 0..L-1.
         image_shape: (C, H, W).
-        n_levels: L.
+        n_levels: number of levels L.
 
     Raises:
-        ValueError: saying what it is.
+        ValueError: type, shape or values do not fit.
     """
     values = f"values from 0 to {n_levels - 1}"
     check_type("images", x, INTEGERS, f"{ANY_INTEGER}, with {values}")
@@ -57,20 +57,20 @@ def check_images(x: Tensor, image_shape: tuple[int, int, int], n_levels: int) ->
 
 
 def check_classes(labels: Tensor | None, n_images: int, n_classes: int) -> None:
-    """Refuse what is not a label for each image.
+    """Check that there is a valid label for each image.
 
     Args:
-        labels: (B,) int64, values 0..n_classes - 1.
-        n_images: B.
-        n_classes: of the model.
+        labels: class labels, (B,) int64, values 0..n_classes - 1.
+        n_images: number of images B.
+        n_classes: number of classes of the model.
 
     Raises:
-        ValueError: saying what it is.
+        ValueError: labels are missing, or their type, shape or values do not fit.
     """
     if labels is None:
         raise ValueError(
             f"a model of {n_classes} classes needs labels of shape ({n_images},), type torch.int64 and "
-            f"values from 0 to {n_classes - 1}, but none are given"
+            f"values from 0 to {n_classes - 1}, but no labels are given"
         )
     check_type("labels", labels, (torch.int64,), "torch.int64")
     if labels.shape != (n_images,):
@@ -81,14 +81,14 @@ def check_classes(labels: Tensor | None, n_images: int, n_classes: int) -> None:
 
 
 def check_noise(noise: Tensor, shape: torch.Size) -> None:
-    """Refuse what is not dequantization noise of images.
+    """Check dequantization noise for a batch of images.
 
     Args:
         noise: (B, C, H, W) or (M, B, C, H, W) float32 or float64, in [0, 1).
-        shape: (B, C, H, W), of the images.
+        shape: shape of the images, (B, C, H, W).
 
     Raises:
-        ValueError: saying what it is.
+        ValueError: type, shape or values do not fit.
     """
     check_type("noise", noise, (torch.float32, torch.float64), "torch.float32 or torch.float64")
     if noise.ndim not in (4, 5) or noise.shape[-4:] != shape or len(noise) == 0:
@@ -99,15 +99,15 @@ def check_noise(noise: Tensor, shape: torch.Size) -> None:
 
 
 def check_labels(model: ImageModel, labels: Mapping[str, np.ndarray]) -> None:
-    """Refuse labels (split -> (N,) int64) that are missing or are no class of a model that is given them.
+    """Check the labels of all splits (split -> (N,) int64), if the model is conditioned on labels.
 
     Raises:
-        InputError: saying what is there.
+        InputError: labels are missing, or a label is not a class of the model.
     """
     if model.n_classes is None:
         return
     if not labels:
-        raise InputError(f"A model with n_classes = {model.n_classes} needs labels, but these images have none.")
+        raise InputError(f"A model with n_classes = {model.n_classes} needs labels, but these images have no labels.")
     for split, classes in labels.items():
         lowest, highest = int(classes.min()), int(classes.max())
         if lowest < 0 or highest >= model.n_classes:
@@ -118,7 +118,7 @@ def check_labels(model: ImageModel, labels: Mapping[str, np.ndarray]) -> None:
 
 
 def check_type(name: str, value: object, types: tuple[torch.dtype, ...], allowed: str) -> None:
-    """Refuse what is not a tensor of one of the types; ``allowed`` says which they are."""
+    """Check that a value is a dense tensor of one of the types; ``allowed`` names them for the message."""
     if not isinstance(value, Tensor):
         raise ValueError(f"{name} must be a tensor of type {allowed}, not {type(value).__name__}")
     if value.dtype not in types:
@@ -128,13 +128,13 @@ def check_type(name: str, value: object, types: tuple[torch.dtype, ...], allowed
 
 
 def check_place(name: str, device: torch.device, of_model: torch.device) -> None:
-    """Refuse what is on another device than the model."""
+    """Check that a tensor or generator is on the device of the model."""
     if device.type != of_model.type or (None not in (device.index, of_model.index) and device != of_model):
         raise ValueError(f"{name} must be on the device of the model, {of_model}, not on {device}")
 
 
 def check_counts(**counts: int) -> None:
-    """Refuse numbers of things that are not at least 1."""
+    """Check that counts are integers of at least 1."""
     for name, value in counts.items():
         if type(value) is not int:
             raise ValueError(f"{name} must be an integer of type int, not {type(value).__name__}")
@@ -143,6 +143,6 @@ def check_counts(**counts: int) -> None:
 
 
 def range_of(values: Tensor) -> tuple[float, float]:
-    """Return the smallest and the largest value; of a tensor on a GPU, the host waits for it."""
+    """Return the smallest and the largest value; for a tensor on a GPU, the host waits for them."""
     lowest, highest = torch.stack(values.detach().aminmax()).tolist()
     return lowest, highest

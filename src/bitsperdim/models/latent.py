@@ -1,6 +1,6 @@
-"""Models with a latent code z: a prior, an encoder as the proposal, and a decoder.
+"""Models with latent variables z: a prior, an encoder as the proposal, and a decoder.
 
-Invariants: those of :mod:`bitsperdim.models.base`, by ``tests/models/test_vae.py``.
+Invariants: see :mod:`bitsperdim.models.base`; tested by ``tests/models/test_vae.py``.
 """
 
 from __future__ import annotations
@@ -19,43 +19,44 @@ Proposal = Literal["encoder", "prior"]
 
 
 class LatentModel(ImageModel):
-    r"""A latent variable z with prior p(z), likelihood p(x given z) and proposal q(z given x).
+    r"""A model with a latent variable z: prior p(z), likelihood p(x given z) and proposal q(z given x).
 
     .. math:: \log w_k = \log p(x \mid z_k) + \log p(z_k) - \log q(z_k \mid x), \qquad z_k \sim q(z \mid x)
 
     or, with the prior as the proposal, :math:`\log w_k = \log p(x \mid z_k)` with :math:`z_k \sim p(z)`.
     z is (K, B, Z), flat over all stochastic layers.
 
-    In training the derivative of the bound in the weights of the proposal may be taken in the doubly reparameterized
-    way (Tucker et al. 2019, "Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives"):
+    In training, the derivative of the bound with respect to the weights of the encoder may be doubly reparameterized
+    (Tucker et al. 2019, "Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives"):
 
     .. math:: \nabla_\phi \log \frac1K \sum_k w_k
               \;\to\; \sum_k \tilde w_k^2 \, \frac{\partial \log w_k}{\partial z_k} \, \nabla_\phi z_k,
               \qquad \tilde w_k = \frac{w_k}{\sum_j w_j}
 
-    It has the same mean, and its signal does not drown in its noise as K grows. The other derivatives are as they were.
+    This estimator has the same mean, and its signal-to-noise ratio does not vanish as K grows. The other derivatives do
+    not change.
 
     Attributes:
-        doubly_reparameterized: whether it is.
+        doubly_reparameterized: whether training uses this estimator.
     """
 
     doubly_reparameterized: bool = False
 
     @property
     def has_derivatives(self) -> bool:
-        """Whether log p(x, z) has derivatives in z, as annealing needs them."""
+        """Whether log p(x, z) has derivatives with respect to z, which annealing needs."""
         return True
 
     @abstractmethod
     def prior(self) -> LatentNormal:
-        """Return p(z), of shape (Z,)."""
+        """Return p(z), shape (Z,)."""
 
     @abstractmethod
     def encode(self, x: Tensor) -> LatentNormal:
-        """Return q(z given x), of shape (B, Z)."""
+        """Return q(z given x), shape (B, Z)."""
 
     def encode_as_normal(self, x: Tensor) -> LatentNormal:
-        """Return what the refinement of a proposal starts at, (B, Z): q(z given x), or a normal of its moments."""
+        """Return the start of a proposal refinement, (B, Z): q(z given x), or a normal with the same moments."""
         return self.encode(x)
 
     @abstractmethod
@@ -81,20 +82,20 @@ class LatentModel(ImageModel):
         proposal: Proposal = "encoder",
         encoded: LatentDensity | None = None,
     ) -> Tensor:
-        """Return log w, (K, B) in nats, differentiable in all parameters that it depends on.
+        """Return log w in nats, (K, B), differentiable with respect to all parameters that it depends on.
 
         Args:
-            x: (B, C, H, W) uint8, values 0..L-1.
-            n_samples: K.
-            labels: of no use here.
-            generator: of all randomness; on a CPU the k-th row does not depend on K.
-            noise: of no use here.
-            proposal: ``encoder`` draws z from q(z given x), ``prior`` from p(z): naive Monte Carlo, each image with
-                draws of its own.
-            encoded: q(z given x) of these images, where it is known already, or another density to draw z from.
+            x: images (B, C, H, W) uint8, values 0..L-1.
+            n_samples: number of samples K.
+            labels: not used.
+            generator: random number generator for all draws; on a CPU the k-th row does not depend on K.
+            noise: not used.
+            proposal: ``encoder`` draws z from q(z given x); ``prior`` draws z from p(z), independently for each image
+                (naive Monte Carlo).
+            encoded: q(z given x) for these images if it is already known, or another density to draw z from.
 
         Raises:
-            ValueError: a proposal of another name.
+            ValueError: there is no proposal of this name.
         """
         if proposal not in get_args(Proposal):
             raise ValueError(f"proposal must be one of {', '.join(get_args(Proposal))}, not {proposal!r}")
@@ -105,7 +106,7 @@ class LatentModel(ImageModel):
         if not (self.doubly_reparameterized and self.training and z.requires_grad):
             return self.log_joint(x, z) - q_z_given_x.log_prob(z)
         log_w = self.log_joint(x, z) - q_z_given_x.detach().log_prob(z)
-        # the bound's own derivative brings one factor of these to z; the second is put on there
+        # the derivative of the bound multiplies the gradient of z by these weights once, and the hook once more
         shares = torch.softmax(log_w.detach(), dim=0)[..., None]  # (K, B, 1)
         z.register_hook(lambda gradient: gradient * shares)
         return log_w
@@ -117,21 +118,23 @@ class LatentModel(ImageModel):
         return self.sample_joint(n_images, generator=generator)[1]
 
     def sample_joint(self, n_images: int, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Draw z (B, Z) from the prior, then x (B, C, H, W) from p(x given z): z is then a draw from p(z given x)."""
+        """Draw z (B, Z) from the prior, then x (B, C, H, W) from p(x given z); z is then a draw from p(z given x)."""
         z = self.prior().rsample(n_images, generator=generator)  # (B, Z)
         return z, self.decode(z[None]).sample(generator=generator)[0]
 
     def draw_latents(self, n_samples: int, n_images: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw z from the prior, (K, B, Z), independent for each image; on a CPU the k-th does not depend on K."""
+        """Draw z from the prior, (K, B, Z), independently for each image; on a CPU the k-th does not depend on K."""
         return self.prior().expand(n_images).rsample(n_samples, generator=generator)
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Return the middle of p(x given z) at the mean of q(z given x), (B, C, H, W) in level units, to be looked at.
+        """Return reconstructions for pictures: the centre of p(x given z) at the mean of q(z given x).
 
-        It is the mean, but for coupled channels: see ``central`` there.
+        Returns:
+            (B, C, H, W) in level units: the mean of p(x given z), except for coupled channels (see ``central`` of that
+            likelihood).
 
         Raises:
-            ValueError: x is not images of the model.
+            ValueError: the images do not fit the model.
         """
         self.check(x)
         self.check_places(x)

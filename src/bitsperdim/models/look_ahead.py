@@ -1,37 +1,39 @@
-r"""Does an autoregressive model look ahead? The check that is part of each of its numbers.
+r"""The check whether an autoregressive model looks ahead; it runs before each of its results is computed.
 
-A number is an exact likelihood only if p(x_i given x_<i) does not depend on x_i or anything after it. Cut the order of
-the sub-pixels after the m-th: no value from the m-th on may matter for log p(x_i = v_i given x_<i) with i <= m, for
-random levels v. One cut checks all pairs i <= m <= j at once. Images do not depend on each other, so that each image of
-a batch has a cut of its own; two of the cuts are after the first sub-pixel and after the last, the others at random.
-Both tests ask the very weights and images whose likelihood is reported:
+The result is an exact likelihood only if p(x_i given x_<i) does not depend on x_i or any later value. The check cuts
+the order of the sub-pixels after the m-th one. No value from the m-th on may change log p(x_i = v_i given x_<i) for
+i <= m and random levels v. One cut checks all pairs i <= m <= j at once. Images do not depend on each other, so each
+image of a batch has its own cut. Two of the cuts are after the first and after the last sub-pixel; the others are
+random. Both tests use the same weights as the reported likelihood, and some of its images.
 
-*By derivatives.* For random weights r,
+*Test by derivatives.* For random weights r,
 
 .. math:: \frac{\partial}{\partial x_j} \sum_{i \le m} r_i \log p(x_i = v_i \mid x_{<i}) = 0
           \quad \text{for all } j \ge m
 
-exactly, since zeros of masks and of what is never computed are no rounding. This finds a leak of any size that has a
-derivative and is not confined to few neighbours. Where a derivative that is allowed overflows, as one of a random level
-far out in a narrow density may, a mask makes NaN of it, which says nothing: there the second test decides.
+This holds exactly, because a masked or absent connection gives a derivative of exactly zero, without rounding. The test
+finds a leak of any size that has a derivative and is not confined to few neighbours. An allowed derivative may
+overflow, for example that of a random level far from the centre of a narrow density. A mask turns it into NaN, which
+gives no information; in this case the second test decides.
 
-*By change.* Leaks through rounded or compared values, tables that are looked up, or ``detach`` have no derivative. So
-all values from the m-th on become random other levels, and no log-mass with i <= m, of v_i or of the image's own level,
-may move by more than rounding. Sums are the same bits only where products are added in the same order, which may depend
-on where the numbers lie in memory: log-masses have been seen to move by 2 to 4 units of rounding. What is tolerated is
-the square root of the unit of rounding, times the log-mass where that is above 1: 3.5e-4 nats in float32, 1.5e-8 in
-float64. That is 3,000 units in float32, which leaves room for likelihoods that are a thousand times as sensitive as
-their inputs, as narrow logistics are. A leak that nowhere moves the mass of an image's own level by more is worth less
-than 5e-4 bits/dim to a model in float32, or than 3.5e-4 of the number where that is above 1 nat per dimension.
+*Test by change.* Leaks through rounding, comparisons, look-up tables or ``detach`` have no derivative. This test
+therefore replaces all values from the m-th on by other random levels. No log-mass with i <= m, of v_i or of the level
+in the image, may then change by more than rounding. Sums are equal bit by bit only if the products are added in the
+same order, which may depend on the position of the numbers in memory: changes of log-masses by 2 to 4 units of rounding
+have been observed. The tolerance is the square root of the unit of rounding, multiplied by the log-mass if that is
+above 1: 3.5e-4 nats in float32, 1.5e-8 in float64. This is 3,000 units in float32. It allows for likelihoods that are a
+thousand times as sensitive as their inputs, such as narrow logistics. A leak may change the mass of the levels in the
+image by less than the tolerance everywhere. In float32 such a leak improves the result by less than 5e-4 bits/dim, or
+by less than 3.5e-4 of the result if that is above 1 nat per dimension.
 
-Not here: what these miss. A leak without a derivative is missed if it acts in rare cases only, such as for one level of
-256; a leak that is confined to few places is missed if no cut falls there. What the masks promise for every pair, by
-derivatives and by change, is proved for small models by the tests (``tests/laws.py``). Nor whether a model sees what it
-should: :func:`receptive_field` shows that for one place.
+**Limits.** The check misses a leak without a derivative that acts only in rare cases, such as for one level of 256. It
+misses a leak that is confined to few positions if no cut falls there. For small models, the tests prove the promise of
+the masks for every pair, by derivatives and by change (``tests/laws.py``). The check does not show whether a model sees
+all values that it should see; :func:`receptive_field` shows this for one position.
 
-Invariants (``tests/models/test_causality.py``): no model of the family leaks (``test_nothing_leaks``); a mask that lets
-through one connection is caught (``test_a_leak_is_found``), and so is a leak that has no derivative
-(``test_a_leak_without_a_derivative_is_found``); the receptive field is what the laws promise
+Invariants (``tests/models/test_causality.py``): no model of the family leaks (``test_nothing_leaks``); the check finds
+a mask that lets one connection through (``test_a_leak_is_found``) and a leak without a derivative
+(``test_a_leak_without_a_derivative_is_found``); the receptive field is the promised one
 (``test_the_receptive_field_is_the_promised_one``).
 """
 
@@ -48,28 +50,29 @@ from bitsperdim.models.base import ImageModel
 from bitsperdim.models.conditional import ConditionalModel
 from bitsperdim.models.density import DensityModel
 
-N_CHECKED = 4  # images at most, evenly spaced
-N_CUTS = 16  # of all images together
-TOLERATED = 0.5  # power of the unit of rounding
+N_CHECKED = 4  # largest number of images that are checked, evenly spaced
+N_CUTS = 16  # number of cuts in all images together
+TOLERATED = 0.5  # power of the unit of rounding that is tolerated
 
 
 def check_causality(model: ConditionalModel, images: Tensor, *, labels: Tensor | None = None, seed: int = 0) -> float:
-    """Refuse a model that looks ahead, judged by a few of the images; return its largest leaked gradient, which is 0.
+    """Check with a few of the images that a model does not look ahead.
 
-    It is as much work as scoring some 40 images, however many there are. It is done on the CPU, in a copy where the
-    model is elsewhere: convolutions of a GPU may round what they do not see.
+    The check costs as much as evaluating about 40 images, for any number of images. It runs on the CPU, on a copy of
+    the model if the model is on another device, because rounding in a GPU convolution may depend on values outside of
+    its mask.
 
     Args:
-        model: in evaluation mode.
+        model: model in evaluation mode.
         images: (N, C, H, W) uint8 or another integer type.
-        labels: (N,) int64, for models that are given the class.
-        seed: of the cuts and values.
+        labels: class labels, (N,) int64, for models that are conditioned on labels.
+        seed: seed for the cuts and the random values.
 
     Returns:
-        In nats per level.
+        The largest leaked gradient in nats per level, which is 0.
 
     Raises:
-        ValueError: the model looks ahead, is in training mode, or an argument does not fit it.
+        ValueError: the model looks ahead or is in training mode, or an argument does not fit the model.
         FloatingPointError: a log-mass is NaN or +inf.
     """
     model.check_mode("the check of causality")
@@ -77,7 +80,7 @@ def check_causality(model: ConditionalModel, images: Tensor, *, labels: Tensor |
     labels = None if model.n_classes is None else labels
     n_checked = min(N_CHECKED, len(images))
     rows = torch.arange(n_checked) * len(images) // n_checked
-    with torch.inference_mode(mode=False):  # which takes derivatives away
+    with torch.inference_mode(mode=False):  # inference mode would disable derivatives
         x = images[rows.to(images.device)].cpu()
         given = None if labels is None else labels[rows.to(labels.device)].cpu()
         placed = model if model.device.type == "cpu" else copy.deepcopy(model).cpu()
@@ -97,23 +100,23 @@ def check_causality(model: ConditionalModel, images: Tensor, *, labels: Tensor |
 def largest_leaked_gradient(
     model: ConditionalModel, images: Tensor, *, labels: Tensor | None = None, generator: torch.Generator
 ) -> float:
-    """Return the largest absolute derivative of a log-mass with respect to a value that it must not know: exactly 0.
+    """Return the largest derivative of a log-mass with respect to a value that it must not know.
 
     Args:
-        model: in evaluation mode.
-        images: (B, C, H, W) uint8 or another integer type, a few, on the device of the model.
-        labels: (B,) int64, for models that are given the class.
-        generator: of the cuts, values and weights, on the device of the model.
+        model: model in evaluation mode.
+        images: a few images, (B, C, H, W) uint8 or another integer type, on the device of the model.
+        labels: class labels, (B,) int64, for models that are conditioned on labels.
+        generator: random number generator for cuts, values and weights, on the device of the model.
 
     Returns:
-        In nats per level.
+        The absolute derivative in nats per level; exactly 0 for a model that does not look ahead.
 
     Raises:
-        ValueError: the model is in training mode, or an argument does not fit it.
+        ValueError: the model is in training mode, or an argument does not fit the model.
     """
     x, log_p = random_log_masses(model, images, labels, generator)
     order = model.order
-    if not log_p.requires_grad:  # a model that looks at nothing
+    if not log_p.requires_grad:  # the model does not use the image at all
         return 0.0
     largest = 0.0
     for cut in cuts_of(images, generator):
@@ -128,19 +131,19 @@ def largest_leaked_gradient(
 def largest_leaked_change(
     model: ConditionalModel, images: Tensor, *, labels: Tensor | None = None, generator: torch.Generator
 ) -> float:
-    """Return by how much a log-mass moves, beyond rounding, when all values that it must not know become other levels.
+    """Return the largest change of a log-mass if all values that it must not know become other levels.
 
     Args:
-        model: in evaluation mode.
-        images: (B, C, H, W) uint8 or another integer type, a few, on the device of the model.
-        labels: (B,) int64, for models that are given the class.
-        generator: of the cuts and values, on the device of the model.
+        model: model in evaluation mode.
+        images: a few images, (B, C, H, W) uint8 or another integer type, on the device of the model.
+        labels: class labels, (B,) int64, for models that are conditioned on labels.
+        generator: random number generator for cuts and values, on the device of the model.
 
     Returns:
-        The largest change in nats; 0 where none is beyond rounding.
+        The largest change in nats; 0 if no change exceeds the tolerance for rounding.
 
     Raises:
-        ValueError: the model is in training mode, or an argument does not fit it.
+        ValueError: the model is in training mode, or an argument does not fit the model.
         FloatingPointError: a log-mass is NaN or +inf.
     """
     check_arguments(model, images, labels, generator)
@@ -149,12 +152,12 @@ def largest_leaked_change(
     values = torch.randint(model.n_levels, images.shape, generator=generator, device=images.device)
 
     def log_masses(x: Tensor) -> Tensor:
-        """Of the image's own levels, whose sum is the number, and of the random ones, (2, B, C, H, W)."""
+        """Return the log-masses of the levels in the images and of the random levels, (2, B, C, H, W)."""
         conditionals = model.conditionals(x, labels)
         return torch.stack([conditionals.log_prob(images), conditionals.log_prob(values)])
 
     log_p = log_masses(images)
-    size = log_p.abs().nan_to_num(posinf=1).clamp(min=1)  # of a mass of 0 too; what is NaN is refused below
+    size = log_p.abs().nan_to_num(posinf=1).clamp(min=1)  # 1 also for a mass of 0; NaN raises an error below
     tolerance = torch.finfo(log_p.dtype).eps ** TOLERATED * size
     largest = 0.0
     for cut in cuts_of(images, generator):
@@ -169,7 +172,7 @@ def largest_leaked_change(
 
 
 def cuts_of(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Return where to cut the order of the sub-pixels, (R, B, 1, 1, 1): R times each of the images (B, C, H, W)."""
+    """Draw the cuts of the sub-pixel order, (R, B, 1, 1, 1): R cuts for each of the images (B, C, H, W)."""
     n_images, n_places = len(images), images[0].numel()
     shape = (math.ceil(N_CUTS / n_images), n_images)
     cuts = torch.randint(n_places, shape, generator=generator, device=images.device)
@@ -187,21 +190,22 @@ def receptive_field(
     labels: Tensor | None = None,
     generator: torch.Generator,
 ) -> Tensor:
-    """Return how much the log-masses of one pixel depend on each pixel.
+    """Return how much the log-masses of one pixel depend on each pixel of the image.
 
     Args:
-        model: in evaluation mode.
+        model: model in evaluation mode.
         images: (B, C, H, W) uint8 or another integer type, on the device of the model.
-        row: of the pixel.
-        column: of the pixel.
-        labels: (B,) int64, for models that are given the class.
-        generator: of values and weights, on the device of the model.
+        row: row of the pixel.
+        column: column of the pixel.
+        labels: class labels, (B,) int64, for models that are conditioned on labels.
+        generator: random number generator for values and weights, on the device of the model.
 
     Returns:
-        (H, W), the absolute derivatives in nats per level, summed over images and channels; exactly 0 is not seen.
+        Absolute derivatives in nats per level, (H, W), summed over images and channels; exactly 0 for a pixel outside
+        of the receptive field.
 
     Raises:
-        ValueError: the model is in training mode, or an argument does not fit it.
+        ValueError: the model is in training mode, or an argument does not fit the model.
     """
     x, log_p = random_log_masses(model, images, labels, generator)
     if not log_p.requires_grad:
@@ -212,7 +216,11 @@ def receptive_field(
 
 
 def check_arguments(model: ConditionalModel, images: Tensor, labels: Tensor | None, generator: torch.Generator) -> None:
-    """Refuse a model in training mode, and what does not fit it, with ValueError."""
+    """Check the arguments of this module.
+
+    Raises:
+        ValueError: the model is in training mode, or an argument does not fit the model.
+    """
     model.check_mode("the check of causality")
     model.check(images, labels)
     model.check_places(images, labels, generator)
@@ -221,9 +229,13 @@ def check_arguments(model: ConditionalModel, images: Tensor, labels: Tensor | No
 def random_log_masses(
     model: ConditionalModel, images: Tensor, labels: Tensor | None, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Return the images as floating-point numbers that take a gradient, and r log p(v given x_<i), (B, C, H, W)."""
+    """Return the images as floating-point numbers that require a gradient, and r log p(v given x_<i).
+
+    Both have shape (B, C, H, W); r are random weights and v random levels.
+    """
     check_arguments(model, images, labels, generator)
-    device, dtype = images.device, model.dtype
+    device = images.device
+    dtype = model.dtype
     x = images.to(dtype).requires_grad_()
     values = torch.randint(model.n_levels, images.shape, generator=generator, device=device)
     weights = torch.randn(images.shape, generator=generator, device=device, dtype=dtype)
@@ -233,21 +245,21 @@ def random_log_masses(
 def check_scorable(
     model: ImageModel, images: Tensor, labels: Tensor | None, noise: Tensor | None, *, seed: int = 0
 ) -> float | None:
-    """Refuse what has no number: images, labels or noise that are not the model's, or a model that looks ahead.
+    """Check that a model can be evaluated: its images, labels and noise, and that it does not look ahead.
 
     Args:
-        model: to be scored.
-        images: (N, C, H, W), all that are to be scored: the values are read once, not again in each chunk.
-        labels: (N,) int64.
-        noise: (N, C, H, W).
-        seed: of the check of causality (:func:`bitsperdim.models.look_ahead.check_causality`).
+        model: model to evaluate.
+        images: all images to evaluate, (N, C, H, W); their values are read once here, and not again in each chunk.
+        labels: class labels, (N,) int64.
+        noise: dequantization noise, (N, C, H, W).
+        seed: seed for the check of causality (:func:`bitsperdim.models.look_ahead.check_causality`).
 
     Returns:
-        The ``largest_leaked_gradient`` of an autoregressive model, which is 0; None of others.
+        The ``largest_leaked_gradient`` of an autoregressive model, which is 0; None for other models.
 
     Raises:
-        ValueError: saying what it is.
-        FloatingPointError: a log-mass or a derivative is not finite.
+        ValueError: images, labels or noise do not fit the model, or the model looks ahead or is in training mode.
+        FloatingPointError: a log-mass is NaN or +inf.
     """
     model.check_mode("estimate")
     model.check(images, labels, noise)

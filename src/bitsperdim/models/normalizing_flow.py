@@ -1,12 +1,12 @@
-r"""What all flows have in common: a bijection to a standard normal, between dequantized images and a latent space.
+r"""Base class of all flows: a bijection from dequantized images to a latent space with a standard normal density.
 
 .. math:: \log p(y) = \log \mathcal N\big(f(y); 0, I\big) + \log |\det J_f(y)|
 
-The bijection begins with a logit transform, if it has a margin. What is normalised on training images is normalised
-on at most ``IMAGES_TO_START`` of them.
+If a margin is given, the bijection begins with a logit transform. Normalisation layers are initialised on at most
+``IMAGES_TO_START`` training images. "ladj" is the logarithm of the absolute value of the Jacobian determinant.
 
 Invariants (``tests/models/test_flows.py``): the inverse inverts, also after training (``test_the_inverse_inverts``);
-ladj is that of autograd's Jacobian (``test_ladj_is_the_jacobian``); the density integrates to one
+ladj equals that of autograd's Jacobian (``test_ladj_is_the_jacobian``); the density integrates to one
 (``test_the_density_integrates_to_one``).
 """
 
@@ -33,10 +33,10 @@ class NormalizingFlow(DensityModel):
 
     Args:
         image_shape: (C, H, W).
-        n_levels: L.
-        logit_margin: of the logit transform; None for no logit transform.
+        n_levels: number of levels L.
+        logit_margin: margin of the logit transform; None: no logit transform.
         dequantization: ``none``, ``uniform_fixed``, ``uniform`` or ``variational``.
-        variational: the sizes of learned noise: ``n_couplings``, ``n_filters``, ``n_blocks``.
+        variational: sizes of the network for learned noise: ``n_couplings``, ``n_filters``, ``n_blocks``.
     """
 
     def __init__(
@@ -48,14 +48,14 @@ class NormalizingFlow(DensityModel):
         dequantization: str,
         variational: Mapping[str, int],
     ) -> None:
-        """Build the ends of the flow: noise, and the logit transform."""
+        """Build the dequantizer and the logit transform."""
         super().__init__(image_shape, n_levels)
         self.logit = None if logit_margin is None else Logit(logit_margin)
         self.dequantizer = dequantizer(dequantization, image_shape, n_levels, variational)
 
     @abstractmethod
     def to_normal(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z (B, D) and ladj (B,) of values y (B, C, H, W) after the logit transform."""
+        """Return z (B, D) and ladj (B,) for values y (B, C, H, W) after the logit transform."""
 
     @abstractmethod
     def from_normal(self, z: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class NormalizingFlow(DensityModel):
 
     @abstractmethod
     def normalise(self, y: Tensor) -> None:
-        """Start every normalisation from training images y (N, C, H, W) after the logit transform."""
+        """Initialise every normalisation with training images y (N, C, H, W) after the logit transform."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -72,7 +72,7 @@ class NormalizingFlow(DensityModel):
 
     @torch.no_grad()
     def unchecked_initialise(self, images: Tensor) -> None:
-        """Normalise what flows, on dequantized training images (N, C, H, W) spread over all of them."""
+        """Initialise the normalisation layers with dequantized training images, evenly spaced in (N, C, H, W)."""
         chosen = torch.linspace(0, len(images) - 1, min(len(images), IMAGES_TO_START)).round().long()
         x = images[chosen.to(images.device)]
         u, _ = self.dequantizer(x, 1, generator=stream("start", device=x.device), noise=None)
@@ -86,7 +86,7 @@ class NormalizingFlow(DensityModel):
         return z.to(self.dtype), ladj
 
     def to_latent(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z (B, D) and ladj (B,) float64 of y (B, C, H, W) in (0, 1)."""
+        """Return z (B, D) and ladj (B,) float64 for y (B, C, H, W) in (0, 1)."""
         stretched, ladj = self.stretched(y)
         z, more = self.to_normal(stretched)
         return z, ladj + more
@@ -97,7 +97,7 @@ class NormalizingFlow(DensityModel):
         return y.double() if self.logit is None else self.logit.inverse(y)
 
     def log_density(self, y: Tensor) -> Tensor:
-        """Return log p(y), (B,) float64 in nats, of y (B, C, H, W)."""
+        """Return log p(y) in nats, (B,) float64, for y (B, C, H, W)."""
         z, ladj = self.to_latent(y)
         log_p_z = -0.5 * (z.double().square() + math.log(math.tau)).sum(1)
         return log_p_z + ladj
@@ -105,7 +105,7 @@ class NormalizingFlow(DensityModel):
     def unchecked_sample(
         self, n_images: int, *, labels: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Draw z, invert, and take the cell of each value; what lies outside (0, 1) goes to the nearest cell."""
+        """Draw z, invert the flow, and return the level of each value; values outside (0, 1) get the nearest level."""
         device = next(self.parameters()).device
         z = torch.randn(n_images, self.n_dims, generator=generator, dtype=self.dtype, device=device)
         levels = (self.from_latent(z) * self.n_levels).floor().clamp(0, self.n_levels - 1)

@@ -1,25 +1,24 @@
-r"""The PixelCNN: masked convolutions, an exact likelihood (van den Oord, Kalchbrenner and Kavukcuoglu 2016).
+r"""The PixelCNN: masked convolutions with an exact likelihood (van den Oord, Kalchbrenner and Kavukcuoglu 2016).
 
-"Pixel Recurrent Neural Networks", section 3.4 and table 1. Feature maps belong to the channels in
-turn, so that inside a pixel R comes before G before B. A convolution sees everything above, and to
-the left in its own row; at the centre it sees the groups before its own (mask A, the first layer)
-or up to its own (mask B, all others)::
+"Pixel Recurrent Neural Networks", section 3.4 and table 1. The feature maps are split into one group for each channel,
+so that within a pixel R comes before G before B. A convolution sees everything above, and everything to the left in its
+own row. At the centre it sees the groups before its own (mask A, the first layer) or up to and including its own (mask
+B, all other layers)::
 
     3x3 mask:   1 1 1      centre, from group (row) to group (column):
                 1 ? 0          mask A:  0 1 1     mask B:  1 1 1
                 0 0 0                   0 0 1              0 1 1
                                         0 0 0              0 0 1
 
-It has a *blind spot*: stacked masks of this shape never see a cone above and to the right of the
-current pixel (van den Oord et al. 2016b), which ``tests/models/test_pixelcnn.py`` asserts and ``gated_pixelcnn.py``
-mends. No layer is normalised over a batch.
+The model has a *blind spot*: stacked masks of this shape never see a cone above and to the right of the current pixel
+(van den Oord et al. 2016b). ``tests/models/test_pixelcnn.py`` asserts it, and ``gated_pixelcnn.py`` avoids it. No layer
+is normalised over a batch.
 
-Where the likelihood couples the channels of a pixel itself, all feature maps are one group, which sees earlier
-pixels only, and the likelihood puts R before G before B.
+If the likelihood itself couples the channels of a pixel, all feature maps form one group, which sees only earlier
+pixels. The likelihood then puts R before G before B.
 
-Differences from the paper: the input is scaled to [-1, 1]; the sizes are parameters; the rows below the centre, which
-the masks hold at zero, are left out of the convolutions; any likelihood that fits the images may take the place of the
-softmax (``heads.py``).
+Differences from the paper: the input is scaled to [-1, 1]; the sizes are parameters; the kernels have no rows below the
+centre, which the masks would set to zero; any likelihood that fits the images may replace the softmax (``heads.py``).
 """
 
 from __future__ import annotations
@@ -35,14 +34,14 @@ from bitsperdim.models.parts.causal import CausalConv2d, Memory, groups_of, orde
 
 
 def masked(n_inputs: int, n_outputs: int, kernel_size: int, n_groups: int, *, sees_own_group: bool) -> CausalConv2d:
-    """Return a convolution of the paper.
+    """Return a masked convolution of the paper.
 
     Args:
-        n_inputs: input maps, split into ``n_groups`` groups in order, as evenly as they can be.
-        n_outputs: output maps, split likewise.
-        kernel_size: odd.
-        n_groups: G, into which the channels of the image fall.
-        sees_own_group: at the centre, whether a group sees itself (mask B) or not (mask A).
+        n_inputs: number of input maps, which are split in order into ``n_groups`` groups, as evenly as possible.
+        n_outputs: number of output maps, split in the same way.
+        kernel_size: size of the kernel, odd.
+        n_groups: number of groups G of the image channels.
+        sees_own_group: whether a group sees itself at the centre (mask B) or not (mask A).
     """
     reach = kernel_size // 2
     order = order_of(groups_of(n_inputs, n_groups), groups_of(n_outputs, n_groups), sees_own_group=sees_own_group)
@@ -50,7 +49,7 @@ def masked(n_inputs: int, n_outputs: int, kernel_size: int, n_groups: int, *, se
 
 
 class ResidualBlock(nn.Module):
-    """1x1 to half the maps, masked 3x3, 1x1 back, added to the input (figure 5 of the paper)."""
+    """A residual block: 1x1 to half the maps, masked 3x3, 1x1 back, added to the input (figure 5 of the paper)."""
 
     def __init__(self, n_maps: int, n_groups: int) -> None:
         """Build three masked convolutions."""
@@ -61,7 +60,7 @@ class ResidualBlock(nn.Module):
         self.expand = masked(half, n_maps, 1, n_groups, sees_own_group=True)
 
     def forward(self, hidden: Tensor, memory: Memory | None = None) -> Tensor:
-        """Return the input plus what the block adds."""
+        """Return the input plus the change computed by the block."""
         change = self.reduce(F.relu(hidden), memory)
         change = self.convolve(F.relu(change), memory)
         return hidden + self.expand(F.relu(change), memory)
@@ -72,12 +71,14 @@ class PixelCNN(AutoregressiveModel):
 
     Args:
         image_shape: (C, H, W).
-        n_levels: L.
-        n_filters: 2h in the paper; even, and at least 2G so that every group of channels has maps of its own.
-        n_blocks: residual blocks.
-        kernel_size: of the first layer, odd.
-        likelihood: a key of :data:`bitsperdim.likelihoods.HEADS`; ``categorical`` is that of the paper.
-        n_mixtures: the number of its components.
+        n_levels: number of levels L.
+        n_filters: number of feature maps, 2h in the paper; even, and at least 2G so that every group of channels has
+            its own maps.
+        n_blocks: number of residual blocks.
+        kernel_size: kernel size of the first layer, odd.
+        likelihood: name of the likelihood, a key of :data:`bitsperdim.likelihoods.HEADS`; the paper uses
+            ``categorical``.
+        n_mixtures: number of components of the likelihood, if it is a mixture.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class PixelCNN(AutoregressiveModel):
         likelihood: str,
         n_mixtures: int,
     ) -> None:
-        """Build the stack."""
+        """Build the layers."""
         super().__init__(image_shape, n_levels)
         channels = image_shape[0]
         self.head = build_head(likelihood, channels, n_levels, n_mixtures)
@@ -103,7 +104,7 @@ class PixelCNN(AutoregressiveModel):
         self.to_outputs = masked(n_filters, groups * self.head.n_outputs, 1, groups, sees_own_group=True)
 
     def unchecked_initialise(self, images: Tensor) -> None:
-        """Start the output biases at the marginals of each channel."""
+        """Set the output biases to the marginals of each channel."""
         start_at_marginals(self, self.to_outputs, images)
 
     def outputs(
@@ -114,7 +115,7 @@ class PixelCNN(AutoregressiveModel):
         memory: Memory | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Return what the network says of p(x_i given x_<i), (B, G * n, H, W) or its place of the memory."""
+        """Return the parameters of p(x_i given x_<i), (B, G * n, H, W), or only those at the position of the memory."""
         hidden = self.first.of_image(x, self.scaled, memory)
         for block in self.blocks:
             hidden = block(hidden, memory)
@@ -122,10 +123,10 @@ class PixelCNN(AutoregressiveModel):
 
 
 def check_sizes(n_filters: int, kernel_size: int, n_groups: int) -> None:
-    """Refuse filters that cannot be halved or do not reach all groups, and kernels without a centre.
+    """Check the number of filters and the kernel size.
 
     Raises:
-        ValueError: saying which.
+        ValueError: ``n_filters`` is odd or too small for the groups, or ``kernel_size`` is even.
     """
     if n_filters % 2 or n_filters < 2 * n_groups:
         raise ValueError(f"n_filters must be even and at least {2 * n_groups}, not {n_filters}")
@@ -135,6 +136,6 @@ def check_sizes(n_filters: int, kernel_size: int, n_groups: int) -> None:
 
 @torch.no_grad()
 def start_at_marginals(model: AutoregressiveModel, layer: CausalConv2d, images: Tensor) -> None:
-    """Start the biases of the last layer where the head has the marginals of each channel of the images."""
+    """Set the biases of the last layer so that the likelihood has the marginals of each channel of the images."""
     counts = level_counts(images, model.n_levels).sum((1, 2), keepdim=True)  # (C, 1, 1, L)
     layer.bias.copy_(model.head.biases(counts).flatten())

@@ -1,27 +1,32 @@
-r"""The variational autoencoder, and with more samples in its objective the importance-weighted one.
+r"""The variational autoencoder (VAE); with more samples in its objective, the importance-weighted autoencoder (IWAE).
 
-Kingma and Welling 2014; Burda, Grosse and Salakhutdinov 2016 ("Importance Weighted Autoencoders",
-eq. 8): the same network, trained on log of the mean of k weights, k = 1 for the VAE.
+Kingma and Welling 2014; Burda, Grosse and Salakhutdinov 2016 ("Importance Weighted Autoencoders", eq. 8). Both train
+the same network on the log of the mean of k importance weights; k = 1 for the VAE.
 
 .. math:: p(z_L) = \mathcal N(0, I), \quad
           p(z_l \mid z_{l+1}) = \mathcal N(\mu_l(z_{l+1}), \mathrm{diag}\, s_l(z_{l+1})^2), \quad
           p(x \mid z_1) = \prod_d p(x_d \mid z_1)
 
-(with coupled channels a product over pixels), and the proposal
-:math:`q(z \mid x) = q(z_1 \mid x) \prod_l q(z_{l+1} \mid z_l)` of normals likewise. With one stochastic layer L = 1.
+With coupled channels, the product is over pixels. The proposal
+:math:`q(z \mid x) = q(z_1 \mid x) \prod_l q(z_{l+1} \mid z_l)` also consists of normals. With one stochastic layer,
+L = 1.
 
 All layers are fully connected with tanh, as in Burda et al. section 5: 784-200-200-50, and with two stochastic layers
 784-200-200-100-100-100-50.
 
-Differences from the paper: the encoder sees the image scaled to [-1, 1] minus the mean training image
-(without that, the common background drowns the rest: static MNIST is 3 nats worse after 25 epochs, by
-validation); any likelihood that fits the images may take the place of the Bernoulli (``heads.py``), and the
-biases of the output start at the marginals of the training images for these too; the recipes train with larger
-batches, a cosine schedule and averaged weights, for fewer epochs. Initial weights are as theirs, of Glorot and Bengio
-2010 with biases of zero: with torch's, which are smaller, the VAE of the default run is 1.0 nats worse and its IWAE the
-same (three seeds, by validation).
+Differences from the paper:
 
-Convolutions: :mod:`bitsperdim.models.conv_vae`.
+- The encoder sees the image scaled to [-1, 1] minus the mean training image. Without the subtraction, the common
+  background hides the rest, and static MNIST is 3 nats worse after 25 epochs, on the validation set.
+- Any likelihood that fits the images may replace the Bernoulli (``heads.py``). The output biases start at the marginals
+  of the training images for these likelihoods too.
+- The recipes train with larger batches, a cosine schedule and averaged weights, for fewer epochs.
+
+The initial weights are as in the paper: those of Glorot and Bengio 2010, with biases of zero. The initial weights of
+torch are smaller. With them, the VAE of the default run is 1.0 nats worse and its IWAE is the same (three seeds, on the
+validation set).
+
+A convolutional VAE is in :mod:`bitsperdim.models.conv_vae`.
 """
 
 from __future__ import annotations
@@ -47,7 +52,7 @@ from bitsperdim.likelihoods import (
 from bitsperdim.models.base import in_full_precision, level_counts
 from bitsperdim.models.latent import LatentModel, LatentNormal
 
-ROWS_AT_ONCE = 1024  # samples times images, of a Bernoulli that is only evaluated
+ROWS_AT_ONCE = 1024  # samples times images that a Bernoulli evaluates at a time, without derivatives
 
 
 def mlp(sizes: Sequence[int]) -> nn.Sequential:
@@ -59,19 +64,19 @@ def mlp(sizes: Sequence[int]) -> nn.Sequential:
 
 
 def start_like_glorot(module: nn.Module) -> None:
-    """Draw the weights of a linear layer uniformly, of variance 2 / (inputs + outputs); set its biases to zero."""
+    """Draw the weights of a linear layer uniformly with variance 2 / (inputs + outputs); set its biases to zero."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)
 
 
 class NormalLayer(nn.Module):
-    """A stochastic layer: a normal given the layer before.
+    """A stochastic layer: a normal given the previous stochastic layer.
 
     Args:
-        n_inputs: of the layer before.
-        hidden_sizes: in between.
-        latent_size: of this layer.
+        n_inputs: size of the previous layer.
+        hidden_sizes: sizes of the hidden layers in between.
+        latent_size: size of this stochastic layer.
     """
 
     def __init__(self, n_inputs: int, hidden_sizes: Sequence[int], latent_size: int) -> None:
@@ -87,7 +92,7 @@ class NormalLayer(nn.Module):
         return DiagonalNormal(*(in_full_precision(layer, hidden) for layer in (self.to_mean, self.to_log_scale)))
 
     def fixed(self, inputs: Tensor) -> DiagonalNormal:
-        """Return the same normal, differentiable in its inputs but not in the weights."""
+        """Return the same normal, differentiable with respect to its inputs but not to the weights."""
         weights = {name: weight.detach() for name, weight in self.named_parameters()}
         return cast(DiagonalNormal, functional_call(self, weights, (inputs,)))
 
@@ -97,12 +102,12 @@ class VAE(LatentModel):
 
     Args:
         image_shape: (C, H, W).
-        n_levels: L.
-        latent_size: of the stochastic layer next to the image.
-        hidden_sizes: of its encoder, from the image on; the decoder mirrors them.
+        n_levels: number of levels L.
+        latent_size: size of the stochastic layer next to the image.
+        hidden_sizes: sizes of the hidden layers in its encoder, starting at the image; the decoder mirrors them.
         deeper: further stochastic layers, each with its ``latent_size`` and the ``hidden_sizes`` of its encoder.
-        likelihood: a key of :data:`bitsperdim.likelihoods.HEADS`.
-        n_mixtures: the number of its components.
+        likelihood: name of the likelihood, a key of :data:`bitsperdim.likelihoods.HEADS`.
+        n_mixtures: number of components of the likelihood, if it is a mixture.
         doubly_reparameterized: see :class:`bitsperdim.models.latent.LatentModel`.
     """
 
@@ -132,7 +137,7 @@ class VAE(LatentModel):
         self.encoders = nn.ModuleList(
             NormalLayer(*sizes) for sizes in zip(inputs, all_hidden, self.latent_sizes, strict=True)
         )
-        self.decoders = nn.ModuleList(  # from each stochastic layer but the first to the one below
+        self.decoders = nn.ModuleList(  # one for each stochastic layer except the first, to the layer below it
             NormalLayer(above, hidden[::-1], below)
             for (below, above), hidden in zip(pairwise(self.latent_sizes), all_hidden[1:], strict=True)
         )
@@ -142,7 +147,7 @@ class VAE(LatentModel):
         self.apply(start_like_glorot)
 
     def unchecked_initialise(self, images: Tensor) -> None:
-        """Take the mean training image, and start the output biases at the marginals of each sub-pixel."""
+        """Store the mean training image, and set the output biases to the marginals of each sub-pixel."""
         counts = level_counts(images, self.n_levels)  # (C, H, W, L)
         levels = torch.arange(self.n_levels, device=counts.device, dtype=torch.float64)
         mean = counts.flatten(0, 2).double() @ levels / len(images)
@@ -151,7 +156,7 @@ class VAE(LatentModel):
             self.centre.copy_(self.scaled(mean))
 
     def prior(self) -> LatentNormal:
-        """Return p(z): the standard normal, or a chain from the deepest stochastic layer on."""
+        """Return p(z): the standard normal, or a chain that starts at the deepest stochastic layer."""
         zeros = torch.zeros(self.latent_sizes[-1], dtype=self.to_outputs.weight.dtype, device=self.centre.device)
         first = DiagonalNormal(zeros, zeros)
         if len(self.latent_sizes) == 1:
@@ -160,10 +165,10 @@ class VAE(LatentModel):
         return NormalChain(first, links, self.latent_sizes[::-1], is_reversed=True)
 
     def encode(self, x: Tensor) -> LatentNormal:
-        """Return q(z given x), (B, Z)."""
+        """Return q(z given x), shape (B, Z)."""
         first, *rest = (cast(NormalLayer, layer) for layer in self.encoders)
         scale = 2 / (self.n_levels - 1)
-        normal = first(torch.add(-1 - self.centre, x.flatten(1).to(self.dtype), alpha=scale))  # scaled, less the centre
+        normal = first(torch.add(-1 - self.centre, x.flatten(1).to(self.dtype), alpha=scale))  # scaled minus centre
         return NormalChain(normal, rest, self.latent_sizes, is_reversed=False) if rest else normal
 
     def decode(self, z: Tensor) -> Likelihood:
@@ -173,10 +178,10 @@ class VAE(LatentModel):
         return self.head(outputs.unflatten(-1, (self.head.n_groups, *self.image_shape[1:], self.head.n_outputs)))
 
     def log_p_x_given_z(self, x: Tensor, z: Tensor) -> Tensor:
-        """Return log p(x given z), (K, B) in nats; for a Bernoulli in few passes over memory.
+        """Return log p(x given z) in nats, (K, B); for a Bernoulli, with few passes over memory.
 
-        Where it is only evaluated these are of a few samples at a time, from z to the result, so that hidden values
-        stay in the processor's cache.
+        Without derivatives, a Bernoulli is computed from z to the result for a few samples at a time (on a CPU), so
+        that hidden values stay in the cache of the processor.
         """
         if not isinstance(self.head, BernoulliHead):
             return super().log_p_x_given_z(x, z)

@@ -1,4 +1,4 @@
-"""The registry of data sets: one file per source, one literal dict."""
+"""The data sets: one file per source, and a registry of all sources."""
 
 from bitsperdim.sources.base import RawImages, Source
 from bitsperdim.sources.binarized_mnist import BinarizedMnist

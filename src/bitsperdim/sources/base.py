@@ -1,6 +1,6 @@
-"""What every data source promises.
+"""Base class of all data sources.
 
-A source does not split, quantize or binarize: it fetches the original files unchanged and reads them.
+A source fetches the original files unchanged and reads them; it does not split, quantize or binarize images.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from bitsperdim.core.files import Rows
 
 @dataclass(frozen=True)
 class RawImages:
-    """The images of a source as it publishes them.
+    """The images of a source as they are published.
 
     Attributes:
-        images: by split, (N, C, H, W) uint8, in memory or, where there may be more of them than fit, in a file.
-            ``train`` is always there; ``validation`` and ``test`` only where the source has an official one.
-        labels: by split, (N,) int64; the same splits as ``images``, or empty.
-        log_p: by split, (N,) float64 nats, the true log-probability of each image, of images that were drawn from a
-            known distribution: at least of ``test``; empty where it is not known.
-        tag: what the name of the source does not say of the images, for the protocol tag.
+        images: images of each split, (N, C, H, W) uint8, in memory or, for sets that may not fit in memory, in a file.
+            ``train`` always exists; ``validation`` and ``test`` exist only if the source has an official one.
+        labels: class labels of each split, (N,) int64, for the same splits as ``images``; or empty.
+        log_p: true log-probability of each image in nats, (N,) float64, by split, for images from a known distribution;
+            it contains at least ``test``. Empty if it is not known.
+        tag: properties of the images that the name of the source does not tell, for the protocol tag.
     """
 
     images: Mapping[str, Rows]
@@ -41,19 +41,19 @@ class RawImages:
 
     @property
     def are_independent(self) -> bool:
-        """Whether images are known to be independent draws: then equal ones are new evidence, and no copies."""
+        """Whether images are known to be independent draws, so that equal images are new evidence and not copies."""
         return bool(self.log_p)
 
 
 class Source(ABC):
-    """A data set that ``dataset.name`` can name.
+    """A data set that can be chosen by ``dataset.name``.
 
     Attributes:
-        n_levels: the number of levels L of the published images (values 0..L-1).
-        fixed_levels: whether ``dataset.n_levels`` may not say otherwise.
-        is_static: whether the images were binarized once and for all by those who publish them.
-        image_shape: (C, H, W); None where it is known only once the images are read.
-        n_classes: of the labels, 0 where there are none; None where that is known only once they are read.
+        n_levels: number of levels L of the published images (values 0..L-1).
+        fixed_levels: whether ``dataset.n_levels`` may not change this number.
+        is_static: whether the published images are already binarized.
+        image_shape: (C, H, W); None if it is not known before the images are read.
+        n_classes: number of classes, 0 if there are no labels; None if it is not known before the labels are read.
     """
 
     n_levels: int
@@ -63,42 +63,42 @@ class Source(ABC):
     n_classes: int | None = None
 
     def check(self, path: str) -> None:
-        """Raise InputError where ``dataset.path`` cannot be used, before any work.
+        """Check ``dataset.path`` before any work, and raise InputError if it cannot be used.
 
-        DVC watches it whatever the source is; most sources do not read it.
+        DVC tracks this path for every source, although most sources do not read it.
         """
         refuse_unwatchable(path)
 
     def facts(self, path: str) -> tuple[tuple[int, int, int] | None, int | None]:
-        """Return ``image_shape`` and ``n_classes`` as far as they can be known before any work."""
+        """Return ``image_shape`` and ``n_classes``, as far as they are known before any work."""
         return self.image_shape, self.n_classes
 
     @abstractmethod
     def download(self, folder: Path, path: str) -> None:
-        """Put the original files into ``folder`` and verify them.
+        """Fetch the original files into ``folder`` and verify them.
 
         Raises:
-            InputError: the files cannot be had or are not what they should be; ``folder`` holds no part of them.
+            InputError: a file cannot be fetched or fails the verification; ``folder`` then holds no part of that file.
         """
 
     @abstractmethod
     def read(self, folder: Path) -> RawImages:
-        """Read what :meth:`download` put into ``folder``."""
+        """Read the images that :meth:`download` wrote into ``folder``."""
 
 
 def refuse_unwatchable(path: str) -> None:
-    """Refuse a folder of which DVC could not take the hash: it would end in an error of its own, or wait for ever.
+    """Refuse a folder that DVC cannot hash, because DVC would fail with an unclear error, or wait for ever.
 
     Raises:
-        InputError: a name in it is not UTF-8 text, or leads to neither a file nor a folder.
+        InputError: a name in the folder is not UTF-8 text, or an entry is neither a file nor a folder.
     """
     for folder, folders, files in os.walk(path):
         for name in sorted(folders + files):
             inner = Path(folder, name)
             if not _is_text(name):
                 raise InputError(
-                    f"params.yaml: dataset.path = {shown(path)} holds {inner}, a name that is not UTF-8 text and that "
-                    f"DVC does not take; rename it, for example by: {_renaming(inner)}"
+                    f"params.yaml: dataset.path = {shown(path)} holds {inner}, a name that is not UTF-8 text, which "
+                    f"DVC cannot read; rename it, for example by: {_renaming(inner)}"
                 )
             if not inner.is_file() and not inner.is_dir():
                 what = "leads nowhere" if inner.is_symlink() else "is neither a file nor a folder"
@@ -108,29 +108,31 @@ def refuse_unwatchable(path: str) -> None:
 def _is_text(name: str) -> bool:
     try:
         name.encode()
-    except UnicodeEncodeError:  # bytes of the name that Python could not decode
+    except UnicodeEncodeError:  # the name has bytes that Python could not decode
         return False
     return True
 
 
 def _renaming(path: Path) -> str:
-    """Return the shell's command; as its old name cannot be written here, all but plain characters stand as ``?``."""
+    """Return a shell command that renames a file; in the old name, ``?`` replaces all but plain characters."""
     new = path.with_name(os.fsencode(path.name).decode("cp1252", "replace"))
     return f"mv {re.sub(r'[^0-9A-Za-z._/-]', '?', str(path))} {shlex.quote(str(new))}"
 
 
 def unpacked_name(name: str) -> str:
-    """Return the name that a gzipped file has when it is unpacked."""
+    """Return the name of a gzipped file after unpacking."""
     return name.removesuffix(".gz")
 
 
 def gunzipped(path: Path, n_most: int) -> bytes:
-    """Return the content of a gzipped file of at most ``n_most`` bytes; no more than that is ever in memory.
+    """Return the content of a gzipped file, or of the unpacked file if only that exists.
 
-    Where there is no such file but it unpacked, the content of that.
+    Args:
+        path: path of the gzipped file.
+        n_most: largest allowed number of bytes of the content; at most one byte more is read into memory.
 
     Raises:
-        InputError: it is longer, damaged, or no such file.
+        InputError: the content is longer, or the file is missing, damaged or not a gzip file.
     """
     plain = path.with_name(unpacked_name(path.name))
     if is_plain := not path.exists() and plain.exists():

@@ -1,8 +1,8 @@
-"""Statically binarized MNIST: 50,000 / 10,000 / 10,000 images of 28x28, drawn once and for all.
+"""Statically binarized MNIST: 50,000 / 10,000 / 10,000 images of 28x28, binarized once by their publishers.
 
-Larochelle and Murray 2011, after Salakhutdinov and Murray 2008. Text files of zeros and ones, one
-image a line, as published or gzipped. The protocol tag says ``static``: a number on these images is
-not comparable with one on images that are binarized anew, which models overfit less.
+Larochelle and Murray 2011, after Salakhutdinov and Murray 2008. The files are texts of zeros and ones with one image
+per line, as published or gzipped. The protocol tag says ``static``: results on these images are not comparable with
+results on images that are binarized again at each presentation, which models overfit less.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class BinarizedMnist(Source):
     n_classes = 0
 
     def download(self, folder: Path, path: str) -> None:
-        """Fetch and verify the three files: gzipped where they are so, else as published."""
+        """Fetch and verify the three files, gzipped or as published."""
         for split in N_IMAGES:
             fetch("binarized-mnist", GZIPPED[split], folder, PLAIN[split])
 
@@ -74,7 +74,7 @@ class BinarizedMnist(Source):
     def _read(self, folder: Path, split: str) -> np.ndarray:
         n_images = N_IMAGES[split]
         content = gunzipped(folder / GZIPPED[split].name, 2 * n_images * SIDE * SIDE)
-        characters = np.frombuffer(content, np.uint8)[::2]  # every other one is a blank or a line end
+        characters = np.frombuffer(content, np.uint8)[::2]  # every second character is a blank or a line end
         if len(characters) != n_images * SIDE * SIDE or not np.isin(characters, (ord("0"), ord("1"))).all():
             raise InputError(f"{folder} does not hold {n_images:,} lines of {SIDE * SIDE} zeros and ones for {split}.")
         return (characters - ord("0")).reshape(n_images, 1, SIDE, SIDE)

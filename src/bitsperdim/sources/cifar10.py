@@ -1,9 +1,9 @@
 """CIFAR-10: 50,000 training and 10,000 test images of 32x32 in colour, 256 levels, ten classes.
 
-Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images". The published archive is
-read through torchvision. A mirror may hold lossless PNG columns instead; theirs has 9,980 test
-images (20 could not be had without loss), and the protocol tag says ``test9980``: name that number
-beside any comparison with published ones.
+Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images". The published archive is read through
+torchvision. A mirror may hold the images as lossless PNG columns instead. Its test column has 9,980 images, because 20
+images were not available without loss. The protocol tag then says ``test9980``; state this number in any comparison
+with published results.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ class Cifar10(Source):
     n_classes = 10
 
     def download(self, folder: Path, path: str) -> None:
-        """Fetch and verify the archive and unpack it; where the user or a mirror has columns alone, fetch these."""
+        """Fetch, verify and unpack the archive; if the user or a mirror has only the columns, fetch the columns."""
         own = own_folder(folder)
-        has_columns = any(os.path.lexists(own / file.name) for file in columns())  # a link that leads nowhere too
+        has_columns = any(os.path.lexists(own / file.name) for file in columns())  # dangling links count too
         if has_columns and os.path.lexists(own / ARCHIVE.name):
-            raise InputError(f"{own} holds {ARCHIVE.name} and columns; leave one of the two there.")
+            raise InputError(f"{own} holds {ARCHIVE.name} and PNG columns; leave only one of the two there.")
         if has_columns:
             self._fetch_columns(folder)
             return
@@ -77,7 +77,7 @@ class Cifar10(Source):
         with reading(archive, "download"), tarfile.open(archive) as content:
             for member in content:
                 batch = content.extractfile(member)
-                if batch is not None:  # by its last name alone, so that nothing leaves the folder
+                if batch is not None:  # only the last part of the name is used, so that no file leaves the folder
                     write_bytes(folder / BATCHES / Path(member.name).name, batch.read())
 
     def _fetch_columns(self, folder: Path) -> None:
@@ -88,7 +88,7 @@ class Cifar10(Source):
         """Read images and labels."""
         if (folder / TEST_COLUMN.name).exists():
             return self._read_columns(folder)
-        from torchvision.datasets import CIFAR10  # imported here: two seconds
+        from torchvision.datasets import CIFAR10  # imported here because the import takes two seconds
 
         images, labels = {}, {}
         for split in ("train", "test"):
@@ -109,12 +109,12 @@ class Cifar10(Source):
 
 
 def columns() -> tuple[RemoteFile, ...]:
-    """Return the files of a mirror that has the images as columns."""
+    """Return the files of a mirror that holds the images as PNG columns."""
     return (*TRAIN_COLUMNS, TEST_COLUMN, TRAIN_LABELS, TEST_LABELS)
 
 
 def read_column(path: Path) -> np.ndarray:
-    """Read a PNG of 32x32 images one below the other: (N, 3, 32, 32) uint8."""
+    """Read a PNG with 32x32 images one below the other, (N, 3, 32, 32) uint8."""
     with reading(path, "download"):
         with Image.open(path) as picture:
             column = np.asarray(picture.convert("RGB"))

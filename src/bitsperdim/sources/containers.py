@@ -1,9 +1,10 @@
-"""What a PNG, JPEG or WebP file says of itself, read from its bytes.
+"""Reader of the header and structure of a PNG, JPEG or WebP file, directly from its bytes.
 
-Pillow hides some of it: it makes 8 bits of the 16 of a PNG in colour, shows the first frame of many, and fills up with
-grey or black what a file lacks of its pixels. So an allow-list is read here: what is not understood is refused.
+Pillow hides some properties of a file. It reduces the 16 bits of a PNG in colour to 8, shows the first of several
+frames, and fills missing pixels with grey or black. This reader therefore uses an allow-list: any structure that it
+does not know is refused.
 
-What a file adds that every viewer ignores (texts, times, private chunks) is ignored.
+Contents that every viewer ignores (texts, times, private chunks) are ignored.
 """
 
 from __future__ import annotations
@@ -16,52 +17,52 @@ from typing import BinaryIO
 
 PNG = b"\x89PNG\r\n\x1a\n"
 PNG_CRITICAL = {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
-PNG_CHANNELS = {0: 1, 2: 3, 3: 3}  # colour type -> channels as they are shown: grey, colour, palette
+PNG_CHANNELS = {0: 1, 2: 3, 3: 3}  # colour type (grey, colour, palette) -> displayed channels
 PNG_DEPTHS = {0: (1, 2, 4, 8), 2: (8,), 3: (1, 2, 4, 8)}
-PNG_GAMMA = (45_000, 46_000)  # 1 / 2.2, which sRGB files say
+PNG_GAMMA = (45_000, 46_000)  # range around 1 / 2.2, the gamma in sRGB files
 PNG_SRGB_PRIMARIES = (31_270, 32_900, 64_000, 33_000, 30_000, 60_000, 15_000, 6_000)
 PNG_SRGB_CODES = b"\x01\x0d\x00\x01"  # cICP: the primaries, curve, matrix and range of sRGB
 JPEG_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended and progressive, with Huffman codes
 JPEG_OTHER_FRAMES = {*range(0xC0, 0xD0)} - JPEG_FRAMES - {0xC4}
 PNG_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-JPEG_NO_MORE = {*range(0, 0xF0, 0x10)}  # the symbols that end blocks: nothing but zeros is left in them
-JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff])")  # in coded data, where 0xff itself is followed by a zero
+JPEG_NO_MORE = {*range(0, 0xF0, 0x10)}  # symbols that end a block, whose other coefficients are then all zero
+JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff])")  # in coded data, a byte 0xff that is no marker is followed by a zero
 JPEG_STUFFING = b"\x55" * 64
-LARGEST = 89_000_000  # pixels; Pillow warns soon above
+LARGEST = 89_000_000  # largest number of pixels; Pillow warns slightly above
 LARGEST_PROFILE = 2**22  # bytes
-LOST = bytes(512)  # a sector of a disk
+LOST = bytes(512)  # a lost sector of a disk, read as zeros
 
-ZEROS = f"it holds {len(LOST)} zeros in a row in the place of pixels, as damaged disks leave them"
+ZEROS = f"it holds {len(LOST)} zeros in a row in the place of pixels, as after a disk error"
 SAVE_AGAIN = "copy it again, save it again or remove it"
-NO_TRANSPARENCY = "save it without transparency, on the background that you mean"
+NO_TRANSPARENCY = "save it without transparency, on a background of your choice"
 OTHER_COLOURS = "has colours other than sRGB, so that viewers show other values than it holds"
-TO_SRGB = "convert it to sRGB, or remove the profile if you mean the values as they stand"
-ONE_FRAME = "save the one that you mean as a file of its own"
+TO_SRGB = "convert it to sRGB, or remove the profile if the stored values are the intended ones"
+ONE_FRAME = "save the intended one as a separate file"
 
 
 class Unfit(Exception):  # noqa: N818 - it is not a bug of the program
-    """A picture that is not taken: what it is, and what to do about it, as two parts of a sentence."""
+    """Raised for a picture that is not accepted; the message has two parts, the reason and the remedy."""
 
     def __init__(self, reason: str, cure: str) -> None:
-        """Take the two parts."""
+        """Build the message from reason and remedy."""
         super().__init__(f"{reason}; {cure}")
 
 
 @dataclass(frozen=True)
 class Container:
-    """What a file says of its picture.
+    """Properties of a picture from the structure of its file.
 
     Attributes:
-        kind: ``PNG``, ``JPEG`` or ``WEBP``, as Pillow calls it.
+        kind: ``PNG``, ``JPEG`` or ``WEBP``, as in Pillow.
         channels: 1 for grey, 3 for colour.
-        width, height: in pixels, as stored.
-        n_colours: of the palette, 0 where there is none.
-        profile: the ICC profile; None where there is none.
-        exif: the EXIF data; empty where there are none.
-        stuffed: of a JPEG that was read whole, the same one with more coded data than it has, which shows other
-            pixels only where its data are not enough: they carry no length of their own.
-        has_zeros: whether its coded data hold :data:`LOST`, which a large flat area makes, or a damaged disk. Those
-            of a JPEG whose codes cannot be zeros for long are refused at once.
+        width, height: stored size in pixels.
+        n_colours: number of colours in the palette, 0 if there is no palette.
+        profile: ICC profile; None if there is no profile.
+        exif: EXIF data; empty if there are no EXIF data.
+        stuffed: for a JPEG that was read completely, the same file with additional coded data. The coded data of a JPEG
+            have no length field, so this file has other pixels only if the original data are incomplete.
+        has_zeros: whether the coded data contain :data:`LOST`, caused by a large flat area or by a damaged disk. A JPEG
+            whose codes cannot be that many zeros is refused at once.
     """
 
     kind: str
@@ -76,7 +77,7 @@ class Container:
 
 
 def format_of(start: bytes) -> str:
-    """Return the format that a file's first 12 bytes tell, as Pillow calls it; empty for any but the three."""
+    """Return the format of a file, as in Pillow, from its first 12 bytes; empty for any other format."""
     if start.startswith(PNG):
         return "PNG"
     if start.startswith(b"\xff\xd8\xff"):
@@ -85,15 +86,15 @@ def format_of(start: bytes) -> str:
 
 
 def inspect(file: BinaryIO, *, whole: bool) -> Container:
-    """Read what a file says of its picture.
+    """Read the properties of a picture from the structure of its file.
 
     Args:
-        file: opened at its start.
-        whole: read it to its end, and verify what it carries for that: checksums, lengths, the mark of its end.
-            Otherwise no more of a PNG or JPEG is read than what stands before the pixels.
+        file: binary file, opened at its start.
+        whole: whether to read the file to its end, and verify checksums, lengths and the end marker. Otherwise a PNG or
+            JPEG is read only up to its pixels.
 
     Raises:
-        Unfit: it is not a picture that is taken, or is damaged.
+        Unfit: the picture is not accepted, or the file is damaged.
     """
     reader = _Reader(file)
     kind = format_of(reader.peek(12))
@@ -103,7 +104,7 @@ def inspect(file: BinaryIO, *, whole: bool) -> Container:
 
 
 class _Reader:
-    """Reads a file in parts, and no more than there is of it."""
+    """A reader of a file in parts, which refuses to read beyond its end."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -122,7 +123,7 @@ class _Reader:
         return start
 
     def before(self) -> bytes:
-        """Return what was read so far."""
+        """Return all bytes that were read so far."""
         n_bytes = self.file.tell()
         self.file.seek(0)
         return self.file.read(n_bytes)
@@ -143,9 +144,12 @@ def _refuse_size(width: int, height: int) -> None:
 
 
 def _refuse_more(rest: bytes) -> None:
-    """Refuse what follows the end of a picture, zeros excepted."""
+    """Refuse bytes after the end of a picture, except zeros."""
     if rest.strip(b"\0"):
-        raise Unfit("goes on after the end of its picture, as with a film or another picture", "save it again without")
+        raise Unfit(
+            "holds more data after the end of its picture, such as a film or another picture",
+            "save it again without these data",
+        )
 
 
 def _png(reader: _Reader, whole: bool) -> Container:
@@ -199,7 +203,7 @@ def _png(reader: _Reader, whole: bool) -> Container:
 
 
 def _verify_pixels(coded: bytes, width: int, height: int, bits: int, interlaced: bool) -> None:
-    """Refuse coded data of a PNG that are not as long as its pixels of ``bits`` bits, of all passes, make them."""
+    """Refuse coded data of a PNG whose length does not fit its pixels of ``bits`` bits in all passes."""
     expected = 0
     for left, top, step_x, step_y in PNG_PASSES if interlaced else ((0, 0, 1, 1),):
         n_columns, n_rows = -(-(width - left) // step_x), -(-(height - top) // step_y)
@@ -211,7 +215,7 @@ def _verify_pixels(coded: bytes, width: int, height: int, bits: int, interlaced:
     except zlib.error as error:
         raise _damaged("its pixels cannot be decoded") from error
     if n_bytes != expected or not stream.eof:
-        raise _damaged("it has fewer or more pixels than it says")
+        raise _damaged("it has fewer or more pixels than its header says")
     if stream.unused_data:
         raise _damaged("it has more data than those of its pixels")
 
@@ -235,11 +239,13 @@ def _png_is_srgb(chunks: dict[bytes, bytes]) -> bool:
 
 def _jpeg(reader: _Reader, whole: bool) -> Container:
     reader.take(2)
-    frame, exif, profile = None, b"", {}
+    frame = None
+    exif = b""
+    profile = {}
     segments: list[tuple[int, bytes]] = []
     while True:
         mark, code = reader.take(2)
-        while mark == code == 0xFF:  # a marker may be filled up
+        while mark == code == 0xFF:  # several bytes 0xff may precede a marker
             code = reader.take(1)[0]
         if mark != 0xFF or code < 0xC0 or 0xD0 <= code <= 0xD9:
             raise _damaged("its JPEG header is not the standard one")
@@ -273,19 +279,19 @@ def _jpeg(reader: _Reader, whole: bool) -> Container:
 
 
 class _Coding:
-    """How a JPEG is coded, by its segments up to the scan that is read.
+    """The coding of a JPEG according to its segments, up to the current scan.
 
     Attributes:
-        n_restarts: how many restart markers the scan has.
-        zeros_fit: whether the scan can hold many zeros in a row: they must be whole codes, those of nothing new.
+        n_restarts: number of restart markers in the scan.
+        zeros_fit: whether the scan can hold many zeros in a row; they must then be complete codes without new values.
     """
 
     def __init__(self) -> None:
         self.progressive = False
         self.width = self.height = self.interval = self.n_restarts = 0
-        self.sampling: dict[int, tuple[int, int]] = {}  # component -> its factors, horizontal and vertical
-        self.shift: dict[int, list[int | None]] = {}  # component -> of each coefficient the bits to come, None: all
-        self.zero_codes: dict[int, int] = {}  # Huffman table -> what its code of zeros alone, the first one, stands for
+        self.sampling: dict[int, tuple[int, int]] = {}  # component -> horizontal and vertical factor
+        self.shift: dict[int, list[int | None]] = {}  # component -> missing bits of each coefficient; None: all
+        self.zero_codes: dict[int, int] = {}  # Huffman table -> symbol of its first code, which consists of zeros
         self.zeros_fit = False
 
     def add(self, code: int, content: bytes) -> None:
@@ -304,7 +310,7 @@ class _Coding:
             self._add_scan(content)
 
     def is_complete(self) -> bool:
-        """Whether the scans so far held each bit of each coefficient."""
+        """Return whether the scans so far contain every bit of every coefficient."""
         return all(shift == 0 for shifts in self.shift.values() for shift in shifts)
 
     def _add_frame(self, code: int, content: bytes) -> None:
@@ -328,7 +334,7 @@ class _Coding:
                 raise _damaged("a part of its coded data is missing or out of order")
             self.shift[name][start : stop + 1] = [low] * (stop + 1 - start)
         most = [max(factors) for factors in zip(*self.sampling.values(), strict=True)]
-        own = self.sampling[names[0]] if len(names) == 1 else (1, 1)  # alone: blocks, without those beyond the picture
+        own = self.sampling[names[0]] if len(names) == 1 else (1, 1)  # one component: no padding blocks
         n_columns, n_rows = (
             -(-size * factor // (8 * largest))
             for size, factor, largest in zip((self.width, self.height), own, most, strict=True)
@@ -337,26 +343,33 @@ class _Coding:
         same_dc = all(self.zero_codes.get(table >> 4) == 0 for table in tables)
         no_ac = all(self.zero_codes.get(0x10 | table & 15) in JPEG_NO_MORE for table in tables)
         if self.progressive:
-            self.zeros_fit = no_ac if start else same_dc or high > 0  # a bit that refines has no code
+            self.zeros_fit = no_ac if start else same_dc or high > 0  # refinement bits have no Huffman code
         else:
             self.zeros_fit = same_dc and no_ac
 
 
 def _verify_scans(segments: list[tuple[int, bytes]], header: bytes, coded: bytes) -> tuple[bytes, bool]:
-    """Go through the coded data of a JPEG, from the first scan to the mark of the end, after which nothing follows.
+    """Verify the coded data of a JPEG, from the first scan to the end marker, after which nothing may follow.
 
     Args:
-        segments: the codes and contents of those up to the first scan.
-        header: the bytes that hold them.
-        coded: the bytes that follow.
+        segments: codes and contents of the segments up to the first scan.
+        header: bytes of the file up to the first scan.
+        coded: bytes after the header.
 
     Returns:
         ``stuffed`` and ``has_zeros`` of a :class:`Container`.
+
+    Raises:
+        Unfit: the data are damaged or incomplete, or something follows the end marker.
     """
     coding = _Coding()
     for segment in segments:
         coding.add(*segment)
-    end, is_scan, n_restarts, stuffed, has_zeros = 0, True, 0, header, False
+    end = 0
+    is_scan = True
+    n_restarts = 0
+    stuffed = header
+    has_zeros = False
     while found := JPEG_MARKER.search(coded, end):
         piece, code = coded[end : found.start()], found[1][0]
         stuffed += piece + JPEG_STUFFING * is_scan
@@ -380,7 +393,8 @@ def _verify_scans(segments: list[tuple[int, bytes]], header: bytes, coded: bytes
         else:
             end += int.from_bytes(coded[end : end + 2], "big")
             coding.add(code, coded[found.end() + 2 : end])
-            is_scan, n_restarts = code == 0xDA, 0
+            is_scan = code == 0xDA
+            n_restarts = 0
         stuffed += coded[found.start() : end]
     raise _damaged("its end is missing")
 

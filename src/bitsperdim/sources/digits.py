@@ -1,7 +1,7 @@
-"""The 1,797 handwritten digits that ship with scikit-learn: 8x8, grey, 17 levels, no network.
+"""The 1,797 handwritten digits that are part of scikit-learn: 8x8, grey, 17 levels, no network needed.
 
 They are the test part of the UCI set "Optical Recognition of Handwritten Digits" (Alpaydin and
-Kaynak, 1998); each value counts the black pixels of a 4x4 block. There is no official split.
+Kaynak, 1998); each value is the number of black pixels in a 4x4 block. There is no official split.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SHA256 = "f1922fb3e7033c6060bc65fb641c371c2ce593874bad425572ed8539545328e6"
 
 
 class Digits(Source):
-    """scikit-learn's digits."""
+    """The digits of scikit-learn."""
 
     n_levels = 17
     image_shape = (1, 8, 8)
@@ -26,7 +26,7 @@ class Digits(Source):
 
     def download(self, folder: Path, path: str) -> None:
         """Write ``digits.npz`` from the installed scikit-learn and verify the pixels."""
-        from sklearn.datasets import load_digits  # imported here: half a second
+        from sklearn.datasets import load_digits  # imported here because the import takes half a second
 
         digits = load_digits()
         images = digits.images.astype(np.uint8)[:, None]  # (N, 1, H, W)

@@ -1,10 +1,10 @@
-"""Images that are drawn from a known distribution (:mod:`.known`): a data set whose log P(x) is known exactly.
+"""Images drawn from a known distribution (:mod:`.known`): a data set whose log P(x) is known exactly.
 
 Nothing is downloaded: the images are drawn when they are read, from the seed of the data set. The three splits are
-independent of each other, and so are the images within each, so that equal ones are no copies.
+independent of each other, and so are the images within each split. Equal images are therefore not copies.
 
-Invariants (``tests/sources/test_drawn.py``): one seed gives one set of images, another seed others, and the splits are
-independent; the truth that is kept is that of the images that are kept
+Invariants (``tests/sources/test_drawn.py``): the same seed gives the same images, another seed gives other images, and
+the splits are independent; each stored log-probability belongs to the stored image
 (``test_the_truth_of_each_image_is_kept``).
 """
 
@@ -20,28 +20,28 @@ from bitsperdim.sources.base import RawImages, Source
 from bitsperdim.sources.known import KnownDistribution
 
 SPLITS = ("train", "validation", "test")
-STREAM = 100  # of the random numbers of ``dataset.seed``: those of preparation have smaller numbers
+STREAM = 100  # number of the random stream of ``dataset.seed``; the streams of preparation have smaller numbers
 NOTE = "Nothing is downloaded: the stage dequantize draws these images from a known distribution.\n"
 
 
 class Drawing(Protocol):
-    """What is drawn: the section ``dataset.drawn``."""
+    """The section ``dataset.drawn``, which describes the images to draw."""
 
     @property
     def height(self) -> int:
-        """H."""
+        """Height H of the images."""
 
     @property
     def width(self) -> int:
-        """W."""
+        """Width W of the images."""
 
     @property
     def n_channels(self) -> int:
-        """C."""
+        """Number of channels C."""
 
     @property
     def n_train(self) -> int:
-        """The number of images of the split, and so are the next two."""
+        """Number of training images; the next two are the numbers of validation and test images."""
 
     @property
     def n_validation(self) -> int: ...  # noqa: D102
@@ -51,11 +51,11 @@ class Drawing(Protocol):
 
     @property
     def strength(self) -> float | None:
-        """Of the dependence between sub-pixels; None: the default of the distribution."""
+        """Strength of the dependence between sub-pixels; None: the default of the distribution."""
 
     @property
     def n_components(self) -> int | None:
-        """Of what is hidden; None: the default of the distribution."""
+        """Number of hidden components; None: the default of the distribution."""
 
 
 class Drawn(Source):
@@ -65,34 +65,34 @@ class Drawn(Source):
     n_classes = 0
 
     def __init__(self, kind: type[KnownDistribution]) -> None:
-        """Remember what is drawn from."""
+        """Store the kind of distribution."""
         self.kind = kind
         self.n_levels = kind.default_levels
 
     def distribution(self, drawing: Drawing, n_levels: int | None) -> KnownDistribution:
-        """Return what the images are drawn from.
+        """Return the distribution that the images are drawn from.
 
         Raises:
-            InputError: it cannot be had of this size; one sentence with key, value and what is allowed.
+            InputError: a parameter is not allowed; the message names the key, the value and the allowed values.
         """
         shape = (drawing.n_channels, drawing.height, drawing.width)
         return self.kind(shape, n_levels or self.n_levels, drawing.strength, drawing.n_components)
 
     def download(self, folder: Path, path: str) -> None:
-        """Write a note that there is nothing to download."""
+        """Write a note which says that nothing is downloaded."""
         write_text(folder / "drawn.txt", NOTE)
 
     def read(self, folder: Path) -> RawImages:
-        """Refuse: what is to be drawn is not in the folder; :meth:`draw` draws it."""
+        """Raise TypeError: the folder holds no images; :meth:`draw` draws them."""
         raise TypeError("these images are drawn, not read")
 
     def draw(self, drawing: Drawing, n_levels: int | None, seed: int) -> RawImages:
-        """Draw the images of each split, and take down the log-probability of each test image.
+        """Draw the images of each split, and compute the log-probability of each test image.
 
         Args:
-            drawing: what is drawn.
-            n_levels: L; None: the default of the distribution.
-            seed: of all draws.
+            drawing: size, number and parameters of the images.
+            n_levels: number of levels L; None: the default of the distribution.
+            seed: seed for all draws.
         """
         distribution = self.distribution(drawing, n_levels)
         images = {

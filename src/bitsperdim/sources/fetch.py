@@ -1,21 +1,23 @@
-"""Fetching published files: the user's own, from a mirror or their official address, verified, whole or not at all.
+"""Fetching of published files: from the user's own folder, from a mirror or from their official address.
 
-A file is looked for in the repository's ``data/raw/<dataset.name>``, where the user may put it and which is never
-written: DVC empties the folder of a stage before it runs, so that its own is another. What lies there under the name
-of a published file is used or refused, never passed over.
+Each file is verified, and is written completely or not at all.
 
-``BITSPERDIM_MIRROR`` names a folder (a relative one starts at the repository) or a URL that holds
-``<data set>/<file>``; where it is set, nothing else is asked. A file that is already there and verifies is not fetched
-again.
+A file is first searched in ``data/raw/<dataset.name>`` of the repository. The user may put files there, and the library
+never writes there. (DVC empties the output folder of a stage before it runs, so the output is another folder.) A file
+there with the name of a published file is either used or refused, but never ignored.
 
-What a number depends on is the content of a gzipped file. A file that was compressed again or unpacked has the same,
-and is kept as it is: the checksum of the content is known. Nothing is unpacked here.
+``BITSPERDIM_MIRROR`` names a folder (a relative path starts at the repository) or a URL that holds
+``<data set>/<file>``. If it is set, no official address is used. A file that is already in the output folder and passes
+the verification is not fetched again.
 
-Every failure is one sentence (:class:`~bitsperdim.core.errors.InputError`), and leaves no part of a file.
+Results depend only on the content of a gzipped file. A file that was compressed again or unpacked has the same content.
+It is accepted and kept in its form, because the checksum of the content is known. Nothing is unpacked here.
 
-Invariants (``tests/sources/test_fetch.py``, against a local server that misbehaves in each way): a file
-that is cut short, has a flipped byte, is an error page, or is not there is refused by name; what
-fails for a moment is tried again, and a file on a disk is not.
+Every failure raises :class:`~bitsperdim.core.errors.InputError` and leaves no part of a file.
+
+Invariants (``tests/sources/test_fetch.py``, with a local server that fails in each of these ways): a file that is cut
+short, has a flipped byte, is an error page or is missing raises an error with its name; a fetch that may have failed
+only for a moment is tried again, but not for a file on a disk.
 """
 
 from __future__ import annotations
@@ -39,10 +41,10 @@ from bitsperdim.core.errors import InputError, shown
 from bitsperdim.core.files import atomic_path, workspace
 
 VARIABLE = "BITSPERDIM_MIRROR"
-OWN = Path("data") / "raw"  # in the repository, by the names of data sets
+OWN = Path("data") / "raw"  # in the repository, with one folder for each data set
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 30  # seconds without a byte
-PAUSES = (1.0, 3.0)  # seconds before the second and the third try
+PAUSES = (1.0, 3.0)  # seconds before the second and the third attempt
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,11 @@ class RemoteFile:
     """A published file.
 
     Attributes:
-        name: in its folder, here and on a mirror.
-        size: in bytes.
-        checksum: ``sha256:`` or ``md5:`` and the hexadecimal digest of its bytes; md5 where the publisher
-            gives nothing better.
-        addresses: where it is published, tried in turn.
+        name: name of the file in its folder, here and on a mirror.
+        size: size in bytes.
+        checksum: ``sha256:`` or ``md5:`` and the hexadecimal digest of its bytes; md5 if the publisher gives nothing
+            better.
+        addresses: addresses where it is published, tried in turn.
     """
 
     name: str
@@ -64,15 +66,15 @@ class RemoteFile:
 
 
 class MissingError(InputError):
-    """The file is not at any of the places where it was looked for."""
+    """Raised when a file is not at any of the places where it was searched."""
 
 
 class _Again(Exception):  # noqa: N818 - not an error until it happens too often
-    """A failure that may pass: say what it was."""
+    """Raised for a failure that may be temporary; the message says what failed."""
 
 
 def own_folder(folder: Path) -> Path:
-    """Return where the user may have put the files of the data set whose ``folder`` has its name."""
+    """Return the folder where the user may have put the files of the data set with the name of ``folder``."""
     return workspace() / OWN / folder.name
 
 
@@ -80,15 +82,15 @@ def fetch(dataset: str, file: RemoteFile, folder: Path, unpacked: RemoteFile | N
     """Put a verified copy of a published file into ``folder`` and return its path.
 
     Args:
-        dataset: the folder of the data set on a mirror.
-        file: what to fetch.
-        folder: made if need be; it has the name of the data set.
-        unpacked: the content of ``file``, a gzipped one, under the name that it has when it is unpacked; any file
-            with this content, compressed in another way or not at all, will do.
+        dataset: name of the folder of the data set on a mirror.
+        file: file to fetch.
+        folder: output folder, which has the name of the data set; it is created if needed.
+        unpacked: for a gzipped ``file``, its content with the name that it has after unpacking. Any file with this
+            content is then accepted, compressed in another way or not at all.
 
     Raises:
-        MissingError: it is nowhere.
-        InputError: what was found is not the file, or no place could be reached.
+        MissingError: the file does not exist at any place.
+        InputError: a found file is not the published file, or no place could be reached.
     """
     forms = [(file, unpacked), *([(unpacked, None)] if unpacked else [])]
     for form, content in forms:
@@ -126,7 +128,9 @@ def _on_mirror(mirror: str, dataset: str, name: str) -> str:
     try:
         named = Path(urllib.request.url2pathname(f"/{rest.partition('/')[2]}") if separator else mirror).expanduser()
     except RuntimeError as error:
-        raise InputError(f"{VARIABLE} = {shown(mirror)} names the home folder of nobody; name a folder.") from error
+        raise InputError(
+            f"{VARIABLE} = {shown(mirror)} names the home folder of a user who does not exist; name a folder."
+        ) from error
     return str((workspace() / named / dataset / name).absolute())
 
 
@@ -135,8 +139,9 @@ def _is_url(place: str) -> bool:
 
 
 def _fetch_from(place: str, file: RemoteFile, unpacked: RemoteFile | None, folder: Path) -> Path:
-    """Try one place, again where the failure may pass."""
-    problem, path = "", folder / file.name
+    """Fetch a file from one place; repeat the attempt if the failure may be temporary."""
+    problem = ""
+    path = folder / file.name
     for pause in (0.0, *PAUSES):
         time.sleep(pause)
         try:
@@ -166,7 +171,7 @@ def _open(place: str) -> IO[bytes]:
         if error.code in (408, 425, 429) or error.code >= 500:
             raise _Again(f"the server answered with status {error.code}") from error
         raise InputError(f"{place} was refused (status {error.code}).") from error
-    except (http.client.InvalidURL, ValueError) as error:  # also of a name that cannot be one of a machine
+    except (http.client.InvalidURL, ValueError) as error:  # also raised for an impossible host name
         raise InputError(f"{shown(place)} is not an address.") from error
     except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
         raise _Again(f"no connection ({getattr(error, 'reason', None) or error})") from error
@@ -175,10 +180,12 @@ def _open(place: str) -> IO[bytes]:
 
 def _copy_verified(source: IO[bytes], file: RemoteFile, unpacked: RemoteFile | None, place: str, path: Path) -> None:
     algorithm = file.checksum.split(":")[0]
-    digest, n_bytes, start = hashlib.new(algorithm), 0, b""
+    digest = hashlib.new(algorithm)
+    n_bytes = 0
+    start = b""
     n_most = max(file.size, unpacked.size + unpacked.size // 1000 + CHUNK if unpacked else 0)  # gzip adds less
     with path.open("wb") as out, tqdm(total=file.size, desc=file.name, unit="B", unit_scale=True, disable=None) as bar:
-        while n_bytes <= n_most:  # a byte more than expected is enough to refuse
+        while n_bytes <= n_most:  # one byte more than expected is enough to refuse the file
             try:
                 chunk = source.read(CHUNK)
             except (TimeoutError, ConnectionError, http.client.HTTPException) as error:
@@ -218,9 +225,13 @@ def _verifies(path: Path, file: RemoteFile, unpacked: RemoteFile | None) -> bool
 
 
 def _gunzipped_checksum(path: Path, unpacked: RemoteFile) -> str | None:
-    """Return the checksum of what a gzip file holds, a little beyond the expected size at most; None of any other."""
+    """Return the checksum of the content of a gzip file; None if it is not a readable gzip file.
+
+    Little more than the expected size is read.
+    """
     algorithm = unpacked.checksum.split(":")[0]
-    digest, n_bytes = hashlib.new(algorithm), 0
+    digest = hashlib.new(algorithm)
+    n_bytes = 0
     try:
         with gzip.open(path) as content:
             while n_bytes <= unpacked.size and (chunk := content.read(CHUNK)):

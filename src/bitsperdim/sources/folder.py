@@ -1,12 +1,12 @@
 """Your own pictures: a folder of PNG, JPEG or WebP files of one size, all grey or all in colour.
 
-The files in the folder itself are the training images; subfolders ``validation`` and ``test`` are those
-splits, where they are there. Names are taken in order; a link is the picture that it leads to. Nothing is resized or
-cropped: a likelihood of resized images is one of other images.
+The files in the folder itself are the training images. The subfolders ``validation`` and ``test``, if they exist, hold
+those splits. Files are read in the order of their names; a link to a file counts as that file. Nothing is resized or
+cropped, because the likelihood of a resized image is the likelihood of a different image.
 
-Every entry of the folder is read, or is one of a few kinds of known side files, which ``download`` names, or is refused
-by name. A picture is what its content is (:mod:`bitsperdim.sources.picture_file`), and its name has to say that
-it is meant as one: a copy ``a.png.bak`` is refused.
+Every entry of the folder is either read, or is one of a few known kinds of side files, which ``download`` lists, or is
+refused with its name. The content of a file decides its format (:mod:`bitsperdim.sources.picture_file`). Its name must
+also be that of a picture: a copy ``a.png.bak`` is refused.
 """
 
 from __future__ import annotations
@@ -24,11 +24,21 @@ from bitsperdim.sources.picture_file import read_picture, shape_of
 SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp")
 SIDE_SUFFIXES = (".csv", ".dvc", ".json", ".md", ".txt")
 SIDE_NAMES = (
-    *(".directory", ".ds_store", ".localized", ".nomedia", "desktop.ini", "ehthumbs.db", "thumbs.db"),
-    *(".gitattributes", ".gitignore", ".gitkeep", "license", "readme"),
+    ".directory",
+    ".ds_store",
+    ".localized",
+    ".nomedia",
+    "desktop.ini",
+    "ehthumbs.db",
+    "thumbs.db",
+    ".gitattributes",
+    ".gitignore",
+    ".gitkeep",
+    "license",
+    "readme",
 )
-APPLE_DOUBLE = b"\0\5\x16\7"  # what macOS writes beside a file on the disks of others, as ._name
-N_NAMED = 20  # side files that are named one by one
+APPLE_DOUBLE = b"\0\5\x16\7"  # first bytes of the files ._name that macOS writes on disks of other systems
+N_NAMED = 20  # largest number of side files that are listed by name
 SPLITS = {"train": "", "validation": "validation", "test": "test"}  # split -> subfolder
 
 
@@ -40,7 +50,7 @@ class Folder(Source):
     n_classes = 0
 
     def check(self, path: str) -> None:
-        """Refuse what would not be read, and by their headers pictures that are not taken or not alike."""
+        """Refuse entries that would not be read, and pictures whose headers show a wrong kind or different shapes."""
         super().check(path)
         splits, _ = survey(path)
         first, *others = (file for files in splits.values() for file in files)
@@ -49,19 +59,19 @@ class Folder(Source):
             _refuse_unlike(file, shape_of(file), first, like)
 
     def facts(self, path: str) -> tuple[tuple[int, int, int] | None, int | None]:
-        """Look at the first picture; a folder has no labels."""
+        """Return the shape of the first picture, and 0 classes, because a folder has no labels."""
         return shape_of(next(file for file in sorted(Path(path).iterdir()) if file.is_file() and _is_picture(file))), 0
 
     def download(self, folder: Path, path: str) -> None:
-        """Read every picture, write one ``<split>.npy`` of each split, and name the files that are not read."""
+        """Read every picture, write one ``<split>.npy`` for each split, and list the files that are not read."""
         self.check(path)
         splits, side_files = survey(path)
-        for files in splits.values():  # all are looked at before anything is written
+        for files in splits.values():  # all pictures are read and checked before anything is written
             for file in files:
                 read_picture(file)
         shape = shape_of(splits["train"][0])
         forget_splits(folder)
-        for split, files in reversed(splits.items()):  # without `train` the folder is not read
+        for split, files in reversed(splits.items()):  # `train` is written last: without it the folder is not read
             if files:
                 _write(folder / f"{split}.npy", files, shape)
         if side_files:
@@ -73,15 +83,16 @@ class Folder(Source):
 
 
 def survey(path: str) -> tuple[dict[str, list[Path]], list[str]]:
-    """Look at every entry of a folder of pictures.
+    """List the pictures and side files of a folder, and check every entry.
 
     Returns:
         The pictures of each split in the order of their names, and the names of the side files.
 
     Raises:
-        InputError: there are no pictures, or something else is there.
+        InputError: there are no pictures, or an entry is neither a picture nor a known side file.
     """
-    top, named = Path(path), f"params.yaml: dataset.path = {shown(path)}"
+    top = Path(path)
+    named = f"params.yaml: dataset.path = {shown(path)}"
     splits: dict[str, list[Path]] = {split: [] for split in SPLITS}
     side_files = []
     try:
@@ -101,7 +112,9 @@ def survey(path: str) -> tuple[dict[str, list[Path]], list[str]]:
             if subfolder and not splits[split] and (top / subfolder).exists():
                 raise InputError(f"{named} holds a folder {shown(subfolder)} without pictures; fill it or remove it.")
     except OSError as error:
-        raise InputError(f"{named} cannot be read: {error.filename}: {error.strerror}; allow it.") from error
+        raise InputError(
+            f"{named} cannot be read: {error.filename}: {error.strerror}; make it readable or remove it."
+        ) from error
     if not splits["train"]:
         raise InputError(
             f"{named} holds no pictures; dataset.name = 'folder' needs a folder of {', '.join(SUFFIXES)} files."
@@ -110,21 +123,21 @@ def survey(path: str) -> tuple[dict[str, list[Path]], list[str]]:
 
 
 def _refuse_folder(folder: Path, name: str, named: str) -> None:
-    """Refuse a folder in the folder that is not one of the two splits."""
+    """Refuse a subfolder that is not one of the two splits, or is a link."""
     if name not in SPLITS.values():
         raise InputError(
-            f"{named} holds a folder {shown(name)}, which would not be read: training pictures lie in the folder "
-            f"itself, others in its folders 'validation' and 'test'; move it elsewhere."
+            f"{named} holds a folder {shown(name)}, which would not be read. Training pictures belong into the folder "
+            f"itself, others into its folders 'validation' and 'test'; move {shown(name)} elsewhere."
         )
     if folder.is_symlink():
         raise InputError(
-            f"{named} holds a link {shown(name)} to a folder, and DVC does not see when that changes; "
-            f"put the pictures there instead."
+            f"{named} holds a link {shown(name)} to a folder, and DVC does not notice changes behind a link; "
+            f"replace the link by a folder with the pictures."
         )
 
 
 def _is_picture(file: Path) -> bool:
-    """Whether a file is a picture and named so, and not a side file; anything else is refused."""
+    """Return whether a file is a picture (True) or a known side file (False), and refuse any other file."""
     with file.open("rb") as opened:
         start = opened.read(12)
     is_named_so = file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
@@ -147,7 +160,7 @@ def _is_picture(file: Path) -> bool:
 
 
 def _listed(names: list[str]) -> str:
-    """Name the first files, and the kinds of the others."""
+    """Return the names of the first files, and the number and kinds of the others."""
     text = ", ".join(shown(name) for name in names[:N_NAMED])
     if more := names[N_NAMED:]:
         kinds = sorted({Path(name).suffix.lower() or shown(name) for name in more})
@@ -156,17 +169,17 @@ def _listed(names: list[str]) -> str:
 
 
 def forget_splits(folder: Path) -> None:
-    """Remove what an earlier download of other images left."""
+    """Remove the files of an earlier download."""
     for split in SPLITS:
         for name in (split, f"{split}_labels"):
             (folder / f"{name}.npy").unlink(missing_ok=True)
 
 
 def open_splits(folder: Path) -> dict[str, StoredArray]:
-    """Open ``<split>.npy`` of each split that is there; ``train`` has to be.
+    """Open ``<split>.npy`` of each existing split; ``train`` must exist.
 
     Raises:
-        InputError: it is not, or a file is damaged.
+        InputError: ``train`` is missing, or a file is damaged.
     """
     images = {}
     for split in SPLITS:
@@ -180,11 +193,11 @@ def open_splits(folder: Path) -> dict[str, StoredArray]:
 def _refuse_unlike(path: Path, shape: tuple[int, ...], first: Path, first_shape: tuple[int, ...]) -> None:
     if shape != first_shape:
         raise InputError(
-            f"{path} has the shape {shape} (C, H, W), but {first} has {first_shape}; all pictures must have one: "
-            f"crop them, or convert them all to grey or all to RGB."
+            f"{path} has the shape {shape} (C, H, W), but {first} has {first_shape}; all pictures must have the same "
+            f"shape: crop them, or convert them all to grey or all to RGB."
         )
 
 
 def _write(path: Path, files: list[Path], shape: tuple[int, ...]) -> None:
-    """Write the pictures one at a time, so that the memory is that of one."""
+    """Write the pictures one at a time, so that only one picture is in memory."""
     write_npy(path, (len(files), *shape), np.dtype(np.uint8), (read_picture(file)[None] for file in files))

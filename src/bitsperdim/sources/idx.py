@@ -1,7 +1,7 @@
 """MNIST and Fashion-MNIST: 60,000 training and 10,000 test images of 28x28, 256 levels, ten classes.
 
-MNIST: LeCun, Cortes and Burges. Fashion-MNIST: Xiao, Rasul and Vollgraf 2017. Both are four gzipped
-files in the IDX format, at the addresses and with the checksums that torchvision knows.
+MNIST: LeCun, Cortes and Burges. Fashion-MNIST: Xiao, Rasul and Vollgraf 2017. Each data set consists of four gzipped
+files in the IDX format; addresses and checksums are those of torchvision.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ DTYPE_UINT8 = 8  # the third byte of an IDX file
 
 
 class Idx(Source):
-    """Four IDX files.
+    """A data set of four IDX files.
 
     Args:
-        folder: of the data set on a mirror.
-        torchvision_class: the name of torchvision's class, which knows addresses and checksums.
+        folder: name of the folder of the data set on a mirror.
+        torchvision_class: name of the class in torchvision that holds addresses and checksums.
     """
 
     n_levels = 256
@@ -57,7 +57,7 @@ class Idx(Source):
     n_classes = 10
 
     def __init__(self, folder: str, torchvision_class: str) -> None:
-        """Remember which data set it is."""
+        """Store the names of the data set."""
         self.folder, self.torchvision_class = folder, torchvision_class
 
     def download(self, folder: Path, path: str) -> None:
@@ -66,8 +66,8 @@ class Idx(Source):
             fetch(self.folder, file, folder, unpacked)
 
     def files(self) -> list[tuple[RemoteFile, RemoteFile]]:
-        """Return the four files as they are published, each with its content."""
-        from torchvision import datasets  # imported here: two seconds
+        """Return the four published files, each with its unpacked content."""
+        from torchvision import datasets  # imported here because the import takes two seconds
 
         known = {"MNIST": datasets.MNIST, "FashionMNIST": datasets.FashionMNIST}[self.torchvision_class]
         md5s = dict(known.resources)
@@ -90,12 +90,12 @@ class Idx(Source):
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Read a gzipped IDX file of unsigned bytes, or it unpacked where only that is there.
+    """Read a gzipped IDX file of unsigned bytes, or the unpacked file if only that exists.
 
-    Two zeros, a type, the number of axes, their lengths, the values.
+    The format: two zeros, the type, the number of axes, their lengths, the values.
 
     Raises:
-        InputError: it is not such a file.
+        InputError: the file is not such an IDX file.
     """
     content = gunzipped(path, N_MOST_BYTES)
     n_axes = content[3] if len(content) > 3 else 0

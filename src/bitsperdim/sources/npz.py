@@ -1,9 +1,9 @@
-"""Your own images: a .npz file of uint8 arrays ``train``, ``test`` and, if you like, ``validation``.
+"""Your own images: a .npz file of uint8 arrays ``train`` and, optionally, ``test`` and ``validation``.
 
-Each is (N, H, W) for grey images or (N, H, W, C) for C channels, C at most 4. ``train_labels`` and
-so on, (N,) integers, are optional. Without ``test`` (or ``validation``) a seeded share of ``train``
-is set aside (:mod:`bitsperdim.data.preparation`). Object arrays are never unpickled. The file is read a
-part at a time: it may be larger than the memory, but for arrays in Fortran order.
+Each array is (N, H, W) for grey images or (N, H, W, C) for C channels, C at most 4. ``train_labels``, ``test_labels``
+and ``validation_labels``, (N,) integers, are optional. Without ``test`` (or ``validation``), a random share of
+``train`` is used, chosen by the seed (:mod:`bitsperdim.data.preparation`). Object arrays are never unpickled. The file
+is read in parts, so it may be larger than the memory; only arrays in Fortran order are read as a whole.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Npz(Source):
     fixed_levels = False
 
     def check(self, path: str) -> None:
-        """Refuse a path where there is no file."""
+        """Check that the path is a file."""
         try:
             is_file = Path(path).is_file()
         except OSError as error:
@@ -46,8 +46,8 @@ class Npz(Source):
             )
 
     def facts(self, path: str) -> tuple[tuple[int, int, int] | None, int | None]:
-        """Look at the headers of the arrays; which classes there are is known once they are read."""
-        with contextlib.suppress(Exception), zipfile.ZipFile(path) as archive:  # download says what is wrong
+        """Return the image shape from the header of ``train``; the number of classes is only known to be 0 or not."""
+        with contextlib.suppress(Exception), zipfile.ZipFile(path) as archive:  # download reports what is wrong
             with archive.open("train.npy") as content:
                 (_, height, width, *rest), _, _ = read_header(content)
             is_labelled = any(name.endswith("_labels.npy") for name in archive.namelist())
@@ -55,11 +55,11 @@ class Npz(Source):
         return None, None
 
     def download(self, folder: Path, path: str) -> None:
-        """Verify the user's file, every byte of it, then unpack it to one .npy for each array."""
+        """Verify every byte of the user's file, then unpack it to one .npy file for each array."""
         self.check(path)
         members = verify_npz(Path(path))
         forget_splits(folder)
-        for name in sorted(members, key=lambda name: name == "train"):  # without `train` the folder is not read
+        for name in sorted(members, key=lambda name: name == "train"):  # `train` last: without it nothing is read
             member = members[name]
             if name in SPLITS:
                 n_images, *rest = member.shape if len(member.shape) == 4 else (*member.shape, 1)
@@ -72,7 +72,8 @@ class Npz(Source):
 
     def read(self, folder: Path) -> RawImages:
         """Open the images without reading them; read the labels."""
-        images, labels = open_splits(folder), {}
+        images = open_splits(folder)
+        labels = {}
         for split in images:
             path = folder / f"{split}_labels.npy"
             if path.exists():
@@ -83,7 +84,7 @@ class Npz(Source):
 
 @dataclass(frozen=True)
 class Member:
-    """An array in a .npz file, read a part at a time."""
+    """An array in a .npz file that is read in parts."""
 
     archive: Path
     name: str
@@ -91,7 +92,7 @@ class Member:
     dtype: np.dtype
 
     def chunks(self) -> Iterator[np.ndarray]:
-        """Return the rows in order; the checksum of the archive is verified at the end.
+        """Yield the rows in order; the checksum of the array in the archive is verified at the end.
 
         An array in Fortran order is read as a whole.
         """
@@ -115,15 +116,15 @@ class Member:
 
 
 def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Read the header of a .npy file: shape, whether in Fortran order, type.
+    """Read the header of a .npy file: the shape, whether it is in Fortran order, and the type.
 
     Raises:
-        ValueError: there is none, or the array is one of Python objects.
+        ValueError: there is no header of version 1.0 or 2.0, or the array holds Python objects.
     """
     version = np.lib.format.read_magic(file)
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in readers:
-        raise ValueError(f"version {version} of the .npy format is not one of images")
+        raise ValueError(f"version {version} of the .npy format is not supported")
     shape, is_fortran, dtype = readers[version](file)
     if dtype.hasobject:
         raise ValueError("it holds Python objects")
@@ -131,10 +132,10 @@ def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def verify_npz(path: Path) -> dict[str, Member]:
-    """Read a user's .npz file from beginning to end, a part at a time, and return its arrays.
+    """Read a user's .npz file from beginning to end, in parts, and return its arrays.
 
     Raises:
-        InputError: it is no .npz file, is damaged, or an array has a wrong name, shape, type or length.
+        InputError: the file is not a .npz file or is damaged, or an array has a wrong name, shape, type or length.
     """
     with path.open("rb") as file:
         if file.read(6) == np.lib.format.MAGIC_PREFIX:
@@ -147,7 +148,7 @@ def verify_npz(path: Path) -> dict[str, Member]:
                 name = entry.filename.removesuffix(".npy")
                 if name not in allowed or name == entry.filename or name in members:
                     raise InputError(
-                        f"{path}: array {shown(name)} is not known; allowed are {', '.join(allowed)}, once each."
+                        f"{path}: array {shown(name)} is not allowed; allowed are {', '.join(allowed)}, once each."
                     )
                 with archive.open(entry) as content:
                     shape, _, dtype = read_header(content)
@@ -158,16 +159,16 @@ def verify_npz(path: Path) -> dict[str, Member]:
                 pass
     except (InputError, MemoryError):
         raise
-    except Exception as error:  # a damaged archive fails in as many ways as it has bytes
+    except Exception as error:  # a damaged archive can raise almost any exception
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path} is not a readable .npz file without pickled objects ({reason}).") from error
     return members
 
 
 def _check(path: Path, members: dict[str, Member]) -> None:
-    """Refuse arrays that are not images, labels, or not alike."""
+    """Refuse arrays that are not images or labels, or that do not fit together."""
     if "train" not in members:
-        raise InputError(f"{path}: array 'train' is missing; it has {', '.join(members) or 'no array'}.")
+        raise InputError(f"{path}: array 'train' is missing; the file has {', '.join(members) or 'no array'}.")
     splits = [split for split in SPLITS if split in members]
     for split in splits:
         member = members[split]
@@ -182,11 +183,12 @@ def _check(path: Path, members: dict[str, Member]) -> None:
         if member.shape[1:] != members["train"].shape[1:]:
             raise InputError(
                 f"{path}: {split!r} holds images of shape {member.shape[1:]} but 'train' of "
-                f"{members['train'].shape[1:]}; all must have one shape."
+                f"{members['train'].shape[1:]}; all images must have the same shape."
             )
     labelled = [split for split in splits if f"{split}_labels" in members]
     for split in labelled:
-        labels, n_images = members[f"{split}_labels"], len(members[split])
+        labels = members[f"{split}_labels"]
+        n_images = len(members[split])
         if labels.dtype.kind not in "iu" or labels.shape != (n_images,):
             raise InputError(
                 f"{path}: array '{split}_labels' has type {labels.dtype} and shape {labels.shape}; "

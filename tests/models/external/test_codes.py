@@ -1,4 +1,4 @@
-"""Distributions of latent codes from a model: of any shape, flat here, and seeded."""
+"""Distributions of latent codes from an external model: of any shape, flattened here, and seeded."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ def test_a_prior_of_one_row_is_a_prior(generator: torch.Generator) -> None:
     assert row.event == flat.event == (3,)
     z = row.expand(4).rsample(5, generator=generator)
     assert z.shape == (5, 4, 3)
-    assert z.std(dim=(0, 1)).min() > 0.1  # each image has draws of its own
+    assert z.std(dim=(0, 1)).min() > 0.1  # each image has its own draws
     torch.testing.assert_close(row.log_prob(z), flat.log_prob(z))
 
 
@@ -50,7 +50,7 @@ def test_draws_are_seeded_and_leave_the_global_generator_alone() -> None:
     code = ExternalCode(normal(4, 3), "encode", (4,), CPU)
     before = torch.get_rng_state()
     first, second = (code.rsample(5, generator=torch.Generator().manual_seed(1)) for _ in range(2))
-    ExternalCode(normal(4, 3), "encode", (4,), CPU)  # draws once, to see a shape
+    ExternalCode(normal(4, 3), "encode", (4,), CPU)  # draws once, to find the shape
     assert torch.equal(first, second)
     assert not torch.equal(first, code.rsample(5, generator=torch.Generator().manual_seed(2)))
     assert torch.equal(torch.get_rng_state(), before)
@@ -79,7 +79,7 @@ def test_a_code_of_integers_and_one_without_rsample() -> None:
 
 
 class Code:
-    """Draws and log-densities as a test wants them."""
+    """A distribution whose draws and log-densities a test chooses."""
 
     def __init__(self, draw: Any = None, log_prob: Any = None) -> None:
         self.sample = draw or (lambda shape: torch.zeros(*shape, 4, 2))
@@ -101,9 +101,12 @@ def fail(*_: object) -> None:
         (torch.zeros(4, 2), "encode returned Tensor; it must return a distribution of the latent code, with sample"),
         ((torch.zeros(4, 2), torch.zeros(4, 2)), "encode returned tuple; it must return a distribution"),
         (td.Normal(torch.zeros(2), 1.0), "a distribution of shape (2,); for 4 images it must begin with 4."),
-        (Code(fail), "Code, cannot draw: it is asked for samples of the leading shape (1,), as those of torch.distri"),
-        (Code(lambda shape: torch.zeros(3, 4, 2)), "begins with the (1,) that is asked for, but are (3, 4, 2)."),
-        (Code(lambda shape: 0.5), "begins with the (1,) that is asked for, but are float."),
+        (
+            Code(fail),
+            "Code that encode returned cannot draw samples of the leading shape (1,), as the distributions of torch",
+        ),
+        (Code(lambda shape: torch.zeros(3, 4, 2)), "begins with the requested (1,), but are (3, 4, 2)."),
+        (Code(lambda shape: 0.5), "begins with the requested (1,), but are float."),
         (Code(log_prob=fail), "encode returned, raised TypeError for codes of shape (1, 4, 2): no. Never."),
         (
             Code(log_prob=lambda z: z.sum()),

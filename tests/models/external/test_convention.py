@@ -1,4 +1,4 @@
-"""What a model takes: every way to count levels and to lay out images, each against NumPy."""
+"""The form of model inputs: every numbering of levels and every layout of images, compared with NumPy."""
 
 import numpy as np
 import pytest

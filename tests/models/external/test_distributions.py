@@ -1,4 +1,4 @@
-"""Every form in which a model may give a mass of sub-pixels, and what is none of them."""
+"""Every form in which a model may return a mass of sub-pixels, and values that are refused."""
 
 import math
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from bitsperdim.models.external.distributions import is_density, likelihood_of
 from support.foreign import Levels, Own
 
 CPU = torch.device("cpu")
-FORMS: dict[str, Callable[[Tensor], Any]] = {  # of log-masses (B, *inner, L), or of shifted ones
+FORMS: dict[str, Callable[[Tensor], Any]] = {  # functions of log-masses (B, *inner, L), or of shifted ones
     "logits last": lambda t: t + 3.0,
     "logits first": lambda t: t.movedim(-1, 1) - 2.0,
     "categorical by logits": lambda t: td.Categorical(logits=t),
@@ -52,7 +52,7 @@ def test_every_form_is_the_same_mass(
         logits = theirs[..., 1] - theirs[..., 0]
         for given in (logits, td.Bernoulli(logits=logits), td.Independent(td.Bernoulli(logits=logits), 1)):
             torch.testing.assert_close(asked(given, x, 2, layout).log_prob(x), truth, atol=2e-6, rtol=0)
-    if shape[0] == 1 and layout == "channels_first":  # (B, L, H, W), as a convolution gives it
+    if shape[0] == 1 and layout == "channels_first":  # (B, L, H, W), as a convolution returns it
         without_channel = theirs[:, 0].movedim(-1, 1)
         torch.testing.assert_close(asked(without_channel, x, n_levels, layout).log_prob(x), truth, atol=2e-6, rtol=0)
 
@@ -104,7 +104,7 @@ def test_logits_that_may_be_read_in_two_ways_are_refused(
     shape: tuple[int, int, int], n_levels: int, layout: str, given: tuple[int, ...]
 ) -> None:
     x = torch.zeros(2, *shape, dtype=torch.int64)
-    if given == (2, 8):  # of trials: only one way
+    if given == (2, 8):  # as trials there is only one form
         assert asked(torch.zeros(given), x, n_levels, layout).log_prob(x)[0, 0, 0, 0] == pytest.approx(-math.log(2))
         return
     with pytest.raises(InputError, match=r"may be read in two ways, .*; return a torch.distributions.Categorical inst"):
@@ -126,19 +126,19 @@ class Stretched:
     [
         (torch.zeros(2, 5), r"m returned logits of shape (2, 5); for a batch of 2 and 3 levels allowed are (2, 1, 2, "),
         (torch.zeros(2, 1, 2, 2, 3, dtype=torch.int64), "logits of type torch.int64; they must be floating-point"),
-        (td.Normal(torch.zeros(2, 1, 2, 2), 1.0), "m returned Normal, which is a density and no mass"),
+        (td.Normal(torch.zeros(2, 1, 2, 2), 1.0), "m returned Normal, which is a density and not a mass"),
         (td.Independent(td.Normal(torch.zeros(2, 1, 2, 2), 1.0), 3), "m returned Normal, which is a density"),
         (
             td.Categorical(logits=torch.zeros(2, 3)),
             "Categorical of batch shape (2,); it must be one for each sub-pixel",
         ),
         (
-            td.Categorical(logits=torch.zeros(2, 1, 2, 2, 2), validate_args=True),  # which zuko switches off
+            td.Categorical(logits=torch.zeros(2, 1, 2, 2, 2), validate_args=True),  # zuko switches the validation off
             "Categorical, which m returned, raised ValueError when",
         ),
         (
             Failing(),
-            "raised RuntimeError when it was asked for the mass of levels, integers 0..2 of shape (2, 1, 2, 2)",
+            "raised RuntimeError when it was called with levels, integers 0..2 of shape (2, 1, 2, 2)",
         ),
         (Stretched(), "must give one number for each sub-pixel, shape (2, 1, 2, 2), but gave (1, 2, 2)."),
         (

@@ -1,4 +1,4 @@
-"""A model of a file: made, weighted, saved, loaded, trained, asked for pictures; and every mistake on the way."""
+"""A model from a file is built, gets weights, is saved, loaded and trained, and draws pictures; and all mistakes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SMALL = {"n_samples": 6, "n_pictures": 4, "annealed": {"n_images": 2, "n_simulat
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that holds ``external/``, where everything runs."""
+    """Return the current folder of the tests, which holds ``external/``."""
     (tmp_path / "external").mkdir()
     for name, text in {"made.py": MADE, "parts.py": PARTS, "latent.py": LATENT}.items():
         (tmp_path / "external" / name).write_text(text, encoding="utf-8")
@@ -59,7 +59,7 @@ def of_weights(model: ImageModel) -> torch.Tensor:
 
 
 def test_a_saved_model_comes_back(folder: Path) -> None:
-    """Without its file of weights, and with tensors that it holds twice; the seed decides what it starts from."""
+    """It loads without its weights file, and with shared tensors; the seed decides the initial weights."""
     state = {name: tensor.clone() for name, tensor in built(seed=5).module.state_dict().items()}
     save_file(state, "external/w.safetensors")
     keys = {"weights": "external/w.safetensors", "arguments": {"scale": 3.0}}
@@ -77,7 +77,7 @@ def test_a_saved_model_comes_back(folder: Path) -> None:
 
 
 def test_another_file_is_refused(folder: Path) -> None:
-    """Also one that the file imports; the sentence says what to do."""
+    """A file that it imports is checked too; the message says what to do."""
     hyperparameters = model_section("mine", {"family": "external", "file": "external/made.py"}).hyperparameters
     models.save(built(), "external", hyperparameters, folder / "saved")
     Path("external/parts.py").write_text(PARTS + "\n", encoding="utf-8")
@@ -94,16 +94,16 @@ def test_weights_of_torch_are_read_and_not_executed() -> None:
     model = built(weights="external/w.ckpt", weights_key="state_dict")
     assert torch.equal(of_weights(model), of_weights(built(seed=5)))
     with pytest.raises(
-        InputError, match=r"is not a state dict: it has the keys 'epoch', 'state_dict'; say by `weights_key`"
+        InputError, match=r"is not a state dict: it has the keys 'epoch', 'state_dict'; set `weights_key` to"
     ):
         built(weights="external/w.ckpt")
     with pytest.raises(InputError, match=r"weights_key = 'model' is not in external/w\.ckpt: it has the keys 'epoch'"):
         built(weights="external/w.ckpt", weights_key="model")
-    torch.save(CPU, "external/w.pt")  # a device, which is no dict
+    torch.save(CPU, "external/w.pt")  # a device, which is not a dict
     with pytest.raises(InputError, match="is not a state dict: it holds device"):
         built(weights="external/w.pt")
     Path("external/w.pt").write_bytes(b"cos\nsystem\n(S'touch executed'\ntR.")
-    with pytest.raises(InputError, match="holds objects of Python"):
+    with pytest.raises(InputError, match="holds Python objects"):
         built(weights="external/w.pt")
     assert not Path("executed").exists()
     save_file({"other": torch.zeros(2)}, "external/w.safetensors")
@@ -127,20 +127,24 @@ def test_weights_of_torch_are_read_and_not_executed() -> None:
             r"2 subclasses of torch\.nn\.Module \(A, B\); choose one by its name",
         ),
         ("x = 1", {"name": "y"}, r"external/m\.py:y: there is no 'y' in it"),
-        ("x = 1", {"name": "x"}, r"external/m\.py:x is int; it must be a class of modules, or a function"),
+        (
+            "x = 1",
+            {"name": "x"},
+            r"external/m\.py:x is int; it must be a class of modules, a module object or a function",
+        ),
         (
             "def load(a): pass",
             {},
-            r"external/m\.py:load refuses the arguments that are given, none: missing a required argument",
+            r"external/m\.py:load refuses the arguments \(none\): missing a required argument",
         ),
         (
             "def load(): pass",
             {"arguments": {"b": 1}},
-            r"refuses the arguments b: got an unexpected keyword argument 'b'",
+            r"refuses the arguments \(b\): got an unexpected keyword argument 'b'",
         ),
         ("def load():\n    return 1 / 0", {}, r"m\.py:load cannot .*: external/m\.py:2: ZeroDivisionError"),
-        ("def load(): return 3", {}, "int offers none of the methods by which a likelihood can be asked for"),
-        ("def load(): return lambda x: x", {"weights": "external/w.pt"}, "the model is function, no torch.nn.Module"),
+        ("def load(): return 3", {}, "int offers none of the methods that give a likelihood"),
+        ("def load(): return lambda x: x", {"weights": "external/w.pt"}, "the model is function, not torch.nn.Module"),
         ("def load(): return lambda x: x", {"offers": "log_prob", "fit": True}, "has no weights to be trained"),
         ("def load():\n    f = lambda x: x\n    f.bitsperdim = 3\n    return f", {}, "must be a dict with some of the"),
         ("def load(): return lambda x: x", {"offers": "log_density"}, "log_density needs `range`"),
@@ -167,12 +171,12 @@ def test_a_module_of_the_file_itself_and_a_late_import_are_taken() -> None:
     model = built("external/m.py", name="model")
     assert torch.equal(model.log_weights(images()), torch.zeros(1, 5))
     assert set(model.origin["files"]) == {"external/m.py", "external/late_part.py"}  # type: ignore[index]
-    Path("external/late_part.py").write_text("import torch\nzeros = torch.ones\n")  # read anew
+    Path("external/late_part.py").write_text("import torch\nzeros = torch.ones\n")  # the file must be read again
     assert torch.equal(built("external/m.py", name="model").log_weights(images()), torch.ones(1, 5))
 
 
 def test_it_is_trained_only_if_asked() -> None:
-    """As it comes: one row, the weights of the seed. Trained: better, and with averaged weights too."""
+    """Without training: one row, initial weights of the seed. With training: better, also with averaged weights."""
     as_it_came = train()
     assert (len(as_it_came.curve), as_it_came.best_epoch) == (1, 0)
     assert torch.equal(of_weights(as_it_came.model), of_weights(built(seed=0)))
@@ -196,7 +200,7 @@ def test_the_weights_of_an_object_are_trained_only_if_asked_too() -> None:
 
 
 def test_an_interrupted_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To the same bytes; an edit of the file, or of what it imports, starts anew."""
+    """The result is byte-identical; an edit of the file, or of a file that it imports, restarts the training."""
     whole = train(fit=True)
     checkpoint, step = Checkpoint(tmp_path / "place", "place", interval=0.0), trainer._Trainer.take_step
 
@@ -223,7 +227,7 @@ def test_an_interrupted_training_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("discrete", [False, True])
 def test_what_is_there_to_see_is_drawn(discrete: bool, tmp_path: Path) -> None:
-    """A code without a mean is annealed and reconstructed; a discrete one without derivatives is not."""
+    """A code without a mean is annealed and reconstructed; a discrete code without derivatives is not."""
     model = built("external/latent.py", arguments={"discrete": discrete}).eval()
     data = prepared()
     test = PreparedImages(data.description, {"test": data.images["validation"]})
@@ -254,7 +258,7 @@ def test_samples_that_are_no_levels_are_refused() -> None:
 
 
 def test_a_bound_is_averaged_in_training() -> None:
-    """The mean of K draws of a bound is one; the logarithm of the mean of their exponentials may be none."""
+    """The mean of K draws of a bound is a bound; the logarithm of the mean of their exponentials may not be one."""
     Path("external/m.py").write_text("import torch\ndef load(): return lambda x: 5 * torch.randn(len(x))\n")
     section = model_section("mine", {"family": "external", "file": "external/m.py", "offers": "bound"})
     shared = TrainSection.model_validate({**SETTINGS, "validation_samples": 200})

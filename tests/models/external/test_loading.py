@@ -1,4 +1,4 @@
-"""Models are loaded from files, modules and exported programs; each mistake is one sentence, and no pickle runs."""
+"""Models load from files, modules and exported programs; a mistake gives one sentence, and no pickle is run."""
 
 import hashlib
 import io
@@ -65,7 +65,7 @@ def refused(place: str, *words: str, **options: Any) -> str:
 def test_every_way_is_the_same_model(folder: Path) -> None:
     found = load_model("mine.py", {"scale": 2}, **SHAPE)
     model: Any = found.model
-    assert model.training  # as it came
+    assert model.training  # loading does not change the mode
     torch.save(model.state_dict(), "w.pt")
     save_file(model.state_dict(), "w.safetensors")
     torch.save({"epoch": 3, "ema": model.state_dict()}, "nested.pt")
@@ -95,7 +95,7 @@ def test_every_way_is_the_same_model(folder: Path) -> None:
         ask = getattr(other, "log_prob", other)
         assert torch.allclose(ask(images()), expected), other
     assert not others[-1].training
-    assert not others[-1].train().training  # it has one mode
+    assert not others[-1].train().training  # an exported program has only one mode
 
 
 def test_files_are_named_by_content(folder: Path) -> None:
@@ -113,7 +113,7 @@ def test_files_are_named_by_content(folder: Path) -> None:
 
 
 def test_code_is_read_anew(folder: Path) -> None:
-    """Also an edit that leaves size and time as they were, and a neighbour of the same name in another folder."""
+    """Also after an edit that keeps size and time, and with a file of the same name in another folder."""
     for name in ("one", "two"):
         (folder / name).mkdir()
         text = f"def load(given):\n    import its_late\n    given.append('{name}')\n"
@@ -133,7 +133,7 @@ def test_code_is_read_anew(folder: Path) -> None:
     edited: Any = load_model("one/m.py", {"given": []}).model
     assert edited()[0] == ["six"]
     (folder / "torch.py").write_text("raise ValueError\n")
-    assert load_model("mine.py", SHAPE).model is not None  # what this package needs stays as it is
+    assert load_model("mine.py", SHAPE).model is not None  # modules in use by this package are not reloaded
 
 
 def test_a_tiny_one_is_built_without_weights(folder: Path) -> None:
@@ -209,7 +209,7 @@ def test_an_error_in_the_code_is_told_with_its_place(folder: Path, code: str, wo
 
 
 class Opened:
-    """Writes a file when it is unpickled."""
+    """An object that writes a file when it is unpickled."""
 
     def __reduce__(self) -> tuple[Callable, tuple]:
         return Path.write_text, (Path("ran"), "it ran")
@@ -217,7 +217,7 @@ class Opened:
 
 def test_a_pickle_is_not_opened(folder: Path) -> None:
     torch.save({"logits": torch.zeros(3), "more": Opened()}, "w.pt")
-    refused("mine.py", "w.pt", "holds objects of Python", "state_dict", weights="w.pt")
+    refused("mine.py", "w.pt", "holds Python objects", "state_dict", weights="w.pt")
     Path("w.pkl").write_bytes(pickle.dumps(Opened()))
     refused("mine.py", "w.pkl", weights="w.pkl")
     assert not Path("ran").exists()
@@ -243,11 +243,11 @@ def test_weights_of_another_module_are_refused(folder: Path) -> None:
     refused("mine.py", "is not a file", weights="nowhere.pt")
     (folder / "function.py").write_text("def load(): return lambda x: x\n")
     torch.save(good, "w.pt")
-    refused("function.py", "no torch.nn.Module", weights="w.pt")
+    refused("function.py", "not torch.nn.Module", weights="w.pt")
 
 
 def test_a_module_may_name_its_weights_anew(folder: Path) -> None:
-    """Weights that its hooks rename, and those whose shape is not known yet, are loaded as torch loads them."""
+    """Weights that hooks rename, and weights without a known shape, are loaded as torch loads them."""
     (folder / "mine.py").write_text(
         "from torch import nn\nfrom torch.nn.utils.parametrizations import weight_norm\n"
         "def load(): return nn.Sequential(weight_norm(nn.Linear(2, 2)), nn.LazyLinear(3))\n"
@@ -275,7 +275,7 @@ def exported(path: str, batches: tuple | None = ({0: torch.export.Dim("batch")},
 
 
 def rewritten(path: str, change: Callable[[str, bytes], bytes], more: dict[str, bytes] | None = None) -> str:
-    """A copy of an exported program with other contents."""
+    """Write a copy of an exported program with other contents."""
     with zipfile.ZipFile(path) as old, zipfile.ZipFile("changed.pt2", "w", zipfile.ZIP_STORED) as new:
         for name in old.namelist():
             new.writestr(name, change(name, old.read(name)))
@@ -296,10 +296,10 @@ def in_program(change: Callable[[dict], object]) -> Callable[[str, bytes], bytes
 
 
 def test_an_exported_program_runs_nothing(folder: Path) -> None:
-    """What is opened, evaluated or called by torch.export.load, and is refused here."""
+    """Contents that torch.export.load would open, evaluate or call are refused here."""
     exported("good.pt2")
     unchanged = rewritten("good.pt2", lambda _, content: content)
-    assert load_model(unchanged, {}).model is not None  # the archive itself is as good
+    assert load_model(unchanged, {}).model is not None  # the rewritten archive itself is valid
     opened = io.BytesIO()
     torch.save(({"x": Opened()},), opened)
     code = "__import__('pathlib').Path('ran').write_text('it ran')"

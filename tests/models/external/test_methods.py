@@ -1,4 +1,4 @@
-"""Which method a model offers: modules, objects, functions, distributions."""
+"""The method that a model offers: modules, objects, functions, distributions."""
 
 import functools
 
@@ -17,7 +17,7 @@ def number(x: Tensor, *_: object) -> Tensor:
 
 
 class Plain:
-    """No module; what offers a method are its attributes."""
+    """An object that is not a module and has methods as attributes."""
 
     def __init__(self, **functions: object) -> None:
         self.__dict__ |= functions
@@ -66,7 +66,7 @@ def test_log_prob_of_a_density_is_meant_where_it_is_said() -> None:
     density = td.Independent(td.Uniform(torch.zeros(1, 2, 2), 1.0), 3)
     (offer,) = offers_of(density, "log_density")
     assert offer.functions["log_density"](torch.full((3, 1, 2, 2), 0.5)).tolist() == [0.0] * 3
-    with pytest.raises(InputError, match="Independent is a density and no mass; set offers = 'log_density'"):
+    with pytest.raises(InputError, match="Independent is a density and not a mass; set offers = 'log_density'"):
         offers_of(density)
     mass = td.Independent(td.Categorical(logits=torch.zeros(1, 2, 2, 3)), 3)
     assert [offer.method for offer in offers_of(mass)] == ["log_prob"]
@@ -96,7 +96,11 @@ def test_training_mode_is_seen_wherever_it_is() -> None:
 @pytest.mark.parametrize(
     ("model", "offers", "words"),
     [
-        (nn.Linear(1, 1), None, "Linear offers none of the methods by which a likelihood can be asked for: condition"),
+        (
+            nn.Linear(1, 1),
+            None,
+            "Linear offers none of the methods that give a likelihood: conditionals(x): a distribution",
+        ),
         (Plain(encode=number, decode=number), None, "Plain offers none of the methods"),  # a prior is missing
         (Plain(encode=number), "encode", "Plain offers no encode: encode(x), decode(z) and prior(): distributions"),
         (number, None, "A plain function offers none of the methods"),

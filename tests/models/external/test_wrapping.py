@@ -1,6 +1,6 @@
-"""Models of somebody else as mass functions of ours: each method is the same number, and what is not one is refused.
+"""Wrapped external models: each method gives the same result, and a wrong return value is refused.
 
-Truths are enumerated, by quadrature or in closed form (``tests/support/foreign.py``). Statistical tests are seeded.
+True values come from enumeration, quadrature or closed forms (``tests/support/foreign.py``). Statistical tests are seeded.
 """
 
 from typing import Any
@@ -70,7 +70,7 @@ def test_masses_of_all_images_sum_to_one() -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("inputs", INPUTS)
 def test_every_way_in_is_the_same_number(layout: str, inputs: str) -> None:
-    """Within 5 Monte Carlo errors of the truth, 12 images, 2 ways: a false alarm in fewer than 3 of 100,000 seeds."""
+    """Within 5 Monte Carlo errors of the truth for 12 images, 2 ways: fewer than 3 of 100,000 seeds fail by chance."""
     x, net = some_images((1, 2, 2), 3), Vae(inputs=inputs, layout=layout)
     truth, _ = Vae().truth(x)
     words = {"inputs": inputs, "layout": layout}
@@ -91,7 +91,7 @@ def test_a_code_of_any_shape_goes_back_as_it_came(code: tuple[int, ...]) -> None
 
 
 def test_draws_of_a_bound_have_its_mean() -> None:
-    """The mean over 12 images is within 5 standard errors: a false alarm in fewer than 1 of a million seeds."""
+    """The mean over 12 images is within 5 standard errors: fewer than 1 of a million seeds fails by chance."""
     x, net = some_images((1, 2, 2), 3), Vae()
     model = wrapped(net.elbo, offers="bound")
     assert model.draws_bounds
@@ -101,7 +101,7 @@ def test_draws_of_a_bound_have_its_mean() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 2, 2), (3, 1, 2)])
 def test_constants_of_a_density_are_ours(shape: tuple[int, int, int]) -> None:
-    """Against the mass of each cell within 5 Monte Carlo errors: of 12 images fewer than 1 false alarm in 100,000."""
+    """Within 5 Monte Carlo errors of the mass of each cell: with 12 images, fewer than 1 of 100,000 seeds fails."""
     x, found = some_images(shape, 8), {}
     for interval in ((0.0, 1.0), (-1.0, 1.0), (0.0, 256.0), (-0.5, 0.5)):
         model = wrapped(Slopes(interval, shape), shape, 8, interval=interval)
@@ -157,7 +157,7 @@ def test_seeds_repeat_to_the_bit_and_the_global_generator_is_left_alone(method: 
 
 
 def test_annealing_agrees_with_quadrature() -> None:
-    """Within 5 Monte Carlo errors for each of 6 images: a false alarm in fewer than 1 of 100,000 seeds, if normal."""
+    """Within 5 Monte Carlo errors for each of 6 images: if normal, fewer than 1 of 100,000 seeds fails by chance."""
     x, net = some_images((1, 2, 2), 3, 6), Vae()
     model = wrapped(net)
     assert isinstance(model, ExternalLatent)
@@ -202,9 +202,9 @@ def test_an_order_that_is_said_is_looked_at(order: str) -> None:
     given: Any = order if order != "reversed" else (3 - raster).numpy()
     at = places(given, shape)
     assert at.flatten().sort().values.tolist() == [0, 1, 2, 3]
-    by_place = at.flatten().argsort()  # which sub-pixel comes at each place
+    by_place = at.flatten().argsort()  # the sub-pixel at each position of the order
 
-    def logits(x: Tensor) -> Tensor:  # each sees those before it in its own order
+    def logits(x: Tensor) -> Tensor:  # each sub-pixel sees the earlier ones in this order
         flat = x.double().flatten(1)[:, by_place]
         before = (flat.cumsum(1) - flat)[:, by_place.argsort()]
         return torch.stack([before, -before, before.sin()], dim=-1).reshape(len(x), *shape, 3)
@@ -305,7 +305,7 @@ def test_what_is_refused(method: str, function: Any, words: str) -> None:
 
 def test_a_density_of_coarse_weights_is_refused_and_masses_are_added_in_float32() -> None:
     with pytest.raises(
-        InputError, match=r"not asked of weights of type torch.bfloat16, .*; call model.float\(\) first."
+        InputError, match=r"not allowed with weights of type torch.bfloat16, .*; call model.float\(\) first."
     ):
         wrapped(Slopes().bfloat16(), interval=(0.0, 1.0))
     masses = torch.full((12, 1, 2, 2, 3), 1 / 3).log().half()
@@ -349,7 +349,7 @@ def test_what_is_no_latent_model_is_refused(changes: dict[str, Any], words: str)
         (
             "log_density",
             {},
-            "log_density needs `range`, the interval of all values, such as (0, 1): level x has the cell",
+            "log_density needs `range`, the interval of all values, such as (0, 1). Level x has the cell",
         ),
         (
             "log_density",
@@ -358,7 +358,7 @@ def test_what_is_no_latent_model_is_refused(changes: dict[str, Any], words: str)
         ),
         ("log_density", {"interval": (0.0, float("inf"))}, "range = (0.0, inf) is not allowed"),
         ("log_density", {"interval": (float("nan"), 1.0)}, "range = (nan, 1.0) is not allowed"),
-        ("log_density", {"interval": (0.0, 1.0), "n_levels": 5000}, "not asked for images of more than 4,096 levels"),
+        ("log_density", {"interval": (0.0, 1.0), "n_levels": 5000}, "allowed for at most 4,096 levels"),
         (
             "log_prob",
             {"layout": "plane", "shape": (3, 2, 2)},
@@ -375,7 +375,7 @@ def test_what_is_no_latent_model_is_refused(changes: dict[str, Any], words: str)
             "order must hold each of 0..3 once, in the shape (1, 2, 2) (C, H, W).",
         ),
         ("logits", {"order": torch.arange(4)}, "order must hold each of 0..3 once"),
-        ("encode", {"n_classes": 3}, "labels are not given to encode; offer log_prob, logits or log_weights for them."),
+        ("encode", {"n_classes": 3}, "labels are not given to encode; a model with labels must offer log_prob, logits"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(method: str, options: dict[str, Any], words: str) -> None:

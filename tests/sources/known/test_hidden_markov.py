@@ -1,4 +1,4 @@
-"""The forward recursion and the posterior against the sum over all paths."""
+"""The forward recursion and the posterior, compared with the sum over all paths."""
 
 import itertools
 import math
@@ -16,13 +16,13 @@ def some_images(distribution: HiddenMarkov, n_images: int) -> np.ndarray:
 
 
 def paths(distribution: HiddenMarkov) -> np.ndarray:
-    """All paths of states, (S^H, H)."""
+    """Return all paths of states, (S^H, H)."""
     return np.array(list(itertools.product(range(distribution.n_components), repeat=distribution.image_shape[1])))
 
 
 @pytest.mark.parametrize(("shape", "n_levels", "n_components"), CASES)
 def test_log_p_is_that_of_the_sum_over_all_paths(shape: tuple[int, int, int], n_levels: int, n_components: int) -> None:
-    """By plain loops over the tables that the distribution shows."""
+    """The sum is computed by plain loops over the public tables of the distribution."""
     distribution = HiddenMarkov(shape, n_levels, 3.0, n_components)
     images = some_images(distribution, 6)
     masses = []
@@ -43,7 +43,7 @@ def test_log_p_is_that_of_the_sum_over_all_paths(shape: tuple[int, int, int], n_
 def test_states_and_images_given_states_make_the_joint(
     shape: tuple[int, int, int], n_levels: int, n_components: int
 ) -> None:
-    """Over all paths P(z) sums to one, P(x, z) to P(x), and P(z given x) to the posterior of each row."""
+    """Summed over all paths, P(z) gives one, P(x, z) gives P(x), and P(z given x) gives the posterior of each row."""
     distribution = HiddenMarkov(shape, n_levels, 3.0, n_components)
     images, z = some_images(distribution, 6), paths(distribution)
     prior = distribution.log_p_of_states(z)
@@ -58,7 +58,7 @@ def test_states_and_images_given_states_make_the_joint(
 
 
 def test_samples_of_states_are_an_axis_before() -> None:
-    """States of one image at a time, of all, and with two axes of samples; in chunks too."""
+    """States for one image, for all images, and with two axes of samples give the same; in chunks too."""
     distribution = HiddenMarkov((1, 4, 3), 3, 3.0, 3)
     images = some_images(distribution, 5)
     states = np.random.default_rng(1).integers(3, size=(2, 7, 5, 4))
@@ -87,7 +87,7 @@ def test_tables_are_of_probabilities(shape: tuple[int, int, int]) -> None:
 
 
 def test_a_stroke_is_where_its_state_says() -> None:
-    """On a grid of as many columns as states, the brightest column on average is that of the state."""
+    """With as many columns as states, the column with the largest mean brightness is that of the state."""
     distribution = HiddenMarkov((3, 2, 8), 4, n_components=8)
     brightness = distribution.emissions @ np.arange(4)  # (S, C, W)
     assert (brightness.argmax(-1) == np.arange(8)[:, None]).all()

@@ -1,4 +1,4 @@
-"""Log Z against other ways to it: all images, the strip on its side, closed forms, and whole rows at once."""
+"""Log Z, compared with other computations: all images, the transposed strip, closed forms, whole rows at once."""
 
 import itertools
 import math
@@ -12,7 +12,7 @@ FAR = 4.9  # a two-sided z of 4.9 is exceeded by chance once in a million
 
 
 def neighbours(shape: tuple[int, int, int]) -> list[tuple[int, int, float]]:
-    """Every pair of sub-pixels, in memory order, with the weight of its difference."""
+    """Return every pair of neighbouring sub-pixels, in memory order, with the weight of its difference."""
     pairs = []
     for (i, a), (j, b) in itertools.combinations(enumerate(itertools.product(*map(range, shape))), 2):
         apart = abs(a[1] - b[1]) + abs(a[2] - b[2])
@@ -46,7 +46,7 @@ def test_log_z_is_that_of_the_sum_over_all_images(shape: tuple[int, int, int], n
 
 @pytest.mark.parametrize(("shape", "n_levels"), [((1, 5, 9), 2), ((1, 3, 6), 4), ((3, 2, 5), 2)])
 def test_the_strip_on_its_side_is_the_same(shape: tuple[int, int, int], n_levels: int) -> None:
-    """The draws too: the same random numbers make the image on its side."""
+    """The draws agree too: the same random numbers give the transposed image."""
     upright, aside = Ising(shape, n_levels), Ising((shape[0], shape[2], shape[1]), n_levels)
     images = np.random.default_rng(1).integers(n_levels, size=(20, *shape))
     assert upright.log_p(images) == pytest.approx(aside.log_p(images.transpose(0, 1, 3, 2)), rel=1e-12)
@@ -57,7 +57,7 @@ def test_the_strip_on_its_side_is_the_same(shape: tuple[int, int, int], n_levels
 @pytest.mark.parametrize("width", [1, 2, 7, 64])
 @pytest.mark.parametrize("strength", [0.0, 0.3, 2.0, 100.0])
 def test_a_chain_of_two_levels_has_a_closed_form(width: int, strength: float) -> None:
-    """Each next sub-pixel is equal or not, whatever the one before: Z = 2 (1 + e^-s)^(W-1)."""
+    """Each next sub-pixel is equal or not, independently of the ones before: Z = 2 (1 + e^-s)^(W-1)."""
     log_z = math.log(2 * (1 + math.exp(-strength)) ** (width - 1))
     assert Ising((1, 1, width), 2, strength).log_z == pytest.approx(log_z, rel=1e-12)
 
@@ -70,13 +70,13 @@ def test_a_chain_of_five_levels_is_a_sum_of_eigenvalues() -> None:
 
 
 def test_a_colour_pixel_couples_all_pairs_of_channels() -> None:
-    """Of the eight colours two are grey, and in the six others two pairs of three differ."""
+    """Two of the eight colours are grey; in the other six, two of three pairs differ."""
     assert Ising((3, 1, 1), 2, 2.0).log_z == pytest.approx(math.log(2 + 6 * math.exp(-1.0)), rel=1e-12)
 
 
 @pytest.mark.parametrize(("shape", "n_levels"), [((1, 12, 6), 2), ((1, 4, 20), 3), ((3, 9, 2), 2)])
 def test_whole_rows_at_once_give_the_same(shape: tuple[int, int, int], n_levels: int) -> None:
-    """The transfer matrix as Kramers and Wannier have it: one row of the strip, all its columns, to the next."""
+    """This is the transfer matrix of Kramers and Wannier: from one row of the strip, with all columns, to the next."""
     strength, channels, shorter, longer = 0.8, shape[0], min(shape[1:]), max(shape[1:])
     rows = np.array(list(itertools.product(range(n_levels), repeat=channels * shorter)))
     within = [energy((channels, 1, shorter), tuple(row)) for row in rows.tolist()]
@@ -89,9 +89,9 @@ def test_whole_rows_at_once_give_the_same(shape: tuple[int, int, int], n_levels:
 
 @pytest.mark.parametrize(("shape", "n_levels"), [((1, 8, 8), 2), ((1, 6, 8), 4), ((3, 4, 5), 2)])
 def test_the_mean_energy_of_draws_is_the_slope_of_log_z(shape: tuple[int, int, int], n_levels: int) -> None:
-    """E[energy] = -d log Z / ds, where images cannot be listed; it fails once in a million.
+    """E[energy] = -d log Z / ds, for images that cannot be enumerated; this fails by chance once in a million.
 
-    The central difference errs by less than 1e-5 of a standard deviation here.
+    The error of the central difference is below 1e-5 of a standard deviation here.
     """
     step = 1e-4
     slope = (Ising(shape, n_levels, 0.7 + step).log_z - Ising(shape, n_levels, 0.7 - step).log_z) / (2 * step)

@@ -1,4 +1,4 @@
-"""What holds for every known distribution: by summing over all images of tiny shapes, and by drawing.
+"""Laws of every known distribution, tested by sums over all images of tiny shapes, and by draws.
 
 Statistical tests are seeded; each states how often it would fail by chance with another seed.
 """
@@ -40,12 +40,12 @@ def all_images(shape: tuple[int, int, int], n_levels: int) -> np.ndarray:
 
 
 def marginals(masses: np.ndarray, images: np.ndarray, n_levels: int) -> np.ndarray:
-    """P(x_i = l), (D, L)."""
+    """Return P(x_i = l), (D, L)."""
     return np.stack([masses @ (images.reshape(len(images), -1) == level) for level in range(n_levels)], axis=-1)
 
 
 def log_p_of_independent(masses: np.ndarray, images: np.ndarray, n_levels: int) -> np.ndarray:
-    """The log-probability that independent sub-pixels with the same marginals would have."""
+    """Return the log-probability that independent sub-pixels with the same marginals would have."""
     flat = images.reshape(len(images), -1)
     table = np.log(marginals(masses, images, n_levels))
     return table[np.arange(flat.shape[1]), flat].sum(1)
@@ -60,17 +60,17 @@ def test_masses_of_all_images_sum_to_one(name: str, shape: tuple[int, int, int],
     assert abs(np.exp(log_p).sum() - 1) < ROUNDING
 
 
-# three states that the images show: of more, each step to the side is about as likely as back
+# three states that the images show: with more, each step to one side is about as likely as to the other
 DRAWN = [*CASES, pytest.param("hidden_markov-3", (1, 3, 3), 2, id="hidden_markov of 3 states")]
 
 
 @pytest.mark.parametrize(("name", "shape", "n_levels"), DRAWN)
 def test_draws_have_the_probabilities_of_log_p(name: str, shape: tuple[int, int, int], n_levels: int) -> None:
-    """Chi-square over all images, those of which fewer than five are expected together; it fails once in a million."""
+    """Chi-square over all images, with rare ones (fewer than five expected) pooled; it fails once in a million."""
     n_images, images = 20_000, all_images(shape, n_levels)
     if name == "hidden_markov-3":
         distribution = known("hidden_markov", shape, n_levels, strength=100.0, n_components=3)
-    else:  # so weak that many images are frequent
+    else:  # weak enough that many images are frequent
         distribution = known(name, shape, n_levels, strength=KNOWN[name].default_strength / 2)
     drawn = distribution.draw(n_images, np.random.default_rng(3))
     assert drawn.dtype == np.uint8
@@ -82,7 +82,7 @@ def test_draws_have_the_probabilities_of_log_p(name: str, shape: tuple[int, int,
     if is_rare.any():
         counts = np.append(counts[~is_rare], counts[is_rare].sum())
         expected = np.append(expected[~is_rare], expected[is_rare].sum())
-    if expected[-1] < 5:  # what is rare is so even together: with the frequent one before it
+    if expected[-1] < 5:  # the pooled rare images are still rare: pool them with the frequent one before
         counts, expected = np.append(counts[:-2], counts[-2:].sum()), np.append(expected[:-2], expected[-2:].sum())
     assert len(expected) > 30
     assert stats.chisquare(counts, expected * n_images / expected.sum()).pvalue > 1e-6
@@ -90,7 +90,7 @@ def test_draws_have_the_probabilities_of_log_p(name: str, shape: tuple[int, int,
 
 @pytest.mark.parametrize(("name", "shape", "n_levels"), CASES)
 def test_the_mean_over_draws_is_the_entropy(name: str, shape: tuple[int, int, int], n_levels: int) -> None:
-    """It fails once in a million."""
+    """It fails by chance once in a million."""
     distribution = known(name, shape, n_levels)
     log_p = distribution.log_p(all_images(shape, n_levels))
     entropy = -(np.exp(log_p) * log_p).sum()
@@ -105,13 +105,15 @@ def test_strength_zero_is_independence(name: str, shape: tuple[int, int, int], n
     assert np.abs(log_p - log_p_of_independent(np.exp(log_p), images, n_levels)).max() < ROUNDING
     log_p = known(name, shape, n_levels).log_p(images)
     gain = np.exp(log_p) @ (log_p - log_p_of_independent(np.exp(log_p), images, n_levels))
-    assert bits_per_dim(-gain, shape) > 0.02  # what a model that knew of no dependence would lose
+    assert bits_per_dim(-gain, shape) > 0.02  # loss of a model without dependence
 
 
 @pytest.mark.parametrize(("name", "shape"), DEFAULTS)
 def test_chunks_change_nothing(name: str, shape: tuple[int, int, int]) -> None:
-    """Nor does it matter for the first images how many are drawn. Levels would differ only where a random number is
-    within rounding of the border between two of them: once in 10^10 images.
+    """The first images do not depend on how many are drawn either.
+
+    A level would differ only if a random number is within rounding of the border between two levels: once in 10^10
+    images.
     """
     whole, parts = known(name, shape), known(name, shape)
     parts.chunk_numbers = 1  # one image at a time
@@ -127,10 +129,10 @@ def test_chunks_change_nothing(name: str, shape: tuple[int, int, int]) -> None:
 
 @pytest.mark.parametrize(("name", "shape"), DEFAULTS)
 def test_defaults_make_a_data_set(name: str, shape: tuple[int, int, int]) -> None:
-    """Neither noise nor nearly certain, clearly dependent, and of 2,000 images no two are equal.
+    """Images are neither noise nor nearly constant, sub-pixels are clearly dependent, and no two of 2,000 are equal.
 
-    The entropy of independent sub-pixels is that of the shares of each level in 2,000 images, which is too small by
-    about (L-1) / (2 * 2,000) nats, below 0.01 bits/dim; the demanded difference is far larger.
+    The entropy of independent sub-pixels is computed from the shares of each level in 2,000 images. It is too small by
+    about (L-1) / (2 * 2,000) nats, below 0.01 bits/dim; the required difference is far larger.
     """
     distribution = known(name, shape)
     images = distribution.draw(2_000, np.random.default_rng(6))
@@ -144,7 +146,7 @@ def test_defaults_make_a_data_set(name: str, shape: tuple[int, int, int]) -> Non
 
 
 def test_a_distribution_stays_what_it_is() -> None:
-    """Log P of an image that is a formula: numbers that were published are not those of other constants."""
+    """Log P of a fixed image is pinned, so that published results stay comparable with new ones."""
     found = {}
     for name in KNOWN:
         for shape in ((1, 8, 8), (3, 5, 6)):
@@ -156,7 +158,7 @@ def test_a_distribution_stays_what_it_is() -> None:
 
 
 def test_fixed_numbers_are_those_of_the_raw_stream() -> None:
-    """The first raw numbers of PCG64 from seed 0, of which NumPy promises that they stay; exact in float64."""
+    """They come from the first raw numbers of PCG64 with seed 0, which NumPy guarantees; exact in float64."""
     raw = np.random.PCG64(np.random.SeedSequence(0)).random_raw(2)
     assert fixed_uniforms(0, 2).tolist() == [(int(number) >> 11) / 2**53 for number in raw]
     assert fixed_uniforms(0, 2, 3).shape == (2, 3)
@@ -238,7 +240,7 @@ def test_a_tag_tells_what_decides_the_distribution() -> None:
 
 
 def test_largest_strength_and_levels_are_no_trouble() -> None:
-    """Images at the ends of what is allowed: log P is finite, and draws are among the likely images."""
+    """At the limits of the parameters, log P is finite, and draws are among the likely images."""
     for name in KNOWN:
         distribution = known(name, (1, 2, 2), 256, strength=100.0)
         assert np.isfinite(distribution.log_p(np.array([[[[0, 255], [255, 0]]]]))).all()

@@ -1,4 +1,4 @@
-"""The network against a plain loop over sub-pixels, and what it sees."""
+"""The network, compared with a plain loop over sub-pixels, and its context."""
 
 import math
 
@@ -9,7 +9,7 @@ from bitsperdim.sources.known import SmallPixelCnn
 
 
 def plain_log_p(distribution: SmallPixelCnn, image: np.ndarray) -> float:
-    """Sub-pixel by sub-pixel, with neighbours looked up by their place; a pixel outside the image is 0."""
+    """Return log P, sub-pixel by sub-pixel, with neighbours looked up by position; a pixel outside the image is 0."""
     channels, height, width = image.shape
     t = [2 * level / (distribution.n_levels - 1) - 1 for level in range(distribution.n_levels)]
 
@@ -45,7 +45,7 @@ def test_log_p_is_that_of_a_plain_loop(shape: tuple[int, int, int], n_levels: in
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_conditional_sees_its_context_and_no_more(channels: int) -> None:
-    """Each number of the context but the channel's own and those after it, of which they may be anything."""
+    """It depends on every number of the context except the channel's own and later ones, which may have any value."""
     distribution = SmallPixelCnn((channels, 4, 4), 6)
     context = np.random.default_rng(1).uniform(-1, 1, size=5 * channels)
     for channel in range(channels):
@@ -59,7 +59,7 @@ def test_a_conditional_sees_its_context_and_no_more(channels: int) -> None:
 
 
 def test_bright_beside_bright_is_likely() -> None:
-    """What makes regions: the mean level rises with a context that is brighter all over."""
+    """This gives regions: the mean level rises if the whole context is brighter."""
     distribution = SmallPixelCnn((3, 4, 4), 8)
     for channel in range(3):
         means = [

@@ -1,4 +1,4 @@
-"""The mixture against a plain loop over templates and sub-pixels."""
+"""The mixture, compared with a plain loop over templates and sub-pixels."""
 
 import math
 
@@ -41,7 +41,7 @@ def test_tables_are_of_probabilities(shape: tuple[int, int, int]) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 7, 9), (3, 9, 7)])
 def test_templates_are_smooth_differ_and_use_all_levels(shape: tuple[int, int, int]) -> None:
-    """Each from 0 to 1, and straight along rows and columns but for a bend in the middle."""
+    """Each template goes from 0 to 1, and is linear along rows and columns except for a bend in the middle."""
     values = Templates(shape, 4).values
     assert values.min((1, 2, 3)).tolist() == [0.0] * 16
     assert values.max((1, 2, 3)).tolist() == [1.0] * 16
@@ -55,13 +55,13 @@ def test_templates_are_smooth_differ_and_use_all_levels(shape: tuple[int, int, i
 
 
 def test_the_middle_of_a_grid_is_its_middle_value() -> None:
-    """Of 3 x 3 pixels, whose middle pixel lies on the grid's middle, and whose others are a third on their way."""
+    """With 3 x 3 pixels, the middle pixel lies on the middle of the grid, the others a third of the way to it."""
     third = 1 / 3
     assert _interpolation(3) == pytest.approx(np.array([[2 * third, third, 0], [0, 1, 0], [0, third, 2 * third]]))
 
 
 def test_one_template_is_independence() -> None:
-    """A single template leaves nothing to find out: log P is the sum of its masses."""
+    """With a single template there is no hidden choice: log P is the sum of its log-masses."""
     distribution = Templates((1, 3, 3), 5, n_components=1)
     images = np.random.default_rng(1).integers(5, size=(10, 1, 3, 3))
     assert distribution.log_shares.tolist() == [0.0]

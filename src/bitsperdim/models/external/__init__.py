@@ -1,6 +1,7 @@
-"""Models that were made elsewhere, asked as our own are: what they offer, what they take, and where they come from.
+"""External models: models made outside of this package, with the same interface as its own models.
 
-Somebody's PyTorch model, or a plain function, offers one of the methods of :data:`.methods.METHODS`;
-:func:`.wrapping.wrap` makes an :class:`~bitsperdim.models.base.ImageModel` of it. What is constant (numbers of levels,
-volumes of cells, units) is ours; what the model takes is declared (:class:`.convention.Convention`).
+An external model is a PyTorch module, another object or a plain function. It offers one of the methods of
+:data:`.methods.METHODS`, and :func:`.wrapping.wrap` turns it into an :class:`~bitsperdim.models.base.ImageModel`. This
+package handles the constants (number of levels, volume of a cell, units). The user declares the form of the inputs that
+the model takes (:class:`.convention.Convention`).
 """

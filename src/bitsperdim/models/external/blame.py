@@ -1,4 +1,4 @@
-"""Where in somebody's code an error arose.
+"""The place in the user's code where an error was raised.
 
 Invariants (``tests/models/external/test_loading.py``): ``test_an_error_in_the_code_is_told_with_its_place``.
 """
@@ -10,9 +10,9 @@ from pathlib import Path
 
 
 def where(error: BaseException) -> str:
-    """Return the place in somebody's code where an error arose, ``file.py:12``; empty if it is in none.
+    """Return the place in the user's code where an error was raised, ``file.py:12``; empty if there is no such place.
 
-    That is the innermost line outside of Python's library, installed packages and this package.
+    It is the innermost line outside of Python's library, installed packages and this package.
     """
     if isinstance(error, SyntaxError) and error.filename:
         return f"{_near(error.filename)}:{error.lineno}"

@@ -1,10 +1,11 @@
-"""What a model takes: how it counts levels, and how it lays out images, each declared in one word.
+"""The form of the images that an external model takes: how levels are numbered, and the layout of the tensor.
 
-Images are integers 0..L-1 of shape (B, C, H, W) everywhere in this package. A model that was made elsewhere may want
-other numbers or another layout, and gives what it says of sub-pixels in that layout.
+The user declares each of the two by one word. Everywhere in this package, images are integers 0..L-1 of shape
+(B, C, H, W). An external model may take other numbers or another layout; it then returns values of sub-pixels in its
+own layout.
 
-Invariants (``tests/models/external/test_convention.py``): what a model gives in its layout comes back in ours
-(``test_layouts_come_back``); levels are where they are declared to be (``test_levels_are_where_they_are_declared``).
+Invariants (``tests/models/external/test_convention.py``): values in the layout of the model are converted back to ours
+(``test_layouts_come_back``); levels have the declared numbers (``test_levels_are_where_they_are_declared``).
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Convention:
-    """What a model takes.
+    """The form of the images that a model takes.
 
     Attributes:
-        inputs: how levels are numbered.
-        layout: of images.
+        inputs: numbering of the levels.
+        layout: layout of the images.
 
     Raises:
-        InputError: there is no such word; the sentence lists those that there are.
+        InputError: a word is unknown; the message lists the allowed words.
     """
 
     inputs: Inputs = "integers"
@@ -54,14 +55,14 @@ class Convention:
                 raise InputError(f"{key} = {shown(value)} is not allowed; choose one of {choices}.")
 
     def numbered(self, x: Tensor, n_levels: int, dtype: torch.dtype) -> Tensor:
-        """Return levels as the model wants them; of floating-point levels the derivative is kept where it can be."""
+        """Return the levels in the numbering of the model, with the derivative of floating-point levels if possible."""
         if self.inputs == "integers":
             return x.long()
         scaled = x.to(dtype) / (n_levels - 1)
         return scaled if self.inputs == "unit" else 2 * scaled - 1
 
     def arranged(self, values: Tensor) -> Tensor:
-        """Return values of sub-pixels (B, C, H, W) in the layout of the model."""
+        """Convert values of sub-pixels (B, C, H, W) to the layout of the model."""
         if self.layout == "channels_last":
             return values.movedim(1, -1)
         if self.layout == "flat":
@@ -86,7 +87,7 @@ class Convention:
         return shapes[self.layout]
 
     def back(self, values: Tensor, image_shape: Sequence[int]) -> Tensor:
-        """Return values (B, *inner_shape, ...) of sub-pixels as (B, C, H, W, ...): what :meth:`arranged` undoes."""
+        """Convert values of sub-pixels (B, *inner_shape, ...) to (B, C, H, W, ...): the inverse of :meth:`arranged`."""
         if self.layout == "channels_last":
             return values.movedim(3, 1)
         if self.layout == "flat":

@@ -1,12 +1,11 @@
-"""What a model returns of sub-pixels and of latent codes: logits, ``torch.distributions`` or objects like them.
+"""Masses of sub-pixels that an external model returns: logits, ``torch.distributions`` or objects like them.
 
 A mass of sub-pixels is given as logits, (B, ..., L) or (B, L, ...) with the sub-pixels in the layout of the model, or
-as a distribution over the levels 0..L-1. Of a distribution only ``log_prob`` is asked, for levels as int64 (as
-floating-point numbers where it is one of Bernoulli trials); that it sums to one is not taken for granted but checked by
-the audit.
+as a distribution over the levels 0..L-1. Only the method ``log_prob`` of a distribution is called, with levels as int64
+(as floating-point numbers for Bernoulli trials). The audit checks that the masses sum to one.
 
-Invariants (``tests/models/external/test_distributions.py``): every accepted form of one mass is the same mass
-(``test_every_form_is_the_same_mass``); a density, or what has another shape, is refused in one sentence.
+Invariants (``tests/models/external/test_distributions.py``): all accepted forms of one mass give the same mass
+(``test_every_form_is_the_same_mass``); a density or a wrong shape raises an error in one sentence.
 """
 
 from __future__ import annotations
@@ -23,20 +22,20 @@ from bitsperdim.likelihoods import Likelihood
 from bitsperdim.likelihoods.base import as_levels, at_least_float32
 from bitsperdim.models.external.convention import Convention
 
-BERNOULLI = (td.Bernoulli, td.Binomial, td.Geometric)  # whose log_prob wants floating-point numbers
+BERNOULLI = (td.Bernoulli, td.Binomial, td.Geometric)  # distributions whose log_prob needs floating-point numbers
 
 
 class ExternalLikelihood(Likelihood):
-    """Masses of sub-pixels, or of whole images, that a model gave, of batch shape (*leading, C, H, W).
+    """Masses of sub-pixels or of whole images that a model returned, with batch shape (*leading, C, H, W).
 
     Args:
-        ask: for levels (B, C, H, W) int64, of which B is the product of ``leading``; returns log-masses of the same
-            shape, or of whole images (B,).
-        name: of the method that gave it, for messages.
-        leading: the first dimensions of the batch.
+        ask: function of levels (B, C, H, W) int64, where B is the product of ``leading``; it returns log-masses of the
+            same shape, or those of whole images, (B,).
+        name: name of the method that returned them, for messages.
+        leading: first dimensions of the batch.
         image_shape: (C, H, W).
-        n_levels: L.
-        device: where it computes.
+        n_levels: number of levels L.
+        device: device of the masses.
     """
 
     def __init__(
@@ -48,7 +47,7 @@ class ExternalLikelihood(Likelihood):
         n_levels: int,
         device: torch.device,
     ) -> None:
-        """Take what the model gave."""
+        """Store the arguments."""
         self.ask, self.name, self.leading, self.image_shape = ask, name, tuple(leading), image_shape
         self.n_levels, self.device = n_levels, device
 
@@ -56,18 +55,18 @@ class ExternalLikelihood(Likelihood):
         """Return log p(x) in nats, (*leading, C, H, W).
 
         Raises:
-            InputError: it has no masses of single sub-pixels.
+            InputError: there are no masses of single sub-pixels.
         """
         found = self._asked(x)
         if found.ndim == 1:
             raise InputError(
-                f"log_prob of what {self.name} returned gives one number for each image, but masses of single "
-                f"sub-pixels are needed here."
+                f"log_prob of the distribution that {self.name} returned gives one number for each image, but masses "
+                f"of single sub-pixels are needed here."
             )
         return found.reshape(*self.leading, *self.image_shape)
 
     def log_prob_of_images(self, x: Tensor) -> Tensor:
-        """Return log p(x) of whole images in nats, (*leading)."""
+        """Return log p(x) in nats for whole images, (*leading)."""
         found = self._asked(x)
         return (found if found.ndim == 1 else found.flatten(1).sum(1)).reshape(self.leading)
 
@@ -81,13 +80,13 @@ class ExternalLikelihood(Likelihood):
         return torch.stack([self.log_prob(level + value) for value in range(self.n_levels)], dim=-1)
 
     def cdf(self, x: Tensor) -> Tensor:
-        """Return P(X <= x) by adding up masses."""
+        """Return P(X <= x) as a sum of masses."""
         masses = self.log_masses().exp().cumsum(-1)
         wide = x.long().to(self.device).expand(masses.shape[:-1])
         return masses.gather(-1, wide[..., None])[..., 0]
 
     def sample(self, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw each sub-pixel by its masses, as if they did not depend on each other."""
+        """Draw each sub-pixel from its masses, independently of the other sub-pixels."""
         masses = self.log_masses().exp().double()
         total = masses.cumsum(-1)
         u = torch.rand(total.shape[:-1], generator=generator, dtype=total.dtype, device=total.device)
@@ -110,19 +109,19 @@ def likelihood_of(
     convention: Convention,
     device: torch.device,
 ) -> Likelihood:
-    """Return the masses that a model gave for images.
+    """Return the masses that a method of a model returned for images.
 
     Args:
-        given: logits, a distribution, an object with a ``log_prob``, or one of our own likelihoods.
-        name: of the method that gave it, for messages.
-        leading: the first dimensions of the batch, of which the model saw the product, B.
+        given: logits, a distribution, an object with a ``log_prob``, or a likelihood of this package.
+        name: name of the method that returned it, for messages.
+        leading: first dimensions of the batch; the model saw their product, B.
         image_shape: (C, H, W).
-        n_levels: L.
-        convention: of the model.
-        device: where the model is.
+        n_levels: number of levels L.
+        convention: form of the images that the model takes.
+        device: device of the model.
 
     Raises:
-        InputError: saying what the method returned and what is allowed.
+        InputError: the value is not allowed; the message names the returned and the allowed values.
     """
     if isinstance(given, Likelihood):
         return given
@@ -143,13 +142,13 @@ def likelihood_of(
         )
     if is_density(given):
         raise InputError(
-            f"{name} returned {type(_single(given)).__name__}, which is a density and no mass: a likelihood of levels "
-            f"is needed (a categorical one, a discretized one), or offer log_density with its range."
+            f"{name} returned {type(_single(given)).__name__}, which is a density and not a mass: return a likelihood "
+            f"of levels (a categorical or a discretized one), or offer log_density with its range."
         )
     asked = _single(given)
     wants_floats = isinstance(asked, BERNOULLI)
     batch = tuple(asked.batch_shape) if isinstance(asked, td.Distribution) else ()
-    if batch not in ((), inner, (1, *inner), (n_images, *inner)):  # others may be stretched over the wrong dimension
+    if batch not in ((), inner, (1, *inner), (n_images, *inner)):  # others may be broadcast over a wrong dimension
         raise InputError(
             f"{name} returned {type(asked).__name__} of batch shape {batch}; it must be one for each sub-pixel, "
             f"{(n_images, *inner)}."
@@ -164,15 +163,14 @@ def likelihood_of(
         except Exception as error:
             raise InputError(
                 f"log_prob of {type(asked).__name__}, which {name} returned, raised {type(error).__name__} when it was "
-                f"asked for the mass of levels, integers 0..{n_levels - 1} of shape {tuple(value.shape)}: "
-                f"{first_line(error)}."
+                f"called with levels, integers 0..{n_levels - 1} of shape {tuple(value.shape)}: {first_line(error)}."
             ) from error
         if isinstance(found, Tensor) and tuple(found.shape) == (n_images,):
             return found
         if not isinstance(found, Tensor) or tuple(found.shape) != (n_images, *inner):
             shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise InputError(
-                f"log_prob of what {name} returned must give one number for each sub-pixel, shape "
+                f"log_prob of the distribution that {name} returned must give one number for each sub-pixel, shape "
                 f"{(n_images, *inner)}, but gave {shape}."
             )
         return convention.back(found, image_shape)
@@ -181,30 +179,30 @@ def likelihood_of(
 
 
 def _single(given: Any) -> Any:  # noqa: ANN401 - a distribution
-    """Return a distribution of single sub-pixels: what :class:`torch.distributions.Independent` puts together."""
+    """Return the distribution of single sub-pixels inside of :class:`torch.distributions.Independent`."""
     while isinstance(given, td.Independent):
         given = given.base_dist
     return given
 
 
 def is_density(given: Any) -> bool:  # noqa: ANN401 - a distribution
-    """Return whether a distribution says that it is one of continuous values, which have no mass."""
+    """Return whether the support of a distribution is continuous, so that it has a density and no masses."""
     try:
         return not _single(given).support.is_discrete
-    except Exception:  # it says nothing of its support
+    except Exception:  # the distribution does not state its support
         return False
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of what an exception says, without a full stop."""
+    """Return the first line of the message of an exception, without a full stop."""
     return (str(error).strip().splitlines() or [""])[0].rstrip(". :")
 
 
 def normalized(logits: Tensor, name: str, n_images: int, inner: tuple[int, ...], n_levels: int) -> Tensor:
-    """Return log-masses (B, *inner, L) of logits in any of the accepted shapes.
+    """Return log-masses (B, *inner, L) for logits in any of the accepted shapes.
 
     Raises:
-        InputError: they have another shape, or one that may be read in two ways.
+        InputError: the logits have another shape, or an ambiguous shape.
     """
     last, first = (n_images, *inner, n_levels), (n_images, n_levels, *inner)
     shape = tuple(logits.shape)

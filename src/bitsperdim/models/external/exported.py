@@ -1,10 +1,12 @@
-"""A program that torch.export wrote, as a module; it is read as data.
+"""Reader of a program that ``torch.export.save`` wrote; it returns a module and does not run code from the file.
 
-``torch.export.load`` of torch 2.14 is no reader of data: it unpickles whatever lies in place of the sample inputs, and
-of the weights and constants that the file marks as pickled; it evaluates the sizes of tensors as Python, and guards
-when the program is called; it opens compiled libraries. Here the archive is looked at first, by the same reader: a file
-with anything but tensors, plain names, arithmetic of sizes and functions of torch.ops is refused. Guards are not run,
-and torch.load is told by its own switch, TORCH_FORCE_WEIGHTS_ONLY_LOAD, to take tensors alone.
+``torch.export.load`` of torch 2.14 may run code from the file. It unpickles the sample inputs, and weights and
+constants that the file marks as pickled. It evaluates the sizes of tensors as Python expressions, and also guards when
+the program is called. It opens compiled libraries.
+
+Here the archive is checked first, with the same reader. A file is refused if it holds anything but tensors, plain
+names, arithmetic of sizes and functions of torch.ops. Guards are not run, and the switch TORCH_FORCE_WEIGHTS_ONLY_LOAD
+makes torch.load accept only tensors.
 
 Invariants (``tests/models/external/test_loading.py``): a file that would run something is refused and runs nothing
 (``test_an_exported_program_runs_nothing``).
@@ -39,15 +41,15 @@ FUNCTIONS = re.compile(
 PLAIN = re.compile(r"[\w.+:/ -]*")
 SIZES = (ast.Expression, ast.Name, ast.Load, ast.keyword, ast.BinOp, ast.UnaryOp, ast.Compare, ast.BoolOp)
 OPERATORS = (ast.operator, ast.unaryop, ast.cmpop, ast.boolop)
-UNREAD = ("metadata", "as_string", "guards_code")  # words, constants, and Python that is not run here
-ONLY_WEIGHTS = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # torch.load obeys it
+UNREAD = ("metadata", "as_string", "guards_code")  # texts, constants, and Python code that is not run here
+ONLY_WEIGHTS = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # environment variable that torch.load reads
 
 
 class Exported(nn.Module):
-    """An exported program as a module; it was traced in one mode, and has no other."""
+    """An exported program as a module; it was traced in one mode and cannot change its mode."""
 
     def __init__(self, program: nn.Module) -> None:
-        """Take the program."""
+        """Store the program."""
         super().__init__()
         self.program = program
         for part in self.modules():
@@ -58,19 +60,20 @@ class Exported(nn.Module):
         return self.program(*values)
 
     def train(self, mode: bool = True) -> Exported:
-        """Leave the program as it is."""
+        """Return the module unchanged."""
         return self
 
 
 def read_exported(path: Path, device: torch.device | None = None) -> Exported:
-    """Return an exported program, on a device.
+    """Read an exported program, and move it to a device.
 
     Args:
-        path: of a .pt2 file.
-        device: where to; None: where it was exported.
+        path: path of a .pt2 file.
+        device: device for the program; None: the device on which it was exported.
 
     Raises:
-        InputError: it is not such a file, does more than tensors need, or takes one number of images alone.
+        InputError: it is not a readable .pt2 file, holds something that is not allowed, or takes only one fixed number
+            of images.
     """
     try:
         with _without_pickles():
@@ -81,7 +84,7 @@ def read_exported(path: Path, device: torch.device | None = None) -> Exported:
                 wrong = _wrong(reader)
             if wrong:
                 raise InputError(
-                    f"{path} holds {wrong}; of an exported program only tensors and functions of torch.ops are loaded."
+                    f"{path} holds {wrong}; an exported program may hold only tensors and functions of torch.ops."
                 )
             program = archives.load_pt2(str(path)).exported_programs["model"]
             if device is not None:
@@ -102,8 +105,9 @@ def read_exported(path: Path, device: torch.device | None = None) -> Exported:
 
 @contextmanager
 def _without_pickles() -> Iterator[None]:
-    """Let torch.load take tensors alone, whatever it is asked for, and say nothing."""
-    before, logger = os.environ.get(ONLY_WEIGHTS), logging.getLogger("torch")
+    """Make torch.load accept only tensors, whatever its arguments, and silence the warnings of torch."""
+    before = os.environ.get(ONLY_WEIGHTS)
+    logger = logging.getLogger("torch")
     level = logger.level
     os.environ[ONLY_WEIGHTS] = "1"
     logger.setLevel(logging.ERROR)
@@ -118,7 +122,7 @@ def _without_pickles() -> Iterator[None]:
 
 
 def _wrong(reader: Any) -> str:  # noqa: ANN401 - a class of torch's own
-    """Return what an archive holds that could run; empty: nothing."""
+    """Return a description of the first thing in an archive that could run code; empty if there is none."""
     names = reader.get_file_names()
     if PROGRAM not in names:
         return f"no {PROGRAM}"
@@ -134,7 +138,10 @@ def _wrong(reader: Any) -> str:  # noqa: ANN401 - a class of torch's own
 
 
 def _in_program(value: object, key: str) -> str:
-    """Return what a part of a program holds that could run; strings become code of Python in many places."""
+    """Return a description of the first thing in a program that could run code.
+
+    Strings are checked too, because they become Python code in many places.
+    """
     if isinstance(value, dict):
         wrong = next((name for name in value if not PLAIN.fullmatch(name)), None)
         if wrong is not None:
@@ -155,11 +162,11 @@ def _in_program(value: object, key: str) -> str:
 
 
 def _is_size(text: str) -> bool:
-    """Return whether an expression is arithmetic of numbers, symbols and sympy's classes."""
+    """Return whether an expression is arithmetic with numbers, symbols and classes of sympy."""
     for node in ast.walk(ast.parse(text, mode="eval")):
         if isinstance(node, ast.Call):
             fits = isinstance(node.func, ast.Name) and node.func.id[:1].isupper()
-        elif isinstance(node, ast.Constant):  # a text would be evaluated too
+        elif isinstance(node, ast.Constant):  # strings would be evaluated too
             fits = isinstance(node.value, int | float) or (isinstance(node.value, str) and node.value.isidentifier())
         else:
             fits = isinstance(node, (*SIZES, *OPERATORS))
@@ -169,7 +176,7 @@ def _is_size(text: str) -> bool:
 
 
 def _is_structure(node: Any) -> bool:  # noqa: ANN401 - of JSON
-    """Return whether arguments are nested tuples, lists and dicts."""
+    """Return whether the arguments consist only of nested tuples, lists and dicts."""
     names = json.loads(node["context"]) if node["context"] else None
     return (
         node["type"] in (None, "builtins.tuple", "builtins.list", "builtins.dict")
@@ -187,6 +194,6 @@ def _check_batches(path: Path, program: torch.export.ExportedProgram) -> None:
     if first.ndim == 0 or isinstance(first.shape[0], int):
         n_images = first.shape[0] if first.ndim else "no"
         raise InputError(
-            f"{path} was exported for {n_images} images at a time alone; export it with "
+            f"{path} was exported only for {n_images} images at a time; export it with "
             f"dynamic_shapes=({{0: torch.export.Dim('batch')}},)."
         )

@@ -1,13 +1,13 @@
-"""The family ``external``: a model that was made elsewhere, made of a section of ``params.yaml``.
+"""The model family ``external``: an external model, configured by a section of ``params.yaml``.
 
-The model is loaded as ``bitsperdim audit`` loads it (:mod:`.loading`), and wrapped (:mod:`.wrapping`).
+The model is loaded in the same way as by ``bitsperdim audit`` (:mod:`.loading`), and wrapped (:mod:`.wrapping`).
 
-With ``fit`` its weights are trained as those of any family are. Without, nothing of it is trainable, and the training
-stage saves it as it came, as a model in closed form.
+With ``fit`` its weights are trained like those of any other family. Without ``fit`` no weight is trainable, and the
+training stage saves the model unchanged, like a model in closed form.
 
-Invariants (``tests/models/external/test_family.py``): a saved model comes back
-(``test_a_saved_model_comes_back``); a file that has changed since is refused
-(``test_another_file_is_refused``); every mistake is one sentence (``test_every_mistake_is_one_sentence``).
+Invariants (``tests/models/external/test_family.py``): a saved model can be loaded again
+(``test_a_saved_model_comes_back``); a file that has changed since then is refused
+(``test_another_file_is_refused``); every mistake is reported in one sentence (``test_every_mistake_is_one_sentence``).
 """
 
 from __future__ import annotations
@@ -42,26 +42,28 @@ def external_model(
     order: str | None = None,
     n_classes: int | None = None,
 ) -> ImageModel:
-    """Return the model of a file, wrapped.
+    """Load the model from a file and wrap it.
 
     Args:
         image_shape: (C, H, W).
-        n_levels: L.
-        file: of Python.
-        name: of a class, or of a function that returns the model; None: ``load``, or else the only module class.
-        arguments: of it.
-        weights: a file of safetensors or of ``torch.save``; None: those that the model comes with.
-        weights_key: of the state in a file of ``torch.save`` that holds more.
-        fit: whether its weights are trained here.
-        offers: the method to be asked; None, as for the next four: what the model says of itself, or the default.
-        inputs: how levels are numbered.
-        layout: of images.
-        range: (low, high), of a density.
-        order: of conditionals.
-        n_classes: of the labels that it is given.
+        n_levels: number of levels L.
+        file: path of a Python file.
+        name: name of a class, or of a function that returns the model; None: the function ``load``, or else the only
+            module class of the file.
+        arguments: keyword arguments for this class or function.
+        weights: path of a file written by safetensors or ``torch.save``; None: the weights that the model comes with.
+        weights_key: key of the state dict in a file of ``torch.save`` that holds several things.
+        fit: whether the weights are trained here.
+        offers: method of the model that is called. For this and the next four arguments, None means: the value in the
+            attribute ``bitsperdim`` of the model, or the default.
+        inputs: numbering of the levels.
+        layout: layout of the images.
+        range: interval (low, high) of a density.
+        order: order of the sub-pixels, for conditionals.
+        n_classes: number of classes if the model is conditioned on labels.
 
     Raises:
-        InputError: it cannot be had; the sentence says why.
+        InputError: the model cannot be loaded or wrapped; the message gives the reason.
     """
     place = file if name is None else f"{file}:{name}"
     model = load_model(

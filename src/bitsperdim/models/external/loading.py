@@ -1,12 +1,12 @@
-"""A model from where it lies: a file of Python, a module, or an exported program; and its weights.
+"""Loading of an external model from a Python file, a Python module or an exported program, and of its weights.
 
-A file of Python is run, as its owner means it to be. Nothing else is: weights are tensors, and an exported program is
-read as data (:mod:`.exported`). What goes wrong in the owner's code is told in one sentence with the place.
+A Python file is run. Nothing else is run: weights are tensors, and an exported program is read as data
+(:mod:`.exported`). An error in the user's code is reported in one sentence with its place.
 
-Invariants (``tests/models/external/test_loading.py``): every way gives the same model
-(``test_every_way_is_the_same_model``); what runs is what the files hold now, also where two files have neighbours of
-one name (``test_code_is_read_anew``); a pickle runs nothing (``test_a_pickle_is_not_opened``); each mistake is one
-sentence.
+Invariants (``tests/models/external/test_loading.py``): every way of loading gives the same model
+(``test_every_way_is_the_same_model``); the current content of the files runs, also if two files import modules of the
+same name from their own folders (``test_code_is_read_anew``); a pickle runs no code (``test_a_pickle_is_not_opened``);
+each mistake is reported in one sentence.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ EXAMPLES = {"-a": "checkpoint=w.pt", "--drawn": "height=16"}
 FILE = re.compile(r"(?P<file>.+\.py)(:(?P<name>\w+))?")
 MODULE = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<name>\w+)")
 FUNCTION = "load"
-OF_IMAGES = ("image_shape", "n_levels")  # given where the signature names them
-OWN = frozenset(name.partition(".")[0] for name in sys.modules)  # what this package needs is never imported anew
+OF_IMAGES = ("image_shape", "n_levels")  # passed if the signature has them
+OWN = frozenset(name.partition(".")[0] for name in sys.modules)  # modules in use by this package are never reloaded
 N_OWN = len(sys.path)
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model and where it came from.
+    """A loaded model and its files.
 
     Attributes:
-        model: what can be asked for a likelihood (:mod:`.methods`), in the mode in which it came.
+        model: model with a method for a likelihood (:mod:`.methods`); training or evaluation mode is not changed.
         build: ``build(image_shape=(C, H, W), n_levels=L)`` makes such a model for other images, in evaluation mode,
-            with the weights that it begins with; None: it does not take both.
-        files: the SHA-256 of each file that decides it, by path: code, weights, arguments that are files.
-        name: of it, for what is printed.
+            with its initial weights; None: the model cannot be made with both arguments.
+        files: SHA-256 of each file that the model depends on, by path: code, weights, and arguments that are files.
+        name: name of the model, for output.
     """
 
     model: object
@@ -74,23 +74,25 @@ def load_model(
     n_levels: int | None = None,
     device: torch.device | None = None,
 ) -> Loaded:
-    """Return a model.
+    """Load a model.
 
-    Of a file or module, what is named is called with copies of the arguments: a class of modules, or a function that
-    returns the model; a module that the file itself made is taken as it is. Without a name, the function ``load`` is
-    meant or, in a file, the only class of modules that is defined there. A file can import what lies beside it.
+    In a file or module, the name refers to a subclass of torch.nn.Module, to a function that returns the model, or to a
+    model object. A class or function is called with copies of the arguments; a model object is used directly. Without a
+    name, the function ``load`` is used or, in a file, the only module class that is defined there. A file can import
+    other files from its folder.
 
     Args:
         place: ``file.py``, ``file.py:name``, ``package.module:name`` or ``file.pt2``.
-        arguments: by name.
-        weights: a file with the state dict: .safetensors, or of torch.save.
-        weights_key: of the state dict in a file of torch.save that holds several things.
-        image_shape: (C, H, W), given where the signature names it and the arguments do not.
-        n_levels: L, likewise.
-        device: of an exported program, where to; others can be moved by their owner.
+        arguments: keyword arguments for the class or function.
+        weights: file with the state dict, written by safetensors or torch.save.
+        weights_key: key of the state dict in a file of torch.save that holds several things.
+        image_shape: (C, H, W); passed if the signature has it and ``arguments`` does not.
+        n_levels: number of levels L; passed in the same case as ``image_shape``.
+        device: device for an exported program; other models can be moved by the caller.
 
     Raises:
-        InputError: one sentence that says what does not fit, with the place in the owner's code where there is one.
+        InputError: the model cannot be loaded; the message names the reason and, for an error in the user's code, its
+            place.
     """
     if place.endswith(".pt2"):
         return _exported(place, arguments, weights, device)
@@ -100,8 +102,9 @@ def load_model(
         target = _target(module, place, name)
         if isinstance(target, nn.Module):
             if arguments:
-                raise InputError(f"{place} is a module that is made already: it takes no arguments.")
-            model, build = target, None
+                raise InputError(f"{place} is already a module object, so it takes no arguments; leave them out.")
+            model = target
+            build = None
         else:
             known = {"image_shape": image_shape, "n_levels": n_levels}
             model = _called(target, place, _complete(target, place, arguments, known))
@@ -121,12 +124,13 @@ def load_model(
 
 
 def parsed_arguments(given: Sequence[str], flag: str = "-a") -> dict[str, Any]:
-    """Return arguments from the texts ``key=value`` of a flag.
+    """Parse arguments ``key=value`` of a command-line flag.
 
     Values are read as YAML: ``3``, ``1e-3``, ``true``, ``[1, 2]``, a word.
 
     Raises:
-        InputError: a text is not such a pair, a key is there twice, or a value is neither a number, a word nor a list.
+        InputError: a text is not ``key=value``, a key is given twice, or a value is not a number, a word, true, null or
+            a list.
     """
     found: dict[str, Any] = {}
     for text in given:
@@ -157,7 +161,7 @@ def _exported(
     place: str, arguments: Mapping[str, Any], weights: str | Path | None, device: torch.device | None
 ) -> Loaded:
     if arguments or weights is not None:
-        raise InputError(f"{place} is an exported program: it holds its weights, and takes no arguments.")
+        raise InputError(f"{place} is an exported program, which holds its weights and takes no arguments.")
     path = _existing(place)
     return Loaded(read_exported(path, device), None, hashes([path]), _stem(place))
 
@@ -170,8 +174,8 @@ def _path_and_name(place: str) -> tuple[Path | None, str | None]:
         return None, found["name"]
     if place.endswith(SUFFIXES):
         raise InputError(
-            f"{shown(place)} holds weights and no model; give the file of Python that makes the model, and these by "
-            f"--weights."
+            f"{shown(place)} holds weights and no model; give the Python file that makes the model, and the weights "
+            f"with --weights."
         )
     raise InputError(f"{shown(place)} is not the place of a model; it must be {WAYS}.")
 
@@ -184,9 +188,9 @@ def _existing(name: str) -> Path:
 
 
 def _run(path: Path) -> ModuleType:
-    """Run a file of Python as a module of a name of its own, which dataclasses look up.
+    """Run a Python file as a module with a unique name in ``sys.modules``, which dataclasses need.
 
-    It is compiled here: Python's own cache of compiled files goes by times.
+    The file is compiled here, because Python's cache of compiled files depends on modification times.
     """
     with _told(str(path)):
         source = path.read_bytes()
@@ -204,15 +208,18 @@ def _imported(place: str) -> ModuleType:
 
 @contextmanager
 def _importable(place: str, path: Path | None) -> Iterator[None]:
-    """Let a file import what lies in its folder, anew: another model's neighbour of that name may be known.
+    """Let a file import other files from its folder; for a Python module, from the current folder.
 
-    Of a module that is the current folder. It stays at the end of the path, for what a method imports when called.
+    These files are imported again, because another model may have loaded modules of the same names. Afterwards the
+    folder stays in ``sys.path``, behind the original entries, for imports inside of methods.
     """
     if path is None:
         package = re.split("[.:]", place)[0]
-        parent, code = Path(), [each for each in (Path(package), Path(f"{package}.py")) if each.exists()]
+        parent = Path()
+        code = [each for each in (Path(package), Path(f"{package}.py")) if each.exists()]
     else:
-        parent, code = path.parent, code_beside(path)
+        parent = path.parent
+        code = code_beside(path)
     folder = str(parent.resolve())
     names = {each.relative_to(parent).parts[0].removesuffix(".py") for each in code} - OWN
     for name in [name for name in sys.modules if name.partition(".")[0] in names]:
@@ -225,12 +232,12 @@ def _importable(place: str, path: Path | None) -> Iterator[None]:
         if folder in sys.path:
             sys.path.remove(folder)
         if folder not in sys.path:
-            sys.path.insert(N_OWN, folder)  # before those of earlier models
+            sys.path.insert(N_OWN, folder)  # before the folders of earlier models
 
 
 @contextmanager
 def _told(place: str) -> Iterator[None]:
-    """Turn what the owner's code raises into one sentence with the place."""
+    """Turn an exception in the user's code into an InputError of one sentence with its place."""
     try:
         yield
     except (InputError, MemoryError, KeyboardInterrupt):
@@ -247,8 +254,10 @@ def _target(module: ModuleType, place: str, name: str | None) -> Any:  # noqa: A
         if not hasattr(module, name):
             raise InputError(f"{place}: there is no {name!r} in it.")
         named = getattr(module, name)
-        if not callable(named):  # a module is
-            raise InputError(f"{place} is {type(named).__name__}; it must be a class of modules, or a function.")
+        if not callable(named):  # module objects are callable
+            raise InputError(
+                f"{place} is {type(named).__name__}; it must be a class of modules, a module object or a function."
+            )
         return named
     function = getattr(module, FUNCTION, None)
     if callable(function):
@@ -258,7 +267,7 @@ def _target(module: ModuleType, place: str, name: str | None) -> Any:  # noqa: A
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, nn.Module) and value.__module__ == module.__name__
     ]
-    if len(classes) > 1:  # layers offer nothing
+    if len(classes) > 1:  # mere layers have no method for a likelihood
         classes = [value for value in classes if any(hasattr(value, method) for method in METHODS)] or classes
     if len(classes) == 1:
         return classes[0]
@@ -274,7 +283,7 @@ def _target(module: ModuleType, place: str, name: str | None) -> Any:  # noqa: A
 def _complete(
     target: Callable[..., Any], place: str, arguments: Mapping[str, Any], known: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return all arguments of a call, with what is known of the images; refuse what does not fit the signature."""
+    """Add the known properties of the images to the arguments, and check them against the signature."""
     signature = _signature(target)
     named = {key: value for key, value in known.items() if key in signature.parameters and value is not None}
     whole = {**named, **arguments}
@@ -282,8 +291,8 @@ def _complete(
         signature.bind(**whole)
     except TypeError as error:
         raise InputError(
-            f"{_words(place, target)} refuses the arguments {', '.join(whole) or 'that are given, none'}: {error}; it "
-            f"takes {', '.join(signature.parameters) or 'none'}."
+            f"{_words(place, target)} refuses the arguments ({', '.join(whole) or 'none'}): {error}; it takes "
+            f"{', '.join(signature.parameters) or 'no arguments'}."
         ) from error
     return whole
 
@@ -291,7 +300,7 @@ def _complete(
 def _signature(target: Callable[..., Any]) -> inspect.Signature:
     try:
         return inspect.signature(target)
-    except (TypeError, ValueError):  # of what is written in C: it may take anything
+    except (TypeError, ValueError):  # functions written in C have no signature; they may take anything
         return inspect.Signature([inspect.Parameter("anything", inspect.Parameter.VAR_KEYWORD)])
 
 
@@ -301,14 +310,14 @@ def _called(target: Callable[..., Any], place: str, arguments: Mapping[str, Any]
 
 
 def _builder(target: Callable[..., Any], place: str, arguments: Mapping[str, Any]) -> Callable[..., object] | None:
-    """Return what makes the model of other images; arguments that are files of weights are left out."""
+    """Return a function that makes the model for other images; arguments that are weight files are left out."""
     parameters = _signature(target).parameters
     if any(key not in parameters or key in arguments for key in OF_IMAGES):
         return None
     rest = {key: value for key, value in arguments.items() if not str(value).endswith(SUFFIXES)}
     optional = [key for key, item in parameters.items() if item.default is not inspect.Parameter.empty]
     if any(key not in optional for key in arguments if key not in rest):
-        return None  # it cannot be made without weights
+        return None  # the model cannot be made without weights
 
     def build(*, image_shape: tuple[int, int, int], n_levels: int) -> object:
         built = _called(target, place, {**rest, "image_shape": image_shape, "n_levels": n_levels})
@@ -328,7 +337,7 @@ def _stem(place: str) -> str:
 
 
 def _loaded(module: ModuleType) -> list[Path]:
-    """Return the files of a module's package that are loaded, unless they are installed."""
+    """Return the loaded files of the package of a module, without installed ones."""
     package = module.__name__.partition(".")[0]
     loaded = [each for name, each in list(sys.modules.items()) if name.partition(".")[0] == package]
     files = [getattr(each, "__file__", None) for each in loaded]

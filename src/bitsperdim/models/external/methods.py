@@ -1,7 +1,7 @@
-"""What a model that was made elsewhere offers: one of the methods by which it can be asked for a likelihood.
+"""The methods through which an external model can return a likelihood, and the search for them in a model.
 
-Invariants (``tests/models/external/test_methods.py``): each method is found on a module, an object and a function; a
-model that offers none is refused in a sentence that lists them.
+Invariants (``tests/models/external/test_methods.py``): each method is found in a module, an object and a function; for
+a model without any of them, the error message lists them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import nn
 from bitsperdim.core.errors import InputError, shown
 from bitsperdim.models.external.distributions import is_density
 
-# the strongest first: what they return, and what follows for the number
+# the strongest method first; each text says what the method returns, and what kind of result follows
 METHODS: Mapping[str, str] = {
     "conditionals": "conditionals(x): a distribution of every sub-pixel given those before it; exact",
     "logits": "logits(x): the same as logits of the levels; exact",
@@ -30,17 +30,18 @@ METHODS: Mapping[str, str] = {
 }
 OF_LATENT = ("encode", "decode", "prior")
 EXACT = ("conditionals", "logits", "log_prob")
-DECLARED = ("offers", "inputs", "layout", "range", "order")  # keys of an attribute `bitsperdim` of a model
+DECLARED = ("offers", "inputs", "layout", "range", "order")  # keys of the attribute `bitsperdim` of a model
 
 
 @dataclass(frozen=True)
 class Offer:
-    """A method of a model.
+    """A method that a model offers.
 
     Attributes:
         method: one of :data:`METHODS`.
-        functions: by name: the method itself, or ``encode``, ``decode`` and ``prior``; ``sample`` where it is there.
-        module: that holds the weights (:func:`module_of`); None where there are none that torch knows.
+        functions: functions by name: the method itself, or ``encode``, ``decode`` and ``prior``; and ``sample`` if the
+            model has it.
+        module: module that holds the weights (:func:`module_of`); None: there are no weights known to torch.
     """
 
     method: str
@@ -49,11 +50,11 @@ class Offer:
 
 
 def declared(model: object, **given: object) -> dict[str, Any]:
-    """Return how a model is to be asked: as given, or else as it says of itself in an attribute ``bitsperdim``.
+    """Return the settings for calling a model: the given ones, or else those in its attribute ``bitsperdim``.
 
     Args:
-        model: as for :func:`offers_of`.
-        given: some of :data:`DECLARED`; None: not given.
+        model: see :func:`offers_of`.
+        given: given settings, some of :data:`DECLARED`; None: not given.
 
     Raises:
         InputError: the attribute is not a dict of these keys.
@@ -68,10 +69,10 @@ def declared(model: object, **given: object) -> dict[str, Any]:
 
 
 def interval_of(given: object) -> tuple[float, float] | None:
-    """Return the interval of a density as two numbers; None: it has none.
+    """Return the interval of a density as two numbers; None if no interval is given.
 
     Raises:
-        InputError: these are not two numbers.
+        InputError: the value is not a list or tuple of two numbers.
     """
     if given is None:
         return None
@@ -82,15 +83,16 @@ def interval_of(given: object) -> tuple[float, float] | None:
 
 
 def offers_of(model: object, offers: str | None = None) -> list[Offer]:
-    """Return what a model offers, the strongest first.
+    """Return the methods that a model offers, the strongest first.
 
     Args:
         model: a module, another object with methods, a distribution, or a plain function.
-        offers: which method to take: of a function, of a module whose ``forward`` is meant, or where there are several.
+        offers: name of the method to use. It is needed for a plain function and for the ``forward`` of a module, and
+            it chooses one of several methods. None: all methods that are found.
 
     Raises:
-        InputError: it offers none of them, or not the one that is asked for; it is a class, or a density that is not
-            said to be one.
+        InputError: the model offers no method, or not the requested one; it is a class; or it is a density, but
+            ``offers`` is not ``log_density``.
     """
     if offers is not None and (not isinstance(offers, str) or offers not in METHODS):
         raise InputError(f"offers = {shown(offers)} is not a method; choose one of {', '.join(METHODS)}.")
@@ -98,7 +100,7 @@ def offers_of(model: object, offers: str | None = None) -> list[Offer]:
         raise InputError(f"{model.__name__} is a class; give a model that was made of it, {model.__name__}(...).")
     if isinstance(model, td.Distribution) and offers != "log_density" and is_density(model):
         raise InputError(
-            f"{type(model).__name__} is a density and no mass; set offers = 'log_density' and say its `range`."
+            f"{type(model).__name__} is a density and not a mass; set offers = 'log_density' and give its `range`."
         )
     module = module_of(model)
     sample = _function(model, "sample")
@@ -112,10 +114,10 @@ def offers_of(model: object, offers: str | None = None) -> list[Offer]:
             found.append(Offer(method, {**functions, **further}, module))
     if not found:
         what = "A plain function" if _is_function(model) else type(model).__name__
-        asked = "none of the methods by which a likelihood can be asked for" if offers is None else f"no {offers}"
+        asked = "none of the methods that give a likelihood" if offers is None else f"no {offers}"
         every = "; ".join(METHODS.values() if offers is None else [METHODS[offers]])
         raise InputError(
-            f"{what} offers {asked}: {every}. Of a function, or of forward, `offers` says which one it is."
+            f"{what} offers {asked}: {every}. For a function, or for forward, `offers` must name one of them."
         )
     return found
 
@@ -135,12 +137,15 @@ def _function(model: object, name: str) -> Callable[..., Any] | None:
 
 
 def _meant(model: object, method: str) -> dict[str, Callable[..., Any]] | None:
-    """Return what stands for a method that the model does not name: log_prob of a density, forward, a function."""
+    """Return the function that serves as a method without having its name.
+
+    This is ``log_prob`` for ``log_density``, the ``forward`` of a module, or a plain function.
+    """
     if method == "log_density" and (function := _function(model, "log_prob")) is not None:
         return {method: function}
     if method == "encode":
         return None
-    if isinstance(model, nn.Module) and type(model).forward is not nn.Module.forward:  # it has one of its own
+    if isinstance(model, nn.Module) and type(model).forward is not nn.Module.forward:  # the class defines forward
         return {method: model}
     return {method: model} if _is_function(model) and callable(model) else None
 
@@ -150,7 +155,7 @@ def _is_function(model: object) -> bool:
 
 
 def module_of(model: object) -> nn.Module | None:
-    """Return what holds the weights of a model: itself, the module of a bound method, or the modules of an object."""
+    """Return the module with the weights: the model itself, the owner of a bound method, or an object's modules."""
     if isinstance(model, nn.Module):
         return model
     if isinstance(model, functools.partial):
@@ -160,7 +165,7 @@ def module_of(model: object) -> nn.Module | None:
     if isinstance(model, type):
         return None
     parts = [value for value in getattr(model, "__dict__", {}).values() if isinstance(value, nn.Module)]
-    if not parts:  # what a function refers to is not followed
+    if not parts:  # variables that a function refers to are not searched
         return None
     whole = nn.ModuleList(parts)
     whole.training = any(part.training for part in parts)

@@ -1,7 +1,7 @@
-"""Weights of somebody's module, from a file of tensors: nothing is unpickled but these.
+"""Loading of weights for an external module from a file of tensors; nothing but tensors is unpickled.
 
-Invariants (``tests/models/external/test_loading.py``): a pickle runs nothing; weights of another module are refused by
-name.
+Invariants (``tests/models/external/test_loading.py``): a pickle runs no code; for the weights of another module, the
+error names those that do not fit.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from bitsperdim.core.errors import InputError, shown
 from bitsperdim.models.external.distributions import first_line
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".pkl")
-N_SHOWN = 3  # names
+N_SHOWN = 3  # largest number of names in a message
 
 
 def load_weights(model: object, path: Path, key: str | None = None) -> None:
-    """Give a module its weights; all of them, and no others.
+    """Load all weights of a module from a file that holds exactly these weights.
 
     Args:
-        model: the module.
-        path: of a .safetensors file, or a file of torch.save.
-        key: of the state dict, in a file of torch.save that holds several things.
+        model: module that gets the weights.
+        path: path of a .safetensors file, or of a file written by torch.save.
+        key: key of the state dict in a file of torch.save that holds several things.
 
     Raises:
-        InputError: the file cannot be read, holds objects of Python, or the weights of another module.
+        InputError: the file cannot be read, or holds Python objects or the weights of another module.
     """
     if not isinstance(model, nn.Module):
         raise InputError(
-            f"weights = {shown(str(path))} is not allowed: the model is {type(model).__name__}, no torch.nn.Module."
+            f"weights = {shown(str(path))} is not allowed: the model is {type(model).__name__}, not torch.nn.Module."
         )
     if not path.is_file():
         raise InputError(f"weights = {shown(str(path))} is not a file.")
@@ -47,7 +47,7 @@ def load_weights(model: object, path: Path, key: str | None = None) -> None:
 
 
 def _misfit(model: nn.Module, given: Mapping[str, Tensor], error: Exception) -> str:
-    """Return why weights do not fit a module: the names or the shapes that differ, or else its own words."""
+    """Return why weights do not fit a module: the names or shapes that differ, or else the error message of torch."""
     own = model.state_dict()
     tensors = {name: value for name, value in own.items() if isinstance(value, Tensor) and not is_lazy(value)}
     missing, unexpected = tensors.keys() - given.keys(), given.keys() - own.keys()
@@ -79,7 +79,7 @@ def _state_of(path: Path, key: str | None) -> dict[str, Tensor]:
         content = content[key]
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         where = f"{path}, under {key!r}," if key is not None else f"{path}"
-        raise InputError(f"{where} is not a state dict{_keys(content)}; say by `weights_key` under which key one is.")
+        raise InputError(f"{where} is not a state dict{_keys(content)}; set `weights_key` to the key of a state dict.")
     return {str(name): value for name, value in content.items()}
 
 
@@ -104,10 +104,10 @@ def _content(path: Path) -> Any:  # noqa: ANN401 - whatever a file holds
             found = re.search(r"GLOBAL ([\w.]+)", str(error))
             of = f" ({found[1]})" if found else ""
             raise InputError(
-                f"{path} holds objects of Python{of} besides tensors, and is not unpickled, which could run anything; "
-                f"save model.state_dict() alone, by torch.save or safetensors."
+                f"{path} holds Python objects{of} besides tensors. It is not unpickled, because this could run any "
+                f"code; save only model.state_dict(), with torch.save or safetensors."
             ) from error
         raise InputError(
-            f"{path} is damaged, or no file of {'safetensors' if path.suffix == '.safetensors' else 'torch.save'} "
-            f"({type(error).__name__})."
+            f"{path} is damaged, or was not written by "
+            f"{'safetensors' if path.suffix == '.safetensors' else 'torch.save'} ({type(error).__name__})."
         ) from error

@@ -1,4 +1,4 @@
-r"""A model that was made elsewhere, as a mass function of ours: each method has its class.
+r"""Wrappers that turn an external model into an :class:`~bitsperdim.models.base.ImageModel`; one class per method.
 
 ==================  =================================  =====================================================
 method              class                              log w
@@ -8,12 +8,12 @@ method              class                              log w
 ``encode``          :class:`ExternalLatent`            log p(x given z) + log p(z) - log q(z given x)
 ``log_weights``     :class:`ExternalWeights`           as the model gives them
 ``log_density``     :class:`ExternalDensity`           log p(y) + D log((high - low) / L)
-``bound``           :class:`ExternalBound`             draws of a bound, whose mean is one
+``bound``           :class:`ExternalBound`             draws of a bound, whose mean is a bound
 ==================  =================================  =====================================================
 
-Invariants (``tests/models/external/test_wrapping.py``): one model gives the same number through every method, within
-Monte Carlo errors (``test_every_way_in_is_the_same_number``); what a method returns in another shape, or as NaN, is
-refused in one sentence (``test_what_is_refused``).
+Invariants (``tests/models/external/test_wrapping.py``): a model gives the same result through every method, within
+Monte Carlo errors (``test_every_way_in_is_the_same_number``); a result of a method with a wrong shape, or with NaN,
+raises an error in one sentence (``test_what_is_refused``).
 """
 
 from __future__ import annotations
@@ -43,25 +43,25 @@ from bitsperdim.models.latent import LatentModel
 from bitsperdim.models.parts.dequantization import MAX_LEVELS, UniformDequantizer
 
 ORDERS = ("raster", "planes")
-LONG = re.compile(r"\blong\b|\bLong\b|int64")  # in what torch says of an input of integers
+LONG = re.compile(r"\blong\b|\bLong\b|int64")  # words in the error messages of torch for integer inputs
 MEANT = " Is inputs = 'unit' or 'symmetric' meant?"
 PRECISE = (torch.float32, torch.float64)
-WITHOUT_LABELS = ("encode", "log_density")  # methods that are given none
+WITHOUT_LABELS = ("encode", "log_density")  # methods that do not take labels
 
 
 class NoLevelsError(InputError):
-    """A model draws integers that are not levels of an image."""
+    """Raised when a model draws integers that are not levels of an image."""
 
 
 class External(ImageModel):
-    """What all of them have: the functions of the model, its weights, what it takes.
+    """Base class of the wrappers: the functions of the model, its weights, and the form of its inputs.
 
     Args:
         image_shape: (C, H, W).
-        n_levels: L.
-        offer: of the model.
-        convention: of the model.
-        n_classes: of the labels that it is given; None: it is given none.
+        n_levels: number of levels L.
+        offer: method that the model offers.
+        convention: form of the images that the model takes.
+        n_classes: number of classes; None: the model is not conditioned on labels.
     """
 
     def __init__(
@@ -73,9 +73,9 @@ class External(ImageModel):
         *,
         n_classes: int | None = None,
     ) -> None:
-        """Remember how it is asked."""
+        """Store the arguments, and refuse a layout that does not fit the images."""
         super().__init__(image_shape, n_levels)
-        convention.inner_shape(image_shape)  # which refuses a layout that does not fit
+        convention.inner_shape(image_shape)  # raises InputError if the layout does not fit
         self.module = offer.module if offer.module is not None else nn.Identity()
         self.offer, self.convention, self.n_classes = offer, convention, n_classes
 
@@ -87,14 +87,14 @@ class External(ImageModel):
         labels: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Any:  # noqa: ANN401 - whatever the model returns
-        """Call a function of the model with images as it wants them."""
+        """Call a function of the model with images in the form that it takes."""
         given = self.convention.arranged(self.convention.numbered(x, self.n_levels, self.dtype))
         return self.called(name, given, *more, labels=labels, generator=generator)
 
     def called(
         self, name: str, *values: object, labels: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Any:  # noqa: ANN401 - whatever the model returns
-        """Call a function of the model; an error of its own becomes one sentence that names it."""
+        """Call a function of the model, and turn an error in it into an InputError of one sentence."""
         function = self.offer.functions[name]
         of_class = () if self.n_classes is None or labels is None else (labels,)
         try:
@@ -112,19 +112,19 @@ class External(ImageModel):
             ) from error
 
     def likelihood_of(self, given: object, name: str, leading: tuple[int, ...]) -> Likelihood:
-        """Return the masses that a method gave for images: see :func:`.distributions.likelihood_of`."""
+        """Return the masses that a method returned for images: see :func:`.distributions.likelihood_of`."""
         return likelihood_of(given, name, leading, self.image_shape, self.n_levels, self.convention, self.device)
 
     @property
     def words(self) -> str:
-        """What the model is given, in words."""
+        """The form of the inputs, in words."""
         return f"inputs = {self.convention.inputs!r}, layout = {self.convention.layout!r}"
 
     def per_image(self, given: object, name: str, shape: tuple[int, ...]) -> Tensor:
-        """Return what a method gave, if it is numbers of the right shape.
+        """Check that a method returned numbers of the right shape and precision, and return them.
 
         Raises:
-            InputError: it is not.
+            InputError: the value is not a float32 or float64 tensor of this shape.
         """
         if not isinstance(given, Tensor) or not given.is_floating_point():
             raise InputError(f"{name} must return a tensor of floating-point numbers, but returned {described(given)}.")
@@ -135,22 +135,22 @@ class External(ImageModel):
         if given.dtype not in PRECISE:
             raise InputError(
                 f"{name} returned {described(given)}, which is too coarse for a sum over sub-pixels; "
-                f"it must be added up and returned in float32 or float64."
+                f"compute the sum and return it in float32 or float64."
             )
         return given
 
     @property
     def can_sample(self) -> bool:
-        """Whether the model has a ``sample``."""
+        """Whether the model has a method ``sample``."""
         return "sample" in self.offer.functions
 
     def unchecked_sample(
         self, n_images: int, *, labels: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Draw images by the model's own ``sample(n)``, which gives integers in its layout.
+        """Draw images with the model's own ``sample(n)``, which returns integers in its layout.
 
         Raises:
-            InputError: it has none, or that gives something else.
+            InputError: the model has no ``sample``, or it returns something else.
         """
         if "sample" not in self.offer.functions:
             raise InputError("The model has no method sample(n), so no images can be drawn.")
@@ -170,7 +170,7 @@ class External(ImageModel):
 
 
 class ExternalNumbers(External):
-    """A model that gives what is asked for itself, and nothing that has to be put together."""
+    """Base class for methods that return log-weights directly, so that nothing has to be computed from parts."""
 
     def unchecked_log_weights(
         self,
@@ -181,31 +181,31 @@ class ExternalNumbers(External):
         generator: torch.Generator | None = None,
         noise: Tensor | None = None,
     ) -> Tensor:
-        """Return what :meth:`numbers` does."""
+        """Return the log-weights of :meth:`numbers`."""
         return self.numbers(x, n_samples, labels, generator)
 
     @abstractmethod
     def numbers(self, x: Tensor, n_samples: int, labels: Tensor | None, generator: torch.Generator | None) -> Tensor:
-        """Return what the model gives for K samples, (K, B) in nats; (1, B) where it is exact."""
+        """Return the log-weights of the model for K samples in nats, (K, B); (1, B) if it is exact."""
 
 
 class ExternalMass(ExternalNumbers):
-    """log P(x) as the model gives it."""
+    """A model that returns log P(x) itself."""
 
     is_exact = True
 
     def numbers(self, x: Tensor, n_samples: int, labels: Tensor | None, generator: torch.Generator | None) -> Tensor:
-        """Return log P(x), (1, B) in nats."""
+        """Return log P(x) in nats, (1, B)."""
         given = self.asked("log_prob", x, labels=labels, generator=generator)
         return self.per_image(given, "log_prob", (len(x),))[None]
 
 
 class ExternalConditionals(External, ConditionalModel):
-    """Each sub-pixel given those before it in an order.
+    """A model that returns the distribution of each sub-pixel given the earlier ones in an order.
 
     Args:
-        order: ``raster`` (pixel by pixel, channels inside), ``planes`` (channel by channel), or (C, H, W) integers, the
-            place of each sub-pixel.
+        order: ``raster`` (pixel by pixel, channel by channel within a pixel), ``planes`` (channel by channel), or the
+            position of each sub-pixel, (C, H, W) integers.
     """
 
     is_exact = True
@@ -220,13 +220,13 @@ class ExternalConditionals(External, ConditionalModel):
         n_classes: int | None = None,
         order: str | Tensor = "raster",
     ) -> None:
-        """Remember the order too."""
+        """Store the arguments, also the order."""
         super().__init__(image_shape, n_levels, offer, convention, n_classes=n_classes)
         self._order = places(order, image_shape)
 
     @property
     def order(self) -> Tensor:
-        """The place of every sub-pixel in the order of the model, (C, H, W) int64."""
+        """The position of every sub-pixel in the order of the model, (C, H, W) int64."""
         return self._order.to(self.device)
 
     def conditionals(
@@ -239,16 +239,16 @@ class ExternalConditionals(External, ConditionalModel):
 
 
 class ExternalLatent(External, LatentModel):
-    """A latent code with a prior, an encoder and a decoder."""
+    """A model with a latent code: a prior, an encoder and a decoder."""
 
     @property
     def can_sample(self) -> bool:
-        """Whether it has; else a code is drawn, and an image given it."""
+        """True: without a method ``sample``, a code is drawn from the prior, and then an image given this code."""
         return True
 
     @cached_property
     def has_derivatives(self) -> bool:
-        """Whether log p(x, z) has derivatives in z, anywhere: not where the code is discrete or bounded."""
+        """Whether log p(x, z) has derivatives with respect to z; it has none if the code is discrete or bounded."""
         black = torch.zeros(1, *self.image_shape, dtype=torch.int64, device=self.device)
         prior = self.prior()
         with torch.enable_grad():
@@ -257,22 +257,22 @@ class ExternalLatent(External, LatentModel):
                 return False
             z.requires_grad_()
             terms = (self.log_p_x_given_z(black, z), prior.log_prob(z))
-            # a number that has derivatives in the weights need have none in the code
+            # a term may have derivatives with respect to the weights, but not with respect to the code
             return all(
                 term.requires_grad and torch.autograd.grad(term.sum(), z, allow_unused=True)[0] is not None
                 for term in terms
             )
 
-    def prior(self) -> ExternalCode:  # type: ignore[override]  # it does what a normal does
-        """Return p(z), of shape (Z,)."""
+    def prior(self) -> ExternalCode:  # type: ignore[override]  # it has the methods of a normal that are needed
+        """Return p(z), shape (Z,)."""
         return ExternalCode(self.called("prior"), "prior", (), self.device, self.event)
 
     def encode(self, x: Tensor) -> ExternalCode:  # type: ignore[override]
-        """Return q(z given x), of shape (B, Z)."""
+        """Return q(z given x), shape (B, Z)."""
         return ExternalCode(self.asked("encode", x), "encode", (len(x),), self.device)
 
     def encode_as_normal(self, x: Tensor) -> DiagonalNormal:
-        """Return the normal that has the means and standard deviations of q(z given x), of shape (B, Z)."""
+        """Return the normal with the means and standard deviations of q(z given x), shape (B, Z)."""
         return self.encode(x).as_normal()
 
     def decode(self, z: Tensor) -> Likelihood:
@@ -283,36 +283,36 @@ class ExternalLatent(External, LatentModel):
 
     @cached_property
     def event(self) -> tuple[int, ...]:
-        """The shape of a code, as the model has it."""
+        """The shape of a code in the model."""
         black = torch.zeros(1, *self.image_shape, dtype=torch.int64, device=self.device)
         return self.encode(black).event
 
     def unchecked_sample(
         self, n_images: int, *, labels: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Draw images by the model's own ``sample(n)``, or else a code from the prior and an image given it."""
+        """Draw images with the model's own ``sample(n)``, or else draw codes from the prior and images given them."""
         of = External if "sample" in self.offer.functions else LatentModel
         drawn: Tensor = of.unchecked_sample(self, n_images, labels=labels, generator=generator)
         return drawn
 
 
 class ExternalWeights(ExternalNumbers):
-    """Log-weights as the model gives them."""
+    """A model that returns log-weights itself."""
 
     def numbers(self, x: Tensor, n_samples: int, labels: Tensor | None, generator: torch.Generator | None) -> Tensor:
-        """Return log w, (K, B) in nats."""
+        """Return log w in nats, (K, B)."""
         given = self.asked("log_weights", x, n_samples, labels=labels, generator=generator)
         return self.per_image(given, "log_weights", (n_samples, len(x)))
 
 
 class ExternalDensity(External, DensityModel):
-    r"""A density of values in an interval, which uniform noise ties to masses.
+    r"""A density of values in an interval; uniform noise connects it with masses.
 
     .. math:: y = low + (high - low) \frac{x + u}{L}, \qquad
               \log w = \log p(y) + D \log \frac{high - low}{L}
 
     Args:
-        interval: (low, high), which holds the L cells of the levels side by side.
+        interval: interval (low, high), which is divided into L equal cells, one for each level.
     """
 
     def __init__(
@@ -325,18 +325,18 @@ class ExternalDensity(External, DensityModel):
         n_classes: int | None = None,
         interval: tuple[float, float] | None = None,
     ) -> None:
-        """Remember the interval too."""
+        """Store the arguments, and check the interval, the number of levels and the dtype of the weights."""
         if n_levels > MAX_LEVELS:
-            raise InputError(f"log_density is not asked for images of more than {MAX_LEVELS:,} levels, as these are.")
+            raise InputError(f"log_density is allowed for at most {MAX_LEVELS:,} levels, and these images have more.")
         super().__init__(image_shape, n_levels, offer, convention, n_classes=n_classes)
         if interval is None:
             raise InputError(
-                "log_density needs `range`, the interval of all values, such as (0, 1): level x has the cell from "
+                "log_density needs `range`, the interval of all values, such as (0, 1). Level x has the cell from "
                 "low + (high - low) x / L to low + (high - low) (x + 1) / L."
             )
         if self.dtype not in PRECISE:
             raise InputError(
-                f"log_density is not asked of weights of type {self.dtype}, whose values cannot tell the cells of "
+                f"log_density is not allowed with weights of type {self.dtype}, which is too coarse for the cells of "
                 f"levels; call model.float() first."
             )
         self.low, self.high = interval
@@ -356,13 +356,13 @@ class ExternalDensity(External, DensityModel):
         noise: Tensor | None = None,
         noise_from: NoiseFrom = "own",
     ) -> Tensor:
-        """Return log w, (K, B) in nats; what the model itself draws, as traces may be, is seeded too."""
+        """Return log w in nats, (K, B); random draws inside of the model, as for traces, are seeded too."""
         options: dict[str, Any] = {"labels": labels, "generator": generator, "noise": noise, "noise_from": noise_from}
         with seeded(generator, self.device):
             return super().unchecked_log_weights(x, n_samples, **options)
 
     def log_density(self, y: Tensor) -> Tensor:
-        """Return the log-density of y in (0, 1) that the model has of its own values, (B,) in nats."""
+        """Return the log-density of y in (0, 1) in nats, (B,), from the model's density of its own values."""
         width = self.high - self.low
         values = (self.low + width * y).to(self.dtype)
         limit = torch.tensor(self.high, dtype=self.dtype)
@@ -372,12 +372,12 @@ class ExternalDensity(External, DensityModel):
 
 
 class ExternalBound(ExternalNumbers):
-    """Draws of a lower bound of log P(x), whose mean is a lower bound too."""
+    """A model that returns draws of a lower bound on log P(x), whose mean is a lower bound too."""
 
     draws_bounds = True
 
     def numbers(self, x: Tensor, n_samples: int, labels: Tensor | None, generator: torch.Generator | None) -> Tensor:
-        """Return K draws of the bound, (K, B) in nats."""
+        """Return K draws of the bound in nats, (K, B)."""
         drawn = [self.asked("bound", x, labels=labels, generator=generator) for _ in range(n_samples)]
         return torch.stack([self.per_image(each, "bound", (len(x),)) for each in drawn])
 
@@ -403,46 +403,48 @@ def wrap(
     interval: tuple[float, float] | None = None,
     order: str | Tensor = "raster",
 ) -> External:
-    """Return a mass function of ours that asks a model by one of its methods.
+    """Wrap an external model as an ImageModel that calls one of its methods.
 
     Args:
-        offer: the method (:func:`.methods.offers_of`).
+        offer: method that the model offers (:func:`.methods.offers_of`).
         image_shape: (C, H, W).
-        n_levels: L.
-        convention: what the model takes.
-        n_classes: of the labels that it is given; None: it is given none.
-        interval: of a density, (low, high).
-        order: of conditionals.
+        n_levels: number of levels L.
+        convention: form of the images that the model takes.
+        n_classes: number of classes; None: the model is not conditioned on labels.
+        interval: interval (low, high) of a density.
+        order: order of the sub-pixels, for conditionals.
 
     Raises:
         InputError: an argument does not fit the method or the images.
     """
     options: dict[str, Any] = {"n_classes": n_classes}
     if n_classes is not None and offer.method in WITHOUT_LABELS:
-        raise InputError(f"labels are not given to {offer.method}; offer log_prob, logits or log_weights for them.")
+        raise InputError(
+            f"labels are not given to {offer.method}; a model with labels must offer log_prob, logits or log_weights."
+        )
     if offer.method == "log_density":
         options["interval"] = interval
     if offer.method in ("conditionals", "logits"):
         options["order"] = order
     modes = {} if offer.module is None else {part: part.training for part in offer.module.modules()}
     wrapped = CLASSES[offer.method](image_shape, n_levels, offer, convention or Convention(), **options).eval()
-    for part, is_training in modes.items():  # which stay as they were: whether they should is not decided here
+    for part, is_training in modes.items():  # wrapping does not change the mode of any part
         part.training = is_training
     return wrapped
 
 
 def places(order: str | Tensor, image_shape: tuple[int, int, int]) -> Tensor:
-    """Return the place of every sub-pixel in an order, (C, H, W) int64.
+    """Return the position of every sub-pixel in an order, (C, H, W) int64.
 
     Raises:
-        InputError: it is no order of these sub-pixels.
+        InputError: the name of the order is unknown, or the tensor does not hold every position once.
     """
     n_places = math.prod(image_shape)
     if isinstance(order, str):
         if order not in ORDERS:
             raise InputError(
                 f"order = {shown(order)} is not allowed; choose raster (pixel by pixel, channels inside), "
-                f"planes (channel by channel), or a tensor with the place of each sub-pixel."
+                f"planes (channel by channel), or a tensor with the position of each sub-pixel."
             )
         cpu = torch.device("cpu")
         raster = order == "raster"
@@ -456,7 +458,7 @@ def places(order: str | Tensor, image_shape: tuple[int, int, int]) -> Tensor:
 
 
 def described(value: object) -> str:
-    """Return what a value is, in a few words: ``float32 (8, 1, 28, 28)``."""
+    """Describe a value in a few words: ``float32 (8, 1, 28, 28)``."""
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
     return repr(value) if isinstance(value, int | float) else type(value).__name__

@@ -1,15 +1,15 @@
-r"""What the PixelCNN++ does between its convolutions, with few passes over memory and derivatives of its own.
+r"""Activations of the PixelCNN++, with few passes over memory and hand-written derivatives.
 
-On a CPU these maps are as large as those of the convolutions, and a network spends as long on them as on products if
-each formula is a chain of operations that autograd remembers one by one. In particular, with
+These maps are as large as those of the convolutions. If each formula is a chain of operations that autograd records one
+by one, a network on a CPU spends as much time on activations as on the products of its convolutions. With
 
 .. math:: e(x) = \big(\max(x, \varepsilon), \max(-x, \varepsilon)\big), \qquad \varepsilon = \exp(-|x|) - 1 \le 0
 
-both halves of a concatenated exponential linear unit come of one exponential, and the derivative follows from the
-values alone: it is 1 + min(value, 0). The exponential is taken in float32 where the map has fewer digits.
+both halves of a concatenated exponential linear unit need only one exponential. The derivative follows from the values
+alone: it is 1 + min(value, 0). The exponential is computed in float32 if the map has fewer digits.
 
-Invariants (``tests/models/test_activations.py``): values and derivatives are those of torch's own operations
-(``test_they_are_the_formulas``, ``test_derivatives``); a share of values is dropped, independently
+Invariants (``tests/models/test_activations.py``): values and derivatives equal those of torch's own operations
+(``test_they_are_the_formulas``, ``test_derivatives``); the given share of values is dropped, independently
 (``test_a_share_is_dropped``).
 """
 
@@ -25,7 +25,7 @@ from torch.autograd.function import BackwardCFunction, FunctionCtx
 from bitsperdim.core.randomness import draw
 
 BITS_8 = 2**8
-SMALLEST_DROPOUT = 1 / BITS_8  # of which each share is rounded to a multiple
+SMALLEST_DROPOUT = 1 / BITS_8  # each share of dropout is rounded to a multiple of this
 EXACT = (torch.float32, torch.float64)
 
 
@@ -38,7 +38,7 @@ class _ConcatenatedELU(torch.autograd.Function):
         shape = (n_images, 2 * n_maps, height, width)
         values = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
         below = x.abs().neg_()
-        # expm1 takes several times as long as exp, and float32 has digits to spare for a result of fewer
+        # expm1 takes several times as long as exp; for a less precise result, exp in float32 is precise enough
         below = below.expm1_() if x.dtype in EXACT else below.float().exp_().sub_(1).to(x.dtype)
         torch.maximum(x, below, out=values[:, :n_maps])
         torch.maximum(x.neg(), below, out=values[:, n_maps:])
@@ -66,22 +66,22 @@ def add_gated(x: Tensor, change_and_gate: Tensor) -> Tensor:
 
 
 def dropped_out(x: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
-    """Return the map with a share of its values set to zero by chance, and the others made larger for it.
+    """Apply dropout: set a random share of the values to zero, and scale up the others.
 
-    Each value takes 8 random bits of its own, so that the share is rounded to a multiple of 1/256: drawing whole words
-    of 64 bits is some ten times faster than one Bernoulli variable for each value.
+    Each value uses its own 8 random bits, so the share is rounded to a multiple of 1/256. Drawing whole words of 64
+    bits is about ten times faster than one Bernoulli variable for each value.
     """
     n_images, n_maps, height, width = x.shape
     n_dropped = round(share * BITS_8)
     numbers = draw(random_bytes, (n_images, height, width, n_maps), generator, device=x.device).permute(0, 3, 1, 2)
-    # the scale is applied to the values: as a number of the mask it would be rounded to few digits, the same for all
+    # the values are scaled, not the mask: in low precision the mask would round the scale, equally for all values
     return (x * (numbers >= n_dropped).to(x.dtype)).mul_(BITS_8 / (BITS_8 - n_dropped))
 
 
 def random_bytes(
     shape: Sequence[int], *, generator: torch.Generator | None, dtype: None, device: torch.device | None
 ) -> Tensor:
-    """Return whole numbers from 0 to 255, uint8."""
+    """Return random whole numbers from 0 to 255, uint8."""
     n_bytes = math.prod(shape)
     words = torch.empty(-(-n_bytes // 8), dtype=torch.int64, device=device)
     words.random_(-(2**63), None, generator=generator)

@@ -1,15 +1,15 @@
-r"""Invertible maps of images with the logarithm of their Jacobian determinant: the parts of a flow.
+r"""The parts of a flow: invertible maps of images with the logarithm of their Jacobian determinant.
 
 A bijection f and a base density p_0 give the density :math:`p(y) = p_0(f(y)) \, |\det J_f(y)|`. Each part returns
-z = f(y) and its ladj, the log of that determinant.
+z = f(y) and ladj, the log of the absolute value of that determinant.
 
-No batch statistics: activation normalisation (Kingma and Dhariwal 2018, section 3.1) takes mean and spread from
-training images once, before training, and they are parameters from then on.
+There are no batch statistics. Activation normalisation (Kingma and Dhariwal 2018, section 3.1) takes mean and standard
+deviation from training images once, before training; afterwards they are parameters.
 
-Not here: autoregressive transforms, which come from zuko (:mod:`bitsperdim.models.flow`).
+Autoregressive transforms are not here; they come from zuko (:mod:`bitsperdim.models.flow`).
 
-Invariants (``tests/models/test_bijections.py``): the inverse inverts (``test_the_inverse_inverts``); ladj is that of
-autograd's Jacobian (``test_ladj_is_the_jacobian``); a coupling starts as the identity
+Invariants (``tests/models/test_bijections.py``): the inverse inverts (``test_the_inverse_inverts``); ladj equals that
+of autograd's Jacobian (``test_ladj_is_the_jacobian``); a coupling starts as the identity
 (``test_a_coupling_starts_as_the_identity``).
 """
 
@@ -26,49 +26,49 @@ from bitsperdim.likelihoods import at_least_float32
 
 
 class Bijection(nn.Module, ABC):
-    """An invertible map of a batch of images, perhaps given a context of as many images."""
+    """An invertible map of a batch of images, optionally conditioned on a context for each image."""
 
     @abstractmethod
     def forward(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return z of as many values as y (B, ...), and ladj (B,) in nats."""
+        """Return z, with as many values as y (B, ...), and ladj (B,) in nats."""
 
     @abstractmethod
     def inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Return y with f(y) = z."""
 
     def initialise(self, y: Tensor) -> None:
-        """Start from values y (N, ...) as they arrive here, once, before training."""
+        """Initialise the map with its inputs y (N, ...) for training images, once, before training."""
 
 
 class Logit(Bijection):
-    r"""From the unit interval to the real line, in float64.
+    r"""The logit map from the unit interval to the real line, in float64.
 
     .. math:: z = \mathrm{logit}(s), \quad s = m + (1 - 2m) \, y, \qquad
               \mathrm{ladj} = \sum_d \log(1 - 2m) - \log s_d - \log(1 - s_d)
 
-    With m > 0 the image of (0, 1) is bounded, and what the flow puts outside is lost; with m = 0 nothing is, but
-    values near 0 and 1 are stretched without bound (Dinh et al. 2017, section 4.1, where m = 0.05).
+    With m > 0 the image of (0, 1) is bounded, and the mass that the flow puts outside of it is lost. With m = 0 no mass
+    is lost, but values near 0 and 1 are stretched without bound (Dinh et al. 2017, section 4.1, where m = 0.05).
 
     Args:
-        margin: m, in [0, 1/2).
+        margin: margin m, in [0, 1/2).
     """
 
     def __init__(self, margin: float) -> None:
-        """Take the margin."""
+        """Store the margin."""
         super().__init__()
         if not 0 <= margin < 0.5:
             raise ValueError(f"logit_margin must be at least 0 and below 0.5, not {margin}")
         self.margin = margin
 
     def forward(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return z and ladj in float64; y (B, ...) lies in (0, 1), or with m > 0 in [0, 1]."""
+        """Return z and ladj in float64, for y (B, ...) in (0, 1), or with m > 0 in [0, 1]."""
         s = self.margin + (1 - 2 * self.margin) * y.double()
         log_s, log_rest = torch.log(s), torch.log1p(-s)
         ladj = (math.log1p(-2 * self.margin) - log_s - log_rest).flatten(1).sum(1)
         return log_s - log_rest, ladj
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        """Return y in float64, beyond [0, 1] where z is beyond the image of it."""
+        """Return y in float64; it lies outside [0, 1] if z lies outside the image of [0, 1]."""
         return (torch.sigmoid(z.double()) - self.margin) / (1 - 2 * self.margin)
 
 
@@ -78,7 +78,8 @@ class ActNorm(Bijection):
     .. math:: z = e^{a} \, (y - b)
 
     Args:
-        shape: of a and b, to broadcast against one image: (C, 1, 1) for each channel, (D,) for each dimension.
+        shape: shape of a and b, broadcast against one image: (C, 1, 1) for one map per channel, (D,) for one per
+            dimension.
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
@@ -88,10 +89,10 @@ class ActNorm(Bijection):
         self.log_scale = nn.Parameter(torch.zeros(shape))
 
     def initialise(self, y: Tensor) -> None:
-        """Give the images (N, ...) mean 0 and standard deviation 1; what is constant keeps its scale."""
+        """Give the images (N, ...) mean 0 and standard deviation 1; constant values keep their scale."""
         over = [0, *(dim + 1 for dim, size in enumerate(self.shift.shape) if size == 1)]
         mean, spread = y.double().mean(over), y.double().std(over, correction=0)
-        is_constant = y.amax(over) == y.amin(over)  # where the spread is 0, or what rounding of the mean left of it
+        is_constant = y.amax(over) == y.amin(over)  # the spread is then 0, or only a rounding error of the mean
         with torch.no_grad():
             self.shift.copy_(mean.reshape(self.shift.shape))
             self.log_scale.copy_(-torch.where(is_constant, 1.0, spread).log().reshape(self.shift.shape))
@@ -108,9 +109,10 @@ class ActNorm(Bijection):
 
 
 class Squeeze(Bijection):
-    """From (C, H, W) to (4C, H/2, W/2): each 2x2 block of pixels becomes four pixels' channels (Dinh et al. 2017, 3.6).
+    """A squeeze from (C, H, W) to (4C, H/2, W/2) (Dinh et al. 2017, 3.6).
 
-    The first half of the channels are those of the two pixels on the block's diagonal.
+    The channels of the four pixels in each 2x2 block become the channels of one pixel. The first half of the channels
+    comes from the two pixels on the diagonal of the block.
     """
 
     def forward(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -127,17 +129,17 @@ class Squeeze(Bijection):
 
 
 class ConvResNet(nn.Module):
-    """A residual network of 3x3 convolutions without normalisation, whose last layer starts at zero.
+    """A residual network of convolutions without normalisation, whose last layer starts at zero.
 
     Args:
-        n_inputs: channels.
-        n_outputs: channels.
-        n_filters: channels in between.
-        n_blocks: residual blocks.
+        n_inputs: number of input channels.
+        n_outputs: number of output channels.
+        n_filters: number of hidden channels.
+        n_blocks: number of residual blocks.
     """
 
     def __init__(self, n_inputs: int, n_outputs: int, n_filters: int, n_blocks: int) -> None:
-        """Build the stack."""
+        """Build the layers."""
         super().__init__()
         self.first = nn.Conv2d(n_inputs, n_filters, 3, padding=1)
         self.blocks = nn.ModuleList(
@@ -155,7 +157,7 @@ class ConvResNet(nn.Module):
             nn.init.zeros_(self.last.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Return (B, n_outputs, H, W)."""
+        """Return maps (B, n_outputs, H, W)."""
         hidden = self.first(hidden)
         for block in self.blocks:
             hidden = hidden + block(hidden)
@@ -163,19 +165,19 @@ class ConvResNet(nn.Module):
 
 
 class AffineCoupling(Bijection):
-    r"""Part of the image moves and scales the rest (Dinh et al. 2017, eq. 7-9).
+    r"""An affine coupling: one part of the image shifts and scales the other part (Dinh et al. 2017, eq. 7-9).
 
     .. math:: z = m \odot y + (1 - m) \odot \big( y \odot e^{s} + t \big), \qquad
               s = r \odot \tanh(\ldots), \quad (s, t) \text{ of } m \odot y \text{ and the context}
 
-    r, the reach of s in each channel, is learned too.
+    r, the scale of s in each channel, is also learned.
 
     Args:
-        mask: m, (C, H, W) or to broadcast against it: 1 where y is only looked at.
-        n_channels: C.
-        n_filters: of the network that gives s and t.
-        n_blocks: its residual blocks.
-        n_context: channels of the context.
+        mask: mask m, (C, H, W) or broadcast against it; 1 for values that do not change.
+        n_channels: number of channels C.
+        n_filters: number of hidden channels in the network for s and t.
+        n_blocks: number of residual blocks in the network for s and t.
+        n_context: number of channels of the context.
     """
 
     mask: Tensor
@@ -188,7 +190,7 @@ class AffineCoupling(Bijection):
         self.reach = nn.Parameter(torch.ones(n_channels, 1, 1))
 
     def shift_and_log_scale(self, seen: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return t and s, zero where y is only looked at."""
+        """Return t and s; they are zero for values that do not change."""
         inputs = seen if context is None else torch.cat([seen, context], dim=1)
         raw, shift = at_least_float32(self.network(inputs)).chunk(2, dim=1)
         moved = 1 - self.mask
@@ -206,12 +208,12 @@ class AffineCoupling(Bijection):
 
 
 def checkerboard(height: int, width: int, *, odd: bool) -> Tensor:
-    """Return a mask (1, H, W) of ones where row plus column is odd, or even."""
+    """Return a mask (1, H, W) that is 1 where row plus column is odd, or where it is even."""
     rows, columns = torch.arange(height)[:, None], torch.arange(width)[None]
     return ((rows + columns) % 2 == int(odd)).float()[None]
 
 
 def half_of_the_channels(n_channels: int, *, second: bool) -> Tensor:
-    """Return a mask (C, 1, 1) of ones for the first, or the second, half of an even number of channels."""
+    """Return a mask (C, 1, 1) that is 1 for the first or the second half of an even number of channels."""
     is_first = torch.arange(n_channels) < n_channels // 2
     return (~is_first if second else is_first).float()[:, None, None]

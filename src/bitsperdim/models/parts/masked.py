@@ -1,9 +1,9 @@
-"""A masked dense network asked for its outputs one input after the other, at the cost of one pass.
+"""A masked dense network that gets its inputs one after the other, at the total cost of one pass.
 
-A unit is computed once, as soon as all inputs are known that its mask lets through. So D steps are together one pass
-of the network, where D passes of the whole would compute each unit D times.
+Each unit is computed once, as soon as all inputs are known that its mask lets through. D steps together therefore cost
+one pass of the network, whereas D full passes would compute each unit D times.
 
-Invariants (``tests/models/test_triangular.py``): the outputs are those of one pass, for any order and depth
+Invariants (``tests/models/test_triangular.py``): the outputs equal those of one pass, for any order and depth
 (``test_outputs_in_order_are_those_of_one_pass``).
 """
 
@@ -16,22 +16,22 @@ from torch import Tensor, nn
 
 
 class InOrder:
-    """A sequence of masked linear layers with activations between them, walked through for N rows.
+    """A sequence of masked linear layers with activations between them, computed input by input for N rows.
 
-    Outputs fall into as many groups as there are inputs, side by side. The order must be that of the masks: they hide
-    from each group the input of the same number, and all that come later.
+    The outputs form one group for each input, side by side. The order must be that of the masks: they hide from each
+    group the input of the same number, and all inputs that come later in the order.
 
     Args:
         layers: masked linear layers, each with ``weight``, ``mask`` and ``bias``.
-        activations: after each layer but the last; of every number for itself.
-        order: of the D inputs.
+        activations: element-wise activations, one after each layer except the last.
+        order: order of the D inputs.
     """
 
     def __init__(self, layers: list[nn.Linear], activations: list[nn.Module], order: list[int]) -> None:
-        """Sort the units of each layer by the number of inputs that they wait for."""
+        """Sort the units of each layer by the number of inputs that they need."""
         self.order, self.activations = order, activations
         columns = torch.tensor(order)
-        waits = torch.arange(1, len(order) + 1)  # of the inputs, in order: for themselves
+        waits = torch.arange(1, len(order) + 1)  # how many inputs must be known for each value, here for each input
         self.hidden: list[tuple[Tensor, Tensor, list[int]]] = []
         for layer in layers[:-1]:
             mask = cast(Tensor, layer.mask).cpu()[:, columns]
@@ -41,11 +41,12 @@ class InOrder:
             n_ready = [int((waits <= n_known).sum()) for n_known in range(len(order) + 1)]
             self.hidden.append((_masked(layer)[rows][:, columns], layer.bias[rows], n_ready))
             columns = rows
-        groups, last = (len(order), -1), layers[-1]
+        groups = (len(order), -1)
+        last = layers[-1]
         self.last = _masked(last)[:, columns].unflatten(0, groups), last.bias.unflatten(0, groups)
 
     def start(self, n_rows: int) -> None:
-        """Begin with no inputs known."""
+        """Start with no known inputs, for N rows."""
         self.n_known = 0
         first = self.last[1]
         self.values = [first.new_empty(len(self.order), n_rows)]
@@ -54,13 +55,13 @@ class InOrder:
         self._compute()
 
     def outputs(self, group: int) -> Tensor:
-        """Return one group of outputs, (n_outputs, N), which may depend on the inputs that are known alone."""
+        """Return one group of outputs, (n_outputs, N); it may depend only on the inputs known so far."""
         weight, bias = self.last[0][group], self.last[1][group]
         n_ready = self.n_ready[-1]
         return torch.addmm(bias[:, None], weight[:, :n_ready], self.values[-1][:n_ready])
 
     def give(self, values: Tensor) -> None:
-        """Take the next input, (N,)."""
+        """Store the next input, (N,), and compute all units that become ready."""
         self.values[0][self.n_known] = values
         self.n_known += 1
         self._compute()

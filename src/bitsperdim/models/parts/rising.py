@@ -1,10 +1,10 @@
-r"""Rising maps of the real line with their inverses, in float64: a map of its own for each of N rows.
+r"""Increasing maps of the real line with their inverses, in float64, with a separate map for each of N rows.
 
-Affine maps, and rational-quadratic splines that are the identity outside [-5, 5] (Durkan et al. 2019). These are the
-maps of zuko, which trains them, laid out with the parameters first and the rows last: where all rows have a map of
-their own that is several times as fast.
+The maps are affine, or rational-quadratic splines that are the identity outside [-5, 5] (Durkan et al. 2019). They
+equal the maps of zuko, which are used in training. Here the parameters come first and the rows last, which is several
+times as fast if each row has its own map.
 
-Invariants (``tests/models/test_triangular.py``): they are those of zuko, and the inverses invert
+Invariants (``tests/models/test_triangular.py``): the maps equal those of zuko, and the inverses invert
 (``test_maps_are_those_of_zuko``).
 """
 
@@ -16,36 +16,37 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-BOUND, SLOPE = 5.0, 1e-3  # of zuko: splines map [-5, 5], and the derivatives of all maps are at least 1e-3
+BOUND = 5.0  # as in zuko: splines map [-5, 5]
+SLOPE = 1e-3  # as in zuko: the derivatives of all maps are at least 1e-3
 
 
 class Rising(ABC):
-    """A rising map for each of N rows."""
+    """An increasing map for each of N rows."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """Return y (M, N) of M values of each row, x (M, N) float64, which may be infinite."""
+        """Return y (M, N) for M values of each row, x (M, N) float64; the values may be infinite."""
 
     @abstractmethod
     def inverse(self, y: Tensor) -> Tensor:
-        """Return x (M, N) of y (M, N) float64."""
+        """Return x (M, N) for y (M, N) float64."""
 
 
 class Affine(Rising):
-    """y = scale x + shift.
+    """The affine map y = scale x + shift.
 
     Args:
-        scale: positive, (N,) float64 or a scalar.
-        shift: (N,) float64.
+        scale: positive scale, (N,) float64 or a scalar.
+        shift: shift, (N,) float64.
     """
 
     def __init__(self, scale: Tensor, shift: Tensor) -> None:
-        """Take both."""
+        """Store scale and shift."""
         self.scale, self.shift = scale, shift
 
     @classmethod
     def of_raw(cls, raw: Tensor) -> Affine:
-        """Return the map of unconstrained numbers (2, N): shift and log-scale."""
+        """Return the map with unconstrained parameters (2, N): shift and log-scale."""
         return cls(torch.exp(_bounded(raw[1].double(), 1)), raw[0].double())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,21 +62,21 @@ class Spline(Rising):
     """A rational-quadratic spline.
 
     Args:
-        raw: (3 n_bins - 1, N): widths and heights of the bins and derivatives at the inner knots, unconstrained.
-        n_bins: of each spline.
+        raw: unconstrained widths and heights of the bins and derivatives at the inner knots, (3 n_bins - 1, N).
+        n_bins: number of bins of each spline.
     """
 
     def __init__(self, raw: Tensor, n_bins: int) -> None:
-        """Place the knots, in the dtype of the parameters."""
+        """Compute the knots, in the dtype of the parameters."""
         shares = torch.exp(_bounded(raw[: 2 * n_bins], 2)).unflatten(0, (2, n_bins))
         below = shares.cumsum(1)
-        self.knots = raw.new_empty(3, n_bins + 1, raw.shape[1])  # x, y and derivative of each
+        self.knots = raw.new_empty(3, n_bins + 1, raw.shape[1])  # x, y and derivative at each knot
         self.knots[:2, 0], self.knots[2, 0], self.knots[2, -1] = -BOUND, 1.0, 1.0
         self.knots[:2, 1:] = below * (2 * BOUND / below[:, -1:]) - BOUND
         self.knots[2, 1:-1] = torch.exp(_bounded(raw[2 * n_bins :], 1))
 
     def _around(self, values: Tensor, axis: int) -> tuple[Tensor, ...]:
-        """Return x, y and derivative at the knot before each value, width and height of the bin, and its far end."""
+        """Return x, y and derivative at the knot before each value, width and height of the bin, and end derivative."""
         bin_ = (self.knots[axis, 1:-1, None] < values).sum(0)  # (M, N)
         (x0, y0, d0), (x1, y1, d1) = (self.knots.gather(1, at.expand(3, -1, -1)).double() for at in (bin_, bin_ + 1))
         return x0, y0, d0, x1 - x0, y1 - y0, d1
@@ -89,7 +90,7 @@ class Spline(Rising):
         return torch.where(x.abs() < BOUND, y, x)
 
     def inverse(self, y: Tensor) -> Tensor:
-        """Return x: the root of a quadratic equation that lies in the bin."""
+        """Return x, the root of a quadratic equation that lies in the bin."""
         x0, y0, d0, width, height, d1 = self._around(y, 1)
         slope, above = height / width, y - y0
         bend = above * (d0 + d1 - 2 * slope)
@@ -99,5 +100,5 @@ class Spline(Rising):
 
 
 def _bounded(raw: Tensor, n_times: int) -> Tensor:
-    """Return logarithms of at most log(1 / SLOPE) / n_times in size."""
+    """Return logarithms with absolute values of at most log(1 / SLOPE) / n_times."""
     return raw / (1 + (raw * (n_times / math.log(SLOPE))).abs())

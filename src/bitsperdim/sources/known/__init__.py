@@ -1,26 +1,29 @@
-"""Distributions of images whose log P(x) is computed exactly and which are sampled exactly.
+"""Distributions of images with exact log P(x) and exact sampling.
 
-Of photographs nobody knows P(x): a model's number can be compared with those of other models only. Here the images are
-independent draws of a distribution that is known in full, so that each number of a model has a truth beside it. The
-mean of -log P over test images is the best number that any model can expect on them: by Gibbs' inequality
-E[-log q(x)] >= E[-log P(x)] for each distribution q, with equality for q = P alone. On the same test images, the
-difference of the two means is an unbiased estimate of the Kullback-Leibler divergence of q from P; a number that lies
+For photographs P(x) is unknown, so the result of a model can only be compared with the results of other models. Here
+the images are independent draws from a completely known distribution, so each result can be compared with the truth.
+
+The mean of -log P over test images is the best result that a model can expect on them: by Gibbs' inequality
+E[-log q(x)] >= E[-log P(x)] for every distribution q, with equality only for q = P. On the same test images, the
+difference of the two means is an unbiased estimate of the Kullback-Leibler divergence of q from P. A result that lies
 below the truth by more than the error of the difference is not the log-likelihood of a distribution.
 
-The four, whose dependence is of four kinds:
+There are four distributions with four kinds of dependence:
 
-* :class:`~bitsperdim.sources.known.ising.Ising`: a Markov random field of neighbours, no direction, no hidden variable.
-* :class:`~bitsperdim.sources.known.hidden_markov.HiddenMarkov`: a hidden chain, one state for each row.
+* :class:`~bitsperdim.sources.known.ising.Ising`: a Markov random field of neighbours, without direction or hidden
+  variables.
+* :class:`~bitsperdim.sources.known.hidden_markov.HiddenMarkov`: a hidden chain with one state for each row.
 * :class:`~bitsperdim.sources.known.templates.Templates`: one hidden choice for the whole image.
 * :class:`~bitsperdim.sources.known.small_pixelcnn.SmallPixelCnn`: an autoregressive network.
 
-"Exact" means up to the rounding of float64: log P is neither a bound nor sampled, and no sum in it is cut off. Each
-distribution is fixed by its shape, levels, strength and number of components (``tests/sources/known`` pins values).
+"Exact" means up to the rounding of float64: log P is not a bound, not estimated from samples, and no sum in it is
+truncated. Each distribution is fixed by its shape, levels, strength and number of components (``tests/sources/known``
+pins values).
 
 A draw is exact up to the 53 bits of a uniform random number. With the defaults, no two of 4,000 images of 8x8 pixels
-are equal. Small images of few levels repeat (4x4 pixels with the defaults: a third of 4,000 images of ``ising`` are
-repetitions, 3% of ``hidden_markov``), and so does everything of great strength: a test image may then be among those
-of training, which is no error here, since the truth knows of it too.
+are equal. Small images with few levels repeat (4x4 pixels with the defaults: a third of 4,000 images of ``ising`` are
+repetitions, and 3% for ``hidden_markov``), and so do images with a great strength. A test image may then also be a
+training image. This is not an error here, because the true log P(x) accounts for it.
 
 Sources: Kramers and Wannier (1941) and Onsager (1944) for transfer matrices, Potts (1952) for more than two levels;
 Baum et al. (1970) for the recursions of hidden Markov chains; van den Oord et al. (2016) for PixelCNN.

@@ -1,13 +1,13 @@
-"""What every distribution with a known log P(x) promises.
+"""Base class of the distributions with a known log P(x).
 
 Invariants (``tests/sources/known/test_known_laws.py``, for each distribution, grey and colour):
 
-1. P(x) over all images of a shape sums to one (``test_masses_of_all_images_sum_to_one``).
+1. P(x) sums to one over all images of a shape (``test_masses_of_all_images_sum_to_one``).
 2. Draws have these probabilities (``test_draws_have_the_probabilities_of_log_p``).
-3. Strength 0 is independence of all sub-pixels (``test_strength_zero_is_independence``).
-4. The constants are the same with every version of NumPy and on every processor up to the rounding of elementary
+3. With strength 0, all sub-pixels are independent (``test_strength_zero_is_independence``).
+4. The constants are the same with every version of NumPy and on every processor, up to the rounding of elementary
    functions (``test_a_distribution_stays_what_it_is``).
-5. An image is made of random numbers of its own, so that the first images of many are those that few would be
+5. Each image is made from its own random numbers, so the first images do not depend on how many are drawn
    (``test_chunks_change_nothing``).
 """
 
@@ -27,25 +27,25 @@ from bitsperdim.core.units import n_dims
 
 MOST_CHANNELS = (1, 3)
 MOST_PIXELS_OF_A_SIDE = 64
-MOST_LEVELS = 256  # of uint8
+MOST_LEVELS = 256  # images are uint8
 MOST_STRENGTH = 100.0
 MOST_COMPONENTS = 64
 
 
 class KnownDistribution(ABC):
-    """A distribution of images whose log-probability is computed exactly.
+    """A distribution of images with an exact log-probability.
 
     Attributes:
-        name: as ``dataset.name`` has it.
-        default_levels: L where the user says nothing.
-        default_strength: of the dependence between sub-pixels where the user says nothing; 0 would be independence.
-        default_components: the number of hidden components (templates, states) where the user says nothing; None:
-            there are no components.
+        name: name in ``dataset.name``.
+        default_levels: default number of levels L.
+        default_strength: default strength of the dependence between sub-pixels; 0 would be independence.
+        default_components: default number of hidden components (templates, states); None: the distribution has no
+            components.
         image_shape: (C, H, W).
-        n_levels: L; values of sub-pixels are 0..L-1.
-        strength: of the dependence, from 0 to 100.
-        n_components: None where there are no components.
-        chunk_numbers: how many numbers of float64 are in memory at once, roughly; what comes out does not depend on it.
+        n_levels: number of levels L; values of sub-pixels are 0..L-1.
+        strength: strength of the dependence between sub-pixels, from 0 to 100.
+        n_components: number of hidden components; None: the distribution has no components.
+        chunk_numbers: approximate number of float64 numbers in memory at a time; results do not depend on it.
     """
 
     name: ClassVar[str]
@@ -61,16 +61,16 @@ class KnownDistribution(ABC):
         strength: float | None = None,
         n_components: int | None = None,
     ) -> None:
-        """Check the parameters; no work is done yet.
+        """Check and store the parameters.
 
         Args:
             image_shape: (C, H, W).
-            n_levels: L.
-            strength: of the dependence; None: ``default_strength``.
-            n_components: None: ``default_components``.
+            n_levels: number of levels L.
+            strength: strength of the dependence; None: ``default_strength``.
+            n_components: number of hidden components; None: ``default_components``.
 
         Raises:
-            InputError: one of them is not allowed.
+            InputError: a parameter is not allowed.
         """
         strength = self.default_strength if strength is None else strength
         n_components = self.default_components if n_components is None else n_components
@@ -87,7 +87,9 @@ class KnownDistribution(ABC):
             raise self.refusal("drawn.strength", strength, f"it must be a number from 0 to {MOST_STRENGTH:g}")
         if self.default_components is None:
             if n_components is not None:
-                raise self.refusal("drawn.n_components", n_components, "this distribution has none: it must be null")
+                raise self.refusal(
+                    "drawn.n_components", n_components, "this distribution has no components, so it must be null"
+                )
         elif not _is_whole(n_components, 1, MOST_COMPONENTS):
             raise self.refusal(
                 "drawn.n_components", n_components, f"it must be a whole number from 1 to {MOST_COMPONENTS}"
@@ -98,21 +100,21 @@ class KnownDistribution(ABC):
         self.n_components = None if n_components is None else int(n_components)
 
     def refusal(self, key: str, value: object, rule: str) -> InputError:
-        """Return the error of a key of ``dataset``: its value and what is allowed."""
+        """Return the error for a key of ``dataset``, with its value and the allowed values."""
         return InputError(f"params.yaml: dataset.{key} = {shown(value)} with dataset.name = {self.name}; {rule}.")
 
     @property
     def tag(self) -> str:
-        """All that decides the distribution besides name, shape and levels: letters, digits, ``-`` and ``.``."""
+        """The parameters besides name, shape and levels, written with letters, digits, ``-`` and ``.``."""
         components = "" if self.n_components is None else f"-k{self.n_components}"
         return f"s{repr(self.strength).removesuffix('.0')}{components}"
 
     def draw(self, n_images: int, generator: np.random.Generator) -> np.ndarray:
-        """Draw images that are independent of each other.
+        """Draw independent images.
 
         Args:
-            n_images: N.
-            generator: of uniform random numbers; each image takes the same number of them.
+            n_images: number of images N.
+            generator: generator of uniform random numbers; each image uses the same number of them.
 
         Returns:
             (N, C, H, W) uint8.
@@ -139,10 +141,10 @@ class KnownDistribution(ABC):
         return log_p
 
     def checked(self, images: np.ndarray) -> np.ndarray:
-        """Return the images.
+        """Check images and return them.
 
         Raises:
-            ValueError: they have another shape, or other values.
+            ValueError: the images have another shape, or other values.
         """
         images = np.asarray(images)
         if images.shape[1:] != self.image_shape:
@@ -156,26 +158,31 @@ class KnownDistribution(ABC):
         return images
 
     def _chunks(self, n_images: int, n_numbers: int = 0) -> Iterator[slice]:
-        """Yield the rows that are worked on at once; ``n_numbers`` of an image where they are more than otherwise."""
+        """Yield slices of images to process at a time.
+
+        Args:
+            n_images: number of images.
+            n_numbers: how many numbers one image needs, if these are more than :meth:`_numbers_of_an_image`.
+        """
         n_rows = max(1, self.chunk_numbers // max(n_numbers, self._numbers_of_an_image()))
         for start in range(0, n_images, n_rows):
             yield slice(start, min(start + n_rows, n_images))
 
     def _n_uniforms(self) -> int:
-        """Return how many random numbers make an image."""
+        """Return how many random numbers one image needs."""
         return n_dims(self.image_shape)
 
     @abstractmethod
     def _numbers_of_an_image(self) -> int:
-        """Return how many numbers are in memory at once for each image."""
+        """Return how many numbers are in memory at a time for each image."""
 
     @abstractmethod
     def _from_uniforms(self, uniforms: np.ndarray) -> np.ndarray:
-        """Return the images, (N, C, H, W), that random numbers in [0, 1) make, (N, :meth:`_n_uniforms`)."""
+        """Return the images (N, C, H, W) for random numbers in [0, 1), (N, :meth:`_n_uniforms`)."""
 
     @abstractmethod
     def _log_p(self, images: np.ndarray) -> np.ndarray:
-        """Return log P(x) in nats, (N,), of images that were checked."""
+        """Return log P(x) in nats, (N,), for images that are already checked."""
 
 
 def _is_whole(value: object, least: int, most: int) -> bool:
@@ -185,38 +192,39 @@ def _is_whole(value: object, least: int, most: int) -> bool:
 def fixed_uniforms(seed: int, *shape: int) -> np.ndarray:
     """Return numbers in [0, 1) that are the same with every version of NumPy and on every processor.
 
-    They are the upper 53 bits of the raw numbers of PCG64, whose stream NumPy guarantees (NEP 19), which it does not
-    for the methods of ``Generator``; the conversion to float64 is exact.
+    They are the upper 53 bits of the raw numbers of PCG64. NumPy guarantees this stream (NEP 19), but not the results
+    of the methods of ``Generator``. The conversion to float64 is exact.
     """
     raw = np.random.PCG64(np.random.SeedSequence(seed)).random_raw(math.prod(shape))
     return ((raw >> np.uint64(11)).astype(np.float64) * 2.0**-53).reshape(shape)
 
 
 def levels_drawn(masses: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
-    """Return the level that each random number stands for: the first whose cumulated mass is above it.
+    """Return the level for each random number: the first level whose cumulative mass is above the number.
 
     Args:
-        masses: (..., L), not negative; they need not sum to one.
-        uniforms: (...), in [0, 1).
+        masses: masses of the levels, (..., L), not negative; they need not sum to one.
+        uniforms: random numbers in [0, 1), (...).
     """
     cumulated = np.cumsum(masses, -1)
     return (cumulated <= (uniforms * cumulated[..., -1])[..., None]).sum(-1)
 
 
 def log_masses_around(values: np.ndarray, n_levels: int, strength: float) -> np.ndarray:
-    r"""Return a normal that lives on the levels alone.
+    r"""Return the log-masses of a normal distribution restricted to the levels.
 
     .. math:: p(l) \propto \exp\left(-\frac{(l / (L-1) - v)^2}{2 \sigma^2}\right), \qquad
         \sigma^2 = \frac{1}{s^2} + \frac{1}{9 (L-1)^2}
 
-    The second term is a third of the distance between levels, squared: with few levels too there is noise. The masses
-    are divided by their sum over the L levels, so that nothing is lost beyond the edges; at strength 0 all levels are
-    equally likely.
+    The second term is the square of a third of the distance between levels, so that there is noise also with few
+    levels. The masses are divided by their sum over the L levels, so no mass is lost beyond the edges. At strength 0
+    all levels are equally likely.
 
     Args:
-        values: v, (...), of which 0 is the darkest level and 1 the brightest.
-        n_levels: L.
-        strength: s: the distance between the darkest and the brightest level in standard deviations, but for that term.
+        values: means v, (...); 0 is the darkest level and 1 the brightest.
+        n_levels: number of levels L.
+        strength: s, the distance between the darkest and the brightest level in standard deviations, without the second
+            term.
 
     Returns:
         Log-masses in nats, (..., L).

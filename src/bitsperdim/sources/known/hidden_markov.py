@@ -1,15 +1,16 @@
-r"""A bright stroke that wanders from the top to the bottom: a hidden Markov chain over the rows.
+r"""A hidden Markov chain over the rows: a bright stroke that moves sideways from the top to the bottom.
 
-The state z_r of row r, one of S, says where the middle of the stroke is. Given its state, the sub-pixels of a row, of
-all channels, are independent:
+The state z_r of row r, one of S states, is the position of the middle of the stroke. Given its state, the sub-pixels of
+a row are independent, in all channels:
 
 .. math:: P(x) = \sum_z \pi(z_1) \prod_{r>1} A(z_{r-1}, z_r) \prod_r \prod_{c,w} B_{c,w}(x_{c,r,w} \mid z_r)
 
-The sum over S^H paths is that of the forward recursion (Baum, Petrie, Soules and Weiss, Annals of Mathematical
-Statistics 41, 1970); images are drawn ancestrally. All constants are fractions and exponentials: no random number is in
-them.
+The sum over S^H paths is computed by the forward recursion (Baum, Petrie, Soules and Weiss, Annals of Mathematical
+Statistics 41, 1970). Images are drawn ancestrally. All constants are fractions and exponentials, without random
+numbers.
 
-Invariants (``tests/sources/known/test_hidden_markov.py``): log P and the posterior are those of the sum over all paths.
+Invariants (``tests/sources/known/test_hidden_markov.py``): log P and the posterior equal those from the sum over all
+paths.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ from scipy.special import log_softmax, logsumexp
 from bitsperdim.core.units import n_dims
 from bitsperdim.sources.known.base import KnownDistribution, levels_drawn, log_masses_around
 
-HALF_WIDTHS = {1: (0.3,), 3: (0.45, 0.3, 0.2)}  # of the stroke in each channel, in widths of the image
+HALF_WIDTHS = {1: (0.3,), 3: (0.45, 0.3, 0.2)}  # half width of the stroke in each channel, in image widths
 
 
 class HiddenMarkov(KnownDistribution):
-    """A hidden Markov chain over rows: one state for each row, which emits all sub-pixels of the row.
+    """A hidden Markov chain with one state for each row, which emits all sub-pixels of the row.
 
     Attributes:
-        initial: of the first row's state, (S,).
-        transitions: A, from the state of a row (first axis) to that of the row below, (S, S).
-        emissions: B, of the levels given the state, (S, C, W, L).
-        n_components: S.
+        initial: probabilities of the state of the first row, (S,).
+        transitions: probabilities A from the state of a row (first axis) to the state of the row below, (S, S).
+        emissions: probabilities B of the levels given the state, (S, C, W, L).
+        n_components: number of states S.
     """
 
     name = "hidden_markov"
@@ -47,7 +48,7 @@ class HiddenMarkov(KnownDistribution):
         strength: float | None = None,
         n_components: int | None = None,
     ) -> None:
-        """Make the tables; arguments as of :class:`KnownDistribution`."""
+        """Compute the tables; arguments as for :class:`KnownDistribution`."""
         super().__init__(image_shape, n_levels, strength, n_components)
         channels, _, width = self.image_shape
         states = np.arange(self.n_components)
@@ -66,10 +67,10 @@ class HiddenMarkov(KnownDistribution):
         """Return log P(z) in nats, (...).
 
         Args:
-            states: z, (..., H), whole numbers from 0 to S-1.
+            states: states z, (..., H), whole numbers from 0 to S-1.
 
         Raises:
-            ValueError: they are not.
+            ValueError: the states have another shape, or other values.
         """
         states = self._checked_states(states)
         steps = self._log_transitions[states[..., :-1], states[..., 1:]]
@@ -80,10 +81,10 @@ class HiddenMarkov(KnownDistribution):
 
         Args:
             images: (N, C, H, W).
-            states: z, (..., N, H): of every image, with any axes before, such as K samples of z.
+            states: states z for every image, (..., N, H), with any leading axes, such as K samples of z.
 
         Raises:
-            ValueError: the images or the states are not of this distribution, or not as many.
+            ValueError: images or states do not fit this distribution, or their numbers differ.
         """
         images, states = self.checked(images), self._checked_states(states)
         if states.ndim < 2 or states.shape[-2] != len(images):
@@ -96,10 +97,10 @@ class HiddenMarkov(KnownDistribution):
         return log_p
 
     def posterior(self, images: np.ndarray) -> np.ndarray:
-        """Return P(z_r given x), the posterior of the state of each row alone, (N, H, S), by forward and backward.
+        """Return P(z_r given x), the marginal posterior of each state, (N, H, S), by forward and backward recursion.
 
         Raises:
-            ValueError: the images are not of this distribution.
+            ValueError: the images do not fit this distribution.
         """
         images = self.checked(images)
         posterior = np.empty((len(images), images.shape[2], self.n_components))
@@ -123,7 +124,7 @@ class HiddenMarkov(KnownDistribution):
         return forward
 
     def _log_p_of_rows(self, images: np.ndarray) -> np.ndarray:
-        """Return the log-probability of each row given each state it may have, (N, H, S)."""
+        """Return the log-probability of each row given each possible state, (N, H, S)."""
         channels, height, width = self.image_shape
         table = np.moveaxis(self._log_emissions, 0, -1)  # (C, W, L, S)
         c, _, w = np.ogrid[:channels, :height, :width]
@@ -155,6 +156,6 @@ class HiddenMarkov(KnownDistribution):
 
 
 def _log_product(log_vectors: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Return log(exp(log_vectors) @ matrix), (N, S), of a matrix of positive numbers."""
+    """Return log(exp(log_vectors) @ matrix), (N, S), for a matrix of positive numbers."""
     largest = log_vectors.max(-1, keepdims=True)
     return np.log(np.exp(log_vectors - largest) @ matrix) + largest

@@ -3,20 +3,20 @@ r"""The Ising model for two levels, and the solid-on-solid model for more, with 
 .. math:: P(x) = \frac{1}{Z} \exp\left(-s \sum_{a \sim b} c_{ab} |x_a - x_b|\right)
 
 Neighbours a ~ b are sub-pixels of one channel beside or below each other (c = 1), and all pairs of channels of one
-pixel (c = 1/4). With two levels |x_a - x_b| is 1 where they differ: the Ising model with coupling J = s / 2, which is
-also the Potts model of two states with coupling s. With more levels a Potts model (equal or not) would know no order of
-the levels and make maps of regions; the absolute difference, which is that of the solid-on-solid model with bounded
+pixel (c = 1/4). With two levels, |x_a - x_b| is 1 if they differ. This is the Ising model with coupling J = s / 2,
+which is also the Potts model of two states with coupling s. With more levels, a Potts model (equal or not) would ignore
+the order of the levels and give maps of regions. The absolute difference, as in the solid-on-solid model with bounded
 heights, makes brightness change in small steps, as in pictures. The infinite grid of two levels is critical at
 s = ln(1 + sqrt 2) = 0.881 (Onsager); the default is a little below.
 
-Z sums over L^D images. The transfer matrix (Kramers and Wannier, Physical Review 60, 1941; Onsager, Physical Review
-65, 1944; Potts, Proceedings of the Cambridge Philosophical Society 48, 1952, for more than two levels) does it site by
-site along the longer side: all that the rest of the sum needs to know of what came before is the frontier, the last
-value in each of the m = (shorter side) C columns, L^m states. Images are drawn by going the same way back: the last
-frontier by its weight, then each earlier value given the frontier behind it.
+Z is a sum over L^D images. The transfer matrix (Kramers and Wannier, Physical Review 60, 1941; Onsager, Physical Review
+65, 1944; Potts, Proceedings of the Cambridge Philosophical Society 48, 1952, for more than two levels) computes it site
+by site along the longer side. The rest of the sum depends on the earlier values only through the frontier: the last
+value in each of the m = (shorter side) C columns, which has L^m states. Images are drawn in the opposite direction: the
+last frontier by its weight, then each earlier value given the frontier after it.
 
-Invariants (``tests/sources/known/test_ising.py``): log Z is that of the sum over all images and of the strip on its
-side, and that of the closed form for a chain.
+Invariants (``tests/sources/known/test_ising.py``): log Z equals that from the sum over all images, that of the
+transposed strip, and that of the closed form for a chain.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from bitsperdim.core.units import n_dims
 from bitsperdim.sources.known.base import KnownDistribution, levels_drawn
 
 MOST_STATES = 2**20
-CHANNEL_SHARE = 0.25  # c: with 1, colour images at the default strength would be nearly of one colour
+CHANNEL_SHARE = 0.25  # c for channels; with 1, colour images at the default strength would have nearly one colour
 
 
 class Ising(KnownDistribution):
-    """Neighbours that are alike: exact by transfer matrix on strips."""
+    """The Ising or solid-on-solid model, in which neighbours tend to be equal; exact by the transfer matrix."""
 
     name = "ising"
     default_levels = 2
@@ -47,7 +47,7 @@ class Ising(KnownDistribution):
         strength: float | None = None,
         n_components: int | None = None,
     ) -> None:
-        """Check that the frontier has at most 2^20 states; arguments as of :class:`KnownDistribution`."""
+        """Check that the frontier has at most 2^20 states; arguments as for :class:`KnownDistribution`."""
         super().__init__(image_shape, n_levels, strength, n_components)
         channels, height, width = self.image_shape
         self._is_wide = width > height
@@ -85,8 +85,9 @@ class Ising(KnownDistribution):
 
     @cached_property
     def _forward(self) -> tuple[list[np.ndarray], float]:
-        """The weight of each frontier behind each slice, up to a factor, and the logarithm of the last factor."""
-        message, log_scale = np.ones(self.n_levels**self._n_columns), 0.0
+        """The weight of each frontier after each slice, up to a factor, and the logarithm of the last factor."""
+        message = np.ones(self.n_levels**self._n_columns)
+        log_scale = 0.0
         messages = []
         for number in range(self._n_slices):
             for column in range(self._n_columns):
@@ -100,12 +101,12 @@ class Ising(KnownDistribution):
         return messages, log_scale
 
     def _summed(self, message: np.ndarray, column: int) -> np.ndarray:
-        """Sum over the value of a column; the axis stands for its next value from there on."""
+        """Sum over the current value of a column; afterwards its axis holds the next value of the column."""
         values = message.reshape(self.n_levels**column, self.n_levels, -1)
         return np.moveaxis(np.tensordot(values, self._beside_weights, (1, 0)), -1, 1).reshape(-1)
 
     def _beside(self, message: np.ndarray, column: int) -> np.ndarray:
-        """Multiply by the weights of a column's value and those of its slice that are its neighbours before it."""
+        """Multiply by the weights between the value of a column and its earlier neighbours in the same slice."""
         channels = self.image_shape[0]
         channel = column % channels
         before = [(column - distance, self._channel_weights) for distance in range(1, channel + 1)]
@@ -119,16 +120,19 @@ class Ising(KnownDistribution):
         return message
 
     def _from_uniforms(self, uniforms: np.ndarray) -> np.ndarray:
-        n_images, levels, (at_ends, _) = len(uniforms), self.n_levels, self._forward
-        strides = levels ** np.arange(self._n_columns - 1, -1, -1)  # of the state's number
+        n_images = len(uniforms)
+        levels = self.n_levels
+        at_ends, _ = self._forward
+        strides = levels ** np.arange(self._n_columns - 1, -1, -1)  # stride of each column in the state number
         values = np.empty((n_images, self._n_slices, self._n_columns), np.int64)
         cumulated = np.cumsum(at_ends[-1])
-        # one random number decides the whole last frontier; the others of its slice are not used
+        # one random number decides the whole last frontier; the other random numbers of that slice are not used
         state = np.searchsorted(cumulated, uniforms[:, 0] * cumulated[-1], side="right")
         values[:, -1] = state[:, None] // strides % levels
         for number in range(self._n_slices - 1, 0, -1):
-            message, messages = at_ends[number - 1], []
-            for column in range(self._n_columns):  # the weights before each step within the slice, made again
+            message = at_ends[number - 1]
+            messages = []
+            for column in range(self._n_columns):  # recompute the weights before each step within the slice
                 messages.append(message)
                 if column < self._n_columns - 1:
                     message = self._beside(self._summed(message, column), column)

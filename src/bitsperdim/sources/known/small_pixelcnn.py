@@ -1,21 +1,23 @@
-r"""A small autoregressive network with fixed weights, in the manner of PixelCNN.
+r"""A small autoregressive network with fixed weights, similar to a PixelCNN.
 
 .. math:: P(x) = \prod_i p(x_i \mid x_{<i}), \qquad
     p(\cdot \mid x_{<i}) = \mathrm{softmax}_l\left(s\, v(l)^\top (U_c \tanh(A_c u_i + b_c) + k)\right)
 
-Sub-pixels come row by row, pixel by pixel, and in a pixel channel by channel (van den Oord, Kalchbrenner and
-Kavukcuoglu, "Pixel Recurrent Neural Networks", 2016). The context u_i are the pixels to the left, above to the left,
-above, and above to the right, with all their channels, and the channels of the same pixel that came before, as numbers
-from -1 to 1; a pixel outside the image is 0. v(l) is (t, 1/3 - t^2) of the level's brightness t = 2 l / (L-1) - 1, and
-k = (0, 2): the network says how bright a sub-pixel is and how sure that is, whatever L is. Where it says nothing,
-exp(-2 s t^2) is a normal of variance 1 / (4 s). So that there is noise with few levels too, half the distance between
-levels, squared, is added to 1 / (4 strength), which makes s = strength / (1 + 4 strength / (L-1)^2).
+The order is row by row, pixel by pixel, and channel by channel within a pixel (van den Oord, Kalchbrenner and
+Kavukcuoglu, "Pixel Recurrent Neural Networks", 2016). The context u_i consists of the pixels to the left, above to the
+left, above, and above to the right, with all their channels, and of the earlier channels of the same pixel. Its values
+are numbers from -1 to 1; a pixel outside the image is 0.
 
-Of the hidden units half look at the mean of their context and make bright beside bright more likely, so that there are
-regions; the other half are random. At strength 0 all levels are equally likely.
+v(l) is (t, 1/3 - t^2), where t = 2 l / (L-1) - 1 is the brightness of the level, and k = (0, 2). The network thus
+returns how bright a sub-pixel is and how certain this is, for any L. If its output is zero, exp(-2 s t^2) is a normal
+of variance 1 / (4 s). The square of half the distance between levels is added to 1 / (4 strength), so that there is
+noise also with few levels. This gives s = strength / (1 + 4 strength / (L-1)^2).
 
-Invariants (``tests/sources/known/test_small_pixelcnn.py``): log P is that of a plain loop over sub-pixels; a
-conditional depends on its context alone, and on each number in it.
+Half of the hidden units use the mean of their context and make bright values beside bright values more likely, which
+gives regions. The other half of the units is random. At strength 0 all levels are equally likely.
+
+Invariants (``tests/sources/known/test_small_pixelcnn.py``): log P equals that of a plain loop over sub-pixels; a
+conditional depends only on its context, and on each number in it.
 """
 
 from __future__ import annotations
@@ -27,10 +29,10 @@ from bitsperdim.core.units import n_dims
 from bitsperdim.sources.known.base import KnownDistribution, fixed_uniforms, levels_drawn
 
 SEED = 2
-OFFSETS = ((0, -1), (-1, -1), (-1, 0), (-1, 1))  # (rows, columns) of the pixels that are seen
+OFFSETS = ((0, -1), (-1, -1), (-1, 0), (-1, 1))  # (rows, columns) of the pixels in the context
 N_HIDDEN = 16
-FOLLOWING = 2.0  # sum of the weights of a unit that looks at the mean of its context
-SURE = 2.0  # how much a level in the middle is preferred where the hidden units say nothing
+FOLLOWING = 2.0  # sum of the weights of a unit that uses the mean of its context
+SURE = 2.0  # preference for levels in the middle if the output of the network is zero
 
 
 class SmallPixelCnn(KnownDistribution):
@@ -47,12 +49,13 @@ class SmallPixelCnn(KnownDistribution):
         strength: float | None = None,
         n_components: int | None = None,
     ) -> None:
-        """Make the weights; arguments as of :class:`KnownDistribution`."""
+        """Compute the weights; arguments as for :class:`KnownDistribution`."""
         super().__init__(image_shape, n_levels, strength, n_components)
         channels = self.image_shape[0]
-        n_seen, half = (len(OFFSETS) + 1) * channels, N_HIDDEN // 2
+        n_seen = (len(OFFSETS) + 1) * channels
+        half = N_HIDDEN // 2
         numbers = 2 * fixed_uniforms(SEED, channels, N_HIDDEN, n_seen + 3) - 1  # from -1 to 1
-        n_before = len(OFFSETS) * channels + np.arange(channels)  # how many numbers of the context each channel sees
+        n_before = len(OFFSETS) * channels + np.arange(channels)  # how many numbers of the context each channel uses
         weights = numbers[..., :n_seen].copy()
         weights[:, :half] = (1 + numbers[:, :half, :n_seen] / 2) / n_before[:, None, None] * FOLLOWING
         weights *= np.arange(n_seen) < n_before[:, None, None]
@@ -69,15 +72,15 @@ class SmallPixelCnn(KnownDistribution):
         """Return the log-masses of the levels of a channel in nats, (..., L).
 
         Args:
-            context: (..., 5 C), from -1 to 1: the channels of the four neighbours, then those of the pixel itself,
-                of which the channel's own and later ones are not read.
-            channel: from 0 to C-1.
+            context: context (..., 5 C), values from -1 to 1: the channels of the four neighbours, then those of the
+                pixel itself, of which only channels before ``channel`` are used.
+            channel: number of the channel, from 0 to C-1.
         """
         hidden = np.tanh(context @ self._weights[channel] + self._bias[channel])
         return log_softmax(hidden @ self._out[channel] + self._sure, axis=-1)
 
     def _canvas(self, n_images: int) -> np.ndarray:
-        """Return room for the images and what is around them, rows and columns first: (1 + H, 1 + W + 1, N, C)."""
+        """Return zeros for the images and a border, with rows and columns first: (1 + H, 1 + W + 1, N, C)."""
         channels, height, width = self.image_shape
         return np.zeros((height + 1, width + 2, n_images, channels))
 
@@ -115,7 +118,7 @@ class SmallPixelCnn(KnownDistribution):
 
 
 def _context(canvas: np.ndarray, row: int, columns: slice) -> np.ndarray:
-    """Return what pixels of a row see, (columns, N, 5 C): their neighbours, then themselves."""
+    """Return the context of pixels in a row, (columns, N, 5 C): their neighbours, then the pixels themselves."""
     return np.concatenate(
         [
             canvas[1 + row + down, 1 + columns.start + right : 1 + columns.stop + right]

@@ -2,12 +2,12 @@ r"""A mixture of smooth templates with noise in each sub-pixel.
 
 .. math:: P(x) = \sum_t \pi_t \prod_i p_{t,i}(x_i)
 
-Given its template t, the sub-pixels of an image are independent, each with a normal on the levels around the
-template's value (:func:`~bitsperdim.sources.known.base.log_masses_around`). A template is a grid of random values,
-3 x 3 in each channel, that is interpolated linearly, and stretched so that its darkest sub-pixel is 0 and its brightest
-1. With one template, or at strength 0, all sub-pixels are independent.
+Given its template t, the sub-pixels of an image are independent. Each has a normal on the levels around the value of
+the template (:func:`~bitsperdim.sources.known.base.log_masses_around`). A template is a grid of random values, 3 x 3 in
+each channel. It is interpolated linearly, and stretched so that its darkest sub-pixel is 0 and its brightest 1. With
+one template, or at strength 0, all sub-pixels are independent.
 
-Invariants (``tests/sources/known/test_templates.py``): log P is that of the sum over templates, term by term.
+Invariants (``tests/sources/known/test_templates.py``): log P equals that from the sum over templates, term by term.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bitsperdim.core.units import n_dims
 from bitsperdim.sources.known.base import KnownDistribution, fixed_uniforms, levels_drawn, log_masses_around
 
 SEED = 1
-GRID = 3  # values of a template's grid along each side
+GRID = 3  # number of values in the grid of a template along each side
 MOST_MASSES = 2**26  # half a gigabyte
 
 
@@ -27,10 +27,10 @@ class Templates(KnownDistribution):
     """A mixture of T templates.
 
     Attributes:
-        log_shares: log pi, of the templates in nats, (T,).
-        log_masses: of the levels of each sub-pixel given the template, in nats, (T, C, H, W, L).
-        values: of the templates, from 0 to 1, (T, C, H, W).
-        n_components: T.
+        log_shares: logarithm of the probability pi of each template in nats, (T,).
+        log_masses: log-masses of the levels of each sub-pixel given the template in nats, (T, C, H, W, L).
+        values: values of the templates, from 0 to 1, (T, C, H, W).
+        n_components: number of templates T.
     """
 
     name = "templates"
@@ -47,7 +47,7 @@ class Templates(KnownDistribution):
         strength: float | None = None,
         n_components: int | None = None,
     ) -> None:
-        """Make the templates; arguments as of :class:`KnownDistribution`."""
+        """Compute the templates; arguments as for :class:`KnownDistribution`."""
         super().__init__(image_shape, n_levels, strength, n_components)
         channels, height, width = self.image_shape
         n_masses = self.n_components * n_dims(self.image_shape) * self.n_levels
@@ -56,16 +56,16 @@ class Templates(KnownDistribution):
                 "drawn.n_components",
                 self.n_components,
                 f"n_components x n_channels x height x width x n_levels is {n_masses:,} masses and {MOST_MASSES:,} are "
-                "allowed, so make one of them smaller",
+                "allowed, so make one of these numbers smaller",
             )
         numbers = fixed_uniforms(SEED, self.n_components, 1 + (channels + 1) * GRID**2)
-        shares = 1 + numbers[:, 0]  # no template is twice as frequent as another
+        shares = 1 + numbers[:, 0]  # every template is less than twice as frequent as any other
         self.log_shares = np.log(shares / shares.sum())
         grids = numbers[:, 1:].reshape(-1, channels + 1, GRID, GRID)
-        grids = grids[:, :1] + grids[:, 1:]  # brightness that the channels share, and colour
+        grids = grids[:, :1] + grids[:, 1:]  # brightness shared by all channels, plus colour
         values = np.einsum("hg,tcgk,wk->tchw", _interpolation(height), grids, _interpolation(width))
         darkest, brightest = values.min((1, 2, 3), keepdims=True), values.max((1, 2, 3), keepdims=True)
-        stretch = np.where(brightest > darkest, brightest - darkest, 1.0)  # a single sub-pixel
+        stretch = np.where(brightest > darkest, brightest - darkest, 1.0)  # equal only for a single sub-pixel
         self.values = (values - darkest) / stretch
         self.log_masses = log_masses_around(self.values, self.n_levels, self.strength)
 
@@ -73,7 +73,7 @@ class Templates(KnownDistribution):
         """Return log P(x given t) in nats, (T, N).
 
         Raises:
-            ValueError: the images are not of this distribution.
+            ValueError: the images do not fit this distribution.
         """
         images = self.checked(images)
         log_p = np.empty((self.n_components, len(images)))
@@ -101,6 +101,6 @@ class Templates(KnownDistribution):
 
 
 def _interpolation(n_pixels: int) -> np.ndarray:
-    """Return the shares of the grid's values in each pixel of a side, (n_pixels, GRID)."""
+    """Return the weight of each grid value for each pixel along a side, (n_pixels, GRID)."""
     places = (np.arange(n_pixels) + 0.5) / n_pixels * (GRID - 1)
     return np.maximum(0.0, 1 - np.abs(places[:, None] - np.arange(GRID)))
