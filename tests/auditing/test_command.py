@@ -174,10 +174,10 @@ def test_forms_and_exit_statuses(folder: Path, command: Command) -> None:
     np.savez("even.npz", np.random.default_rng(1).choice(4, (200, 3, 5), p=p / p.sum()).astype(np.uint8))
     status, out, err = command("audit", *good)
     assert status == 0, out
-    assert "was in training mode and is put into evaluation mode" in err
+    assert "was in training mode; it is put into evaluation mode" in err
     assert "mine.py (sha256 " in err
     assert "MB) on cpu" in err
-    assert "Nothing wrong was found" in out
+    assert "checks that apply found no error" in out
     status, out, _ = command("audit", *good, "--markdown")
     assert status == 0
     assert "| --- |" in out
@@ -305,7 +305,7 @@ def test_it_goes_on_after_an_interruption(folder: Path, command: Command) -> Non
     (folder / "stop").write_text("5")
     status, out, err = command(*call)
     assert (status, out) == (130, "")
-    assert "the same command goes on from here" in err
+    assert "Run the same command again to resume" in err
     n_first = len((folder / "calls").read_text().split())
     (folder / "stop").unlink()
     (folder / "calls").unlink()
@@ -321,7 +321,7 @@ def test_it_goes_on_after_an_interruption(folder: Path, command: Command) -> Non
     (folder / "slow.py").write_text(SLOW.replace("40.0", "50.0"))
     status, _, err = command(*call[:-2])
     assert status == 130
-    assert "with --checkpoint FOLDER it would go on" in err
+    assert "To be able to resume, use --checkpoint FOLDER" in err
     shutil.rmtree("kept")
 
 

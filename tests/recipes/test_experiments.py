@@ -190,7 +190,7 @@ def test_changed_parameters_never_pass_for_the_recipe(root: Path, command: Any) 
     name = run_name("tiny", "cpu", ["vae.latent_size=9", "vae.hidden_sizes=[3]"])
     assert f"The experiment is {name}." in changed.stdout
     words = (
-        f"A run with -S leaves recipes/results/tiny.json as it is. `bitsperdim compare tiny {name}` compares them.\n"
+        f"A run with -S does not change recipes/results/tiny.json. `bitsperdim compare tiny {name}` compares them.\n"
     )
     assert changed.stdout.endswith(words)
     assert {path.name: path.read_bytes() for path in (root / "recipes" / "results").iterdir()} == files
@@ -211,8 +211,8 @@ def test_no_result_that_is_not_there_is_offered(root: Path, command: Any) -> Non
         assert changed.returncode == 0, changed.stderr
         assert "compare" not in changed.stdout
         assert changed.stdout.endswith(
-            "A run with -S has no file in recipes/results, and the recipe has none yet: "
-            f"`bitsperdim recipe tiny --size {size}` makes it.\n"
+            "A run with -S writes no file in recipes/results. To get a result of the recipe itself, type "
+            f"`bitsperdim recipe tiny --size {size}`.\n"
         )
 
 
@@ -386,7 +386,10 @@ def test_flags_that_say_nothing_together_are_refused(root: Path, command: Any) -
     assert command("recipe", "tiny", "--queue", "--temp").returncode == 2
     shutil.rmtree(root / ".git")
     done = command("recipe", "tiny", "--temp")
-    assert (done.returncode, done.stderr) == (1, "--temp makes a DVC experiment: it needs DVC, and a git repository.\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "--temp makes a DVC experiment, which needs DVC and a git repository.\n",
+    )
     for options in ({"queue": True}, {"settings": ["vae.latent_size=9"]}):
         with pytest.raises(InputError, match="they need DVC"):
             run(root, read(root, "tiny"), "cpu", with_dvc=False, **options)

@@ -72,7 +72,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
     assert done.returncode == 0, done.stderr
     assert [line[8:-1] for line in done.stdout.splitlines() if line.startswith("Running ")] == STAGES
     assert (
-        "results/tiny.json, recipes/results/tiny.npz and recipes/results/tiny.csv are written; commit them."
+        "Wrote recipes/results/tiny.json, recipes/results/tiny.npz and recipes/results/tiny.csv; commit them."
         in done.stdout
     )
     assert (folder / "params.yaml").read_bytes() == before
