@@ -127,7 +127,7 @@ def test_results_come_and_go_and_edits_of_anything_else_stay(laboratory: Laborat
         "  restored: results/vae/metrics.json",
         "  removed: the pipeline's files in results/mine",
         "  removed: the pipeline's files in results/new",
-        "  kept, though it differs from the commit: dvc.yaml, stage.py",
+        "  kept, although different from the commit: dvc.yaml, stage.py",
     ]
     assert (root / "stage.py").read_text() == "edited, staged"
     assert (root / "dvc.yaml").read_text().endswith("# edited\n")
@@ -140,8 +140,8 @@ def test_outputs_that_the_cache_does_not_have_are_named(laboratory: Laboratory) 
     as_another_experiment_left_it(root)
     laboratory.empty_the_cache()
     (root / "results" / "vae" / "per_image.csv").write_text("mine")
-    said = "for DVC's cache does not have the committed one: results/vae/per_image.csv; `dvc repro` makes it anew."
-    assert list(go_back(root))[-1] == f"  left as it is, {said}"
+    said = "because DVC's cache lacks the committed version: results/vae/per_image.csv; `dvc repro` makes it again."
+    assert list(go_back(root))[-1] == f"  not restored, {said}"
     assert (root / "results" / "vae" / "per_image.csv").read_text() == "mine"
     assert (root / "results" / "vae" / "metrics.json").read_text() == COMMITTED["results/vae/metrics.json"]
 
@@ -150,11 +150,11 @@ def test_without_a_commit_there_is_nothing_to_go_back_to(tmp_path: Path) -> None
     with pytest.raises(InputError, match="is not a git repository: it has no revisions or experiments"):
         list(go_back(tmp_path))
     laboratory = Laboratory(tmp_path / "laboratory")
-    with pytest.raises(InputError, match="laboratory has no commits: there is nothing to go back to"):
+    with pytest.raises(InputError, match="laboratory has no commits, so there is nothing to restore"):
         list(go_back(laboratory.root))
     laboratory.commit()
     (laboratory.root / ".git" / "index.lock").touch()
     (laboratory.root / "params.yaml").write_text("other: 1\n")
-    with pytest.raises(InputError, match=r"Not everything could go back: git cannot tell about .*index\.lock"):
+    with pytest.raises(InputError, match=r"Not every file could be restored: git cannot tell about .*index\.lock"):
         list(go_back(laboratory.root))
     assert (laboratory.root / "params.yaml").read_text() == "other: 1\n"

@@ -84,7 +84,7 @@ def test_equal_and_close_numbers_agree(tmp_path: Path) -> None:
         ("vae", {"bpd": 2.0 + 1.1 * TRAINED["bpd"]}, "bpd is 2.05500"),
         ("vae", {"bpd": 2.0 - 1.1 * TRAINED["bpd"]}, "bpd is"),
         ("vae", {"bpd": float("inf")}, "bpd is inf"),
-        ("vae", {"kind": "exact"}, "kind is 'exact', but 'lower' is committed"),
+        ("vae", {"kind": "exact"}, "kind is 'exact', but the committed value is 'lower'"),
         ("vae", {"n_images": 3}, "n_images is 3"),
         ("dequantize", {"test_sha256": "other"}, "test_sha256 is 'other'"),
         ("dequantize", {"n_test_in_train": 1}, "n_test_in_train is 1"),
@@ -119,7 +119,7 @@ def test_a_missing_result_is_reported(tmp_path: Path) -> None:
     reference, rerun = folders(tmp_path, "vae", {})
     (rerun / "vae" / "metrics.json").unlink()
     assert compare(reference, rerun) == [
-        "The rerun has results of density_and_mass, dequantize, known, project_delay, universal_resnet, "
-        "but density_and_mass, dequantize, known, project_delay, universal_resnet, vae are committed."
+        "The rerun has results for density_and_mass, dequantize, known, project_delay, universal_resnet, but the "
+        "committed results are for density_and_mass, dequantize, known, project_delay, universal_resnet, vae."
     ]
     assert compare(tmp_path / "empty", tmp_path / "empty")

@@ -138,7 +138,7 @@ def test_arguments(laboratory: Laboratory, drawn: Drawn) -> None:
     assert commands.leaderboard(root, "markdown").startswith("**tiny/none")
     with pytest.raises(InputError, match="either by --models or as A:MODEL B:MODEL"):
         commands.compare(root, ":vae", ":iwae", "vae", "text")
-    with pytest.raises(InputError, match="--models names no model"):
+    with pytest.raises(InputError, match="--models is empty"):
         commands.compare(root, "HEAD", "workspace", ",", "text")
 
 

@@ -102,7 +102,7 @@ def test_a_side_with_one_seed_has_an_unknown_noise(drawn: Drawn) -> None:
     several, one = drawn(1) + np.array([[-0.5], [0.5]]), drawn(2)
     for a, b, side in ((several, one, "B"), (one, several, "A")):
         notes = row(scored(a), scored(b)).notes
-        assert f"{side} has one seed: its seed noise is unknown, and the verdict is without it." in notes
+        assert f"{side} has one seed: its seed noise is unknown, and the verdict ignores it." in notes
     assert not any("seed" in note for note in row(scored(one), scored(drawn(3))).notes)
 
 
@@ -120,11 +120,11 @@ def test_seeds_are_averaged_image_by_image(drawn: Drawn) -> None:
 @pytest.mark.parametrize(
     ("kinds", "z", "verdict", "words"),
     [
-        (("exact", "lower"), -5, "better", "only that B is better can be concluded, where its bound is clearly below"),
-        (("exact", "lower"), 5, "cannot tell", "here it is above, and the bound may be loose."),
-        (("exact", "lower"), 1, "cannot tell", "and here it is not."),
-        (("lower", "exact"), 5, "worse", "only that A is better can be concluded, where its bound is clearly below"),
-        (("lower", "exact"), -5, "cannot tell", "here it is above, and the bound may be loose."),
+        (("exact", "lower"), -5, "better", "conclusion is that B is better, if its bound is clearly below"),
+        (("exact", "lower"), 5, "cannot tell", "Here it is above, and the bound may be loose."),
+        (("exact", "lower"), 1, "cannot tell", "Here it is not."),
+        (("lower", "exact"), 5, "worse", "conclusion is that A is better, if its bound is clearly below"),
+        (("lower", "exact"), -5, "cannot tell", "Here it is above, and the bound may be loose."),
         (("lower", "lower"), 5, "worse", "Both numbers are upper bounds: the verdict is on the bounds"),
         (("exact", "exact"), 5, "worse", "No parameter differs"),
     ],
@@ -138,7 +138,7 @@ def test_a_bound_beside_an_exact_number_allows_one_conclusion(
     assert words in " ".join(found.notes)
     if "exact" in kinds and "lower" in kinds:
         exact, bound = ("A", "B") if kinds[0] == "exact" else ("B", "A")
-        assert f"{exact} is exact and {bound} an upper bound of its negative log-likelihood" in found.notes[0]
+        assert f"{exact} is exact, and {bound} is an upper bound of its negative log-likelihood" in found.notes[0]
 
 
 @pytest.mark.parametrize("lower", ["exact", "lower"])
@@ -169,7 +169,7 @@ def test_flagged_numbers_are_marked(drawn: Drawn) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"kind": "density"}, "B is a density at whole numbers, not a likelihood: it is compared with nothing."),
+        ({"kind": "density"}, "B is a density evaluated at integers, not a likelihood, so it cannot be compared."),
         (
             {"protocol": "other/none/2x2x1/L256/test40/given-none"},
             "the protocols differ in data set (tiny and other): tiny/none/2x2x1/L256/test40/given-none and "
@@ -279,8 +279,8 @@ def test_an_unpaired_difference_knows_bounds_seeds_and_infinity(drawn: Drawn) ->
     ("changes", "words"),
     [
         ({"bpd_standard_error": math.inf}, "B's number has no standard error"),
-        ({"bpd_by_seed": None}, "B does not say what each of its 2 seeds gave"),
-        ({"bpd_by_seed": {"0": 1.0, "1": math.inf}}, "B does not say what each of its 2 seeds gave"),
+        ({"bpd_by_seed": None}, "B lacks the numbers of its 2 seeds"),
+        ({"bpd_by_seed": {"0": 1.0, "1": math.inf}}, "B lacks the numbers of its 2 seeds"),
     ],
 )
 def test_without_images_and_errors_it_is_one_sentence(changes: dict[str, Any], words: str, drawn: Drawn) -> None:
@@ -314,11 +314,13 @@ def test_models_are_paired_by_name_or_as_asked(laboratory: Laboratory, drawn: Dr
     two = laboratory.compare("HEAD", pair=("vae", "iwae"))
     assert [item.name for item in two.rows] == ["vae -> iwae"]
     assert laboratory.compare("HEAD", pair=(None, "vae")).rows[0].bpd == found.rows[0].bpd
-    with pytest.raises(InputError, match=r"There is no model 'iwae' in revision HEAD \(.*\); models are old, vae\."):
+    with pytest.raises(
+        InputError, match=r"There is no model 'iwae' in revision HEAD \(.*\); its models are old, vae\."
+    ):
         laboratory.compare("HEAD", models=["iwae"])
     laboratory.git("rm", "-r", "--quiet", "--cached", "results")
     (laboratory.root / "results" / "vae" / "metrics.json").unlink()
-    with pytest.raises(InputError, match=r"No model is in both: revision HEAD .* name two as A:MODEL B:MODEL"):
+    with pytest.raises(InputError, match=r"No model is in both: revision HEAD .* write A:MODEL B:MODEL"):
         laboratory.compare("HEAD")
 
 
@@ -381,7 +383,8 @@ def test_verdicts_count_how_many_are_compared() -> None:
     assert {item.n_compared for item in together} == {9}
     assert all(item.limit == pytest.approx(2.81, abs=0.06) for item in together)  # t of Sidak's 0.57 % is 2.80
     assert all(
-        any(note.startswith("It would be clear if it were the only one") for note in item.notes) for item in together
+        any(note.startswith("This difference would be clear if it were the only one") for note in item.notes)
+        for item in together
     )
     same = rows_of(pairs[:1] * 9)
     assert {item.verdict for item in same} == {"worse"}

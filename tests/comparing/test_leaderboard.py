@@ -154,7 +154,7 @@ def test_recipes_are_ranked_where_asked(laboratory: Laboratory, drawn: Drawn) ->
     assert mine["above_best_standard_error"] == pytest.approx(0, abs=1e-9)
     (folder / "broken.json").write_text("{")
     assert leaderboard(laboratory.root, Cache(laboratory.root), with_recipes=True).left_out == [
-        "recipes/results/broken.json is damaged: it is not what `bitsperdim recipe` writes."
+        "recipes/results/broken.json is damaged: it does not have the format that `bitsperdim recipe` writes."
     ]
     assert "recipe mine" in commands.leaderboard(laboratory.root, "text", with_recipes=True)
 
@@ -254,15 +254,15 @@ def test_a_merge_with_numbers_of_its_own_is_a_row(laboratory: Laboratory, drawn:
 @pytest.mark.parametrize(
     ("n", "level", "said"),
     [
-        (2, 0.05, "2 results, 1 pair: clearly apart from 1.96"),
-        (5, 0.0027, "5 results, 10 pairs: clearly apart from 3.00"),
+        (2, 0.05, "2 results, 1 pair: two results are clearly apart from 1.96"),
+        (5, 0.0027, "5 results, 10 pairs: two results are clearly apart from 3.00"),
     ],
 )
 def test_a_level_is_said_in_standard_errors_to_each_side(n: int, level: float, said: str) -> None:
     text = in_words(Together(n, level, 2, 0.0123, None))
-    assert text.startswith(f"{said} standard errors on, ")
+    assert text.startswith(f"{said} standard errors on. ")
     assert text.endswith("would be expected to look 0.012 bits/dim better than it is.")
-    assert in_words(Together(n, level, 1, None, None)).count(".") == said.count(".") + 1
+    assert in_words(Together(n, level, 1, None, None)).count(".") == said.count(".") + 2
 
 
 def test_infinite_numbers_are_last_and_untied(laboratory: Laboratory, drawn: Drawn) -> None:

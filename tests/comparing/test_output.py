@@ -130,7 +130,7 @@ def test_the_noises_are_told_apart(of_seeds: Laboratory) -> None:
         assert f"together {vae.noise.combined:.3f}" in flat
         assert f" {vae.limit:.2f} " in flat
         assert f"; B {iwae.noise.seeds[1]:.3f}, 3 seeds)" in flat
-        assert "B has one seed: its seed noise is unknown, and the verdict is without it." in flat
+        assert "B has one seed: its seed noise is unknown, and the verdict ignores it." in flat
         assert "over the training seeds of a side with several" in flat
         assert "not the spread over training seeds" not in flat
     models = {model["a"]["model"]: model for model in json.loads(as_json(found))["models"]}
@@ -165,7 +165,7 @@ def test_an_unpaired_difference_is_called_so(laboratory: Laboratory, drawn: Draw
         assert (", unpaired " in vae, ", unpaired " in iwae) == (True, False)
         flat = " ".join(text.split())
         assert "vae: Unpaired: per_image.csv, the log-likelihood of each image, at " in flat
-        assert "Unpaired: a side lacks the log-likelihoods of single images" in flat
+        assert "Unpaired: the log-likelihoods of single images are missing for a side" in flat
     models = {model["a"]["model"]: model for model in json.loads(as_json(found))["models"]}
     assert {name: model["error_is"] for name, model in models.items()} == {"iwae": "paired", "vae": "unpaired"}
     errors = [models["vae"][side]["bpd_standard_error"] for side in "ab"]

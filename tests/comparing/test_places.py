@@ -87,7 +87,7 @@ def test_where_history_is_cut_no_commit_is_credited_with_an_earlier_ones_numbers
     for column in ("commit", "date", "subject"):
         assert set(rows.loc[[earlier], column]) == {""}
     assert rows.loc[f"commit {last[:7]}", ["model", "commit", "subject"]].tolist() == ["vae", last, "Better"]
-    sentence = "this is a shallow clone, in which history is cut: `git fetch --unshallow` gets the earlier commits."
+    sentence = "this is a shallow clone, whose history is cut off: `git fetch --unshallow` gets the earlier commits."
     assert found.left_out == [sentence]
     assert f"Left out: {sentence}" in as_text(found)
     with pytest.raises(InputError, match=r"'HEAD~2'; this is a shallow clone: `git fetch --unshallow` gets the"):

@@ -156,9 +156,9 @@ def test_data_that_are_nowhere_leave_an_unpaired_difference(origin: Copy) -> Non
     clone.run("dvc", "remote", "modify", "--local", "storage", "url", str(origin.root.parent / "gone"))
     said = clone.compare("HEAD~1", "HEAD")
     assert [", unpaired " in line for line in said.splitlines() if line.startswith("histogram ")] == [True]
-    assert "is neither in DVC's cache nor on a remote: `dvc pull` it, or run `dvc repro` on that commit." in said
+    assert "is neither in DVC's cache nor on a remote: run `dvc pull` or `dvc repro` on that commit." in said
     said = clone.compare("workspace", "HEAD")
-    assert "is neither in the workspace nor in DVC's cache: `dvc pull` it, or run `dvc repro`." in said
+    assert "is neither in the workspace nor in DVC's cache: run `dvc pull` or `dvc repro`." in said
 
 
 def test_a_clone_without_the_data_runs_with_links_to_the_cache(origin: Copy) -> None:

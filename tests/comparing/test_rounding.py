@@ -131,12 +131,15 @@ def test_the_sentence_says_what_moved_why_and_whether_it_may(root: Path) -> None
     rerun(root, 0.4 * TRAINED["bpd"])
     told = sentence(root)
     assert told.startswith(
-        "Other digits than in the last commit, from the same code and parameters: evaluate@vae, report, train@vae. "
+        "The digits differ from the last commit, with the same code and parameters: evaluate@vae, report, train@vae. "
     )
     assert "These numbers agree with the committed ones, within the tolerances of `make check`." in told
-    assert told.endswith("Tracked files that are modified by that: 2.")
+    assert told.endswith("Number of tracked files modified by this: 2.")
     rerun(root, 2 * TRAINED["bpd"])
-    assert "NOT within the tolerances of `make check`: vae: bpd is 2.10000, but 2.00000 is committed" in sentence(root)
+    told = sentence(root)
+    assert (
+        "NOT agree within the tolerances of `make check`: vae: bpd is 2.10000, but the committed value is 2.0" in told
+    )
 
 
 def test_a_model_with_another_parameter_is_not_judged(root: Path) -> None:

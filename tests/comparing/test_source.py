@@ -88,7 +88,7 @@ def test_a_recipe_beside_a_commit(laboratory: Laboratory, drawn: Drawn) -> None:
     path.with_suffix(".npz").unlink()
     gone = laboratory.compare("HEAD", "big").rows[0]
     assert (gone.bpd, gone.error_is) == (pytest.approx(expected), "unpaired")
-    words = "recipes/results/big.npz, with the log-likelihood of each image, is not there; restore it."
+    words = "recipes/results/big.npz, with the log-likelihood of each image, is missing; restore it with git."
     assert f"Unpaired: {words}" in gone.notes
     path.write_text('{"models": []}')
     with pytest.raises(InputError, match=r"recipes/results/big\.json is damaged"):
@@ -133,7 +133,7 @@ def test_a_revision_whose_cache_is_gone(laboratory: Laboratory, drawn: Drawn) ->
     laboratory.empty_the_cache()
     words = (
         f"per_image.csv, the log-likelihood of each image, at {first[:7]} is neither in DVC's cache nor on a remote: "
-        f"`dvc pull` it, or run `dvc repro` on that commit."
+        f"run `dvc pull` or `dvc repro` on that commit."
     )
     found = laboratory.compare("HEAD").rows
     assert [(item.error_is, item.notes.count(f"Unpaired: {words}")) for item in found] == [("unpaired", 1)] * 2
@@ -166,7 +166,7 @@ def test_a_damaged_file_of_the_cache_is_noticed(laboratory: Laboratory, drawn: D
     md5 = md5_of((laboratory.root / "dvc.lock").read_text(), "results/vae/per_image.csv")
     assert md5 is not None
     laboratory.cached(md5).write_text("seed,image,log_p\n0,0,-1\n")
-    with pytest.raises(InputError, match=f"DVC's cache holds a damaged file under {md5}"):
+    with pytest.raises(InputError, match=f"{md5[:2]}/{md5[2:]} in DVC's cache is damaged"):
         laboratory.compare("HEAD")
     (laboratory.root / "results" / "vae" / "metrics.json").write_text(json.dumps(metrics_of(drawn(2)[None])))
     (laboratory.root / "results" / "vae" / "per_image.csv").write_text("seed,image,log_p\n0,0,-1\n")
@@ -232,6 +232,6 @@ def test_parameters_are_those_of_the_lock_and_an_edit_since_is_said(laboratory: 
     assert laboratory.compare("HEAD").rows[0].notes == []
     laboratory.write("vae", drawn(2))
     notes = laboratory.compare("HEAD").rows[0].notes
-    assert any("is not the one that dvc.lock names; run `dvc repro`." in note for note in notes)
+    assert any("differs from the file in dvc.lock; run `dvc repro`." in note for note in notes)
     assert locked_params("stages: [", "vae") == {}
     assert locked_params("  evaluate@vae:\n    params: 3\n", "vae") == {}
