@@ -55,7 +55,7 @@ def test_of_two_experiments_of_one_name_the_one_on_this_commit_is_meant(laborato
     assert found is not None
     assert found.commit == commits[1]
     laboratory.commit("Another")
-    with pytest.raises(InputError, match="There are 2 experiments 'twin'; name one by its commit"):
+    with pytest.raises(InputError, match="There are 2 experiments 'twin'; choose one by its commit"):
         history.experiment(repository(laboratory.root), "twin")
 
 

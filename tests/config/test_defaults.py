@@ -87,7 +87,7 @@ def test_what_dvc_needs_is_one_sentence(path: str, content: dict[str, Any]) -> N
     with pytest.raises(InputError) as caught:
         validated(without(content, path))
     assert str(caught.value).startswith(f"params.yaml: {path} is missing; ")
-    assert "; DVC needs it there" in str(caught.value)
+    assert "; DVC needs this key" in str(caught.value)
     assert "\n" not in str(caught.value)
     is_section = isinstance(content[path.split(".")[0]], Mapping) and not path.startswith("dataset")
     assert (f"`{path}: {{}}` is enough" in str(caught.value)) == is_section
