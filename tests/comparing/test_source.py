@@ -171,7 +171,7 @@ def test_a_damaged_file_of_the_cache_is_noticed(laboratory: Laboratory, drawn: D
     (laboratory.root / "results" / "vae" / "metrics.json").write_text(json.dumps(metrics_of(drawn(2)[None])))
     (laboratory.root / "results" / "vae" / "per_image.csv").write_text("seed,image,log_p\n0,0,-1\n")
     laboratory.cached(md5).unlink()
-    with pytest.raises(InputError, match=r"^vae: results/vae/per_image\.csv in the workspace does not hold the 40"):
+    with pytest.raises(InputError, match=r"^vae: results/vae/per_image\.csv in the workspace does not have each of"):
         laboratory.compare("HEAD")  # the other is missing: that does not make up for it
 
 
@@ -196,8 +196,8 @@ def test_log_likelihoods_that_do_not_fit_are_refused(drawn: Drawn) -> None:
     for content, words in (
         (b"\xff", "is damaged"),
         (b"seed,image\n0,0\n", "is damaged"),
-        ("\n".join(read[:-1]).encode(), "does not hold the 40 test images once for each seed"),
-        ("\n".join([*read[:-1], read[1]]).encode(), "does not hold the 40 test images once"),
+        ("\n".join(read[:-1]).encode(), "does not have each of the 40 test images once for each seed"),
+        ("\n".join([*read[:-1], read[1]]).encode(), "does not have each of the 40 test images once"),
         ("\n".join([*read[:-1], "0,0,nan"]).encode(), "is damaged"),
         ("\n".join([*read[:-1], "0,0,-1000"]).encode(), "does not fit its metrics"),
     ):

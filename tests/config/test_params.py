@@ -124,7 +124,7 @@ MISTAKES: list[tuple[str, object, str]] = [
         "known.excess.families.vae.family = 'rnn' is not a family; choose conv",
     ),
     ("known.excess.families.vae", 3, "known.excess.families.vae = 3 is not allowed; it must be the section of a mode"),
-    ("known.excess.families.Vae", {}, "known.excess.families has the key 'Vae', which cannot name a model; a name has at m"),
+    ("known.excess.families.Vae", {}, "known.excess.families has the key 'Vae', which cannot name a model;"),
     ("known.excess.families.mine", {"family": "external"}, "known.excess.families.mine.family = 'external' is not all"),
     (
         "known.excess.families.gated_pixelcnn.likelihood",

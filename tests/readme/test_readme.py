@@ -94,7 +94,7 @@ def test_the_delay_says_what_its_files_say(text: str, release: Path) -> None:
         cells = [cell.strip().replace(",", "") for cell in row.split("|")[2:5]]
         assert float(cells[0]) == pytest.approx(item["variance_reduction"], rel=0.05)
         if item["variance_is_infinite"]:
-            assert cells[1:] == ["none: infinite variance", "no bar holds"]
+            assert cells[1:] == ["none: infinite variance", "no bar is valid"]
         else:
             assert float(cells[1]) == pytest.approx(item["variance_reduction_exact"], rel=0.05)
             assert float(cells[2]) == pytest.approx(item["error_factor"], abs=0.051)
@@ -139,7 +139,7 @@ def test_no_number_of_a_result_is_typed(text: str) -> None:
 def test_a_readme_without_markers_is_refused(repository: Path) -> None:
     begin, end = markers("results")
     for broken in ("", begin, f"{begin}{begin}{end}", f"{begin}{end}", f"{begin}{end}{markers('compare')[0]}"):
-        with pytest.raises(InputError, match="must hold the markers"):
+        with pytest.raises(InputError, match="must contain the markers"):
             update(broken, repository)
 
 

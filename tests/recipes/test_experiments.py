@@ -135,7 +135,7 @@ def test_a_queued_recipe_is_collected_when_it_has_run(root: Path, command: Any) 
     for flags in ((), ("--queue",), ("--collect",)):
         early = command("recipe", "tiny", *flags)
         assert (early.returncode, early.stdout, early.stderr.count("\n")) == (1, "", 1)
-        assert early.stderr.startswith("tiny-cpu is queued already and has not run: `dvc queue start` runs it, ")
+        assert early.stderr.startswith("tiny-cpu is already in DVC's queue: `dvc queue start` runs it, ")
     done = command("exp", "run", "--run-all", module="dvc")
     assert done.returncode == 0, done.stderr
     collected = command("recipe", "tiny", "--collect")
@@ -172,7 +172,7 @@ def test_a_recipe_that_runs_from_the_queue_is_not_run_again(root: Path, command:
         for flags in ((), ("--queue",), ("--collect",)):
             early = command("recipe", "tiny", *flags)
             assert (early.returncode, early.stdout, early.stderr.count("\n")) == (1, "", 1)
-            assert early.stderr.startswith("tiny-cpu is running already, from DVC's queue: `dvc queue logs ")
+            assert early.stderr.startswith("tiny-cpu is already running from DVC's queue: `dvc queue logs ")
     finally:
         goes_on.touch()
         worker.wait(120)
@@ -227,12 +227,12 @@ def test_a_run_that_fails_leaves_the_earlier_experiment(root: Path, command: Any
         file.write("sys.exit(3)\n")
     failed = command("recipe", "tiny")
     assert failed.returncode == 1
-    assert failed.stderr.endswith("what is done is kept, and the same command goes on from there.\n")
+    assert failed.stderr.endswith("Finished work is stored; run the same command again to resume.\n")
     assert experiment_references(root)["tiny-cpu"] == before
     (root / "dvc.yaml").write_text("stages: 3\n")
     failed = command("recipe", "tiny", "--queue")
     assert failed.returncode == 1
-    assert failed.stderr.endswith("DVC did not queue it (status 255).\n")
+    assert failed.stderr.endswith("DVC did not queue the run (status 255).\n")
     assert experiment_references(root)["tiny-cpu"] == before
 
 
@@ -245,7 +245,7 @@ def test_a_wrong_setting_is_refused_before_anything_starts(flags: tuple[str, ...
             "-S vae.laten_size=9 cannot be applied: there is no parameter 'vae.laten_size', did you",
         ),
         (["vae.latent_size=9", "novalue"], "-S novalue is not a setting; write KEY=VALUE, "),
-        (["vae.latent_size=5,9"], "-S vae.latent_size=5,9 stands for several values"),
+        (["vae.latent_size=5,9"], "-S vae.latent_size=5,9 means several values"),
     ):
         done = command("recipe", "tiny", *flags, *(part for setting in settings for part in ("-S", setting)))
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
@@ -333,7 +333,7 @@ def test_where_git_cannot_tell_a_recipe_needs_to_be_told(
         return capsys.readouterr().out
 
     words = (
-        rf"^git cannot tell about {root}: detected dubious ownership .* \(with --without-dvc a recipe runs neverthel"
+        rf"^git cannot tell about {root}: detected dubious ownership .* \(with --without-dvc the recipe can still run"
     )
     for flags in ((), ("--queue",), ("--collect",), ("-S", "vae.latent_size=9")):
         with pytest.raises(InputError, match=words):
@@ -391,5 +391,5 @@ def test_flags_that_say_nothing_together_are_refused(root: Path, command: Any) -
         "--temp makes a DVC experiment, which needs DVC and a git repository.\n",
     )
     for options in ({"queue": True}, {"settings": ["vae.latent_size=9"]}):
-        with pytest.raises(InputError, match="they need DVC"):
+        with pytest.raises(InputError, match="which need DVC"):
             run(root, read(root, "tiny"), "cpu", with_dvc=False, **options)

@@ -72,7 +72,7 @@ def followed(root: Path, recipe: Recipe, *steps: Callable[[], object]) -> list[l
                 fcntl.flock(file, fcntl.LOCK_UN)
 
         title, head, *rows = follow(root, recipe, "cpu", wait=wait)
-    assert title.startswith("tiny-cpu, and right of the line ")
+    assert title.startswith("tiny-cpu, and to the right of the line ")
     assert head.split()[:7] == ["model", "seed", "epoch", "presented", "seconds", "train", "validation"]
     return [line.split() for line in rows]
 

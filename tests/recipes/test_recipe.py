@@ -103,7 +103,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "another model": (
         {"published": [{**GOOD["published"][0], "model": "iwae"}]},
-        r"recipes/mine\.yaml: published names the model 'iwae', which is not run; models are vae",
+        r"recipes/mine\.yaml: published names the model 'iwae', which is not run; the models of this recipe are vae",
     ),
     "a parameter": (
         {"params": {"vae": {"latent_size": -1}}},

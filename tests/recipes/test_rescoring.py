@@ -76,7 +76,7 @@ def test_the_same_settings_give_the_same_numbers(root: Path) -> None:
     assert after["wall_seconds"] == pytest.approx(
         sum(after["stages"][f"{stage}@vae"]["seconds"] for stage in ("train", "evaluate")), abs=0.06
     )
-    assert "is done already" in call(root, "tiny", "--rescore").stdout
+    assert "is already done" in call(root, "tiny", "--rescore").stdout
 
 
 def test_other_settings_of_the_evaluation(root: Path) -> None:
@@ -117,10 +117,10 @@ def test_other_weights_are_refused(root: Path) -> None:
     path = root / "recipes" / "weights" / "tiny" / "vae" / "1" / "weights.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     said = call(root, "tiny", "--rescore").stderr
-    assert "vae/1/weights.safetensors is not what the result was scored with, by its SHA-256; run `bitsperdim" in said
+    assert "vae/1/weights.safetensors has another SHA-256 than the weights of the result; run `bitsperdim" in said
     path.unlink()
     said = call(root, "tiny", "--rescore").stderr
-    assert "weights/tiny/vae/1/weights.safetensors is not there: weights are kept where they take at most 4 MiB" in said
+    assert "weights/tiny/vae/1/weights.safetensors does not exist: only weights of at most 4 MiB are stored" in said
     said = call(root, "tiny", "--rescore", "--size", "gpu").stderr
     assert "There is no result recipes/results/tiny-gpu.json whose weights could be scored; run" in said
     assert not (root / "runs").exists()

@@ -220,8 +220,8 @@ def test_a_second_run_does_nothing_and_writes_the_same(root: Path) -> None:
     before = [file.read_bytes() for file in files]
     done = call(root, "tiny", "--without-dvc")
     assert done.returncode == 0, done.stderr
-    assert [line for line in done.stdout.splitlines() if line.endswith("is done already.")] == [
-        f"{stage} is done already." for stage in STAGES
+    assert [line for line in done.stdout.splitlines() if line.endswith("is already done.")] == [
+        f"{stage} is already done." for stage in STAGES
     ]
     assert "Running" not in done.stdout
     assert [file.read_bytes() for file in files] == before
@@ -256,9 +256,9 @@ def test_an_interrupted_run_goes_on_and_an_edit_starts_anew(root: Path, tmp_path
     assert failed.returncode == 1
     assert failed.stderr == (
         "preflight: a reason.\n"
-        "The run stopped (status 1); what is done is kept, and the same command goes on from there.\n"
+        "The run stopped (status 1). Finished work is stored; run the same command again to resume.\n"
     )
-    assert "done already" not in failed.stdout
+    assert "already done" not in failed.stdout
 
 
 def test_other_parameters_are_another_run(root: Path, tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_other_parameters_are_another_run(root: Path, tmp_path: Path) -> None:
     refused = call(copy, "tiny", "--without-dvc", "--collect")
     assert refused.returncode == 1
     assert refused.stderr == (
-        "The finished run 'tiny-cpu' was one of other parameters than recipes/tiny.yaml has now; run it again.\n"
+        "The finished run 'tiny-cpu' has other parameters than recipes/tiny.yaml has now; run the recipe again.\n"
     )
 
 
@@ -303,7 +303,7 @@ def test_a_second_run_beside_the_first_is_refused(root: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
         refused = call(root, "tiny", "--without-dvc")
     assert refused.returncode == 1
-    assert refused.stderr == "tiny-cpu is running already; wait for it, or stop it.\n"
+    assert refused.stderr == "tiny-cpu is already running; wait for it, or stop it.\n"
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_a_key_is_removed(params: dict[str, Any]) -> None:
 
 
 MISTAKES = {
-    "xyz=3": r"-S xyz=3 cannot be applied: there is no parameter 'xyz'; \+ before it adds one\.",
+    "xyz=3": r"-S xyz=3 cannot be applied: there is no parameter 'xyz'; write \+ before the key to add it\.",
     "vae.laten_size=9": r"there is no parameter 'vae\.laten_size', did you mean vae\.latent_size or ",
     "+vae.laten_size=9": r"-S \+vae\.laten_size=9: params\.yaml: vae\.laten_size is not a known key, did you mean 'lat",
     "+vae.train.epochs=-1": r"params\.yaml: vae\.train\.epochs = -1 is not allowed; it must be at least ",
@@ -54,16 +54,16 @@ MISTAKES = {
     "train.epochs=${train.epochs}": r"cannot be applied: Recursive interpolation detected\.",
     "train.epochs=???": r"cannot be applied: Missing mandatory value: epochs\.",
     "train@x=3": r"cannot be applied: Override train@x=3 looks like a config group override",
-    "models=[vae,": r"-S 'models=\[vae,' is not a setting; in quotes, spaces do not end it for the shell",
+    "models=[vae,": r"-S 'models=\[vae,' is not a setting; a value with spaces needs quotes: -S 'KEY=",
     "novalue": r"-S novalue is not a setting; write KEY=VALUE, \+KEY=VALUE to add a key, or ~KEY to remove one\.",
     "": r"-S '' is not a setting",
     "train.epochs=[" + "[" * 5000: r"-S 'train\.epochs=\[+\.\.\. is not a setting",
     "train.epochs=3\nx: 4": r"is not a setting",
     "train.epochs=\ud800": r"is not a setting",
-    "train.epochs=1,2": r"-S train\.epochs=1,2 stands for several values; give each to a command of its own\.",
-    "train.epochs=choice(1,2)": r"stands for several values",
-    "train.epochs=range(1,3)": r"stands for several values",
-    "train.epochs=glob(*)": r"stands for several values",
+    "train.epochs=1,2": r"-S train\.epochs=1,2 means several values; run a separate command for each value\.",
+    "train.epochs=choice(1,2)": r"means several values",
+    "train.epochs=range(1,3)": r"means several values",
+    "train.epochs=glob(*)": r"means several values",
     "other.yaml:a=3": r"-S can only change params\.yaml, not 'other\.yaml'\.",
 }
 
