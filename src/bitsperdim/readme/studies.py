@@ -45,8 +45,8 @@ def delay(root: Path) -> str:
     mantissa, exponent = f"{exact.probability:.4e}".split("e")
     text = (
         f"According to a Markov chain with {exact.n_states} states, they take {metrics.deadline:g} or longer with "
-        f"probability {mantissa} {TIMES} 10{str(int(exponent)).translate(SUPERSCRIPTS)}. The chain also gives the exact "
-        f"variance of every proposal.\n\n"
+        f"probability {mantissa} {TIMES} 10{str(int(exponent)).translate(SUPERSCRIPTS)}. The chain also gives the "
+        f"exact variance of every proposal.\n\n"
         f"| durations drawn with | variance reduction, measured on {count(metrics.n_samples)} draws | exact | "
         f"error bar too short by a factor of |\n| --- | --- | --- | --- |\n"
     )
