@@ -1,4 +1,4 @@
-"""A disagreement of any kind is reported, and agreement is not."""
+"""Every kind of disagreement is reported; results that agree give no report."""
 
 import copy
 from pathlib import Path
@@ -27,7 +27,7 @@ MODEL = metrics(bpd=2.0)
 
 
 def nested(*paths: str) -> dict[str, Any]:
-    """Metrics with the number 3 at each of these keys."""
+    """Return metrics with the number 3 at each of these keys."""
     found: dict[str, Any] = {}
     for path in paths:
         *parents, last = path.split(".")
@@ -45,7 +45,7 @@ KINDS = {"vae": MODEL, "dequantize": IMAGES, **STUDIES}
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
-    """The part of the study of known truths, whole, in which one number is another."""
+    """Return the metrics of the study of known truths with one changed number."""
     first, *parents, last = path.split(".")
     content = copy.deepcopy(KNOWN[first])
     section = content

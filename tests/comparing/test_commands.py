@@ -1,4 +1,4 @@
-"""The command line, and an experiment that DVC itself has run."""
+"""The command line, with an experiment that DVC itself runs."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def call(root: Path, repository: Path, *arguments: str) -> subprocess.CompletedP
 
 
 def test_an_experiment_of_dvc_is_compared(laboratory: Laboratory, repository: Path) -> None:
-    """DVC runs it, writes its lock and its cache; both are read as DVC writes them."""
+    """DVC runs the experiment, and writes its lock and its cache, which are then read."""
     root = laboratory.root
     (root / "stage.py").write_text(SCRIPT.format(tests=str(repository / "tests")))
     with (root / "params.yaml").open("w") as file:
@@ -143,7 +143,7 @@ def test_arguments(laboratory: Laboratory, drawn: Drawn) -> None:
 
 
 def test_neither_command_imports_torch(repository: Path) -> None:
-    """It would take longer than all that they do."""
+    """Importing torch would take longer than the commands themselves."""
     code = (
         "import sys, bitsperdim.cli, bitsperdim.comparing.output, bitsperdim.comparing.leaderboard; "
         "sys.exit('torch' in sys.modules)"

@@ -1,4 +1,4 @@
-"""What moved a number is named: code, images, versions and machine, where they are recorded."""
+"""Differences in the recorded origin of a number are named: code, images, versions and machine."""
 
 import json
 from collections.abc import Callable
@@ -16,7 +16,7 @@ ALL = Origin({"models of train": "m", "evaluation of evaluate": "e"}, {"data/deq
 
 
 def commit(laboratory: Laboratory, log_p: np.ndarray, models: str = "m", **used: Any) -> str:
-    """Commit results of one model, with what they were made from and with."""
+    """Commit results of one model, with records of the code, versions and machine that made them."""
     laboratory.write("vae", log_p)
     root = laboratory.root
     for stage, name in (("train", "trained_with.json"), ("evaluate", "evaluated_with.json")):
@@ -28,7 +28,7 @@ def commit(laboratory: Laboratory, log_p: np.ndarray, models: str = "m", **used:
 
 
 def test_what_moved_a_number_is_named(laboratory: Laboratory, drawn: Callable[[int], np.ndarray]) -> None:
-    """From commits: where dvc.lock vouches for it."""
+    """Records in commits count only if dvc.lock has their MD5."""
 
     def notes(one: str, two: str) -> str:
         return " ".join(laboratory.compare(one, two).rows[0].notes)
@@ -47,7 +47,7 @@ def test_what_moved_a_number_is_named(laboratory: Laboratory, drawn: Callable[[i
     laboratory.params["vae"]["latent_size"] = 16
     commit(laboratory, drawn(0) - 3)
     for path in ("data/code/train/vae.json", "results/vae/trained_with.json"):
-        Path(laboratory.root, path).write_text("{}")  # since then, and not run
+        Path(laboratory.root, path).write_text("{}")  # edited since the run
     assert "not recorded for both: the code, the images for training and validation, versions and machine" in notes(
         "workspace", first
     )

@@ -1,4 +1,4 @@
-"""The section of a model from elsewhere: every mistake that can be seen before any work is one sentence."""
+"""The section of a user's own model: every mistake that can be found before any work gives one sentence."""
 
 from pathlib import Path
 from typing import Any

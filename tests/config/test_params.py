@@ -1,4 +1,4 @@
-"""Every kind of mistake in params.yaml gets one sentence with key, value and what is allowed."""
+"""Every kind of mistake in params.yaml gives one sentence with the key, the value and what is allowed."""
 
 import copy
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def content(committed: Callable[[str], str]) -> dict[str, Any]:
 
 
 def changed(content: dict[str, Any], path: str, value: object) -> dict[str, Any]:
-    """Return a copy in which the key at ``path`` has another value, or is gone where the value is ``GONE``."""
+    """Return a copy with another value for the key at ``path``, or without the key if the value is ``GONE``."""
     result = copy.deepcopy(content)
     *parents, key = path.split(".")
     section = result
@@ -167,7 +167,7 @@ MISTAKES: list[tuple[str, object, str]] = [
     ("pixelcnn.n_filters", 7, "pixelcnn.n_filters = 7 is not allowed; it must be a multiple of 2."),
     ("dequantize.binarization", "static", "= 'static' is not allowed with dataset.name = 'digits'; it may be none,"),
     ("dataset.name", "binarized_mnist", "'none' is not allowed with dataset.name = 'binarized_mnist'; it must be 'st"),
-    # what does not fit together
+    # values that do not fit together
     (
         "train.schedule",
         "exponential",
@@ -328,7 +328,7 @@ def test_a_model_overrides_the_trainer_for_itself_alone(content: dict[str, Any])
 
 
 def test_scientific_notation_is_a_number(tmp_path: Path, committed: Callable[[str], str]) -> None:
-    """`dvc exp run -S train.lr=1e-5` writes 1e-05, which YAML 1.1 takes for text."""
+    """`dvc exp run -S train.lr=1e-5` writes 1e-05, which YAML 1.1 reads as text."""
     text = committed("params.yaml")
     path = tmp_path / "params.yaml"
     path.write_text(text.replace("learning_rate: 0.001", "learning_rate: 1e-05"), encoding="utf-8")

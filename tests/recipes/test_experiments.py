@@ -1,4 +1,4 @@
-"""A recipe as an experiment of DVC: run at once, queued, or with other parameters; DVC itself runs a small pipeline."""
+"""A recipe as a DVC experiment: run at once, queued, or with other parameters. DVC itself runs a small pipeline."""
 
 import json
 import os
@@ -27,7 +27,7 @@ RECIPE: dict[str, Any] = {
     "sizes": {"cpu": {"minutes": 1, "params": {}}, "gpu": {"minutes": 1, "params": {"vae": {"latent_size": 7}}}},
     "published": [],
 }
-# writes all that a result is made of; the numbers tell which parameters were used
+# writes all files that a result needs; the numbers depend on the parameters
 SCRIPT = """
 import json, sys
 from pathlib import Path
@@ -74,7 +74,7 @@ stages:
 
 @pytest.fixture
 def root(tmp_path: Path, repository: Path) -> Path:
-    """A repository whose one stage takes no time."""
+    """A repository with one stage that takes almost no time."""
     return filled(Laboratory(tmp_path / "laboratory"), repository)
 
 
@@ -125,7 +125,7 @@ def nll(latent_size: int) -> float:
 
 
 def test_a_queued_recipe_is_collected_when_it_has_run(root: Path, command: Any) -> None:
-    """Until then there is nothing to collect, and an earlier experiment of the name does not pass for it."""
+    """Before that there is nothing to collect, and an earlier experiment with this name is not taken for it."""
     before = (root / "params.yaml").read_bytes()
     queued = command("recipe", "tiny", "--queue")
     assert queued.returncode == 0, queued.stderr
@@ -254,10 +254,10 @@ def test_a_wrong_setting_is_refused_before_anything_starts(flags: tuple[str, ...
 
 
 def test_a_recipe_runs_in_a_folder_of_a_larger_repository(tmp_path: Path, repository: Path) -> None:
-    """Its result has the commit and what was edited there, and nothing of the folders beside it."""
+    """Its result has the commit and the local changes of this folder, and ignores the folders beside it."""
     laboratory = Laboratory(tmp_path / "larger" / "lab", tmp_path / "larger")
     root = filled(laboratory, repository)
-    (tmp_path / "larger" / "src").mkdir()  # of another project
+    (tmp_path / "larger" / "src").mkdir()  # belongs to another project
     (tmp_path / "larger" / "src" / "code.py").write_text("x = 1\n")
     laboratory.git("add", "--all")
     laboratory.git("commit", "--quiet", "-m", "Not code of this laboratory")
@@ -278,7 +278,7 @@ def test_a_recipe_runs_in_a_folder_of_a_larger_repository(tmp_path: Path, reposi
     ("edit", "changed"), [(None, False), ("src/code.py", True), ("dvc.yaml", True), ("../beside.py", False)]
 )
 def test_an_experiment_on_edited_code_says_so(top: str, edit: str | None, changed: bool, tmp_path: Path) -> None:
-    """In a folder of a larger repository too; an experiment holds what was edited, and new files that git knows."""
+    """This holds also in a subfolder; an experiment contains edits, and new files that git knows."""
     laboratory = Laboratory(tmp_path / "laboratory", tmp_path / top)
     root = laboratory.root
     with (root / "recipes" / "tiny.yaml").open("w", encoding="utf-8") as file:
@@ -288,21 +288,21 @@ def test_an_experiment_on_edited_code_says_so(top: str, edit: str | None, change
         (root / path).write_text("x = 1\n")
     head = laboratory.commit("Code")
     laboratory.params["models"] = ["vae"]
-    laboratory.params["vae"]["latent_size"] = 5  # the recipe's own changes
+    laboratory.params["vae"]["latent_size"] = 5  # changes of the recipe itself
     if edit:
         with (root / edit).open("a") as file:
             file.write("# edited\n")
     laboratory.experiment("tiny-cpu")
     found = finished(root, read(root, "tiny"), "cpu", with_dvc=True)
     assert found.provenance == Provenance(head, changed)
-    laboratory.params["train"]["epochs"] = 11  # not the recipe's
+    laboratory.params["train"]["epochs"] = 11  # not a change of the recipe
     laboratory.git("update-ref", "-d", f"refs/exps/{head[:2]}/{head[2:]}/tiny-cpu")
     laboratory.experiment("tiny-cpu")
     assert finished(root, read(root, "tiny"), "cpu", with_dvc=True).provenance == Provenance(head, True)
 
 
 def test_a_recipe_is_not_run_where_its_result_would_be_lost(root: Path, command: Any, tmp_path: Path) -> None:
-    """In a shallow clone DVC ends well and keeps no experiment."""
+    """In a shallow clone DVC would succeed, but store no experiment."""
     (root / "more").write_text("more\n")
     git(root, "add", "--all")
     git(root, "commit", "--quiet", "-m", "More")
@@ -317,7 +317,7 @@ def test_a_recipe_is_not_run_where_its_result_would_be_lost(root: Path, command:
 def test_where_git_cannot_tell_a_recipe_needs_to_be_told(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It then runs without DVC, and what it was based on is unknown, with git's reason."""
+    """It then runs without DVC, and its commit is unknown, with git's reason."""
     for part in ("src", "stages"):
         (root / part).mkdir()
     pipeline = (root / "dvc.yaml").read_text(encoding="utf-8")
@@ -346,7 +346,7 @@ def test_where_git_cannot_tell_a_recipe_needs_to_be_told(
 
 
 def test_an_experiment_runs_once_its_settings_are_allowed(root: Path, command: Any) -> None:
-    """`bitsperdim run` is `dvc exp run`; what is refused is not written into params.yaml."""
+    """`bitsperdim run` starts `dvc exp run`; refused settings are not written into params.yaml."""
     before = (root / "params.yaml").read_bytes()
     for flags, words in (
         (("-S", "vae.latent_size=-1"), "-S vae.latent_size=-1: params.yaml: vae.latent_size = -1 is not allowed"),

@@ -1,4 +1,4 @@
-"""``-S KEY=VALUE``: applied as DVC does it, and every mistake a sentence."""
+"""``-S KEY=VALUE`` is applied as by DVC, and every mistake gives one sentence."""
 
 import os
 import shlex
@@ -98,7 +98,7 @@ OTHER_WAYS: dict[str, tuple[str, str, Any]] = {
 def test_what_the_sentence_says_to_type_does_it(
     setting: str, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Through a shell, Hydra and DVC."""
+    """The suggestion works through a shell, Hydra and DVC."""
     monkeypatch.setenv("HOME", "/home/me")
     other, key, value = OTHER_WAYS[setting]
     with pytest.raises(InputError) as caught:
@@ -130,7 +130,7 @@ def test_where_nothing_else_is_allowed_nothing_is_offered(setting: str, params: 
 
 
 def test_what_stands_in_the_file_is_not_blamed_on_a_setting(params: dict[str, Any]) -> None:
-    """A setting that mends it is allowed; nor is it blamed on a recipe."""
+    """A setting that corrects the file is allowed; a recipe is not blamed either."""
     left = merged(params, {"vae": {"latent_size": -8}})
     sentence = r"^params\.yaml: vae\.latent_size = -8 is not allowed; it must be at least 1\."
     for settings in (["iwae.latent_size=4"], ["models=vae"], []):
