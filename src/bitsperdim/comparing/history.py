@@ -129,8 +129,20 @@ def changes(repository: Repository) -> Iterator[Change]:
     if repository.find("rev-parse", "--verify", "--quiet", "HEAD") is None:
         raise InputError(f"{repository.root} has no commits.")
     history = repository.ask(
-        *("log", "--branches", "--tags", "HEAD", "--reverse", "--full-history", "-c", "--raw", "--no-renames"),
-        *("--relative", "--no-abbrev", "--format=@%H %ct %s", "--", "results/*/metrics.json"),
+        "log",
+        "--branches",
+        "--tags",
+        "HEAD",
+        "--reverse",
+        "--full-history",
+        "-c",
+        "--raw",
+        "--no-renames",
+        "--relative",
+        "--no-abbrev",
+        "--format=@%H %ct %s",
+        "--",
+        "results/*/metrics.json",
     )
     cut = repository.cut()
     commit, seconds, subject = "", 0, ""
