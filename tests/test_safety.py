@@ -167,7 +167,7 @@ def test_arrays_of_results_are_not_unpickled(tmp_path: Path) -> None:
     damaged = whole[:middle] + bytes([whole[middle] ^ 0xFF]) + whole[middle + 1 :]
     for content in (damaged, *containers(Payload(tmp_path / "made"), ["x"]).values()):
         (tmp_path / "a.npz").write_bytes(content)
-        with pytest.raises(InputError, match=r"a\.npz does not hold the arrays x\."):
+        with pytest.raises(InputError, match=r"a\.npz does not have the arrays x, or is damaged\."):
             read_arrays(tmp_path / "a.npz", {"x": (None,)})
         assert not (tmp_path / "made").exists()
 

@@ -1,4 +1,4 @@
-"""Models that somebody else might have made, small enough to be looked through, and cases of them."""
+"""Small models like those that a user might bring, and audit cases made of them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def case_of(
 
 
 class Raster(nn.Module):
-    """A convolution that sees the pixels above and to the left; ``sample`` may have another temperature."""
+    """An autoregressive convolution over the pixels above and to the left; ``sample`` may use another temperature."""
 
     def __init__(self, n_levels: int, size: tuple[int, int], *, seed: int = 0, temperature: float = 1.0) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Raster(nn.Module):
 
 
 class Masses:
-    """The same by log_prob alone, with a mistake or without."""
+    """The model :class:`Raster` with only a ``log_prob``, with or without a mistake."""
 
     def __init__(self, raster: Raster, *, added: float = 0.0, axis: int = 1, samples: bool = True) -> None:
         self.raster, self.added, self.axis = raster, added, axis
@@ -71,7 +71,7 @@ class Masses:
 
 
 class Codes(nn.Module):
-    """A latent model of binary images with one number as its code, and an encoder that is not exact."""
+    """A latent model of binary images with a one-dimensional latent code and an inexact encoder."""
 
     def __init__(self, size: tuple[int, int] = (2, 2), *, seed: int = 0, scale: float = 0.9) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Codes(nn.Module):
 
 
 class Weights:
-    """The same by log_weights alone, with a mistake or without."""
+    """The model :class:`Codes` with only ``log_weights``, with or without a mistake."""
 
     def __init__(self, codes: Codes, *, added: float = 0.0, has_log_q: bool = True) -> None:
         self.codes, self.added, self.has_log_q = codes, added, has_log_q
@@ -107,7 +107,7 @@ class Weights:
 
 
 class Bounds:
-    """Draws of the evidence lower bound of the same."""
+    """The model :class:`Codes` with draws of its evidence lower bound."""
 
     def __init__(self, codes: Codes, *, added: float = 0.0) -> None:
         self.weights = Weights(codes, added=added)
@@ -117,7 +117,7 @@ class Bounds:
 
 
 class Logistic:
-    """A density on (0, 1): the sigmoid of logistic noise, with its Jacobian; or normal noise, some of it outside."""
+    """A density on (0, 1): the sigmoid of logistic noise with its Jacobian, or normal noise that is partly outside."""
 
     def __init__(self, *, added: float = 0.0, is_inside: bool = True) -> None:
         self.added, self.is_inside = added, is_inside

@@ -1,4 +1,4 @@
-"""Tests hold at their level, and see what they say."""
+"""The statistical tests of the audit hold their level, and detect the errors that they claim to detect."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from bitsperdim.auditing.chance import HALF, excess_evidence, n_in_time, smalles
 
 @pytest.mark.parametrize("spread", [0.1, 1.0, 3.0])
 def test_evidence_holds_its_level_however_heavy_the_tail(spread: float) -> None:
-    """At most one in a hundred of right ones has evidence of a hundred to one."""
+    """At most one in a hundred correct models has evidence of a hundred to one against it."""
     generator = torch.Generator().manual_seed(0)
     noise = spread * torch.randn(2000, 64, dtype=torch.float64, generator=generator) - spread**2 / 2  # E exp = 1
     found = [excess_evidence(row) >= math.log(100) for row in noise]
-    assert sum(found) <= 33  # a hundredth would be 20 +- 4.5
+    assert sum(found) <= 33  # 1 % of 2000 is 20 +- 4.5
 
 
 def test_the_smallest_excess_is_where_evidence_begins() -> None:

@@ -1,4 +1,4 @@
-"""The commands audit and evaluate: four ways in and one number, exit statuses, and what is refused in one sentence."""
+"""The commands audit and evaluate: four ways to give a model, exit statuses, and errors of one sentence."""
 
 import json
 import os
@@ -47,7 +47,7 @@ from torch import nn
 class Slow(nn.Module):
     def __init__(self):
         super().__init__()
-        self.drawn = nn.Linear(2, 2)  # the same again, or the command would not go on
+        self.drawn = nn.Linear(2, 2)  # its weights must be the same again, or the command would not resume
 
     def log_prob(self, x):
         with Path("calls").open("a") as file:
@@ -174,14 +174,14 @@ def test_forms_and_exit_statuses(folder: Path, command: Command) -> None:
     np.savez("even.npz", np.random.default_rng(1).choice(4, (200, 3, 5), p=p / p.sum()).astype(np.uint8))
     status, out, err = command("audit", *good)
     assert status == 0, out
-    assert "was in training mode and is put into evaluation mode" in err
+    assert "was in training mode; it is put into evaluation mode" in err
     assert "mine.py (sha256 " in err
     assert "MB) on cpu" in err
-    assert "Nothing wrong was found" in out
+    assert "checks that apply found no error" in out
     status, out, _ = command("audit", *good, "--markdown")
     assert status == 0
     assert "| --- |" in out
-    np.savez("wrong.npz", log_p=np.zeros(200))  # each image has all the mass
+    np.savez("wrong.npz", log_p=np.zeros(200))  # each image has probability 1
     status, out, _ = command("audit", "wrong.npz", *good[1:5])
     assert status == 2
     assert "FAILED" in out
@@ -204,7 +204,7 @@ def test_layouts_of_images(folder: Path, command: Command) -> None:
     model = ("evaluate", "mine.py")
     first, last = (
         command.number(*model, "--images", name) for name in ("first.npz", "last.npz")
-    )  # 256 levels are seen
+    )  # 256 levels are inferred from the values
     assert first["signature"] == last["signature"]
     assert command.number(*model, "--images", "both.npz:other")["signature"] == first["signature"]
     assert "ambiguous" in command.refused(*model, "--images", "both.npz")
@@ -299,13 +299,13 @@ def test_what_is_given_is_refused_in_one_sentence(folder: Path, command: Command
 
 
 def test_it_goes_on_after_an_interruption(folder: Path, command: Command) -> None:
-    """What is kept is not computed again; other code does not take it over."""
+    """Stored images are not scored again; changed code does not reuse them."""
     (folder / "slow.py").write_text(SLOW)
     call = ("evaluate", "slow.py", *IMAGES, "--batch-size", "4", "--checkpoint", "kept")
     (folder / "stop").write_text("5")
     status, out, err = command(*call)
     assert (status, out) == (130, "")
-    assert "the same command goes on from here" in err
+    assert "Run the same command again to resume" in err
     n_first = len((folder / "calls").read_text().split())
     (folder / "stop").unlink()
     (folder / "calls").unlink()
@@ -313,7 +313,7 @@ def test_it_goes_on_after_an_interruption(folder: Path, command: Command) -> Non
     assert status == 0
     assert "resumes from a checkpoint with 16 of 40 images done" in err
     n_second = len((folder / "calls").read_text().split())
-    assert n_second == 10 - 4 + 1  # and one share whose memory is measured
+    assert n_second == 10 - 4 + 1  # one batch is scored twice, to measure the memory
     assert n_first == 6
     expected = (drawn().reshape(40, -1).sum(1).mean() + 40) / 15 / np.log(2)
     assert f"{expected:.4f}" in out
@@ -321,7 +321,7 @@ def test_it_goes_on_after_an_interruption(folder: Path, command: Command) -> Non
     (folder / "slow.py").write_text(SLOW.replace("40.0", "50.0"))
     status, _, err = command(*call[:-2])
     assert status == 130
-    assert "with --checkpoint FOLDER it would go on" in err
+    assert "To be able to resume, use --checkpoint FOLDER" in err
     shutil.rmtree("kept")
 
 

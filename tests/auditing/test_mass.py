@@ -1,4 +1,4 @@
-"""Right models pass the checks of total mass; what is wrong is caught, from the size on that a check says."""
+"""Correct models pass the checks of total mass; errors are caught from the size that a check states."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOG2 = math.log(2)
 SMALL = Raster(3, (2, 2))
 CODES = Codes()
 LARGE = Raster(5, (6, 6), seed=1)
-with torch.random.fork_rng():  # whatever modules were imported before
+with torch.random.fork_rng():  # independent of the modules that were imported before
     torch.manual_seed(0)
     IMAGES = {model: model.sample(40) for model in (SMALL, LARGE)}
 BINARY = torch.randint(0, 2, (40, 1, 2, 2), generator=torch.Generator().manual_seed(0))
@@ -60,7 +60,7 @@ def test_what_lies_outside_the_range_is_said_and_is_no_error() -> None:
 
 
 def with_added(method: str) -> Callable[[float], Case]:
-    """Return a function that makes a right model wrong by so many nats per image."""
+    """Return a function that makes a correct model wrong by a number of nats per image."""
     return {
         "log_prob": lambda added: case_of(Masses(SMALL, added=added), IMAGES[SMALL], 3),
         "log_prob, larger": lambda added: case_of(Masses(LARGE, added=added), IMAGES[LARGE], 5),
@@ -81,13 +81,13 @@ def with_added(method: str) -> Callable[[float], Case]:
 def test_a_check_catches_what_it_says(
     check: Callable[[Case], Check], method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mass, "n_in_time", lambda seconds, one, most: min(most, 64))  # not by the time that is measured
+    monkeypatch.setattr(mass, "n_in_time", lambda seconds, one, most: min(most, 64))  # independent of the measured time
     make = with_added(method)
     right = check(make(0.0))
     assert right.status == "passed"
     assert right.catches_bpd is not None
     n_dims = 36 if "larger" in method else 4
-    # a sum over smaller images has another number of sub-pixels
+    # a sum over smaller images has fewer sub-pixels
     added = right.catches_bpd * LOG2 * n_dims
     assert check(make(1.01 * added + 1e-6)).is_failed
     assert not check(make(0.99 * added - 1e-6)).is_failed
@@ -127,7 +127,7 @@ def test_weights_without_the_encoder_are_caught() -> None:
 
 @pytest.mark.parametrize("scale", [0.3, 0.6, 1.5])
 def test_weights_of_a_poor_encoder_are_right(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their tails are heavy and most of them too small, but their mean is the mass."""
+    """The weights have heavy tails and most are too small, but their mean is the mass."""
     monkeypatch.setattr(mass, "n_in_time", lambda seconds, one, most: most)
     case = case_of(Weights(Codes(scale=scale)), BINARY, 2)
     assert mass.sum_over_tiny_images(case).status == "passed"
@@ -167,7 +167,7 @@ def test_a_model_that_can_be_built_is_summed() -> None:
 def test_pixels_that_are_repeated_to_fit_are_no_smaller_images() -> None:
     table = torch.randn(1, 6, 1)
 
-    def log_prob(x: Tensor) -> Tensor:  # which broadcasts images of one row
+    def log_prob(x: Tensor) -> Tensor:  # it broadcasts images of one row
         logits = (table + 0 * x).flatten(1)
         return (
             (x.flatten(1) * logits - torch.nn.functional.softplus(logits)).sum(1) if x.shape[2] == 6 else logits[:, 0]
@@ -192,7 +192,7 @@ def test_a_constant_for_its_own_size_is_no_error() -> None:
 def test_a_sampler_of_another_temperature_is_caught(size: tuple[int, int], way: str, temperature: float) -> None:
     wrong = Raster(3, size, temperature=temperature)
     model = wrong if way == "logits" else Masses(wrong)
-    case = case_of(model, wrong.sample(40), 3, seconds=30.0)  # of which a few are needed
+    case = case_of(model, wrong.sample(40), 3, seconds=30.0)  # only a few seconds are needed
     check = mass.sampler(case)
     assert check.is_failed
     assert check.size_bpd is not None
@@ -258,7 +258,7 @@ def test_annealing_of_weights_is_unbiased_too() -> None:
 
 
 def test_why_build_makes_nothing_is_said() -> None:
-    """The reason of the first shape that was tried: an error in it is not swallowed."""
+    """The message contains the error for the first shape that was tried."""
 
     def build(image_shape: tuple[int, int, int], n_levels: int) -> object:
         raise KeyError("n_hidden")
@@ -266,7 +266,7 @@ def test_why_build_makes_nothing_is_said() -> None:
     images = torch.randint(5, (20, 1, 8, 8), generator=torch.Generator().manual_seed(0))
 
     def uniform(x: Tensor) -> Tensor:
-        """For images of its own size alone."""
+        """Accept only images of the model's own size."""
         return torch.full((len(x),), -64 * math.log(5)) + 0.0 * x.reshape(len(x), 64).sum(1)
 
     check = mass.sum_over_tiny_images(case_of(uniform, images, 5, offers="log_prob", build=build))

@@ -1,7 +1,7 @@
-"""Models without a mistake pass the audit, those of the study of ways to be wrong, which are trained on digits.
+"""Models without a mistake pass the audit. They are those of the study of mistakes, trained on digits.
 
-Seeded; ``benchmarks/audits.py`` counts how often they fail a check by chance. The mistakes are made in
-``tests/studies/known/test_mistakes.py``.
+The tests are seeded. ``benchmarks/audits.py`` counts how often these models fail a check by chance. The mistakes are
+made in ``tests/studies/known/test_mistakes.py``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def audit_of(name: str) -> Audit:
 
 @pytest.mark.parametrize("name", RIGHT)
 def test_right_models_pass(name: str) -> None:
-    """But for a warning of those that are as poor as they look."""
+    """No check fails; only two poor models get a warning, which is justified."""
     found = audit_of(name)
     assert found.failed == []
     assert found.passed
@@ -67,7 +67,7 @@ def test_what_a_floor_of_masses_is_worth_is_less_than_the_check_catches() -> Non
 
 
 def test_an_untrained_network_is_a_warning() -> None:
-    """Its number is right, and worse than that of independent sub-pixels, or even of uniform coding."""
+    """The number is right, but worse than that of independent sub-pixels, or even of uniform coding."""
     for factor, names in ((1.0, {"codes"}), (30.0, {"range", "codes"})):
         model = digits().untrained(Raster)
         with torch.no_grad():
@@ -79,7 +79,7 @@ def test_an_untrained_network_is_a_warning() -> None:
 
 
 def test_the_model_stays_where_it_was() -> None:
-    """Weights, gradients' switches and torch's global generator are as before an audit."""
+    """An audit does not change weights, ``requires_grad`` flags and torch's global generator."""
     model = digits().vae
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
@@ -90,7 +90,7 @@ def test_the_model_stays_where_it_was() -> None:
 
 
 def test_a_budget_of_images_makes_the_same_audit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the machine's clock says: no check looks at it. With more images the annealing takes more steps."""
+    """No check reads the machine's clock. With more images, annealing takes more steps."""
 
     def words(n_asked: int) -> list[str]:
         foreign = RIGHT["log_prob"](digits())

@@ -1,4 +1,4 @@
-"""A repository, and log-likelihoods to put into it."""
+"""Fixtures: a repository, and log-likelihoods for it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ def laboratory(tmp_path: Path) -> Laboratory:
 
 @pytest.fixture(scope="session")
 def drawn() -> Callable[[int], np.ndarray]:
-    """Log-likelihoods of 40 images: they differ far more between images than between models."""
+    """Return a function that draws log-likelihoods of 40 images, with larger spread over images than over models."""
     images = np.random.default_rng(0).normal(-8, 3, 40)
 
     def draw(seed: int, shift: float = 0.0) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""`bitsperdim back`: what is there is what the last commit has, whatever git takes for unchanged; edits stay."""
+"""`bitsperdim back` restores the files of the last commit, also those that git takes for unchanged; edits stay."""
 
 import os
 import subprocess
@@ -48,7 +48,7 @@ COMMITTED = {
 
 @pytest.fixture
 def laboratory(tmp_path: Path) -> Laboratory:
-    """A repository of one stage, run and committed. Git compares what many builds of it compare: no times of inodes."""
+    """A repository with one stage, run and committed. As in many builds, git ignores the change times of inodes."""
     laboratory = Laboratory(tmp_path / "laboratory")
     root = laboratory.root
     for name, text in (("stage.py", SCRIPT), ("dvc.yaml", PIPELINE), ("params.yaml", "number: 17\n")):
@@ -56,7 +56,7 @@ def laboratory(tmp_path: Path) -> Laboratory:
     command = [warm.python(), "-m", "dvc", "repro", "--quiet"]
     subprocess.run(command, cwd=root, check=True, capture_output=True)
     for name in (name for name in COMMITTED if not name.endswith(".csv")):
-        os.utime(root / name, (1_000_000_000, 1_000_000_000))  # long before git's index
+        os.utime(root / name, (1_000_000_000, 1_000_000_000))  # long before the time of git's index
     laboratory.git("config", "core.trustctime", "false")
     laboratory.git("add", "--all")
     laboratory.git("commit", "--quiet", "-m", "Run")
@@ -64,7 +64,7 @@ def laboratory(tmp_path: Path) -> Laboratory:
 
 
 def as_another_experiment_left_it(root: Path) -> None:
-    """Write other numbers of the same size, what git knows into the same inode with the same time."""
+    """Write other numbers of the same size; files that git knows keep their inode and time."""
     for name in COMMITTED:
         path = root / name
         if name.endswith(".csv"):
@@ -105,7 +105,7 @@ def json_of_another_experiment(root: Path) -> bool:
 
 
 def test_results_come_and_go_and_edits_of_anything_else_stay(laboratory: Laboratory) -> None:
-    """Whatever is staged; parameters that no YAML holds too."""
+    """Staged edits stay, too; a params.yaml that is not valid YAML is restored."""
     root = laboratory.root
     (root / "params.yaml").write_text("number: [\n")
     (root / "results" / "vae" / "metrics.json").unlink()
@@ -127,7 +127,7 @@ def test_results_come_and_go_and_edits_of_anything_else_stay(laboratory: Laborat
         "  restored: results/vae/metrics.json",
         "  removed: the pipeline's files in results/mine",
         "  removed: the pipeline's files in results/new",
-        "  kept, though it differs from the commit: dvc.yaml, stage.py",
+        "  kept, although different from the commit: dvc.yaml, stage.py",
     ]
     assert (root / "stage.py").read_text() == "edited, staged"
     assert (root / "dvc.yaml").read_text().endswith("# edited\n")
@@ -140,8 +140,8 @@ def test_outputs_that_the_cache_does_not_have_are_named(laboratory: Laboratory) 
     as_another_experiment_left_it(root)
     laboratory.empty_the_cache()
     (root / "results" / "vae" / "per_image.csv").write_text("mine")
-    said = "for DVC's cache does not have the committed one: results/vae/per_image.csv; `dvc repro` makes it anew."
-    assert list(go_back(root))[-1] == f"  left as it is, {said}"
+    said = "because DVC's cache lacks the committed version: results/vae/per_image.csv; `dvc repro` makes it again."
+    assert list(go_back(root))[-1] == f"  not restored, {said}"
     assert (root / "results" / "vae" / "per_image.csv").read_text() == "mine"
     assert (root / "results" / "vae" / "metrics.json").read_text() == COMMITTED["results/vae/metrics.json"]
 
@@ -150,11 +150,11 @@ def test_without_a_commit_there_is_nothing_to_go_back_to(tmp_path: Path) -> None
     with pytest.raises(InputError, match="is not a git repository: it has no revisions or experiments"):
         list(go_back(tmp_path))
     laboratory = Laboratory(tmp_path / "laboratory")
-    with pytest.raises(InputError, match="laboratory has no commits: there is nothing to go back to"):
+    with pytest.raises(InputError, match="laboratory has no commits, so there is nothing to restore"):
         list(go_back(laboratory.root))
     laboratory.commit()
     (laboratory.root / ".git" / "index.lock").touch()
     (laboratory.root / "params.yaml").write_text("other: 1\n")
-    with pytest.raises(InputError, match=r"Not everything could go back: git cannot tell about .*index\.lock"):
+    with pytest.raises(InputError, match=r"Not every file could be restored: git cannot tell about .*index\.lock"):
         list(go_back(laboratory.root))
     assert (laboratory.root / "params.yaml").read_text() == "other: 1\n"

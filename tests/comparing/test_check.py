@@ -1,4 +1,4 @@
-"""A disagreement of any kind is reported, and agreement is not."""
+"""Every kind of disagreement is reported; results that agree give no report."""
 
 import copy
 from pathlib import Path
@@ -28,7 +28,7 @@ MODEL = metrics(bpd=2.0)
 
 
 def nested(*paths: str) -> dict[str, Any]:
-    """Metrics with the number 3 at each of these keys."""
+    """Return metrics with the number 3 at each of these keys."""
     found: dict[str, Any] = {}
     for path in paths:
         *parents, last = path.split(".")
@@ -46,7 +46,7 @@ KINDS = {"vae": MODEL, "dequantize": IMAGES, **STUDIES}
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
-    """The part of the study of known truths, whole, in which one number is another."""
+    """Return the metrics of the study of known truths with one changed number."""
     first, *parents, last = path.split(".")
     content = copy.deepcopy(KNOWN[first])
     section = content
@@ -85,7 +85,7 @@ def test_equal_and_close_numbers_agree(tmp_path: Path) -> None:
         ("vae", {"bpd": 2.0 + 1.1 * TRAINED["bpd"]}, "bpd is 2.05500"),
         ("vae", {"bpd": 2.0 - 1.1 * TRAINED["bpd"]}, "bpd is"),
         ("vae", {"bpd": float("inf")}, "bpd is inf"),
-        ("vae", {"kind": "exact"}, "kind is 'exact', but 'lower' is committed"),
+        ("vae", {"kind": "exact"}, "kind is 'exact', but the committed value is 'lower'"),
         ("vae", {"n_images": 3}, "n_images is 3"),
         ("dequantize", {"test_sha256": "other"}, "test_sha256 is 'other'"),
         ("dequantize", {"n_test_in_train": 1}, "n_test_in_train is 1"),
@@ -120,7 +120,7 @@ def test_a_missing_result_is_reported(tmp_path: Path) -> None:
     reference, rerun = folders(tmp_path, "vae", {})
     (rerun / "vae" / "metrics.json").unlink()
     assert compare(reference, rerun) == [
-        "The rerun has results of density_and_mass, dequantize, known, project_delay, universal_resnet, "
-        "but density_and_mass, dequantize, known, project_delay, universal_resnet, vae are committed."
+        "The rerun has results for density_and_mass, dequantize, known, project_delay, universal_resnet, but the "
+        "committed results are for density_and_mass, dequantize, known, project_delay, universal_resnet, vae."
     ]
     assert compare(tmp_path / "empty", tmp_path / "empty")

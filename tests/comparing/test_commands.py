@@ -1,4 +1,4 @@
-"""The command line, and an experiment that DVC itself has run."""
+"""The command line, with an experiment that DVC itself runs."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def call(root: Path, repository: Path, *arguments: str) -> subprocess.CompletedP
 
 
 def test_an_experiment_of_dvc_is_compared(laboratory: Laboratory, repository: Path) -> None:
-    """DVC runs it, writes its lock and its cache; both are read as DVC writes them."""
+    """DVC runs the experiment, and writes its lock and its cache, which are then read."""
     root = laboratory.root
     (root / "stage.py").write_text(SCRIPT.format(tests=str(repository / "tests")))
     with (root / "params.yaml").open("w") as file:
@@ -138,12 +138,12 @@ def test_arguments(laboratory: Laboratory, drawn: Drawn) -> None:
     assert commands.leaderboard(root, "markdown").startswith("**tiny/none")
     with pytest.raises(InputError, match="either by --models or as A:MODEL B:MODEL"):
         commands.compare(root, ":vae", ":iwae", "vae", "text")
-    with pytest.raises(InputError, match="--models names no model"):
+    with pytest.raises(InputError, match="--models is empty"):
         commands.compare(root, "HEAD", "workspace", ",", "text")
 
 
 def test_neither_command_imports_torch(repository: Path) -> None:
-    """It would take longer than all that they do."""
+    """Importing torch would take longer than the commands themselves."""
     code = (
         "import sys, bitsperdim.cli, bitsperdim.comparing.output, bitsperdim.comparing.leaderboard; "
         "sys.exit('torch' in sys.modules)"

@@ -1,4 +1,4 @@
-"""The difference against the formula by hand, verdicts, refusals, and what a bound beside an exact number allows."""
+"""Differences by hand, verdicts, refusals, and the conclusion from a bound beside an exact number."""
 
 import math
 from collections.abc import Callable
@@ -26,12 +26,12 @@ def scored(log_p: np.ndarray, model: str = "vae", **changes: Any) -> Scored:
 
 
 def row(a: Scored, b: Scored) -> Row:
-    """The comparison of one pair."""
+    """Return the comparison of one pair."""
     return rows_of([(a, b)])[0]
 
 
 def with_z(z: float, kinds: tuple[str, str] = ("exact", "exact")) -> Row:
-    """Two results whose difference B - A in bits/dim has exactly this z."""
+    """Compare two results whose difference B - A in bits/dim has exactly this z."""
     noise = np.array([-1.0, 1.0] * 50)
     error = noise.std(ddof=1) / 10
     a = np.linspace(-20, -10, 100)
@@ -56,7 +56,7 @@ def test_it_is_the_formula_by_hand(drawn: Drawn) -> None:
     ("z", "verdict"), [(-1.99, "better"), (-1.98, "cannot tell"), (1.98, "cannot tell"), (1.99, "worse")]
 )
 def test_verdicts_at_the_edge_of_the_interval(z: float, verdict: str) -> None:
-    """Of a hundred images: 1.984, the quantile of t with 99 degrees of freedom."""
+    """The limit for a hundred images is 1.984, the quantile of t with 99 degrees of freedom."""
     found = with_z(z)
     assert found.z == pytest.approx(z)
     assert found.verdict == verdict
@@ -73,7 +73,7 @@ def test_a_model_beside_itself_is_the_same(drawn: Drawn) -> None:
 
 
 def test_the_verdict_is_held_against_seeds_too(drawn: Drawn) -> None:
-    """Three seeds far apart: a difference that is clear on these images is none beyond the noise of the seeds."""
+    """With very different seeds, a difference that is clear on the images is not clear beyond the seeds' noise."""
     a = drawn(1) + np.array([[-0.5], [0.0], [0.5]])
     small = np.tile([0.1, -0.1], 20)
     near, far = row(scored(a), scored(a + 0.4 + small)), row(scored(a), scored(a + 9 + small))
@@ -95,7 +95,7 @@ def test_the_verdict_is_held_against_seeds_too(drawn: Drawn) -> None:
     between = row(scored(a), scored(a + 0.95 + small))
     assert between.noise is not None
     assert between.z is not None
-    assert 1.96 < abs(between.z) < (between.limit or 0)  # clear only if the seeds' spread were well known
+    assert 1.96 < abs(between.z) < (between.limit or 0)  # would be clear only if the seeds' spread were known
     assert between.verdict == "cannot tell"
 
 
@@ -103,7 +103,7 @@ def test_a_side_with_one_seed_has_an_unknown_noise(drawn: Drawn) -> None:
     several, one = drawn(1) + np.array([[-0.5], [0.5]]), drawn(2)
     for a, b, side in ((several, one, "B"), (one, several, "A")):
         notes = row(scored(a), scored(b)).notes
-        assert f"{side} has one seed: its seed noise is unknown, and the verdict is without it." in notes
+        assert f"{side} has one seed: its seed noise is unknown, and the verdict ignores it." in notes
     assert not any("seed" in note for note in row(scored(one), scored(drawn(3))).notes)
 
 
@@ -121,11 +121,11 @@ def test_seeds_are_averaged_image_by_image(drawn: Drawn) -> None:
 @pytest.mark.parametrize(
     ("kinds", "z", "verdict", "words"),
     [
-        (("exact", "lower"), -5, "better", "only that B is better can be concluded, where its bound is clearly below"),
-        (("exact", "lower"), 5, "cannot tell", "here it is above, and the bound may be loose."),
-        (("exact", "lower"), 1, "cannot tell", "and here it is not."),
-        (("lower", "exact"), 5, "worse", "only that A is better can be concluded, where its bound is clearly below"),
-        (("lower", "exact"), -5, "cannot tell", "here it is above, and the bound may be loose."),
+        (("exact", "lower"), -5, "better", "conclusion is that B is better, if its bound is clearly below"),
+        (("exact", "lower"), 5, "cannot tell", "Here it is above, and the bound may be loose."),
+        (("exact", "lower"), 1, "cannot tell", "Here it is not."),
+        (("lower", "exact"), 5, "worse", "conclusion is that A is better, if its bound is clearly below"),
+        (("lower", "exact"), -5, "cannot tell", "Here it is above, and the bound may be loose."),
         (("lower", "lower"), 5, "worse", "Both numbers are upper bounds: the verdict is on the bounds"),
         (("exact", "exact"), 5, "worse", "No parameter differs"),
     ],
@@ -133,19 +133,19 @@ def test_seeds_are_averaged_image_by_image(drawn: Drawn) -> None:
 def test_a_bound_beside_an_exact_number_allows_one_conclusion(
     kinds: tuple[str, str], z: float, verdict: str, words: str
 ) -> None:
-    """A bound that is below an exact number wins, for its model's own number is lower still; above, nothing follows."""
+    """A bound below an exact number wins, because its model's number is lower still; from one above nothing follows."""
     found = with_z(z, kinds)
     assert found.verdict == verdict
     assert words in " ".join(found.notes)
     if "exact" in kinds and "lower" in kinds:
         exact, bound = ("A", "B") if kinds[0] == "exact" else ("B", "A")
-        assert f"{exact} is exact and {bound} an upper bound of its negative log-likelihood" in found.notes[0]
+        assert f"{exact} is exact, and {bound} is an upper bound of its negative log-likelihood" in found.notes[0]
 
 
 @pytest.mark.parametrize("lower", ["exact", "lower"])
 @pytest.mark.parametrize("worse", ["exact", "lower"])
 def test_a_worse_number_makes_a_worse_model_only_where_it_is_exact(lower: str, worse: str) -> None:
-    """All four cases, in both directions; a difference that is not clear establishes nothing."""
+    """All four cases in both directions; a difference that is not clear establishes nothing."""
     for found, verdict in ((with_z(5, (lower, worse)), "worse"), (with_z(-5, (worse, lower)), "better")):
         assert found.is_established == (worse == "exact")
         expected = "cannot tell" if (lower, worse) == ("exact", "lower") else verdict
@@ -163,14 +163,14 @@ def test_bounds_with_different_numbers_of_samples_say_so(drawn: Drawn) -> None:
 def test_flagged_numbers_are_marked(drawn: Drawn) -> None:
     both = row(scored(drawn(1), too_few_samples=True), scored(drawn(2), too_few_samples=True))
     assert any(note.startswith("A and B have too few samples (†)") for note in both.notes)
-    old = {"too_few_samples": None, "bias_exceeds_standard_error": True}  # of the first commits
+    old = {"too_few_samples": None, "bias_exceeds_standard_error": True}  # keys of the first commits
     assert any(note.startswith("B has too few") for note in row(scored(drawn(1)), scored(drawn(2), **old)).notes)
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"kind": "density"}, "B is a density at whole numbers, not a likelihood: it is compared with nothing."),
+        ({"kind": "density"}, "B is a density evaluated at integers, not a likelihood, so it cannot be compared."),
         (
             {"protocol": "other/none/2x2x1/L256/test40/given-none"},
             "the protocols differ in data set (tiny and other): tiny/none/2x2x1/L256/test40/given-none and "
@@ -203,7 +203,7 @@ def test_infinite_numbers_are_a_sentence(drawn: Drawn) -> None:
     both = row(scored(impossible), scored(impossible))
     assert (both.verdict, both.bpd) == ("cannot tell", None)
     assert "both numbers are infinite" in both.notes[0]
-    # a bound of infinity says nothing of its model
+    # an infinite bound says nothing about its model
     assert row(scored(drawn(2), kind="exact"), scored(impossible)).verdict == "cannot tell"
     assert limited("worse", found.a.numbers, found.b.numbers) == ("worse", [])
     assert row(scored(impossible, kind="exact"), scored(drawn(2), kind="exact")).verdict == "better"
@@ -221,7 +221,7 @@ def without_images(log_p: np.ndarray, **changes: Any) -> Scored:
 )
 @pytest.mark.parametrize("sides", ["A", "B", "AB"])
 def test_without_the_images_the_difference_is_unpaired(z: float, verdict: str, sides: str, drawn: Drawn) -> None:
-    """The two numbers' own errors, and no verdict beyond them; it says which file is missing."""
+    """The verdict uses the errors of the two numbers; a note names the missing file."""
     kinds = {"kind": "exact", "bpd_standard_error": 0.03}, {"kind": "exact", "bpd_standard_error": 0.04}
     a, b = (
         (without_images if side in sides else scored)(drawn(0) - shift * 4 * math.log(2), **changes)
@@ -241,7 +241,7 @@ def test_without_the_images_the_difference_is_unpaired(z: float, verdict: str, s
 def test_an_unpaired_difference_counts_distinct_images(
     side: str, n_distinct: int | None, verdict: str, drawn: Drawn
 ) -> None:
-    """As many as the side knows that has looked: 40 images of which 19 are distinct give no verdict."""
+    """The smaller known number of distinct images counts: 40 images with 19 distinct ones give no verdict."""
     a, b = (
         without_images(drawn(0) - shift, kind="exact", n_distinct_images=n_distinct if name == side else None)
         for name, shift in (("A", 0), ("B", 600))
@@ -254,14 +254,14 @@ def test_an_unpaired_difference_counts_distinct_images(
 
 
 def test_an_unpaired_difference_knows_bounds_seeds_and_infinity(drawn: Drawn) -> None:
-    """All that holds of pairs holds of it; equal numbers with an error are not called the same."""
+    """It has all properties of a paired difference, but equal numbers with an error are not called the same."""
     worse = row(scored(drawn(0), kind="exact"), without_images(drawn(0) - 60, kind="lower"))
     assert (worse.verdict, worse.error_is) == ("cannot tell", "unpaired")
     equal = row(scored(drawn(0)), without_images(drawn(0)))
     assert (equal.verdict, equal.bpd, equal.z) == ("cannot tell", 0, 0)
     assert not any("No parameter differs" in note for note in equal.notes)
     constant = row(scored(np.zeros(40)), without_images(np.zeros(40)))
-    assert (constant.verdict, constant.z) == ("same", None)  # an error of zero means one value for all images
+    assert (constant.verdict, constant.z) == ("same", None)  # an error of zero means that all images have one value
     several = drawn(1) + np.array([[-0.5], [0.0], [0.5]])
     seeds = row(scored(several), without_images(drawn(0)))
     assert seeds.noise is not None
@@ -280,8 +280,8 @@ def test_an_unpaired_difference_knows_bounds_seeds_and_infinity(drawn: Drawn) ->
     ("changes", "words"),
     [
         ({"bpd_standard_error": math.inf}, "B's number has no standard error"),
-        ({"bpd_by_seed": None}, "B does not say what each of its 2 seeds gave"),
-        ({"bpd_by_seed": {"0": 1.0, "1": math.inf}}, "B does not say what each of its 2 seeds gave"),
+        ({"bpd_by_seed": None}, "B lacks the numbers of its 2 seeds"),
+        ({"bpd_by_seed": {"0": 1.0, "1": math.inf}}, "B lacks the numbers of its 2 seeds"),
     ],
 )
 def test_without_images_and_errors_it_is_one_sentence(changes: dict[str, Any], words: str, drawn: Drawn) -> None:
@@ -315,11 +315,13 @@ def test_models_are_paired_by_name_or_as_asked(laboratory: Laboratory, drawn: Dr
     two = laboratory.compare("HEAD", pair=("vae", "iwae"))
     assert [item.name for item in two.rows] == ["vae -> iwae"]
     assert laboratory.compare("HEAD", pair=(None, "vae")).rows[0].bpd == found.rows[0].bpd
-    with pytest.raises(InputError, match=r"There is no model 'iwae' in revision HEAD \(.*\); models are old, vae\."):
+    with pytest.raises(
+        InputError, match=r"There is no model 'iwae' in revision HEAD \(.*\); its models are old, vae\."
+    ):
         laboratory.compare("HEAD", models=["iwae"])
     laboratory.git("rm", "-r", "--quiet", "--cached", "results")
     (laboratory.root / "results" / "vae" / "metrics.json").unlink()
-    with pytest.raises(InputError, match=r"No model is in both: revision HEAD .* name two as A:MODEL B:MODEL"):
+    with pytest.raises(InputError, match=r"No model is in both: revision HEAD .* write A:MODEL B:MODEL"):
         laboratory.compare("HEAD")
 
 
@@ -366,7 +368,7 @@ def test_where_nothing_can_be_compared_the_reasons_are_the_error(laboratory: Lab
 
 
 def test_verdicts_count_how_many_are_compared() -> None:
-    """Nine differences of 2.3 errors each: one alone is clear, nine are not, unless they are nine times the same."""
+    """One difference of 2.3 errors is clear, nine together are not, unless all nine are the same difference."""
     rng = np.random.default_rng(0)
     a = rng.normal(-20, 5, 200)
 
@@ -382,12 +384,13 @@ def test_verdicts_count_how_many_are_compared() -> None:
     assert {item.n_compared for item in together} == {9}
     assert all(item.limit == pytest.approx(2.81, abs=0.06) for item in together)  # t of Sidak's 0.57 % is 2.80
     assert all(
-        any(note.startswith("It would be clear if it were the only one") for note in item.notes) for item in together
+        any(note.startswith("This difference would be clear if it were the only one") for note in item.notes)
+        for item in together
     )
     same = rows_of(pairs[:1] * 9)
     assert {item.verdict for item in same} == {"worse"}
     identical = (scored(a, kind="exact"), scored(a, kind="exact"))
-    beside = rows_of([pairs[0], *[identical] * 8])  # where no image moved there is nothing to be wrong about
+    beside = rows_of([pairs[0], *[identical] * 8])  # identical results cannot be called different by chance
     assert [item.verdict for item in beside] == ["worse", *["same"] * 8]
 
 

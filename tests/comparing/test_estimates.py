@@ -1,4 +1,4 @@
-"""Two numbers of models from elsewhere, image by image, as results of the pipeline are compared."""
+"""Two results of users' own models are compared image by image, in the same way as results of the pipeline."""
 
 from pathlib import Path
 from typing import Any

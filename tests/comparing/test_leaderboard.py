@@ -1,4 +1,4 @@
-"""What git has, ranked: ties against those by hand, and nothing is left out unnamed."""
+"""The leaderboard of results in git: ties agree with those by hand, and a result that is left out is named."""
 
 import json
 import math
@@ -31,7 +31,7 @@ def by_place(laboratory: Laboratory) -> dict[str, Any]:
 
 
 def test_ranks_and_ties(laboratory: Laboratory, drawn: Drawn) -> None:
-    """Paired where the cache has the images, else unpaired; far numbers need neither."""
+    """Errors are paired if the cache has the images, otherwise unpaired; numbers far apart need no error."""
     laboratory.write("vae", drawn(1))
     laboratory.commit("Far" + " away" * 20)
     for name, shift in (("best", 2.0), ("near", 1.98), ("clear", 1.7)):
@@ -55,7 +55,7 @@ def test_ranks_and_ties(laboratory: Laboratory, drawn: Drawn) -> None:
     rows = by_place(laboratory)
     near, clear, far = (rows[f"{name} vae"] for name in ("near", "clear", "far"))
     assert (near["tied"], near["error_is"]) == (True, "unpaired")
-    assert (clear["tied"], clear["error_is"]) == (True, "unpaired")  # what pairs can tell, this cannot
+    assert (clear["tied"], clear["error_is"]) == (True, "unpaired")  # clear with a paired error, but not with this one
     assert clear["above_best_standard_error"] == pytest.approx(
         math.hypot(clear["bpd_standard_error"], best["bpd_standard_error"])
     )
@@ -88,7 +88,7 @@ def test_a_bound_is_never_called_worse(
     found = board(laboratory)
     rows = found.table().set_index("model")
     assert rows["verdict"].to_dict() == {"best": "", "near": near, "far": far}
-    assert rows["tied"].to_dict() == {"best": False, "near": True, "far": False}  # of numbers
+    assert rows["tied"].to_dict() == {"best": False, "near": True, "far": False}  # ties are about numbers
     text, markdown = as_text(found).splitlines(), as_markdown(found).splitlines()
     for model, verdict in (("near", near), ("far", far)):
         assert f" {verdict}  " in next(line for line in text if f" {model} " in line)
@@ -96,7 +96,7 @@ def test_a_bound_is_never_called_worse(
 
 
 def test_the_leaderboard_and_a_comparison_agree(laboratory: Laboratory, drawn: Drawn) -> None:
-    """Where a comparison with the best is established, the leaderboard says worse, and only there."""
+    """The leaderboard says worse if, and only if, a comparison with the best is established."""
     for model, (shift, kind) in {"a": (0, "lower"), "b": (-1, "exact"), "c": (-2, "lower")}.items():
         laboratory.write(model, drawn(0) + shift + np.tile([0.1, -0.1], 20), kind=kind)
     laboratory.commit()
@@ -107,7 +107,7 @@ def test_the_leaderboard_and_a_comparison_agree(laboratory: Laboratory, drawn: D
 
 
 def test_seeds_are_part_of_ties(laboratory: Laboratory, drawn: Drawn) -> None:
-    """What is clear on these images is a tie where seeds differ more, with and without the cache."""
+    """A difference that is clear on the images is a tie if seeds differ more, with and without the cache."""
     spread = np.array([[-1.0], [0.0], [1.0]])
     laboratory.write("vae", drawn(1, 0.5) + spread)
     laboratory.commit()
@@ -141,7 +141,7 @@ def test_the_workspace_is_ranked_where_git_does_not_have_it(laboratory: Laborato
 
 
 def test_recipes_are_ranked_where_asked(laboratory: Laboratory, drawn: Drawn) -> None:
-    """Paired with a commit's result by the log-likelihoods beside them."""
+    """Errors against a commit's result are paired, with the log-likelihoods beside the recipe's result."""
     laboratory.write("vae", drawn(1))
     laboratory.commit()
     folder = laboratory.root / "recipes" / "results"
@@ -155,13 +155,13 @@ def test_recipes_are_ranked_where_asked(laboratory: Laboratory, drawn: Drawn) ->
     assert mine["above_best_standard_error"] == pytest.approx(0, abs=1e-9)
     (folder / "broken.json").write_text("{")
     assert leaderboard(laboratory.root, Cache(laboratory.root), with_recipes=True).left_out == [
-        "recipes/results/broken.json is damaged: it is not what `bitsperdim recipe` writes."
+        "recipes/results/broken.json is damaged: it does not have the format that `bitsperdim recipe` writes."
     ]
     assert "recipe mine" in commands.leaderboard(laboratory.root, "text", with_recipes=True)
 
 
 def test_a_paired_error_is_never_above_the_sum_of_the_two(drawn: Drawn) -> None:
-    """Why a difference of more than 1.96 such sums needs no data."""
+    """Therefore a difference of more than 1.96 such sums needs no data."""
     rng = np.random.default_rng(0)
     for _ in range(200):
         a, b = rng.normal(0, rng.exponential(), 20), rng.normal(0, rng.exponential(), 20)
@@ -181,7 +181,7 @@ def test_numbers_of_different_protocols_or_images_are_ranked_apart(laboratory: L
 
 
 def test_results_that_did_not_change_are_one_row(laboratory: Laboratory, drawn: Drawn) -> None:
-    """The newest commit with these metrics; studies are no models; a merge adds nothing that a parent has."""
+    """The newest commit with these metrics counts; studies are not models; a merge adds nothing that a parent has."""
     laboratory.write("vae", drawn(1))
     laboratory.write("density_and_mass", drawn(1))
     first = laboratory.commit("First")
@@ -209,7 +209,7 @@ def test_results_that_did_not_change_are_one_row(laboratory: Laboratory, drawn: 
 
 
 def test_equal_numbers_are_one_row_under_the_most_telling_name(laboratory: Laboratory, drawn: Drawn) -> None:
-    """Also where a later version of the code has added a key; what differs in any number is a row of its own."""
+    """This holds also if newer code has added a key; results that differ in any number have separate rows."""
     laboratory.write("vae", drawn(1), bias_exceeds_standard_error=True, too_few_samples=None)
     first = laboratory.commit("First")
     laboratory.write("vae", drawn(1), too_few_samples=True, new=0.0)
@@ -218,7 +218,7 @@ def test_equal_numbers_are_one_row_under_the_most_telling_name(laboratory: Labor
     assert (found["where"].tolist(), found["also"].tolist()) == ([f"commit {first[:7]}"], ["experiment tried"])
     laboratory.write("vae", drawn(1), too_few_samples=True)
     newest = laboratory.commit("Newest")
-    laboratory.write("vae", drawn(1), too_few_samples=True, newer=0.0)  # in the workspace alone
+    laboratory.write("vae", drawn(1), too_few_samples=True, newer=0.0)  # only in the workspace
     laboratory.write("iwae", drawn(1), too_few_samples=True)  # another model
     found = board(laboratory)
     (vae,) = [entry for entry in found.entries if entry.change.model == "vae"]
@@ -255,15 +255,15 @@ def test_a_merge_with_numbers_of_its_own_is_a_row(laboratory: Laboratory, drawn:
 @pytest.mark.parametrize(
     ("n", "level", "said"),
     [
-        (2, 0.05, "2 results, 1 pair: clearly apart from 1.96"),
-        (5, 0.0027, "5 results, 10 pairs: clearly apart from 3.00"),
+        (2, 0.05, "2 results, 1 pair: two results are clearly apart from 1.96"),
+        (5, 0.0027, "5 results, 10 pairs: two results are clearly apart from 3.00"),
     ],
 )
 def test_a_level_is_said_in_standard_errors_to_each_side(n: int, level: float, said: str) -> None:
     text = in_words(Together(n, level, 2, 0.0123, None))
-    assert text.startswith(f"{said} standard errors on, ")
+    assert text.startswith(f"{said} standard errors on. ")
     assert text.endswith("would be expected to look 0.012 bits/dim better than it is.")
-    assert in_words(Together(n, level, 1, None, None)).count(".") == said.count(".") + 1
+    assert in_words(Together(n, level, 1, None, None)).count(".") == said.count(".") + 2
 
 
 def test_infinite_numbers_are_last_and_untied(laboratory: Laboratory, drawn: Drawn) -> None:
@@ -326,7 +326,7 @@ def test_hostile_subjects_and_names_break_out_of_nothing(laboratory: Laboratory,
 
 
 def test_the_table_has_every_column_and_twenty_experiments_take_seconds(laboratory: Laboratory, drawn: Drawn) -> None:
-    """It must take ten seconds at most; the bound here leaves room for a busy machine."""
+    """The target is ten seconds at most; the limit here is larger for a busy machine."""
     for n, model in enumerate(("vae", "iwae")):
         laboratory.write(model, drawn(n))
     laboratory.commit()

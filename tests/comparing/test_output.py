@@ -16,7 +16,7 @@ Drawn = Callable[..., np.ndarray]
 
 @pytest.fixture
 def filled(laboratory: Laboratory, drawn: Drawn) -> Laboratory:
-    """Two models, of which the second is scored on other images in the workspace, and a third there alone."""
+    """Two models, the second scored on other images in the workspace, and a third model in the workspace only."""
     laboratory.write("vae", drawn(1))
     laboratory.write("iwae", drawn(2), kind="exact", n_samples=1)
     laboratory.commit()
@@ -58,7 +58,7 @@ def test_the_markdown_is_a_table(filled: Laboratory) -> None:
 def test_a_result_of_the_first_commits_is_flagged_by_the_flag_it_has(
     exceeds: bool, laboratory: Laboratory, drawn: Drawn
 ) -> None:
-    """Which was of the bias alone."""
+    """The old flag was only about the bias."""
     laboratory.write("vae", drawn(1), bias_exceeds_standard_error=exceeds, too_few_samples=None)
     laboratory.commit()
     laboratory.write("vae", drawn(2))
@@ -94,7 +94,7 @@ def test_the_json_always_has_the_same_keys(filled: Laboratory) -> None:
     iwae, vae = sorted(found["models"], key=lambda model: model["a"]["model"])
     assert (iwae["verdict"], iwae["difference_bpd"], iwae["z"]) == ("refused", None, None)
     assert (iwae["limit"], iwae["standard_error_of_seeds_bpd"]) == (None, None)
-    assert vae["limit"] == pytest.approx(2.02269, rel=1e-5)  # of t with 39 degrees of freedom
+    assert vae["limit"] == pytest.approx(2.02269, rel=1e-5)  # quantile of t with 39 degrees of freedom
     assert vae["standard_error_of_seeds_bpd"] == {"a": None, "b": None}
     assert vae["standard_error_of_images_bpd"] == vae["standard_error_bpd"]
     assert vae["monte_carlo_error_bpd"] == pytest.approx(0.0003 * 2**0.5)
@@ -107,7 +107,7 @@ def test_the_json_always_has_the_same_keys(filled: Laboratory) -> None:
 
 @pytest.fixture
 def of_seeds(laboratory: Laboratory, drawn: Drawn) -> Laboratory:
-    """A model with three seeds, and in the workspace with one; another with three in both."""
+    """A model with three seeds, but one in the workspace; another model with three seeds in both."""
     three = np.stack([drawn(n, shift) for n, shift in enumerate((0.0, 0.3, 0.6))])
     laboratory.write("vae", three)
     laboratory.write("iwae", three)
@@ -118,7 +118,7 @@ def of_seeds(laboratory: Laboratory, drawn: Drawn) -> Laboratory:
 
 
 def test_the_noises_are_told_apart(of_seeds: Laboratory) -> None:
-    """Text, Markdown and JSON have the noise of images, of samples and of seeds, and what is unknown of it."""
+    """Text, Markdown and JSON show the noise of images, of samples and of seeds, and which noise is unknown."""
     found = of_seeds.compare("HEAD")
     iwae, vae = sorted(found.rows, key=lambda row: row.name)
     assert vae.noise is not None
@@ -131,7 +131,7 @@ def test_the_noises_are_told_apart(of_seeds: Laboratory) -> None:
         assert f"together {vae.noise.combined:.3f}" in flat
         assert f" {vae.limit:.2f} " in flat
         assert f"; B {iwae.noise.seeds[1]:.3f}, 3 seeds)" in flat
-        assert "B has one seed: its seed noise is unknown, and the verdict is without it." in flat
+        assert "B has one seed: its seed noise is unknown, and the verdict ignores it." in flat
         assert "over the training seeds of a side with several" in flat
         assert "not the spread over training seeds" not in flat
     models = {model["a"]["model"]: model for model in json.loads(as_json(found))["models"]}
@@ -150,7 +150,7 @@ def test_one_seed_is_written_as_ever(filled: Laboratory) -> None:
 
 
 def test_an_unpaired_difference_is_called_so(laboratory: Laboratory, drawn: Drawn) -> None:
-    """In text, Markdown and JSON, beside one that is paired."""
+    """Text, Markdown and JSON mark it, and not the paired difference beside it."""
     laboratory.write("vae", drawn(1))
     laboratory.write("iwae", drawn(2))
     laboratory.commit()
@@ -166,7 +166,7 @@ def test_an_unpaired_difference_is_called_so(laboratory: Laboratory, drawn: Draw
         assert (", unpaired " in vae, ", unpaired " in iwae) == (True, False)
         flat = " ".join(text.split())
         assert "vae: Unpaired: per_image.csv, the log-likelihood of each image, at " in flat
-        assert "Unpaired: a side lacks the log-likelihoods of single images" in flat
+        assert "Unpaired: the log-likelihoods of single images are missing for a side" in flat
     models = {model["a"]["model"]: model for model in json.loads(as_json(found))["models"]}
     assert {name: model["error_is"] for name, model in models.items()} == {"iwae": "paired", "vae": "unpaired"}
     errors = [models["vae"][side]["bpd_standard_error"] for side in "ab"]
@@ -177,7 +177,7 @@ def test_an_unpaired_difference_is_called_so(laboratory: Laboratory, drawn: Draw
 
 
 def test_hostile_names(laboratory: Laboratory, drawn: Drawn) -> None:
-    """Folders and experiments may be called anything that git takes."""
+    """Folders and experiments may have any name that git allows."""
     name = "a|b<script>`x`[l](http:x)"
     laboratory.write(name, drawn(1), protocol="tiny/<b>|/2x2x1/L256/test40/given-none")
     laboratory.params[name] = {"key": "|<i>\x1b[31m"}

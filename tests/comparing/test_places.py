@@ -1,4 +1,4 @@
-"""Comparisons and the leaderboard in a folder of a repository, where history is cut, and where git cannot tell."""
+"""Comparisons and the leaderboard in a subfolder of a repository, in a shallow clone, and if git fails."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ def filled(root: Path, drawn: Drawn, top: Path | None = None) -> Laboratory:
         laboratory.commit(f"Number {n}")
     laboratory.write("vae", drawn(3, 0.5))
     laboratory.experiment("tall-owl")
-    laboratory.write("vae", drawn(2))  # git does not know the log-likelihoods of the images
+    laboratory.write("vae", drawn(2))  # the log-likelihoods of the images are not in git
     laboratory.write("new", drawn(4))
     return laboratory
 
@@ -33,13 +33,13 @@ def board(root: Path) -> Board:
 
 
 def told(found: Board) -> list[tuple[str, str, str, str]]:
-    """Where each number of the leaderboard is, without the hashes, which differ from repository to repository."""
+    """Return the place of each number of the leaderboard without hashes, which differ between repositories."""
     return [(e.change.model, e.change.where.split()[0], e.change.subject, e.error_is) for e in found.entries]
 
 
 @pytest.mark.parametrize("neighbour", [False, True])
 def test_a_folder_of_a_larger_repository_is_like_a_repository(neighbour: bool, tmp_path: Path, drawn: Drawn) -> None:
-    """Also where the folder beside it is a laboratory too: its results are not ours."""
+    """This holds also if the folder beside it is another laboratory, whose results are ignored."""
     whole = filled(tmp_path / "whole", drawn)
     top = tmp_path / "larger"
     if neighbour:
@@ -87,7 +87,7 @@ def test_where_history_is_cut_no_commit_is_credited_with_an_earlier_ones_numbers
     for column in ("commit", "date", "subject"):
         assert set(rows.loc[[earlier], column]) == {""}
     assert rows.loc[f"commit {last[:7]}", ["model", "commit", "subject"]].tolist() == ["vae", last, "Better"]
-    sentence = "this is a shallow clone, in which history is cut: `git fetch --unshallow` gets the earlier commits."
+    sentence = "this is a shallow clone, whose history is cut off: `git fetch --unshallow` gets the earlier commits."
     assert found.left_out == [sentence]
     assert f"Left out: {sentence}" in as_text(found)
     with pytest.raises(InputError, match=r"'HEAD~2'; this is a shallow clone: `git fetch --unshallow` gets the"):
@@ -134,7 +134,7 @@ def test_an_experiment_whose_baseline_is_not_there_is_not_credited_with_all(tmp_
 def test_what_git_cannot_tell_is_told_with_its_reason(
     tmp_path: Path, drawn: Drawn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And never as if there were no such revision, or no commits."""
+    """The message never claims that there is no such revision or no commit."""
     laboratory = filled(tmp_path / "lab", drawn)
     for name, value in anothers().items():
         monkeypatch.setenv(name, value)

@@ -1,4 +1,4 @@
-"""A remote of DVC, for real: a run is pushed to a folder; clones pull it, need run nothing, and compare its commits."""
+"""A real DVC remote: a run is pushed to a folder; clones pull it without running anything, and compare its commits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECONDS = 240
 
 
 class Copy:
-    """A repository with the code and the pipeline of this one; what is run in it sees no configuration of the user."""
+    """A repository with this repository's code and pipeline; commands in it do not see the user's configuration."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -46,7 +46,7 @@ class Copy:
         }
 
     def run(self, *command: str, status: int = 0) -> str:
-        """What a command says on both channels; it must end with this status."""
+        """Return the output of a command on stdout and stderr; the command must exit with this status."""
         done = subprocess.run(
             command,
             cwd=self.root,
@@ -148,7 +148,7 @@ def test_commits_whose_data_are_only_on_the_remote_are_compared(origin: Copy) ->
     assert "histogram.pseudocount: 1.0 -> 30.0" in said
     assert [line.split()[-1] for line in said.splitlines() if line.startswith("histogram ")] == ["worse"]
     assert [line.split()[-2:] for line in said.splitlines() if line.startswith("gaussian ")] == [["the", "same"]]
-    assert not list((clone.root / "results").rglob("per_image.csv"))  # nothing was checked out
+    assert not list((clone.root / "results").rglob("per_image.csv"))  # no file was checked out
 
 
 def test_data_that_are_nowhere_leave_an_unpaired_difference(origin: Copy) -> None:
@@ -156,13 +156,13 @@ def test_data_that_are_nowhere_leave_an_unpaired_difference(origin: Copy) -> Non
     clone.run("dvc", "remote", "modify", "--local", "storage", "url", str(origin.root.parent / "gone"))
     said = clone.compare("HEAD~1", "HEAD")
     assert [", unpaired " in line for line in said.splitlines() if line.startswith("histogram ")] == [True]
-    assert "is neither in DVC's cache nor on a remote: `dvc pull` it, or run `dvc repro` on that commit." in said
+    assert "is neither in DVC's cache nor on a remote: run `dvc pull` or `dvc repro` on that commit." in said
     said = clone.compare("workspace", "HEAD")
-    assert "is neither in the workspace nor in DVC's cache: `dvc pull` it, or run `dvc repro`." in said
+    assert "is neither in the workspace nor in DVC's cache: run `dvc pull` or `dvc repro`." in said
 
 
 def test_a_clone_without_the_data_runs_with_links_to_the_cache(origin: Copy) -> None:
-    """Twice, so that what is a link is written anew: nothing goes through one into the cache."""
+    """The second run replaces links by new files, and does not write through a link into the cache."""
     clone = origin.clone("linked")
     clone.run("dvc", "remote", "modify", "--local", "storage", "url", str(origin.root.parent / "gone"))
     clone.run("dvc", "config", "--local", "cache.type", "symlink")
@@ -177,7 +177,7 @@ def test_a_clone_without_the_data_runs_with_links_to_the_cache(origin: Copy) -> 
 
 
 def test_files_that_the_user_put_there_survive_a_run_that_fails(origin: Copy) -> None:
-    """They are found from the copy too in which DVC runs an experiment; a relative mirror is that of the repository."""
+    """They are found also from DVC's copy for an experiment; a relative mirror path starts at the repository."""
     clone = origin.clone("own")
     own = clone.root / "data" / "raw" / "mnist"
     own.mkdir(parents=True)

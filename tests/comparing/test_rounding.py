@@ -1,4 +1,4 @@
-"""Other digits of the same code and parameters are told from those of another parameter, an edit or other images."""
+"""Other digits from the same inputs are distinguished from those of another parameter, an edit or other images."""
 
 import copy
 import json
@@ -51,7 +51,7 @@ def test_nothing_is_told_of_the_same_lock() -> None:
 
 
 def elsewhere(**changes: str) -> dict[str, Any]:
-    """The lock of a rerun in which models/vae, and what follows from it, is something else; and more such changes."""
+    """Return the lock of a rerun in which models/vae and all that follows from it differ, with further changes."""
     changes = {"models/vae": "V", "results/vae/metrics.json": "M", "results": "R", "report": "H"} | changes
     after = copy.deepcopy(BEFORE)
     for content in after.values():
@@ -61,7 +61,7 @@ def elsewhere(**changes: str) -> dict[str, Any]:
 
 
 def test_other_outputs_of_the_same_inputs_are_told() -> None:
-    """With all that follows from them; a stage that is new is not."""
+    """Later stages that change as a result are reported, too; a new stage is not."""
     assert rounded_otherwise(BEFORE, elsewhere()) == ["train@vae", "evaluate@vae", "report"]
     assert rounded_otherwise({}, elsewhere()) == []
 
@@ -69,9 +69,9 @@ def test_other_outputs_of_the_same_inputs_are_told() -> None:
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"src/models": "2"}, []),  # an edit of what trains and scores: the report follows from it
+        ({"src/models": "2"}, []),  # an edit of the code for training and scoring also affects the report
         ({"src/report": "2"}, ["train@vae", "evaluate@vae"]),
-        ({"data": "D"}, ["dequantize", "train@vae", "evaluate@vae", "report"]),  # a resampled image, say
+        ({"data": "D"}, ["dequantize", "train@vae", "evaluate@vae", "report"]),  # for example a resampled image
         ({"src/data": "2", "data": "D"}, []),
         ({"src/data": "2"}, []),
     ],
@@ -96,7 +96,7 @@ def test_what_another_command_has_changed_is_not_told() -> None:
     ],
 )
 def test_what_another_parameter_has_changed_is_not_told(name: str, told: list[str]) -> None:
-    """In the stage itself or one before it."""
+    """This holds for the stage itself and for earlier stages."""
     after = elsewhere()
     after[name]["params"] = {"params.yaml": {"another": 1}}
     assert rounded_otherwise(BEFORE, after) == told
@@ -120,7 +120,7 @@ def write_lock(root: Path, stages: dict[str, Any]) -> None:
 
 
 def rerun(root: Path, moved_by: float) -> None:
-    """Leave what a rerun on another processor leaves."""
+    """Write the files that a rerun on another processor would write."""
     write_lock(root, elsewhere())
     path = root / "results" / "vae" / "metrics.json"
     write_json(path, {**json.loads(path.read_text()), "bpd": 2.0 + moved_by})
@@ -131,16 +131,19 @@ def test_the_sentence_says_what_moved_why_and_whether_it_may(root: Path) -> None
     rerun(root, 0.4 * TRAINED["bpd"])
     told = sentence(root)
     assert told.startswith(
-        "Other digits than in the last commit, from the same code and parameters: evaluate@vae, report, train@vae. "
+        "The digits differ from the last commit, with the same code and parameters: evaluate@vae, report, train@vae. "
     )
     assert "These numbers agree with the committed ones, within the tolerances of `make check`." in told
-    assert told.endswith("Tracked files that are modified by that: 2.")
+    assert told.endswith("Number of tracked files modified by this: 2.")
     rerun(root, 2 * TRAINED["bpd"])
-    assert "NOT within the tolerances of `make check`: vae: bpd is 2.10000, but 2.00000 is committed" in sentence(root)
+    told = sentence(root)
+    assert (
+        "NOT agree within the tolerances of `make check`: vae: bpd is 2.10000, but the committed value is 2.0" in told
+    )
 
 
 def test_a_model_with_another_parameter_is_not_judged(root: Path) -> None:
-    """One moved by rounding, and another that was changed on purpose: the verdict is on the first."""
+    """One model changed by rounding, another by a new parameter: only the first is judged."""
     rerun(root, 0.4 * TRAINED["bpd"])
     after = elsewhere(**{"models/other": "O"})
     after["train@other"]["params"] = {"params.yaml": {"lr": 2}}

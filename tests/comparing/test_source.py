@@ -1,4 +1,4 @@
-"""Revisions, experiments, recipes and the workspace; every mistake is one sentence."""
+"""Revisions, experiments, recipes and the workspace as sources; every mistake gives one sentence."""
 
 import json
 import math
@@ -35,7 +35,7 @@ def test_an_experiment_is_found_by_its_name(laboratory: Laboratory, drawn: Drawn
     laboratory.commit()
     laboratory.write("vae", drawn(2, 0.5))
     commit = laboratory.experiment("tall-owl")
-    laboratory.git("update-ref", "refs/exps/stash", commit)  # DVC has other references too
+    laboratory.git("update-ref", "refs/exps/stash", commit)  # DVC has other references, too
     source = find(laboratory.root, "tall-owl", Cache(laboratory.root))
     assert (source.kind, source.commit, source.models) == ("experiment", commit, ["vae"])
     assert [item.name for item in history.experiments(repository(laboratory.root))] == ["tall-owl"]
@@ -56,12 +56,12 @@ def test_of_two_experiments_of_one_name_the_one_on_this_commit_is_meant(laborato
     assert found is not None
     assert found.commit == commits[1]
     laboratory.commit("Another")
-    with pytest.raises(InputError, match="There are 2 experiments 'twin'; name one by its commit"):
+    with pytest.raises(InputError, match="There are 2 experiments 'twin'; choose one by its commit"):
         history.experiment(repository(laboratory.root), "twin")
 
 
 def test_names_are_looked_up_in_order(laboratory: Laboratory, drawn: Drawn) -> None:
-    """A revision, then a recipe's result, then an experiment; the words say what it was taken for."""
+    """The order is revision, recipe result, experiment; the description names the kind that was found."""
     laboratory.write("vae", drawn(1))
     laboratory.commit()
     laboratory.write("vae", drawn(2))
@@ -81,7 +81,7 @@ def test_a_recipe_beside_a_commit(laboratory: Laboratory, drawn: Drawn) -> None:
     laboratory.commit()
     found = laboratory.compare("HEAD", "big").rows[0]
     expected = -((drawn(3) + drawn(4)) / 2 - drawn(1)).mean() / (4 * np.log(2))
-    assert found.bpd == pytest.approx(expected, rel=1e-4)  # kept in float32
+    assert found.bpd == pytest.approx(expected, rel=1e-4)  # stored in float32
     assert found.parameters == []
     path.with_suffix(".npz").write_bytes(b"PK")
     with pytest.raises(InputError, match=r"^vae: recipes/results/big\.npz is damaged"):
@@ -89,7 +89,7 @@ def test_a_recipe_beside_a_commit(laboratory: Laboratory, drawn: Drawn) -> None:
     path.with_suffix(".npz").unlink()
     gone = laboratory.compare("HEAD", "big").rows[0]
     assert (gone.bpd, gone.error_is) == (pytest.approx(expected), "unpaired")
-    words = "recipes/results/big.npz, with the log-likelihood of each image, is not there; restore it."
+    words = "recipes/results/big.npz, with the log-likelihood of each image, is missing; restore it with git."
     assert f"Unpaired: {words}" in gone.notes
     path.write_text('{"models": []}')
     with pytest.raises(InputError, match=r"recipes/results/big\.json is damaged"):
@@ -126,7 +126,7 @@ def test_a_folder_that_is_no_repository_has_a_workspace_and_recipes(laboratory: 
 
 
 def test_a_revision_whose_cache_is_gone(laboratory: Laboratory, drawn: Drawn) -> None:
-    """The difference is unpaired, with one sentence for all models, in any of the two places."""
+    """The difference is unpaired, with one sentence for all models, on either side."""
     for model in ("vae", "iwae"):
         laboratory.write(model, drawn(1))
     first = laboratory.commit()
@@ -134,7 +134,7 @@ def test_a_revision_whose_cache_is_gone(laboratory: Laboratory, drawn: Drawn) ->
     laboratory.empty_the_cache()
     words = (
         f"per_image.csv, the log-likelihood of each image, at {first[:7]} is neither in DVC's cache nor on a remote: "
-        f"`dvc pull` it, or run `dvc repro` on that commit."
+        f"run `dvc pull` or `dvc repro` on that commit."
     )
     found = laboratory.compare("HEAD").rows
     assert [(item.error_is, item.notes.count(f"Unpaired: {words}")) for item in found] == [("unpaired", 1)] * 2
@@ -167,13 +167,13 @@ def test_a_damaged_file_of_the_cache_is_noticed(laboratory: Laboratory, drawn: D
     md5 = md5_of((laboratory.root / "dvc.lock").read_text(), "results/vae/per_image.csv")
     assert md5 is not None
     laboratory.cached(md5).write_text("seed,image,log_p\n0,0,-1\n")
-    with pytest.raises(InputError, match=f"DVC's cache holds a damaged file under {md5}"):
+    with pytest.raises(InputError, match=f"{md5[:2]}/{md5[2:]} in DVC's cache is damaged"):
         laboratory.compare("HEAD")
     (laboratory.root / "results" / "vae" / "metrics.json").write_text(json.dumps(metrics_of(drawn(2)[None])))
     (laboratory.root / "results" / "vae" / "per_image.csv").write_text("seed,image,log_p\n0,0,-1\n")
     laboratory.cached(md5).unlink()
-    with pytest.raises(InputError, match=r"^vae: results/vae/per_image\.csv in the workspace does not hold the 40"):
-        laboratory.compare("HEAD")  # the other is missing: that does not make up for it
+    with pytest.raises(InputError, match=r"^vae: results/vae/per_image\.csv in the workspace does not have each of"):
+        laboratory.compare("HEAD")  # it is an error although the file of the other side is only missing
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"kind": "exact"}', "\udcff", "[" * 100_000, '{"kind": "guess"}'])
@@ -192,22 +192,22 @@ def test_damaged_metrics_are_one_sentence(content: str, laboratory: Laboratory, 
 def test_log_likelihoods_that_do_not_fit_are_refused(drawn: Drawn) -> None:
     numbers = AnyMetrics(**metrics_of(np.stack([drawn(1)])))
     rows = [f"0,{n},{value}" for n, value in enumerate(drawn(1))]
-    read = ["seed,image,log_p", *reversed(rows)]  # the order of rows plays no part
+    read = ["seed,image,log_p", *reversed(rows)]  # the order of rows does not matter
     assert read_images("\n".join(read).encode(), numbers, "x").log_p[0] == pytest.approx(drawn(1))
     for content, words in (
         (b"\xff", "is damaged"),
         (b"seed,image\n0,0\n", "is damaged"),
-        ("\n".join(read[:-1]).encode(), "does not hold the 40 test images once for each seed"),
-        ("\n".join([*read[:-1], read[1]]).encode(), "does not hold the 40 test images once"),
+        ("\n".join(read[:-1]).encode(), "does not have each of the 40 test images once for each seed"),
+        ("\n".join([*read[:-1], read[1]]).encode(), "does not have each of the 40 test images once"),
         ("\n".join([*read[:-1], "0,0,nan"]).encode(), "is damaged"),
-        ("\n".join([*read[:-1], "0,0,-1000"]).encode(), "does not fit its metrics"),
+        ("\n".join([*read[:-1], "0,0,-1000"]).encode(), "does not agree with its metrics"),
     ):
         with pytest.raises(InputError, match=words):
             read_images(content, numbers, "x")
     with pytest.raises(InputError, match="is damaged"):
         fitting(np.zeros((1, 3)), None, numbers, "x")
     assert fitting(drawn(1)[None] * (1 + 1e-8), None, numbers, "x").n_distinct == 40
-    with pytest.raises(InputError, match="does not fit its metrics"):
+    with pytest.raises(InputError, match="does not agree with its metrics"):
         fitting(drawn(1)[None] * (1 + 1e-5), None, numbers, "x")
     with_copies = ["seed,image,log_p,same_as", *(f"{row},{n // 2 * 2}" for n, row in enumerate(rows))]
     found = read_images("\n".join(with_copies).encode(), numbers, "x")
@@ -229,10 +229,12 @@ def test_parameters_are_those_of_the_lock_and_an_edit_since_is_said(laboratory: 
     assert found.notes == [
         "B: params.yaml in the workspace has been edited since these numbers were made (vae.latent_size)."
     ]
-    path.write_text(path.read_text().replace("latent_size: 99", "n_mixtures: 1"))  # two defaults, written or not
+    path.write_text(
+        path.read_text().replace("latent_size: 99", "n_mixtures: 1")
+    )  # both keys have their default, written or not
     assert laboratory.compare("HEAD").rows[0].notes == []
     laboratory.write("vae", drawn(2))
     notes = laboratory.compare("HEAD").rows[0].notes
-    assert any("is not the one that dvc.lock names; run `dvc repro`." in note for note in notes)
+    assert any("differs from the file in dvc.lock; run `dvc repro`." in note for note in notes)
     assert locked_params("stages: [", "vae") == {}
     assert locked_params("  evaluate@vae:\n    params: 3\n", "vae") == {}

@@ -1,4 +1,4 @@
-"""A number held against the best of its protocol, at the edges: tied or not, and by which error."""
+"""Ties with the best result of a protocol, at the limits, and the kinds of errors that decide them."""
 
 import itertools
 import math
@@ -30,7 +30,7 @@ def reader(laboratory: Laboratory) -> Reader:
 
 
 def entry(bpd: float, error: float = 0.0, log_p: np.ndarray | None = None, **changes: Any) -> Entry:
-    """A result of these numbers, with or without its log-likelihoods."""
+    """Return a result with these numbers, with or without its log-likelihoods."""
     changes = {"kind": "exact", "bpd": bpd, "bpd_standard_error": error, **changes}
     numbers = AnyMetrics(**metrics_of(np.atleast_2d(np.zeros(40) if log_p is None else log_p), **changes))
 
@@ -44,13 +44,13 @@ def entry(bpd: float, error: float = 0.0, log_p: np.ndarray | None = None, **cha
 
 
 def held(mine: Entry, best: Entry, reader: Reader) -> Entry:
-    """The worse of two on a board of their own."""
+    """Rank two results alone, and return the worse one."""
     rank([best, mine], reader)
     return mine
 
 
 def test_no_error_is_needed_beyond_the_sum_of_both(reader: Reader) -> None:
-    """From more than 2.02 (0.25 + 0.5) on, of 40 images; just below the error of the difference decides."""
+    """The limit for 40 images is 2.02 (0.25 + 0.5); just below it, the error of the difference decides."""
     best, edge = entry(0.0, 0.5), T_OF_40 * 0.75
     beyond = held(entry(edge + 1e-9, 0.25), best, reader)
     assert (beyond.error_is, beyond.error, beyond.tied) == ("not needed", None, False)
@@ -62,7 +62,7 @@ def test_no_error_is_needed_beyond_the_sum_of_both(reader: Reader) -> None:
 
 @pytest.mark.parametrize("n", [2, 3, 6])
 def test_the_more_pairs_there_are_the_farther_is_beyond_any_error(n: int, reader: Reader) -> None:
-    """At the level of each of n (n - 1) / 2 pairs, which no step of the judgement on all of them asks for more than."""
+    """The limit uses the Bonferroni level of n (n - 1) / 2 pairs; no step of the joint test needs a smaller level."""
     edge = float(t.ppf(1 - 0.05 / (n * (n - 1)), 39)) * (0.25 + 0.5)
     for shift, error_is in ((-1e-9, "unpaired"), (1e-9, "not needed")):
         mine = entry(edge + shift, 0.25)
@@ -72,7 +72,7 @@ def test_the_more_pairs_there_are_the_farther_is_beyond_any_error(n: int, reader
 
 @pytest.mark.parametrize(("mine", "best"), [(2, 1), (1, 2), (2, 2)])
 def test_with_several_seeds_an_error_is_always_needed(mine: int, best: int, reader: Reader) -> None:
-    """Their spread may be larger than any error of the images."""
+    """The spread of seeds may be larger than any error of the images."""
     means = ({str(seed): 10.0 * seed for seed in range(n)} if n > 1 else None for n in (mine, best))
     a, b = (
         entry(bpd, 0.01, n_seeds=n, bpd_by_seed=by_seed)
@@ -85,7 +85,7 @@ def test_with_several_seeds_an_error_is_always_needed(mine: int, best: int, read
 
 
 def test_a_tie_ends_where_the_interval_does(reader: Reader) -> None:
-    """At 2.02 times the root of the summed squares, of 40 images."""
+    """The limit for 40 images is 2.02 times the root of the summed squares."""
     best = entry(0.0, 0.3)
     edge = T_OF_40 * math.hypot(0.3, 0.4)
     assert held(entry(edge - 1e-9, 0.4), best, reader).tied
@@ -101,12 +101,14 @@ def test_equal_numbers_without_an_error_are_tied(reader: Reader) -> None:
     shifted = held(entry(1.001, 0.1, images - 0.001), entry(1.0, 0.1, images), reader)
     assert (shifted.tied, shifted.error_is) == (False, "paired")
     assert shifted.error == pytest.approx(0, abs=1e-12)
-    assert held(entry(1.001, 0.1, images), entry(1.0, 0.1, images), reader).tied  # what the images say counts
+    assert held(
+        entry(1.001, 0.1, images), entry(1.0, 0.1, images), reader
+    ).tied  # the log-likelihoods of the images decide
 
 
 @pytest.mark.parametrize(("z", "tied"), [(-2.03, True), (0.0, True), (2.01, True), (2.03, False), (9.0, False)])
 def test_a_paired_tie_is_that_of_the_images(z: float, tied: bool, reader: Reader) -> None:
-    """The difference, its sign and its error are those of the images, whatever the two numbers are."""
+    """The difference, its sign and its error come from the images, whatever the two numbers are."""
     noise = np.tile([-1.0, 1.0], 20)
     error = noise.std(ddof=1) / math.sqrt(40)
     images = np.linspace(-90, -10, 40)
@@ -118,9 +120,9 @@ def test_a_paired_tie_is_that_of_the_images(z: float, tied: bool, reader: Reader
 
 @pytest.mark.parametrize("shift", [2.5, 4.0])
 def test_a_tie_of_few_seeds_reaches_as_far_as_their_t(shift: float, reader: Reader) -> None:
-    """Two seeds on each side: 2.5 combined errors are within the interval of some 4.3, and beyond 1.96."""
+    """With two seeds on each side, 2.5 combined errors are below the limit of about 4.3, but above 1.96."""
     images = np.linspace(-90, -10, 40) + np.array([[-1.0], [1.0]])
-    error = math.sqrt(2)  # of two sides with a standard error of one nat each
+    error = math.sqrt(2)  # two sides with a standard error of one nat each
     found = held(entry(1.2, 0.3, images - shift * error), entry(1.1, 0.3, images), reader)
     assert (found.error, found.tied) == (pytest.approx(error / DIMENSIONS), True)
     far = held(entry(1.2, 0.3, images - 4.5 * error), entry(1.1, 0.3, images), reader)
@@ -144,7 +146,7 @@ def test_infinite_numbers_have_no_error(reader: Reader) -> None:
 
 
 def test_equal_numbers_share_a_rank_and_the_next_has_its_own(reader: Reader) -> None:
-    """Densities come last, without a rank, however low they are; the best is held against nothing."""
+    """Densities come last without a rank, however low they are; the best result is not compared with them."""
     group = [entry(bpd, 0.1, kind=kind) for bpd, kind in ((3, "exact"), (-9, "density"), (1, "exact"), (1, "lower"))]
     found, _ = rank(group, reader)
     assert [(item.numbers.bpd, item.rank) for item in found] == [(1, 1), (1, 1), (3, 3), (-9, None)]
@@ -154,7 +156,7 @@ def test_equal_numbers_share_a_rank_and_the_next_has_its_own(reader: Reader) -> 
 
 
 def test_the_gain_of_choosing_is_that_of_the_contenders(reader: Reader) -> None:
-    """Of the two that are not clearly apart: the mean of the larger of two normal numbers; unknown without images."""
+    """For two results not clearly apart it is the mean of the larger of two normals; it is unknown without images."""
     images = np.linspace(-90, -10, 40)
     noise = np.tile([-1.0, 1.0], 20)
     error = noise.std(ddof=1) / math.sqrt(40) / DIMENSIONS

@@ -1,4 +1,4 @@
-"""What may be left out of params.yaml: without any one of its keys the committed file says the same, and it has all."""
+"""Keys of params.yaml that may be left out: without any one of them the committed file has the same parameters."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
@@ -17,8 +17,8 @@ from bitsperdim.preflight.agreement import validated
 
 # dvc.yaml names them
 OF_DVC = (*("dataset", "dataset.name", "dataset.path", "dequantize", "models", "seeds", "train", "evaluate"), *STUDIES)
-MODELS_OF_A_STUDY = "known.excess.families"  # left out as a whole: one that is not there is not trained
-OWN = {"iwae.train_samples": 1}  # what makes a second model of a family another one, and the default that it has else
+MODELS_OF_A_STUDY = "known.excess.families"  # left out as a whole, because a family that is left out is not trained
+OWN = {"iwae.train_samples": 1}  # keys in which a second model of a family differs, with their defaults
 
 
 @pytest.fixture
@@ -48,14 +48,14 @@ def without(content: dict[str, Any], path: str) -> dict[str, Any]:
 
 
 def everything(params: Params) -> dict[str, Any]:
-    """Every value, and of each model the settings of its training."""
+    """Return every value, and for each model also the settings of its training."""
     shared = {name: in_force(value) if isinstance(value, Section) else value for name, value in params}
     of_models = {name: (in_force(section), section.settings(params.train)) for name, section in params.sections.items()}
     return {**shared, "sections": of_models}
 
 
 def is_needed(content: dict[str, Any], path: str) -> bool:
-    """Whether it is what a model is: its section, its family, its own changes to `train`, what makes it another one."""
+    """Return whether DVC needs a key, or it defines a model: section, family, own changes to `train`, or in OWN."""
     section, *rest = path.split(".")
     is_of_a_model = isinstance(content[section], Mapping) and "family" in content[section]
     return path in (*OF_DVC, *OWN) or (is_of_a_model and (not rest or rest[0] in ("family", "train")))
@@ -87,14 +87,14 @@ def test_what_dvc_needs_is_one_sentence(path: str, content: dict[str, Any]) -> N
     with pytest.raises(InputError) as caught:
         validated(without(content, path))
     assert str(caught.value).startswith(f"params.yaml: {path} is missing; ")
-    assert "; DVC needs it there" in str(caught.value)
+    assert "; DVC needs this key" in str(caught.value)
     assert "\n" not in str(caught.value)
     is_section = isinstance(content[path.split(".")[0]], Mapping) and not path.startswith("dataset")
     assert (f"`{path}: {{}}` is enough" in str(caught.value)) == is_section
 
 
 def test_dvc_needs_no_other(content: dict[str, Any], repository: Path) -> None:
-    """What dvc.yaml interpolates or lists as a parameter, and nothing else."""
+    """DVC needs the keys that dvc.yaml interpolates or lists as parameters, and no others."""
     text = (repository / "dvc.yaml").read_text(encoding="utf-8")
     stages = YAML(typ="safe").load(text)["stages"].values()
     named = {name for stage in stages for name in stage.get("do", stage).get("params", [])} - {"${item}"}
@@ -127,7 +127,7 @@ def schema_keys(schema: type[Section], prefix: str = "") -> Iterator[str]:
 
 
 def test_the_committed_file_lists_every_key(content: dict[str, Any]) -> None:
-    """So that it is the documentation; a model's own changes to `train` alone are there as needed."""
+    """The file is the documentation of all keys; only a model's own changes to `train` may be incomplete."""
     listed, known = set(keys_of(content)), set(schema_keys(Params)) - {"sections"}
     assert known <= listed
     models = [name for name, value in content.items() if isinstance(value, Mapping) and "family" in value]
@@ -156,7 +156,7 @@ def test_its_values_are_the_defaults(content: dict[str, Any]) -> None:
 
 
 def test_what_is_left_out_takes_no_checkpoint_away(content: dict[str, Any]) -> None:
-    """A training is known by the values in force (``bitsperdim.training.trainer.checkpoint_of``)."""
+    """Checkpoints are found by the values with defaults (``bitsperdim.training.trainer.checkpoint_of``)."""
     written = validated(content)
     bare = validated({**content, "vae": {"family": "vae"}, "train": {}})
     for params in (written, bare):
@@ -165,14 +165,14 @@ def test_what_is_left_out_takes_no_checkpoint_away(content: dict[str, Any]) -> N
 
 
 def test_a_default_belongs_to_one_file_alone() -> None:
-    """A list that is a default is copied, so that no study changes those of the next."""
+    """A default list is copied, so that a change in one file does not affect the next."""
     one, other = (FAMILIES["vae"].model_validate({"family": "vae"}) for _ in range(2))
     assert one.hidden_sizes == other.hidden_sizes  # type: ignore[attr-defined]
     assert one.hidden_sizes is not other.hidden_sizes  # type: ignore[attr-defined]
 
 
 def test_what_is_written_is_completed(content: dict[str, Any]) -> None:
-    """Also what no longer is a key, or never was one, and sections that are not there."""
+    """This holds also with keys that no longer exist or never existed, and with missing sections."""
     least = {"vae": {"family": "vae", "gone": 3}, "train": {"epochs": 2}, "evaluate": {"annealed": {"n_steps": 9}}}
     done = completed(least, "vae")
     assert done["vae"] == {**content["vae"], "gone": 3, "train": {}}

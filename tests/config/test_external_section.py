@@ -1,4 +1,4 @@
-"""The section of a model from elsewhere: every mistake that can be seen before any work is one sentence."""
+"""The section of a user's own model: every mistake that can be found before any work gives one sentence."""
 
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def test_what_is_no_value_is_one_sentence(keys: dict[str, Any], words: str) -> N
         ({"file": None}, Images(4), "mine.file = null is not allowed for a model that is in models"),
         ({"range": [1, 0.5]}, Images(4), "mine.range = [1.0, 0.5] is not allowed"),
         ({"weights_key": "a"}, Images(4), "mine.weights_key = 'a' is not allowed without mine.weights"),
-        ({"weights_key": "a", "weights": "external/w.safetensors"}, Images(4), "without mine.weights of torch.save"),
+        ({"weights_key": "a", "weights": "external/w.safetensors"}, Images(4), "without mine.weights from torch.save"),
         ({"layout": "plane"}, Images(4, (3, 2, 2)), "mine.layout = 'plane' is not allowed with images of 3 channels"),
         ({"n_classes": 3}, Images(4, None, 10), "mine.n_classes = 3 is not allowed with images whose labels have 10"),
     ],
@@ -89,7 +89,7 @@ def test_what_is_not_there_is_one_sentence(tmp_path: Path, monkeypatch: pytest.M
     assert "mine.train_images = 'external/t.npz' is not a file" in refused(train_images="external/t.npz")
     (tmp_path / "external" / "t.npz").write_text("")
     section(train_images="external/t.npz").check_files("mine", "threshold")
-    assert "of which no two draws are alike" in refused("dynamic", train_images="external/t.npz")
+    assert "which draws different images each time" in refused("dynamic", train_images="external/t.npz")
 
 
 @pytest.mark.parametrize("key", ["compile", "capture"])

@@ -1,4 +1,4 @@
-"""Sections refuse, before any work and without torch, exactly what their models cannot be built for."""
+"""Sections refuse exactly the images for which their models cannot be built, before any work and without torch."""
 
 import itertools
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_what_is_refused_is_what_cannot_be_built(family: str) -> None:
         assert refused == cannot_be_built(what, shape), (changes, shape)
         found.add(refused)
         if "dropout" not in changes:
-            assert not is_refused(what, Images(5))  # nothing is known of the shape
+            assert not is_refused(what, Images(5))  # the shape is not known
     assert found == {True, False}
 
 
@@ -79,7 +79,7 @@ def test_the_constant_is_that_of_the_model() -> None:
 
 
 def test_sources_know_their_images() -> None:
-    """Those of the user say nothing before they are looked at, but that a folder has no labels."""
+    """Users' own images are unknown before they are read, except that a folder has no labels."""
     known = {name: (source.image_shape, source.n_classes) for name, source in SOURCES.items()}
     assert known == {
         "digits": ((1, 8, 8), 10),
@@ -108,9 +108,11 @@ BIGGER: dict[str, list[dict[str, object]]] = {
 }
 
 
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "external"])  # of which nothing is known
+@pytest.mark.parametrize(
+    "family", [family for family in FAMILIES if family != "external"]
+)  # whose weights are not known
 def test_weights_are_foreseen(family: str) -> None:
-    """Never more than there are, nor less than a third: small networks have many biases and other small things."""
+    """The estimate is at most the number of weights, and at least a third: small networks have many other weights."""
     noise: list[dict[str, object]] = []
     if "dequantization" in FAMILIES[family].model_fields:
         sizes = {"n_couplings": 3, "n_filters": 30, "n_blocks": 2}

@@ -1,4 +1,4 @@
-"""Every kind of mistake in params.yaml gets one sentence with key, value and what is allowed."""
+"""Every kind of mistake in params.yaml gives one sentence with the key, the value and what is allowed."""
 
 import copy
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def content(committed: Callable[[str], str]) -> dict[str, Any]:
 
 
 def changed(content: dict[str, Any], path: str, value: object) -> dict[str, Any]:
-    """Return a copy in which the key at ``path`` has another value, or is gone where the value is ``GONE``."""
+    """Return a copy with another value for the key at ``path``, or without the key if the value is ``GONE``."""
     result = copy.deepcopy(content)
     *parents, key = path.split(".")
     section = result
@@ -40,24 +40,28 @@ MISTAKES: list[tuple[str, object, str]] = [
     ("vae.latnt_size", 3, "vae.latnt_size is not a known key, did you mean 'latent_size'? (its value is 3); allowed"),
     ("train.epoch", 3, "train.epoch is not a known key, did you mean 'epochs'? (its value is 3); allowed are epochs,"),
     ("vae.train", {"epoch": 3}, "vae.train.epoch is not a known key, did you mean 'epochs'?"),
-    ("evalute", {"n_samples": 3}, "evalute is not a known section, did you mean 'evaluate'?; known are dataset,"),
+    ("evalute", {"n_samples": 3}, "evalute is not a known section, did you mean 'evaluate'?; allowed are dataset,"),
     (
         "pixelcnn.family",
         "pixelrnn",
         "pixelcnn.family = 'pixelrnn' is not a family; choose conv_vae, external, flow, gated_pixelcnn,",
     ),
     ("dataset.name", "mnits", "dataset.name = 'mnits' is not a data set; choose digits, mnist, fashion_mnist,"),
-    ("models", ["vae", "vea"], "models names 'vea', which has no section; sections are histogram, gaussian, vae,"),
+    (
+        "models",
+        ["vae", "vea"],
+        "models names 'vea', which has no section; the model sections are histogram, gaussian, vae,",
+    ),
     # missing
     ("dataset", GONE, "dataset is missing; it is a section with the keys name, path, n_levels,"),
     ("dataset", {}, "dataset.name is missing; the keys there are name, path, n_levels, validation_fraction,"),
     ("dataset.path", GONE, "dataset.path is missing; the keys there are name, path, n_levels, validation_fraction,"),
     ("models", GONE, "models is missing"),
-    ("seeds", GONE, "universal_resnet; DVC needs it there."),
+    ("seeds", GONE, "universal_resnet; DVC needs this key."),
     (
         "evaluate",
         GONE,
-        "refined, noise, fitted_noise, n_contrast, annealed; DVC needs it there, and `evaluate: {}` is enough.",
+        "refined, noise, fitted_noise, n_contrast, annealed; DVC needs this key, and `evaluate: {}` is enough.",
     ),
     # wrong type
     ("vae.latent_size", "16", "vae.latent_size = '16' is not allowed; it must be an integer."),
@@ -120,7 +124,7 @@ MISTAKES: list[tuple[str, object, str]] = [
         "known.excess.families.vae.family = 'rnn' is not a family; choose conv",
     ),
     ("known.excess.families.vae", 3, "known.excess.families.vae = 3 is not allowed; it must be the section of a mode"),
-    ("known.excess.families.Vae", {}, "known.excess.families holds 'Vae', which cannot name a model; a name has at m"),
+    ("known.excess.families.Vae", {}, "known.excess.families has the key 'Vae', which cannot name a model;"),
     ("known.excess.families.mine", {"family": "external"}, "known.excess.families.mine.family = 'external' is not all"),
     (
         "known.excess.families.gated_pixelcnn.likelihood",
@@ -142,8 +146,8 @@ MISTAKES: list[tuple[str, object, str]] = [
     ("project_delay.cross_entropy.elite", 0.1, "cross_entropy.elite is not a known key, did you mean 'elite_share'?"),
     ("project_delay.cross_entropy.n_final", 0, "cross_entropy.n_final = 0 is not allowed; it must be at least 1."),
     ("models", [], "models = [] is not allowed; it must be a list of at least 1 entries."),
-    ("models", ["vae", "vae"], "models names 'vae' twice; each may stand there once."),
-    ("studies", ["project_delay"] * 2, "studies names 'project_delay' twice; each may stand there once."),
+    ("models", ["vae", "vae"], "models names 'vae' twice; each may appear only once."),
+    ("studies", ["project_delay"] * 2, "studies names 'project_delay' twice; each may appear only once."),
     (
         "studies",
         ["delay"],
@@ -163,16 +167,16 @@ MISTAKES: list[tuple[str, object, str]] = [
     ("pixelcnn.n_filters", 7, "pixelcnn.n_filters = 7 is not allowed; it must be a multiple of 2."),
     ("dequantize.binarization", "static", "= 'static' is not allowed with dataset.name = 'digits'; it may be none,"),
     ("dataset.name", "binarized_mnist", "'none' is not allowed with dataset.name = 'binarized_mnist'; it must be 'st"),
-    # what does not fit together
+    # values that do not fit together
     (
         "train.schedule",
         "exponential",
-        "train.final_learning_rate = 0 is not allowed with schedule = 'exponential', which never comes to 0; it must",
+        "train.final_learning_rate = 0 is not allowed with schedule = 'exponential', which never reaches 0; it must",
     ),
     (
         "train.final_learning_rate",
         0.002,
-        "train.final_learning_rate = 0.002 is not allowed with train.learning_rate = 0.001, from which it falls; it mu",
+        "train.final_learning_rate = 0.002 is not allowed with train.learning_rate = 0.001, from which the rate falls",
     ),
     (
         "pixelcnn.train.final_learning_rate",
@@ -183,7 +187,7 @@ MISTAKES: list[tuple[str, object, str]] = [
         (
             "vae.train",
             {"schedule": schedule, "final_learning_rate": 0.0001},
-            f"vae.train.final_learning_rate = 0.0001 is not allowed with schedule = '{schedule}', which says itself",
+            f"vae.train.final_learning_rate = 0.0001 is not allowed with schedule = '{schedule}', which has a fixed",
         )
         for schedule in ("constant", "stages")
     ),
@@ -205,17 +209,17 @@ MISTAKES: list[tuple[str, object, str]] = [
     (
         "pixelcnn.train.kl_warmup_steps",
         9,
-        "pixelcnn.train.kl_warmup_steps = 9 is not allowed for pixelcnn, which has no latent code; it must be 0 there.",
+        "pixelcnn.train.kl_warmup_steps = 9 is not allowed for pixelcnn, which has no latent code; it must be 0",
     ),
     (
         "train.kl_warmup_steps",
         9,
-        "train.kl_warmup_steps = 9 is not allowed for histogram, which has no latent code; it must be 0 there.",
+        "train.kl_warmup_steps = 9 is not allowed for histogram, which has no latent code; it must be 0",
     ),
     (
         "vae.finetune",
         {"epochs": 100, "train_samples": 8},
-        "vae.finetune.epochs = 100 is not allowed with 100 epochs; it must be below, since these are the last of them.",
+        "vae.finetune.epochs = 100 is not allowed with 100 epochs of training; it must be less, since fine-tuning",
     ),
     (
         "vae.finetune",
@@ -263,7 +267,7 @@ MISTAKES: list[tuple[str, object, str]] = [
     (
         "vae.n_mixtures",
         3,
-        "vae.n_mixtures = 3 is not allowed with likelihood = 'categorical', of which a mixture is no",
+        "vae.n_mixtures = 3 is not allowed with likelihood = 'categorical', because a mixture",
     ),
     (
         "pixelcnn.likelihood",
@@ -278,7 +282,7 @@ MISTAKES: list[tuple[str, object, str]] = [
     ),
     ("report", {"family": "histogram", "pseudocount": 1.0}, "'report' cannot name a model"),
     ("density_and_mass.family", "gaussian", "density_and_mass.family is not a known key"),
-    (3, {}, "3 is not a section name; section names are text."),
+    (3, {}, "3 is not the name of a section; names must be text."),
     ("x", None, "x is not a known section"),
 ]
 
@@ -324,7 +328,7 @@ def test_a_model_overrides_the_trainer_for_itself_alone(content: dict[str, Any])
 
 
 def test_scientific_notation_is_a_number(tmp_path: Path, committed: Callable[[str], str]) -> None:
-    """`dvc exp run -S train.lr=1e-5` writes 1e-05, which YAML 1.1 takes for text."""
+    """`dvc exp run -S train.lr=1e-5` writes 1e-05, which YAML 1.1 reads as text."""
     text = committed("params.yaml")
     path = tmp_path / "params.yaml"
     path.write_text(text.replace("learning_rate: 0.001", "learning_rate: 1e-05"), encoding="utf-8")
@@ -336,8 +340,8 @@ def test_scientific_notation_is_a_number(tmp_path: Path, committed: Callable[[st
     [
         ("a: [1", "is not valid YAML at line"),
         ("a: 1\na: 2", "is not valid YAML at line 2"),
-        ("", "must be a mapping of sections, but it holds None"),
-        ("- 1", "must be a mapping of sections, but it holds [1]"),
+        ("", "must be a mapping of sections, but its content is None"),
+        ("- 1", "must be a mapping of sections, but its content is [1]"),
         ("a: !!python/object:os.system 1", "is not valid YAML"),
         ("a: \x07", "is not valid YAML"),
         ("a: 2020-13-45", "is not valid YAML"),

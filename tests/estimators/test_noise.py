@@ -139,6 +139,6 @@ def test_one_image_has_an_infinite_error() -> None:
 def test_it_is_said_where_the_seeds_alone_take_a_verdict_away(bpd: float, is_said: bool) -> None:
     """The note depends on the level: at a stricter level, the errors over images alone do not give a verdict either."""
     noise = Noise(1.0, (1.0, 1.0), math.sqrt(3), 10_000, 0.0, 10.0)
-    said = "not beyond that of the training seeds"
+    said = "not beyond the noise of the training seeds"
     assert any(said in note for note in of_seeds(bpd, noise, 0.05)) == is_said
     assert not any(said in note for note in of_seeds(bpd, noise, 0.005))

@@ -37,7 +37,7 @@ def test_the_page_is_written_from_its_file(committed: Callable[[str], str], tmp_
     (tmp_path / FILE).write_text(committed(str(FILE)), encoding="utf-8")
     text = committed(PAGE)
     assert update(text, tmp_path, PAGE) == text, "run `make readme`"
-    with pytest.raises(InputError, match=f"{PAGE} must hold the markers"):
+    with pytest.raises(InputError, match=f"{PAGE} must contain the markers"):
         update("nothing", tmp_path, PAGE)
 
 
@@ -102,9 +102,12 @@ def test_names_that_nobody_knows_are_one_sentence(content: dict[str, Any], tmp_p
     for change, words in (
         (
             {"excess": {**content["excess"], "sources": {"rocks": sources["ising"]}}},
-            r"excess\.sources must hold some of",
+            r"excess\.sources must have some of",
         ),
-        ({"tables": {**content["tables"], "estimators": []}}, "the estimators are not those of the models templates, "),
+        (
+            {"tables": {**content["tables"], "estimators": []}},
+            "the tables of estimators must have the models templates, ",
+        ),
         ({"seconds": "long"}, "seconds is not what a stage writes there"),
     ):
         (tmp_path / FILE).write_text(json.dumps({**content, **change}), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The README tells the truth: its numbers are those of the results, its targets and files exist."""
+"""The README is correct: its numbers are those of the results, and its targets and files exist."""
 
 import csv
 import io
@@ -29,7 +29,7 @@ def text(committed: Callable[[str], str]) -> str:
 
 @pytest.fixture(scope="module")
 def release(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the README is written from, as the last commit has it; without git as it lies there."""
+    """The sources of the README's numbers, from the last commit, or without git from the working folder."""
     folder = tmp_path_factory.mktemp("release")
     parts = ("results", "recipes", "docs")
     try:
@@ -52,7 +52,7 @@ def test_the_numbers_are_those_of_the_committed_results(text: str, release: Path
 
 
 def test_a_bound_of_one_sample_has_an_unknown_monte_carlo_error(tmp_path: Path) -> None:
-    """Which is not none: that is the error of a number for which nothing is drawn."""
+    """It is not "none", which is the error of a number without samples."""
     once = metrics(n_samples=1, bpd_monte_carlo_error=math.inf, too_few_samples=True)
     write_results(tmp_path, {"once": once, "bound": metrics(), "sure": exact(bpd=1.5)})
     rows = [line.split(" | ") for line in table(tmp_path).splitlines() if line.startswith("| `")]
@@ -61,7 +61,7 @@ def test_a_bound_of_one_sample_has_an_unknown_monte_carlo_error(tmp_path: Path) 
 
 
 def test_another_number_is_another_readme(text: str, release: Path, tmp_path: Path) -> None:
-    """Each section follows its files: a change in one of them changes it, and no other."""
+    """A change in a file changes the sections made from it, and no others."""
     for file, key, names in (
         ("results/vae/metrics.json", '"bpd": ', {"results"}),
         ("recipes/results/mnist-static-vae.json", '"n_samples": ', {"recipes"}),
@@ -95,7 +95,7 @@ def test_the_delay_says_what_its_files_say(text: str, release: Path) -> None:
         cells = [cell.strip().replace(",", "") for cell in row.split("|")[2:5]]
         assert float(cells[0]) == pytest.approx(item["variance_reduction"], rel=0.05)
         if item["variance_is_infinite"]:
-            assert cells[1:] == ["none: infinite variance", "no bar holds"]
+            assert cells[1:] == ["none: infinite variance", "no bar is valid"]
         else:
             assert float(cells[1]) == pytest.approx(item["variance_reduction_exact"], rel=0.05)
             assert float(cells[2]) == pytest.approx(item["error_factor"], abs=0.051)
@@ -107,7 +107,7 @@ def test_the_delay_says_what_its_files_say(text: str, release: Path) -> None:
 
 
 def test_the_networks_are_those_of_their_files(text: str, release: Path, repository: Path) -> None:
-    """Constructed ones of a size that the README shows are built again, and the example's depth is right."""
+    """The README shows the numbers of the files, and the example's depth is right."""
     with (release / "results" / "universal_resnet" / "constructed.csv").open(encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["function"] == "disc"]
     shown = section(text, "disc")
@@ -131,7 +131,7 @@ def test_the_comparison_is_what_the_command_prints(text: str, release: Path) -> 
 
 
 def test_no_number_of_a_result_is_typed(text: str) -> None:
-    """Outside of the sections no row of a table and no console output holds a number with three digits of fraction."""
+    """Outside of the generated sections there is no number with three decimals, no error and no percentage."""
     for name in SECTIONS:
         text = text.replace(section(text, name), "")
     assert not re.findall(r"\d\.\d{3,}|± ?\d|\d\.\d+ ?%", text)
@@ -140,7 +140,7 @@ def test_no_number_of_a_result_is_typed(text: str) -> None:
 def test_a_readme_without_markers_is_refused(repository: Path) -> None:
     begin, end = markers("results")
     for broken in ("", begin, f"{begin}{begin}{end}", f"{begin}{end}", f"{begin}{end}{markers('compare')[0]}"):
-        with pytest.raises(InputError, match="must hold the markers"):
+        with pytest.raises(InputError, match="must contain the markers"):
             update(broken, repository)
 
 

@@ -1,4 +1,4 @@
-"""A recipe as an experiment of DVC: run at once, queued, or with other parameters; DVC itself runs a small pipeline."""
+"""A recipe as a DVC experiment: run at once, queued, or with other parameters. DVC itself runs a small pipeline."""
 
 import json
 import os
@@ -27,7 +27,7 @@ RECIPE: dict[str, Any] = {
     "sizes": {"cpu": {"minutes": 1, "params": {}}, "gpu": {"minutes": 1, "params": {"vae": {"latent_size": 7}}}},
     "published": [],
 }
-# writes all that a result is made of; the numbers tell which parameters were used
+# writes all files that a result needs; the numbers depend on the parameters
 SCRIPT = """
 import json, sys
 from pathlib import Path
@@ -74,7 +74,7 @@ stages:
 
 @pytest.fixture
 def root(tmp_path: Path, repository: Path) -> Path:
-    """A repository whose one stage takes no time."""
+    """A repository with one stage that takes almost no time."""
     return filled(Laboratory(tmp_path / "laboratory"), repository)
 
 
@@ -125,7 +125,7 @@ def nll(latent_size: int) -> float:
 
 
 def test_a_queued_recipe_is_collected_when_it_has_run(root: Path, command: Any) -> None:
-    """Until then there is nothing to collect, and an earlier experiment of the name does not pass for it."""
+    """Before that there is nothing to collect, and an earlier experiment with this name is not taken for it."""
     before = (root / "params.yaml").read_bytes()
     queued = command("recipe", "tiny", "--queue")
     assert queued.returncode == 0, queued.stderr
@@ -135,7 +135,7 @@ def test_a_queued_recipe_is_collected_when_it_has_run(root: Path, command: Any) 
     for flags in ((), ("--queue",), ("--collect",)):
         early = command("recipe", "tiny", *flags)
         assert (early.returncode, early.stdout, early.stderr.count("\n")) == (1, "", 1)
-        assert early.stderr.startswith("tiny-cpu is queued already and has not run: `dvc queue start` runs it, ")
+        assert early.stderr.startswith("tiny-cpu is already in DVC's queue: `dvc queue start` runs it, ")
     done = command("exp", "run", "--run-all", module="dvc")
     assert done.returncode == 0, done.stderr
     collected = command("recipe", "tiny", "--collect")
@@ -172,7 +172,7 @@ def test_a_recipe_that_runs_from_the_queue_is_not_run_again(root: Path, command:
         for flags in ((), ("--queue",), ("--collect",)):
             early = command("recipe", "tiny", *flags)
             assert (early.returncode, early.stdout, early.stderr.count("\n")) == (1, "", 1)
-            assert early.stderr.startswith("tiny-cpu is running already, from DVC's queue: `dvc queue logs ")
+            assert early.stderr.startswith("tiny-cpu is already running from DVC's queue: `dvc queue logs ")
     finally:
         goes_on.touch()
         worker.wait(120)
@@ -190,7 +190,7 @@ def test_changed_parameters_never_pass_for_the_recipe(root: Path, command: Any) 
     name = run_name("tiny", "cpu", ["vae.latent_size=9", "vae.hidden_sizes=[3]"])
     assert f"The experiment is {name}." in changed.stdout
     words = (
-        f"A run with -S leaves recipes/results/tiny.json as it is. `bitsperdim compare tiny {name}` compares them.\n"
+        f"A run with -S does not change recipes/results/tiny.json. `bitsperdim compare tiny {name}` compares them.\n"
     )
     assert changed.stdout.endswith(words)
     assert {path.name: path.read_bytes() for path in (root / "recipes" / "results").iterdir()} == files
@@ -211,8 +211,8 @@ def test_no_result_that_is_not_there_is_offered(root: Path, command: Any) -> Non
         assert changed.returncode == 0, changed.stderr
         assert "compare" not in changed.stdout
         assert changed.stdout.endswith(
-            "A run with -S has no file in recipes/results, and the recipe has none yet: "
-            f"`bitsperdim recipe tiny --size {size}` makes it.\n"
+            "A run with -S writes no file in recipes/results. To get a result of the recipe itself, type "
+            f"`bitsperdim recipe tiny --size {size}`.\n"
         )
 
 
@@ -227,12 +227,12 @@ def test_a_run_that_fails_leaves_the_earlier_experiment(root: Path, command: Any
         file.write("sys.exit(3)\n")
     failed = command("recipe", "tiny")
     assert failed.returncode == 1
-    assert failed.stderr.endswith("what is done is kept, and the same command goes on from there.\n")
+    assert failed.stderr.endswith("Finished work is stored; run the same command again to resume.\n")
     assert experiment_references(root)["tiny-cpu"] == before
     (root / "dvc.yaml").write_text("stages: 3\n")
     failed = command("recipe", "tiny", "--queue")
     assert failed.returncode == 1
-    assert failed.stderr.endswith("DVC did not queue it (status 255).\n")
+    assert failed.stderr.endswith("DVC did not queue the run (status 255).\n")
     assert experiment_references(root)["tiny-cpu"] == before
 
 
@@ -245,7 +245,7 @@ def test_a_wrong_setting_is_refused_before_anything_starts(flags: tuple[str, ...
             "-S vae.laten_size=9 cannot be applied: there is no parameter 'vae.laten_size', did you",
         ),
         (["vae.latent_size=9", "novalue"], "-S novalue is not a setting; write KEY=VALUE, "),
-        (["vae.latent_size=5,9"], "-S vae.latent_size=5,9 stands for several values"),
+        (["vae.latent_size=5,9"], "-S vae.latent_size=5,9 means several values"),
     ):
         done = command("recipe", "tiny", *flags, *(part for setting in settings for part in ("-S", setting)))
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
@@ -254,10 +254,10 @@ def test_a_wrong_setting_is_refused_before_anything_starts(flags: tuple[str, ...
 
 
 def test_a_recipe_runs_in_a_folder_of_a_larger_repository(tmp_path: Path, repository: Path) -> None:
-    """Its result has the commit and what was edited there, and nothing of the folders beside it."""
+    """Its result has the commit and the local changes of this folder, and ignores the folders beside it."""
     laboratory = Laboratory(tmp_path / "larger" / "lab", tmp_path / "larger")
     root = filled(laboratory, repository)
-    (tmp_path / "larger" / "src").mkdir()  # of another project
+    (tmp_path / "larger" / "src").mkdir()  # belongs to another project
     (tmp_path / "larger" / "src" / "code.py").write_text("x = 1\n")
     laboratory.git("add", "--all")
     laboratory.git("commit", "--quiet", "-m", "Not code of this laboratory")
@@ -278,7 +278,7 @@ def test_a_recipe_runs_in_a_folder_of_a_larger_repository(tmp_path: Path, reposi
     ("edit", "changed"), [(None, False), ("src/code.py", True), ("dvc.yaml", True), ("../beside.py", False)]
 )
 def test_an_experiment_on_edited_code_says_so(top: str, edit: str | None, changed: bool, tmp_path: Path) -> None:
-    """In a folder of a larger repository too; an experiment holds what was edited, and new files that git knows."""
+    """This holds also in a subfolder; an experiment contains edits, and new files that git knows."""
     laboratory = Laboratory(tmp_path / "laboratory", tmp_path / top)
     root = laboratory.root
     with (root / "recipes" / "tiny.yaml").open("w", encoding="utf-8") as file:
@@ -288,21 +288,21 @@ def test_an_experiment_on_edited_code_says_so(top: str, edit: str | None, change
         (root / path).write_text("x = 1\n")
     head = laboratory.commit("Code")
     laboratory.params["models"] = ["vae"]
-    laboratory.params["vae"]["latent_size"] = 5  # the recipe's own changes
+    laboratory.params["vae"]["latent_size"] = 5  # changes of the recipe itself
     if edit:
         with (root / edit).open("a") as file:
             file.write("# edited\n")
     laboratory.experiment("tiny-cpu")
     found = finished(root, read(root, "tiny"), "cpu", with_dvc=True)
     assert found.provenance == Provenance(head, changed)
-    laboratory.params["train"]["epochs"] = 11  # not the recipe's
+    laboratory.params["train"]["epochs"] = 11  # not a change of the recipe
     laboratory.git("update-ref", "-d", f"refs/exps/{head[:2]}/{head[2:]}/tiny-cpu")
     laboratory.experiment("tiny-cpu")
     assert finished(root, read(root, "tiny"), "cpu", with_dvc=True).provenance == Provenance(head, True)
 
 
 def test_a_recipe_is_not_run_where_its_result_would_be_lost(root: Path, command: Any, tmp_path: Path) -> None:
-    """In a shallow clone DVC ends well and keeps no experiment."""
+    """In a shallow clone DVC would succeed, but store no experiment."""
     (root / "more").write_text("more\n")
     git(root, "add", "--all")
     git(root, "commit", "--quiet", "-m", "More")
@@ -317,7 +317,7 @@ def test_a_recipe_is_not_run_where_its_result_would_be_lost(root: Path, command:
 def test_where_git_cannot_tell_a_recipe_needs_to_be_told(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It then runs without DVC, and what it was based on is unknown, with git's reason."""
+    """It then runs without DVC, and its commit is unknown, with git's reason."""
     for part in ("src", "stages"):
         (root / part).mkdir()
     pipeline = (root / "dvc.yaml").read_text(encoding="utf-8")
@@ -333,7 +333,7 @@ def test_where_git_cannot_tell_a_recipe_needs_to_be_told(
         return capsys.readouterr().out
 
     words = (
-        rf"^git cannot tell about {root}: detected dubious ownership .* \(with --without-dvc a recipe runs neverthel"
+        rf"^git cannot tell about {root}: detected dubious ownership .* \(with --without-dvc the recipe can still run"
     )
     for flags in ((), ("--queue",), ("--collect",), ("-S", "vae.latent_size=9")):
         with pytest.raises(InputError, match=words):
@@ -346,7 +346,7 @@ def test_where_git_cannot_tell_a_recipe_needs_to_be_told(
 
 
 def test_an_experiment_runs_once_its_settings_are_allowed(root: Path, command: Any) -> None:
-    """`bitsperdim run` is `dvc exp run`; what is refused is not written into params.yaml."""
+    """`bitsperdim run` starts `dvc exp run`; refused settings are not written into params.yaml."""
     before = (root / "params.yaml").read_bytes()
     for flags, words in (
         (("-S", "vae.latent_size=-1"), "-S vae.latent_size=-1: params.yaml: vae.latent_size = -1 is not allowed"),
@@ -386,7 +386,10 @@ def test_flags_that_say_nothing_together_are_refused(root: Path, command: Any) -
     assert command("recipe", "tiny", "--queue", "--temp").returncode == 2
     shutil.rmtree(root / ".git")
     done = command("recipe", "tiny", "--temp")
-    assert (done.returncode, done.stderr) == (1, "--temp makes a DVC experiment: it needs DVC, and a git repository.\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "--temp makes a DVC experiment, which needs DVC and a git repository.\n",
+    )
     for options in ({"queue": True}, {"settings": ["vae.latent_size=9"]}):
-        with pytest.raises(InputError, match="they need DVC"):
+        with pytest.raises(InputError, match="which need DVC"):
             run(root, read(root, "tiny"), "cpu", with_dvc=False, **options)

@@ -1,4 +1,4 @@
-"""The training of a recipe that runs, beside the committed curve."""
+"""Display of a running recipe's training beside the committed curve."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def row(epoch: int, bpd: float, seed: int = 0, seconds: float | str = 1.5, **mor
 
 
 def commit(root: Path, *rows: dict[str, Any], **changes: Any) -> None:
-    """Keep a curve as the result of the recipe with these changes of parameters."""
+    """Write a curve as the result of the recipe with these changes of parameters."""
     write_csv(root / "recipes" / "results" / "tiny.csv", CURVE, [{**each, "model": "vae"} for each in rows])
     params = read(root, "tiny").parameters(read_yaml(root / "params.yaml"), "cpu")
     write_json(root / "recipes" / "results" / "tiny.json", {"params": merged(params, changes)})
@@ -57,7 +57,7 @@ def log(root: Path, model: str, *rows: dict[str, Any]) -> Path:
 
 
 def followed(root: Path, recipe: Recipe, *steps: Callable[[], object]) -> list[list[str]]:
-    """The cells of the rows that are shown while a run does these things one by one, and ends."""
+    """Return the cells of the rows that are shown while a run takes these steps one by one and ends."""
     left = [*steps]
     folder = root / "logs" / "recipes" / "tiny-cpu"
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,13 +72,13 @@ def followed(root: Path, recipe: Recipe, *steps: Callable[[], object]) -> list[l
                 fcntl.flock(file, fcntl.LOCK_UN)
 
         title, head, *rows = follow(root, recipe, "cpu", wait=wait)
-    assert title.startswith("tiny-cpu, and right of the line ")
+    assert title.startswith("tiny-cpu, and to the right of the line ")
     assert head.split()[:7] == ["model", "seed", "epoch", "presented", "seconds", "train", "validation"]
     return [line.split() for line in rows]
 
 
 def test_each_row_is_shown_once(tmp_path: Path, recipe: Recipe) -> None:
-    """What an earlier run left is not; what is written before the end is."""
+    """Rows of an earlier run are not shown; rows that are written before the end are."""
     old = log(tmp_path, "pixelcnn", row(9, 1.0))
     os.utime(old, (1.0, 1.0))
     commit(tmp_path, row(1, 2.0), row(2, 1.5, seconds=""))
@@ -98,7 +98,7 @@ def test_each_row_is_shown_once(tmp_path: Path, recipe: Recipe) -> None:
 
 
 def test_what_is_written_as_it_ends_is_shown(tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last row is written, and the run ends, at the very moment when it is asked whether it goes on."""
+    """The last row is written and the run ends just when the display tests whether the run is still going."""
     folder = tmp_path / "logs" / "recipes" / "tiny-cpu"
     folder.mkdir(parents=True)
     (folder / "started").touch()
@@ -135,7 +135,7 @@ def test_a_committed_curve_of_other_values_is_said_to_be_one(
     recipe: Recipe,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Keys that it did not have, with their defaults of today, are no other values."""
+    """Keys that the result did not have count as having their present defaults."""
     commit(tmp_path, row(1, 2.0), **changes)
     path = tmp_path / "recipes" / "results" / "tiny.json"
     content = read_json(path)

@@ -1,4 +1,4 @@
-"""Recipes: every committed one is allowed at both sizes, and every mistake in one is a sentence."""
+"""Every committed recipe is valid at all its sizes, and every mistake in a recipe gives one sentence."""
 
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ def test_every_committed_recipe_is_allowed(name: str) -> None:
 
 
 def test_some_recipe_has_a_long_size() -> None:
-    """Its time is for hours, in several parts; others say which sizes there are."""
+    """It takes hours, in several runs; other recipes name the sizes that they have."""
     found = {name: read(ROOT, name) for name in names(ROOT)}
     long = {name for name, recipe in found.items() if "long" in recipe.sizes}
     assert 0 < len(long) < len(found)
@@ -76,7 +76,7 @@ def test_mappings_are_merged_and_lists_replaced() -> None:
 
 
 def test_overrides_are_what_dvc_makes_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given to Hydra's parser, as DVC does, the overrides of any value give that value back."""
+    """Hydra's parser, which DVC uses, gives the original value back for any override."""
     from dvc.utils.hydra import apply_overrides
 
     changes = {
@@ -103,7 +103,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "another model": (
         {"published": [{**GOOD["published"][0], "model": "iwae"}]},
-        r"recipes/mine\.yaml: published names the model 'iwae', which is not run; models are vae",
+        r"recipes/mine\.yaml: published names the model 'iwae', which is not run; the models of this recipe are vae",
     ),
     "a parameter": (
         {"params": {"vae": {"latent_size": -1}}},

@@ -1,4 +1,4 @@
-"""Weights that are kept with a recipe's result, and scored again without any training; in seconds, without DVC."""
+"""Stored weights of a recipe's result are scored again without training, in seconds and without DVC."""
 
 import json
 import shutil
@@ -46,19 +46,19 @@ def run_once(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path
     changed(folder)
     done = call(folder, "tiny", "--without-dvc")
     assert done.returncode == 0, done.stderr
-    shutil.rmtree(folder / "runs")  # a fresh clone has none
+    shutil.rmtree(folder / "runs")  # as in a fresh clone
     return folder
 
 
 @pytest.fixture
 def root(run_once: Path, tmp_path: Path) -> Path:
-    """The same, for one test."""
+    """A copy of that folder for one test."""
     shutil.copytree(run_once, tmp_path / "copy")
     return tmp_path / "copy"
 
 
 def test_the_same_settings_give_the_same_numbers(root: Path) -> None:
-    """To the bit, in each image, with neither a training nor a study; the provenance of the training stays."""
+    """The numbers of all images are identical to the bit, without training or studies; the training's commit stays."""
     before, arrays = result(root)
     before["commit"], before["provenance_unknown_because"], before["has_local_changes"] = "0" * 40, None, True
     (root / "recipes" / "results" / "tiny.json").write_text(json.dumps(before), "utf-8")
@@ -71,12 +71,12 @@ def test_the_same_settings_give_the_same_numbers(root: Path) -> None:
     assert after["models"] == before["models"]
     assert after["rescored"] == Provenance.recorded(after["rescored"]).as_record()
     others = {key for key in before if after[key] != before[key]}
-    assert others <= {"params", "stages", "wall_seconds"}  # all of `evaluate`, and times
+    assert others <= {"params", "stages", "wall_seconds"}  # the section `evaluate`, and times
     assert after["stages"]["train@vae"] == before["stages"]["train@vae"]
     assert after["wall_seconds"] == pytest.approx(
         sum(after["stages"][f"{stage}@vae"]["seconds"] for stage in ("train", "evaluate")), abs=0.06
     )
-    assert "is done already" in call(root, "tiny", "--rescore").stdout
+    assert "is already done" in call(root, "tiny", "--rescore").stdout
 
 
 def test_other_settings_of_the_evaluation(root: Path) -> None:
@@ -113,14 +113,14 @@ def test_a_recipe_that_trains_otherwise_is_refused(root: Path, changes: dict[str
 
 
 def test_other_weights_are_refused(root: Path) -> None:
-    """Another file, none, and a result that was never made: one sentence each, before anything is computed."""
+    """A changed file, a missing file and a missing result give one sentence each, before anything is computed."""
     path = root / "recipes" / "weights" / "tiny" / "vae" / "1" / "weights.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     said = call(root, "tiny", "--rescore").stderr
-    assert "vae/1/weights.safetensors is not what the result was scored with, by its SHA-256; run `bitsperdim" in said
+    assert "vae/1/weights.safetensors has another SHA-256 than the weights of the result; run `bitsperdim" in said
     path.unlink()
     said = call(root, "tiny", "--rescore").stderr
-    assert "weights/tiny/vae/1/weights.safetensors is not there: weights are kept where they take at most 4 MiB" in said
+    assert "weights/tiny/vae/1/weights.safetensors does not exist: only weights of at most 4 MiB are stored" in said
     said = call(root, "tiny", "--rescore", "--size", "gpu").stderr
     assert "There is no result recipes/results/tiny-gpu.json whose weights could be scored; run" in said
     assert not (root / "runs").exists()
@@ -132,7 +132,7 @@ def test_flags_that_say_nothing_together(root: Path, flag: str) -> None:
 
 
 def test_small_weights_are_kept_and_large_ones_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is kept can be loaded; weights above the limit, of a model from elsewhere, or of an earlier run are not."""
+    """Stored weights can be loaded; large weights, those of users' models and of earlier runs are not stored."""
     model = models.build("histogram", {"pseudocount": 1.0}, (1, 2, 2), 3)
     for name, seed in (("small", 0), ("foreign", 0), ("large", 1)):
         models.save(model, "histogram", {"pseudocount": 1.0}, tmp_path / "models" / name / str(seed))

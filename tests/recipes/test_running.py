@@ -1,4 +1,4 @@
-"""A recipe from its name to its result, on parameters of seconds, without DVC; `make smoke` does it with DVC."""
+"""A small recipe from its name to its result, in seconds and without DVC; `make smoke` tests it with DVC."""
 
 import dataclasses
 import fcntl
@@ -72,7 +72,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
     assert done.returncode == 0, done.stderr
     assert [line[8:-1] for line in done.stdout.splitlines() if line.startswith("Running ")] == STAGES
     assert (
-        "results/tiny.json, recipes/results/tiny.npz and recipes/results/tiny.csv are written; commit them."
+        "Wrote recipes/results/tiny.json, recipes/results/tiny.npz and recipes/results/tiny.csv; commit them."
         in done.stdout
     )
     assert (folder / "params.yaml").read_bytes() == before
@@ -97,7 +97,7 @@ def test_the_result_says_what_was_run(written: dict[str, Any], root: Path) -> No
     assert {len(digest) for digest in written["data"]["sha256"].values()} == {64}
     assert written["published"] == TINY["published"]
     assert written["yardsticks"]["uniform_bpd"] == pytest.approx(np.log2(17))
-    origin = Provenance.recorded(written)  # the copy is no repository of git
+    origin = Provenance.recorded(written)  # the copy is not a git repository
     assert origin == Provenance(None, None, f"{root} is not a git repository: it has no revisions or experiments.")
     assert {key: written[key] for key in origin.as_record()} == origin.as_record()
     for model in written["models"].values():
@@ -113,7 +113,7 @@ def test_the_result_says_what_it_cost(written: dict[str, Any]) -> None:
         "project_delay",
         "universal_resnet",
         "report",
-    }  # of the recipe
+    }  # published by the recipe
     assert set(written["stages"]) == set(STAGES) - without_numbers
     assert written["device"].startswith("CPU, ")
     seconds = [log["seconds"] for log in written["stages"].values()]
@@ -125,7 +125,7 @@ def test_the_result_says_what_it_cost(written: dict[str, Any]) -> None:
 
 
 def test_what_an_interrupted_stage_took_before_counts_too(tmp_path: Path) -> None:
-    """And of a stage that ran under other parameters nothing does: the sum of the others is then not known."""
+    """The time of a stage that ran with other parameters does not count, and the sum is then unknown."""
     digest = hashlib.sha256(b"params").hexdigest()
     done = Finished("tiny-cpu", lambda _: b"params", {}, tmp_path, Provenance(None, None, ""))
     for stage, log in (("train-vae", {"seconds": 3.0, "earlier_seconds": 4.5}), ("evaluate-vae", {"seconds": 1.0})):
@@ -139,7 +139,7 @@ def test_what_an_interrupted_stage_took_before_counts_too(tmp_path: Path) -> Non
 
 
 def test_log_likelihoods_are_in_the_order_of_the_seeds() -> None:
-    """That of the parameters, which the result names, not that of their numbers or of the file."""
+    """The order is that of the parameters, as in the result, not the numerical order or the order of the file."""
     per_image = "seed,image,log_p\n2,0,-1\n2,1,-2\n7,0,-3\n7,1,-4\n"
     assert result.of_images(per_image, "log_p", [7, 2]).tolist() == [[-3, -4], [-1, -2]]
 
@@ -161,7 +161,7 @@ def test_the_kept_log_likelihoods_are_those_of_the_metrics(written: dict[str, An
 
 
 def test_copies_are_kept(root: Path, tmp_path: Path) -> None:
-    """Only where there are any; `compare` finds them there."""
+    """They are stored only if there are copies, and `compare` finds them."""
     with np.load(root / "recipes" / "results" / "tiny.npz", allow_pickle=False) as file:
         assert SAME_AS not in file.files
     recipe = read(root, "tiny")
@@ -183,7 +183,7 @@ def test_copies_are_kept(root: Path, tmp_path: Path) -> None:
 
 
 def test_the_curve_is_kept(root: Path, tmp_path: Path) -> None:
-    """Of every model and seed, row for row; seconds where the log is of that training."""
+    """The curve has all rows of every model and seed, with seconds if the log belongs to the same training run."""
 
     def rows(path: Path) -> list[dict[str, str]]:
         return read_rows(path.read_text())
@@ -199,7 +199,7 @@ def test_the_curve_is_kept(root: Path, tmp_path: Path) -> None:
         mine = [row for row in kept if row["model"] == model]
         of_run = rows(root / "runs" / "tiny-cpu" / "results" / model / "training_curve.csv")
         for one, other in zip(mine, of_run, strict=True):
-            assert {**one, **other} == {**other, **one}  # what stands in both is the same
+            assert {**one, **other} == {**other, **one}  # common keys have the same values
     seconds = [float(row["seconds"]) for row in kept]
     assert min(seconds) > 0
     assert seconds[2] < seconds[3]
@@ -208,7 +208,7 @@ def test_the_curve_is_kept(root: Path, tmp_path: Path) -> None:
     shutil.copytree(root / "logs" / "recipes" / "tiny-cpu", copy)
     (copy / "train-histogram.csv").unlink()
     text = (copy / "train-vae.csv").read_text()
-    (copy / "train-vae.csv").write_text(text.replace("\n2,", "\n3,"))  # that of another training
+    (copy / "train-vae.csv").write_text(text.replace("\n2,", "\n3,"))  # log of another training run
     recipe = read(root, "tiny")
     run = dataclasses.replace(finished(root, recipe, "cpu", with_dvc=False), logs=copy)
     path = result.collect(tmp_path, recipe, "cpu", run).with_suffix(".csv")
@@ -220,8 +220,8 @@ def test_a_second_run_does_nothing_and_writes_the_same(root: Path) -> None:
     before = [file.read_bytes() for file in files]
     done = call(root, "tiny", "--without-dvc")
     assert done.returncode == 0, done.stderr
-    assert [line for line in done.stdout.splitlines() if line.endswith("is done already.")] == [
-        f"{stage} is done already." for stage in STAGES
+    assert [line for line in done.stdout.splitlines() if line.endswith("is already done.")] == [
+        f"{stage} is already done." for stage in STAGES
     ]
     assert "Running" not in done.stdout
     assert [file.read_bytes() for file in files] == before
@@ -230,7 +230,7 @@ def test_a_second_run_does_nothing_and_writes_the_same(root: Path) -> None:
 
 
 def test_a_run_of_an_earlier_version_is_collected_as_unknown(root: Path, tmp_path: Path) -> None:
-    """It wrote `false` where it could not tell."""
+    """That version wrote `false` if it did not know."""
     copy = tmp_path / "copy"
     shutil.copytree(root, copy)
     based_on = copy / "runs" / "tiny-cpu" / "based-on.json"
@@ -256,13 +256,13 @@ def test_an_interrupted_run_goes_on_and_an_edit_starts_anew(root: Path, tmp_path
     assert failed.returncode == 1
     assert failed.stderr == (
         "preflight: a reason.\n"
-        "The run stopped (status 1); what is done is kept, and the same command goes on from there.\n"
+        "The run stopped (status 1). Finished work is stored; run the same command again to resume.\n"
     )
-    assert "done already" not in failed.stdout
+    assert "already done" not in failed.stdout
 
 
 def test_other_parameters_are_another_run(root: Path, tmp_path: Path) -> None:
-    """A finished run is not collected under a recipe that has changed since."""
+    """A finished run is not collected if the recipe has changed since."""
     copy = tmp_path / "copy"
     shutil.copytree(root, copy)
     path = copy / "recipes" / "tiny.yaml"
@@ -270,7 +270,7 @@ def test_other_parameters_are_another_run(root: Path, tmp_path: Path) -> None:
     refused = call(copy, "tiny", "--without-dvc", "--collect")
     assert refused.returncode == 1
     assert refused.stderr == (
-        "The finished run 'tiny-cpu' was one of other parameters than recipes/tiny.yaml has now; run it again.\n"
+        "The finished run 'tiny-cpu' has other parameters than recipes/tiny.yaml has now; run the recipe again.\n"
     )
 
 
@@ -303,7 +303,7 @@ def test_a_second_run_beside_the_first_is_refused(root: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
         refused = call(root, "tiny", "--without-dvc")
     assert refused.returncode == 1
-    assert refused.stderr == "tiny-cpu is running already; wait for it, or stop it.\n"
+    assert refused.stderr == "tiny-cpu is already running; wait for it, or stop it.\n"
 
 
 @pytest.mark.parametrize(
@@ -326,13 +326,13 @@ def test_a_damaged_file_is_a_sentence(path: str, content: bytes, root: Path, tmp
     def use() -> None:
         if "results/tiny.json" in path:
             text, broken = table.listing(copy)
-            assert not text  # there is no other recipe
+            assert not text  # there are no other recipes
             raise broken[0]
         recipe = read(copy, "tiny")
         result.collect(copy, recipe, "cpu", finished(copy, recipe, "cpu", with_dvc=False))
 
     if (path, content) == ("logs/recipes/tiny-cpu/train-vae.json", b"{}"):
-        use()  # a log of other parameters: the time is not known
+        use()  # with the log of other parameters, the time is unknown
         return
     with pytest.raises(InputError, match="cannot be used") as caught:
         use()

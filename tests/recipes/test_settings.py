@@ -1,4 +1,4 @@
-"""``-S KEY=VALUE``: applied as DVC does it, and every mistake a sentence."""
+"""``-S KEY=VALUE`` is applied as by DVC, and every mistake gives one sentence."""
 
 import os
 import shlex
@@ -41,7 +41,7 @@ def test_a_key_is_removed(params: dict[str, Any]) -> None:
 
 
 MISTAKES = {
-    "xyz=3": r"-S xyz=3 cannot be applied: there is no parameter 'xyz'; \+ before it adds one\.",
+    "xyz=3": r"-S xyz=3 cannot be applied: there is no parameter 'xyz'; write \+ before the key to add it\.",
     "vae.laten_size=9": r"there is no parameter 'vae\.laten_size', did you mean vae\.latent_size or ",
     "+vae.laten_size=9": r"-S \+vae\.laten_size=9: params\.yaml: vae\.laten_size is not a known key, did you mean 'lat",
     "+vae.train.epochs=-1": r"params\.yaml: vae\.train\.epochs = -1 is not allowed; it must be at least ",
@@ -54,16 +54,16 @@ MISTAKES = {
     "train.epochs=${train.epochs}": r"cannot be applied: Recursive interpolation detected\.",
     "train.epochs=???": r"cannot be applied: Missing mandatory value: epochs\.",
     "train@x=3": r"cannot be applied: Override train@x=3 looks like a config group override",
-    "models=[vae,": r"-S 'models=\[vae,' is not a setting; in quotes, spaces do not end it for the shell",
+    "models=[vae,": r"-S 'models=\[vae,' is not a setting; a value with spaces needs quotes: -S 'KEY=",
     "novalue": r"-S novalue is not a setting; write KEY=VALUE, \+KEY=VALUE to add a key, or ~KEY to remove one\.",
     "": r"-S '' is not a setting",
     "train.epochs=[" + "[" * 5000: r"-S 'train\.epochs=\[+\.\.\. is not a setting",
     "train.epochs=3\nx: 4": r"is not a setting",
     "train.epochs=\ud800": r"is not a setting",
-    "train.epochs=1,2": r"-S train\.epochs=1,2 stands for several values; give each to a command of its own\.",
-    "train.epochs=choice(1,2)": r"stands for several values",
-    "train.epochs=range(1,3)": r"stands for several values",
-    "train.epochs=glob(*)": r"stands for several values",
+    "train.epochs=1,2": r"-S train\.epochs=1,2 means several values; run a separate command for each value\.",
+    "train.epochs=choice(1,2)": r"means several values",
+    "train.epochs=range(1,3)": r"means several values",
+    "train.epochs=glob(*)": r"means several values",
     "other.yaml:a=3": r"-S can only change params\.yaml, not 'other\.yaml'\.",
 }
 
@@ -98,7 +98,7 @@ OTHER_WAYS: dict[str, tuple[str, str, Any]] = {
 def test_what_the_sentence_says_to_type_does_it(
     setting: str, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Through a shell, Hydra and DVC."""
+    """The suggestion works through a shell, Hydra and DVC."""
     monkeypatch.setenv("HOME", "/home/me")
     other, key, value = OTHER_WAYS[setting]
     with pytest.raises(InputError) as caught:
@@ -130,7 +130,7 @@ def test_where_nothing_else_is_allowed_nothing_is_offered(setting: str, params: 
 
 
 def test_what_stands_in_the_file_is_not_blamed_on_a_setting(params: dict[str, Any]) -> None:
-    """A setting that mends it is allowed; nor is it blamed on a recipe."""
+    """A setting that corrects the file is allowed; a recipe is not blamed either."""
     left = merged(params, {"vae": {"latent_size": -8}})
     sentence = r"^params\.yaml: vae\.latent_size = -8 is not allowed; it must be at least 1\."
     for settings in (["iwae.latent_size=4"], ["models=vae"], []):

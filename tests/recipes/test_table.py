@@ -1,4 +1,4 @@
-"""The table of results: one for each protocol, sorted, with signs, sources and flags; no number is lost."""
+"""Tables of results: one for each protocol, sorted, with signs, sources and flags; no number is lost."""
 
 import copy
 import math
@@ -81,7 +81,7 @@ def test_a_result_is_a_row_with_its_reference(root: Path) -> None:
 
 
 def test_the_number_before_refinement_stands_beside_it_where_it_is_of_all_images(root: Path) -> None:
-    """That is the one which published bounds are held against; of a part of the images it would be another number."""
+    """Published bounds are comparable with this number; for a part of the images it would be another number."""
     contrast = {
         "proposal": "encoder",
         "bpd": 0.1605,
@@ -156,7 +156,7 @@ def test_hostile_text_and_infinite_numbers_keep_the_table_whole(root: Path) -> N
 
 
 def test_sources_are_numbered_in_the_order_of_the_table_and_named_once(root: Path) -> None:
-    """The number beside a model is that of its own source, also where recipes are sorted by their results."""
+    """The index beside a model is that of its own source, also if recipes are sorted by their results."""
     worse = copy.deepcopy(RESULT) | {"recipe": "two"}
     worse["models"]["vae"]["metrics"] |= {"bpd": 0.19}
     worse["published"][0] |= {"what": "another", "value": 90.0}
@@ -178,9 +178,9 @@ def test_the_list_fits_into_100_columns(repository: Path) -> None:
 
 
 def test_the_list_and_the_end_of_a_run_flag_what_the_table_flags(root: Path) -> None:
-    """The mark, K and the number of test images stand beside a number wherever it stands."""
+    """The mark, K and the number of test images appear beside a number everywhere."""
     size = {"minutes": 1, "params": {}}
-    write_json(  # YAML holds JSON
+    write_json(  # JSON is valid YAML
         root / "recipes" / "one.yaml",
         {"title": "One", "params": {}, "sizes": {"cpu": size, "gpu": size}, "published": RESULT["published"]},
     )
@@ -201,7 +201,7 @@ def test_the_list_and_the_end_of_a_run_flag_what_the_table_flags(root: Path) -> 
 
 
 def test_an_old_result_that_is_worse_than_uniform_is_marked(root: Path) -> None:
-    """The levels stand in the protocol."""
+    """The number of levels is part of the protocol."""
     result, old = copy.deepcopy(RESULT), {**METRICS, "protocol": "a/none/4x4x1/L4/test9/given-none"}
     result["models"] = {"vae": {"metrics": old}, "bad": {"metrics": {**old, "bpd": 2.1}}}
     path = root / "recipes" / "results" / "one.json"
@@ -220,7 +220,7 @@ def test_no_results_are_no_table(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("bpd", "shown"), [(-30.0, f"{MINUS}30.000"), (30.0, "30.000")])
 def test_a_density_stands_below_all_and_says_that_it_is_none(bpd: float, shown: str, root: Path) -> None:
-    """Whatever its number: it has no place among likelihoods, not even that of the worst."""
+    """This holds for any number: a density is not ranked among likelihoods."""
     result = copy.deepcopy(RESULT)
     result["models"]["raw"] = {"metrics": {**METRICS, "kind": "density", "bpd": bpd}}
     write_json(root / "recipes" / "results" / "one.json", result)
@@ -241,7 +241,7 @@ def test_paired_differences_stand_below_their_table(root: Path) -> None:
 
 @pytest.mark.parametrize(("flagged", "mark"), [("fixed", "†"), ("plain", "†"), ("vae", "")])
 def test_a_paired_difference_is_flagged_where_one_of_the_two_is(flagged: str, mark: str, root: Path) -> None:
-    """Too few samples of the reference are as bad as too few of the other; those of a third are none of theirs."""
+    """Too few samples on either side of the pair set the flag; those of a third model do not."""
     result = copy.deepcopy(RESULT)
     for name in ("vae", "fixed", "plain"):
         result["models"][name] = {"metrics": {**METRICS, "too_few_samples": name == flagged}}

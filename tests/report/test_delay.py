@@ -73,7 +73,7 @@ def test_what_is_unknown_is_said_to_be_unknown(folder: Path) -> None:
     delay = read_delay(folder)
     flags = {key: item.flag for key, item in delay.proposals}
     assert flags["naive"] == "no draw is late: nothing is known"
-    assert flags["mistake"] == "infinite variance: no error bar holds"
+    assert flags["mistake"] == "infinite variance: no error bar is valid"
     assert flags["least_variance"] == ""
     page, twin = rendered(delay)
     for text in (text_of(page), twin):
@@ -100,7 +100,7 @@ def test_a_short_error_bar_is_flagged(folder: Path, tmp_path: Path) -> None:
     delay = read_delay(tmp_path)
     flags = {key: item.flag for key, item in delay.proposals}
     assert flags["all_x4"] == "error bar 2.3 times too short"
-    assert flags["critical_x2"] == "fewer than 10 weights count"
+    assert flags["critical_x2"] == "effective sample size below 10"
     assert flags["least_variance"] == ""
     assert flags["critical_x3_5"] == "error bar 1.9 times too short"
     worst = delay.shortest_bar  # chosen by the ratio of errors, not by the length of the bar
@@ -179,5 +179,5 @@ def test_a_table_of_other_proposals_is_one_sentence(name: str, tmp_path: Path) -
     whole = path.read_text(encoding="utf-8").splitlines()
     for rows in (whole[:-2], whole[:-1], [*whole[:-1], whole[-1].replace("least", "most")]):
         path.write_text("\n".join(rows) + "\n", encoding="utf-8")
-        with pytest.raises(InputError, match=r"does not hold the proposals of metrics\.json"):
+        with pytest.raises(InputError, match=r"must have all proposals of metrics\.json"):
             read_delay(tmp_path)

@@ -185,12 +185,12 @@ def test_a_missing_or_broken_file_is_one_sentence(folder: Path, name: str, conte
 def test_a_model_that_nobody_knows_and_half_a_sample_are_one_sentence(folder: Path) -> None:
     text = (folder / "estimators.csv").read_text(encoding="utf-8")
     (folder / "estimators.csv").write_text(text.replace("vae_1,4,", "vae_1,4.5,"), encoding="utf-8")
-    with pytest.raises(InputError, match=r"estimators\.csv: n_samples = 4\.5 is no whole number."):
+    with pytest.raises(InputError, match=r"estimators\.csv: n_samples = 4\.5 must be an integer\."):
         read_known(folder)
     (folder / "estimators.csv").write_text(text.replace("vae_1,", "vae_9,"), encoding="utf-8")
-    with pytest.raises(InputError, match="the estimators are not those of the models templates, "):
+    with pytest.raises(InputError, match="the tables of estimators must have the models templates, "):
         read_known(folder)
     (folder / "estimators.csv").write_text(text, encoding="utf-8")
     changed(folder, {"sources": {}}, "excess")
-    with pytest.raises(InputError, match=r"excess\.sources must hold some of ising, "):
+    with pytest.raises(InputError, match=r"excess\.sources must have some of the keys ising, "):
         read_known(folder)

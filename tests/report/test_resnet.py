@@ -182,7 +182,7 @@ def test_what_is_missing_or_misshapen_is_named(tmp_path: Path) -> None:
     write_resnet(tmp_path)
     lines = (tmp_path / "trained.csv").read_text().replace("smooth", "smoother")
     (tmp_path / "trained.csv").write_text(lines)
-    with pytest.raises(InputError, match=r"trained.csv does not hold the functions step, smooth, disc\."):
+    with pytest.raises(InputError, match=r"trained.csv must have the functions step, smooth, disc, and no others\."):
         read_resnet(tmp_path)
     write_resnet(tmp_path)
     with np.load(tmp_path / "regions.npz") as stored:

@@ -83,7 +83,7 @@ def test_models_that_are_one_flow_are_compared_nevertheless(tmp_path: Path) -> N
 def test_one_that_has_not_run_since_it_is_on_again_is_one_sentence(tmp_path: Path) -> None:
     write_results(tmp_path / "results", MODELS)
     write_json(tmp_path / "results" / "project_delay" / "metrics.json", SWITCHED_OFF)
-    with pytest.raises(InputError, match=r"metrics.json says that the study is switched off; name it in studies, and"):
+    with pytest.raises(InputError, match=r"metrics.json says that the study is switched off; add it to studies in"):
         write_report(params_of(MODELS), tmp_path / "results", tmp_path / "out")
 
 

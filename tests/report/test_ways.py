@@ -52,7 +52,7 @@ def test_a_way_that_is_none_is_one_sentence(way: str, tmp_path: Path) -> None:
     write_study(tmp_path)
     path = tmp_path / "dequantizing.csv"
     path.write_text(re.sub(rf"^{way},", "gaussian,", path.read_text(), flags=re.MULTILINE))
-    with pytest.raises(InputError, match=r"dequantizing.csv does not hold the ways uniform, uniform_fixed"):
+    with pytest.raises(InputError, match=r"dequantizing.csv does not have the ways uniform, uniform_fixed"):
         read_study(tmp_path)
 
 

@@ -1,1 +1,1 @@
-"""Checks that a number must pass before it is believed, for models that were made elsewhere: ``bitsperdim audit``."""
+"""Checks that a number from somebody else's model must pass before it is believed: ``bitsperdim audit``."""

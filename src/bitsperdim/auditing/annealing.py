@@ -1,20 +1,20 @@
 r"""Annealed importance sampling over images: an unbiased estimate of the total mass of a model.
 
-From independent sub-pixels f, whose total mass is one, to the model, by way of
+A chain starts from independent sub-pixels f, whose total mass is one, and moves to the model through the distributions
 
 .. math:: \pi_t(x, u) \propto f(x) \, m(u \mid x) \, \Big( \frac{w(x, u)}{f(x)} \Big)^{\beta_t}, \qquad
           0 = \beta_0 < \dots < \beta_T = 1
 
-where u is what the model draws, from m, and w its weight: of an exact model P(x) itself. A step draws some sub-pixels
-anew from f, or shifts them by a few levels, draws u anew, and is accepted as Metropolis says; that leaves
-:math:`\pi_t` invariant. The chain's weight
+where u are the random numbers that the model draws, from m, and w is its weight; for an exact model w is P(x) itself. A
+step redraws some sub-pixels from f, or shifts them by a few levels, and redraws u. It is accepted by the Metropolis
+rule, so that it leaves :math:`\pi_t` invariant. The chain's weight
 
 .. math:: \prod_{t=1}^T \Big( \frac{w(x_{t-1}, u_{t-1})}{f(x_{t-1})} \Big)^{\beta_t - \beta_{t-1}}
 
 then has the mean :math:`\sum_x E[w(x, u)] = \sum_x P(x)`, exactly, however badly the chain mixes (Neal 2001, "Annealed
-Importance Sampling"; that a weight may stand for P: Andrieu and Roberts 2009, "The Pseudo-Marginal Approach for
-Efficient Monte Carlo Computations"). Temperatures and sizes of steps come from a pilot run with random numbers of its
-own, and are then frozen, as in :mod:`bitsperdim.evaluation.annealed`.
+Importance Sampling"). A weight may replace P (Andrieu and Roberts 2009, "The Pseudo-Marginal Approach for Efficient
+Monte Carlo Computations"). Temperatures and step sizes come from a pilot run with its own random numbers. They are then
+fixed, as in :mod:`bitsperdim.evaluation.annealed`.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from torch import Tensor
 
 from bitsperdim.models.base import level_counts
 
-Ask = Callable[[Tensor], Tensor]  # of images (B, D), log-weights (B,) float64 nats
-PSEUDO = 4.0  # images of all sub-pixels' levels together, which are added to those of each
-UNIFORM = 0.01  # the share of all levels alike
-SMOOTHED_FROM = 16  # levels
-FIRST_POWER = 4.0  # of the temperatures of the pilot run: denser where images are noise
-ACCEPTED = 0.3  # the share of steps that the pilot run aims at
-GAIN = 0.2  # of the logarithm of sizes, for each unit of acceptance too much
+Ask = Callable[[Tensor], Tensor]  # takes images (B, D), returns log-weights (B,), float64, in nats
+PSEUDO = 4.0  # pseudo-images with the average level counts of all sub-pixels, added to the counts of each sub-pixel
+UNIFORM = 0.01  # weight of the uniform distribution over levels in the mixture
+SMOOTHED_FROM = 16  # levels from which on neighbouring levels are smoothed
+FIRST_POWER = 4.0  # power of the pilot run's temperatures, which are denser near beta = 0, where images are noise
+ACCEPTED = 0.3  # share of accepted steps that the pilot run aims at
+GAIN = 0.2  # change of the logarithm of a step size for each unit of acceptance rate above the aim
 
 
 @dataclass(frozen=True)
@@ -50,27 +50,32 @@ class Independent:
 
     @property
     def n_dims(self) -> int:
-        """D."""
+        """Number of sub-pixels, D."""
         return len(self.masses)
 
     def draw(self, n_images: int, generator: torch.Generator) -> Tensor:
-        """Draw (B, D) int64."""
+        """Draw images, (B, D) int64."""
         u = torch.rand(self.n_dims, n_images, dtype=torch.float64, generator=generator)
         drawn = torch.searchsorted(self.masses.cumsum(1), u, right=True)
         return drawn.clamp(max=self.masses.shape[1] - 1).T.contiguous()
 
     def log_p(self, x: Tensor) -> Tensor:
-        """Return log f(x) of (B, D), (B,) in nats."""
+        """Return log f(x) of images (B, D), as (B,) in nats."""
         return self.masses.log()[torch.arange(self.n_dims), x].sum(1)
 
     def near(self, x: Tensor, share: float) -> Independent:
-        """Return copies of an image (D,) in which each sub-pixel is drawn anew with a probability."""
+        """Return the distribution of copies of an image (D,) in which each sub-pixel is redrawn with a probability.
+
+        Args:
+            x: image, (D,).
+            share: the probability.
+        """
         copy = torch.nn.functional.one_hot(x, self.masses.shape[1])
         return Independent((1 - share) * copy + share * self.masses)
 
 
 def fitted(images: Tensor, n_levels: int) -> Independent:
-    """Return independent sub-pixels that have about the levels of images (N, C, H, W): counted, and smoothed."""
+    """Return independent sub-pixels fitted to images (N, C, H, W): levels are counted, and the counts are smoothed."""
     counts = level_counts(images, n_levels).flatten(0, 2).double()
     width = n_levels // SMOOTHED_FROM // 2 * 2 + 1
     for _ in range(2):
@@ -81,7 +86,7 @@ def fitted(images: Tensor, n_levels: int) -> Independent:
 
 @dataclass(frozen=True)
 class Moves:
-    """Steps of a chain: some sub-pixels are drawn anew, or shifted by a few levels.
+    """Metropolis steps that redraw some sub-pixels, or shift them by a few levels.
 
     Attributes:
         start: f.
@@ -90,15 +95,15 @@ class Moves:
     start: Independent
 
     def propose(self, x: Tensor, size: Tensor, *, is_shift: Tensor, generator: torch.Generator) -> Tensor:
-        """Return images (B, D) of which each sub-pixel is another with probability size / D.
+        """Return images (B, D) in which each sub-pixel is changed with probability size / D.
 
-        Redrawn ones come from f, so that f(x) K(x, y) = f(y) K(y, x); shifts are as likely as those back.
+        Redrawn sub-pixels come from f, so that f(x) K(x, y) = f(y) K(y, x). A shift is as likely as the reverse shift.
 
         Args:
-            x: (B, D).
-            size: (B, 1) or (1, 1), of sub-pixels.
-            is_shift: likewise, whether they are shifted.
-            generator: of the random numbers.
+            x: images, (B, D).
+            size: expected number of changed sub-pixels, (B, 1) or (1, 1).
+            is_shift: whether sub-pixels are shifted instead of redrawn, (B, 1) or (1, 1).
+            generator: source of the random numbers.
         """
         n_levels = self.start.masses.shape[1]
         chosen = torch.rand(x.shape, generator=generator) < size / self.start.n_dims
@@ -111,7 +116,7 @@ class Moves:
     def step(
         self, chain: Chain, ask: Ask, beta: float, size: Tensor, is_shift: Tensor, generator: torch.Generator
     ) -> tuple[Chain, Tensor]:
-        """Return the chains a step later, and which of them moved, (B,)."""
+        """Return the chains after one step, and which of them accepted it, (B,)."""
         x = self.propose(chain.x, size, is_shift=is_shift, generator=generator)
         proposed = Chain(x, self.start.log_p(x), ask(x))
         log_ratio = beta * (proposed.log_ratio - chain.log_ratio)
@@ -124,7 +129,7 @@ class Moves:
 
 @dataclass(frozen=True)
 class Chain:
-    """Images of several chains: x (B, D), log f(x) and log w (B,) nats."""
+    """States of several chains: images x (B, D), with log f(x) and log w, (B,) in nats."""
 
     x: Tensor
     log_f: Tensor
@@ -132,22 +137,25 @@ class Chain:
 
     @property
     def parts(self) -> tuple[Tensor, Tensor, Tensor]:
-        """All of it."""
+        """All three tensors."""
         return self.x, self.log_f, self.log_w
 
     @property
     def log_ratio(self) -> Tensor:
-        """Log (w / f), (B,) nats; no step from an impossible image to another is accepted: their difference is NaN."""
+        """Log (w / f), (B,) in nats.
+
+        The difference of two impossible images is NaN, so that no step between them is accepted.
+        """
         return self.log_w - self.log_f
 
 
 @dataclass(frozen=True)
 class Path:
-    """What the pilot run found.
+    """Temperatures and step sizes that the pilot run found.
 
     Attributes:
-        betas: (T + 1,) from 0 to 1.
-        sizes: (2, T + 1) sub-pixels of a step, of those drawn anew and of those shifted.
+        betas: (T + 1,) inverse temperatures from 0 to 1.
+        sizes: (2, T + 1) numbers of sub-pixels that a step changes: first for redraws, then for shifts.
     """
 
     betas: np.ndarray
@@ -155,7 +163,7 @@ class Path:
 
 
 def pilot(ask: Ask, start: Independent, n_chains: int, n_steps: int, generator: torch.Generator) -> Path:
-    """Return temperatures, dense where w / f varies most, and sizes of steps that are accepted as often as aimed at."""
+    """Return temperatures that are dense where w / f varies most, and step sizes with the acceptance rate aimed at."""
     moves, chain = Moves(start), _started(ask, start, n_chains, generator)
     betas = (np.arange(n_steps + 1) / n_steps) ** FIRST_POWER
     log_size = np.full((2, n_steps + 1), math.log(start.n_dims))
@@ -174,7 +182,7 @@ def pilot(ask: Ask, start: Independent, n_chains: int, n_steps: int, generator: 
 
 
 def _refined(betas: np.ndarray, sizes: np.ndarray, spread: np.ndarray) -> Path:
-    """Put temperatures where each increment of log w has the same spread."""
+    """Place the temperatures so that each increment of log w has the same spread."""
     length = np.concatenate([[0.0], np.cumsum(np.diff(betas) * (spread[1:] + spread[:-1] + 1e-9) / 2)])
     even = np.linspace(0.0, length[-1], len(betas))
     fine = np.interp(even, length, betas)
@@ -183,15 +191,15 @@ def _refined(betas: np.ndarray, sizes: np.ndarray, spread: np.ndarray) -> Path:
 
 
 def anneal(ask: Ask, start: Independent, path: Path, n_chains: int, n_steps: int, generator: torch.Generator) -> Tensor:
-    """Return log-weights of chains whose mean is the total mass, (n_chains,) float64 nats.
+    """Return the log-weights of annealed chains, (n_chains,) float64 nats; the mean weight is the total mass.
 
     Args:
-        ask: of the model.
+        ask: returns log-weights of the model.
         start: f.
-        path: of a pilot run with other random numbers.
-        n_chains: independent ones.
+        path: result of a pilot run with other random numbers.
+        n_chains: number of independent chains.
         n_steps: T.
-        generator: of the chains.
+        generator: source of the random numbers.
     """
     moves, chain = Moves(start), _started(ask, start, n_chains, generator)
     at = np.linspace(0.0, 1.0, n_steps + 1)
@@ -200,7 +208,7 @@ def anneal(ask: Ask, start: Independent, path: Path, n_chains: int, n_steps: int
     sizes = [np.interp(at, known, each) for each in path.sizes]
     log_w = torch.zeros(n_chains, dtype=torch.float64)
     for t in range(1, n_steps + 1):
-        if betas[t] > betas[t - 1]:  # else nothing is added, to minus infinity neither
+        if betas[t] > betas[t - 1]:  # otherwise 0 times minus infinity would give NaN
             log_w = log_w + (betas[t] - betas[t - 1]) * chain.log_ratio
         if t < n_steps:
             kind = t % 2
@@ -217,20 +225,20 @@ def _started(ask: Ask, start: Independent, n_chains: int, generator: torch.Gener
 def moved(ask: Ask, start: Independent, x: Tensor, n_steps: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Return log P of images (B, D) before and after Metropolis steps that leave the model invariant, (B,) nats each.
 
-    Every step is of the same kind: what it changes, and how many sub-pixels, is drawn independently of the images. So
-    the chain is reversible, and an image that the model drew and that a few steps later can be exchanged.
+    All steps have the same distribution: the kind of change and the number of sub-pixels are drawn independently of the
+    images. So the chain is reversible: an image that the model drew and the image a few steps later are exchangeable.
 
     Args:
-        ask: of an exact model.
+        ask: returns log P of an exact model.
         start: f, from which sub-pixels are redrawn; it must not depend on the images.
-        x: (B, D).
-        n_steps: of each chain.
-        generator: of the steps.
+        x: images, (B, D).
+        n_steps: number of steps of each chain.
+        generator: source of the random numbers.
     """
     moves, first = Moves(start), Chain(x, start.log_p(x), ask(x))
     chain = first
     for _ in range(n_steps):
-        size = start.n_dims ** (torch.rand(len(x), 1, generator=generator) * 0.5)  # from one sub-pixel to the root of D
+        size = start.n_dims ** (torch.rand(len(x), 1, generator=generator) * 0.5)  # from 1 to sqrt(D) sub-pixels
         is_shift = torch.rand(len(x), 1, generator=generator) < 0.5
         chain, _ = moves.step(chain, ask, 1.0, size, is_shift, generator)
     return first.log_w, chain.log_w

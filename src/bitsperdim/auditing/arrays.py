@@ -1,7 +1,7 @@
-"""Arrays of somebody's .npz files: log-likelihoods, and images of integers. Object arrays are never unpickled.
+"""Reading a user's .npz files: log-likelihoods, and images of integers. Object arrays are never unpickled.
 
-Invariants (``tests/auditing/test_command.py``): channels last and first are the same images; where either could be
-meant, it is asked.
+Invariants (``tests/auditing/test_command.py``): channels last and channels first give the same images; an ambiguous
+shape is an error.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ MAX_CHANNELS = 4
 
 
 def read_arrays(path: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-    """Return arrays of a .npz file.
+    """Return arrays of a .npz file by name.
 
     Args:
-        path: of the file.
-        names: which; None: all.
+        path: path of the file.
+        names: names of the arrays to read; None: all arrays.
 
     Raises:
-        InputError: it is not such a file, or one of these is an array of objects.
+        InputError: the file is not a .npz file, or one of these arrays holds Python objects.
     """
     if not path.is_file():
         raise InputError(f"{shown(str(path))} is not a file.")
@@ -38,54 +38,54 @@ def read_arrays(path: Path, names: Sequence[str] | None = None) -> dict[str, np.
                 found[name] = archive[name]
     except (MemoryError, KeyboardInterrupt):
         raise
-    except Exception as error:  # a damaged file fails in as many ways as there are bytes
+    except Exception as error:  # a damaged file can raise almost any exception
         if name and "Object arrays" in str(error):
             raise InputError(
-                f"{path}: {name} is an array of Python objects, which are not unpickled; save plain numbers."
+                f"{path}: {name} is an array of Python objects, which is never unpickled; save an array of numbers."
             ) from error
         raise InputError(f"{path} cannot be read as a .npz file of arrays ({type(error).__name__}).") from error
     return found
 
 
 def names_of(path: Path) -> list[str]:
-    """Return the names of the arrays of a .npz file.
+    """Return the names of the arrays in a .npz file.
 
     Raises:
-        InputError: it is not such a file.
+        InputError: the file is not a .npz file.
     """
     if not path.is_file():
         raise InputError(f"{shown(str(path))} is not a file.")
     try:
         with zipfile.ZipFile(path) as archive:
             return [name.removesuffix(".npy") for name in archive.namelist()]
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:  # the last: a compression it does not know
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:  # the last: an unknown compression
         raise InputError(f"{path} cannot be read as a .npz file of arrays ({type(error).__name__}).") from error
 
 
 def read_scores(path: Path) -> dict[str, np.ndarray]:
-    """Return ``log_p`` or ``log_w`` of a file, under its name.
+    """Return the array ``log_p`` or ``log_w`` of a file, under its name.
 
     Raises:
-        InputError: there is neither, or both.
+        InputError: the file has neither of the two, or both.
     """
     names = names_of(path)
     found = [name for name in SCORES if name in names]
     if len(found) != 1:
-        has = f"it has {', '.join(names[:8])}" if names else "it is empty"
+        has = f"it has {', '.join(names[:8])}" if names else "it has no arrays"
         raise InputError(f"{path} must hold either log_p, (N,) nats, or log_w, (K, N) log-weights in nats; {has}.")
     return read_arrays(path, found)
 
 
 def read_images(place: str, wanted: Sequence[str], channels: str | None) -> np.ndarray:
-    """Return images of a .npz file, (N, C, H, W), or (N, H, W) of one channel.
+    """Return the images of a .npz file, (N, C, H, W), or (N, H, W) with one channel.
 
     Args:
-        place: of the file, or ``file.npz:name`` for one array of it.
-        wanted: names under which they may stand; else the only array is meant.
-        channels: ``first`` or ``last``; None: as the shape says.
+        place: path of the file, or ``file.npz:name`` for one of its arrays.
+        wanted: names that the array of images may have; if none of them is in the file, its only array is taken.
+        channels: ``first`` or ``last``; None: guess from the shape.
 
     Raises:
-        InputError: there are no such images, or the shape does not say where channels are.
+        InputError: there are no such images, or the shape does not tell which axis holds the channels.
     """
     file, given = split_place(place)
     names = names_of(file)
@@ -100,12 +100,15 @@ def read_images(place: str, wanted: Sequence[str], channels: str | None) -> np.n
     if channels is None:
         could_be = [word for word, axis in (("first", 1), ("last", 3)) if array.shape[axis] <= MAX_CHANNELS]
         if len(could_be) > 1:
-            raise InputError(f"{file}: images of shape {array.shape} are ambiguous; say --channels first or last.")
+            raise InputError(
+                f"{file}: either axis of the images of shape {array.shape} may hold the channels, which is ambiguous; "
+                f"add --channels first or --channels last."
+            )
         channels = could_be[0] if could_be else "first"
     return np.moveaxis(array, -1, 1) if channels == "last" else array
 
 
 def split_place(place: str) -> tuple[Path, str]:
-    """Return the file and the name of ``file.npz:name``; the name is empty where none is given."""
+    """Return the file and the array name of ``file.npz:name``; without ``:name`` the name is empty."""
     found = re.fullmatch(r"(?P<file>.+\.npz):(?P<name>\w+)", place)
     return (Path(found["file"]), found["name"]) if found else (Path(place), "")

@@ -1,10 +1,12 @@
-"""Put a number to every check that applies to it: ``bitsperdim.audit``.
+"""The function ``bitsperdim.audit``, which scores a model and runs every check that applies.
 
-**A kind is declared until a check has verified it.** A lower bound has the same signature as an exact ``log_prob``, and
-of bare arrays nothing is known: they always stay declared. Which checks verify a kind stands in :data:`VERIFYING`.
+**A kind (exact or bound) is only declared until a check has verified it.** A lower bound can have the same signature as
+an exact ``log_prob``. Of bare arrays nothing is known, so that their kind always stays declared. :data:`VERIFYING`
+lists which checks verify a kind.
 
-Invariants: right models pass, as often as the level says (``tests/auditing/test_right_models.py``); each known mistake,
-made in a foreign model, is caught by a check that is not told of it (``tests/studies/known/test_mistakes.py``).
+Invariants: correct models pass, except for the stated rate of false alarms (``tests/auditing/test_right_models.py``);
+each known mistake, made in a foreign model, is caught by a check that does not know which mistake it is
+(``tests/studies/known/test_mistakes.py``).
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ CHECKS: Mapping[str, Callable[[Case], Check]] = {
     "inputs": plausible.inputs,
     "copies": plausible.copies,
 }
-# for each method, which checks together verify that the number is of the kind that it declares to be
+# for each method, the checks that together verify the declared kind of the number
 VERIFYING = {
     "conditionals": ("masses sum to one", "causality"),
     "logits": ("masses sum to one", "causality"),
@@ -84,39 +86,39 @@ def audit(
     seconds: float = 20.0,
     n_asked: int | None = None,
 ) -> Audit:
-    """Score a model and put its number to every check that applies.
+    """Score a model and run every check that applies to its number.
 
     Args:
-        model: as of :func:`bitsperdim.evaluate`, and so are all arguments that are not named here; or a number that it,
-            or :func:`bitsperdim.estimate_of_arrays`, returned, of which the numbers alone are checked.
-        images: as of :func:`bitsperdim.evaluate`; of a number, none.
-        n_levels: likewise.
-        labels: likewise.
-        train: likewise.
-        offers: likewise.
-        inputs: likewise.
-        layout: likewise.
-        range: likewise.
-        order: likewise.
-        n_samples: likewise.
-        seed: likewise.
-        batch_size: likewise.
-        chunk_size: likewise.
-        proposal: likewise.
-        subset: likewise.
-        device: likewise.
-        checkpoint: likewise.
-        name: likewise.
-        log_p_true: (N,) nats, the true log-probability of each image, where it is known; images that were drawn from a
-            known distribution bring it with them.
-        build: ``build(image_shape=(C, H, W), n_levels=L)`` returns such a model of tiny images, with any weights; its
-            masses are then added up over all of them.
-        seconds: that a check may take, about.
-        n_asked: images that a check may ask the model for, about, instead of a time: then an audit that is made again
-            does the same work, also on a faster machine.
+        model: the model, as in :func:`bitsperdim.evaluate`; or a result of :func:`bitsperdim.evaluate` or
+            :func:`bitsperdim.estimate_of_arrays`, whose numbers alone are then checked.
+        images: as in :func:`bitsperdim.evaluate`; not needed if ``model`` is a result.
+        n_levels: as in :func:`bitsperdim.evaluate`.
+        labels: as in :func:`bitsperdim.evaluate`.
+        train: as in :func:`bitsperdim.evaluate`.
+        offers: as in :func:`bitsperdim.evaluate`.
+        inputs: as in :func:`bitsperdim.evaluate`.
+        layout: as in :func:`bitsperdim.evaluate`.
+        range: as in :func:`bitsperdim.evaluate`.
+        order: as in :func:`bitsperdim.evaluate`.
+        n_samples: as in :func:`bitsperdim.evaluate`.
+        seed: as in :func:`bitsperdim.evaluate`.
+        batch_size: as in :func:`bitsperdim.evaluate`.
+        chunk_size: as in :func:`bitsperdim.evaluate`.
+        proposal: as in :func:`bitsperdim.evaluate`.
+        subset: as in :func:`bitsperdim.evaluate`.
+        device: as in :func:`bitsperdim.evaluate`.
+        checkpoint: as in :func:`bitsperdim.evaluate`.
+        name: as in :func:`bitsperdim.evaluate`.
+        log_p_true: true log-probability of each image, (N,) nats, if it is known; images that were drawn from a known
+            distribution already contain it.
+        build: function such that ``build(image_shape=(C, H, W), n_levels=L)`` returns a model of the same kind for tiny
+            images, with any weights; the audit then adds up its probabilities over all images.
+        seconds: approximate time limit of each check.
+        n_asked: approximate number of images that each check may score with the model, instead of a time limit; a
+            repeated audit then does the same work, also on a faster machine.
 
     Raises:
-        InputError: one sentence that says what does not fit.
+        InputError: an argument is not allowed or does not fit the model; the message says which.
     """
     started = time.monotonic()
     if not (isinstance(seconds, int | float) and seconds > 0):
@@ -130,7 +132,7 @@ def audit(
     data = data_of(images, n_levels, labels=labels, train=train)
     if subset is not None:
         if log_p_true is not None:
-            raise InputError("subset is not allowed with log_p_true; give the images and truths that are meant.")
+            raise InputError("subset is not allowed with log_p_true; select the images and their log_p_true yourself.")
         data = data.subset(subset, seed)
     truth = _truth(log_p_true, len(data.images), data)
     options = {"offers": offers, "inputs": inputs, "layout": layout, "range": range, "order": order}
@@ -143,7 +145,7 @@ def audit(
         "proposal": proposal,
         "device": device,
         "checkpoint": checkpoint,
-        "may_look_ahead": True,  # the audit asks, and says what it finds
+        "may_look_ahead": True,  # the causality check reports it
     }
     first: list[Check] = []
     if is_training(model):
@@ -171,8 +173,8 @@ def _audited(case: Case, started: float, first: Sequence[Check] = ()) -> Audit:
         try:
             checks.append(check(case))
         except FloatingPointError as error:
-            checks.append(failed(name, f"Asked by this check, {error}."))
-        except InputError as error:  # of images or codes that are not those of the data
+            checks.append(failed(name, f"During this check: {error}."))
+        except InputError as error:  # the model refuses images or codes other than those of the data
             checks.append(not_applicable(name, str(error)))
     statuses = {check.name: check.status for check in checks}
     verifying = VERIFYING.get(case.method, ())

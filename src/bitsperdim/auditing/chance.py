@@ -1,13 +1,13 @@
-r"""Tests that hold at their level for any model, and what they ask it.
+r"""Statistical tests of total mass that hold their level for any model, and the log-weights that they need.
 
-*Markov.* For numbers W that are not negative and have a mean of at most 1, :math:`P(W \ge 1/\alpha) \le \alpha`,
-whatever their distribution is. So an unbiased estimate of a total mass above :math:`1/\alpha` refutes a mass of at
-most 1 at the level alpha.
+*Markov.* If numbers W are not negative and have a mean of at most 1, then :math:`P(W \ge 1/\alpha) \le \alpha` for any
+distribution of W. So an unbiased estimate of a total mass above :math:`1/\alpha` refutes a mass of at most 1 at the
+level alpha.
 
-*Ville.* Of independent such numbers the products :math:`\prod_r (1 + \lambda (W_r - 1))`, lambda from 0 to 1, are of
-that sort too, and so is their mean over several lambda. It needs no variance, and finds an excess that is small
-beside 1 (Ville 1939, "Étude critique de la notion de collectif"; Waudby-Smith and Ramdas 2024, "Estimating means of
-bounded random variables by betting").
+*Ville.* If such numbers are independent, their products :math:`\prod_r (1 + \lambda (W_r - 1))`, lambda from 0 to 1,
+have the same two properties, and so has the mean of the products over several lambda. The test needs no variance, and
+finds an excess that is small compared with 1 (Ville 1939, "Étude critique de la notion de collectif"; Waudby-Smith and
+Ramdas 2024, "Estimating means of bounded random variables by betting").
 """
 
 from __future__ import annotations
@@ -20,28 +20,30 @@ from torch import Tensor
 from bitsperdim.auditing.check import LEVEL, Case
 from bitsperdim.models.base import ImageModel
 
-STAKES = (0.01, 0.03, 0.1, 0.3, 1.0)  # lambda
-NUMBERS_AT_ONCE = 2**24  # of a batch: sub-pixels times levels, or as many activations
-MOST_AT_ONCE = 4096  # images
-EVIDENCE = -math.log(LEVEL)  # nats that refute
-HALF = EVIDENCE - math.log(0.5)  # at half of the level, where there are two ways to fail
+STAKES = (0.01, 0.03, 0.1, 0.3, 1.0)  # values of lambda
+NUMBERS_AT_ONCE = 2**24  # largest size of a batch: images times sub-pixels times levels, or as many activations
+MOST_AT_ONCE = 4096  # largest number of images in a batch
+EVIDENCE = -math.log(LEVEL)  # evidence in nats that refutes
+HALF = EVIDENCE - math.log(0.5)  # the same at half of the level, for checks that can fail in two ways
 
 
 @torch.no_grad()
 def log_weights(case: Case, images: Tensor, generator: torch.Generator, *, model: ImageModel | None = None) -> Tensor:
-    """Draw a log-weight of each image, which of an exact model is log P(x); where labels are given, all are the same.
+    """Draw one log-weight for each image; for an exact model it is log P(x).
+
+    A conditional model is given the same label for all images.
 
     Args:
-        case: that is audited.
+        case: the audited case.
         images: (B, C, H, W) integers.
-        generator: of what the model draws, on its device.
-        model: another one than that which is audited.
+        generator: source of the model's random numbers, on the model's device.
+        model: a model to ask instead of the audited one.
 
     Returns:
         (B,) float64 nats, on the CPU.
 
     Raises:
-        FloatingPointError: one is NaN or +inf.
+        FloatingPointError: a log-weight is NaN or +inf.
     """
     asked = case.model if model is None else model
     case.clock.count(len(images) * asked.n_dims)
@@ -59,7 +61,7 @@ def log_weights(case: Case, images: Tensor, generator: torch.Generator, *, model
 
 
 def label(case: Case, n_images: int, model: ImageModel) -> Tensor | None:
-    """Return the label of the first image n times, (B,); None of a model that is given none."""
+    """Return the label of the first image n times, (B,); None if the model is given no labels."""
     labels = case.data.labels
     if model.n_classes is None or labels is None:
         return None
@@ -67,13 +69,21 @@ def label(case: Case, n_images: int, model: ImageModel) -> Tensor | None:
 
 
 def n_in_time(seconds: float, seconds_of_one: float, most: int) -> int:
-    """Return how many fit into a time: a power of two, so that an audit is mostly the same when it is made again."""
+    """Return how many repetitions fit into a time, rounded down to a power of two.
+
+    Rounding makes a repeated audit mostly the same, although times vary.
+
+    Args:
+        seconds: the time.
+        seconds_of_one: time of one repetition.
+        most: upper limit of the result.
+    """
     fitting = max(1.0, seconds / max(seconds_of_one, 1e-9))
     return min(most, 2 ** int(math.log2(fitting)))
 
 
 def excess_evidence(log_values: Tensor) -> float:
-    r"""Return how many nats speak against a mean of at most 1 of independent numbers; :data:`HALF` refutes it.
+    r"""Return the evidence in nats against a mean of at most 1 of independent numbers; :data:`HALF` refutes it.
 
     .. math:: \log \frac1{|\Lambda|} \sum_{\lambda \in \Lambda} \prod_{r=1}^{R} \big(1 + \lambda (W_r - 1)\big)
 
@@ -86,7 +96,7 @@ def excess_evidence(log_values: Tensor) -> float:
 
 
 def smallest_excess(log_values: Tensor) -> float:
-    """Return the smallest log c at which c times these numbers have evidence :data:`HALF`; infinite: there is none."""
+    """Return the smallest log c at which c times the numbers have evidence :data:`HALF`; infinity if there is none."""
     low, high = 0.0, 1.0
     while excess_evidence(log_values + high) < HALF:
         low, high = high, 2 * high

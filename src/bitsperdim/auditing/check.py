@@ -1,10 +1,10 @@
-"""What a check of the audit finds, and what it is given.
+"""Input and result of an audit check: the classes :class:`Case` and :class:`Check`.
 
-A check is passed, failed with a sentence and the size of the error, or not applicable with the reason. One that is
-passed says the smallest error that it would have caught. It is not told what the mistake is. A warning is about what is
-no error of the number, but often comes from one.
+A check has one of four results: passed, with the smallest error that it would have caught; failed, with a sentence and
+the size of the error; not applicable, with the reason; or a warning about something that is not an error of the number
+itself, but is often caused by one. No check knows which mistake to look for.
 
-A check that rests on chance has a level: how often it fails for a model in which nothing is wrong.
+A check that uses random numbers has a level: how often it fails, at most, for a model without a mistake.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from bitsperdim.evaluation.result import Estimate
 from bitsperdim.models.base import ImageModel
 
 Status = Literal["passed", "failed", "warning", "not applicable"]
-LEVEL = 1e-4  # of each check that rests on chance, at most
-N_LOOKED_AT = 16  # images that are scored anew by a check, at most
+LEVEL = 1e-4  # upper limit of the level of each check that uses random numbers
+N_LOOKED_AT = 16  # number of images that a check scores again, at most
 K_LOOKED_AT = 64
-AT_ONCE = 128  # images
+AT_ONCE = 128  # images in a batch
 
 
 @dataclass(frozen=True)
 class Check:
-    """What one check found.
+    """Result of one check.
 
     Attributes:
-        name: of the check, one or two words.
+        name: name of the check, a few words.
         status: ``passed``, ``failed``, ``warning`` or ``not applicable``.
-        words: a sentence: what was found, or why it does not apply.
-        size_bpd: of the error that was found, bits/dim; None: it has no size, or none was found.
-        catches_bpd: the smallest error that it would have caught, bits/dim; None: not passed, or not known.
-        catches: what kind of error that is.
-        level: how often it fails where nothing is wrong, at most; 0: never.
+        words: sentence that says what was found, or why the check does not apply.
+        size_bpd: size of the error that was found, bits/dim; None: the error has no size, or no error was found.
+        catches_bpd: smallest error that the check would have caught, bits/dim; None: not passed, or not known.
+        catches: the kind of error that ``catches_bpd`` is about.
+        level: how often the check fails, at most, if nothing is wrong; 0: never.
     """
 
     name: str
@@ -59,12 +59,12 @@ class Check:
 
     @property
     def is_failed(self) -> bool:
-        """Whether something is wrong."""
+        """Whether the check found an error."""
         return self.status == "failed"
 
 
 def passed(name: str, words: str, catches: str, catches_bpd: float | None = None, level: float = 0.0) -> Check:
-    """Return a check that was passed; ``catches`` says what it would have caught."""
+    """Return a check that passed; ``catches`` says which errors it would have caught."""
     return Check(name, "passed", words, catches_bpd=catches_bpd, catches=catches, level=level)
 
 
@@ -79,54 +79,56 @@ def warning(name: str, words: str, size_bpd: float | None = None) -> Check:
 
 
 def not_applicable(name: str, why: str) -> Check:
-    """Return a check that cannot be made."""
+    """Return a check that does not apply."""
     return Check(name, "not applicable", why)
 
 
 class Clock:
-    """The time of the machine."""
+    """The clock of the machine."""
 
     def now(self) -> float:
-        """Return seconds."""
+        """Return the time in seconds."""
         return time.perf_counter()
 
     def count(self, n_sub_pixels: int) -> None:
-        """Hear of how many sub-pixels a model is asked."""
+        """Do nothing; :class:`CountingClock` counts the sub-pixels that a model scores."""
 
 
 class CountingClock(Clock):
-    """A clock that goes on with what a model is asked for, so that an audit is the same on every machine.
+    """A clock that counts sub-pixels scored by the model instead of time, so that audits agree on all machines.
 
     Args:
-        rate: sub-pixels of a second.
+        rate: number of sub-pixels that count as one second.
     """
 
     def __init__(self, rate: float) -> None:
-        """Begin at zero."""
-        self.rate, self.n_sub_pixels = rate, 0
+        """Start at zero."""
+        self.rate = rate
+        self.n_sub_pixels = 0
 
     def now(self) -> float:
-        """Return how long the machine would have taken."""
+        """Return the number of counted sub-pixels in seconds."""
         return self.n_sub_pixels / self.rate
 
     def count(self, n_sub_pixels: int) -> None:
-        """Go on."""
+        """Add sub-pixels that a model scores."""
         self.n_sub_pixels += n_sub_pixels
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is audited.
+    """Everything that a check is given: the model, the images and the number.
 
     Attributes:
-        asked: the model and how it is asked; None: there are numbers only.
+        asked: the model and how it is called; None: only numbers were given.
         data: the images.
         result: the number that is audited.
-        seed: of all randomness.
-        log_p_true: (N,) nats, the true log-probability of each image, where it is known.
-        build: makes the model for other images: ``build(image_shape=(C, H, W), n_levels=L)``; None: it cannot be built.
-        seconds: that a check may take, about.
-        clock: that says how long something took.
+        seed: seed of all random numbers.
+        log_p_true: true log-probability of each image, (N,) nats; None: not known.
+        build: function that makes the model for other images, ``build(image_shape=(C, H, W), n_levels=L)``; None: the
+            model cannot be built for other images.
+        seconds: approximate time limit of each check.
+        clock: clock that measures how long something takes.
     """
 
     asked: Asked | None
@@ -140,10 +142,10 @@ class Case:
 
     @property
     def model(self) -> ImageModel:
-        """As a mass function of ours.
+        """The model as a probability mass function with this package's interface.
 
         Raises:
-            ValueError: there are numbers only.
+            ValueError: only numbers were given.
         """
         if self.asked is None:
             raise ValueError("only numbers were given, so that no model can be asked")
@@ -151,27 +153,27 @@ class Case:
 
     @property
     def method(self) -> str:
-        """By which the model is asked; ``arrays`` where there are numbers only, ``own`` of a model of this package."""
+        """Method by which the model is scored; ``arrays`` for numbers only, ``own`` for a model of this package."""
         if self.asked is None:
             return "arrays"
         return "own" if self.asked.offer is None else self.asked.offer.method
 
     @property
     def is_sampled(self) -> bool:
-        """Whether the number rests on samples."""
+        """Whether the number is a bound computed from samples."""
         return self.result.kind == "lower"
 
     def rows(self, n_images: int = N_LOOKED_AT) -> np.ndarray:
-        """Return which images a check looks at: some, evenly spaced."""
+        """Return the indices of some evenly spaced images, which a check looks at."""
         n_all = len(self.data.images)
         return np.arange(min(n_images, n_all)) * n_all // min(n_images, n_all)
 
     def images(self, rows: np.ndarray) -> Tensor:
-        """Return images by their numbers, (B, C, H, W), on the device of the model."""
+        """Return the images with these indices, (B, C, H, W), on the device of the model."""
         return torch.from_numpy(self.data.images[rows]).to(self.model.device)
 
     def labels(self, rows: np.ndarray) -> Tensor | None:
-        """Return their labels; None where there are none."""
+        """Return the labels of the images with these indices, (B,); None if there are no labels."""
         labels = self.data.labels
         return None if labels is None else torch.from_numpy(labels[rows]).to(self.model.device)
 
@@ -185,14 +187,14 @@ class Case:
         n_samples: int = K_LOOKED_AT,
         model: ImageModel | None = None,
     ) -> Scores:
-        """Score a few images anew; whether the model looks ahead is asked elsewhere.
+        """Score a few images again, without a test of whether the model looks ahead.
 
         Args:
             images: (B, C, H, W) integers, on the device of the model.
             labels: (B,) int64.
-            seed: of the samples, besides that of the audit.
+            seed: seed of the samples, in addition to the seed of the audit.
             n_samples: K.
-            model: another one than that which is audited.
+            model: a model to score instead of the audited one.
         """
         scored = self.model if model is None else model
         generator = stream("evaluation", self.seed, seed, device=scored.device)
@@ -211,5 +213,5 @@ class Case:
         return Scores.of_rows(scored, n_samples, torch.cat(parts), math.nan)
 
     def in_bits_per_dim(self, nats: float) -> float:
-        """Return nats per image in bits/dim."""
+        """Convert nats per image to bits/dim."""
         return nats_to_bits_per_dim(nats, self.data.image_shape)

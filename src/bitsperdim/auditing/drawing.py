@@ -1,16 +1,18 @@
-r"""Whether images that a model draws are those that its masses say; three tests, each exact at its level.
+r"""Tests of whether a model draws images with the probabilities that it states; each of the three holds its level.
 
-*All images are counted.* The G statistic :math:`2 \sum O \log (O / E)`, rare images put together, against what it is of
-simulated draws from the masses.
+*All images can be counted.* The G statistic :math:`2 \sum O \log (O / E)`, with rare images pooled, is compared with
+its values for simulated draws from the masses.
 
-*Conditionals.* If x is drawn from p, :math:`\prod q(x) / p(x)` over independent draws has the mean 1 for any mass
-function q, so Markov's inequality applies to it, and to its mean over several q: conditionals at other temperatures,
-with a little of all levels mixed in, and independent sub-pixels fitted to other draws.
+*The model has conditionals.* If x is drawn from p, :math:`\prod q(x) / p(x)` over independent draws has the mean 1 for
+any mass function q. So Markov's inequality applies to this product, and to its mean over several q: conditionals at
+other temperatures, conditionals mixed with a little of the uniform distribution, and independent sub-pixels fitted to
+other draws.
 
-*Only log P.* The same, with independent sub-pixels alone; and Metropolis steps that leave p invariant. An image that
-was drawn from p and the same image some steps later can be exchanged, hence the change d of log p is as likely as -d.
-Of such independent changes :math:`P(|\sum d| \ge t \sqrt{\sum d^2}) \le 2 e^{-t^2 / 2}`, whatever they are otherwise
-(Hoeffding 1963, "Probability Inequalities for Sums of Bounded Random Variables", given all :math:`|d|`).
+*Only log P is known.* The same test uses independent sub-pixels alone. A second test makes Metropolis steps that leave
+p invariant. An image drawn from p and the same image some steps later are exchangeable, hence the change d of log p is
+as likely as -d. For independent changes of this kind, :math:`P(|\sum d| \ge t \sqrt{\sum d^2}) \le 2 e^{-t^2 / 2}`
+whatever their distribution is (Hoeffding 1963, "Probability Inequalities for Sums of Bounded Random Variables", given
+all :math:`|d|`).
 """
 
 from __future__ import annotations
@@ -27,23 +29,23 @@ from bitsperdim.auditing.chance import label
 from bitsperdim.auditing.check import LEVEL, Case
 from bitsperdim.models.external.wrapping import ExternalConditionals
 
-N_SIMULATED = round(1 / LEVEL) - 1  # of which none may be as far off
-EXPECTED = 10.0  # draws of a cell, at least
+N_SIMULATED = round(1 / LEVEL) - 1  # simulated data sets; the test refutes if none has so large a statistic
+EXPECTED = 10.0  # smallest expected number of draws in a cell
 MOST_CELLS = 200
-TEMPERATURES = (0.5, 0.8, 0.9, 0.95, 0.98, 1.02, 1.05, 1.1, 1.25, 2.0)  # what log-masses are multiplied by
-MIXED = (0.001, 0.01, 0.1)  # the share of all levels alike
+TEMPERATURES = (0.5, 0.8, 0.9, 0.95, 0.98, 1.02, 1.05, 1.1, 1.25, 2.0)  # factors that multiply log-masses
+MIXED = (0.001, 0.01, 0.1)  # weights of the uniform distribution over levels in the mixtures
 N_ALTERNATIVES = len(TEMPERATURES) + len(MIXED) + 1
 NUMBERS_AT_ONCE = 2**22  # sub-pixels times levels, 8 bytes each, and a few temporary copies
 
 
 @dataclass(frozen=True)
 class Counted:
-    """A G-test.
+    """Result of a G-test.
 
     Attributes:
         statistic: G.
-        critical: what refutes.
-        mean: of simulated draws.
+        critical: critical value; a larger statistic refutes the masses.
+        mean: mean statistic of the simulated draws.
     """
 
     statistic: float
@@ -52,7 +54,7 @@ class Counted:
 
     @property
     def is_refuted(self) -> bool:
-        """Whether no simulated draw is as far off."""
+        """Whether the statistic is larger than that of every simulated data set."""
         return self.statistic > self.critical
 
 
@@ -74,13 +76,13 @@ def g_test(masses: np.ndarray, counts: np.ndarray, seed: int) -> Counted:
 
 @torch.no_grad()
 def conditional_evidence(case: Case, model: ExternalConditionals, drawn: Tensor, log_fitted: Tensor) -> float:
-    """Return by how many nats draws speak against their conditionals, or infinity if one is impossible.
+    """Return the evidence in nats of draws against the model's conditionals; infinity if a draw is impossible.
 
     Args:
-        case: that is audited.
-        model: that drew.
-        drawn: (N, C, H, W).
-        log_fitted: (M,) nats, of the last M draws by a distribution that was fitted to others.
+        case: the audited case.
+        model: the model that drew the images.
+        drawn: drawn images, (N, C, H, W).
+        log_fitted: log-probabilities, (M,) nats, of the last M draws under a distribution fitted to the other draws.
     """
     gained = torch.zeros(N_ALTERNATIVES - 1, dtype=torch.float64)
     n_levels, log_p = model.n_levels, []
@@ -106,11 +108,11 @@ def conditional_evidence(case: Case, model: ExternalConditionals, drawn: Tensor,
 
 @dataclass(frozen=True)
 class Exchanged:
-    """Changes of log p by Metropolis steps.
+    """Test of the changes of log p by Metropolis steps.
 
     Attributes:
-        change: (N,) nats.
-        level: of the test.
+        change: changes, (N,) nats.
+        level: level of the test.
     """
 
     change: Tensor
@@ -118,10 +120,10 @@ class Exchanged:
 
     @property
     def mean(self) -> float:
-        """Of the changes, nats."""
+        """Mean of the changes, nats."""
         return float(self.change.mean())
 
     @property
     def critical(self) -> float:
-        """The size of the mean that refutes, nats."""
+        """Critical size of the mean, nats."""
         return math.sqrt(2 * math.log(2 / self.level)) * float(self.change.square().sum().sqrt()) / len(self.change)

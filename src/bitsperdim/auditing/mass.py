@@ -1,13 +1,14 @@
-"""Checks of total mass: the probabilities of all images together are one, or at least not more.
+"""Checks of total mass: the probabilities of all images must add up to one, or at least not to more.
 
-What they rest on stands in :mod:`.chance` (Markov and Ville), :mod:`.tiny` (all images of a tiny shape),
-:mod:`.annealing` (all images of the real shape, by chance) and :mod:`.drawing` (the model's own draws).
+The methods are in :mod:`.chance` (Markov and Ville), :mod:`.tiny` (all images of a tiny shape), :mod:`.annealing` (all
+images of the real shape, estimated by sampling) and :mod:`.drawing` (the model's own draws).
 
-Only an excess of mass is an error of a bound: less than one makes its number worse, never better. A number that is said
-to be exact has to be of a total mass of one.
+For a bound, only a total mass above one is an error: a mass below one makes the number worse, never better. A number
+that is declared exact needs a total mass of one.
 
-Invariants (``tests/auditing/test_mass.py``): right models pass; known mistakes are caught, none of which is told; an
-error a little larger than what a check says it catches is caught, and a little smaller one is not.
+Invariants (``tests/auditing/test_mass.py``): correct models pass; known mistakes are caught without knowing which one
+to look for; an error slightly larger than the size that a check says it catches is caught, and a slightly smaller one
+is not.
 """
 
 from __future__ import annotations
@@ -34,25 +35,25 @@ from bitsperdim.estimators.truth import against_truth
 from bitsperdim.models.density import DensityModel
 from bitsperdim.models.external.wrapping import ExternalConditionals, NoLevelsError
 
-TOLERATED = 1e-4  # nats for each sub-pixel that sums in float32 may be off by
+TOLERATED = 1e-4  # error per sub-pixel, in nats, that is tolerated in float32 sums
 TINY, SAMPLER, ANNEALED, SLICE = 102, 103, 104, 105  # purposes of random numbers
 MOST_REPEATS = 1024
-SHARE = 0.5  # of the time of a check, for its largest part
+SHARE = 0.5  # share of a check's time for its longest part
 N_CHAINS = 16
 MOST_STEPS = 2**14
 N_PILOT = 64  # images
-SHARES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # of sub-pixels that are drawn anew
+SHARES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # shares of sub-pixels that are redrawn
 MOST_COUNTED, MOST_DRAWN = 2**14, 2**10
-N_FIRST = 8  # that are drawn to see how long it takes
+N_FIRST = 8  # images drawn first, to measure the time
 MOST_MOVES = 256
-N_SLICED = (8, 4)  # images, and sub-pixels of each
+N_SLICED = (8, 4)  # number of images, and of sub-pixels in each
 T = TypeVar("T")
 
 
 def sum_over_tiny_images(case: Case) -> Check:
-    """Add up the probabilities of all images of a model that is small enough.
+    """Add up the probabilities of all images, for a model of images small enough to be counted.
 
-    What is estimated is added up repeatedly. Weights have heavy tails, so that an excess is tested by betting
+    Estimated probabilities are summed repeatedly. Weights have heavy tails, so that an excess is tested by betting
     (:mod:`.chance`), which needs no variance.
     """
     name = "sum over tiny images"
@@ -104,12 +105,12 @@ def _sum_of_weights(case: Case, name: str, tiny: Tiny, images: Tensor) -> Check:
 
 
 def _misses_mass(log_totals: Tensor) -> bool:
-    r"""Whether totals refute a mean of at least one, at half of the level; an excess has the other half.
+    r"""Return whether totals refute a mean of at least one, at half of the level; the test of an excess has the rest.
 
-    Of numbers that are not negative
-    :math:`P(\bar W \le E W - t) \le e^{-n t^2 / (2 E W^2)}`: the lower tail needs no more than a second moment. It is
-    estimated, and doubled; where the tail says that there may be none, nothing is accused (Maurer 2003, "A bound on
-    the deviation probability for sums of non-negative random variables").
+    For numbers that are not negative, :math:`P(\bar W \le E W - t) \le e^{-n t^2 / (2 E W^2)}`: the lower tail needs
+    only a second moment (Maurer 2003, "A bound on the deviation probability for sums of non-negative random
+    variables"). The second moment is estimated, and doubled. If the tail index says that it may not exist, the result
+    is False.
     """
     n = len(log_totals)
     if n < JUDGED_FROM or not float(pareto_k(log_totals[:, None])) < 0.5:
@@ -120,9 +121,10 @@ def _misses_mass(log_totals: Tensor) -> bool:
 
 
 def _sum_of_bounds(case: Case, name: str, tiny: Tiny, images: Tensor) -> Check:
-    r"""Test :math:`\log \sum e^B \ge \sum q (B - \log q)`, of which draws of B give the mean without bias.
+    r"""Test whether the lower bound :math:`\sum q (B - \log q) \le \log \sum e^B` is above zero.
 
-    q is the best of half of the draws; the other half is tested, by Student's t.
+    Draws of B give unbiased estimates of this bound. The best q for half of the draws is used; the other half is tested
+    with Student's t.
     """
     once, n_repeats = _repeats(case, tiny, images)
     half = max(4, n_repeats // 2)
@@ -130,7 +132,7 @@ def _sum_of_bounds(case: Case, name: str, tiny: Tiny, images: Tensor) -> Check:
     for _ in range(half):
         total += once()
     log_q = (total / half).log_softmax(0)
-    # an image that is impossible has q = 0, and 0 times minus infinity counts as 0
+    # an impossible image has q = 0; its product of 0 and minus infinity counts as 0
     values = [torch.where(log_q > -math.inf, log_q.exp() * (once() - log_q), 0.0).sum() for _ in range(half)]
     tolerance = _rounding(case) * tiny.model.n_dims
     words = f"By its bounds the probabilities of all {len(images):,} images of {tiny.words} add up to at least"
@@ -138,7 +140,7 @@ def _sum_of_bounds(case: Case, name: str, tiny: Tiny, images: Tensor) -> Check:
 
 
 def _bound_check(name: str, words: str, values: Tensor, tolerance: float, n_dims: int) -> Check:
-    """Test whether values (R,) nats have a mean above zero: a lower bound of the logarithm of the total mass."""
+    """Test whether values (R,) in nats have a mean above zero; it is a lower bound of the log of the total mass."""
     mean, bpd = float(values.mean()), n_dims * NATS_PER_BIT
     error = float(values.std()) / len(values) ** 0.5
     critical = tolerance + float(stdtrit(len(values) - 1, 1 - LEVEL)) * error
@@ -150,7 +152,7 @@ def _bound_check(name: str, words: str, values: Tensor, tolerance: float, n_dims
 
 
 def _repeats(case: Case, tiny: Tiny, images: Tensor) -> tuple[Callable[[], Tensor], int]:
-    """Return a function that draws one log-weight of each image, (L^D,), and how often there is time to call it."""
+    """Return a function that draws one log-weight for each image, (L^D,), and how often there is time to call it."""
     generator = _generator(case, TINY)
 
     def once() -> Tensor:
@@ -161,27 +163,31 @@ def _repeats(case: Case, tiny: Tiny, images: Tensor) -> tuple[Callable[[], Tenso
 
 
 def sampler(case: Case) -> Check:
-    """Ask whether the model draws images as often as it says; draws are taken to be independent."""
+    """Test whether the model draws images with the probabilities that it states; draws are taken to be independent."""
     name = "sampler"
     if reason := _nothing_to_ask(case):
         return not_applicable(name, reason)
     offer = None if case.asked is None else case.asked.offer
     if offer is None or "sample" not in offer.functions:
-        why = "is drawn by this package from its masses" if offer is None else "has no method sample(n) of its own"
+        why = (
+            "is a model of this package, which draws its samples from its masses"
+            if offer is None
+            else "has no method sample(n) of its own"
+        )
         return not_applicable(name, f"The model {why}.")
     if not case.model.is_exact:
-        return not_applicable(name, "Of an image that the model draws only a bound of its probability is known.")
+        return not_applicable(name, "Only a bound is known for the probability of an image that the model draws.")
     generator = _generator(case, SAMPLER)
     try:
         drawn, seconds = _timed(case, partial(_drawn, case, N_FIRST, generator))
         is_counted = case.data.n_levels**case.model.n_dims <= MOST
         most = MOST_COUNTED if is_counted else MOST_DRAWN
-        while len(drawn) < most and 3 * seconds < SHARE * case.seconds:  # the last call takes two thirds of all
+        while len(drawn) < most and 3 * seconds < SHARE * case.seconds:  # the next call takes about 2 * seconds
             more, spent = _timed(case, partial(_drawn, case, len(drawn), generator))
             drawn, seconds = torch.cat([drawn, more]), seconds + spent
     except NoLevelsError as error:
         return failed(name, str(error))
-    except InputError as error:  # it draws something else, such as images between 0 and 1
+    except InputError as error:  # the model draws something else, such as images between 0 and 1
         return not_applicable(name, str(error))
     if is_counted:
         return _counted(case, name, drawn)
@@ -194,10 +200,10 @@ def sampler(case: Case) -> Check:
 
 
 def _drawn(case: Case, n_images: int, generator: torch.Generator) -> Tensor:
-    """Draw (B, C, H, W) on the CPU.
+    """Draw images, (B, C, H, W), and return them on the CPU.
 
     Raises:
-        ValueError: they are not images.
+        ValueError: the model did not draw images.
     """
     drawn = case.model.unchecked_sample(n_images, labels=label(case, n_images, case.model), generator=generator)
     case.model.check(drawn, label(case, n_images, case.model))
@@ -217,9 +223,9 @@ def _counted(case: Case, name: str, drawn: Tensor) -> Check:
     words = f"{len(drawn):,} images that the model drew are"
     if test.is_refuted:
         size = (test.statistic - test.mean) / scale
-        return failed(name, f"{words} not distributed as its probabilities of all images say.", size, LEVEL)
-    words += " distributed as its probabilities of all images say"
-    return passed(name, f"{words}.", "a sampler of another distribution", test.critical / scale, LEVEL)
+        return failed(name, f"{words} not distributed according to its probabilities of all images.", size, LEVEL)
+    words += " distributed according to its probabilities of all images"
+    return passed(name, f"{words}.", "a sampler that draws from another distribution", test.critical / scale, LEVEL)
 
 
 def _conditionals(case: Case, model: ExternalConditionals, name: str, drawn: Tensor, log_fitted: Tensor) -> Check:
@@ -230,16 +236,16 @@ def _conditionals(case: Case, model: ExternalConditionals, name: str, drawn: Ten
     if evidence >= EVIDENCE:
         return failed(
             name,
-            f"{len(drawn):,} images that the model drew are more likely at another temperature, or by another "
-            f"distribution, than by its own conditionals.",
+            f"{len(drawn):,} images that the model drew are more likely at another temperature, or under another "
+            f"distribution, than under its own conditionals.",
             evidence / scale,
             LEVEL,
         )
     return passed(
         name,
-        f"{len(drawn):,} images that the model drew are not more likely by any of {drawing.N_ALTERNATIVES} other "
-        f"distributions.",
-        "a sampler of another temperature, or with noise, by its divergence from the conditionals",
+        f"{len(drawn):,} images that the model drew are not more likely under any of {drawing.N_ALTERNATIVES} other "
+        f"distributions than under its own conditionals.",
+        "a sampler with another temperature or with noise, measured by its divergence from the conditionals",
         (EVIDENCE + math.log(drawing.N_ALTERNATIVES)) / scale,
         LEVEL,
     )
@@ -254,26 +260,27 @@ def _exchanged(case: Case, name: str, drawn: Tensor, log_fitted: Tensor, generat
     gain = log_fitted - log_p[-len(log_fitted) :]
     if float(gain.sum()) >= HALF:
         size = float(gain.mean()) / bpd
-        words = "Images that the model drew are more likely by independent sub-pixels, fitted to others that it drew"
-        return failed(name, f"{words}, than by its own probabilities.", size, LEVEL)
+        words = "Images that the model drew are more likely under independent sub-pixels fitted to its other draws"
+        return failed(name, f"{words} than under its own probabilities.", size, LEVEL)
     n_steps = n_in_time(SHARE * case.seconds, seconds, MOST_MOVES)
     proposals = annealing.fitted(torch.from_numpy(case.data.images), case.data.n_levels)
     before, after = annealing.moved(ask, proposals, x, n_steps, torch.Generator().manual_seed(_seed(case, SAMPLER)))
     test = drawing.Exchanged(after - before, LEVEL / 2)
-    words = f"In {n_steps} Metropolis steps from {len(x):,} images that the model drew the mean of log P(x)"
+    words = f"In {n_steps} Metropolis steps from {len(x):,} images that the model drew, the mean of log P(x)"
     if abs(test.mean) > test.critical:
-        words += f" changes by {test.mean:+.3g} nats, which it does not where they are drawn from P"
+        words += f" changes by {test.mean:+.3g} nats, although it should not change for images drawn from P"
         return failed(name, f"{words}.", abs(test.mean) / bpd, LEVEL)
-    catches = "a sampler of another distribution, by such a change"
-    catches_bpd = test.critical / bpd if test.critical > 0 else None  # no image moved
-    return passed(name, f"{words} stays where it is.", catches, catches_bpd, LEVEL)
+    catches = "a sampler that draws from another distribution, measured by this change"
+    catches_bpd = test.critical / bpd if test.critical > 0 else None  # zero: no image moved
+    return passed(name, f"{words} does not change.", catches, catches_bpd, LEVEL)
 
 
 def annealed_mass(case: Case) -> Check:
-    """Estimate the total mass without bias, by annealing from a distribution that is known (:mod:`.annealing`).
+    """Estimate the total mass without bias, by annealing from a known distribution f (:mod:`.annealing`).
 
-    The mean of the estimate is the total mass, so that one above 1 / level refutes a mass of at most 1. Of a model that
-    draws bounds B a lower bound of the logarithm is tested instead: the mean over f of B - log f.
+    The mean of the estimate is the total mass, so that an estimate above 1 / level refutes a mass of at most 1. For a
+    model that draws bounds B, a lower bound of the log of the total mass is tested instead: the mean over f of
+    B - log f.
     """
     name = "annealed mass"
     if reason := _nothing_to_ask(case):
@@ -294,7 +301,7 @@ def annealed_mass(case: Case) -> Check:
     bpd = n_dims * NATS_PER_BIT
     words = f"An unbiased estimate of the total probability of all images, by annealing in {n_steps:,} steps, is"
     if log_mass >= EVIDENCE:
-        words += f" {_mass(log_mass)}; of a right model it would hardly ever be so large"
+        words += f" {_mass(log_mass)}; for a correct model it would almost never be so large"
         return failed(name, f"{words}.", log_mass / bpd, LEVEL)
     words += f" {_mass(log_mass)}; only an estimate far above 1 would show an error"
     catches_bpd = (EVIDENCE - log_mass) / bpd if log_mass > -math.inf else None
@@ -316,17 +323,18 @@ def _bounds_of_known(
     n_drawn = max(N_PILOT, n_in_time(SHARE * case.seconds, seconds / N_PILOT, 2**14))
     x = best.draw(n_drawn, generator)
     values = ask(x) - best.log_p(x)
-    words = "By its bounds for images drawn from a known distribution the total probability is at least"
+    words = "According to its bounds for images drawn from a known distribution, the total probability is at least"
     return _bound_check(name, words, values, 0.0, case.model.n_dims)
 
 
 def known_truth(case: Case) -> Check:
-    """Ask whether the model beats the truth by more than chance allows (:mod:`bitsperdim.estimators.truth`)."""
+    """Test whether the model beats the true probabilities by more than chance (:mod:`bitsperdim.estimators.truth`)."""
     name = "known truth"
     if case.log_p_true is None:
-        return not_applicable(name, "The true probabilities of the images are not known; they are given as log_p_true.")
+        words = "The true probabilities of the images are not known; if you know them, pass them as log_p_true."
+        return not_applicable(name, words)
     if case.result.kind == "density":
-        return not_applicable(name, "It is a density and no mass.")
+        return not_applicable(name, "The number is a density, not a probability mass.")
     scores, n_images = case.result.scores, len(case.log_p_true)
     draws_bounds = case.asked is not None and case.model.draws_bounds
     errors = scores.standard_error.numpy() if draws_bounds else None
@@ -339,7 +347,7 @@ def known_truth(case: Case) -> Check:
     size = f"{in_bits[0]:.4f} +- {in_bits[1]:.4f} bits/dim ({abs(total):.4g} nats in all)"
     words = f"On {n_images:,} images the model is {size}"
     if found.is_refuted:
-        words += f" better than the truth; a right one is so by {critical:.3g} with a probability of {LEVEL:g} at most"
+        words += f" better than the truth; a correct model exceeds {critical:.3g} with probability {LEVEL:g} at most"
         return failed(name, f"{words}.", total / bpd, LEVEL)
     words += f" {'better' if total > 0 else 'worse'} than the truth"
     catches_bpd = (critical - total) / bpd if math.isfinite(critical - total) else None
@@ -348,15 +356,16 @@ def known_truth(case: Case) -> Check:
 
 
 def slice_of_images(case: Case) -> Check:
-    """Add up the probabilities of images that differ in one sub-pixel: the probability of all others, far below one.
+    """Add up the probabilities of images that differ in one sub-pixel only.
 
-    It catches catastrophes only: a density that is taken for a mass, a normalization that is not there.
+    The sum is the probability of the other sub-pixels, which is far below one. So this check catches only gross errors:
+    a density used as a mass, or a missing normalization.
     """
     name = "slice"
     if reason := _nothing_to_ask(case):
         return not_applicable(name, reason)
     if case.model.draws_bounds:
-        return not_applicable(name, "Single draws of bounds are too noisy to be added up as probabilities.")
+        return not_applicable(name, "Single draws of a bound are too noisy to be added up as probabilities.")
     n_levels, n_dims = case.data.n_levels, case.model.n_dims
     ask = _asker(case, _generator(case, SLICE))
     places = torch.Generator().manual_seed(_seed(case, SLICE))
@@ -368,25 +377,25 @@ def slice_of_images(case: Case) -> Check:
             x[:, place] = torch.arange(n_levels)
             if not log_sums or case.clock.now() - started < SHARE * case.seconds:
                 log_sums.append(float(torch.logsumexp(ask(x), 0)))
-    # what is estimated may be above one by chance: Markov's inequality, for each slice
+    # an estimated sum may be above one by chance: Markov's inequality for each slice
     allowed = _rounding(case) * n_dims if case.model.is_exact else EVIDENCE + math.log(len(log_sums))
     largest, bpd, level = max(log_sums), n_dims * NATS_PER_BIT, 0.0 if case.model.is_exact else LEVEL
     words = f"The probabilities of images that differ in one sub-pixel add up to at most {_mass(largest)}"
     if largest > allowed:
         return failed(name, f"{words}, more than one.", largest / bpd, level)
     catches_bpd = (allowed - largest) / bpd if largest > -math.inf else None
-    return passed(name, f"{words}, of {len(log_sums)} such sums.", "catastrophes only", catches_bpd, level)
+    return passed(name, f"{words} in {len(log_sums)} such sums.", "gross errors only", catches_bpd, level)
 
 
 def _nothing_to_ask(case: Case) -> str:
-    """Return why there is no mass that could be asked for, or nothing."""
+    """Return why there is no probability mass to check, or an empty string."""
     if case.asked is None:
-        return "There are numbers only, and no model to ask."
-    return "It is a density and no mass." if case.result.kind == "density" else ""
+        return "Only numbers were given, without a model."
+    return "The number is a density, not a probability mass." if case.result.kind == "density" else ""
 
 
 def _asker(case: Case, generator: torch.Generator) -> annealing.Ask:
-    """Return a function that gives log-weights (B,) of flat images (B, D) on the CPU."""
+    """Return a function from flat images (B, D) to log-weights (B,) on the CPU."""
 
     def ask(x: Tensor) -> Tensor:
         images = x.reshape(-1, *case.data.image_shape)
@@ -402,20 +411,20 @@ def _timed(case: Case, work: Callable[[], T]) -> tuple[T, float]:
 
 
 def _generator(case: Case, purpose: int) -> torch.Generator:
-    """Of what the model draws, on its device."""
+    """Return the generator for the model's random numbers, on its device."""
     return stream("evaluation", case.seed, purpose, 0, device=case.model.device)
 
 
 def _seed(case: Case, purpose: int) -> int:
-    """Of what is drawn here."""
+    """Return the seed of the random numbers that this module draws."""
     return stream_seed("evaluation", case.seed, purpose, 1)
 
 
 def _rounding(case: Case) -> float:
-    """Return by how many nats for each sub-pixel a sum may be off."""
+    """Return the tolerated error of a sum, in nats per sub-pixel."""
     return TOLERATED * (1.0 if case.model.dtype in (torch.float32, torch.float64) else 100.0)
 
 
 def _mass(log_mass: float) -> str:
-    """Return a mass of which the logarithm is given: 0.9998, or e^-123.4 of one that is far from it."""
+    """Return a mass as text, given its logarithm: 0.9998, or e^-123.4 if the mass is far from one."""
     return f"{math.exp(log_mass):.6g}" if abs(log_mass) < 5 else f"e^{log_mass:.1f}"

@@ -1,6 +1,6 @@
-"""Checks that ask little of a model: is the number possible and plausible, does another convention fit better?
+"""Simple checks: is the number possible and plausible, does another input convention fit the model better?
 
-And are there copies of the images in its training data?
+The last check looks for copies of the images in the training data.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from bitsperdim.models.external.convention import Convention, Inputs
 from bitsperdim.models.external.wrapping import External, ExternalConditionals, ExternalDensity, wrap
 
 N_CODED = 500  # images on a sheet
-IMPLAUSIBLE = 0.3  # of the shortest code: the best published models need half of it
-CLEARLY = 0.05  # bits/dim that another convention has to be better by
+IMPLAUSIBLE = 0.3  # share of the shortest code; the best published models need half of that code
+CLEARLY = 0.05  # bits/dim by which another convention must be better
 Z = 5.0
 RANGES = ((0.0, 1.0), (-1.0, 1.0), (-0.5, 0.5), (0.0, 256.0), (0.0, 256 / 255))
 
 
 def possible_range(case: Case) -> Check:
-    """Look whether the number is one that a likelihood can have, and that of every image."""
+    """Check whether a likelihood can have this value, for the mean and for every image."""
     name, numbers = "range", case.result.metrics
     log_p = case.result.log_p
     if case.result.kind == "density":
-        return not_applicable(name, "A density may have any value, since it is not a likelihood.")
+        return not_applicable(name, "A density may have any value, since it is not a probability mass.")
     reason, most = numbers.range_reason, uniform_bpd(numbers.protocol)
     size = max(numbers.bpd - most, -numbers.bpd)
     if reason is not None and "by chance" not in reason:
-        found = failed if numbers.bpd < 0 else warning  # a bad model may be worse than none
+        found = failed if numbers.bpd < 0 else warning  # a bad model may be worse than uniform coding
         return found(name, f"The number is {reason}.", size if math.isfinite(size) else None)
     impossible = int(np.isneginf(log_p).sum())
     if impossible:
@@ -50,23 +50,25 @@ def possible_range(case: Case) -> Check:
 
 
 def against_codes(case: Case) -> Check:
-    """Hold the number against lossless codes and independent sub-pixels."""
+    """Compare the number with lossless codes and with independent sub-pixels."""
     name, data = "codes", case.data
     if data.n_levels > 256:
-        return not_applicable(name, "PNG and WebP hold 256 levels.")
+        return not_applicable(name, "PNG and WebP store at most 256 levels.")
     images = data.images
     rows = case.rows(N_CODED)
     sheet = contact_sheet(images[rows])
     n_total = float(images[rows].size)
     n_bytes, n_empty, code = shortest_code(sheet.tobytes(), sheet.shape, sheet.dtype.str, data.n_levels)
     shortest = 8 * n_bytes / n_total
-    # without what an empty sheet needs: of few small images that is most of it
+    # subtract the size of an empty sheet, which is most of the file if images are few and small
     needed = shortest - 8 * n_empty / n_total
     bpd, error = case.result.bits_per_dim, case.result.standard_error
     if not math.isfinite(bpd):
         return not_applicable(name, "The number is infinite.")
     if bpd < IMPLAUSIBLE * needed:
-        words = f"The number is {bpd / shortest:.0%} of the {shortest:.4g} bits/dim of lossless {code}: not plausible."
+        words = (
+            f"The number is only {bpd / shortest:.0%} of the {shortest:.4g} bits/dim of lossless {code}: not plausible."
+        )
         return failed(name, words, IMPLAUSIBLE * needed - bpd)
     entropy, bias = empirical_entropy(images)
     independent = entropy - bias
@@ -83,14 +85,14 @@ def against_codes(case: Case) -> Check:
 
 @lru_cache(maxsize=4)
 def shortest_code(content: bytes, shape: tuple[int, ...], dtype: str, n_levels: int) -> tuple[int, int, str]:
-    """Return the bytes of a sheet as the shorter of two files, those of an empty sheet, and what the file is called.
+    """Return the size of a sheet in the shorter of two formats, that of an empty sheet, both in bytes, and the format.
 
-    They are kept: one audit after the other may be of the same images.
+    Results are cached, because several audits in a row often use the same images.
 
     Args:
-        content: of the sheet.
-        shape: likewise.
-        dtype: likewise.
+        content: bytes of the sheet.
+        shape: shape of the sheet.
+        dtype: type of the sheet's numbers.
         n_levels: L.
     """
     sheet = np.frombuffer(content, dtype).reshape(shape)
@@ -101,12 +103,15 @@ def shortest_code(content: bytes, shape: tuple[int, ...], dtype: str, n_levels: 
 
 @torch.no_grad()
 def inputs(case: Case) -> Check:
-    """Ask whether another convention of the inputs fits the model better."""
-    name, model = "inputs", None if case.asked is None else case.model
+    """Test whether another convention of the inputs fits the model better."""
+    name = "inputs"
+    model = None if case.asked is None else case.model
     if not isinstance(model, External):
-        return not_applicable(name, "No convention was declared.")
+        return not_applicable(name, "No input convention was declared.")
     if case.method in ("log_prob", "log_weights", "bound"):
-        why = f"What {case.method} is given is also what it scores: on another scale it would score other images."
+        why = (
+            f"The argument of {case.method} is also the image that it scores: on another scale it scores other images."
+        )
         return not_applicable(name, why)
     rows = case.rows()
     images, labels = case.images(rows), case.labels(rows)
@@ -115,7 +120,7 @@ def inputs(case: Case) -> Check:
     others: dict[str, dict[str, Any]]
     if isinstance(model, ExternalDensity):
         what = f"range = ({model.low:g}, {model.high:g})"
-        # inside the declared one alone: of values outside it nothing is known
+        # only intervals inside the declared one: nothing is known about values outside it
         intervals = [each for each in RANGES if model.low <= each[0] and each[1] <= model.high]
         intervals = [each for each in intervals if each != (model.low, model.high)]
         others = {f"range = ({low:g}, {high:g})": {"interval": (low, high)} for low, high in intervals}
@@ -132,7 +137,7 @@ def inputs(case: Case) -> Check:
             other = wrap(model.offer, model.image_shape, model.n_levels, **given)
             scores = case.scores(images, labels=labels, model=other)
         except (InputError, FloatingPointError):
-            continue  # it does not take these
+            continue  # the model does not accept this convention
         difference = (scores.log_p - mine.log_p).numpy()
         if not np.isfinite(difference).all():
             continue
@@ -145,29 +150,27 @@ def inputs(case: Case) -> Check:
         words = f"With {best[0]} the number would be better: is {what} what the model was trained with?"
         return failed(name, words, best[1])
     if not tried:
-        return not_applicable(name, "The model takes no other convention.")
-    catches = "images that are given on one of these other scales"
+        return not_applicable(name, "The model accepts no other convention.")
+    catches = "images given on one of these other scales"
     return passed(name, f"{what} fits better than {', '.join(tried)}.", catches, CLEARLY)
 
 
 def copies(case: Case) -> Check:
-    """Say how many of the images are among the training images, equal or nearly, and whether they matter."""
+    """Report how many images are equal or nearly equal to training images, and whether they change the number."""
     name, numbers = "copies", case.result.metrics
     n_distinct = numbers.n_distinct_images
     n_images = numbers.n_images
     repeated = "" if n_distinct == n_images else f" Of {n_images:,} images {n_distinct:,} are distinct."
     if case.data.train is None and not case.data.prepared.in_train.get("test", np.zeros(1)).any():
-        return not_applicable(name, f"The training images are not known: name them by `train`.{repeated}")
+        return not_applicable(name, f"The training images are not known: pass them as `train`.{repeated}")
     words = numbers.seen_in_words
     if words and numbers.is_of_seen_images:
         without = (numbers.bpd_without_training_images, numbers.bpd_without_near_training_images)
         size = max((abs(others - numbers.bpd) for others in without if others is not None), default=None)
         return failed(name, f"{words[:1].upper()}{words[1:]}.{repeated}", size)
     found = (
-        "None of the images is a training image, or nearly one."
-        if words is None
-        else f"{words[:1].upper()}{words[1:]}."
+        "None of the images is a training image or nearly one." if words is None else f"{words[:1].upper()}{words[1:]}."
     )
     return passed(
-        name, f"{found}{repeated}", "exact copies, and those that are shifted by a pixel, noisy or of another contrast"
+        name, f"{found}{repeated}", "exact copies, and copies that are shifted by a pixel, noisy or of another contrast"
     )

@@ -1,6 +1,6 @@
-"""What an audit found, as an object, for people, for programs and for pages.
+"""Result of an audit, as an object, as text, as JSON, as Markdown and as HTML.
 
-Invariants (``tests/auditing/test_report.py``): every form holds every check; an audit with a failed check is not
+Invariants (``tests/auditing/test_report.py``): every format contains every check; an audit with a failed check is not
 passed.
 """
 
@@ -29,12 +29,12 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Audit:
-    """A number and the checks that it was put to.
+    """A number and the checks that were made of it.
 
     Attributes:
-        estimate: the number; verified where checks have verified its kind.
-        checks: in the order in which they were made.
-        seconds: that all of them took.
+        estimate: the number; marked as verified if checks have verified its kind.
+        checks: the checks, in the order in which they were made.
+        seconds: time that scoring and all checks took.
     """
 
     estimate: Estimate
@@ -43,26 +43,26 @@ class Audit:
 
     @property
     def failed(self) -> list[Check]:
-        """The checks that found something wrong."""
+        """The checks that found an error."""
         return [check for check in self.checks if check.is_failed]
 
     @property
     def passed(self) -> bool:
-        """Whether no check found anything wrong. It is no proof: see what each would have caught."""
+        """Whether no check failed. This is not a proof: see which errors each check would have caught."""
         return not self.failed
 
     @property
     def signature(self) -> str:
-        """Of the number."""
+        """Signature of the number."""
         return self.estimate.signature
 
     @property
     def level(self) -> float:
-        """How often at least one check fails where nothing is wrong, at most."""
+        """Upper limit of the probability that a check fails although nothing is wrong."""
         return sum(check.level for check in self.checks)
 
     def __getitem__(self, name: str) -> Check:
-        """Return a check by its name."""
+        """Return the check with this name."""
         return next(check for check in self.checks if check.name == name)
 
     @property
@@ -71,23 +71,26 @@ class Audit:
         return [check for check in self.checks if check.status == "warning"]
 
     def verdict(self) -> str:
-        """Return in a few sentences what was found."""
+        """Summarize the result of the audit in a few sentences."""
         counts = {status: sum(check.status == status for check in self.checks) for status in SIGNS}
         if self.failed:
             names = ", ".join(check.name for check in self.failed)
-            return f"{ASCII_MARK} Not to be believed: {counts['failed']} of {len(self.checks)} checks failed ({names})."
-        text = f"Nothing wrong was found by the {counts['passed']} of {len(self.checks)} checks that could be made."
+            return (
+                f"{ASCII_MARK} Do not believe this number: {counts['failed']} of {len(self.checks)} checks failed "
+                f"({names})."
+            )
+        text = f"The {counts['passed']} of {len(self.checks)} checks that apply found no error."
         if self.warnings:
             text = f"No error was found, but look at the warning: {', '.join(check.name for check in self.warnings)}."
         if self.level:
-            text += f" (A right model fails one of them by chance in at most {self.level:.1g} of all audits.)"
+            text += f" (A correct model fails a check by chance in at most {self.level:.1g} of all audits.)"
         if (flags := self.estimate.flags) and self.estimate.kind == "lower":
             text += (
                 f" The number is an upper bound, but it may be far above the model's true number: {'; '.join(flags)}. "
-                f"More samples (n_samples) make it lower until it stays where it is."
+                f"Raise the number of samples (n_samples) until the number does not become lower."
             )
         elif flags:
-            text += f" But the number is strange: {'; '.join(flags)}."
+            text += f" But the number is suspicious: {'; '.join(flags)}."
         return text
 
     def summary(self) -> str:
@@ -110,7 +113,7 @@ class Audit:
         return pd.DataFrame([_row(check) for check in self.checks])
 
     def as_json(self) -> str:
-        """Return all of it for a program; keys are always the same, and what is not known is null."""
+        """Return the result as JSON; the keys are always the same, and unknown values are null."""
         numbers = self.estimate
         content: dict[str, Any] = {
             "schema": SCHEMA,
@@ -133,13 +136,13 @@ class Audit:
         return json.dumps(rounded(content), indent=2, ensure_ascii=False)
 
     def as_markdown(self) -> str:
-        """Return all of it for a page or a pull request."""
+        """Return the result as Markdown, for a page or a pull request."""
         rows = [f"| {SIGNS[check.status]} | {check.name} | {_cell(described(check))} |" for check in self.checks]
         head = ["|  | check | what was found |", "| --- | --- | --- |"]
         return "\n".join([_cell(str(self.estimate)), "", *head, *rows, "", self.verdict(), "", f"`{self.signature}`"])
 
     def _repr_html_(self) -> str:
-        """Return what a notebook shows."""
+        """Return the HTML that a notebook shows."""
         colours = {"passed": "#2e7d32", "failed": "#c62828", "warning": "#b26a00", "not applicable": "#777777"}
         rows = "".join(
             f"<tr><td style='color:{colours[check.status]}'>{SIGNS[check.status]}</td>"
@@ -154,7 +157,7 @@ class Audit:
 
 
 def described(check: Check) -> str:
-    """Return what a check found, and how large an error is or would have to be."""
+    """Return the finding of a check, with the size of the error or the smallest size that it catches."""
     if check.status == "passed" and check.catches:
         bpd = "" if check.catches_bpd is None else f", from {check.catches_bpd:.2g} bits/dim"
         return f"{check.words} Catches {check.catches}{bpd}."

@@ -1,6 +1,6 @@
-"""Checks that a number is the same again: under one seed, alone and in a batch, in training mode.
+"""Checks that a repeated computation gives the same number: with the same seed, alone or in a batch, in training mode.
 
-Right models fail none of them but by the stated level.
+A correct model fails these checks only with the probability that their level states.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bitsperdim.core.units import nats_to_bits_per_dim
 from bitsperdim.evaluation.evaluate import ask, scored
 from bitsperdim.evaluation.images import Data
 
-ROUNDING = 1e-4  # of log P, and as many nats for each sub-pixel, that another shape may round by
+ROUNDING = 1e-4  # tolerated rounding for another shape: this share of log P, plus as many nats per sub-pixel
 Z = float(-ndtri(LEVEL / 2))
 
 
@@ -27,17 +27,18 @@ def repeatable(case: Case) -> Check:
     """Score the same images twice, with the same random numbers."""
     name = "repeatable"
     if case.asked is None:
-        return not_applicable(name, "There are numbers only, and no model to ask again.")
+        return not_applicable(name, "Only numbers were given, without a model.")
     rows = case.rows()
     images, labels = case.images(rows), case.labels(rows)
     first, second = (case.scores(images, labels=labels).log_p for _ in range(2))
     size = case.in_bits_per_dim(float((second - first).abs().max()))
     if size == 0 or torch.equal(first, second):
-        words = "Scored twice with the same seed, the same images have identical numbers."
-        return passed(name, words, "random numbers that no seed governs, such as dropout", 0.0)
+        words = "Scored twice with the same seed, the same images get identical numbers."
+        return passed(name, words, "random numbers that do not depend on the seed, such as dropout", 0.0)
     if size <= case.in_bits_per_dim(_rounding(case, first)):
         words = f"Scored twice with the same seed, numbers differ by {size:.1g} bits/dim, which is rounding."
-        return passed(name, words, "random numbers that no seed governs", case.in_bits_per_dim(_rounding(case, first)))
+        catches = "random numbers that do not depend on the seed"
+        return passed(name, words, catches, case.in_bits_per_dim(_rounding(case, first)))
     return failed(
         name,
         f"Scored twice with the same seed, log P(x) of an image differs by up to {size:.2g} bits/dim: the model draws "
@@ -47,10 +48,10 @@ def repeatable(case: Case) -> Check:
 
 
 def alone_or_in_a_batch(case: Case) -> Check:
-    """Score images alone, together, and among other images."""
+    """Score images alone, in a batch, and among other images."""
     name = "alone or in a batch"
     if case.asked is None:
-        return not_applicable(name, "There are numbers only, and no model to ask again.")
+        return not_applicable(name, "Only numbers were given, without a model.")
     rows = case.rows(min(8, N_LOOKED_AT))
     images, labels = case.images(rows), case.labels(rows)
     together = case.scores(images, labels=labels)
@@ -67,13 +68,13 @@ def alone_or_in_a_batch(case: Case) -> Check:
         ("alone", torch.cat([each.log_p for each in alone]), torch.cat([each.standard_error for each in alone])),
         ("among inverted images", among.log_p[: len(images)], among.standard_error[: len(images)]),
     ]
-    catches = "what makes an image depend on the others, such as batch statistics in use"
+    catches = "a number that depends on the other images in the batch, as with batch statistics"
     if not case.is_sampled:
         worst = max((values - together.log_p).abs().max() for _, values, _ in found)
         tolerance = _rounding(case, together.log_p)
-        words, least = "Each image has the same number alone, in a batch and among other images.", tolerance
         if float(worst) <= tolerance:
-            return passed(name, words, catches, case.in_bits_per_dim(least))
+            words = "Each image gets the same number alone, in a batch and among other images."
+            return passed(name, words, catches, case.in_bits_per_dim(tolerance))
         where, values, _ = max(found, key=lambda item: float((item[1] - together.log_p).abs().max()))
         size = case.in_bits_per_dim(float((values - together.log_p).abs().max()))
         return failed(
@@ -102,10 +103,10 @@ def alone_or_in_a_batch(case: Case) -> Check:
 
 
 def training_mode(model: object, data: Data, asking: Mapping[str, Any], scoring: Mapping[str, Any]) -> Check:
-    """Say what a model in training mode would have got; afterwards it is in evaluation mode."""
+    """Report the number that a model would get in training mode, and leave the model in evaluation mode."""
     name = "evaluation mode"
     if not isinstance(model, nn.Module):
-        return not_applicable(name, "It is not a torch.nn.Module.")
+        return not_applicable(name, "The model is not a torch.nn.Module.")
     part = data.subset(min(N_LOOKED_AT, len(data.images)), 0)
     model.eval()
     asked = ask(model, part, **asking)
@@ -120,7 +121,9 @@ def training_mode(model: object, data: Data, asking: Mapping[str, Any], scoring:
     in_training = float((torch.logsumexp(log_w, 0) - math.log(len(log_w))).mean())
     size = nats_to_bits_per_dim(abs(in_training - in_evaluation), data.image_shape)
     if size <= ROUNDING:
-        words = "The model was given in training mode, which changes nothing of its number; it is scored in the other."
+        words = (
+            "The model was given in training mode, which does not change its number; it is scored in evaluation mode."
+        )
         return passed(name, words, "dropout or batch statistics in use", ROUNDING)
     return failed(
         name,
@@ -131,6 +134,6 @@ def training_mode(model: object, data: Data, asking: Mapping[str, Any], scoring:
 
 
 def _rounding(case: Case, log_p: Tensor) -> float:
-    """Return how many nats another shape of the same computation may round by."""
+    """Return the tolerated rounding, in nats per image, between two shapes of the same computation."""
     scale = 1.0 if case.model.dtype == torch.float32 else 1e-6 if case.model.dtype == torch.float64 else 1e2
     return ROUNDING * scale * (float(log_p.abs().max()) + float(np.prod(case.data.image_shape)))

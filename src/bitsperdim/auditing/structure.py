@@ -1,7 +1,7 @@
 """Checks of the parts of a model: masses of sub-pixels, their order, the decoder, the samples of a bound.
 
-They are exact, or have a stated level, and they verify a kind: what is put together of normalized parts in the right
-way is a likelihood.
+The checks are exact, or have a stated level. They verify the kind of a number: normalized parts that are combined in
+the right way give a likelihood.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from bitsperdim.models.external.distributions import ExternalLikelihood
 from bitsperdim.models.external.wrapping import ORDERS, ExternalConditionals, ExternalLatent, wrap
 from bitsperdim.models.look_ahead import TOLERATED, check_causality, cuts_of
 
-ROUNDING = 1e-4  # nats, of the total mass of a sub-pixel in float32
+ROUNDING = 1e-4  # tolerated error of the log of the total mass of a sub-pixel in float32, in nats
 N_SUMMED = 4  # images whose masses are added up
 MASSES_AT_ONCE = 2**26
 N_DRAWN = 4_096
-NARROWER = 0.9  # than the draws
-UNCLEAR = 0.2  # relative error from which a ratio says nothing
+NARROWER = 0.9  # standard deviation of f, relative to that of the draws
+UNCLEAR = 0.2  # relative error above which a ratio is too noisy to test
 N_TRIED = 256  # images times repeats whose first weight is drawn with K = 1 and with a larger K
 K_TRIED = 8
-NO_MODEL = "There are numbers only, and no model to ask."
-OWN = "It is a model of this package, and proved by its tests."
+NO_MODEL = "Only numbers were given, without a model."
+OWN = "It is a model of this package, which is verified by its own tests."
 
 
 def masses_sum_to_one(case: Case) -> Check:
@@ -50,11 +50,11 @@ def masses_sum_to_one(case: Case) -> Check:
     with torch.no_grad():
         likelihood = _likelihood(case, rows)
         if not isinstance(likelihood, ExternalLikelihood):
-            return not_applicable(name, "It is a likelihood of this package, and proved by its tests.")
+            return not_applicable(name, "It is a likelihood of this package, which is verified by its own tests.")
         try:
             log_total = torch.logsumexp(likelihood.log_masses().double(), dim=-1)
         except InputError:
-            return not_applicable(name, "decode gives masses of whole images, and none of single sub-pixels.")
+            return not_applicable(name, "decode gives masses of whole images, not of single sub-pixels.")
     worst, size = float(log_total.abs().max()), nats_to_bits(abs(float(log_total.mean())))
     if worst <= ROUNDING:
         words = f"The masses of all {model.n_levels} levels of {log_total.numel():,} sub-pixels add up to one."
@@ -65,7 +65,7 @@ def masses_sum_to_one(case: Case) -> Check:
 
 
 def _likelihood(case: Case, rows: np.ndarray) -> Likelihood:
-    """Return the masses that the model gives of sub-pixels: given images, or given codes that it draws."""
+    """Return the model's distribution of the sub-pixels, given images or given codes that the model draws."""
     model = case.model
     if isinstance(model, ConditionalModel):
         return model.conditionals(case.images(rows), case.labels(rows))
@@ -76,13 +76,13 @@ def _likelihood(case: Case, rows: np.ndarray) -> Likelihood:
 
 
 def causality(case: Case) -> Check:
-    """Change what a conditional must not know, and look whether it moves."""
+    """Change the values that a conditional must not know, and test whether the conditional changes."""
     name = "causality"
     if case.asked is None:
         return not_applicable(name, NO_MODEL)
     model = case.model
     if not isinstance(model, ConditionalModel):
-        return not_applicable(name, f"{case.method} has no conditionals whose order could be asked.")
+        return not_applicable(name, f"{case.method} has no conditionals whose order could be tested.")
     images = torch.from_numpy(case.data.images)
     labels = None if case.data.labels is None else torch.from_numpy(case.data.labels)
     try:
@@ -94,8 +94,11 @@ def causality(case: Case) -> Check:
         gained = _gained(case, model)
         return failed(name, f"{what[:1].upper()}{what[1:]}.{hint}", gained if gained > 0 else None)
     tolerance = torch.finfo(model.dtype).eps ** TOLERATED
-    words = "No conditional moves when values that it must not know become others, or has a derivative in them."
-    catches = "a conditional that sees its own value or a later one and moves with it at a place that was looked at"
+    words = (
+        "No conditional changes when values that it must not know change, and none has a derivative with respect to "
+        "them."
+    )
+    catches = "a conditional that depends on its own value or on a later one at a position that was tested"
     return passed(name, words, catches, nats_to_bits(tolerance))
 
 
@@ -106,7 +109,9 @@ def _another_order(case: Case, images: Tensor, labels: Tensor | None) -> str | N
         return None
     for order in ORDERS:
         other = wrap(
-            *(model.offer, model.image_shape, model.n_levels),
+            model.offer,
+            model.image_shape,
+            model.n_levels,
             convention=model.convention,
             n_classes=model.n_classes,
             order=order,
@@ -122,10 +127,10 @@ def _another_order(case: Case, images: Tensor, labels: Tensor | None) -> str | N
 
 @torch.no_grad()
 def _gained(case: Case, model: ConditionalModel) -> float:
-    """Return what looking ahead is worth, about, in bits/dim.
+    """Estimate how much the model gains by looking ahead, in bits/dim.
 
-    That is how much worse conditionals are, at sub-pixels chosen at random, if all that they must not know is taken
-    from another image.
+    The estimate is the loss of the conditionals, at sub-pixels chosen at random, when all values that they must not
+    know are taken from another image.
     """
     rows = case.rows(8)
     images, labels = case.images(rows).long(), case.labels(rows)
@@ -141,8 +146,9 @@ def _gained(case: Case, model: ConditionalModel) -> float:
 
 @torch.no_grad()
 def decoder(case: Case) -> Check:
-    """Look whether the decoder and the prior know nothing of the image but its code."""
-    name, model = "decoder", None if case.asked is None else case.model
+    """Check that the decoder and the prior depend on the image through its code only."""
+    name = "decoder"
+    model = None if case.asked is None else case.model
     if not isinstance(model, ExternalLatent):
         return not_applicable(name, NO_MODEL if model is None else f"{case.method} has no decoder.")
     rows = case.rows(4)
@@ -157,8 +163,8 @@ def decoder(case: Case) -> Check:
     difference = float((scores[0] - scores[1]).abs().max())
     tolerance = ROUNDING * (1 + float(scores[0][scores[0].isfinite()].abs().max()) / model.n_dims) * model.n_dims
     if difference <= tolerance:
-        words = "What the decoder and the prior say of a code is the same whichever image was encoded before."
-        catches = "a decoder that remembers the image, as by connections that go round the code"
+        words = "Decoder and prior give the same result for a code, whichever image was encoded before."
+        catches = "a decoder that remembers the image, for example by connections that bypass the code"
         return passed(name, words, catches, case.in_bits_per_dim(tolerance))
     words = "What the decoder or the prior says of a code depends on the image that was encoded before."
     return failed(name, words, case.in_bits_per_dim(difference))
@@ -166,7 +172,7 @@ def decoder(case: Case) -> Check:
 
 @torch.no_grad()
 def samples(case: Case) -> Check:
-    """Look whether samples are what their densities say, and whether K samples are K draws."""
+    """Check whether samples agree with their densities, and whether K samples are K separate draws."""
     name = "samples"
     if case.asked is None:
         return not_applicable(name, NO_MODEL)
@@ -180,9 +186,9 @@ def samples(case: Case) -> Check:
 
 
 def _samples_of_codes(case: Case, model: ExternalLatent, name: str) -> Check:
-    """Ask of encoder and prior whether E[f(z) / q(z)] = 1 over their draws.
+    """Test for encoder and prior, with density q, whether E[f(z) / q(z)] = 1 over their draws.
 
-    f is a normal that is fitted to other draws of theirs, and a little narrower.
+    f is a normal density that is fitted to other draws of the same distribution, and is slightly narrower.
     """
     encoded, prior = model.encode(case.images(case.rows(1))), model.prior()
     level_z, least = float(-ndtri(LEVEL / 4)), 0.0
@@ -199,7 +205,7 @@ def _samples_of_codes(case: Case, model: ExternalLatent, name: str) -> Check:
         average, error = float(ratio.mean()), float(ratio.std()) / N_DRAWN**0.5
         if not math.isfinite(average) or error > UNCLEAR * average:
             of_torch = {type(each.given).__module__.partition(".")[0] for each in (encoded, prior)} == {"torch"}
-            words = "The ratio of densities spreads too far to test draws against densities"
+            words = "The ratio of densities varies too much to test draws against densities"
             if of_torch:
                 return passed(
                     name, f"{words}, but encoder and prior are distributions of torch.", "nothing beyond that"
@@ -209,13 +215,13 @@ def _samples_of_codes(case: Case, model: ExternalLatent, name: str) -> Check:
             words = f"Draws of {what} are not of the density that it says: its total mass looks like {average:.4g}."
             return failed(name, words, case.in_bits_per_dim(abs(math.log(average))), LEVEL)
         least = max(least, math.log1p(2 * level_z * error))
-    catches = "a density that is not that of the draws, such as a variance used as a scale, or a constant left out"
-    words = "The draws of encoder and prior are of the densities that they say."
+    catches = "a density that differs from that of the draws, such as a variance used as a scale, or a missing constant"
+    words = "The draws of encoder and prior agree with the densities that these distributions report."
     return passed(name, words, catches, case.in_bits_per_dim(least), LEVEL)
 
 
 def _samples_of_weights(case: Case, name: str) -> Check:
-    """Ask whether the K rows are draws of one distribution that do not depend on K."""
+    """Test whether the K rows are draws from one distribution that does not depend on K."""
     rows = case.rows(8)
     images, labels = case.images(rows), case.labels(rows)
     n_repeats = math.ceil(N_TRIED / len(images))
@@ -234,16 +240,16 @@ def _samples_of_weights(case: Case, name: str) -> Check:
     for what, values in (("K = 1", few), ("the last row", many[:, -1])):
         difference = values - many[:, 0]
         if not bool(difference.isfinite().all()):
-            return not_applicable(name, "Some weights are 0, whose logarithms have no mean to compare.")
+            return not_applicable(name, "Some weights are 0, so that their logarithms have no mean to compare.")
         average = float(difference.mean())
         error = max(float(difference.std()) / difference.numel() ** 0.5, 1e-12)
         if abs(average) > level_z * error + ROUNDING * float(many.abs().mean()):
             words = (
-                f"Log-weights of {what} are {average:.3g} nats from those of the first of {K_TRIED} rows on average: a "
-                f"row depends on K or on its place."
+                f"On average, log-weights of {what} differ by {average:.3g} nats from those of the first of {K_TRIED} "
+                f"rows: a row depends on K or on its position."
             )
             return failed(name, words, case.in_bits_per_dim(abs(average)), LEVEL)
         least = max(least, 2 * level_z * error)
-    words = f"The {K_TRIED} rows are draws of one distribution, whatever K is."
-    catches = "K ignored or averaged over already, rows that share their random numbers"
+    words = f"The {K_TRIED} rows are draws from one distribution, whatever K is."
+    catches = "a K that is ignored or already averaged over, and rows that share their random numbers"
     return passed(name, words, catches, case.in_bits_per_dim(least), LEVEL)

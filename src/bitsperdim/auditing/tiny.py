@@ -1,4 +1,4 @@
-"""All images of a shape so small that they can be counted, and models of such images."""
+"""Image shapes so small that all images can be enumerated, and models of such images."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from bitsperdim.models.external.distributions import first_line
 from bitsperdim.models.external.methods import Offer, offers_of
 from bitsperdim.models.external.wrapping import External, ExternalConditionals, ExternalDensity, places, wrap
 
-MOST = 100_000  # images
-FEWER = 4096  # images, where each is drawn for many times
+MOST = 100_000  # largest number of images
+FEWER = 4096  # preferred number of images if log-weights are drawn many times for each image
 FEW_LEVELS = (4, 3, 2)
 N_TIMED = 64  # images
-EXTRAPOLATED = 0.01  # of a logarithm, that its extrapolation may be off by
-PURPOSE = 101  # of random numbers
+EXTRAPOLATED = 0.01  # tolerated relative error of an extrapolated logarithm
+PURPOSE = 101  # purpose of random numbers
 Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Tiny:
-    """A model of images that can be counted.
+    """A model of images that can be enumerated.
 
     Attributes:
-        model: as a mass function of ours.
-        words: what it is, for a sentence.
-        is_smaller: whether it is the audited model itself, asked for images smaller than its own.
+        model: the model as a probability mass function with this package's interface.
+        words: description of the model, for use in a sentence.
+        is_smaller: whether it is the audited model itself, applied to images smaller than its own.
     """
 
     model: ImageModel
@@ -45,7 +45,7 @@ class Tiny:
 
     @property
     def n_images(self) -> int:
-        """L^D."""
+        """Number of all images, L^D."""
         return int(self.model.n_levels**self.model.n_dims)
 
 
@@ -58,10 +58,11 @@ def every_image(image_shape: Shape, n_levels: int) -> Tensor:
 
 
 def tiny_model(case: Case) -> Tiny | str:
-    """Return a model whose images can be counted, or a sentence that says why there is none.
+    """Return a model whose images can be enumerated, or a sentence that says why there is no such model.
 
-    The model itself comes first, then one that ``build`` makes, then the model itself for smaller images: one that
-    takes these and also larger ones of another shape, so that it does not merely repeat their sub-pixels to fit.
+    The first choice is the model itself, the second a model that ``build`` makes, the third the model itself applied to
+    smaller images. In the third case the model must also accept larger images of another shape, which shows that it
+    does not merely repeat sub-pixels to fit.
     """
     own = Tiny(case.model, "the model")
     if own.n_images <= MOST and _seconds(case, own.model) < case.seconds:
@@ -73,15 +74,16 @@ def tiny_model(case: Case) -> Tiny | str:
     built = f"build makes no tiny model that can be asked ({reasons[0]})" if reasons else "no build was given"
     return (
         f"There are {case.data.n_levels}^{channels * height * width} images, {built}, "
-        f"and the model takes no images of so few sub-pixels that they can be counted in time."
+        f"and the model does not accept images so small that all of them can be scored in time."
     )
 
 
 def is_of_its_size_only(case: Case, tiny: Tiny) -> bool:
-    """Whether a model asked for smaller images than its own seems to be right for its own.
+    """Return whether a model that fails for smaller images seems to be right for images of its own size.
 
-    A constant that counts the sub-pixels of its own images, such as 784 log 256, makes the total mass of others wrong,
-    and its logarithm linear in their number. So that of its own is extrapolated from two sizes.
+    A constant that counts the sub-pixels of its own images, such as 784 log 256, makes the total mass wrong for other
+    sizes. The log of the total mass is then linear in the number of sub-pixels. So its value for the model's own size
+    is extrapolated from two smaller sizes.
     """
     for other in _every_smaller(case):
         if other.model.n_dims != tiny.model.n_dims:
@@ -100,7 +102,7 @@ def _total(case: Case, tiny: Tiny) -> float:
 
 
 def _every_built(case: Case, reasons: list[str]) -> Iterator[Tiny]:
-    """Yield what ``build`` makes of tiny shapes; why it does not is added to ``reasons``."""
+    """Yield the models that ``build`` makes for tiny shapes, and add the reasons of failures to ``reasons``."""
     if case.build is None:
         return
     n_channels, n_levels = case.data.image_shape[0], case.data.n_levels
@@ -127,7 +129,10 @@ def _every_smaller(case: Case) -> Iterator[Tiny]:
 
 
 def _countable(case: Case, shapes: list[Shape], n_levels: int) -> list[Shape]:
-    """Return the shapes with not too many images: the most first, or some 4,096 where each is drawn for repeatedly."""
+    """Return the shapes with at most :data:`MOST` images, the best first.
+
+    Best is the largest number of images, or about 4,096 images if log-weights are drawn repeatedly.
+    """
     counts = {shape: n_levels ** math.prod(shape) for shape in shapes}
     fitting = [shape for shape in shapes if counts[shape] <= MOST]
     best = FEWER if case.is_sampled else MOST
@@ -135,16 +140,16 @@ def _countable(case: Case, shapes: list[Shape], n_levels: int) -> list[Shape]:
 
 
 def _built(case: Case, shape: Shape, n_levels: int) -> Tiny | str:
-    """Return what ``build`` makes of a shape, or why it makes nothing."""
+    """Return the model that ``build`` makes for a shape, or why it fails."""
     try:
-        made = case.build(image_shape=shape, n_levels=n_levels)  # type: ignore[misc]  # it is there
+        made = case.build(image_shape=shape, n_levels=n_levels)  # type: ignore[misc]  # it is not None here
         if isinstance(made, nn.Module):
             made.eval()
         if isinstance(made, ImageModel) and not isinstance(made, External):
             model = made
         else:
             model = _like(case, offers_of(made, case.method)[0], shape, n_levels)
-    except Exception as error:  # whatever somebody's function does with arguments that it does not know
+    except Exception as error:  # a user's function may raise anything for unexpected arguments
         return f"for {_words(shape, n_levels)} it raised {type(error).__name__}: {first_line(error)}"
     return Tiny(model, f"a model that build made for {_words(shape, n_levels)}")
 
@@ -155,7 +160,7 @@ def _smaller(case: Case, offer: Offer, shape: Shape) -> Tiny | None:
     try:
         larger = _like(case, offer, (channels, 3 * height, 5 * width), n_levels)
         if _seconds(case, larger) == math.inf:
-            larger = _like(case, offer, (channels, 4 * height, 8 * width), n_levels)  # for what halves sides
+            larger = _like(case, offer, (channels, 4 * height, 8 * width), n_levels)  # for models that halve the sides
             if _seconds(case, larger) == math.inf:
                 return None
         model = _like(case, offer, shape, n_levels)
@@ -165,10 +170,10 @@ def _smaller(case: Case, offer: Offer, shape: Shape) -> Tiny | None:
 
 
 def _seconds(case: Case, model: ImageModel) -> float:
-    """Return how long all images would take, about; infinite: the model gives no numbers for images of its shape."""
+    """Estimate the time in seconds for all images; infinity: the model gives no numbers for images of this shape."""
     generator = stream("evaluation", case.seed, PURPOSE, 0, device=model.device)
     try:
-        for n_images in (3, N_TIMED):  # two numbers of images, so that what regroups sub-pixels does not pass
+        for n_images in (3, N_TIMED):  # with two batch sizes, a model that regroups sub-pixels into images fails
             levels = torch.arange(n_images * model.n_dims) % model.n_levels
             images = levels.reshape(n_images, *model.image_shape)
             started = case.clock.now()
@@ -179,7 +184,7 @@ def _seconds(case: Case, model: ImageModel) -> float:
 
 
 def _like(case: Case, offer: Offer, shape: Shape, n_levels: int) -> ImageModel:
-    """Wrap a model as the audited one is, for images of another shape."""
+    """Wrap a model in the same way as the audited model, for images of another shape."""
     model = case.model
     order = "raster"
     if isinstance(model, ExternalConditionals):
@@ -187,7 +192,7 @@ def _like(case: Case, offer: Offer, shape: Shape, n_levels: int) -> ImageModel:
             each for each in ("raster", "planes") if torch.equal(places(each, model.image_shape), model.order.cpu())
         ]
         if not known:
-            raise InputError("order is known for images of the shape of the model only.")
+            raise InputError("The order of the conditionals is known only for images of the model's own shape.")
         order = known[0]
     return wrap(
         offer,

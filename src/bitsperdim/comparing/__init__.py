@@ -1,7 +1,7 @@
-"""Results of other commits, experiments and recipes, compared image by image and ranked.
+"""Comparison and ranking of results from other commits, experiments and recipes, image by image.
 
-``history`` reads git, ``cache`` what DVC keeps beside it; ``numbers`` is one model's result, ``source`` a set of them
-(a revision, an experiment, the workspace, a recipe's result). ``comparison`` compares two, ``leaderboard`` ranks all,
-``output`` writes both, ``commands`` is what the command line calls. No stage imports this package, and it imports no
-torch.
+``history`` reads git, and ``cache`` reads the files that DVC stores beside it. ``numbers`` holds one model's result,
+and ``source`` a set of results (a revision, an experiment, the workspace, a recipe's result). ``comparison`` compares
+two sources, ``leaderboard`` ranks all, and ``output`` writes both. The command line calls ``commands``. No stage
+imports this package, and this package does not import torch.
 """

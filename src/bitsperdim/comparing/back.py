@@ -1,14 +1,14 @@
-"""``bitsperdim back``: the parameters, the results and DVC's outputs become those of the last commit.
+"""The command ``bitsperdim back``, which restores the parameters, the results and DVC's outputs of the last commit.
 
-``git checkout .`` cannot be trusted with that. Git holds a file for unchanged, without reading it, where size, inode
-and times are those of its index, and many builds of git compare whole seconds. ``dvc exp run`` writes a file as the
-last commit has it, notes its times in the index, and a few milliseconds later writes the experiment's content into it;
-where both have the same size and the index itself is written in a later second, git never looks again: ``git status``
-is clean, and ``git checkout .`` leaves another experiment's number on the disk. Here a new index, which knows no times,
-makes git read every file, and what differs is written anew.
+``git checkout .`` is not reliable for this. Git takes a file for unchanged, without reading it, if its size, inode and
+times agree with the index, and many builds of git compare whole seconds only. ``dvc exp run`` writes a file as in the
+last commit, records its times in the index, and a few milliseconds later writes the experiment's content into it. If
+both contents have the same size and the index itself is written in a later second, git never reads the file again:
+``git status`` is clean, and ``git checkout .`` leaves another experiment's number on the disk. So this module uses a
+new index without times. Git then reads every file, and files that differ are written again.
 
-Not here: edits of anything else, which are named and kept, outputs that DVC's cache does not have as the commit has
-them, which are named and left as they are, and images beside a ``.dvc`` file of one's own.
+This module does not restore three things. Edits of other files are named and kept. Outputs whose committed version is
+not in DVC's cache are named and not changed. Images beside a user's own ``.dvc`` file are ignored.
 
 Invariant (``tests/comparing/test_back.py``): afterwards every tracked file of :data:`GOES_BACK` has the bytes of the
 last commit, whatever its size and times.
@@ -36,12 +36,12 @@ from bitsperdim.core.git import GitError, Repository, repository
 from bitsperdim.preflight.preflight import KEPT, forget
 from bitsperdim.recipes.recipe import read_yaml
 
-GOES_BACK = ("params.yaml", "dvc.lock", "results", "data/code")  # which code made the results stands in the last
-MOST_NAMED = 10  # parameters
+GOES_BACK = ("params.yaml", "dvc.lock", "results", "data/code")  # data/code records which code made the results
+MOST_NAMED = 10  # largest number of parameters that are listed
 
 
 def go_back(root: Path) -> Iterator[str]:
-    """Make params.yaml, dvc.lock, results/ and the pipeline's outputs those of the last commit; yield what changed.
+    """Restore params.yaml, dvc.lock, results/ and the pipeline's outputs of the last commit; yield what changed.
 
     Raises:
         InputError: there is no commit, or git or DVC fails.
@@ -49,7 +49,7 @@ def go_back(root: Path) -> Iterator[str]:
     here = repository(root)
     head = here.find("rev-parse", "--verify", "--quiet", "--short", "HEAD")
     if head is None:
-        raise InputError(f"{root} has no commits: there is nothing to go back to.")
+        raise InputError(f"{root} has no commits, so there is nothing to restore.")
     commit = head.decode().strip()
     differing = files_that_differ(here)
     to_restore = [path for path in differing if _goes_back(path)]
@@ -59,11 +59,11 @@ def go_back(root: Path) -> Iterator[str]:
     unknown = sorted({*to_restore, *_names(here.ask("diff-index", *compared))})
     try:
         here.ask("update-index", "--force-remove", "-z", "--stdin", content=_listing(unknown))
-        if wanted := [path for path in unknown if path in set(committed)]:  # of which the index knows no times now
+        if wanted := [path for path in unknown if path in set(committed)]:  # the index has no times for these now
             from_file = ("--pathspec-from-file=-", "--pathspec-file-nul")
             here.ask("--literal-pathspecs", "checkout", "--quiet", "HEAD", *from_file, content=_listing(wanted))
     except GitError as error:
-        raise InputError(f"Not everything could go back: {error}") from error
+        raise InputError(f"Not every file could be restored: {error}") from error
     yield f"Going back to the last commit, {commit}:"
     yield from parameters[:MOST_NAMED]
     if more := parameters[MOST_NAMED:]:
@@ -72,27 +72,27 @@ def go_back(root: Path) -> Iterator[str]:
     removed = _forget_other_models(root, committed)
     yield from (f"  removed: the pipeline's files in {name}" for name in removed)
     if kept := [path for path in differing if not _goes_back(path)]:
-        yield f"  kept, though it differs from the commit: {', '.join(kept)}"
+        yield f"  kept, although different from the commit: {', '.join(kept)}"
     changed, missing = _dvc_checkout(root, committed)
     yield from (f"  DVC: {line}" for line in changed)
     if missing:
         shown = f"{', '.join(missing[:3])}{', ...' if missing[3:] else ''}"
-        yield f"  left as it is, for DVC's cache does not have the committed one: {shown}; `dvc repro` makes it anew."
+        yield f"  not restored, because DVC's cache lacks the committed version: {shown}; `dvc repro` makes it again."
     if not (to_restore or removed or changed):
         yield "  nothing had to change."
 
 
 def files_that_differ(here: Repository) -> list[str]:
-    """Return the tracked files of the laboratory that have not the last commit's content, or are gone; all are read.
+    """Return the tracked files that are missing or differ from the last commit; git reads every file for this.
 
     Raises:
-        GitError: git cannot tell.
+        GitError: git fails.
     """
     with tempfile.TemporaryDirectory() as folder:
         index = Path(folder) / "index"
         here.ask("read-tree", "HEAD", index=index)
         options = ("--porcelain", "--no-renames", "--untracked-files=no", "-z", "--", ".")
-        listing = here.ask("status", *options, index=index)  # paths from the top
+        listing = here.ask("status", *options, index=index)  # paths relative to the top of the repository
     return [entry[3:].removeprefix(here.prefix) for entry in _names(listing)]
 
 
@@ -101,7 +101,7 @@ def _goes_back(path: str) -> bool:
 
 
 def _parameters(here: Repository, differing: list[str]) -> list[str]:
-    """Return the parameters that go back, in words; none of a file that cannot be read."""
+    """Describe the parameters that are restored; the list is empty if a file cannot be read."""
     if "params.yaml" not in differing:
         return []
     with tempfile.TemporaryDirectory() as folder:
@@ -120,8 +120,9 @@ def _differences(now: Mapping[str, Any], then: Mapping[str, Any]) -> list[Differ
 
 
 def _forget_other_models(root: Path, committed: list[str]) -> list[str]:
-    """Remove what the pipeline wrote into folders of results/ of which the commit has no file; return their names."""
-    known, results = {path.split("/")[1] for path in committed if path.startswith("results/")}, root / "results"
+    """Remove the pipeline's files from folders of results/ that are not in the commit; return the folders' names."""
+    known = {path.split("/")[1] for path in committed if path.startswith("results/")}
+    results = root / "results"
     folders = sorted(results.iterdir()) if results.is_dir() else []
     others = [folder for folder in folders if folder.name not in (*known, *KEPT)]
     found = []
@@ -135,17 +136,17 @@ def _forget_other_models(root: Path, committed: list[str]) -> list[str]:
 
 
 def _dvc_checkout(root: Path, of_git: Collection[str]) -> tuple[list[str], list[str]]:
-    """Have DVC restore the outputs of the stages that its cache has as a whole; DVC removes those that it has not.
+    """Let DVC restore the outputs that are complete in its cache; other outputs DVC would remove.
 
     Args:
-        root: of the laboratory, with the ``dvc.lock`` of the commit.
+        root: folder of the laboratory, with the ``dvc.lock`` of the commit.
         of_git: the files that git has restored.
 
     Returns:
-        What DVC changed, and the outputs that were left as they are, since the cache does not have them.
+        The changes by DVC, and the outputs that were not changed because the cache does not have them.
 
     Raises:
-        InputError: it failed.
+        InputError: ``dvc checkout`` fails.
     """
     stages = YAML(typ="safe").load((root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
     outs = {out["path"]: out.get("md5", "") for stage in stages.values() for out in stage.get("outs", [])}
@@ -159,13 +160,13 @@ def _dvc_checkout(root: Path, of_git: Collection[str]) -> tuple[list[str], list[
         done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
         if done.returncode:
             reason = " ".join(done.stderr.split())[:300]
-            raise InputError(f"Git's files are those of the last commit; `dvc checkout` fails: {reason}.")
+            raise InputError(f"The files in git are restored, but `dvc checkout` failed: {reason}.")
         changed = [f"{found[1]} {found[2]}" for found in re.finditer(r"(?m)^([AMD])\s+(.+)$", done.stdout)]
     return changed, [path for path in wanted if path not in there]
 
 
 def _names(listing: bytes) -> list[str]:
-    """Return the names of a listing that ends each with a zero byte; those that are no UTF-8 stay what they are."""
+    """Return the names in a listing that ends each name with a zero byte; names need not be valid UTF-8."""
     return [os.fsdecode(name) for name in listing.split(b"\0") if name]
 
 

@@ -1,10 +1,10 @@
-"""What DVC keeps beside git: which file a commit means (``dvc.lock``), the parameters that made it, and its cache.
+"""Reading DVC's data: its cache, and the hashes and parameters in ``dvc.lock``.
 
-``dvc.lock`` names every output by the MD5 of its content, under which it lies in the cache. Of a lock of a thousand
-lines only the few that are asked for are parsed.
+``dvc.lock`` names every output by the MD5 of its content, which is also its name in the cache. Only the few needed
+lines of a long lock are parsed.
 
-Invariants (``tests/comparing/test_source.py``): a file is given as a whole, with the MD5 that was asked for, or not at
-all (``test_a_damaged_file_of_the_cache_is_noticed``).
+Invariants (``tests/comparing/test_source.py``): a file is returned complete and with the requested MD5, or not at all
+(``test_a_damaged_file_of_the_cache_is_noticed``).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from bitsperdim.core.git import repository
 
 
 class Cache:
-    """DVC's cache of one repository; DVC is imported when it is first asked for."""
+    """DVC's cache of one repository; DVC is imported at the first use."""
 
     def __init__(self, root: Path) -> None:
-        """Remember where."""
+        """Store the folder of the repository."""
         self.root = root
 
     @cached_property
@@ -46,10 +46,10 @@ class Cache:
             return None
 
     def read(self, md5: str) -> bytes | None:
-        """Return the file of this content, or None where the cache has none.
+        """Return the content with this MD5, or None if the cache does not have it.
 
         Raises:
-            InputError: it is there, but damaged.
+            InputError: the file in the cache is damaged.
         """
         if self._store is None:
             return None
@@ -59,11 +59,13 @@ class Cache:
         except OSError:
             return None
         if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
-            raise InputError(f"DVC's cache holds a damaged file under {md5}; remove it, and pull or run it again.")
+            raise InputError(
+                f"The file {path} in DVC's cache is damaged; remove it, then run `dvc pull` or `dvc repro`."
+            )
         return content
 
     def has(self, md5: str) -> bool:
-        """Return whether a file, or every file of a folder, of this content is there; none of it is verified."""
+        """Return whether the cache has this file, or all files of this folder; their contents are not verified."""
         if self._store is None or not md5:
             return False
         path = Path(self._store[0].oid_to_path(md5))
@@ -73,21 +75,21 @@ class Cache:
         return all(Path(self._store[0].oid_to_path(entry["md5"])).is_file() for entry in inner)
 
     def fetch(self, path: str, revision: str) -> bytes | None:
-        """Return a file of a revision from a remote of DVC, or None where there is no such thing."""
+        """Return a file of a revision from a DVC remote, or None if there is no such remote or file."""
         if self._store is None or not self._store[1]:
             return None
         import dvc.api
 
         try:
-            path = f"{repository(self.root).prefix}{path}"  # of a revision DVC wants the path from the top
+            path = f"{repository(self.root).prefix}{path}"  # for a revision DVC expects a path from the top
             content: bytes = dvc.api.read(path, repo=str(self.root), rev=revision, mode="rb")
-        except Exception:  # a remote fails in as many ways as there are kinds of them
+        except Exception:  # remotes of different kinds raise different exceptions
             return None
         return content
 
 
 def md5_of(lock: str, path: str) -> str | None:
-    """Return the MD5 that a ``dvc.lock`` has for a file or folder, which ends in ``.dir``, or None."""
+    """Return the MD5 of a file or folder in a ``dvc.lock``, or None; the MD5 of a folder ends in ``.dir``."""
     found = re.search(
         rf"^ *- path: {re.escape(path)}\n +hash: md5\n +md5: ([0-9a-f]{{32}}(?:\.dir)?)$", lock, re.MULTILINE
     )
@@ -95,7 +97,7 @@ def md5_of(lock: str, path: str) -> str | None:
 
 
 def locked_params(lock: str, model: str) -> dict[str, Any]:
-    """Return the parameters with which ``dvc.lock`` says that a model's numbers were made: section -> content."""
+    """Return the parameters that made a model's numbers according to ``dvc.lock``: section -> content."""
     params: dict[str, Any] = {}
     for stage in ("dequantize", f"train@{model}", f"evaluate@{model}"):
         block = re.search(rf"^  {re.escape(stage)}:\n(?:    .*\n|\n)+", f"{lock}\n", re.MULTILINE)
@@ -109,7 +111,7 @@ def locked_params(lock: str, model: str) -> dict[str, Any]:
 
 
 def parse(text: str) -> object:
-    """Return what YAML says, or None where it is none."""
+    """Return the content of a YAML text, or None if it is not valid YAML."""
     try:
         return YAML(typ="safe").load(text)
     except (YAMLError, ValueError, RecursionError):

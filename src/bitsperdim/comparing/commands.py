@@ -1,4 +1,4 @@
-"""``bitsperdim compare`` and ``bitsperdim leaderboard``: arguments in, text out."""
+"""The commands ``bitsperdim compare`` and ``bitsperdim leaderboard``: their arguments in, their text out."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from bitsperdim.core.errors import InputError
 
 NAMES = (
-    "A and B are git revisions, names of DVC experiments, or names in recipes/results; 'workspace' is what lies there "
-    "now. A name that is several of these is taken for a revision, then for a recipe. NAME:MODEL picks a model, so "
-    "that two different ones can be compared."
+    "A and B are git revisions, names of DVC experiments, or names of results in recipes/results; 'workspace' means "
+    "the present files. A name is looked up first as a revision, then as a recipe result, then as an experiment. "
+    "NAME:MODEL picks one model, so that two different models can be compared."
 )
 
 
@@ -18,14 +18,14 @@ def compare(root: Path, a: str, b: str, models: str | None, form: str) -> str:
     """Return a comparison as ``text``, ``markdown`` or ``json``.
 
     Args:
-        root: of the repository.
+        root: folder of the repository.
         a: the first name, with or without a model.
-        b: the second.
-        models: names separated by commas, or None for all.
-        form: how it is written.
+        b: the second name, with or without a model.
+        models: names of models separated by commas, or None for all.
+        form: ``text``, ``markdown`` or ``json``.
 
     Raises:
-        InputError: a name is none, or nothing can be compared.
+        InputError: a name is unknown, or nothing can be compared.
     """
     from bitsperdim.comparing import comparison, output
     from bitsperdim.comparing.cache import Cache
@@ -36,14 +36,14 @@ def compare(root: Path, a: str, b: str, models: str | None, form: str) -> str:
         raise InputError("Name the models either by --models or as A:MODEL B:MODEL, not both.")
     chosen = None if models is None else [name for name in models.split(",") if name]
     if chosen == []:
-        raise InputError("--models names no model; write --models vae,iwae.")
+        raise InputError("--models is empty; name models separated by commas, such as --models vae,iwae.")
     cache = Cache(root)
     found = comparison.compare(find(root, name_a, cache), find(root, name_b, cache), (model_a, model_b), chosen)
     return {"text": output.as_text, "markdown": output.as_markdown, "json": output.as_json}[form](found)
 
 
 def split(argument: str) -> tuple[str, str | None]:
-    """Return the name and the model of ``NAME:MODEL``; no git revision that names a commit ends in ``:MODEL``."""
+    """Return the name and the model of ``NAME:MODEL``; a git revision of a commit never ends in ``:MODEL``."""
     name, colon, model = argument.rpartition(":")
     return (name, model or None) if colon else (argument, None)
 
@@ -51,10 +51,10 @@ def split(argument: str) -> tuple[str, str | None]:
 def leaderboard(root: Path, form: str, *, with_recipes: bool = False) -> str:
     """Return the leaderboard as ``text``, ``markdown`` or ``csv``, with or without the results of recipes.
 
-    What is left out has no place in ``csv``: it is written to the standard error.
+    With ``csv``, the reasons why results were left out go to the standard error.
 
     Raises:
-        InputError: there are no results, or git cannot tell.
+        InputError: there are no results, or git fails.
     """
     from bitsperdim.comparing import leaderboard as board
     from bitsperdim.comparing.cache import Cache

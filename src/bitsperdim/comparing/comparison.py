@@ -1,35 +1,36 @@
-r"""Two results on the same test images: the difference, its paired error, and what may be concluded of it.
+r"""Comparison of two results on the same test images: the difference, its paired error, and the conclusion.
 
-With d_n = log P_b(x_n) - log P_a(x_n), each the mean over seeds, the difference B - A in bits/dim is -mean(d) / (D ln
-2), negative where B is better; its standard error is that of the paired differences
-(:mod:`bitsperdim.estimators.paired`), where a side has several seeds together with theirs
-(:mod:`bitsperdim.estimators.noise`), and z their ratio. A difference is clear beyond the interval that misses in 5 % of
-cases, by t quantiles where images or seeds are few; where several models are compared, of all comparisons of equal
-models together 5 % call any of them clear (:mod:`bitsperdim.estimators.multiple`).
+Let d_n = log P_b(x_n) - log P_a(x_n), where each is the mean over seeds. The difference B - A in bits/dim is
+-mean(d) / (D ln 2), which is negative if B is better. Its standard error is that of the paired differences
+(:mod:`bitsperdim.estimators.paired`); if a side has several seeds, it includes their noise
+(:mod:`bitsperdim.estimators.noise`). z is the ratio of the two. A difference is clear if its confidence interval, which
+misses in 5 % of cases, leaves out zero. The interval uses t quantiles if images or seeds are few. If several models are
+compared, a clear difference between equal models occurs in 5 % of such comparisons, however many models there are
+(:mod:`bitsperdim.estimators.multiple`).
 
 **Bounds.** The number of a ``lower`` result is an upper bound of its model's negative log-likelihood: the model's own
-number is there or lower. A clear difference of numbers therefore holds for the models if the worse number is exact, and
-only then (:func:`is_established`):
+number is equal or lower. A clear difference of numbers therefore holds for the models if, and only if, the worse number
+is exact (:func:`is_established`):
 
 ============  ============  ==========================================================================================
-lower number  worse number  what is established
+lower number  worse number  conclusion
 ============  ============  ==========================================================================================
 exact         exact         the models differ as the numbers do
 bound         exact         the model of the bound is better: its own number is lower still
-exact         bound         nothing: the bound may be loose
-bound         bound         nothing of the models; the verdict is on the bounds, and is called so
+exact         bound         none: the bound may be loose
+bound         bound         none about the models; the verdict is on the bounds, and its text says so
 ============  ============  ==========================================================================================
 
-**Without the images.** Where a side has no log-likelihoods of single images, the difference is that of the two numbers,
-and its error the root of the summed squares of both (:func:`unpaired`), and is called so. The images are the same, so
-that this is too large, and the verdict too careful, where both models find the same images hard, as they do as a rule;
-it is too small where they do not, which cannot be seen.
+**Without the images.** If the log-likelihoods of single images are missing for a side, the difference is that of the
+two numbers, its error is the root of the summed squares of both errors (:func:`unpaired`), and the output calls it
+unpaired. If both models find the same images hard, as is usual, this error is too large and the verdict too cautious.
+Otherwise the error is too small, which cannot be detected.
 
-Not here: of a side with one seed the spread over training seeds is not in the error.
+If a side has one seed, the error does not include the spread over its training seeds.
 
 Invariants (``tests/comparing/test_comparison.py``): the formula, by hand (``test_it_is_the_formula_by_hand``); verdicts
 just below and above the limit; every refusal has its reason; a bound never loses to an exact number; the table above
-(``test_a_worse_number_makes_a_worse_model_only_where_it_is_exact``); without the images the verdict is by both errors
+(``test_a_worse_number_makes_a_worse_model_only_where_it_is_exact``); without the images, the verdict uses both errors
 (``test_without_the_images_the_difference_is_unpaired``).
 """
 
@@ -57,12 +58,12 @@ if TYPE_CHECKING:
 
 Verdict = Literal["better", "worse", "cannot tell", "same", "refused"]
 ErrorKind = Literal["paired", "unpaired"]
-PARTS = ("data set", "binarization", "shape", "levels", "test size", "what is given")  # of a protocol tag
+PARTS = ("data set", "binarization", "shape", "levels", "test size", "what is given")  # parts of a protocol tag
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A parameter that differs; a side that does not have it has ``False`` in ``is_set``."""
+    """A parameter that differs; ``is_set`` is False for a side that does not have the parameter."""
 
     key: str
     values: tuple[Any, Any]
@@ -71,21 +72,21 @@ class Difference:
 
 @dataclass(frozen=True)
 class Row:
-    """One model against another, or against itself elsewhere.
+    """One row of a comparison: one model against another, or against itself in another source.
 
     Attributes:
-        a: the first.
-        b: the second.
-        verdict: of B.
-        bpd: B - A in bits/dim, infinite where one number is; None where it was refused or is undefined.
-        noise: of that, in bits/dim; None where there is none.
-        z: its ratio to the standard error; None where there is none.
-        error_is: of the same images in pairs, or of the two numbers alone; None where there is none.
-        reason: why it was refused.
-        notes: sentences.
-        parameters: that differ.
-        level: how often the interval of the verdict misses: 5 % by itself, less where several are compared.
-        n_compared: how many differences are looked at together.
+        a: the first result.
+        b: the second result.
+        verdict: verdict on B.
+        bpd: B - A in bits/dim, infinite if one number is; None: the comparison was refused or is undefined.
+        noise: noise of ``bpd``, in bits/dim; None: ``bpd`` has no error.
+        z: ratio of ``bpd`` to its standard error; None: there is no such ratio.
+        error_is: whether the error comes from paired images, or from the two numbers alone; None: there is no error.
+        reason: why the comparison was refused.
+        notes: sentences for the reader.
+        parameters: parameters that differ.
+        level: how often the interval of the verdict misses: 5 % for one row, less if several rows are compared.
+        n_compared: number of differences that are tested together.
     """
 
     a: Scored
@@ -103,22 +104,22 @@ class Row:
 
     @property
     def name(self) -> str:
-        """Of the model, or of both."""
+        """Name of the model, or of both models."""
         return self.a.model if self.a.model == self.b.model else f"{self.a.model} -> {self.b.model}"
 
     @property
     def is_established(self) -> bool:
-        """Whether the verdict holds for the models, not for their bounds alone."""
+        """Whether the verdict holds for the models, not only for their bounds."""
         return is_established(self.verdict, self.a.numbers, self.b.numbers)
 
     @property
     def standard_error(self) -> float | None:
-        """Of the difference, in bits/dim: all of its noise that is known."""
+        """Standard error of the difference, in bits/dim: all of its known noise."""
         return None if self.noise is None else self.noise.combined
 
     @property
     def limit(self) -> float | None:
-        """How many standard errors make a difference clear, infinite where none do; None where there is no error."""
+        """Number of standard errors from which a difference is clear; infinity: never; None: there is no error."""
         if self.noise is None:
             return None
         if self.noise.why_unclear(self.level) or math.isinf(self.noise.combined):
@@ -127,13 +128,13 @@ class Row:
 
     @property
     def monte_carlo_error(self) -> float:
-        """What other samples would change, in bits/dim; part of the noise of the images. Infinite: unknown."""
+        """Monte Carlo error of the difference in bits/dim, part of the noise of the images; infinity: unknown."""
         return math.hypot(self.a.numbers.bpd_monte_carlo_error, self.b.numbers.bpd_monte_carlo_error)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two sources, row by row; models that only one of them has are named."""
+    """A comparison of two sources, with one row per model, and the models that only one source has."""
 
     a: Source
     b: Source
@@ -148,13 +149,14 @@ def compare(
     """Compare two sources.
 
     Args:
-        a: the first.
-        b: the second.
-        pair: two models, of A and of B; one of them alone is meant on both sides; without, all of the same name.
-        models: of those, only these.
+        a: the first source.
+        b: the second source.
+        pair: a model of A and a model of B; if only one is given, it is used on both sides; if none is given, all
+            models with the same name are compared.
+        models: compare only these models; None: all.
 
     Raises:
-        InputError: a model is not there, or nothing can be compared.
+        InputError: a model is missing, or nothing can be compared.
     """
     shared = [model for model in a.models if model in b.models]
     names = [(model, model) for model in shared]
@@ -162,18 +164,20 @@ def compare(
     only_in_b = [model for model in b.models if model not in shared]
     first, second = pair[0] or pair[1], pair[1] or pair[0]
     if first is not None and second is not None:
-        names, only_in_a, only_in_b = [(first, second)], [], []
+        names = [(first, second)]
+        only_in_a, only_in_b = [], []
     elif models is not None:
-        names, only_in_a, only_in_b = [(model, model) for model in models], [], []
+        names = [(model, model) for model in models]
+        only_in_a, only_in_b = [], []
     for index, source in enumerate((a, b)):
         for name in names:
             if name[index] not in source.models:
                 there = ", ".join(source.models) or "none"
-                raise InputError(f"There is no model {name[index]!r} in {source.words}; models are {there}.")
+                raise InputError(f"There is no model {name[index]!r} in {source.words}; its models are {there}.")
     if not names:
         raise InputError(
             f"No model is in both: {a.words} has {', '.join(a.models) or 'none'}, {b.words} has "
-            f"{', '.join(b.models) or 'none'}; name two as A:MODEL B:MODEL."
+            f"{', '.join(b.models) or 'none'}; to compare two different models, write A:MODEL B:MODEL."
         )
     rows = rows_of([(a.read(first), b.read(second)) for first, second in names])
     if all(item.verdict == "refused" for item in rows):
@@ -186,16 +190,16 @@ def compare(
 
 @dataclass(frozen=True)
 class Measured:
-    """A pair before its verdict.
+    """A compared pair, before its verdict.
 
     Attributes:
-        a: the first.
-        b: the second.
-        reason: why it is refused; None where it is not.
-        bpd: B - A in bits/dim, infinite where one number is; None where it was refused or is undefined.
-        noise: of that, in bits/dim; None where there is none.
-        parts: (C,) what each distinct image adds to the difference; None: not known.
-        missing: sentences on log-likelihoods that are nowhere.
+        a: the first result.
+        b: the second result.
+        reason: why the comparison is refused; None: it is not refused.
+        bpd: B - A in bits/dim, infinite if one number is; None: the comparison was refused or is undefined.
+        noise: noise of ``bpd``, in bits/dim; None: ``bpd`` has no error.
+        parts: contribution of each distinct image to the difference, (C,); None: not known.
+        missing: sentences about missing log-likelihoods.
         notes: other sentences.
     """
 
@@ -210,23 +214,23 @@ class Measured:
 
     @property
     def is_same(self) -> bool:
-        """Whether no image moved."""
+        """Whether every image has the same number on both sides."""
         return self.noise is not None and self.bpd == self.noise.images == 0
 
     @property
     def is_doubtful(self) -> bool:
-        """Whether it may be clear or not: it has a finite error, and some image moved."""
+        """Whether a test is needed: the error is finite, and some image has another number."""
         return self.noise is not None and not self.is_same and math.isfinite(self.noise.combined)
 
     def is_clear_at(self, level: float) -> bool:
-        """Return whether the interval that misses with a probability leaves out zero, and may be believed."""
+        """Return whether the confidence interval with this error level leaves out zero, and can be trusted."""
         if self.noise is None or self.bpd is None:
             return False
         return abs(self.bpd) >= self.noise.reach(level) and self.noise.why_unclear(level) is None
 
 
 def rows_of(pairs: Sequence[tuple[Scored, Scored]]) -> list[Row]:
-    """Compare results pair by pair; what is clear is so although all of them are looked at
+    """Compare results pair by pair, with a correction for testing all pairs together
     (:mod:`bitsperdim.estimators.multiple`).
     """
     found = [measured(a, b) for a, b in pairs]
@@ -238,7 +242,10 @@ def rows_of(pairs: Sequence[tuple[Scored, Scored]]) -> list[Row]:
 
 
 def _directions(doubtful: Sequence[Measured]) -> np.ndarray:
-    """Return the weights of independent normal numbers in each difference; those of other test images share none."""
+    """Return the weights of independent normal numbers in each difference.
+
+    Differences on other test images share none of these numbers.
+    """
     covariance = np.diag([item.noise.combined**2 for item in doubtful if item.noise is not None])
     for i, one in enumerate(doubtful):
         for j, other in enumerate(doubtful[:i]):
@@ -250,7 +257,7 @@ def _directions(doubtful: Sequence[Measured]) -> np.ndarray:
 
 
 def measured(a: Scored, b: Scored) -> Measured:
-    """Return the difference of two results on the same test images and its noise, or why they are not compared."""
+    """Return the difference of two results on the same test images with its noise, or why they are not compared."""
     reason = refusal(a.numbers, b.numbers)
     images: list[Images] = []
     missing: list[str] = []
@@ -288,7 +295,13 @@ def measured(a: Scored, b: Scored) -> Measured:
 
 
 def judged(pair: Measured, level: float = LEVEL, n_compared: int = 1) -> Row:
-    """Return the verdict on a pair, at a level of its own, where so many are looked at together."""
+    """Return the verdict on a pair.
+
+    Args:
+        pair: the compared pair.
+        level: error level of this pair's interval.
+        n_compared: number of pairs that are tested together.
+    """
     a, b, bpd, noise = pair.a, pair.b, pair.bpd, pair.noise
     parameters = differing(a, b)
     if pair.reason is not None:
@@ -308,14 +321,14 @@ def judged(pair: Measured, level: float = LEVEL, n_compared: int = 1) -> Row:
             notes.append(f"No verdict: {why}.")
         elif pair.is_clear_at(LEVEL):
             notes.append(
-                f"It would be clear if it were the only one, but {n_compared} differences are looked at: of so many "
-                f"one is beyond its own 95 % interval by chance too often."
+                f"This difference would be clear if it were the only one. But {n_compared} differences are tested, and "
+                f"among so many one lies outside its 95 % interval by chance too often."
             )
     verdict, limits = limited(verdict, a.numbers, b.numbers)
     notes += limits
     notes += [f"Unpaired: {sentence}" for sentence in dict.fromkeys(pair.missing)]
     error_is: ErrorKind | None = None if noise is None else "unpaired" if pair.missing else "paired"
-    if verdict != "same" and bpd != 0 and a.model == b.model:  # the code of two models differs as they do
+    if verdict != "same" and bpd != 0 and a.model == b.model:  # two different models have different code anyway
         notes += what_differs(a.origin, b.origin, has_parameters=bool(parameters))
     notes += [f"{side}: {note}" for side, scored in (("A", a), ("B", b)) for note in scored.notes]
     flagged = [side for side, scored in (("A", a), ("B", b)) if scored.numbers.is_flagged]
@@ -342,7 +355,7 @@ def refusal(a: AnyMetrics, b: AnyMetrics) -> str | None:
     """Return why two numbers are not comparable, in one sentence, or None if they are."""
     for side, numbers in (("A", a), ("B", b)):
         if numbers.kind == "density":
-            return f"{side} is a density at whole numbers, not a likelihood: it is compared with nothing."
+            return f"{side} is a density evaluated at integers, not a likelihood, so it cannot be compared."
     if a.protocol != b.protocol:
         first, second = a.protocol.split("/"), b.protocol.split("/")
         if len(first) == len(second) == len(PARTS):
@@ -362,7 +375,7 @@ def refusal(a: AnyMetrics, b: AnyMetrics) -> str | None:
 
 
 def without_errors(a: AnyMetrics, b: AnyMetrics) -> str | None:
-    """Return which number has no error of its own, in a few words, or None if both have, or one is infinite."""
+    """Return in a few words which number has no error; None if both have one, or if a number is infinite."""
     if math.isinf(a.bpd) or math.isinf(b.bpd):
         return None
     for side, numbers in (("A", a), ("B", b)):
@@ -370,12 +383,12 @@ def without_errors(a: AnyMetrics, b: AnyMetrics) -> str | None:
             return f"{side}'s number has no standard error"
         seeds = [value for value in numbers.bpd_of_seeds if math.isfinite(value)]
         if max(1, len(seeds)) != numbers.n_seeds:
-            return f"{side} does not say what each of its {numbers.n_seeds} seeds gave"
+            return f"{side} lacks the numbers of its {numbers.n_seeds} seeds"
     return None
 
 
 def unpaired(a: AnyMetrics, b: AnyMetrics) -> Noise:
-    """Return the noise of B - A in bits/dim by the errors of the two numbers alone."""
+    """Return the noise of B - A in bits/dim, computed from the errors of the two numbers alone."""
     n_distinct = min(numbers.n_distinct_images or numbers.n_images for numbers in (a, b))
     images = math.hypot(a.bpd_standard_error, b.bpd_standard_error) if n_distinct > 1 else math.inf
     means = [np.array(numbers.bpd_of_seeds) for numbers in (a, b)]
@@ -383,32 +396,32 @@ def unpaired(a: AnyMetrics, b: AnyMetrics) -> Noise:
 
 
 def of_seeds(bpd: float, noise: Noise, level: float) -> list[str]:
-    """Return sentences on what the seeds, where a side has several, mean for a verdict."""
+    """Return sentences about the effect of training seeds on a verdict; none if both sides have one seed."""
     if not noise.has_seeds:
         return []
     notes = []
     if replace(noise, seeds=(None, None), gamma=0.0).reach(level) <= abs(bpd) < noise.reach(level):
         notes.append(
-            "The difference is clear beyond the noise of the test images, but not beyond that of the training seeds: "
-            "other seeds may turn it round."
+            "The difference is clear beyond the noise of the test images, but not beyond the noise of the training "
+            "seeds: with other seeds it may have the other sign."
         )
     for side in noise.unknown:
-        notes.append(f"{side} has one seed: its seed noise is unknown, and the verdict is without it.")
+        notes.append(f"{side} has one seed: its seed noise is unknown, and the verdict ignores it.")
     return notes
 
 
 def is_established(verdict: Verdict, a: AnyMetrics, b: AnyMetrics) -> bool:
-    """Return whether a verdict on B's number holds for the models: if the worse number is exact, and only then."""
+    """Return whether a verdict on B's number holds for the models: only if the worse number is exact."""
     worse = {"better": a, "worse": b}.get(verdict)
     return worse is not None and worse.kind == "exact"
 
 
 def limited(verdict: Verdict, a: AnyMetrics, b: AnyMetrics) -> tuple[Verdict, list[str]]:
-    """Return what is left of a verdict on B where a number is a bound, and sentences that say so."""
+    """Return the verdict on B after its restriction for bounds, and sentences that explain the restriction."""
     if verdict == "same" or (a.kind, b.kind) == ("exact", "exact"):
         return verdict, []
     if a.kind == b.kind == "lower":
-        notes = ["Both numbers are upper bounds: the verdict is on the bounds, of which either may be loose."]
+        notes = ["Both numbers are upper bounds: the verdict is on the bounds, and each of them may be loose."]
         if a.n_samples != b.n_samples:
             notes.append(
                 f"The bounds have K = {a.n_samples} and {b.n_samples}: more samples alone make a bound better."
@@ -416,18 +429,18 @@ def limited(verdict: Verdict, a: AnyMetrics, b: AnyMetrics) -> tuple[Verdict, li
         return verdict, notes
     exact, bound = ("A", "B") if a.kind == "exact" else ("B", "A")
     rule = (
-        f"{exact} is exact and {bound} an upper bound of its negative log-likelihood: only that {bound} is better can "
-        f"be concluded, where its bound is clearly below {exact}'s number"
+        f"{exact} is exact, and {bound} is an upper bound of its negative log-likelihood. So the only possible "
+        f"conclusion is that {bound} is better, if its bound is clearly below {exact}'s number"
     )
     if verdict == "cannot tell":
-        return verdict, [f"{rule}, and here it is not."]
+        return verdict, [f"{rule}. Here it is not."]
     if is_established(verdict, a, b):
         return verdict, [f"{rule}, as it is here."]
-    return "cannot tell", [f"{rule}; here it is above, and the bound may be loose."]
+    return "cannot tell", [f"{rule}. Here it is above, and the bound may be loose."]
 
 
 def differing(a: Scored, b: Scored) -> list[Difference]:
-    """Return the parameters that differ; those of two models' own sections are held against each other."""
+    """Return the parameters that differ; the own sections of two models are compared with each other."""
     first, second = _renamed(a, b.model), _renamed(b, a.model)
     found = []
     for key in sorted({*first, *second}):
@@ -438,7 +451,7 @@ def differing(a: Scored, b: Scored) -> list[Difference]:
 
 
 def _renamed(scored: Scored, other: str) -> Mapping[str, Any]:
-    """Return the parameters with the same name for the own section of both models."""
+    """Return the parameters, with a common name for the own sections of both models."""
     if scored.model == other:
         return scored.params
     common, own = "|".join(sorted((scored.model, other))), f"{scored.model}."

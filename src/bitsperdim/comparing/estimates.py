@@ -1,10 +1,10 @@
-"""Two numbers of models from elsewhere, compared image by image: ``bitsperdim.compare``.
+"""The function ``bitsperdim.compare``, which compares two results of ``bitsperdim.evaluate`` image by image.
 
-What is compared, and what is refused, is as between two results of the pipeline
+The comparison and its refusals are the same as for two results of the pipeline
 (:mod:`bitsperdim.comparing.comparison`).
 
-Invariants (``tests/comparing/test_estimates.py``): it is the comparison of results with the same numbers
-(``test_it_is_the_comparison_of_results``); numbers of other images are refused.
+Invariants (``tests/comparing/test_estimates.py``): it agrees with the comparison of pipeline results that have the same
+numbers (``test_it_is_the_comparison_of_results``); numbers for different images are refused.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from bitsperdim.evaluation.result import Estimate
 
 @dataclass(frozen=True)
 class Compared:
-    """How B differs from A on the same images.
+    """Difference between two results A and B on the same images.
 
     Attributes:
-        a: a number.
-        b: another.
+        a: the first result.
+        b: the second result.
         row: their difference and the verdict.
     """
 
@@ -35,28 +35,28 @@ class Compared:
 
     @property
     def bits_per_dim(self) -> float:
-        """B - A in bits/dim: negative where B is better."""
+        """B - A in bits/dim: negative if B is better."""
         return float("nan") if self.row.bpd is None else self.row.bpd
 
     @property
     def standard_error(self) -> float | None:
-        """Of the difference, paired over images; None where there is none."""
+        """Standard error of the difference, paired over images; None if there is no error."""
         return self.row.standard_error
 
     @property
     def verdict(self) -> str:
-        """``better``, ``worse``, ``same`` or ``cannot tell``: of B."""
+        """Verdict on B: ``better``, ``worse``, ``same`` or ``cannot tell``."""
         return self.row.verdict
 
     def __str__(self) -> str:
-        """Say in a sentence or two how they differ."""
+        """Return the difference and the verdict in a few sentences."""
         _, _, _, difference, _, _, verdict = cells(self.row)
         said = "no verdict" if self.verdict == "cannot tell" else f"B is {verdict}"
         notes = [note.replace(" (†)", "").replace("evaluate.n_samples", "n_samples") for note in self.row.notes]
         return " ".join([f"A = {self.a.name}, B = {self.b.name}. B - A: {difference} bits/dim; {said}.", *notes])
 
     def __repr__(self) -> str:
-        """Return the sentence."""
+        """Return the same text in angle brackets."""
         return f"<Compared {self}>"
 
 
@@ -64,11 +64,11 @@ def compare(a: Estimate, b: Estimate) -> Compared:
     """Compare two numbers image by image.
 
     Args:
-        a: what :func:`bitsperdim.evaluate` returned.
-        b: likewise, of another model on the same images.
+        a: a result of :func:`bitsperdim.evaluate`.
+        b: a result of :func:`bitsperdim.evaluate` for another model on the same images.
 
     Raises:
-        InputError: they are of other images or of another protocol, or one is a density.
+        InputError: the images or the protocols differ, or a number is a density.
     """
     for estimate in (a, b):
         if not isinstance(estimate, Estimate):
@@ -80,7 +80,7 @@ def compare(a: Estimate, b: Estimate) -> Compared:
 
 
 def _scored(estimate: Estimate, other: Estimate) -> Scored:
-    """Return a number as a result; images that were given as an array have the other's name where they are equal."""
+    """Convert an estimate to a result; an array of images takes the name of the other's images if they are equal."""
     metrics, others = estimate.metrics, other.metrics
     names = [item.protocol.split("/", 2) for item in (metrics, others)]
     is_array = names[0][0].startswith(ARRAYS) and not names[1][0].startswith(ARRAYS)

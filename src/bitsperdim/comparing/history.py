@@ -1,13 +1,13 @@
-"""What git knows: revisions, DVC's experiments, and files of a commit, without a checkout.
+"""Reading git: revisions, DVC's experiments, and the files of a commit, without a checkout.
 
-DVC keeps an experiment as a commit under ``refs/exps/<baseline>/<name>``; metrics are committed, so that git alone is
-enough to read them. What DVC keeps in its cache is the business of :mod:`bitsperdim.comparing.cache`, and which
-repository it is that of :mod:`bitsperdim.core.git`.
+DVC stores an experiment as a commit under ``refs/exps/<baseline>/<name>``. Metrics are committed, so that git alone is
+enough to read them. :mod:`bitsperdim.comparing.cache` reads DVC's cache, and :mod:`bitsperdim.core.git` finds the
+repository.
 
 Invariants: an experiment is found by its name (``tests/comparing/test_source.py``,
-``test_an_experiment_is_found_by_its_name``); every metrics file that a commit wrote is a change, also one that a merge
-has of no parent, and no commit is said to have written what an earlier, cut off one may have
-(``tests/comparing/test_leaderboard.py``).
+``test_an_experiment_is_found_by_its_name``). Every metrics file that a commit wrote is a change, also a file of a merge
+that no parent has. In a history that is cut off, no commit is credited with a file that an earlier commit may have
+written (``tests/comparing/test_leaderboard.py``).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EXPERIMENT = re.compile(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38,62})/([^/]+)")
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment of DVC: its name, its commit, and the commit on which it was based."""
+    """A DVC experiment: its name, its commit, and the commit on which it is based."""
 
     name: str
     commit: str
@@ -37,13 +37,13 @@ class Change:
     """A metrics file that a commit or an experiment wrote.
 
     Attributes:
-        model: the folder under ``results``.
-        blob: the object of git with its content.
-        commit: which wrote it, or at least has it; empty where none has.
+        model: name of the folder under ``results``.
+        blob: identifier of the git object with the content.
+        commit: the commit that wrote the file, or at least has it; empty: no commit has it.
         where: the commit or the experiment in words.
-        seconds: when the commit was made, since 1970; None where there is none, or where who wrote it is unknown.
-        subject: the first line of its message.
-        writer_is_known: whether the commit wrote it; otherwise an earlier one may have, which is not there.
+        seconds: time of the commit, in seconds since 1970; None: there is no commit, or the writer is unknown.
+        subject: first line of the commit message.
+        writer_is_known: whether this commit wrote the file; otherwise an earlier, missing commit may have written it.
     """
 
     model: str
@@ -56,10 +56,10 @@ class Change:
 
 
 def commit_of(repository: Repository, name: str) -> str | None:
-    """Return the commit of a git revision, or None where it is none.
+    """Return the commit of a git revision, or None if the name is not a revision.
 
     Raises:
-        GitError: git cannot tell.
+        GitError: git fails.
     """
     if not name or name.startswith(("-", "^")) or not name.isprintable():
         return None
@@ -68,7 +68,7 @@ def commit_of(repository: Repository, name: str) -> str | None:
         return found.decode().strip()
     thing = repository.find("rev-parse", "--verify", "--quiet", name)
     if thing is not None and (identity := thing.decode().strip()) != name:
-        repository.ask("cat-file", "-t", identity)  # a reference to what is not there is not a "no"
+        repository.ask("cat-file", "-t", identity)  # raises GitError if the reference points to a missing object
     return None
 
 
@@ -79,16 +79,16 @@ def experiments(repository: Repository) -> list[Experiment]:
     for line in listing.splitlines():
         reference, commit = line.rsplit(" ", 1)
         parts = EXPERIMENT.fullmatch(reference)
-        if parts:  # not a queue, a stash or a mark of a running experiment
+        if parts:  # other references are a queue, a stash or a running experiment
             found.append(Experiment(parts[3], commit, parts[1] + parts[2]))
     return sorted(found, key=lambda item: (item.name, item.commit))
 
 
 def experiment(repository: Repository, name: str) -> Experiment | None:
-    """Return the experiment of this name, that on the current commit where there are several; None: there is none.
+    """Return the experiment with this name, or None; of several, return the one based on the current commit.
 
     Raises:
-        InputError: there are several, and none or more than one is based on the current commit.
+        InputError: there are several experiments with this name, and not exactly one is based on the current commit.
     """
     found = [item for item in experiments(repository) if item.name == name]
     if len(found) > 1:
@@ -96,40 +96,53 @@ def experiment(repository: Repository, name: str) -> Experiment | None:
         here = [item for item in found if item.baseline == head]
         if len(here) != 1:
             commits = ", ".join(item.commit[:SHORT] for item in found)
-            raise InputError(f"There are {len(found)} experiments {name!r}; name one by its commit: {commits}.")
+            raise InputError(f"There are {len(found)} experiments {name!r}; choose one by its commit: {commits}.")
         found = here
     return found[0] if found else None
 
 
 def models_at(repository: Repository, commit: str) -> list[str]:
-    """Return the folders under ``results`` that have metrics at a commit, in the order of the tree."""
+    """Return the folders under ``results`` that have metrics at a commit, in git's order."""
     listing = repository.ask("ls-tree", "-r", "-z", "--name-only", commit, "results/")
     names = (METRICS.fullmatch(path) for path in listing.decode("utf-8", "replace").split("\0"))
     return [name[1] for name in names if name]
 
 
 def objects_of(repository: Repository, paths: list[str]) -> dict[str, str]:
-    """Return path -> the object that git has, or would have, for these files of the workspace."""
-    listing = "".join(f"{repository.prefix}{path}\n" for path in paths).encode()  # git reads these from the top
+    """Return path -> the git object that has, or would have, the content of this file in the workspace."""
+    listing = "".join(f"{repository.prefix}{path}\n" for path in paths).encode()  # relative to the top
     found = repository.ask("hash-object", "--stdin-paths", content=listing).decode().split()
     return dict(zip(paths, found, strict=True)) if len(found) == len(paths) else {}
 
 
 def changes(repository: Repository) -> Iterator[Change]:
-    """Yield every metrics file that a commit of a branch, a tag or HEAD wrote, the oldest first, then the experiments'.
+    """Yield every metrics file that commits wrote, the oldest first, then those that experiments wrote.
 
-    A merge counts for what it has of none of its parents. Where history is cut, and where the baseline of an experiment
-    is not there, git shows all that is there as new: who wrote it is then unknown.
+    The commits are those of branches, tags and HEAD. A merge counts as the writer of a file that none of its parents
+    has. If history is cut off, or the baseline of an experiment is missing, git shows all existing files as new; their
+    writer is then unknown.
 
     Raises:
         InputError: there is no commit.
-        GitError: git cannot tell.
+        GitError: git fails.
     """
     if repository.find("rev-parse", "--verify", "--quiet", "HEAD") is None:
         raise InputError(f"{repository.root} has no commits.")
     history = repository.ask(
-        *("log", "--branches", "--tags", "HEAD", "--reverse", "--full-history", "-c", "--raw", "--no-renames"),
-        *("--relative", "--no-abbrev", "--format=@%H %ct %s", "--", "results/*/metrics.json"),
+        "log",
+        "--branches",
+        "--tags",
+        "HEAD",
+        "--reverse",
+        "--full-history",
+        "-c",
+        "--raw",
+        "--no-renames",
+        "--relative",
+        "--no-abbrev",
+        "--format=@%H %ct %s",
+        "--",
+        "results/*/metrics.json",
     )
     cut = repository.cut()
     commit, seconds, subject = "", 0, ""
@@ -157,7 +170,7 @@ def changes(repository: Repository) -> Iterator[Change]:
 
 
 def _written(line: str) -> tuple[str, str] | None:
-    """Return model and object of a line of ``git log --raw`` that tells of written metrics, else None."""
+    """Return the model and the object from a line of ``git log --raw`` about written metrics; None for other lines."""
     if not line.startswith(":") or "\t" not in line:
         return None
     head, path = line.split("\t", 1)

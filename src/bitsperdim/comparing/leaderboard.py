@@ -1,16 +1,16 @@
-"""Every result of commits, experiments and the workspace, ranked within a protocol and its test images.
+"""Ranking of all results of commits, experiments and the workspace, separately for each protocol and its test images.
 
-A commit is there for each model whose metrics it wrote, an experiment for each whose metrics it changed, and the
-workspace for all; recipes come in where they are asked for. Equal numbers of one model, to the last digit that is kept,
-are one row: under a recipe, else the newest commit, else the newest experiment, else the workspace (:func:`merged`).
-Densities stand below, without a rank.
+The board has a row for each model whose metrics a commit wrote or an experiment changed, for each model in the
+workspace, and on request for the results of recipes. Equal numbers of one model, to the last stored digit, share one
+row. The row is named after a recipe, otherwise after the newest commit, the newest experiment or the workspace
+(:func:`merged`). Densities come last, without a rank.
 
-Which are clearly apart, and what follows of it for the models: :mod:`.ranking`. A rank is not a way to choose a model:
-the best of many on a test set is in part the luckiest, and below each table stands by how much.
+:mod:`.ranking` decides which results are clearly apart, and what follows for the models. Do not choose a model by its
+rank: the best of many models on a test set is partly the luckiest one. The text below each table says by how much.
 
-Invariants (``tests/comparing/test_leaderboard.py``): ranks and ties against those by hand, at the edge of the interval
-too (``test_ties.py``); a bound is never called worse; nothing is left out without being named; no commit is credited
-with what an earlier one may have written.
+Invariants (``tests/comparing/test_leaderboard.py``): ranks and ties agree with those by hand, also at the edge of the
+interval (``test_ties.py``); a bound is never called worse; a result that is left out is named; no commit is credited
+with a file that an earlier commit may have written.
 """
 
 from __future__ import annotations
@@ -42,41 +42,74 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = (
-    *("protocol", "test_sha256", "rank", "tied", "verdict", "model", "bpd", "bpd_standard_error", "kind", "n_samples"),
-    *("n_seeds", "too_few_samples", "out_of_range", "seen_images", "n_impossible_images"),
-    *("above_best_bpd", "above_best_standard_error", "error_is"),
-    *("where", "commit", "date", "subject", "also"),
+    "protocol",
+    "test_sha256",
+    "rank",
+    "tied",
+    "verdict",
+    "model",
+    "bpd",
+    "bpd_standard_error",
+    "kind",
+    "n_samples",
+    "n_seeds",
+    "too_few_samples",
+    "out_of_range",
+    "seen_images",
+    "n_impossible_images",
+    "above_best_bpd",
+    "above_best_standard_error",
+    "error_is",
+    "where",
+    "commit",
+    "date",
+    "subject",
+    "also",
 )
-SHOWN = (  # of two results that are one row all of these are equal
-    *("kind", "protocol", "test_sha256", "n_images", "n_distinct_images", "n_training_images", "n_seeds", "n_samples"),
-    *("bpd", "bpd_standard_error", "bpd_monte_carlo_error", "bpd_without_training_images", "bpd_by_seed", "nll_nats"),
-    *("is_flagged", "n_impossible_images", "bpd_without_near_training_images"),
+SHOWN = (  # two results share one row if all of these are equal
+    "kind",
+    "protocol",
+    "test_sha256",
+    "n_images",
+    "n_distinct_images",
+    "n_training_images",
+    "n_seeds",
+    "n_samples",
+    "bpd",
+    "bpd_standard_error",
+    "bpd_monte_carlo_error",
+    "bpd_without_training_images",
+    "bpd_by_seed",
+    "nll_nats",
+    "is_flagged",
+    "n_impossible_images",
+    "bpd_without_near_training_images",
 )
 HEADER = ("rank", "model", "bits/dim", "above the best", "error", "verdict", "where", "date", "subject")
 LEGEND = (
-    f"Smaller is better; {OF_SIGNS}, which its model may be better than; {TOO_FEW} too few samples; {OUT_OF_RANGE} "
-    f"worse than uniform coding, or below 0; {SEEN} test images are training images too, or nearly. "
-    "A rank with ~ is tied with "
-    "the best: the two are not clearly apart, where the differences of all pairs are looked at together. The verdict "
-    "is on models: a number that is clearly above is worse if it is exact, and two exact ones that are not clearly "
-    "apart are tied; else it is open, for a bound may be loose. With one seed it is about these weights, with several "
-    "about the method that was trained. The error of the difference is paired, image by image; unpaired where DVC's "
-    "cache lacks the log-likelihoods of the images, then as a rule too large; not needed where the difference is "
-    "beyond any. It holds the spread over training seeds of results with several, and of one seed nobody knows it. "
-    "These are test results: choose models by their validation."
+    f"Smaller is better; {OF_SIGNS}, and its model may be better; {TOO_FEW} too few samples; {OUT_OF_RANGE} worse than "
+    f"uniform coding, or below 0; {SEEN} test images that are also training images, or nearly. "
+    "A rank with ~ is tied with the best: the two are not clearly apart when all pairs are tested together. "
+    "The verdict is on models: a number clearly above the best is worse if it is exact; two exact numbers that are not "
+    "clearly apart are tied; otherwise the verdict is open, because a bound may be loose. With one seed the verdict is "
+    "about these weights, with several seeds about the method that was trained. "
+    "The error of the difference is paired, image by image. It is unpaired, and usually too large, if DVC's cache "
+    "lacks the log-likelihoods of the images. It is not needed if the difference is clear beyond any possible error. "
+    "It includes the spread over training seeds of results with several seeds; for one seed this spread is unknown. "
+    "These are test results: choose models by their validation results."
 )
 
 
 @dataclass(frozen=True)
 class Board:
-    """The ranked entries, sentences on what was left out, and what is said of each protocol and its test images."""
+    """The ranked entries, sentences about results that were left out, and a summary for each protocol and test set."""
 
     entries: list[Entry]
     left_out: list[str]
     together: dict[tuple[str, str], Together] = field(default_factory=dict)
 
     def table(self) -> pd.DataFrame:
-        """Return all as one table."""
+        """Return all entries as one table."""
         import pandas as pd
 
         return pd.DataFrame([_record(entry) for entry in self.entries], columns=list(COLUMNS))
@@ -86,13 +119,13 @@ def leaderboard(root: Path, cache: Cache, *, with_recipes: bool = False) -> Boar
     """Gather and rank all results.
 
     Args:
-        root: of the repository.
-        cache: of DVC.
-        with_recipes: whether the results of recipes are among them.
+        root: folder of the repository.
+        cache: DVC's cache.
+        with_recipes: whether to include the results of recipes.
 
     Raises:
         InputError: there are no results, or no commits.
-        GitError: git cannot tell.
+        GitError: git fails.
     """
     rows: dict[tuple[str, str], list[history.Change]] = {}
     entries, left_out = [], []
@@ -102,7 +135,7 @@ def leaderboard(root: Path, cache: Cache, *, with_recipes: bool = False) -> Boar
     except NotARepositoryError as error:
         left_out.append(str(error))
     if here is not None and here.is_shallow:
-        left_out.append(f"this is a shallow clone, in which history is cut: {UNSHALLOW}.")
+        left_out.append(f"this is a shallow clone, whose history is cut off: {UNSHALLOW}.")
     for change in history.changes(here) if here else ():
         if change.model not in RESERVED:
             rows.setdefault((change.model, change.blob), []).append(change)
@@ -136,7 +169,8 @@ def leaderboard(root: Path, cache: Cache, *, with_recipes: bool = False) -> Boar
             entries.append(Entry(change, scored.numbers, [], scored))
     if not entries:
         raise InputError(
-            "There are no results yet: no commit, no experiment and not the workspace has results/<model>/metrics.json."
+            "There are no results yet: neither a commit nor an experiment nor the workspace has a file "
+            "results/<model>/metrics.json."
         )
     groups: dict[tuple[str, str], list[Entry]] = {}
     for entry in merged(entries):
@@ -153,10 +187,10 @@ def leaderboard(root: Path, cache: Cache, *, with_recipes: bool = False) -> Boar
 
 
 def merged(entries: list[Entry]) -> list[Entry]:
-    """Return one entry for all that have the same numbers of the same model, under the most telling name.
+    """Merge the entries with the same numbers of the same model into one, under the most informative name.
 
     Args:
-        entries: of commits the oldest first.
+        entries: the entries; those of commits are ordered from old to new.
     """
     groups: dict[tuple[str, str], list[Entry]] = {}
     for entry in entries:
@@ -170,17 +204,17 @@ def merged(entries: list[Entry]) -> list[Entry]:
 
 
 def _what_is_shown(numbers: AnyMetrics) -> str:
-    """Return a text that is equal for equal results, also where one lacks a later key of which nothing is shown."""
+    """Return a text that is equal for equal results, even if one of them lacks newer keys that are not shown."""
     return repr([getattr(numbers, name) for name in SHOWN])
 
 
 def _kind(entry: Entry) -> int:
-    """Return how telling its name is; 0 for the workspace."""
+    """Return how informative the name of an entry is; 0 for the workspace."""
     return (WORKSPACE, "experiment", "commit", "recipe").index(entry.change.where.split()[0])
 
 
 def _changes(here: Repository | None, source: Source, where: str) -> list[history.Change]:
-    """Return the results of the workspace or a recipe as if they had been written by a commit."""
+    """Return the results of the workspace or a recipe in the same form as those that a commit wrote."""
     paths = [f"results/{model}/metrics.json" for model in source.models] if source.kind == "workspace" else []
     blobs = history.objects_of(here, paths) if here else {}
     origin = source.provenance
@@ -249,19 +283,21 @@ def _cells(entry: Entry) -> list[str]:
 
 
 def in_words(together: Together) -> str:
-    """Return what is said of all results of one protocol and its test images."""
+    """Return the summary of all results of one protocol and its test images."""
     if together.why_unclear:
-        return f"Nothing is called clear: {together.why_unclear}."
+        return f"No difference is called clear: {together.why_unclear}."
     n_pairs = together.n * (together.n - 1) // 2
-    apart, pairs = -float(ndtri(together.level / 2)), "1 pair" if n_pairs == 1 else f"{n_pairs} pairs"
+    apart = -float(ndtri(together.level / 2))
+    pairs = "1 pair" if n_pairs == 1 else f"{n_pairs} pairs"
     text = (
-        f"{together.n} results, {pairs}: clearly apart from {apart:.2f} standard errors on, so that at most 5 % of "
-        f"boards of equally good models call any of them worse."
+        f"{together.n} results, {pairs}: two results are clearly apart from {apart:.2f} standard errors on. With this "
+        f"limit, at most 5 % of boards of equally good models call any of them worse."
     )
     if together.gain is not None:
         text += (
-            f" {together.n_contenders} are not clearly apart from the best, it included: the best of as many equally "
-            f"good models would be expected to look {two_digits(together.gain)} bits/dim better than it is."
+            f" {together.n_contenders} results, including the best, are not clearly apart from the best: among as many "
+            f"equally good models, the best would be expected to look {two_digits(together.gain)} bits/dim better than "
+            f"it is."
         )
     return text
 

@@ -1,9 +1,9 @@
-"""What a number was made from and with: the code, the images, the versions and the machine, as far as it is recorded.
+"""Recorded origin of a number: the code, the images, the versions and the machine that made it.
 
-``bitsperdim compare`` says in one sentence what of it differs between two results, beside their parameters.
+``bitsperdim compare`` says in one sentence which of these differ between two results, besides their parameters.
 
-Invariants (``tests/comparing/test_origin.py``): each thing that differs is named, and what is not recorded is not said
-to be the same.
+Invariants (``tests/comparing/test_origin.py``): each difference is named, and nothing that is not recorded is called
+the same.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ PREPARED = "data/dequantized"
 
 @dataclass(frozen=True)
 class Origin:
-    """What is recorded of a number.
+    """Recorded origin of a number.
 
     Attributes:
-        code: of its training and evaluation, a hash for each room of the package; empty where it is not known.
-        images: hashes of all images, those of training and validation too, by what was hashed.
+        code: hashes of the code of its training and evaluation, one for each room (subpackage); empty: not known.
+        images: hashes of all images, also for training and validation, by the name of the hashed data.
         used: versions and machine of its training and evaluation.
     """
 
@@ -38,9 +38,9 @@ def read_origin(file: Callable[[str], bytes | None], lock: str, model: str) -> O
     """Return the origin of a model's number from the files of a workspace or a commit.
 
     Args:
-        file: returns the content of a file by its path, or None.
-        lock: the text of ``dvc.lock``, which has to vouch for each file: others were made since.
-        model: its name.
+        file: function that returns the content of a file by its path, or None.
+        lock: text of ``dvc.lock``; files whose MD5 it does not have are ignored, because they were made later.
+        model: name of the model.
     """
 
     def vouched(path: str) -> object:
@@ -63,17 +63,17 @@ def read_origin(file: Callable[[str], bytes | None], lock: str, model: str) -> O
 
 
 def what_differs(a: Origin, b: Origin, *, has_parameters: bool) -> list[str]:
-    """Return in one sentence what differs between the origins of two numbers, and what is not recorded.
+    """Return a sentence about the differences between the origins of two numbers, and about missing records.
 
     Args:
-        a: of the first number.
-        b: of the second.
-        has_parameters: whether parameters differ, which are listed elsewhere.
+        a: origin of the first number.
+        b: origin of the second number.
+        has_parameters: whether parameters differ; these are listed elsewhere.
     """
     found, unknown = [], []
     if a.code and b.code:
         rooms = sorted({name.split(" of ")[0] for name in {*a.code, *b.code} if a.code.get(name) != b.code.get(name)})
-        data = [name for name in rooms if Path(name).suffix not in ("", ".py")]  # weights and images of the user's
+        data = [name for name in rooms if Path(name).suffix not in ("", ".py")]  # the user's weights and images
         code = [name for name in rooms if name not in data]
         found += [f"the code in {', '.join(code)}"] if code else []
         found += [f"the content of {', '.join(data)}"] if data else []
@@ -81,16 +81,16 @@ def what_differs(a: Origin, b: Origin, *, has_parameters: bool) -> list[str]:
         unknown.append("the code")
     if both := {*a.images} & {*b.images}:
         differ = any(a.images[key] != b.images[key] for key in both)
-        found += ["the images of training or validation, or what is stored beside them"] if differ else []
+        found += ["the images for training or validation, or the data stored with them"] if differ else []
     else:
-        unknown.append("the images of training and validation")
+        unknown.append("the images for training and validation")
     found += made_with.differing(a.used, b.used)
     if not all(item.get(stage) for item in (a.used, b.used) for stage in made_with.FILES):
         unknown.append("versions and machine")
     if not found and not has_parameters and not unknown:
-        return ["Nothing differs that is recorded: neither parameters nor code, images, versions or machine."]
+        return ["All that is recorded is equal: parameters, code, images, versions and machine."]
     if not found and has_parameters:
         return []
-    text = "Beside the parameters, these differ: " if has_parameters else "No parameter differs. These differ: "
+    text = "Besides the parameters, these differ: " if has_parameters else "No parameter differs. These differ: "
     text = text + ", ".join(found) if found else "No parameter differs"
     return [text + (f"; not recorded for both: {', '.join(unknown)}." if unknown else ".")]

@@ -1,9 +1,10 @@
 """A comparison and a leaderboard as text, Markdown and JSON.
 
-Names come from git and may hold anything: Markdown is escaped, and text for a terminal has no control characters.
+Names come from git and may contain any characters: Markdown is escaped, and text for a terminal has no control
+characters.
 
-Invariants (``tests/comparing/test_output.py``): hostile names break out of nothing (``test_hostile_names``); the JSON
-always has the same keys (``test_the_json_always_has_the_same_keys``).
+Invariants (``tests/comparing/test_output.py``): hostile names cannot change the layout (``test_hostile_names``); the
+JSON always has the same keys (``test_the_json_always_has_the_same_keys``).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from bitsperdim.comparing.source import Source
 
 SCHEMA = 2
-WIDTH = 110  # of a line of text
+WIDTH = 110  # width of a line of text
 COLUMNS = ("model", "A, bits/dim", "B, bits/dim", "B - A, bits/dim", "z", "clear from", "B is")
 WORDS = {
     "better": "better",
@@ -37,35 +38,35 @@ WORDS = {
     "refused": "not compared",
 }
 LEGEND = (
-    "B - A is negative where B is better; ± is one standard error over the same test images, of paired differences: "
-    "it holds the Monte Carlo noise, but not the spread over training seeds, so that a verdict is about these weights. "
-    f"{labels.LEGEND}."
+    "B - A is negative if B is better; ± is one standard error of the paired differences over the same test images. "
+    "It includes the Monte Carlo noise, but not the spread over training seeds, so that a verdict is about these "
+    f"weights. {labels.LEGEND}."
 )
 LEGEND_OF_SEEDS = (
-    "B - A is negative where B is better; ± is one standard error: over the same test images, of paired differences, "
-    "which holds the Monte Carlo noise, and over the training seeds of a side with several, so that a verdict is about "
-    f"the method that was trained. {labels.LEGEND}."
+    "B - A is negative if B is better; ± is one standard error. It includes the paired differences over the same test "
+    "images, with the Monte Carlo noise, and the spread over the training seeds of a side with several seeds, so that "
+    f"a verdict is about the method that was trained. {labels.LEGEND}."
 )
 TOGETHER = (
-    " A difference is clear from the |z| that is named: if none of the {n} were real, any would be called clear in 5 % "
-    "of such comparisons."
+    ' A difference is clear from the |z| in the column "clear from": if none of the {n} differences were real, any of '
+    "them would be called clear in 5 % of such comparisons."
 )
 UNPAIRED = (
-    " Unpaired: a side lacks the log-likelihoods of single images, and ± is the root of the summed squares of both "
-    "numbers' errors: too large, and the verdict too careful, where both models find the same images hard, as they do "
-    "as a rule; too small where they do not, which cannot be seen here."
+    " Unpaired: the log-likelihoods of single images are missing for a side, so that ± is the root of the summed "
+    "squares of both numbers' errors. Usually both models find the same images hard; then ± is too large and the "
+    "verdict too cautious. Otherwise ± is too small, which cannot be detected here."
 )
-ALONE = "{side} alone has {models}."
+ALONE = "Only {side} has {models}."
 
 
 def number(numbers: AnyMetrics) -> str:
-    """Return a number with its sign, its test-set error and its marks."""
+    """Return a number as text, with its sign, its test-set error and its marks."""
     value, error = with_error(numbers.bpd, numbers.bpd_standard_error)
     return f"{numbers.sign} {value}" + (f" ± {error}" if error else "") + numbers.marks
 
 
 def cells(row: Row) -> list[str]:
-    """Return a row of the table."""
+    """Return the cells of a row of the table."""
     difference = "" if row.bpd is None else "0" if row.verdict == "same" else plain(row.bpd)
     if row.bpd is not None and row.standard_error:
         value, error = with_error(row.bpd, row.standard_error)
@@ -81,7 +82,7 @@ def cells(row: Row) -> list[str]:
 
 
 def legend(found: Comparison) -> str:
-    """Return what the signs mean; with one seed on all sides nothing is said of seeds but that they are missing."""
+    """Return the explanation of the signs, which depends on the seeds, the number of rows and the kinds of errors."""
     text = LEGEND_OF_SEEDS if any(row.noise and row.noise.has_seeds for row in found.rows) else LEGEND
     n_compared = max(row.n_compared for row in found.rows)
     if n_compared > 1:
@@ -90,7 +91,7 @@ def legend(found: Comparison) -> str:
 
 
 def noise_in_words(row: Row) -> str | None:
-    """Return where the error of a row comes from, or None where there is one seed on both sides, or no error."""
+    """Return the sources of the error of a row; None if both sides have one seed, or if there is no error."""
     noise = row.noise
     if noise is None or not noise.has_seeds or row.verdict == "same":
         return None
@@ -123,7 +124,7 @@ def as_markdown(found: Comparison) -> str:
 
 
 def as_json(found: Comparison) -> str:
-    """Return a comparison as JSON, always with the same keys; an infinite number is ``Infinity``, an undefined null."""
+    """Return a comparison as JSON, always with the same keys; infinity is ``Infinity``, an undefined number null."""
     content = {
         "schema": SCHEMA,
         "a": _source(found.a),
@@ -191,13 +192,13 @@ def _scored(scored: Scored) -> dict[str, Any]:
 
 
 def _parameter(item: Difference) -> dict[str, Any]:
-    """Return a parameter that differs; a side that does not have it has no key."""
+    """Return a parameter that differs; a side without the parameter has no key."""
     sides = {side: value for side, value, there in zip("ab", item.values, item.is_set, strict=True) if there}
     return {"key": item.key, **sides}
 
 
 def _sections(found: Comparison) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Return what stands below the table: title -> (models, sentence), equal sentences once."""
+    """Return the sections below the table: title -> (models, sentence); equal sentences appear once."""
     reasons = [(row.name, row.reason) for row in found.rows if row.reason is not None]
     noise = [(row.name, words) for row in found.rows if (words := noise_in_words(row)) is not None]
     parameters = [(row.name, difference(item)) for row in found.rows for item in row.parameters]
@@ -225,7 +226,7 @@ def _grouped(entries: Sequence[tuple[str, str]], everyone: Sequence[str]) -> lis
 
 
 def difference(item: Difference) -> str:
-    """Return a parameter that differs in words."""
+    """Return the text for a parameter that differs."""
     before, after = (
         json.dumps(value, ensure_ascii=False, default=str) if there else "not set"
         for value, there in zip(item.values, item.is_set, strict=True)
@@ -234,7 +235,7 @@ def difference(item: Difference) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows of cells as lines with aligned columns, the first of them a header."""
+    """Return rows of cells as lines with aligned columns; the first row is a header."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
@@ -246,5 +247,5 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list
 
 
 def printable(text: str) -> str:
-    """Return text without control characters, but for line ends."""
+    """Return text with control characters replaced, except for line ends."""
     return "".join(c if c == "\n" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -1,18 +1,19 @@
-"""The results of one protocol and its test images in order, and which of them are clearly apart.
+"""Ranking of the results of one protocol and its test images, and a test of which of them are clearly apart.
 
-**Ties.** A row is tied with the best of its protocol unless the two are clearly apart when all pairs are looked at
-(:mod:`bitsperdim.estimators.multiple`): of boards on which all are equally good at most 5 % call anything clear. The
-error is that of paired differences where both have their log-likelihoods in DVC's cache, else the root of the summed
-squares of the two test-set errors, which is too large as a rule, and the row says ``unpaired``. Several seeds of a side
-add their noise (:mod:`bitsperdim.estimators.noise`). Where both have one and the difference exceeds what any number of
-pairs on the board would need of the
-*sum* of the two errors, no data are read: a paired error cannot be larger than that (``not needed``).
+**Ties.** A row is tied with the best of its protocol unless the two are clearly apart when all pairs are tested
+together (:mod:`bitsperdim.estimators.multiple`): if all models are equally good, at most 5 % of boards call any
+difference clear. If the log-likelihoods of both results are in DVC's cache, the error is that of the paired
+differences. Otherwise it is the root of the summed squares of the two test-set errors, which is usually too large, and
+the row says ``unpaired``. Several seeds of a side add their noise (:mod:`bitsperdim.estimators.noise`). A paired error
+cannot be larger than the *sum* of the two errors. So if both sides have one seed, and the difference would be clear
+even with that sum as its error, no data are read, and the row says ``not needed``.
 
-**Verdicts.** A rank and a tie are of numbers, a verdict is of models, by the rule of ``compare`` (:mod:`.comparison`):
-a number that is clearly above makes a ``worse`` model if it is exact, whatever the best is. Two exact numbers that are
-not clearly apart are ``tied``. All else is ``open``: a bound may be loose.
+**Verdicts.** Ranks and ties are about numbers. A verdict is about models, by the rule of ``compare``
+(:mod:`.comparison`): a number clearly above the best means a ``worse`` model if it is exact, whatever the kind of the
+best number. Two exact numbers that are not clearly apart are ``tied``. In all other cases the verdict is ``open``,
+because a bound may be loose.
 
-Invariants (``tests/comparing/test_ties.py``): ties at the edges of all these, by hand.
+Invariants (``tests/comparing/test_ties.py``): ties at the limits of all these rules agree with those by hand.
 """
 
 from __future__ import annotations
@@ -47,11 +48,19 @@ from bitsperdim.estimators.paired import influences
 
 @dataclass
 class Entry:
-    """A result and where it came from; what is filled in when it is ranked.
+    """A result, its source, and the fields that :func:`rank` fills in.
 
     Attributes:
-        also: where the same numbers are.
-        scored: of a result that is no commit's or experiment's.
+        change: the metrics file and its source.
+        numbers: the metrics.
+        also: other sources with the same numbers.
+        scored: the result, if it comes from the workspace or a recipe; None: from a commit or an experiment.
+        rank: rank within the protocol; None: not ranked, as it is a density.
+        tied: whether it is tied with the best.
+        verdict: verdict on the model.
+        above: difference from the best, bits/dim.
+        error: standard error of ``above``, bits/dim.
+        error_is: how the error was computed.
     """
 
     change: history.Change
@@ -68,15 +77,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class Together:
-    """What is said of all results of one protocol and its test images.
+    """Joint summary of all results of one protocol and its test images.
 
     Attributes:
-        n: how many numbers were held against each other.
-        level: at which each pair was, so that all together are wrong in 5 % of cases.
-        n_contenders: how many are not clearly apart from the best, it included.
-        gain: by how much the best of so many would be expected to look better than it is if they were equally good,
-            bits/dim; None: there is one contender, or the images of one are not known.
-        why_unclear: why nothing is called clear; None where something may be.
+        n: number of results that were compared with each other.
+        level: error level of each pair, chosen so that all pairs together are wrong in 5 % of cases.
+        n_contenders: number of results that are not clearly apart from the best, including the best.
+        gain: how much better than it is the best of the contenders would be expected to look if all were equally good,
+            bits/dim; None: there is one contender, or the log-likelihoods of a contender are missing.
+        why_unclear: why no difference is called clear; None: differences can be clear.
     """
 
     n: int
@@ -87,17 +96,17 @@ class Together:
 
 
 class Reader:
-    """What is known of single images, from DVC's cache, each read once."""
+    """Reads the log-likelihoods of single images from DVC's cache, each file once."""
 
     def __init__(self, here: Repository | None, cache: Cache) -> None:
-        """Read through a cache for a repository, if there is one."""
+        """Store the git repository, if there is one, and the cache."""
         self.here, self.cache = here, cache
         self.locks: dict[str, str] = {}
         self.known: dict[tuple[str, str, str], Images | None] = {}
         self.damaged: list[str] = []
 
     def images(self, entry: Entry) -> Images | None:
-        """Return what is known of every test image, or None where the cache has nothing."""
+        """Return the log-likelihoods of the test images, or None if they are not in the cache."""
         change = entry.change
         key = change.model, change.blob, change.where
         if key not in self.known:
@@ -122,7 +131,7 @@ class Reader:
 
 
 def rank(group: list[Entry], reader: Reader) -> tuple[list[Entry], Together | None]:
-    """Rank the results of one protocol; equal numbers have the same rank; densities come last, without one."""
+    """Rank the results of one protocol; equal numbers have the same rank; densities come last, without a rank."""
     likelihoods = sorted((item for item in group if item.numbers.kind != "density"), key=lambda item: item.numbers.bpd)
     finite = [item for item in likelihoods if math.isfinite(item.numbers.bpd)]
     together = _hold_together(finite, reader) if len(finite) > 1 else None
@@ -144,7 +153,7 @@ def _verdict(entry: Entry, best: Entry) -> Literal["tied", "worse", "open"]:
 
 
 def _hold_together(entries: Sequence[Entry], reader: Reader) -> Together:
-    """Hold finite numbers, the best first, against each other, and fill in what comes of it."""
+    """Compare all finite numbers, the best first, with each other, and fill in the entries."""
     best = entries[0]
     far = [_is_far(entry, best, len(entries)) for entry in entries]
     needed = [not is_far or index == 0 for index, is_far in enumerate(far)]
@@ -169,7 +178,7 @@ def _hold_together(entries: Sequence[Entry], reader: Reader) -> Together:
         else:
             noise = of_tables(first.log_p, mine.log_p, same_as)
             entry.error, entry.error_is = in_bits_per_dim(noise, entry.numbers.image_shape).combined, "paired"
-        if entry.above <= 0:  # what the images say counts
+        if entry.above <= 0:  # by the images it is not worse than the best
             entry.tied = True
     contenders = [index for index in range(len(entries)) if not clear[0, index]]
     are_known = len(contenders) > 1 and all(images[index] is not None for index in contenders)
@@ -178,19 +187,19 @@ def _hold_together(entries: Sequence[Entry], reader: Reader) -> Together:
 
 
 def _is_far(entry: Entry, best: Entry, n: int) -> bool:
-    """Return whether a number is further above the best of n than any paired error of any pair allows."""
+    """Return whether a number is so far above the best of n that no paired error could make the two a tie."""
     numbers, others = entry.numbers, best.numbers
     if not numbers.n_seeds == others.n_seeds == 1:
         return False
     n_distinct = min(item.n_distinct_images or item.n_images for item in (numbers, others))
     most = (numbers.bpd_standard_error + others.bpd_standard_error) ** 2
-    each = LEVEL / (n * (n - 1) / 2)  # Bonferroni: no step asks for more
+    each = LEVEL / (n * (n - 1) / 2)  # Bonferroni: no step of the procedure needs a smaller level
     is_beyond = numbers.bpd - others.bpd > float(reach(each, most, n_distinct, 0.0, 0.0, math.inf))
     return is_beyond and why_unclear(LEVEL, n_distinct, None) is None
 
 
 def _side(numbers: AnyMetrics, images: Images | None, same_as: np.ndarray | None) -> Side:
-    """Return a number as one of several, in bits/dim."""
+    """Return a result in the form that the joint test of all pairs needs, in bits/dim."""
     shape = numbers.image_shape
     if images is None:
         means = np.array(numbers.bpd_of_seeds)

@@ -1,12 +1,12 @@
-"""Does a rerun agree with the committed numbers? Used by ``make check``.
+"""Check whether a rerun agrees with the committed numbers; ``make check`` uses it.
 
-On the machine that made ``dvc.lock`` a rerun is byte-identical; on another, sums are taken in another
-order, training amplifies the difference, and the numbers agree within the tolerances below only.
+On the machine that made ``dvc.lock`` a rerun is byte-identical. Another machine adds numbers in another order, and
+training amplifies the differences; the numbers then agree only within the tolerances below.
 
-Usage: ``python -m bitsperdim.comparing.rerun REFERENCE RERUN``, two folders of results.
+Usage: ``python -m bitsperdim.comparing.rerun REFERENCE RERUN``, with two folders of results.
 
-Invariant (``tests/comparing/test_check.py``): a missing metric, another text and a number beyond its
-tolerance are each reported.
+Invariant (``tests/comparing/test_check.py``): a missing metric, a different text and a number outside its tolerance are
+each reported.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from bitsperdim.core.metrics import Metrics
 from bitsperdim.core.yardsticks import ImagesMetrics
 from bitsperdim.results.reading import read_stored
 
-# Training on another machine moves a likelihood by about as much as another seed does: on digits, over
-# 5 seeds, standard deviations of 0.006 (vae), 0.005 (iwae) and 0.009 bits/dim (pixelcnn).
+# Training on another machine changes a likelihood by about as much as another seed does. On digits, the standard
+# deviations over 5 seeds are 0.006 (vae), 0.005 (iwae) and 0.009 bits/dim (pixelcnn).
 TRAINED = {"bpd": 0.05, "bpd_standard_error": 0.01, "bpd_monte_carlo_error": 0.001}
-# Splits, images and their codes are functions of integers and of a pinned library.
+# Splits, images and their codes are computed from integers by libraries with fixed versions.
 DATA = {
     "entropy_bpd": 1e-8,
     "entropy_bias_bpd": 1e-8,
@@ -36,7 +36,8 @@ DATA = {
     "png_single_bpd": 0.02,
     "webp_bpd": 0.02,
 }
-# Exact numbers move by rounding alone, fits to raw and to dequantized levels by what hundreds of steps make of it.
+# Exact numbers change only by rounding. Fits to raw and to dequantized levels change more, because hundreds of training
+# steps amplify the rounding.
 STUDY = {
     "levels.entropy_bits": 1e-8,
     "hypotheses.posterior_b": 1e-8,
@@ -46,7 +47,7 @@ STUDY = {
     "coding.codes.data.message_bits": 1e-3,
     "coding.codes.logistic.cross_entropy_bits": 1e-3,
 }
-# Exact numbers again; draws are the same on every machine, and sums of their weights move by rounding.
+# Exact numbers, too: random draws are the same on every machine, and sums of their weights change only by rounding.
 DELAY = {
     "exact.probability": 1e-13,
     "exact.mean": 1e-8,
@@ -55,7 +56,8 @@ DELAY = {
     "proposals.cross_entropy.variance_reduction_exact": 1e-2,
     "proposals.least_variance.variance_reduction_exact": 1e-3,
 }
-# Constructed weights are arithmetic; of trained networks, only those that fit whatever the machine.
+# Constructed weights are plain arithmetic. Of the trained networks, only those that fit well on every machine are
+# listed.
 NEURONS = {
     "majority.hard": 1e-8,
     "constructed.step.l1": 1e-5,
@@ -66,8 +68,8 @@ NEURONS = {
     "accuracy.single_300.medium.mean": 2.0,
     "accuracy.resnet_40.easy.mean": 5.0,
 }
-# The truth is arithmetic on images that are drawn with the same numbers on every machine; models are trained. Known
-# marginals of templates and of hidden Markov chains are closed forms, and so are the cells of a Gaussian, nearly.
+# The truth is plain arithmetic on images that are the same on every machine; the models are trained. The known
+# marginals of templates and of hidden Markov chains have closed forms, and so have, nearly, the cells of a Gaussian.
 TRUTHS = {
     "excess.sources.templates.truth_bpd": 1e-8,
     "excess.sources.templates.independent_bpd": 1e-8,
@@ -81,8 +83,12 @@ TRUTHS = {
 SAME = ("kind", "protocol", "test_sha256", "n_images", "n_samples", "n_seeds", "n_parameters", "n_impossible_images")
 SAME_STUDY = ("levels.n_levels", "levels.n_images", "levels.n_pixels", "collapse.raw_kind", "coding.n_symbols")
 SAME_DELAY = (
-    *("deadline", "n_samples", "n_replicates", "exact.n_states"),
-    *("proposals.naive.n_late", "proposals.mistake.variance_is_infinite"),
+    "deadline",
+    "n_samples",
+    "n_replicates",
+    "exact.n_states",
+    "proposals.naive.n_late",
+    "proposals.mistake.variance_is_infinite",
 )
 SAME_NEURONS = ("n_steps", "n_seeds", "n_points", "constructed.disc.n_blocks", "constructed.disc_joined.n_blocks")
 SAME_TRUTHS = (
@@ -101,7 +107,7 @@ SAME_DATA = ("protocol", "test_sha256", "n_train", "n_validation", "n_test", *(f
 
 
 def disagreements(reference: dict[str, Any], rerun: dict[str, Any], name: str) -> list[str]:
-    """Return one sentence per metric that disagrees."""
+    """Return a sentence for each metric that disagrees."""
     same: tuple[str, ...] = SAME
     tolerances = TRAINED
     if name == "dequantize":
@@ -114,16 +120,18 @@ def disagreements(reference: dict[str, Any], rerun: dict[str, Any], name: str) -
     found = []
     for key in same:
         if reference.get(key) != rerun.get(key) or key not in reference:
-            found.append(f"{name}: {key} is {rerun.get(key)!r}, but {reference.get(key)!r} is committed.")
+            found.append(f"{name}: {key} is {rerun.get(key)!r}, but the committed value is {reference.get(key)!r}.")
     for key, tolerance in tolerances.items():
         first, second = reference.get(key, math.nan), rerun.get(key, math.nan)
         if not (first == second or abs(first - second) <= tolerance):  # NaN disagrees
-            found.append(f"{name}: {key} is {second:.5f}, but {first:.5f} is committed (tolerance {tolerance:g}).")
+            found.append(
+                f"{name}: {key} is {second:.5f}, but the committed value is {first:.5f} (tolerance {tolerance:g})."
+            )
     return found
 
 
 def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested keys joined by dots."""
+    """Return a flat dictionary, with nested keys joined by dots."""
     flat: dict[str, Any] = {}
     for key, value in content.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
@@ -131,14 +139,17 @@ def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def compare(reference: Path, rerun: Path) -> list[str]:
-    """Return one sentence per disagreement of two folders of results.
+    """Return a sentence for each disagreement between two folders of results.
 
     Raises:
-        InputError: a file is damaged, or not what this version writes.
+        InputError: a file is damaged, or has another format than this version writes.
     """
     names = [sorted(path.parent.name for path in folder.glob("*/metrics.json")) for folder in (reference, rerun)]
     if names[0] != names[1] or not names[0]:
-        return [f"The rerun has results of {', '.join(names[1])}, but {', '.join(names[0])} are committed."]
+        return [
+            f"The rerun has results for {', '.join(names[1]) or 'nothing'}, but the committed results are for "
+            f"{', '.join(names[0]) or 'nothing'}."
+        ]
     found = []
     for name in names[0]:
         paths = [folder / name / "metrics.json" for folder in (reference, rerun)]
@@ -151,7 +162,7 @@ def compare(reference: Path, rerun: Path) -> list[str]:
 
 
 def main() -> None:
-    """Compare the two folders of the command line; exit with status 1 where they disagree."""
+    """Compare the two folders of the command line; exit with status 1 if they disagree."""
     if len(sys.argv) != 3:
         sys.exit("usage: python -m bitsperdim.comparing.rerun REFERENCE RERUN")
     try:

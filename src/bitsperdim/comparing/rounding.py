@@ -1,15 +1,15 @@
-"""What another machine changes: the same code and parameters, but other digits than those that are committed.
+"""Messages about a rerun on another machine, whose last digits differ from the committed ones.
 
-Processors add numbers in an order of their own, and so do GPUs, other numbers of threads and other versions of PyTorch;
-a training amplifies the differences. So a rerun of the last commit on another machine modifies files that git tracks,
-though nobody changed anything. The end of a run says so, and why, and whether the numbers agree within the tolerances
-of :mod:`bitsperdim.comparing.rerun`.
+Another processor, GPU, number of threads or version of PyTorch adds numbers in another order, and training amplifies
+the differences. So a rerun of the last commit on another machine modifies files that git tracks, although nobody
+changed anything. At its end a run reports this and its cause, and whether the numbers agree within the tolerances of
+:mod:`bitsperdim.comparing.rerun`.
 
-``dvc.lock`` tells which stages: those whose command, code and parameters are the ones of the last commit, as are those
-of all stages before them, but whose outputs are not.
+The affected stages are found in ``dvc.lock``. Their command, code and parameters are those of the last commit, and so
+are those of all earlier stages, but their outputs differ.
 
-Invariants (``tests/comparing/test_rounding.py``): other outputs of the same inputs are told; those of another command,
-another parameter, an edit of the code or other images, here or in an earlier stage, are not.
+Invariants (``tests/comparing/test_rounding.py``): different outputs from the same inputs are reported. Outputs are not
+reported if the command, a parameter, the code or the images differ, in this stage or in an earlier one.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from bitsperdim.core.files import workspace
 from bitsperdim.core.git import Repository, repository
 
 LOCK = "dvc.lock"
-SHOWN = 3  # stages, disagreements
+SHOWN = 3  # largest number of stages, and of disagreements, that are shown
 Stages = Mapping[str, Mapping[str, Any]]
 
 
 def rounded_otherwise(before: Stages, after: Stages) -> list[str]:
-    """Return the stages that were given the same twice and made something else of it, in the order of ``after``.
+    """Return the stages with the same inputs but other outputs, in the order of ``after``.
 
     Args:
-        before: the stages of a ``dvc.lock``.
-        after: those of another.
+        before: stages of a ``dvc.lock``.
+        after: stages of another ``dvc.lock``.
     """
     makers = {out["path"]: name for name, stage in after.items() for out in stage.get("outs", [])}
 
     def made_by(path: str) -> set[str]:
-        """The stages that make a file or folder, or a part of it."""
+        """Return the stages that make a file or folder, or a part of it."""
         return {
             name
             for made, name in makers.items()
@@ -51,14 +51,14 @@ def rounded_otherwise(before: Stages, after: Stages) -> list[str]:
         }
 
     def own(stage: Mapping[str, Any]) -> tuple[Any, ...]:
-        """What a stage is given that no other stage makes."""
+        """Return the inputs of a stage that no other stage makes."""
         deps = {dep["path"]: dep.get("md5") for dep in stage.get("deps", []) if not made_by(dep["path"])}
         return stage.get("cmd"), stage.get("params"), deps
 
     known: dict[str, bool] = {}
 
     def is_the_same(name: str) -> bool:
-        """Whether a stage was given the same, and all before it."""
+        """Return whether a stage and all stages before it have the same inputs."""
         if name not in known:
             known[name] = name in before and own(before[name]) == own(after[name])
             earlier = {maker for dep in after[name].get("deps", []) for maker in made_by(dep["path"])} - {name}
@@ -69,23 +69,23 @@ def rounded_otherwise(before: Stages, after: Stages) -> list[str]:
 
 
 def _outs(stage: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the hash of each output, but of those that name the machine: they hold no digits."""
+    """Return the hash of each output, without the files that describe the machine and hold no results."""
     files = tuple(made_with.FILES.values())
     return {out["path"]: out.get("md5") for out in stage.get("outs", []) if not out["path"].endswith(files)}
 
 
 def sentence(root: Path) -> str:
-    """Return what a user should know of digits that differ from the last commit's; empty where there are none.
+    """Return a message about digits that differ from the last commit; empty if there are none.
 
-    Where git cannot tell what the last commit is, or a lock is not one, nothing can be said.
+    The message is also empty if git cannot read the last commit, or if a lock file is damaged.
 
     Args:
-        root: of the laboratory, with a ``dvc.lock`` that DVC has just written.
+        root: folder of the laboratory, with a ``dvc.lock`` that DVC has just written.
     """
     try:
         here = repository(root)
         committed, current = here.read([f"HEAD:./{LOCK}"])[f"HEAD:./{LOCK}"], (root / LOCK).read_bytes()
-        if committed is None or committed == current:  # nothing to parse, which takes a second
+        if committed is None or committed == current:  # parsing takes a second, and is not needed here
             return ""
         before, after = (YAML(typ="safe").load(lock.decode("utf-8"))["stages"] for lock in (committed, current))
         names = rounded_otherwise(before, after)
@@ -95,7 +95,7 @@ def sentence(root: Path) -> str:
 
 
 def _told(here: Repository, names: list[str], outs: list[str]) -> str:
-    """Return the sentences on stages that rounded otherwise, and on their outputs."""
+    """Return the sentences about stages with other digits, and about their outputs."""
     found, n_compared = [], 0
     numbers = [path for path in outs if path.endswith("/metrics.json")]
     for path, content in zip(numbers, here.read([f"HEAD:./{path}" for path in numbers]).values(), strict=True):
@@ -105,15 +105,15 @@ def _told(here: Repository, names: list[str], outs: list[str]) -> str:
             n_compared += 1
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     told = [
-        f"Other digits than in the last commit, from the same code and parameters: {', '.join(names[:SHOWN])}{more}.",
-        "Another processor, GPU, number of threads or version of PyTorch adds numbers in another order, and a training "
+        f"The digits differ from the last commit, with the same code and parameters: {', '.join(names[:SHOWN])}{more}.",
+        "Another processor, GPU, number of threads or version of PyTorch adds numbers in another order, and training "
         "amplifies the differences.",
     ]
     if found:
-        told.append(f"NOT within the tolerances of `make check`: {' '.join(found[:SHOWN])}")
+        told.append(f"The numbers do NOT agree within the tolerances of `make check`: {' '.join(found[:SHOWN])}")
     elif n_compared:
         told.append("These numbers agree with the committed ones, within the tolerances of `make check`.")
     if workspace() == Path():  # not in a copy that DVC made for an experiment
         status = here.ask("status", "--porcelain", "--untracked-files=no", "--", LOCK, *outs)
-        told.append(f"Tracked files that are modified by that: {len(status.splitlines())}.")
+        told.append(f"Number of tracked files modified by this: {len(status.splitlines())}.")
     return " ".join(told)

@@ -1,10 +1,9 @@
-"""Where results come from: the workspace, a git revision, an experiment of DVC, or a committed result of a recipe.
+"""Sources of results: the workspace, a git revision, a DVC experiment, or a committed result of a recipe.
 
-Parameters are those that ``dvc.lock`` has for the numbers; ``params.yaml`` may have been edited since, and then a note
-says so.
+Parameters are those that ``dvc.lock`` has for the numbers. If ``params.yaml`` has been edited since, a note says so.
 
 Invariants (``tests/comparing/test_source.py``): a name is looked up as a revision, then as a recipe's result, then as
-an experiment (``test_names_are_looked_up_in_order``); an unknown one lists the choices.
+an experiment (``test_names_are_looked_up_in_order``); the error for an unknown name lists the choices.
 """
 
 from __future__ import annotations
@@ -41,12 +40,12 @@ class Source:
     """A set of results.
 
     Attributes:
-        name: as it was given.
-        kind: what it was taken for.
-        commit: of a revision or experiment, or that on which a recipe's run was based, if it is known.
-        models: with results, in the order of its report.
-        read: returns a model's result; raises InputError where it is damaged.
-        provenance: of all but the workspace.
+        name: name as the user typed it.
+        kind: kind of source that was found for the name.
+        commit: commit of a revision or experiment, or the commit on which a recipe's run was based, if it is known.
+        models: models with results, in the order of the report.
+        read: function that returns a model's result; raises InputError if it is damaged.
+        provenance: commit and local changes that the results come from; None for the workspace.
     """
 
     name: str
@@ -58,17 +57,17 @@ class Source:
 
     @property
     def words(self) -> str:
-        """What it is, in a few words."""
+        """Short description of the source."""
         if self.kind == "workspace":
             return "the workspace"
         return f"{self.kind} {self.name}" + (f" ({self.provenance.words})" if self.provenance else "")
 
 
 def find(root: Path, name: str, cache: Cache) -> Source:
-    """Return the source of a name.
+    """Return the source with this name.
 
     Raises:
-        InputError: there is none; the sentence lists the choices.
+        InputError: there is no such source; the message lists the choices.
     """
     results = sorted(path.stem for path in (root / RESULTS).glob("*.json"))
     if name in ("", WORKSPACE):
@@ -120,12 +119,12 @@ def of_files(
     """Return the source of a workspace or a commit.
 
     Args:
-        name: as it was given.
-        kind: what it is.
-        commit: None for the workspace.
-        folders: with metrics, under ``results``.
-        file: returns the content of a file by its path, or None.
-        cache: where the files of DVC are.
+        name: name as the user typed it.
+        kind: kind of the source.
+        commit: the commit; None for the workspace.
+        folders: names of the folders under ``results`` that have metrics.
+        file: function that returns the content of a file by its path, or None.
+        cache: DVC's cache.
     """
     place = "in the workspace" if commit is None else f"at {commit[:SHORT]}"
     models = _in_order([folder for folder in folders if folder not in RESERVED], file("results/models.json"))
@@ -136,7 +135,7 @@ def of_files(
     def read(model: str) -> Scored:
         metrics = file(f"results/{model}/metrics.json")
         if metrics is None:
-            raise InputError(f"results/{model}/metrics.json is not there {place}.")
+            raise InputError(f"There is no results/{model}/metrics.json {place}.")
         numbers = AnyMetrics.read(metrics, f"results/{model}/metrics.json {place}")
         params, now = relevant({**written, **locked_params(lock, model)}, model), relevant(written, model)
         notes = []
@@ -149,7 +148,7 @@ def of_files(
             )
         named = md5_of(lock, f"results/{model}/metrics.json")
         if named and hashlib.md5(metrics, usedforsecurity=False).hexdigest() != named:
-            notes.append(f"results/{model}/metrics.json {place} is not the one that dvc.lock names; run `dvc repro`.")
+            notes.append(f"results/{model}/metrics.json {place} differs from the file in dvc.lock; run `dvc repro`.")
 
         def images() -> Images:
             path = f"results/{model}/per_image.csv"
@@ -160,7 +159,8 @@ def of_files(
             if content is None and commit is not None:
                 content = cache.fetch(path, commit)
             if content is None:
-                what, remedy = "per_image.csv, the log-likelihood of each image,", "`dvc pull` it, or run `dvc repro`"
+                what = "per_image.csv, the log-likelihood of each image,"
+                remedy = "run `dvc pull` or `dvc repro`"
                 if commit is None:
                     raise NoImagesError(f"{what} is neither {place} nor in DVC's cache: {remedy}.")
                 raise NoImagesError(
@@ -174,10 +174,10 @@ def of_files(
 
 
 def of_recipe(root: Path, name: str) -> Source:
-    """Return the source of a recipe's result: a JSON with the log-likelihoods in an .npz beside it.
+    """Return a recipe's result as a source: a JSON file, with the log-likelihoods in an .npz file beside it.
 
     Raises:
-        InputError: it is damaged.
+        InputError: the JSON file is damaged.
     """
     path = RESULTS / f"{name}.json"
     try:
@@ -186,7 +186,7 @@ def of_recipe(root: Path, name: str) -> Source:
         params = dict(content["params"])
         provenance = Provenance.recorded(content)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path} is damaged: it is not what `bitsperdim recipe` writes.") from error
+        raise InputError(f"{path} is damaged: it does not have the format that `bitsperdim recipe` writes.") from error
 
     def read(model: str) -> Scored:
         numbers = AnyMetrics.of(entries[model], f"{path}, {model}")
@@ -198,8 +198,8 @@ def of_recipe(root: Path, name: str) -> Source:
                     stored, same_as = arrays[model], arrays.get(SAME_AS)
             except FileNotFoundError as error:
                 what = f"{file}, with the log-likelihood of each image,"
-                raise NoImagesError(f"{what} is not there; restore it.") from error
-            except Exception as error:  # a damaged file fails in as many ways as there are bytes
+                raise NoImagesError(f"{what} is missing; restore it with git.") from error
+            except Exception as error:  # a damaged file can raise almost any exception
                 raise InputError(f"{file} is damaged: it does not hold the log-likelihoods of {model}.") from error
             return fitting(stored, same_as, numbers, str(file))
 
@@ -209,7 +209,7 @@ def of_recipe(root: Path, name: str) -> Source:
 
 
 def _origin_of_recipe(content: Mapping[str, Any], model: str) -> Origin:
-    """Return what a recipe's result says of its origin; the code is that of a commit, of which no hashes are kept."""
+    """Return the recorded origin of a recipe's result; its code is that of a commit, and has no stored hashes."""
     stages, data = content.get("stages"), content.get("data")
     logs = stages if isinstance(stages, Mapping) else {}
     hashes = data.get("sha256") if isinstance(data, Mapping) else None
@@ -220,7 +220,7 @@ def _origin_of_recipe(content: Mapping[str, Any], model: str) -> Origin:
 
 
 def _in_order(models: list[str], listed: bytes | None) -> list[str]:
-    """Return the models in the order of ``results/models.json``, others after them."""
+    """Return the models in the order of ``results/models.json``, followed by all others."""
     try:
         order = list(json.loads(listed or b"{}")["models"])
     except (ValueError, KeyError, TypeError):

@@ -1,1 +1,1 @@
-"""What a user may set: params.yaml and the sections of the families, typed; it knows no data set and no model."""
+"""Typed parameters that a user may set, in ``params.yaml`` and its sections; no data set or model is loaded here."""

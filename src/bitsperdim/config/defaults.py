@@ -1,7 +1,7 @@
-"""What is in force: every value of a section, written or by default.
+"""Parameter values with their defaults filled in.
 
-Invariants (``tests/config/test_defaults.py``): a key that is left out and one with its default are the same here; what
-the types do not know stays as it is.
+Invariants (``tests/config/test_defaults.py``): leaving a key out gives the same result as writing its default; unknown
+keys are not changed.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from bitsperdim.config.params import Params
 
 
 def in_force(section: Section) -> dict[str, Any]:
-    """Return every value of a section; of changes to ``train`` those that are made."""
+    """Return every value of a section, with defaults; of a model's changes to ``train``, return only those written."""
     if isinstance(section, TrainOverrides):
         return section.model_dump(exclude_unset=True)
     return {name: _in_force(getattr(section, name), value) for name, value in section.model_dump().items()}
 
 
 def _in_force(value: object, dumped: Any) -> Any:  # noqa: ANN401 - any YAML value
-    """Return the values of a section, or of a mapping of sections; anything else as it was dumped."""
+    """Return the values of a section or of a mapping of sections; return anything else as it was dumped."""
     if isinstance(value, Section):
         return in_force(value)
     if isinstance(value, Mapping):
@@ -31,13 +31,13 @@ def _in_force(value: object, dumped: Any) -> Any:  # noqa: ANN401 - any YAML val
 
 
 def completed(content: Mapping[str, Any], model: str) -> dict[str, Any]:
-    """Return what a ``params.yaml`` says, also one of another commit, with the defaults of what its sections leave out.
+    """Return the content of a ``params.yaml``, perhaps from another commit, with defaults for the keys left out.
 
-    The defaults are those of today, whatever they were then.
+    The defaults are the present ones, even if they were different in that commit.
 
     Args:
-        content: as it was written; it need not be valid.
-        model: whose section is completed too.
+        content: content of the file; it need not be valid.
+        model: name of a model whose section is completed, too.
     """
     result = dict(content)
     for name, field in Params.model_fields.items():

@@ -1,4 +1,4 @@
-"""The section ``dataset.drawn``: images that are drawn from a known distribution."""
+"""The section ``dataset.drawn`` of ``params.yaml``: images drawn from a known distribution."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 class DrawnSection(Section):
-    """The images of a data set that is drawn from a known distribution."""
+    """Sizes and parameters of a data set that is drawn from a known distribution."""
 
     height: Side = 8
     width: Side = 8

@@ -1,4 +1,4 @@
-"""Images whose log-likelihood is known: the section ``dataset.drawn``, and that of the study ``known``."""
+"""The section of the study ``known``, about images and estimators whose true log-likelihood is known."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ FAMILIES: dict[str, dict[str, Any]] = {
 def without_repetition(values: list[Any]) -> list[Any]:
     """Refuse a list that holds a value twice."""
     if len(set(values)) < len(values):
-        raise ValueError("a list in which each value stands once")
+        raise ValueError("a list in which each value appears once")
     return values
 
 
 def read_families(value: object) -> object:
-    """Read the section of each model, as those of ``params.yaml`` are read."""
+    """Read the section of each model in the same way as the model sections of ``params.yaml``."""
     if not isinstance(value, Mapping):
         return value
     for name in value:
         if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_-]{0,63}", name):
             raise InputError(
-                f"params.yaml: {PLACE} holds {shown(name)}, which cannot name a model; a name has at most 64 "
+                f"params.yaml: {PLACE} has the key {shown(name)}, which cannot name a model; a name has at most 64 "
                 f"lower-case letters, digits, '_' and '-', and begins with a letter."
             )
     sections = {
@@ -60,18 +60,18 @@ def read_families(value: object) -> object:
     for name, section in sections.items():
         if section.family == "external":
             raise InputError(
-                f"params.yaml: {PLACE}.{name}.family = 'external' is not allowed; a model from elsewhere is held "
-                f"against a known distribution by `bitsperdim audit`."
+                f"params.yaml: {PLACE}.{name}.family = 'external' is not allowed; use `bitsperdim audit` to compare "
+                f"your own model with a known distribution."
             )
     return sections
 
 
 class ExcessSection(Section):
-    """The families that are trained on images from known distributions, and those images.
+    """Models that are trained on images from known distributions, and the sizes of these images.
 
     Attributes:
-        strength, n_components: of each distribution; None: its own.
-        n_samples: K of what is no exact likelihood.
+        strength, n_components: parameters of each distribution; None: the distribution's own default.
+        n_samples: K, for models without an exact likelihood.
         families: a section for each model, by its name.
     """
 
@@ -92,11 +92,11 @@ class ExcessSection(Section):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
+        """Shape of the images, (C, H, W)."""
         return self.n_channels, self.height, self.width
 
     def check_models(self, train: TrainSection) -> None:
-        """Refuse models that cannot be built for these images, or trained.
+        """Refuse models that cannot be built for these images, or cannot be trained.
 
         Raises:
             InputError: one sentence naming the key, its value and what is allowed.
@@ -109,9 +109,9 @@ class ExcessSection(Section):
 
 
 class AnnealedMarginalsSection(Section):
-    """How the bracket is asked for marginal likelihoods that are known."""
+    """Settings of annealing, whose lower and upper bounds are compared with known marginal likelihoods."""
 
-    n_images: Annotated[int, Field(ge=2, le=10_000)] = 8  # of each replicate
+    n_images: Annotated[int, Field(ge=2, le=10_000)] = 8  # in each replicate
     n_replicates: Annotated[int, Field(ge=2, le=1_000)] = 20
     n_chains: Annotated[int, Field(ge=2, le=1_000)] = 4
     n_steps: Rising = [4, 20]
@@ -119,25 +119,25 @@ class AnnealedMarginalsSection(Section):
 
 
 class EstimatorsSection(Section):
-    """The models whose marginal likelihood is known, and how often each estimator is asked for it."""
+    """Sizes of the study of estimators, which are compared with known marginal likelihoods."""
 
     n_images: Annotated[int, Field(ge=2, le=10_000)] = 8
     n_replicates: Annotated[int, Field(ge=2, le=1_000)] = 40
     n_samples: Rising = [16, 128, 1024]
-    n_epochs: Annotated[int, Field(ge=1, le=10_000)] = 20  # of the training of the VAEs
+    n_epochs: Annotated[int, Field(ge=1, le=10_000)] = 20  # epochs of training for the VAEs
     annealed: AnnealedMarginalsSection = AnnealedMarginalsSection()
 
 
 class MistakesSection(Section):
-    """The models that are trained on the images of the pipeline, and with which the mistakes are made.
+    """Sizes of the models, trained on the images of the pipeline, with which known mistakes are made.
 
     Attributes:
-        n_images: of the test and of the validation set, at most.
-        n_train: training images, at most.
-        size: height and width of the middle of larger images, which stands for them.
-        n_steps: of a training.
+        n_images: largest number of test images, and of validation images.
+        n_train: largest number of training images.
+        size: height and width of the crop from the middle that replaces larger images.
+        n_steps: number of training steps.
         n_samples: K.
-        n_asked: images that a check of the audit may ask a model for, about.
+        n_asked: approximate number of images that each check of the audit may score.
     """
 
     n_images: Annotated[int, Field(ge=2, le=10_000)] = 60
@@ -149,14 +149,14 @@ class MistakesSection(Section):
 
 
 class KnownSection(Section):
-    """The study of known truths: nobody beats them, estimators cover them, and mistakes are caught."""
+    """The study of known truths: models cannot beat them, estimators agree with them, and mistakes are caught."""
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    excess: ExcessSection = Field(default_factory=ExcessSection)  # made where it is read: it loads families
+    excess: ExcessSection = Field(default_factory=ExcessSection)  # made only when needed, as it imports families
     estimators: EstimatorsSection = EstimatorsSection()
     mistakes: MistakesSection = MistakesSection()
 
     @property
     def families(self) -> set[str]:
-        """The families of which models are trained."""
+        """Families of the models that the study trains."""
         return {section.family for section in self.excess.families.values()} | {"gaussian", "vae"}

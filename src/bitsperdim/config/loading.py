@@ -1,6 +1,7 @@
-"""YAML as DVC reads it: version 1.2, so that ``1e-05`` is a number; whatever the bytes are, it is read or one sentence.
+"""Reading YAML in the same way as DVC: version 1.2, in which ``1e-05`` is a number.
 
-Invariants (``tests/test_fuzz.py``): it ends soon, and what it raises is an :class:`InputError`.
+Invariants (``tests/test_fuzz.py``): for any bytes, reading ends soon, and every error is an :class:`InputError` with
+one sentence.
 """
 
 from __future__ import annotations
@@ -15,19 +16,19 @@ from ruamel.yaml.nodes import MappingNode
 
 from bitsperdim.core.errors import InputError
 
-MAX_ENTRIES = 1_000  # models, seeds; pairs that merge keys of YAML bring into one mapping
+MAX_ENTRIES = 1_000  # largest number of models, of seeds, and of pairs in a mapping made by YAML merge keys
 
 
 def load_yaml(path: Path) -> object:
     """Read a YAML file as DVC does.
 
     Raises:
-        InputError: one sentence with the place where it is not YAML.
+        InputError: the file cannot be read, or is not YAML; the message names the place.
     """
     try:
         reader = YAML(typ="safe")
         reader.Constructor = _Constructor
-        with warnings.catch_warnings():  # of what YAML allows: an anchor that is used again
+        with warnings.catch_warnings():  # ruamel warns about an anchor that is defined twice, which YAML allows
             warnings.simplefilter("ignore")
             return reader.load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -36,7 +37,7 @@ def load_yaml(path: Path) -> object:
         raise InputError(f"{path} is nested too deeply.") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start}).") from error
-    except (YAMLError, ValueError) as error:  # ValueError: an impossible date, an integer that is none
+    except (YAMLError, ValueError) as error:  # ValueError: an impossible date or integer
         # problem_mark names the place in every error of the scanner and the parser
         mark = getattr(error, "problem_mark", None)
         place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -45,7 +46,7 @@ def load_yaml(path: Path) -> object:
 
 
 class _Constructor(SafeConstructor):
-    """Refuses mappings that merge others, which merge others, until no memory holds them."""
+    """A constructor that refuses nested merge keys, whose mappings could fill the memory."""
 
     def flatten_mapping(self, node: MappingNode) -> None:
         super().flatten_mapping(node)

@@ -1,4 +1,4 @@
-"""The section of a model, read by the schema of its family.
+"""Reading the section of a model with the schema of its family.
 
 Invariant (``tests/config/test_params.py``): every kind of mistake gives one sentence.
 """
@@ -19,15 +19,15 @@ def family_section(place: str, value: object) -> FamilySection:
     """Read the section of a model.
 
     Args:
-        place: its keys in ``params.yaml``, joined by dots.
-        value: that stands there.
+        place: the section's keys in ``params.yaml``, joined by dots.
+        value: content of the section.
 
     Raises:
         InputError: one sentence naming the key, its value and what is allowed.
     """
     if not isinstance(value, Mapping) or "family" not in value:
         raise InputError(
-            f"params.yaml: {place} = {shown(value)} is not allowed; it must be the section of a model, which has a key "
+            f"params.yaml: {place} = {shown(value)} is not allowed; it must be the section of a model, with a key "
             f"'family'."
         )
     family = value["family"]

@@ -1,20 +1,21 @@
-"""Typed, validated ``params.yaml``.
+"""Typed, validated content of ``params.yaml``.
 
-Read as DVC reads it (YAML 1.2, so that ``1e-05`` is a number) and checked as a whole, before any
-work: an unknown key, a wrong type or a value out of range raises one sentence that names the key, the
-value and what is allowed. Nothing is converted silently.
+The file is read in the same way as DVC reads it (YAML 1.2, in which ``1e-05`` is a number), and checked completely
+before any work. An unknown key, a wrong type or a value out of range raises an error with one sentence that names the
+key, the value and what is allowed. Nothing is converted silently.
 
-Every key has a default, the one that the committed file has, so that a new one breaks nobody's file. Required are only
-the ``family`` of a model, and what DVC looks for itself (``dvc.yaml`` names it): the sections that stages depend on, of
-which ``{}`` is enough, ``models``, ``seeds``, ``dataset.name`` and ``dataset.path``.
+Every key has a default, which is the value in the committed file. So a new key does not break a user's file. Only the
+keys that DVC itself needs, because ``dvc.yaml`` names them, are required, and the ``family`` of a model. DVC needs
+``models``, ``seeds``, ``dataset.name``, ``dataset.path``, and the sections on which stages depend, for which ``{}`` is
+enough.
 
-It does not check what only the data set can tell (:mod:`bitsperdim.preflight.agreement` does, and ``dequantize`` once
-the images are there), and it imports no torch.
+Checks that need the data set are elsewhere (:mod:`bitsperdim.preflight.agreement`, and the stage ``dequantize`` when
+the images exist). This module does not import torch.
 
-Invariants (``tests/config/test_params.py``): the committed ``params.yaml`` validates; every kind of
-mistake gives one sentence; a float may be written as an integer, an integer not as a float. Without any one of its keys
-the committed file gives the same parameters, and it lists them all (``tests/config/test_defaults.py``). Whatever bytes
-the file holds, it validates or gives one sentence, soon (``tests/test_fuzz.py``).
+Invariants (``tests/config/test_params.py``): the committed ``params.yaml`` validates; every kind of mistake gives one
+sentence; a float may be written as an integer, but an integer not as a float. The committed file lists all keys, and
+gives the same parameters if any one of them is left out (``tests/config/test_defaults.py``). Any bytes validate or give
+one sentence, and the check ends soon (``tests/test_fuzz.py``).
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ Number = TypeVar("Number", bound=float)
 
 
 def without_control_characters(text: str) -> str:
-    """Refuse what no path of a file can be, or no terminal should show."""
+    """Refuse text that cannot be a path, or that a terminal should not show."""
     if re.search(r"[\x00-\x1f\x7f]", text):
         raise ValueError("text without control characters")
     return text
@@ -64,17 +65,26 @@ Rising = Annotated[list[Number], Field(min_length=1, max_length=20), AfterValida
 ProposalName = Literal["refined", "encoder", "prior"]
 StudyName = Literal["known", "density_and_mass", "project_delay", "universal_resnet"]
 STUDIES: tuple[StudyName, ...] = get_args(StudyName)
-SWITCHED_OFF = {"is_switched_off": True}  # metrics.json of a study that is not in `studies`
+SWITCHED_OFF = {"is_switched_off": True}  # content of metrics.json for a study that is not in `studies`
 
-# Names of sections, stages and folders under results/ that a model may not take.
+# Names of sections, stages and folders under results/, which a model must not have.
 RESERVED = (
-    *("dataset", "dequantize", "train", "evaluate", "models", "seeds", "studies", "preflight", "download", "report"),
+    "dataset",
+    "dequantize",
+    "train",
+    "evaluate",
+    "models",
+    "seeds",
+    "studies",
+    "preflight",
+    "download",
+    "report",
     *STUDIES,
 )
 
 
 class DatasetSection(Section):
-    """Which images, and the seed of everything drawn once about them: splits, binarization, noise."""
+    """The data set, and the seed of everything that is drawn once for it: splits, binarization, noise."""
 
     name: str
     path: Annotated[str, Field(min_length=1, max_length=4_096), AfterValidator(without_control_characters)]
@@ -86,14 +96,14 @@ class DatasetSection(Section):
 
 
 class DequantizeSection(Section):
-    """What is done to the levels of an image before any model sees it."""
+    """Quantization and binarization of the images, before any model sees them."""
 
     bits: Annotated[int, Field(ge=1, le=7)] | None = None
     binarization: Literal["none", "threshold", "dynamic", "static"] = "none"
 
 
 class AnnealedSection(Section):
-    """Annealed importance sampling of some images, beside the importance sampling of all."""
+    """Annealed importance sampling for some images, in addition to importance sampling for all images."""
 
     n_images: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     n_simulated: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
@@ -103,7 +113,7 @@ class AnnealedSection(Section):
 
 
 class RefinedSection(Section):
-    """Proposals that are refined for each image."""
+    """Settings of the proposals that are refined for each image."""
 
     n_steps: Annotated[int, Field(ge=1, le=100_000)] = 50
     n_samples: Annotated[int, Field(ge=1, le=1_000)] = 4
@@ -116,7 +126,7 @@ class RefinedSection(Section):
 
 
 class FittedNoiseSection(VariationalSection):
-    """Noise of a density that is fitted to it at evaluation time, on training images: sizes, and how long."""
+    """Learned noise that is fitted to a density at evaluation time, on training images: sizes and training."""
 
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 30
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 64
@@ -125,7 +135,7 @@ class FittedNoiseSection(VariationalSection):
 
 
 class EvaluateSection(Section):
-    """Importance sampling on the test set."""
+    """Settings of the evaluation on the test set by importance sampling."""
 
     n_samples: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
     chunk_size: Annotated[int, Field(ge=1, le=100_000)] = 16
@@ -141,7 +151,7 @@ class EvaluateSection(Section):
 
 
 class StudiedNoiseSection(VariationalSection):
-    """The sizes of learned noise in the study: smaller ones."""
+    """Sizes of learned noise in the study, smaller than elsewhere."""
 
     n_filters: Size = 8
     n_blocks: Annotated[int, Field(ge=0, le=100)] = 0
@@ -151,12 +161,12 @@ STUDIED_TRAINING = {"epochs": 18, "batch_size": 128, "learning_rate": 0.005, "va
 
 
 def with_studied_training(value: object) -> object:
-    """Return changes to ``train`` with those that the study makes by itself, where they are not written."""
+    """Return changes to ``train``, completed with the study's own changes for the keys that are left out."""
     return {**STUDIED_TRAINING, **value} if isinstance(value, Mapping) else value
 
 
 class DequantizingSection(Section):
-    """The flow that the study trains in several ways, and the images that it sees."""
+    """The flow that the study trains with several kinds of noise, and its images."""
 
     n_images: Annotated[int, Field(ge=2, le=1_000_000)] = 2000
     transform: Literal["maf", "nsf"] = "maf"
@@ -172,21 +182,23 @@ class DequantizingSection(Section):
     )
 
     def flow(self, way: str) -> FamilySection:
-        """Return the section of the flow with one way of dequantizing."""
+        """Return the section of the flow for one way of dequantizing."""
         content = self.model_dump(exclude={"n_images", "n_samples", "train"})
         content |= {"family": "flow", "train": self.train.model_dump(exclude_unset=True)}
         is_weighted = way == "importance_weighted"
         content["dequantization"] = "uniform" if is_weighted else way
         content["train_samples"] = self.train_samples if is_weighted else 1
-        return FAMILIES["flow"].model_validate(content)  # found by its name: see bitsperdim.core.code
+        return FAMILIES["flow"].model_validate(content)  # not imported by name: see bitsperdim.core.code
 
 
 class DensityAndMassSection(Section):
-    """The study of densities and masses: what is counted, fitted, drawn and coded."""
+    """Sizes of the study of densities and masses."""
 
     seed: Seed = 0
     max_pixels: Annotated[int, Field(ge=1_000, le=1_000_000_000)] = 1_000_000
-    n_steps: Annotated[int, Field(ge=1, le=2_000)] = 400  # with the largest step size, scales of e^-250: no overflow
+    n_steps: Annotated[int, Field(ge=1, le=2_000)] = (
+        400  # with the largest step size, scales reach e^-250, without overflow
+    )
     step_size: Annotated[float, Field(gt=0, le=0.25)] = 0.1
     n_replicates: Annotated[int, Field(ge=2, le=1_000)] = 250
     n_samples: Annotated[int, Field(ge=2, le=4_096)] = 1024
@@ -195,14 +207,14 @@ class DensityAndMassSection(Section):
 
 
 class MistakeSection(Section):
-    """A proposal of infinite variance: tasks off the critical path at half their mean or less."""
+    """A proposal with infinite variance: tasks off the critical path have at most half of their mean."""
 
     scale_critical: Scale = 3.0
     scale_others: Annotated[float, Field(ge=0.1, le=0.5)] = 0.4
 
 
 class CrossEntropySection(Section):
-    """The optimization of a proposal, level by level."""
+    """Optimization of a proposal by the cross-entropy method, level by level."""
 
     n_samples: Annotated[int, Field(ge=100, le=1_000_000)] = 20_000
     elite_share: Annotated[float, Field(ge=0.01, le=0.5)] = 0.1
@@ -211,7 +223,7 @@ class CrossEntropySection(Section):
 
 
 class ProjectDelaySection(Section):
-    """The study of a rare delay: the deadline, the proposals, how often each is drawn from."""
+    """The study of a rare delay: the deadline, the proposals, and the numbers of draws."""
 
     seed: Seed = 0
     deadline: Annotated[float, Field(ge=20, le=200)] = 70.0  # the mean is 18; at 200 the probability is 2e-16
@@ -229,7 +241,7 @@ class ProjectDelaySection(Section):
 
 
 class LearningRatesSection(Section):
-    """The largest learning rate of each kind of network in the study of the one-neuron ResNet."""
+    """Largest learning rates of each kind of network in the study of the one-neuron ResNet."""
 
     resnet: Rate = 0.1
     dense: Rate = 0.03
@@ -238,7 +250,7 @@ class LearningRatesSection(Section):
 
 
 class UniversalResnetSection(Section):
-    """The study of the one-neuron ResNet: what is trained and for how long, what is constructed."""
+    """The study of the one-neuron ResNet: trained and constructed networks, and the length of training."""
 
     seed: Seed = 0
     n_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 150
@@ -253,7 +265,7 @@ class UniversalResnetSection(Section):
 class Params(Section):
     """The whole of ``params.yaml``; ``sections`` holds every model section by name.
 
-    What has no default here is what ``dvc.yaml`` names: DVC ends where it is not in the file.
+    Fields without a default are those that ``dvc.yaml`` names: without them DVC ends with an error.
     """
 
     dataset: DatasetSection
@@ -273,7 +285,8 @@ class Params(Section):
         """Return the section of one model."""
         if model not in self.sections:
             raise InputError(
-                f"There is no model section {shown(model)} in params.yaml; there are {listed(self.sections)}."
+                f"There is no model section {shown(model)} in params.yaml; its model sections are "
+                f"{listed(self.sections)}."
             )
         return self.sections[model]
 
@@ -288,12 +301,12 @@ def read_params(path: Path) -> Params:
 
 
 def validate(content: object) -> Params:
-    """Validate the content of ``params.yaml``; see :func:`read_params`."""
+    """Validate the content of ``params.yaml``, as in :func:`read_params`."""
     if not isinstance(content, Mapping):
-        raise InputError(f"params.yaml must be a mapping of sections, but it holds {shown(content)}.")
+        raise InputError(f"params.yaml must be a mapping of sections, but its content is {shown(content)}.")
     for key in content:
         if not isinstance(key, str):
-            raise InputError(f"params.yaml: {shown(key)} is not a section name; section names are text.")
+            raise InputError(f"params.yaml: {shown(key)} is not the name of a section; names must be text.")
     own = {name: content[name] for name in Params.model_fields if name in content and name != "sections"}
     rest = {name: value for name, value in content.items() if name not in own}
     sections: dict[str, FamilySection] = {}
@@ -316,13 +329,13 @@ def model_section(name: str, value: object) -> FamilySection:
     known = [*(field for field in Params.model_fields if field != "sections")]
     if not isinstance(value, Mapping) or "family" not in value:
         raise InputError(
-            f"params.yaml: {key_shown(name)} is not a known section{suggestion(name, known)}; known are "
+            f"params.yaml: {key_shown(name)} is not a known section{suggestion(name, known)}; allowed are "
             f"{listed(known)}, and model sections, which have a key 'family'."
         )
     if name in RESERVED or not re.fullmatch(r"[a-z][a-z0-9_-]{0,63}", name):
         raise InputError(
             f"params.yaml: {shown(name)} cannot name a model; a name has at most 64 lower-case letters, digits, "
-            f"'_' and '-', begins with a letter, and is not that of a stage or of another section."
+            f"'_' and '-', begins with a letter, and is not the name of a stage or of another section."
         )
     return family_section(name, value)
 
@@ -331,9 +344,9 @@ def _check_lists(params: Params) -> None:
     for model in params.models:
         if model not in params.sections:
             raise InputError(
-                f"params.yaml: models names {shown(model)}, which has no section; sections are "
+                f"params.yaml: models names {shown(model)}, which has no section; the model sections are "
                 f"{listed(params.sections)}."
             )
     for key, values in (("models", params.models), ("seeds", params.seeds), ("studies", params.studies)):
         for value in [value for value, n_times in Counter[object](values).most_common(1) if n_times > 1]:
-            raise InputError(f"params.yaml: {key} names {value!r} twice; each may stand there once.")
+            raise InputError(f"params.yaml: {key} names {value!r} twice; each may appear only once.")

@@ -1,4 +1,4 @@
-"""What is said of a mistake in ``params.yaml``: one sentence with the key, its value and what is allowed.
+"""Messages for mistakes in ``params.yaml``: one sentence with the key, its value and what is allowed.
 
 Invariants (``tests/config/test_params.py``): every kind of mistake gives one sentence.
 """
@@ -15,16 +15,16 @@ from pydantic import ValidationError
 from bitsperdim.config.families.base import Section
 from bitsperdim.core.errors import InputError, shown
 
-MAX_LISTED = 14  # names in a message
+MAX_LISTED = 14  # largest number of names in a message
 
 
 def sentence(error: ValidationError, schema: type[Section], prefix: str = "") -> str:
     """Turn the first of pydantic's errors into one sentence.
 
     Args:
-        error: of the validation.
-        schema: that it was against.
-        prefix: the keys that lead to what was validated, joined by dots.
+        error: error of the validation.
+        schema: schema of the validated section.
+        prefix: keys that lead to the validated section, joined by dots.
     """
     first = error.errors()[0]
     keys = [str(part) for part in first["loc"]]
@@ -40,7 +40,7 @@ def sentence(error: ValidationError, schema: type[Section], prefix: str = "") ->
             f"params.yaml: {path} is not a known key{suggestion(keys[-1], known)} (its value is {value}); "
             f"allowed are {listed(known)}."
         )
-    if isinstance(context.get("error"), InputError):  # which is a sentence already
+    if isinstance(context.get("error"), InputError):  # its message is already a sentence
         return str(context["error"])
     allowed = _allowed(kind, context, first["msg"])
     if kind == "list_type":
@@ -91,10 +91,10 @@ def _allowed(kind: str, context: Mapping[str, Any], message: str) -> str:
 def _fields(schema: type[Section], keys: list[str]) -> Mapping[str, Any]:
     """Return the fields of the (nested) section that ``keys`` leads to."""
     for key in keys:
-        if key.isdigit():  # an entry of a list, whose schema is known already
+        if key.isdigit():  # the index of a list entry; the schema of the list's entries is already known
             continue
         annotation = schema.model_fields[key].annotation if key in schema.model_fields else None
-        inner = [annotation, *get_args(annotation)]  # a section by itself, in a list, or one that may be null
+        inner = [annotation, *get_args(annotation)]  # a section, a list of sections, or a section that may be null
         sections = [each for each in inner if isinstance(each, type) and issubclass(each, Section)]
         if not sections:
             return {}
@@ -114,26 +114,29 @@ def _of_what(schema: type[Section], keys: list[str]) -> str:
 
 
 def _for_dvc(schema: type[Section], keys: list[str]) -> str:
-    """Return what is said of a key of ``params.yaml`` itself that is required: its own keys may all be left out."""
+    """Return the end of the message for a required top-level key of ``params.yaml``, which DVC needs.
+
+    A section whose own keys all have defaults may be written as ``{}``.
+    """
     annotation = getattr(_fields(schema, keys[:-1]).get(keys[-1]), "annotation", None)
     is_section = isinstance(annotation, type) and issubclass(annotation, Section)
     required = [name for name, field in _fields(schema, keys).items() if field.is_required()]
-    return "; DVC needs it there" + (f", and `{keys[-1]}: {{}}` is enough" if is_section and not required else "")
+    return "; DVC needs this key" + (f", and `{keys[-1]}: {{}}` is enough" if is_section and not required else "")
 
 
 def key_shown(name: str) -> str:
-    """Return a key as a message shows it: in quotes where it is strange."""
+    """Return a key as a message shows it: in quotes if it has unusual characters."""
     return name if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) else shown(name)
 
 
 def suggestion(word: str, known: list[str]) -> str:
-    """Return which known word was meant, if one is near."""
+    """Return a question after the known word that is most similar; an empty string if no word is similar."""
     word = word[:64]
     close = difflib.get_close_matches(word, known, n=1)
     return f", did you mean {close[0]!r}?" if close else ""
 
 
 def listed(names: Iterable[str]) -> str:
-    """Return names in a sentence, not more than a reader takes in."""
+    """Return names as part of a sentence, at most :data:`MAX_LISTED` of them."""
     every = list(names)
     return ", ".join(every[:MAX_LISTED]) + (f" and {len(every) - MAX_LISTED} more" if len(every) > MAX_LISTED else "")

@@ -1,6 +1,6 @@
-"""Which models are one flow, trained alike, but dequantized in different ways.
+"""Search for models that are the same flow with the same training, but with different dequantization noise.
 
-Invariant (``tests/report/test_ways.py``): models that are one flow are found
+Invariant (``tests/report/test_ways.py``): models that are the same flow are found
 (``test_models_that_are_one_flow_are_compared``).
 """
 
@@ -12,21 +12,22 @@ from bitsperdim.config.families.base import DequantizedSection, FamilySection
 
 
 def ways_of_dequantizing(sections: Mapping[str, FamilySection]) -> list[tuple[str, list[str]]]:
-    """Find models that are the same flow, trained alike, but dequantized in different ways.
+    """Find models that are the same flow with the same training, but with different dequantization noise.
 
     Args:
-        sections: name -> section, of the models that are compared.
+        sections: name -> section of the compared models.
 
     Returns:
-        For each such flow the reference, which has fresh uniform noise and one sample where there is such a model and
-        is the first else, and all names, in the order of ``sections``. Flows with one way only are left out.
+        For each such flow, its reference model and the names of all its models, in the order of ``sections``. The
+        reference is the model with fresh uniform noise and one sample, or the first model if there is no such model.
+        Flows with only one kind of noise are left out.
     """
     groups: dict[str, list[str]] = {}
     flows = {name: section for name, section in sections.items() if isinstance(section, DequantizedSection)}
     for name, section in flows.items():
-        # the sizes of learned noise matter to nobody who has none
+        # the sizes of learned noise have no effect on models without learned noise
         own = section.model_dump(exclude={"dequantization", "train_samples", "variational", "train"})
-        own["train"] = section.train.model_dump(exclude_unset=True)  # a null that is written is a change
+        own["train"] = section.train.model_dump(exclude_unset=True)  # a null that is written counts as a change
         groups.setdefault(repr(own), []).append(name)
     found = []
     for names in groups.values():

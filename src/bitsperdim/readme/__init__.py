@@ -1,1 +1,1 @@
-"""The numbers in README.md, written from committed files: none is typed."""
+"""Generation of the numbers in README.md and docs/known-truths.md from committed files."""

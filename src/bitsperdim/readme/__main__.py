@@ -1,4 +1,4 @@
-"""Rewrite the numbers of all pages in the repository of the command line: ``python -m bitsperdim.readme ROOT``."""
+"""Command that rewrites the numbers in all pages of a repository: ``python -m bitsperdim.readme ROOT``."""
 
 import sys
 from pathlib import Path
@@ -9,7 +9,7 @@ from bitsperdim.readme.sections import PAGES, update
 
 
 def main() -> None:
-    """Read each page, and write it where the numbers differ."""
+    """Write each page again, with the present numbers."""
     if len(sys.argv) != 2:
         sys.exit("usage: python -m bitsperdim.readme ROOT")
     root = Path(sys.argv[1])

@@ -1,4 +1,4 @@
-"""What ``docs/known-truths.md`` shows of ``docs/known_truths.json``: Markdown in, nothing else.
+"""The generated tables of ``docs/known-truths.md``, as Markdown from ``docs/known_truths.json``.
 
 Invariants (``tests/readme/test_known_page.py``): every number is that of the file, in its row and column.
 """
@@ -16,10 +16,10 @@ FILE = Path("docs") / "known_truths.json"
 
 
 def made_once(root: Path) -> MadeOnceMetrics:
-    """Read the file.
+    """Read ``docs/known_truths.json``.
 
     Raises:
-        InputError: it is missing, or not what the study writes.
+        InputError: the file is missing, or has another format than the study writes.
     """
     found = read_stored(root / FILE, MadeOnceMetrics)
     check_names(found, found.tables, root / FILE)
@@ -27,7 +27,7 @@ def made_once(root: Path) -> MadeOnceMetrics:
 
 
 def excess(root: Path) -> str:
-    """Return what each model lacks on each source."""
+    """Return the table of the excess of each model over the truth on each source."""
     found = made_once(root)
     said, sources = found.excess, found.excess.sources
     channels, height, width = said.image_shape
@@ -42,11 +42,12 @@ def excess(root: Path) -> str:
         text += f"| {words}, above the truth | {cells} |\n"
     refuted = f"**{said.n_refuted} are refuted**" if said.n_refuted else "none is refuted"
     return (
-        f"{text}\n{count(said.n_train)} training and {count(said.n_test)} test images of {height} {TIMES} {width} "
-        f"{TIMES} {channels} sub-pixels and {said.n_levels} levels; K = {said.n_samples}; ± is one standard error, of "
-        f"the excess that of the differences, image by image; one training each. Of {said.n_models} models {refuted}. "
-        f"† Too few samples. All of it, with the estimators below, took {found.seconds / 60:.0f} minutes "
-        f"({found.made_with['processor']}, {found.made_with['device']}, PyTorch {found.made_with['torch']}).\n"
+        f"{text}\nThe sources have {count(said.n_train)} training and {count(said.n_test)} test images of {height} "
+        f"{TIMES} {width} {TIMES} {channels} sub-pixels and {said.n_levels} levels; K = {said.n_samples}. ± is one "
+        f"standard error; for the excess it is the error of the paired differences, image by image. Each model was "
+        f"trained once. Of {said.n_models} models {refuted}. † Too few samples. This table and the estimators below "
+        f"took {found.seconds / 60:.0f} minutes ({found.made_with['processor']}, {found.made_with['device']}, PyTorch "
+        f"{found.made_with['torch']}).\n"
     )
 
 
@@ -63,12 +64,12 @@ def _lacks(model: ModelMetrics) -> str:
 
 
 def estimators(root: Path) -> str:
-    """Return how far each estimator is off, and how often what it says is true."""
+    """Return the tables of the error of each estimator, and of how often its statements are true."""
     found = made_once(root)
     said = found.estimators
     text = (
         f"| model | K | k-hat | bound {MINUS} truth | jackknife {MINUS} truth | truth not below bound (97.5 %) | "
-        "truth in jackknife's interval (95 %) | truth within 1.96 errors of bound | marked † |\n"
+        "truth in the jackknife's interval (95 %) | truth within 1.96 errors of the bound | marked † |\n"
         f"|{' --- |' * 9}\n"
     )
     for words, rows in by_model(found.tables.estimators):
@@ -98,9 +99,9 @@ def estimators(root: Path) -> str:
             f"{_off(bracket.upper_bias, bracket.upper_bias_error)} | {' | '.join(times)} |\n"
         )
     return (
-        f"{text}\nNats per image, means over {said.n_images} images and {said.n_replicates} replicates of the whole "
-        f"estimate; ± is one standard error. The known values are right to {two_digits(said.largest_error)} nats. "
-        f"**short**: true less often than stated, by more than chance.\n"
+        f"{text}\nAll values are in nats per image, and are means over {said.n_images} images and {said.n_replicates} "
+        f"replicates of the whole estimate; ± is one standard error. The error of the known values is at most "
+        f"{two_digits(said.largest_error)} nats. **short** means: true less often than stated, by more than chance.\n"
     )
 
 

@@ -1,7 +1,7 @@
-"""The numbers in README.md and docs/known-truths.md, written from results, recipes and docs: none is typed.
+"""The generated sections of README.md and docs/known-truths.md, made from results, recipes and docs.
 
-``make readme`` rewrites what stands between the two markers of each section; ``tests/readme/test_readme.py`` and
-``test_known_page.py`` fail where a section and the committed files differ.
+``make readme`` rewrites the text between the two markers of each section. ``tests/readme/test_readme.py`` and
+``test_known_page.py`` fail if a section and the committed files differ.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def table(results: Path) -> str:
         metrics = read_stored(results / name / "metrics.json", Metrics)
         bpd, error = with_error(metrics.bpd, metrics.bpd_standard_error)
         nll, nll_error = with_error(metrics.nll_nats, metrics.nll_nats_standard_error)
-        monte_carlo = metrics.bpd_monte_carlo_error  # infinite with one sample, which cannot tell
+        monte_carlo = metrics.bpd_monte_carlo_error  # infinite if there is one sample, so that the error is unknown
         noise = "none" if metrics.kind != "lower" else f"{monte_carlo:.1g}" if math.isfinite(monte_carlo) else "unknown"
         is_other = metrics.protocol != images.protocol
-        label = f"`{name}`" + (f", of another protocol, not comparable: `{metrics.protocol}`" if is_other else "")
+        label = f"`{name}`" + (f", not comparable: another protocol, `{metrics.protocol}`" if is_other else "")
         sign, flag = metrics.sign, metrics.marks
         row = f"| {label} | {sign} {bpd} ± {error}{flag} | {metrics.words} | {nll} ± {nll_error}{flag} | {noise}{flag} "
         (others if is_other else rows).append(f"{row}| {metrics.n_samples} |\n")
@@ -66,7 +66,7 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
 
 
 def update(text: str, root: Path, page: str = "README.md") -> str:
-    """Return the text of a page with what stands between its markers written anew."""
+    """Return the text of a page with all sections between its markers written again."""
     for name, section in PAGES[page].items():
         text = between(text, name, section(root), page)
     return text
@@ -81,10 +81,10 @@ def between(text: str, name: str, content: str, page: str = "README.md") -> str:
     """Return ``text`` with ``content`` between the markers of a section.
 
     Raises:
-        InputError: a marker is not there exactly once.
+        InputError: a marker does not occur exactly once.
     """
     begin, end = markers(name)
     if text.count(begin) != 1 or text.count(end) != 1:
-        raise InputError(f"{page} must hold the markers {begin!r} and {end!r} once each.")
+        raise InputError(f"{page} must contain the markers {begin!r} and {end!r} once each.")
     before, rest = text.split(begin)
     return f"{before}{begin}\n{content}{end}{rest.split(end)[1]}"

@@ -1,7 +1,7 @@
-"""What the README shows of the studies and of a comparison, written from committed files: Markdown in, nothing else.
+"""The README's generated sections about studies and a comparison, as Markdown from committed files.
 
-The numbers of ``project_delay`` and of the constructed networks are those of the committed run; the trained networks'
-are of the full budget, ``docs/universal_resnet.json``, where the essay's stand too.
+The numbers of ``project_delay`` and of the constructed networks are those of the committed run. The numbers of the
+trained networks come from training with the full budget, in ``docs/universal_resnet.json``, which also has the essay's.
 
 Invariants (``tests/readme/test_readme.py``): every number is that of the files, each in its row
 (``test_the_delay_says_what_its_files_say``, ``test_the_networks_are_those_of_their_files``); the comparison is what the
@@ -27,32 +27,32 @@ FULL_BUDGET = Path("docs") / "universal_resnet.json"
 
 
 def comparison(root: Path) -> str:
-    """Return a comparison as the command prints it, and what the two errors alone would have given."""
+    """Return a comparison as the command prints it, and the error that would follow from the two errors alone."""
     found = json.loads(commands.compare(root, *COMPARED, None, "json"))["models"][0]
     text = commands.compare(root, *COMPARED, None, "text")
     alone = math.hypot(found["a"]["bpd_standard_error"], found["b"]["bpd_standard_error"])
     return (
         f"```console\n$ bitsperdim compare {' '.join(COMPARED)}\n{text}\n```\n\n"
-        f"The errors of the two numbers alone would have given ± {two_digits(alone)} here, "
-        f"{alone / found['standard_error_bpd']:.0f} times as much.\n"
+        f"From the errors of the two numbers alone, the error of the difference would be ± {two_digits(alone)}, which "
+        f"is {alone / found['standard_error_bpd']:.0f} times as large.\n"
     )
 
 
 def delay(root: Path) -> str:
-    """Return how much each proposal of the study ``project_delay`` reduces the variance, measured and exact."""
+    """Return the table of each proposal's variance reduction in the study ``project_delay``, measured and exact."""
     metrics = read_stored(root / "results" / "project_delay" / "metrics.json", DelayMetrics)
     exact = metrics.exact
     mantissa, exponent = f"{exact.probability:.4e}".split("e")
     text = (
-        f"A Markov chain of {exact.n_states} states says that they take {metrics.deadline:g} or longer with "
-        f"probability {mantissa} {TIMES} 10{str(int(exponent)).translate(SUPERSCRIPTS)}, and what the variance of "
-        f"every proposal is.\n\n"
+        f"According to a Markov chain with {exact.n_states} states, they take {metrics.deadline:g} or longer with "
+        f"probability {mantissa} {TIMES} 10{str(int(exponent)).translate(SUPERSCRIPTS)}. The chain also gives the "
+        f"exact variance of every proposal.\n\n"
         f"| durations drawn with | variance reduction, measured on {count(metrics.n_samples)} draws | exact | "
         f"error bar too short by a factor of |\n| --- | --- | --- | --- |\n"
     )
     for item in sorted(metrics.proposals.values(), key=_order):
         true = "none: infinite variance" if item.variance_is_infinite else _ratio(item.variance_reduction_exact)
-        short = "no bar holds" if item.variance_is_infinite else f"{item.error_factor:.1f}"
+        short = "no bar is valid" if item.variance_is_infinite else f"{item.error_factor:.1f}"
         text += f"| {item.label}{ROLES[item.role]} | {_ratio(item.variance_reduction)} | {true} | {short} |\n"
     methods = [item for item in metrics.proposals.values() if item.role == "method"]
     looks = max(methods, key=lambda item: item.variance_reduction)
@@ -60,14 +60,14 @@ def delay(root: Path) -> str:
     if looks != best:
         text += (
             f"\nSo the proposal that looks best ({looks.label}) is not the best ({best.label}), and its error bar is "
-            f"{looks.error_factor:.1f} times too short: the weights that make up its variance have not been drawn in "
-            f"{count(metrics.n_samples)} draws.\n"
+            f"{looks.error_factor:.1f} times too short: the large weights that dominate its variance do not occur "
+            f"among {count(metrics.n_samples)} draws.\n"
         )
     return text
 
 
 def _order(item: ProposalMetrics) -> tuple[bool, bool, float]:
-    """The methods first, then the mistake, then the yardstick; the least reduction first."""
+    """Return the sort key: methods first, then the mistake, then the yardstick, each by increasing reduction."""
     return item.role == "yardstick", item.role == "mistake", item.variance_reduction
 
 
@@ -76,13 +76,13 @@ def _ratio(value: float) -> str:
 
 
 def disc(root: Path) -> str:
-    """Return the errors of the networks constructed for the unit disc: those of the run, and the largest."""
+    """Return the table of errors of the networks constructed for the unit disc: those of the run, and the largest."""
     rows = read_rows(root / "results" / "universal_resnet" / "constructed.csv", "function", ("join", "cells", *ERRORS))
     errors = {(int(row["cells"]), bool(row["join"])): row for row in rows if row["function"] == "disc"}
     largest = read_stored(root / FULL_BUDGET, ResnetMetrics).constructed
     for name, join in (("disc", False), ("disc_joined", True)):
         errors[largest[name].cells, join] = dict(largest[name])
-    text = "| the unit disc on [-2, 2]² | blocks | L1 error | decided right |\n| --- | --- | --- | --- |\n"
+    text = "| the unit disc on [-2, 2]² | blocks | L1 error | classified correctly |\n| --- | --- | --- | --- |\n"
     for (cells, join), row in sorted(errors.items()):
         words = f"{cells} {TIMES} {cells} cells" + (", equal levels joined" if join else "")
         share = f"{100 * float(row['close_share']):.2f} %"
@@ -91,7 +91,7 @@ def disc(root: Path) -> str:
 
 
 def networks(root: Path) -> str:
-    """Return what training finds beside what the essay reports."""
+    """Return the table of accuracies found by training, beside those that the essay reports."""
     metrics = read_stored(root / FULL_BUDGET, ResnetMetrics)
     heads = " | ".join(f"{name} | essay" for name in PREDICATES)
     text = f"| network | {heads} |\n|{' --- |' * (1 + 2 * len(PREDICATES))}\n"
@@ -102,9 +102,10 @@ def networks(root: Path) -> str:
     best = max(net.hard.fresh_mean for net in metrics.accuracy.values())
     return (
         f"{text}| *always the larger class* | {shares} | |\n\n"
-        f"Percent of the {metrics.n_points} training points, mean and spread of {metrics.n_seeds} starts of "
-        f"{count(metrics.n_steps)} steps. To fit is not to know: on fresh points of `hard` no network is right more "
-        f"often than {best:.1f} %.\n"
+        f"Values are percentages of the {metrics.n_points} training points that are classified correctly: mean and "
+        f"spread of {metrics.n_seeds} training runs of {count(metrics.n_steps)} steps from different starts. A good "
+        f"fit does not mean generalization: on new points of `hard`, no network is right more often than "
+        f"{best:.1f} %.\n"
     )
 
 

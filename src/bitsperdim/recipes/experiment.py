@@ -1,7 +1,7 @@
-"""``bitsperdim run``: ``dvc exp run`` after a look at what ``-S`` would make of ``params.yaml``.
+"""The command ``bitsperdim run``, which checks the settings after ``-S`` and then runs ``dvc exp run``.
 
-DVC writes settings into ``params.yaml`` before anything can refuse them, and where ``dvc.yaml`` needs them it ends with
-an error of its own. Here a setting that is refused changes nothing.
+DVC writes settings into ``params.yaml`` before the pipeline can refuse them. If a wrong setting affects ``dvc.yaml``
+itself, DVC ends with its own error message. Here a setting that is refused changes nothing.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from bitsperdim.recipes.settings import applied
 
 
 def run(root: Path, arguments: Sequence[str]) -> NoReturn:
-    """Check the settings among the arguments of ``dvc exp run``, and become that command.
+    """Check the settings among the arguments of ``dvc exp run``, then replace this process by that command.
 
-    The stages find the Python of this command first, whether its environment is active or not.
+    The stages use the Python of this command, even if its environment is not active.
 
     Raises:
-        InputError: a setting, or what ``params.yaml`` has, is not allowed, or there is no repository of git.
+        InputError: a setting or a value in ``params.yaml`` is not allowed, or there is no git repository.
     """
     parser = argparse.ArgumentParser(prog="bitsperdim run", add_help=False)
     parser.add_argument("-S", "--set-param", action="append", default=[])
     settings = parser.parse_known_args(arguments)[0].set_param
     if not {"-h", "--help"} & set(arguments):
-        repository(root)  # DVC keeps experiments in git
+        repository(root)  # raises an error without git, in which DVC stores experiments
         params = validated(applied(read_yaml(root / "params.yaml"), settings, root))
         with contextlib.chdir(root):
             check_source(params)

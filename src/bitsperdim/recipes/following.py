@@ -1,13 +1,13 @@
-"""A recipe's training as it runs, epoch by epoch, beside the committed curve at the same number of presentations.
+"""Display of a running recipe's training, epoch by epoch, beside the committed training curve.
 
-A training writes its curve beside its log about once a second (:mod:`bitsperdim.runtime.curve`): of shorter epochs the
-newest is shown. What an earlier run left in the same folder is not shown. A run from DVC's queue has its logs
-elsewhere, and cannot be followed.
+The committed curve is shown at the same number of presented images. Training writes its curve beside its log about once
+a second (:mod:`bitsperdim.runtime.curve`), so that of several shorter epochs only the newest is shown. Rows of an
+earlier run in the same folder are not shown. A run from DVC's queue has its logs elsewhere, and cannot be followed.
 
-Invariants (``tests/recipes/test_following.py``): each new row once, and the last when the run has ended
-(``test_each_row_is_shown_once``); beside it the committed row of the same model and seed with as many presentations, or
-the next fewer (``test_the_committed_row_is_that_of_as_many_presentations``). Where that one was made with other values
-the title says so (``test_a_committed_curve_of_other_values_is_said_to_be_one``).
+Invariants (``tests/recipes/test_following.py``): each new row is shown once, and the last row when the run has ended
+(``test_each_row_is_shown_once``); beside it is the committed row of the same model and seed with the same number of
+presentations, or the next smaller number (``test_the_committed_row_is_that_of_as_many_presentations``). The title says
+if the committed curve was made with other parameters (``test_a_committed_curve_of_other_values_is_said_to_be_one``).
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ COLUMNS = (  # title, width
     ("difference", 10),
 )
 TITLE = (
-    "{name}, and right of the line {kept}: bits/dim of training and validation images, bounds where there is no exact"
+    "{name}, and to the right of the line {kept}: bits/dim of training and validation images, bounds if there is no "
+    "exact"
 )
 
 
@@ -54,31 +55,31 @@ def follow(
     """Yield the lines of a table, each when it is known, until the run ends.
 
     Args:
-        root: of the repository.
-        recipe: that runs.
-        size: ``cpu`` or ``gpu``.
-        settings: with which it was started.
-        wait: called between two looks.
+        root: folder of the repository.
+        recipe: the running recipe.
+        size: ``cpu``, ``long`` or ``gpu``.
+        settings: settings (``-S``) with which the run was started.
+        wait: function that is called between two readings of the files.
 
     Raises:
-        InputError: it does not run, or the committed curve is damaged.
+        InputError: the recipe is not running, or the committed curve is damaged.
     """
     name = run_name(recipe.name, size, settings)
     folder, path = root / LOGS / name, RESULTS / f"{result_name(recipe.name, size)}.csv"
     kept = _committed(root / path)
     if not is_running(folder):
         raise InputError(
-            f"{name} is not running here (from DVC's queue it cannot be followed); start it by "
+            f"{name} is not running here (a run from DVC's queue cannot be followed). Start it with "
             f"`bitsperdim recipe {recipe.name} --size {size}`, and follow it from another terminal."
         )
-    there = str(path) if kept else f"nothing ({path} is not there)"
+    there = str(path) if kept else f"nothing ({path} does not exist)"
     if kept and (others := _differing(root, recipe, size, settings)):
         there += f" (made with other values in {', '.join(others)})"
     yield f"{TITLE.format(name=name, kept=there)} number."
     yield _line([title for title, _ in COLUMNS])
     shown: dict[tuple[str, str], Row] = {}
     while True:
-        goes_on = is_running(folder)  # asked first, so that what is written last is seen
+        goes_on = is_running(folder)  # tested before reading, so that the last rows are not missed
         for model, row in _newest(folder):
             key = model, row["seed"]
             if shown.get(key) != row:
@@ -90,22 +91,22 @@ def follow(
 
 
 def _committed(path: Path) -> list[Row]:
-    """Return the rows of a committed curve; none where there is no file.
+    """Return the rows of a committed curve; an empty list if there is no file.
 
     Raises:
-        InputError: it is damaged.
+        InputError: the file is damaged.
     """
     if not path.exists():
         return []
     with reading_result(path):
         rows = read_rows(path.read_text(encoding="utf-8"))
-        for row in rows:  # what is read of each
+        for row in rows:  # raises an error if a column that is needed later is damaged
             _ = row["model"], row["seed"], int(row["n_presented"] or 0), float(row["validation_bpd"]), row[SECONDS]
     return [row for row in rows if row["n_presented"]]
 
 
 def _differing(root: Path, recipe: Recipe, size: SizeName, settings: Sequence[str]) -> list[str]:
-    """Return the sections in which the committed result has other values than the run, of what its curve depends on.
+    """Return the sections, among those that affect the curve, in which the committed result and the run differ.
 
     Raises:
         InputError: the result is damaged, or a parameter is not allowed.
@@ -120,7 +121,7 @@ def _differing(root: Path, recipe: Recipe, size: SizeName, settings: Sequence[st
 
 
 def _newest(folder: Path) -> Iterator[tuple[str, Row]]:
-    """Yield the model and the newest row of each training of this run, in the order of its trainings."""
+    """Yield the model and the newest row of each of this run's training runs, in the order in which they started."""
     started = (folder / STARTED).stat().st_mtime_ns
     written = [(path.stat().st_mtime_ns, path) for path in folder.glob("train-*.csv")]
     for at, path in sorted(written):
@@ -130,7 +131,7 @@ def _newest(folder: Path) -> Iterator[tuple[str, Row]]:
 
 
 def at_presentations(rows: Sequence[Row], model: str, seed: str, n_presented: int) -> Row | None:
-    """Return the last row of a model and a seed with at most so many presentations; None where there is none."""
+    """Return the last row of a model and a seed with at most this number of presentations; None if there is no row."""
     own = [row for row in rows if (row["model"], row["seed"]) == (model, seed)]
     return max(
         (row for row in own if int(row["n_presented"]) <= n_presented),
@@ -154,7 +155,7 @@ def _seconds(row: Row) -> str:
 
 
 def _line(cells: Sequence[str]) -> str:
-    """Return cells in columns: the name of the model and what follows the line to the left, numbers to the right."""
+    """Return the cells in columns; the model's name and the cell after the line are aligned to the left."""
     placed = [
         cell.ljust(width) if number == 0 or cell.startswith("|") else cell.rjust(width)
         for number, (cell, (_, width)) in enumerate(zip(cells, COLUMNS, strict=False))

@@ -1,7 +1,7 @@
-"""``recipes/<name>.yaml``: what is changed in ``params.yaml``, at two sizes or three, and the published reference.
+"""Reading ``recipes/<name>.yaml``: changes of ``params.yaml`` for two or three sizes, and published references.
 
 Invariant (``tests/recipes/test_recipe.py``): every committed recipe validates against the committed
-``params.yaml`` at every size that it has; every mistake in one is a sentence.
+``params.yaml`` at every size that it has; every mistake in a recipe gives one sentence.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ Unit = Literal["nats", "bits/dim"]
 
 
 class Published(Section):
-    """A published number that a model of this recipe is held against.
+    """A published number with which a model of this recipe is compared.
 
     Attributes:
-        model: the section of ours that is compared with it; None: a number for these images in general.
-        what: the model as its authors call it.
+        model: name of the model's section in this recipe; None: the number is for these images in general.
+        what: name that the authors give to their model.
         value: negative log-likelihood, smaller is better.
-        unit: of the value.
+        unit: unit of the value.
         kind: ``exact``, ``bound`` or ``estimate``.
-        protocol: data, K and whatever else differs.
+        protocol: data, K and other differences.
         source: authors, year, table.
     """
 
@@ -53,14 +53,14 @@ class Published(Section):
 
 
 class Size(Section):
-    """One of the sizes of a recipe: its own changes of parameters, and about how long it takes."""
+    """One size of a recipe: its own changes of parameters, and its approximate time in minutes."""
 
     minutes: PositiveInt
     params: dict[str, Any]
 
 
 class Sizes(Section):
-    """A size for two CPU cores, one for a GPU, and sometimes one for hours on two CPU cores."""
+    """The sizes of a recipe: for two CPU cores, for a GPU, and optionally for hours on two CPU cores."""
 
     cpu: Size
     gpu: Size
@@ -78,13 +78,13 @@ class RecipeFile(Section):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe by name."""
+    """A recipe: its name and its content."""
 
     name: str
     content: RecipeFile
 
     def changes(self, size: SizeName) -> dict[str, Any]:
-        """Return the changes of ``params.yaml``, the size's own last.
+        """Return the changes of ``params.yaml`` for a size; the size's own changes take precedence.
 
         Raises:
             InputError: the recipe does not have this size.
@@ -96,14 +96,14 @@ class Recipe:
 
     @property
     def sizes(self) -> list[SizeName]:
-        """The sizes that it has."""
+        """Sizes that this recipe has."""
         return [size for size in SIZES if getattr(self.content.sizes, size) is not None]
 
     def parameters(self, base: Mapping[str, Any], size: SizeName) -> dict[str, Any]:
         """Return the whole content of ``params.yaml`` under this recipe, validated.
 
         Raises:
-            InputError: the recipe does not have this size, a parameter is not allowed, or a published number is of a
+            InputError: the recipe does not have this size, a parameter is not allowed, or a published number names a
                 model that is not run.
         """
         content = merged(base, self.changes(size))
@@ -115,8 +115,8 @@ class Recipe:
         for reference in self.content.published:
             if reference.model is not None and reference.model not in params.models:
                 raise InputError(
-                    f"recipes/{self.name}.yaml: published names the model {reference.model!r}, which is not run; "
-                    f"models are {', '.join(params.models)}."
+                    f"recipes/{self.name}.yaml: published names the model {reference.model!r}, which is not run; the "
+                    f"models of this recipe are {', '.join(params.models)}."
                 )
         return content
 
@@ -131,7 +131,7 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 
 def overrides(changes: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return changes as DVC's ``-S`` takes them: ``++a.b=value``, which sets a key whether it is there or not."""
+    """Return changes in the form of DVC's ``-S``: ``++a.b=value``, which sets a key whether it exists or not."""
     found = []
     for key, value in changes.items():
         if isinstance(value, Mapping):
@@ -152,7 +152,7 @@ def _written(value: Any) -> str:  # noqa: ANN401 - any YAML value
 
 
 def quoted(text: str, mark: Literal["'", '"']) -> str:
-    """Return text in quotes of Hydra, in which a backslash is one, but where a quote follows."""
+    """Return text in quotes for Hydra, which treats a backslash as an escape only before a quote."""
     return (
         mark + re.sub(rf"(\\*)({mark}|$)", lambda match: match[1] * 2 + (f"\\{mark}" if match[2] else ""), text) + mark
     )
@@ -164,7 +164,7 @@ def names(root: Path) -> list[str]:
 
 
 def close(word: str, known: Iterable[str]) -> str:
-    """Return a question after the names that a mistyped one is close to; nothing where there is none."""
+    """Return a question that suggests names similar to a mistyped one; an empty string if no name is similar."""
     found = difflib.get_close_matches(word[:64], known)
     return f", did you mean {' or '.join(found)}?" if found else ""
 
@@ -173,12 +173,12 @@ def read(root: Path, name: str) -> Recipe:
     """Read a recipe.
 
     Raises:
-        InputError: there is none of this name, or it is not what a recipe has to be.
+        InputError: there is no recipe with this name, or the recipe is not valid.
     """
     known = names(root)
     if name not in known:
-        choices = ", ".join(known) or "none: recipes/ is empty"
-        raise InputError(f"There is no recipe {shown(name)}{close(name, known)}; choose {choices}.")
+        choices = f"choose {', '.join(known)}" if known else "recipes/ is empty"
+        raise InputError(f"There is no recipe {shown(name)}{close(name, known)}; {choices}.")
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) or name.endswith(tuple(f"-{size}" for size in SIZES)):
         raise InputError(
             f"recipes/{name}.yaml: {name!r} cannot name a recipe; a name has lower-case letters, digits and "
@@ -197,7 +197,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping.
 
     Raises:
-        InputError: it cannot be read, or is no mapping.
+        InputError: the file cannot be read, or is not a mapping.
     """
     content = load_yaml(path)
     if not isinstance(content, dict):

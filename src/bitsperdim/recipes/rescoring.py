@@ -1,12 +1,12 @@
-"""Scoring the kept weights of a recipe's result again, with the evaluation as it is now: nothing is trained.
+"""Scoring of the stored weights of a recipe's result with the present evaluation, without training.
 
-The stages before the training and the evaluation run in a folder of their own, without DVC. The result then has the new
-numbers and their times, says at which commit they were computed (``rescored``), and keeps all that is said of the
-training, its commit above all.
+The data stages and the evaluation run in a separate folder, without DVC. The result then has the new numbers and their
+times, and records the commit at which they were computed (``rescored``). Everything about the training stays, above all
+its commit.
 
 Invariants (``tests/recipes/test_rescoring.py``): the same settings give the same numbers
-(``test_the_same_settings_give_the_same_numbers``); other settings of the evaluation are taken from the recipe
-(``test_other_settings_of_the_evaluation``); other images, models or trainings are refused
+(``test_the_same_settings_give_the_same_numbers``); changed settings of the evaluation are taken from the recipe
+(``test_other_settings_of_the_evaluation``); other images, models or training settings are refused
 (``test_a_recipe_that_trains_otherwise_is_refused``).
 """
 
@@ -24,20 +24,20 @@ from bitsperdim.recipes.result import RESULTS, rescored, result_name
 from bitsperdim.recipes.running import reading_result, score
 from bitsperdim.recipes.weights import WEIGHTS, check_kept
 
-TRAINED = ("dataset", "dequantize", "models", "seeds", "train")  # what decides the weights, with each model's own
+TRAINED = ("dataset", "dequantize", "models", "seeds", "train")  # these and the models' own sections decide the weights
 
 
 def rescore(root: Path, recipe: Recipe, size: SizeName) -> Path:
-    """Score the weights of a result again, and write it anew; return the path of its JSON.
+    """Score the weights of a result again, and write the result again; return the path of its JSON file.
 
     Args:
-        root: of the repository.
-        recipe: whose result it is.
-        size: ``cpu`` or ``gpu``.
+        root: folder of the repository.
+        recipe: recipe of the result.
+        size: ``cpu``, ``long`` or ``gpu``.
 
     Raises:
-        InputError: there is no result, its weights are not there or are others, the recipe trains otherwise now, or a
-            stage failed (it has said why).
+        InputError: there is no result, its weights are missing or different, the recipe now has other training
+            settings, or a stage failed (the stage has printed the reason).
     """
     name = result_name(recipe.name, size)
     path, weights = root / RESULTS / f"{name}.json", root / WEIGHTS / name
@@ -45,7 +45,7 @@ def rescore(root: Path, recipe: Recipe, size: SizeName) -> Path:
     if not path.is_file():
         raise InputError(
             f"There is no result {place} whose weights could be scored; run `bitsperdim recipe {recipe.name} "
-            f"--size {size}`."
+            f"--size {size}` first."
         )
     params = recipe.parameters(read_yaml(root / "params.yaml"), size)
     with reading_result(path):
@@ -59,7 +59,7 @@ def rescore(root: Path, recipe: Recipe, size: SizeName) -> Path:
     if others:
         raise InputError(
             f"{place} was made with other values in {', '.join(others)} than recipes/{recipe.name}.yaml and "
-            f"params.yaml have now; run the recipe again, or restore them."
+            f"params.yaml have now; run the recipe again, or restore these values."
         )
     finished = score(root, recipe, size, params, weights)
     with reading_result(path), path.with_suffix(".npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:

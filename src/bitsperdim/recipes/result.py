@@ -1,16 +1,17 @@
-"""What is kept of a finished recipe: ``recipes/results/<name>.json``, ``<name>.npz`` and ``<name>.csv`` beside it.
+"""Result files of a finished recipe: ``recipes/results/<name>.json``, and ``<name>.npz`` and ``<name>.csv`` beside it.
 
-The JSON holds the metrics (and a bound at each smaller K), the parameters, the commit and whether the code differed
-from it (null where that is unknown, with the reason), devices and times, the hashes of data and weights, the published
-numbers, and paired differences where models are one flow dequantized in several ways; the .npz holds log P(x) of every
-test image, so that two results can be compared image by image, and where test images are there several times
-``/same_as``, the number of the first that is equal; the .csv holds the training curve of every model and seed,
-by images presented and, where the log of that very training is there, by seconds. A GPU size has names that end in
-``-gpu``.
+The JSON file has the metrics (and a bound at each smaller K), the parameters, the commit and whether the code differed
+from it (null with the reason if that is unknown), devices and times, hashes of data and weights, and the published
+numbers. If models are the same flow with different dequantization noise, it also has their paired differences.
 
-Invariants (``tests/recipes/test_running.py``): the mean of the kept log-likelihoods is the number in the
-JSON; a result that does not fit its recipe is refused; copies of an image are kept as such
-(``test_copies_are_kept``); the kept curve is that of the run (``test_the_curve_is_kept``).
+The .npz file has log P(x) of every test image, so that two results can be compared image by image. If test images occur
+several times, it also has ``/same_as``, the index of the first equal image. The .csv file has the training curve of
+every model and seed, by images presented and, if the log of the same training run exists, by seconds. The file names of
+the sizes ``long`` and ``gpu`` end in ``-long`` and ``-gpu``.
+
+Invariants (``tests/recipes/test_running.py``): the mean of the stored log-likelihoods is the number in the JSON file; a
+result that does not fit its recipe is refused; copies of an image are recorded (``test_copies_are_kept``); the stored
+curve is that of the run (``test_the_curve_is_kept``).
 """
 
 from __future__ import annotations
@@ -39,27 +40,28 @@ from bitsperdim.recipes.running import Finished, reading_result
 from bitsperdim.runtime import curve
 
 RESULTS = FOLDER / "results"
-SAME_AS = "/same_as"  # beside the models, of which none has such a name
+SAME_AS = "/same_as"  # stored beside the arrays of models; no model can have this name
 CURVE = ("model", "seed", "epoch", "step", "n_presented", curve.SECONDS, "train_bpd", "validation_bpd")
 SHARED = ("dataset", "dequantize", "models", "seeds", "train", "evaluate")
 
 
 def result_name(recipe: str, size: SizeName) -> str:
-    """Return the name of a result's files: that of the recipe, and ``-gpu`` for the GPU size."""
+    """Return the name of a result's files: the name of the recipe, with ``-long`` or ``-gpu`` for these sizes."""
     return recipe if size == "cpu" else f"{recipe}-{size}"
 
 
 def collect(root: Path, recipe: Recipe, size: SizeName, finished: Finished) -> Path:
-    """Write the result of a finished run; return the path of its JSON.
+    """Write the result of a finished run; return the path of its JSON file.
 
     Raises:
-        InputError: the run was one of other parameters than the recipe has now, or a file of it is damaged.
+        InputError: the run has other parameters than the recipe has now, or a file of the run is damaged.
     """
-    params, models = finished.params, list(finished.params["models"])
+    params = finished.params
+    models = list(params["models"])
     if merged(params, recipe.changes(size)) != params:
         raise InputError(
-            f"The finished run {finished.name!r} was one of other parameters than recipes/{recipe.name}.yaml has now; "
-            f"run it again."
+            f"The finished run {finished.name!r} has other parameters than recipes/{recipe.name}.yaml has now; run the "
+            f"recipe again."
         )
     path = root / RESULTS / f"{result_name(recipe.name, size)}.json"
     with reading_result(Path(finished.name)):
@@ -76,7 +78,7 @@ def collect(root: Path, recipe: Recipe, size: SizeName, finished: Finished) -> P
 def _content(
     recipe: Recipe, size: SizeName, finished: Finished, params: Mapping[str, Any], models: list[str]
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return what is written: the JSON, and the arrays."""
+    """Return the content of the JSON file and the arrays of the .npz file."""
     path = "results/dequantize/metrics.json"
     data = ImagesMetrics.read(finished.read(path), f"{path} of {finished.name}").as_record()
     description = json.loads(finished.read("data/dequantized/description.json"))
@@ -112,10 +114,10 @@ def _content(
 
 
 def _curve(finished: Finished, model: str, seeds: list[int]) -> list[dict[str, str]]:
-    """Return the training curve of a model, the keys :data:`CURVE`; what is not known is empty."""
+    """Return the training curve of a model with the keys :data:`CURVE`; unknown values are empty."""
     rows = curve.read_rows(finished.read(f"results/{model}/training_curve.csv").decode())
     if {int(row["seed"]) for row in rows} != set(seeds):
-        raise ValueError(f"training_curve.csv of {model} is not that of its seeds")
+        raise ValueError(f"training_curve.csv of {model} has other seeds than the run")
     path = finished.logs / f"train-{model}.csv"
     log = curve.read_rows(path.read_text(encoding="utf-8", errors="replace")) if path.exists() else []
     seconds = curve.seconds_of(rows, log)
@@ -124,7 +126,7 @@ def _curve(finished: Finished, model: str, seeds: list[int]) -> list[dict[str, s
 
 
 def _numbers(finished: Finished, model: str, seeds: list[int]) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
-    """Return what a result says of a model's numbers, log P(x) of its images (seeds, N), and their copies (N,)."""
+    """Return a model's numbers for the JSON file, log P(x) of its images (seeds, N), and their copies (N,)."""
     path = f"results/{model}/metrics.json"
     metrics = Metrics.read(finished.read(path), f"{path} of {finished.name}")
     bounds = csv.DictReader(io.StringIO(finished.read(f"results/{model}/bound_against_k.csv").decode()))
@@ -132,7 +134,7 @@ def _numbers(finished: Finished, model: str, seeds: list[int]) -> tuple[dict[str
     per_image = finished.read(f"results/{model}/per_image.csv").decode()
     log_p = of_images(per_image, "log_p", seeds)
     if log_p.shape[1] != metrics.n_images or not np.isclose(-log_p.mean(), metrics.nll_nats, rtol=1e-6):
-        raise ValueError(f"per_image.csv of {model} does not fit its metrics.json")
+        raise ValueError(f"per_image.csv of {model} does not agree with its metrics.json")
     same_as = of_images(per_image, "same_as", seeds)[0].astype(np.int64)
     numbers = {"metrics": metrics.as_record(), "nll_nats_by_n_samples": by_samples}
     return numbers, log_p.astype(np.float32), same_as
@@ -144,12 +146,12 @@ def rescored(
     """Return a result with the numbers of a run that scored its weights again.
 
     Args:
-        content: of the JSON.
-        arrays: of the .npz.
-        finished: the run; the weights, the images and what trained them are those of the result.
+        content: content of the JSON file.
+        arrays: arrays of the .npz file.
+        finished: the run, with the weights, images and training settings of the result.
 
     Raises:
-        ValueError: the images are others, or the numbers of the run do not fit each other.
+        ValueError: the images differ, or the numbers of the run do not agree with each other.
     """
     description = json.loads(finished.read("data/dequantized/description.json"))
     if description["test_sha256"] != content["data"]["sha256"]["test"]:
@@ -183,7 +185,7 @@ def dequantizations(
     shape: tuple[int, int, int],
     same_as: np.ndarray | None = None,
 ) -> list[dict[str, Any]]:
-    """Return the paired differences of models that are one flow dequantized in several ways."""
+    """Return the paired differences between models that are the same flow with different dequantization noise."""
     names = [name for name in log_p if results[name]["metrics"]["kind"] != "density"]
     groups = []
     for reference, members in ways_of_dequantizing({name: model_section(name, params[name]) for name in names}):
@@ -208,10 +210,10 @@ def of_images(per_image: str, column: str, seeds: list[int]) -> np.ndarray:
 
 
 def _costs(finished: Finished, stages: list[str]) -> dict[str, Any]:
-    """Return time, memory and device of each stage as it last ran under these parameters.
+    """Return time, memory and device of the last run of each stage under these parameters.
 
-    A stage whose result DVC had in its cache before, from another recipe on the same data, has no log here and is
-    left out. ``wall_seconds`` is the sum of what every number of this recipe took: training and evaluation.
+    A stage whose result was already in DVC's cache, from another recipe on the same data, has no log here and is left
+    out. ``wall_seconds`` is the time of training and evaluation of all models; it is None if a log is missing.
     """
     digest = hashlib.sha256(finished.read("params.yaml")).hexdigest()
     costs: dict[str, Any] = {}

@@ -1,17 +1,18 @@
-"""Running a recipe: as a named DVC experiment in a copy of the workspace, queued as one, or stage by stage without DVC.
+"""Running a recipe: as a named DVC experiment in a copy of the workspace, in DVC's queue, or without DVC.
 
-A run with parameters changed (``-S``) has a name of its own, made of the recipe's and the changes, so that it never
-passes for the recipe's. A queued one is run later by ``dvc queue start``; an earlier experiment of its name is removed
-when it is queued, for only one can have the name (what is in the queue already is neither queued nor run again), and
-``dvc queue start`` knows nothing of the folder of logs, so that the times of a queued run are not in its result.
+A run with changed parameters (``-S``) gets its own name, made of the recipe's name and a hash of the changes, so that
+it is not confused with the recipe itself. ``dvc queue start`` runs a queued run later. Two experiments cannot have the
+same name. So queueing removes an earlier experiment with the name, and a run that is already in the queue is neither
+queued nor run again. ``dvc queue start`` does not know the folder of logs, so that the result of a queued run has no
+times.
 
-Either way the workspace stays as it is, an interrupted run goes on where it stopped (stages that are done are not run
-again, a training goes on from its checkpoint), and what was made can be read by path.
+In all cases the workspace does not change, an interrupted run resumes where it stopped (finished stages do not run
+again, and training resumes from its checkpoint), and the files of a run can be read by path.
 
-Not here: what is kept of a run (:mod:`bitsperdim.recipes.result`).
+:mod:`bitsperdim.recipes.result` writes the result of a run.
 
-Invariants (``tests/recipes/test_running.py``): the stages run in order, once; the second run does
-nothing; another parameter, other images or an edit of the code starts anew; two runs never share a folder.
+Invariants (``tests/recipes/test_running.py``): the stages run in order, once; a second run does nothing; another
+parameter, other images or an edit of the code starts a new run; two runs never share a folder.
 """
 
 from __future__ import annotations
@@ -41,23 +42,23 @@ from bitsperdim.runtime import finished as ended
 from bitsperdim.runtime import stage
 
 RUNS, LOGS = Path("runs"), Path("logs") / "recipes"
-LOCK, STARTED = "lock", "started"  # in its folder of logs
-BASED_ON = "based-on.json"  # in a run's folder: the commit and the parameters
+LOCK, STARTED = "lock", "started"  # files in a run's folder of logs
+BASED_ON = "based-on.json"  # file in a run's folder, with the commit and the parameters
 CODE = ("src", "stages", "dvc.yaml")
-OF_SCORING = ("preflight", "download", "dequantize", "evaluate")  # stages that scoring given weights needs
-STOPPED = "The run stopped (status {}); what is done is kept, and the same command goes on from there."
+OF_SCORING = ("preflight", "download", "dequantize", "evaluate")  # stages needed to score given weights
+STOPPED = "The run stopped (status {}). Finished work is stored; run the same command again to resume."
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A run that came to its end.
+    """A finished run.
 
     Attributes:
-        name: of the experiment: the recipe and the size.
-        read: returns the content of a file that the pipeline wrote or read, by its path in the repository.
-        params: the whole content of its ``params.yaml``.
-        logs: the folder of the stages' logs.
-        provenance: of its code and parameters.
+        name: name of the experiment: the recipe and the size.
+        read: function that returns the content of a file of the pipeline by its path in the repository.
+        params: the whole content of the run's ``params.yaml``.
+        logs: folder of the stages' logs.
+        provenance: commit and local changes of the run's code and parameters.
     """
 
     name: str
@@ -68,7 +69,7 @@ class Finished:
 
 
 def run_name(recipe: str, size: SizeName, settings: Sequence[str] = ()) -> str:
-    """Return the name of a run: the recipe, the size, and six digits that stand for the changed parameters if any."""
+    """Return the name of a run: the recipe, the size, and six digits of a hash of the changed parameters, if any."""
     digest = hashlib.sha256("\n".join(settings).encode()).hexdigest()[:6]
     return f"{recipe}-{size}-{digest}" if settings else f"{recipe}-{size}"
 
@@ -76,22 +77,23 @@ def run_name(recipe: str, size: SizeName, settings: Sequence[str] = ()) -> str:
 def run(
     root: Path, recipe: Recipe, size: SizeName, *, with_dvc: bool, settings: Sequence[str] = (), queue: bool = False
 ) -> None:
-    """Run a recipe to its end, or queue it.
+    """Run a recipe, or put it into DVC's queue.
 
     Args:
-        root: of the repository.
-        recipe: what to run.
-        size: ``cpu`` or ``gpu``.
-        with_dvc: as an experiment; otherwise stage by stage.
-        settings: changed parameters as ``dvc exp run -S`` takes them; only with DVC.
-        queue: whether it is put into DVC's queue instead; only with DVC.
+        root: folder of the repository.
+        recipe: the recipe to run.
+        size: ``cpu``, ``long`` or ``gpu``.
+        with_dvc: whether to run it as a DVC experiment; otherwise stage by stage.
+        settings: changed parameters in the form of ``dvc exp run -S``; only with DVC.
+        queue: whether to put it into DVC's queue instead of running it; only with DVC.
 
     Raises:
-        InputError: it needs DVC, the recipe or a parameter is not allowed, or a stage failed (it has said why).
+        InputError: DVC is needed, the recipe or a parameter is not allowed, or a stage failed (the stage has printed
+            the reason).
     """
     params = recipe.parameters(read_yaml(root / "params.yaml"), size)
     if (settings or queue) and not with_dvc:
-        raise InputError("--queue and -S make DVC experiments: they need DVC, and a git repository.")
+        raise InputError("--queue and -S make DVC experiments, which need DVC and a git repository.")
     if settings:
         applied(params, settings)
     name = run_name(recipe.name, size, settings)
@@ -105,17 +107,17 @@ def run(
 
 
 def score(root: Path, recipe: Recipe, size: SizeName, params: Mapping[str, Any], weights: Path) -> Finished:
-    """Score trained models under a recipe's parameters, without DVC; an interrupted call goes on where it stopped.
+    """Score trained models with a recipe's parameters, without DVC; after an interruption, the same call resumes.
 
     Args:
-        root: of the repository.
-        recipe: what they are of.
-        size: ``cpu`` or ``gpu``.
+        root: folder of the repository.
+        recipe: recipe of the models.
+        size: ``cpu``, ``long`` or ``gpu``.
         params: the whole content of ``params.yaml`` under the recipe.
-        weights: ``<model>/<seed>`` of each.
+        weights: folder with ``<model>/<seed>`` for each trained model.
 
     Raises:
-        InputError: a stage failed (it has said why).
+        InputError: a stage failed (the stage has printed the reason).
     """
     name = f"{run_name(recipe.name, size)}-scored"
     with _only_one(root / LOGS / name):
@@ -124,7 +126,7 @@ def score(root: Path, recipe: Recipe, size: SizeName, params: Mapping[str, Any],
 
 
 def _environment(root: Path, name: str) -> dict[str, str]:
-    """Return the environment of a run's commands."""
+    """Return the environment variables of a run's commands."""
     return {
         **os.environ,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
@@ -135,7 +137,7 @@ def _environment(root: Path, name: str) -> dict[str, str]:
 
 
 def _in_folder(root: Path, name: str) -> Finished:
-    """Return a run without DVC that came to its end."""
+    """Return a finished run that was made without DVC."""
     folder = root / RUNS / name
     with reading_result(folder / BASED_ON):
         based_on = read_json(folder / BASED_ON)
@@ -145,19 +147,19 @@ def _in_folder(root: Path, name: str) -> Finished:
 
 @contextlib.contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
-    """Refuse a second run of one recipe beside the first; a stage that outlived its run counts as one."""
+    """Refuse a second run of a recipe while the first runs; a stage that is still running counts as a run."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise InputError(f"{folder.name} is running already; wait for it, or stop it.") from error
-        os.set_inheritable(file.fileno(), True)  # what is started holds the lock too
+            raise InputError(f"{folder.name} is already running; wait for it, or stop it.") from error
+        os.set_inheritable(file.fileno(), True)  # child processes hold the lock, too
         yield
 
 
 def is_running(folder: Path) -> bool:
-    """Return whether a run has this folder of logs now."""
+    """Return whether a run is now using this folder of logs."""
     path = folder / LOCK
     if not path.exists():
         return False
@@ -170,10 +172,10 @@ def is_running(folder: Path) -> bool:
 
 
 def dvc_is_there(root: Path) -> bool:
-    """Return whether experiments can be run here: DVC is installed and the repository is one of git.
+    """Return whether DVC experiments can run here: DVC is installed, and the folder is a git repository.
 
     Raises:
-        GitError: git cannot tell.
+        GitError: git fails.
     """
     if importlib.util.find_spec("dvc") is None:
         return False
@@ -183,16 +185,16 @@ def dvc_is_there(root: Path) -> bool:
         return False
     except GitError as error:
         raise GitError(
-            f"{error} (with --without-dvc a recipe runs nevertheless, and its result says that its commit is unknown)"
+            f"{error} (with --without-dvc the recipe can still run; its result then says that its commit is unknown)"
         ) from error
     return True
 
 
 def finished(root: Path, recipe: Recipe, size: SizeName, *, with_dvc: bool) -> Finished:
-    """Return a recipe's run that came to its end, now or earlier.
+    """Return a recipe's finished run, from now or earlier.
 
     Raises:
-        InputError: there is none, or none yet.
+        InputError: there is no run, or it has not finished.
     """
     name = run_name(recipe.name, size)
     logs = root / LOGS / name
@@ -225,7 +227,7 @@ def finished(root: Path, recipe: Recipe, size: SizeName, *, with_dvc: bool) -> F
 
 
 def _of_experiment(here: Repository, commit: str, params: Mapping[str, Any], changes: Mapping[str, Any]) -> Provenance:
-    """Return the commit on which an experiment was based, and whether more than a recipe's changes were made to it."""
+    """Return the commit on which an experiment is based, and whether it differs in more than the recipe's changes."""
     parent = None
     try:
         parent = here.ask("rev-parse", "--verify", f"{commit}^").decode().strip()
@@ -241,7 +243,7 @@ def experiment_references(root: Path) -> dict[str, tuple[str, str]]:
     """Return name -> (reference, commit) of DVC's experiments in this repository.
 
     Raises:
-        InputError: it is none, or git cannot tell.
+        InputError: the folder is not a git repository, or git fails.
     """
     listing = repository(root).ask("for-each-ref", "refs/exps", "--format=%(refname) %(objectname)").decode()
     entries = (line.split(" ") for line in listing.splitlines())
@@ -252,10 +254,10 @@ def refuse_queued(root: Path, name: str) -> None:
     """Refuse an experiment that waits in DVC's queue, or runs from there.
 
     Raises:
-        InputError: it does; the sentence says how it is run, watched or taken out. That needs the number of its task:
-            DVC takes a name for that of any task, a finished one too.
+        InputError: the experiment is queued or running; the message says how to start, watch, stop or remove it. It
+            names the task by its number, because DVC would take a name for that of any task, also a finished one.
     """
-    if not (root / ".dvc" / "tmp" / "exps" / "celery").exists():  # nothing was ever queued
+    if not (root / ".dvc" / "tmp" / "exps" / "celery").exists():  # the queue was never used
         return
     from dvc.repo import Repo  # imported here: a second
 
@@ -267,30 +269,32 @@ def refuse_queued(root: Path, name: str) -> None:
         )
     if name in running:
         raise InputError(
-            f"{name} is running already, from DVC's queue: `dvc queue logs {running[name]}` shows what it does, "
+            f"{name} is already running from DVC's queue: `dvc queue logs {running[name]}` shows its output, "
             f"`dvc queue kill {running[name]}` stops it."
         )
     if name in waiting:
         raise InputError(
-            f"{name} is queued already and has not run: `dvc queue start` runs it, "
-            f"`dvc queue remove {waiting[name]}` takes it out."
+            f"{name} is already in DVC's queue: `dvc queue start` runs it, "
+            f"`dvc queue remove {waiting[name]}` removes it."
         )
 
 
 def _with_dvc(root: Path, name: str, changes: list[str], environment: Mapping[str, str], *, queue: bool) -> None:
     dvc = [sys.executable, "-m", "dvc"]
     here = repository(root)
-    if here.is_shallow:  # DVC would run it, and keep nothing of it in silence
-        raise InputError(f"{root} is a shallow clone, where DVC keeps no experiment that runs in a copy: {UNSHALLOW}.")
+    if here.is_shallow:  # DVC would run it, but silently store nothing
+        raise InputError(
+            f"{root} is a shallow clone, in which DVC does not store experiments that run in a copy: {UNSHALLOW}."
+        )
     refuse_queued(root, name)
     earlier = experiment_references(root).get(name)
-    if earlier:  # what it computed stays in DVC's cache
+    if earlier:  # its results stay in DVC's cache
         failed = "DVC did not remove the earlier experiment (status {})."
         _call([*dvc, "exp", "remove", "--quiet", name], root, environment, failed)
     settings = [part for change in changes for part in ("-S", change)]
     is_queued = False
     try:
-        how, failed = ("--queue", "DVC did not queue it (status {}).") if queue else ("--temp", STOPPED)
+        how, failed = ("--queue", "DVC did not queue the run (status {}).") if queue else ("--temp", STOPPED)
         _call([*dvc, "exp", "run", how, "--name", name, *settings], root, environment, failed)
         is_queued = queue
     finally:
@@ -301,14 +305,14 @@ def _with_dvc(root: Path, name: str, changes: list[str], environment: Mapping[st
 def _without_dvc(
     root: Path, name: str, params: Mapping[str, Any], environment: Mapping[str, str], weights: Path | None = None
 ) -> None:
-    """Run the commands of ``dvc.yaml`` in order in a copy of the code; what is done is marked.
+    """Run the commands of ``dvc.yaml`` in order in a copy of the code; finished stages are marked.
 
     Args:
-        root: of the repository.
-        name: of the run.
-        params: the content of its ``params.yaml``.
-        environment: of the commands.
-        weights: a folder of trained models, which are scored, and nothing else is done; None: they are trained here.
+        root: folder of the repository.
+        name: name of the run.
+        params: content of the run's ``params.yaml``.
+        environment: environment variables of the commands.
+        weights: folder of trained models, which are only scored; None: models are trained here.
     """
     folder = root / RUNS / name
     done, fingerprint = folder / "done", _fingerprint(root, params, weights)
@@ -318,7 +322,9 @@ def _without_dvc(
             shutil.copytree(root / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
         if weights is not None:
             shutil.copytree(weights, folder / "models")
-        here = merged(params, {"dataset": {"path": str(root / params["dataset"]["path"])}})  # own images stay there
+        here = merged(
+            params, {"dataset": {"path": str(root / params["dataset"]["path"])}}
+        )  # the user's images are not copied
         with (folder / "params.yaml").open("w", encoding="utf-8") as file:
             YAML(typ="safe").dump(here, file)
         write_json(folder / BASED_ON, {**provenance(root, *CODE, "params.yaml").as_record(), "params": params})
@@ -328,7 +334,7 @@ def _without_dvc(
             continue
         marker = done / label
         if marker.exists():
-            print(f"{label} is done already.", flush=True)
+            print(f"{label} is already done.", flush=True)
             continue
         print(f"Running {label}:", flush=True)
         _call(["/bin/sh", "-c", command], folder, environment)
@@ -336,10 +342,10 @@ def _without_dvc(
 
 
 def commands(pipeline: Mapping[str, Any], params: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the label and the command of every stage of ``dvc.yaml`` in order, as DVC would fill them in.
+    """Return the label and the command of every stage of ``dvc.yaml`` in order, with parameters filled in as by DVC.
 
     Raises:
-        InputError: a command refers to something that is no parameter.
+        InputError: a command refers to something that is not a parameter.
     """
     found = []
     for label, definition in pipeline["stages"].items():
@@ -348,7 +354,7 @@ def commands(pipeline: Mapping[str, Any], params: Mapping[str, Any]) -> list[tup
             command: str = definition.get("do", definition)["cmd"]
             for key in re.findall(r"\$\{([\w.]+)\}", command):
                 command = command.replace(f"${{{key}}}", _value(key, params, model))
-            command = command.replace(r"\${", "${")  # what is left to the shell
+            command = command.replace(r"\${", "${")  # variables of the shell
             found.append((label if model is None else f"{label}@{model}", command))
     return found
 
@@ -359,7 +365,7 @@ def _value(key: str, params: Mapping[str, Any], model: str | None) -> str:
     value: Any = params
     for part in key.split("."):
         if not isinstance(value, Mapping) or part not in value:
-            raise InputError(f"dvc.yaml: ${{{key}}} is no parameter.")
+            raise InputError(f"dvc.yaml: ${{{key}}} is not a parameter in params.yaml.")
         value = value[part]
     return str(value)
 
@@ -382,7 +388,7 @@ def _call(command: list[str], folder: Path, environment: Mapping[str, str], fail
     with subprocess.Popen(command, cwd=folder, env=environment, close_fds=False) as process:
         try:
             status = process.wait()
-        except KeyboardInterrupt:  # it was interrupted as well: let it tidy up
+        except KeyboardInterrupt:  # the child was interrupted, too: let it finish its cleanup
             process.wait()
             raise
     if status:
@@ -391,7 +397,7 @@ def _call(command: list[str], folder: Path, environment: Mapping[str, str], fail
 
 @contextlib.contextmanager
 def reading_result(path: Path) -> Iterator[None]:
-    """Turn any failure to read what a recipe left into one sentence.
+    """Turn any failure to read a file of a recipe's run or result into one sentence.
 
     Raises:
         InputError: the file is missing or damaged.
@@ -400,6 +406,6 @@ def reading_result(path: Path) -> Iterator[None]:
         yield
     except (InputError, MemoryError):
         raise
-    except Exception as error:  # a damaged file fails in as many ways as there are bytes
+    except Exception as error:  # a damaged file can raise almost any exception
         reason = " ".join(str(error).split())[:100] or type(error).__name__
         raise InputError(f"{path} cannot be used ({type(error).__name__}: {reason}); remove or restore it.") from error

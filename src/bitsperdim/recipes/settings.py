@@ -1,9 +1,9 @@
-"""``-S KEY=VALUE`` of ``bitsperdim run`` and ``recipe``: looked at before anything is started or removed.
+"""Settings ``-S KEY=VALUE`` of ``bitsperdim run`` and ``recipe``, checked before anything starts or is removed.
 
-DVC's own code applies the settings, so that what is validated is what would be run.
+DVC's own code applies the settings, so that the validated parameters are those that would run.
 
-Invariants (``tests/recipes/test_settings.py``): every mistake in a setting is a sentence that names it; what is allowed
-gives the parameters that DVC would; a setting that the sentence says to type instead is allowed, and survives a shell.
+Invariants (``tests/recipes/test_settings.py``): every mistake in a setting gives a sentence that names the setting; an
+allowed setting gives the same parameters as DVC; a setting that a message suggests is allowed, and survives a shell.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ FORMS = "write KEY=VALUE, +KEY=VALUE to add a key, or ~KEY to remove one"
 
 
 def applied(content: Mapping[str, Any], settings: Sequence[str], root: Path = Path()) -> dict[str, Any]:
-    """Return the content of ``params.yaml`` with settings as ``dvc exp run -S`` takes them, validated.
+    """Return the validated content of ``params.yaml`` after settings in the form of ``dvc exp run -S``.
 
     Args:
-        content: of ``params.yaml``.
-        settings: what stands after each -S.
-        root: of the repository, whose last commit may have another value than the content.
+        content: content of ``params.yaml``.
+        settings: the text after each ``-S``.
+        root: folder of the repository, whose last commit may have another value than the content.
 
     Raises:
-        InputError: one is no setting, stands for several values or changes another file, or a parameter is not
-            allowed; where another way to write a setting is allowed, the sentence ends with that.
+        InputError: a text is not a setting, means several values or changes another file, or a parameter is not
+            allowed; if another way to write a setting is allowed, the message ends with it.
     """
     try:
         return _applied(content, settings)
@@ -53,7 +53,7 @@ def applied(content: Mapping[str, Any], settings: Sequence[str], root: Path = Pa
 
 
 class _RefusedError(InputError):
-    """A setting is refused for a reason, with what can be said where there is no other way to write it."""
+    """A setting is refused for a reason; the advice is used if no other way to write the setting is allowed."""
 
     def __init__(self, reason: str, advice: str) -> None:
         super().__init__(f"{reason}{advice}.")
@@ -85,9 +85,9 @@ def _is_allowed(content: Mapping[str, Any], settings: Sequence[str]) -> bool:
 
 
 def _other_ways(setting: str) -> Iterator[str]:
-    """Yield what may have been meant by a setting that is refused: null, a list, a key that is added, text."""
+    """Yield possible meanings of a refused setting: with null, a list, a key that is added, or quoted text."""
     key, _, value = setting.partition("=")
-    if value == "~" or value.startswith("~/"):  # no shell expands it after a `=`
+    if value == "~" or value.startswith("~/"):  # a shell does not expand ~ after a `=`
         value = value.replace("~", str(Path.home()), 1)
     values = ["null"] if value.lower() == "none" else [value]
     if not value.startswith("["):
@@ -99,10 +99,10 @@ def _other_ways(setting: str) -> Iterator[str]:
 
 
 def _check_form(setting: str) -> None:
-    """Refuse what is no setting, or several.
+    """Refuse text that is not a setting, or means several values.
 
     Raises:
-        InputError: it is.
+        InputError: the text is refused.
     """
     from dvc.utils.cli_parse import to_path_overrides
     from dvc.utils.hydra import to_hydra_overrides
@@ -113,11 +113,11 @@ def _check_form(setting: str) -> None:
         (override,) = to_hydra_overrides(own)
     except (HydraException, RecursionError) as error:
         is_cut = setting.count("[") > setting.count("]")
-        advice = "in quotes, spaces do not end it for the shell: -S 'KEY=[FIRST, SECOND]'" if is_cut else FORMS
+        advice = "a value with spaces needs quotes: -S 'KEY=[FIRST, SECOND]'" if is_cut else FORMS
         raise _RefusedError(f"{_named([setting])} is not a setting", f"; {advice}") from error
     if override.is_sweep_override():
-        reason = f"{_named([setting])} stands for several values"
-        raise _RefusedError(reason, "; give each to a command of its own")
+        reason = f"{_named([setting])} means several values"
+        raise _RefusedError(reason, "; run a separate command for each value")
 
 
 def _changed_by_dvc(content: Mapping[str, Any], overrides: list[str]) -> dict[str, Any]:
@@ -129,23 +129,24 @@ def _changed_by_dvc(content: Mapping[str, Any], overrides: list[str]) -> dict[st
             YAML(typ="safe").dump(content, file)
         try:
             apply_overrides(path, overrides)
-        except Exception as error:  # DVC, Hydra, OmegaConf and YAML refuse in as many ways
+        except Exception as error:  # DVC, Hydra, OmegaConf and YAML raise different exceptions
             reason, advice = _reason(error, content)
             raise _RefusedError(f"{_named(overrides)} cannot be applied: {reason}", advice) from error
         return read_yaml(path)
 
 
 def _reason(error: Exception, content: Mapping[str, Any]) -> tuple[str, str]:
-    """Return why a setting cannot be applied, in one line; of a key that is not there, also which ones are like it."""
+    """Return in one line why a setting cannot be applied, and advice; for an unknown key it names similar keys."""
     lines = str(error.__cause__ or error).splitlines() or [type(error).__name__]
-    missing, keys = re.match(r"Could not override '(.*)'", lines[0]), _keys(content)
+    missing = re.match(r"Could not override '(.*)'", lines[0])
+    keys = _keys(content)
     if missing and (key := missing[1]) not in keys:
-        return f"there is no parameter {shown(key)}", f"{close(key, keys)}; + before it adds one"
+        return f"there is no parameter {shown(key)}", f"{close(key, keys)}; write + before the key to add it"
     return lines[0].rstrip("."), ""
 
 
 def _keys(content: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return the keys of all parameters, with dots."""
+    """Return the keys of all parameters, joined by dots."""
     found = []
     for key, value in content.items():
         found.append(f"{prefix}{key}")
@@ -155,6 +156,6 @@ def _keys(content: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 
 def _named(settings: Sequence[str]) -> str:
-    """Return settings as they were given, what is long or strange in quotes."""
+    """Return settings as the user wrote them; long ones and unusual characters are in quotes."""
     is_plain = re.compile(r"[\w.,=~+-]{1,60}", re.ASCII).fullmatch
     return " ".join(f"-S {setting if is_plain(setting) else shown(setting)}" for setting in settings)

@@ -1,8 +1,8 @@
-"""The results of all recipes beside the published numbers, for the README and the terminal.
+"""Tables of all recipes' results beside the published numbers, for the README and the terminal.
 
-One table for each protocol and test set: other numbers are not comparable, and never share one.
-A bound is written with its relation sign. No number is typed by hand: all come from
-``recipes/results/``; the published ones stand in the recipes with their sources, which follow below each table.
+There is one table for each protocol and test set, because other numbers are not comparable. A bound is written with its
+relation sign. No number is typed by hand: all results come from ``recipes/results/``, and the published numbers and
+their sources, which are listed below each table, come from the recipes.
 """
 
 from __future__ import annotations
@@ -26,47 +26,47 @@ from bitsperdim.results.formatting import plain, with_error
 HEADER = """| recipe: model | bits/dim | nats per image | the number is | K | published |
 | --- | --- | --- | --- | --- | --- |
 """
-WIDTH = 100  # of the terminal
+WIDTH = 100  # of the output in a terminal
 
 
 def read_results(root: Path) -> list[dict[str, Any]]:
-    """Return all results, by name.
+    """Return all results, ordered by name.
 
     Raises:
-        InputError: one is damaged.
+        InputError: a result is damaged.
     """
     return [read_result(path) for path in sorted((root / RESULTS).glob("*.json"))]
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """Read a result, its metrics typed, and look whether what the tables show is there.
+    """Read a result, with typed metrics, and check that it has everything that the tables show.
 
     Raises:
-        InputError: it is damaged.
+        InputError: the result is damaged.
     """
     with reading_result(path):
         content = read_json(path)
         for model, entry in content["models"].items():
             entry["metrics"] = AnyMetrics.of(entry["metrics"], f"{path}, {model}")
-        _group(content["title"], [content])  # touches all that a table shows
+        _group(content["title"], [content])  # reads everything that a table shows
     return content
 
 
 def _by_table(content: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
-    """Split a result by what must be the same for numbers to stand in one table: the protocol and the test images.
+    """Split a result by protocol and test images, which must be the same for all numbers of a table.
 
-    The protocol is that of each model: one that was given the label has a table of its own.
+    The protocol can differ between models: a model that is given the label is in another table.
     """
     parts: dict[tuple[str, str], dict[str, Any]] = {}
     for model, entry in content["models"].items():
         key = entry["metrics"].protocol, content["data"]["sha256"]["test"]
-        pairs = [] if parts else content.get("dequantizations", [])  # of flows, which are given no label
+        pairs = [] if parts else content.get("dequantizations", [])  # only of flows, which are never given a label
         parts.setdefault(key, {**content, "models": {}, "dequantizations": pairs})["models"][model] = entry
     return parts
 
 
 def markdown(root: Path) -> str:
-    """Return all results as Markdown: a table for each protocol, and the published numbers with their sources."""
+    """Return all results as Markdown, with a table for each protocol, and published numbers with their sources."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for content in read_results(root):
         for key, part in _by_table(content).items():
@@ -76,8 +76,8 @@ def markdown(root: Path) -> str:
 
 
 def _group(protocol: str, results: list[dict[str, Any]]) -> str:
-    rows: list[tuple[tuple[bool, float], list[str], list[dict[str, Any]]]] = []  # place, cells, what is published
-    sources: dict[tuple[str, str, str], str] = {}  # the published number, model and source -> in what way
+    rows: list[tuple[tuple[bool, float], list[str], list[dict[str, Any]]]] = []  # order, cells, published numbers
+    sources: dict[tuple[str, str, str], str] = {}  # published number, model and source -> protocol
     for content in results:
         name = content["recipe"] if content["size"] == "cpu" else f"{content['recipe']} --size {content['size']}"
         origin = "" if (found := Provenance.recorded(content)).is_a_commit else f" ({found.words})"
@@ -90,7 +90,7 @@ def _group(protocol: str, results: list[dict[str, Any]]) -> str:
                 metrics.words,
                 str(metrics.n_samples),
             ]
-            place = metrics.kind == "density", -metrics.bpd  # densities stand below, whatever their number
+            place = metrics.kind == "density", -metrics.bpd  # densities come last, whatever their number
             rows.append((place, cells, [item for item in content["published"] if item["model"] == model]))
     for yardstick in TABULATED:
         if (value := results[0]["yardsticks"].get(yardstick.key)) is not None:
@@ -113,7 +113,7 @@ def _group(protocol: str, results: list[dict[str, Any]]) -> str:
 
 
 def paired_table(content: dict[str, Any]) -> str:
-    """Return how the ways of dequantizing one flow differ, image by image, as Markdown; nothing where there is one."""
+    """Return paired differences between a flow's kinds of dequantization noise as Markdown; empty for one kind."""
     text = ""
     for group in content.get("dequantizations", []):
         parts = []
@@ -130,7 +130,7 @@ def paired_table(content: dict[str, Any]) -> str:
 
 
 def _cited(item: dict[str, Any], sources: dict[tuple[str, str, str], str]) -> str:
-    """Return a published number with the number of its source, which is added to ``sources``."""
+    """Return a published number with the index of its source, which is added to ``sources``."""
     key = _published(item), item["what"], item["source"]
     sources.setdefault(key, item["protocol"])
     return f"{markdown_cell(key[0])} [{list(sources).index(key) + 1}]"
@@ -153,10 +153,10 @@ def number(metrics: AnyMetrics, unit: str) -> str:
 
 
 def before(metrics: AnyMetrics) -> str:
-    """Return what the number was before proposals were refined or noise was replaced, in nats, with the reason of it.
+    """Return the number without refined proposals or replaced noise, in nats, and how it was computed.
 
-    Published bounds are by the encoder: this is the number that was computed as they were. Where only some images were
-    scored in that way, nothing: the number of some images is not to be held against that of all.
+    Published bounds use the encoder as the proposal, so this number was computed in the same way. The result is empty
+    if only some images were scored in that way, because their number is not comparable with that of all images.
     """
     other = metrics.contrast
     if other is None or other.n_images != metrics.n_images:
@@ -167,7 +167,7 @@ def before(metrics: AnyMetrics) -> str:
 
 
 def summary(path: Path) -> str:
-    """Return a result in a few lines."""
+    """Return the summary of a result in a few lines."""
     content = read_result(path)
     lines = [f"{content['title']} ({content['data']['protocol']}, size {content['size']}):"]
     for model in content["models"]:
@@ -177,14 +177,14 @@ def summary(path: Path) -> str:
 
 
 def _origin(content: dict[str, Any]) -> list[str]:
-    """Return what code a result was made with, if that is not the code of a commit."""
+    """Return a line about the code that made a result, if this is not the code of a commit."""
     origin = Provenance.recorded(content)
     because = f": {origin.unknown_because}" if origin.unknown_because else ""
     return [] if origin.is_a_commit else [f"code: {origin.words}{because}"]
 
 
 def _ours(content: dict[str, Any], model: str) -> str:
-    """Return a model's numbers in both units, with K where it says something, and the number of test images."""
+    """Return a model's numbers in both units, with K unless the number is exact, and the number of test images."""
     metrics = content["models"][model]["metrics"]
     samples = "" if metrics.kind == "exact" else f" at K = {metrics.n_samples}"
     return (
@@ -195,14 +195,14 @@ def _ours(content: dict[str, Any], model: str) -> str:
 
 
 def _meanings(lines: list[str]) -> list[str]:
-    """Return what the marks of the lines mean, each after an empty line."""
+    """Return the meanings of the marks in these lines, each after an empty line."""
     return [line for sentence in meanings("\n".join(lines)) for line in ("", *textwrap.wrap(sentence, WIDTH))]
 
 
 def listing(root: Path) -> tuple[str, list[InputError]]:
-    """Return every recipe with its title, its sizes, the published reference and our result, 100 columns wide.
+    """Return every recipe with its title, sizes, published references and results, 100 columns wide.
 
-    A recipe that cannot be read, or whose result cannot, is not among them; why not is returned too.
+    A recipe is left out if it or its result cannot be read; the errors are returned, too.
     """
     lines: list[str] = []
     broken = []

@@ -1,10 +1,10 @@
-"""The trained weights of small models, kept beside a recipe's result, so that anybody can score them again.
+"""Trained weights of small models, stored beside a recipe's result, so that anybody can score them again.
 
-They lie in ``recipes/weights/<result>/<model>/<seed>/``, in the two files that a model is read from; the result has
-their SHA-256. What is larger is not kept: git is not made for it.
+They are in ``recipes/weights/<result>/<model>/<seed>/``, in the two files from which a model is read, and the result
+has their SHA-256. Larger weights are not stored, because git is not made for large files.
 
-Invariants (``tests/recipes/test_rescoring.py``): what is kept is what was trained
-(``test_small_weights_are_kept_and_large_ones_are_not``); weights that are not those of the result are refused
+Invariants (``tests/recipes/test_rescoring.py``): the stored weights are the trained weights
+(``test_small_weights_are_kept_and_large_ones_are_not``); weights that do not belong to the result are refused
 (``test_other_weights_are_refused``).
 """
 
@@ -24,17 +24,17 @@ from bitsperdim.recipes.recipe import FOLDER
 from bitsperdim.recipes.running import Finished
 
 WEIGHTS = FOLDER / "weights"
-FILES = ("weights.safetensors", "model.json")  # of bitsperdim.models, whose import would load torch
+FILES = ("weights.safetensors", "model.json")  # as in bitsperdim.models, whose import would load torch
 LARGEST = 4 * 2**20  # bytes
 
 
 def small_enough(finished: Finished, models: Iterable[str], seeds: Iterable[int]) -> dict[Path, bytes]:
-    """Return what is kept of a finished run: the content of each file, by its path in the folder of the result.
+    """Return the weights of a finished run that are small enough to be stored: path in the result's folder -> content.
 
     Args:
         finished: the run.
-        models: the names of its models.
-        seeds: of its trainings.
+        models: names of its models.
+        seeds: seeds of its training runs.
     """
     kept: dict[Path, bytes] = {}
     for model, seed in product(models, seeds):
@@ -46,22 +46,22 @@ def small_enough(finished: Finished, models: Iterable[str], seeds: Iterable[int]
 
 
 def keep(folder: Path, files: Mapping[Path, bytes]) -> None:
-    """Write the files of a result into its folder, and remove what an earlier run left there."""
+    """Write the files of a result into its folder, after removing the files of an earlier run."""
     shutil.rmtree(folder, ignore_errors=True)
     for path, content in files.items():
         write_bytes(folder / path, content)
 
 
 def check_kept(folder: Path, root: Path, result: Mapping[str, Any]) -> None:
-    """Refuse weights that are not those of a result.
+    """Refuse weights that do not belong to a result.
 
     Args:
-        folder: of this result.
-        root: of the repository.
-        result: the content of its JSON.
+        folder: folder with the weights of this result.
+        root: folder of the repository.
+        result: content of the result's JSON file.
 
     Raises:
-        InputError: some are missing, or have another SHA-256.
+        InputError: weights are missing, or have another SHA-256.
     """
     again = f"run `bitsperdim recipe {result['recipe']} --size {result['size']}` again"
     for model, content in result["models"].items():
@@ -70,7 +70,7 @@ def check_kept(folder: Path, root: Path, result: Mapping[str, Any]) -> None:
             place = path.relative_to(root)
             if not path.is_file():
                 raise InputError(
-                    f"{place} is not there: weights are kept where they take at most {LARGEST // 2**20} MiB; {again}."
+                    f"{place} does not exist: only weights of at most {LARGEST // 2**20} MiB are stored; {again}."
                 )
             if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
-                raise InputError(f"{place} is not what the result was scored with, by its SHA-256; {again}.")
+                raise InputError(f"{place} has another SHA-256 than the weights of the result; {again}.")

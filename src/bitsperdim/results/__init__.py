@@ -1,1 +1,1 @@
-"""The one reader of results: what the stages wrote, checked and typed."""
+"""Readers of the stages' result files, with checks and types; all other code reads results through them."""

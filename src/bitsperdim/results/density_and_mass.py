@@ -1,9 +1,9 @@
-"""What the report shows of the study ``density_and_mass``: its metrics and tables, read as a whole and checked.
+"""Reading and checking the metrics and tables of the study ``density_and_mass`` for the report.
 
-It draws nothing and computes nothing; what each number is, :mod:`bitsperdim.studies.density_and_mass` says, which
-imports torch and is therefore not imported here.
+This module draws nothing and computes nothing. The numbers are explained in :mod:`bitsperdim.studies.density_and_mass`,
+which is not imported here because it imports torch.
 
-Invariant (``tests/report/test_study.py``): a missing or broken file is one sentence that names it
+Invariant (``tests/report/test_study.py``): a missing or broken file gives one sentence that names the file
 (``test_a_missing_file_of_the_study_is_one_sentence``).
 """
 
@@ -42,17 +42,17 @@ WAY_COLUMNS = (
 )
 # as in bitsperdim.studies.density_and_mass.dequantizing; the first is the reference
 WAYS = ("uniform", "uniform_fixed", "variational", "importance_weighted")
-# what each code was made for, by its key in metrics.json, in the order of the report
+# the distribution for which each code was made, by its key in metrics.json, in the order of the report
 CODES = {
     "data": "these data",
-    "logistic": "a logistic of their mean and spread",
-    "negative": "the negative images",
-    "uniform": "levels all alike",
+    "logistic": "a logistic with their mean and spread",
+    "negative": "the inverted images",
+    "uniform": "equally likely levels",
 }
 
 
 class LevelsMetrics(Stored):
-    """What was counted."""
+    """Counts of the levels."""
 
     n_levels: int
     n_occurring: int
@@ -62,7 +62,7 @@ class LevelsMetrics(Stored):
 
 
 class UnitMetrics(Stored):
-    """The two densities of one observation in one unit."""
+    """The two densities of one observation, in one unit of measurement."""
 
     density_a: float
     density_b: float
@@ -70,7 +70,7 @@ class UnitMetrics(Stored):
 
 
 class HypothesesMetrics(Stored):
-    """Part one; exact."""
+    """Part one, two hypotheses; exact numbers."""
 
     density_a: float
     density_b: float
@@ -81,7 +81,7 @@ class HypothesesMetrics(Stored):
 
 
 class CollapseMetrics(Stored):
-    """Part two; exact expectations under the fitted models."""
+    """Part two, collapse of a density; exact expectations under the fitted models."""
 
     raw_bits: float
     dequantized_bits: float
@@ -90,7 +90,7 @@ class CollapseMetrics(Stored):
 
 
 class BoundMetrics(Stored):
-    """Part three; exact."""
+    """Part three, the bound; exact numbers."""
 
     n_levels: int
     n_replicates: int
@@ -100,7 +100,7 @@ class BoundMetrics(Stored):
 
 
 class WordMetrics(Stored):
-    """One level and its word."""
+    """One level and its code word."""
 
     level: int
     probability: float
@@ -110,7 +110,7 @@ class WordMetrics(Stored):
 
 
 class CodeMetrics(Stored):
-    """One code, in bits per symbol; ``message_bits`` were counted."""
+    """One code, in bits per symbol; ``message_bits`` is counted, the other numbers are computed."""
 
     divergence_bits: float
     cross_entropy_bits: float
@@ -121,7 +121,7 @@ class CodeMetrics(Stored):
 
 
 class CodingMetrics(Stored):
-    """Part four."""
+    """Part four, coding."""
 
     n_symbols: int
     words: list[WordMetrics]
@@ -129,7 +129,7 @@ class CodingMetrics(Stored):
 
 
 class DequantizingMetrics(Stored):
-    """Part five; bounds."""
+    """Part five, dequantization; bounds."""
 
     n_train: int
     n_test: int
@@ -141,7 +141,7 @@ class DequantizingMetrics(Stored):
 
 
 class StudyMetrics(Stored):
-    """``results/density_and_mass/metrics.json``."""
+    """Content of ``results/density_and_mass/metrics.json``."""
 
     levels: LevelsMetrics
     hypotheses: HypothesesMetrics
@@ -153,7 +153,7 @@ class StudyMetrics(Stored):
 
 @dataclass(frozen=True)
 class Study:
-    """Metrics, the columns of each table by its name, and the flow of part five in each way."""
+    """Metrics, the columns of each table by its name, and the results of part five for each kind of noise."""
 
     metrics: StudyMetrics
     tables: dict[str, Columns]
@@ -167,7 +167,7 @@ class Study:
 
     @property
     def codes(self) -> list[tuple[str, CodeMetrics]]:
-        """In words what each code was made for, and what it costs."""
+        """The distribution for which each code was made, in words, and the cost of the code."""
         return [(words, self.metrics.coding.codes[name]) for name, words in CODES.items()]
 
 
@@ -175,18 +175,18 @@ def read_study(folder: Path) -> Study:
     """Read ``results/density_and_mass``.
 
     Raises:
-        InputError: a file is missing or not what the stage writes.
+        InputError: a file is missing, or has another format than the stage writes.
     """
     path = folder / "metrics.json"
     metrics = read_stored(path, StudyMetrics)
     missing = [name for name in CODES if name not in metrics.coding.codes]
     if missing:
-        raise InputError(f"{path}: coding.codes has no {missing[0]!r}, which a stage writes there.")
+        raise InputError(f"{path}: coding.codes has no {missing[0]!r}, which the stage always writes.")
     tables = {name: read_columns(folder / f"{name}.csv", columns) for name, columns in TABLES.items()}
     path = folder / "dequantizing.csv"
     rows = read_rows(path, "way", WAY_COLUMNS)
     unknown = [row["way"] for row in rows if row["way"] not in WAYS]
     if unknown or rows[0]["way"] != WAYS[0]:
-        raise InputError(f"{path} does not hold the ways {', '.join(WAYS)}.")
+        raise InputError(f"{path} does not have the ways {', '.join(WAYS)}, the first of them first.")
     ways = of_study(rows, WAYS[0])
     return Study(metrics, tables, ways)

@@ -1,11 +1,11 @@
-"""How numbers and text are written in the report: rounded to their error, infinite as ∞, escaped.
+"""Formatting of numbers and text in the report: rounded to their error, infinite as ∞, escaped.
 
-It does not decide what is shown, and rounding is for the eye alone: the table sorts by, and shows
-on hovering, the number as it stands in ``metrics.json`` (:func:`machine`).
+Rounding is only for display. The report's table sorts by the unrounded number of ``metrics.json``, and shows it when
+the pointer is over a cell (:func:`machine`).
 
-Invariants (``tests/report/test_report.py``): two significant digits of the error, and as many
-decimals of the value (``test_numbers_are_rounded_to_their_error``); no text breaks out of a
-Markdown cell (``test_hostile_text_is_escaped``).
+Invariants (``tests/report/test_report.py``): errors have two significant digits, and values as many decimals as their
+errors (``test_numbers_are_rounded_to_their_error``); no text breaks out of a Markdown cell
+(``test_hostile_text_is_escaped``).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ MAX_DECIMALS = 8  # files hold nine significant digits
 
 
 def with_error(value: float, error: float) -> tuple[str, str]:
-    """Return a value and its error as text: two significant digits of the error, as many decimals of the value.
+    """Return a value and its error as text: the error with two significant digits, the value with as many decimals.
 
-    An infinite value has no error; an infinite error is ``unknown``: there was one image, or one sample.
+    An infinite value has no error. An infinite error is ``unknown``, because there was only one image or one sample.
     """
     if not math.isfinite(value):
         return plain(value), ""
@@ -36,12 +36,12 @@ def with_error(value: float, error: float) -> tuple[str, str]:
 
 
 def error_alone(error: float) -> str:
-    """Return an error with two significant digits; ``unknown`` where it is infinite."""
+    """Return an error with two significant digits, or ``unknown`` if it is infinite."""
     return two_digits(error) if math.isfinite(error) else "unknown"
 
 
 def two_digits(value: float) -> str:
-    """Return an error, a bias or a spread with two significant digits, large ones without decimals."""
+    """Return an error, a bias or a spread with two significant digits; large values have no decimals."""
     if not math.isfinite(value) or value == 0:
         return plain(value)
     if abs(value) < 10.0**-MAX_DECIMALS:
@@ -50,7 +50,7 @@ def two_digits(value: float) -> str:
 
 
 def four_digits(value: float) -> str:
-    """Return a number without an error: four decimals, or two significant digits of one that is smaller."""
+    """Return a number without an error: with four decimals, or with two significant digits if it is below 0.001."""
     return plain(value, 4) if abs(value) >= 1e-3 or value == 0 else two_digits(value)
 
 
@@ -62,12 +62,12 @@ def plain(value: float, decimals: int = 3) -> str:
 
 
 def count(value: int) -> str:
-    """Return a whole number with its thousands set apart."""
+    """Return an integer with thousands separators."""
     return _signed(f"{value:,d}")
 
 
 def machine(value: float) -> str:
-    """Return a number as JavaScript reads it, with every digit that it has."""
+    """Return a number as JavaScript reads it, with all of its digits."""
     if math.isinf(value):
         return "Infinity" if value > 0 else "-Infinity"
     return repr(value)
@@ -91,7 +91,7 @@ def data_uri(png: bytes) -> str:
 
 def _decimals(error: float) -> int:
     """Return the decimals that show two significant digits of ``error`` > 0."""
-    exponent = int(f"{error:.1e}".split("e")[1])  # of the rounded number: 0.0998 is 0.10
+    exponent = int(f"{error:.1e}".split("e")[1])  # exponent of the rounded number: 0.0998 is shown as 0.10
     return min(max(0, 1 - exponent), MAX_DECIMALS)
 
 

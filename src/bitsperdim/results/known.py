@@ -1,9 +1,9 @@
-"""What the report shows of the study ``known``: its metrics and tables, read and checked.
+"""Reading and checking the metrics and tables of the study ``known`` for the report.
 
-It draws nothing and computes nothing; what each number is, :mod:`bitsperdim.studies.known` says, which imports torch
-and is therefore not imported here.
+This module draws nothing and computes nothing. The numbers are explained in :mod:`bitsperdim.studies.known`, which is
+not imported here because it imports torch.
 
-Invariant (``tests/report/test_known.py``): a missing or broken file is one sentence that names it
+Invariant (``tests/report/test_known.py``): a missing or broken file gives one sentence that names the file
 (``test_a_missing_or_broken_file_is_one_sentence``).
 """
 
@@ -21,19 +21,19 @@ from bitsperdim.results.mistakes import Mistakes, read_mistakes
 from bitsperdim.results.reading import read_rows, read_stored
 
 SOURCES = {
-    "ising": "neighbours that are alike (Ising, Potts)",
+    "ising": "similar neighbours (Ising, Potts)",
     "hidden_markov": "a hidden Markov chain over rows",
     "templates": "templates with noise",
     "small_pixelcnn": "a small autoregressive network",
 }
-# as in studies/known/estimators.py: key in the tables -> in words, in the order of the report
+# keys of the tables, as in studies/known/estimators.py -> names in the report, in its order
 MODELS = {
     "templates": "templates, encoder broader than the posterior",
-    "templates_sure": "templates, encoder too sure of itself",
+    "templates_sure": "templates, overconfident encoder",
     "hidden_markov": "hidden Markov chain, states encoded one by one",
-    "hidden_markov_sure": "the same, encoder too sure of itself",
-    "vae_1": "VAE of one latent",
-    "vae_2": "VAE of two latents",
+    "hidden_markov_sure": "the same, overconfident encoder",
+    "vae_1": "VAE with one latent variable",
+    "vae_2": "VAE with two latent variables",
     "vae_2_narrow": "the same, scale of the encoder halved",
     "gaussian": "Gaussian of two sub-pixels",
 }
@@ -41,7 +41,7 @@ ESTIMATORS = ("bound", "jackknife", "extrapolation")
 
 
 class ModelMetrics(Stored):
-    """One model on one source; an excess is infinite where an image is impossible to the model."""
+    """One model on one source; the excess is infinite if an image has probability 0 under the model."""
 
     family: str
     kind: Literal["exact", "lower", "density"]
@@ -60,12 +60,12 @@ class ModelMetrics(Stored):
 
     @property
     def sign(self) -> str:
-        """The relation of the number, and of the excess, to what is stated."""
+        """Relation sign of the number and of the excess."""
         return SIGNS[self.kind]
 
 
 class SourceMetrics(OfImages):
-    """One source of images: the truth and the yardsticks of its test images, in bits/dim, and the models."""
+    """One source of images: the truth and yardsticks for its test images, in bits/dim, and the models."""
 
     strength: float
     n_components: int
@@ -79,12 +79,12 @@ class SourceMetrics(OfImages):
 
     @property
     def ranked(self) -> list[tuple[str, ModelMetrics]]:
-        """The models by their excess."""
+        """The models, ordered by their excess."""
         return sorted(self.models.items(), key=lambda item: item[1].excess_bpd)
 
 
 class ExcessMetrics(Stored):
-    """What models lack on images whose likelihood is known."""
+    """Excess of models over the truth, on images whose likelihood is known."""
 
     n_train: int
     n_validation: int
@@ -97,29 +97,29 @@ class ExcessMetrics(Stored):
 
     @property
     def named(self) -> list[tuple[str, SourceMetrics]]:
-        """In words what each source is, and its numbers."""
+        """Name of each source in the report, and its numbers."""
         return [(SOURCES[name], found) for name, found in self.sources.items()]
 
     @property
     def n_models(self) -> int:
-        """How many models were held against the truth."""
+        """Number of models that were compared with the truth."""
         return sum(len(source.models) for source in self.sources.values())
 
     @property
     def n_refuted(self) -> int:
-        """How many of them are refuted."""
+        """Number of models that are refuted."""
         return sum(model.is_refuted for source in self.sources.values() for model in source.models.values())
 
 
 class MarginalMetrics(Stored):
-    """A model whose log P(x) is known: its mean, and by how much it may be off."""
+    """A model whose log P(x) is known: the mean of log P(x), and its largest possible error."""
 
     log_p_nats: float
     log_p_nats_error: float
 
 
 class EstimatorsMetrics(Stored):
-    """How often estimators were asked."""
+    """Sizes of the study of estimators, and its models."""
 
     n_images: int
     n_replicates: int
@@ -130,19 +130,19 @@ class EstimatorsMetrics(Stored):
 
     @property
     def largest_error(self) -> float:
-        """Of the known values, nats."""
+        """Largest error of the known values, nats."""
         return max(model.log_p_nats_error for model in self.models.values())
 
 
 class KnownMetrics(Stored):
-    """``results/known/metrics.json``."""
+    """Content of ``results/known/metrics.json``."""
 
     excess: ExcessMetrics
     estimators: EstimatorsMetrics
 
 
 class EstimateRow(Stored):
-    """One model and K, of ``estimators.csv``; ``pareto_k_median`` where it is judged."""
+    """Row of ``estimators.csv`` for one model and K; ``pareto_k_median`` is None if K is too small to judge it."""
 
     model: str
     n_samples: int
@@ -167,7 +167,7 @@ class EstimateRow(Stored):
 
 
 class BracketRow(Stored):
-    """One model and number of steps, of ``annealing.csv``."""
+    """Row of ``annealing.csv`` for one model and number of steps."""
 
     model: str
     n_steps: int
@@ -185,14 +185,14 @@ class BracketRow(Stored):
 
 
 class TablesMetrics(Stored):
-    """The rows of both tables."""
+    """Rows of both tables."""
 
     estimators: list[EstimateRow]
     annealing: list[BracketRow]
 
 
 class MadeOnceMetrics(Stored):
-    """``docs/known_truths.json``: more models, sources and replicates, and what they were made with."""
+    """Content of ``docs/known_truths.json``: more models, sources and replicates, with the machine that made them."""
 
     excess: ExcessMetrics
     estimators: EstimatorsMetrics
@@ -203,7 +203,7 @@ class MadeOnceMetrics(Stored):
 
 @dataclass(frozen=True)
 class KnownTruths:
-    """Metrics, the rows of the estimators and of annealing, and the mistakes."""
+    """Metrics, rows of the estimators and of annealing, and the mistakes."""
 
     metrics: KnownMetrics
     estimators: list[EstimateRow]
@@ -212,54 +212,54 @@ class KnownTruths:
 
     @property
     def n_samples(self) -> list[int]:
-        """Every K."""
+        """All numbers of samples K, the smallest first."""
         return sorted({row.n_samples for row in self.estimators})
 
     @property
     def most_samples(self) -> list[EstimateRow]:
-        """The rows of the largest K."""
+        """Rows with the largest K."""
         return [row for row in self.estimators if row.n_samples == self.n_samples[-1]]
 
     @property
     def by_model(self) -> list[tuple[str, list[EstimateRow]]]:
-        """In words what each model is, and its rows, one for each K."""
+        """Name of each model in the report, and its rows, one for each K."""
         return by_model(self.estimators)
 
     @property
     def brackets(self) -> list[tuple[str, BracketRow]]:
-        """In words what each model is that was annealed, with its rows."""
+        """Name of each annealed model in the report, with a row."""
         return [(MODELS[row.model], row) for row in self.annealing]
 
     def n_short(self, statement: str) -> int:
-        """Return in how many rows a statement is true less often than it says."""
+        """Return the number of rows in which a statement is true less often than stated, by more than chance."""
         rows = self.annealing if statement in ("lower", "upper", "bracket") else self.estimators
         return sum(getattr(row, f"{statement}_is_short") for row in rows)
 
 
 def by_model(rows: Sequence[EstimateRow]) -> list[tuple[str, list[EstimateRow]]]:
-    """Return in words what each model is, and its rows, one for each K."""
+    """Return the name of each model in the report, and its rows, one for each K."""
     return [(words, [row for row in rows if row.model == name]) for name, words in MODELS.items()]
 
 
 def check_names(metrics: KnownMetrics | MadeOnceMetrics, tables: TablesMetrics, path: Path) -> None:
-    """Refuse sources and models that are none, and those that are missing.
+    """Check the names of sources and models.
 
     Raises:
-        InputError: naming the file.
+        InputError: a name is unknown or missing; the message names the file.
     """
     unknown = [name for name in metrics.excess.sources if name not in SOURCES]
     if unknown or not metrics.excess.sources:
-        raise InputError(f"{path}: excess.sources must hold some of {', '.join(SOURCES)}, and nothing else.")
+        raise InputError(f"{path}: excess.sources must have some of the keys {', '.join(SOURCES)}, and no others.")
     of_rows = {row.model for row in tables.estimators}
     if not of_rows == set(metrics.estimators.models) == set(MODELS) >= {row.model for row in tables.annealing}:
-        raise InputError(f"{path}: the estimators are not those of the models {', '.join(MODELS)}.")
+        raise InputError(f"{path}: the tables of estimators must have the models {', '.join(MODELS)}.")
 
 
 def read_known(folder: Path) -> KnownTruths:
     """Read ``results/known``.
 
     Raises:
-        InputError: a file is missing or not what the stage writes.
+        InputError: a file is missing, or has another format than the stage writes.
     """
     metrics = read_stored(folder / "metrics.json", KnownMetrics)
     estimators = _rows(folder / "estimators.csv", EstimateRow, ("pareto_k_median",))
@@ -279,6 +279,6 @@ def _rows(path: Path, schema: type[Schema], may_be_nan: tuple[str, ...] = ()) ->
     for row in rows:
         for name in whole:
             if not float(row[name]).is_integer():
-                raise InputError(f"{path}: {name} = {row[name]} is no whole number.")
+                raise InputError(f"{path}: {name} = {row[name]} must be an integer.")
             row[name] = int(row[name])
     return [schema.of({name: value for name, value in row.items() if value == value}, str(path)) for row in rows]

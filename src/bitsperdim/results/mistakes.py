@@ -1,7 +1,7 @@
-"""What the report shows of the mistakes that the study ``known`` makes on purpose, read and checked.
+"""Reading and checking the table of mistakes that the study ``known`` makes on purpose.
 
-Invariant (``tests/report/test_mistakes_table.py``): a row that is not what the stage writes is one sentence that names
-the file and the row.
+Invariant (``tests/report/test_mistakes_table.py``): a row in another format than the stage writes gives one sentence
+that names the file and the row.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from bitsperdim.core.stored import Stored
 from bitsperdim.results.reading import read_stored
 
 TABLE = "mistakes.csv"
-SHOWN = 5e-5  # bits/dim: half of the last digit of a number without an error
+SHOWN = 5e-5  # bits/dim: half a unit in the last digit of a number that is shown without an error
 NUMBERS = ("wrong_bpd", "right_bpd", "off_bpd", "off_bpd_standard_error")
 
 
 class MistakesMetrics(Stored):
-    """The counts of ``results/known/metrics.json``."""
+    """Counts of the mistakes in ``results/known/metrics.json``."""
 
     protocol: str
     is_cut: bool
@@ -42,22 +42,22 @@ class _OfStudy(Stored):
 
 
 class Row(Stored):
-    """One way to be wrong.
+    """One mistake.
 
     Attributes:
-        group: under which it stands.
+        group: heading of its group.
         name: a few words.
-        done: a sentence.
-        source: where it was read; empty: no published case was read.
-        way: what was expected to catch it.
-        law: the test that guards this package; may be empty.
-        wrong_bpd: the number as the mistake has it; None where the mistake does not apply, as of the next ones.
-        right_bpd: without the mistake.
-        off_bpd: their difference, negative where the mistake looks better.
-        off_bpd_standard_error: paired over images; None where both are not of the same images one by one.
-        outcome: what became of it.
+        done: sentence that describes the mistake.
+        source: published case; empty: no published case was found.
+        way: how it is expected to be caught.
+        law: test that protects this package from the mistake; may be empty.
+        wrong_bpd: number with the mistake, bits/dim; this and the next three are None if the mistake does not apply.
+        right_bpd: number without the mistake, bits/dim.
+        off_bpd: difference of the two, negative if the number with the mistake looks better.
+        off_bpd_standard_error: standard error, paired over images; None if the numbers are not of the same images.
+        outcome: the result.
         by: the checks that found it, or the law.
-        words: of the check or the refusal, or why it does not apply.
+        words: sentence of the check or of the refusal, or the reason why the mistake does not apply.
     """
 
     group: str
@@ -76,7 +76,7 @@ class Row(Stored):
 
     @property
     def caught_by(self) -> str:
-        """What caught it, in a few words; empty where nothing did."""
+        """What caught the mistake, in a few words; empty if it was not caught."""
         if self.outcome != "caught":
             return ""
         if self.way == "law":
@@ -87,23 +87,23 @@ class Row(Stored):
 
     @property
     def has_error(self) -> bool:
-        """Whether an error says more than the digits that are shown: a constant has none."""
+        """Whether the standard error is large enough to be shown; the error of a constant is zero."""
         return self.off_bpd_standard_error is not None and self.off_bpd_standard_error >= SHOWN
 
     @property
     def looks(self) -> str:
-        """Whether the mistake makes a model look better."""
+        """Whether the mistake makes a model look better or worse, in words."""
         off = 0.0 if self.off_bpd is None or abs(self.off_bpd) < 1e-9 else self.off_bpd
         return "looks better" if off < 0 else "looks worse" if off > 0 else "the same number"
 
 
 @dataclass(frozen=True)
 class Mistakes:
-    """The list of ways to be wrong.
+    """The table of mistakes.
 
     Attributes:
         metrics: counts.
-        rows: in the order of the list.
+        rows: rows in the order of the table.
     """
 
     metrics: MistakesMetrics
@@ -111,25 +111,25 @@ class Mistakes:
 
     @property
     def groups(self) -> list[tuple[str, list[Row]]]:
-        """The rows by their groups."""
+        """Name and rows of each group."""
         return [(name, list(rows)) for name, rows in groupby(self.rows, lambda row: row.group)]
 
     def of(self, outcome: str) -> list[Row]:
-        """Return the rows with an outcome."""
+        """Return the rows with this outcome."""
         return [row for row in self.rows if row.outcome == outcome]
 
     @property
     def most(self) -> Row | None:
-        """The row that looks better by most, if any does."""
+        """The mistake that improves the number most; None if no mistake improves it."""
         better = [row for row in self.rows if row.off_bpd is not None and row.off_bpd < 0]
         return min(better, key=lambda row: row.off_bpd or 0.0, default=None)
 
 
 def read_mistakes(folder: Path) -> Mistakes:
-    """Read the list in ``results/known``.
+    """Read the table in ``results/known``.
 
     Raises:
-        InputError: a file is missing or not what the stage writes.
+        InputError: a file is missing, or has another format than the stage writes.
     """
     path = folder / TABLE
     metrics = read_stored(folder / "metrics.json", _OfStudy).mistakes

@@ -1,9 +1,9 @@
-"""What the report shows of the study ``project_delay``: its metrics and tables, read as a whole and checked.
+"""Reading and checking the metrics and tables of the study ``project_delay`` for the report.
 
-It draws nothing and computes nothing; what each number is, :mod:`bitsperdim.studies.project_delay` says, which imports
-torch and is therefore not imported here.
+This module draws nothing and computes nothing. The numbers are explained in :mod:`bitsperdim.studies.project_delay`,
+which is not imported here because it imports torch.
 
-Invariant (``tests/report/test_delay.py``): a missing or broken file is one sentence that names it
+Invariant (``tests/report/test_delay.py``): a missing or broken file gives one sentence that names the file
 (``test_a_missing_file_of_the_study_is_one_sentence``).
 """
 
@@ -29,14 +29,14 @@ OF_PROPOSALS = {
     "coverage": ("n_samples", "coverage", "coverage_error", "empty", "error_ratio"),
 }
 SMALL_ESS = 10.0
-SHORT_BAR = 1.5  # an exact error that exceeds the estimated one by more is flagged
+SHORT_BAR = 1.5  # an error bar is flagged if the exact error exceeds it by more than this factor
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 Row = Mapping[str, float]
 
 
 class ExactMetrics(Stored):
-    """Of the Markov chain."""
+    """Exact results of the Markov chain."""
 
     probability: float
     mean: float
@@ -44,7 +44,7 @@ class ExactMetrics(Stored):
 
 
 class TaskMetrics(Stored):
-    """One task of the plan at the mean durations."""
+    """One task of the project plan, with times for the mean durations."""
 
     task: int
     mean: float
@@ -55,14 +55,14 @@ class TaskMetrics(Stored):
 
 
 class RoundsMetrics(Stored):
-    """What the cross-entropy method drew, none of which is in an estimate."""
+    """Numbers of rounds and draws of the cross-entropy method; no estimate uses these draws."""
 
     n_rounds: int
     n_drawn: int
 
 
 class EmptyMetrics(Stored):
-    """The largest n without a late naive draw (0: there is none), and the P above which that is rare."""
+    """The largest n without a late naive draw (0: no such n), and the P above which such an n is unlikely."""
 
     n_samples: int
     limit: float
@@ -89,20 +89,20 @@ class ProposalMetrics(Stored):
 
     @property
     def flag(self) -> str:
-        """What is wrong with the error bar, in words; empty where nothing is."""
+        """Problem of the error bar in words; empty if there is no problem."""
         if not self.n_late:
             return "no draw is late: nothing is known"
         if self.variance_is_infinite:
-            return "infinite variance: no error bar holds"
+            return "infinite variance: no error bar is valid"
         if self.ess < SMALL_ESS:
-            return "fewer than 10 weights count"
+            return "effective sample size below 10"
         if self.error_factor > SHORT_BAR:
             return f"error bar {self.error_factor:.1f} times too short"
         return ""
 
 
 class DelayMetrics(Stored):
-    """``results/project_delay/metrics.json``."""
+    """Content of ``results/project_delay/metrics.json``."""
 
     deadline: float
     exact: ExactMetrics
@@ -129,37 +129,37 @@ class Delay:
 
     @property
     def sizes(self) -> list[int]:
-        """Every n, the smallest first."""
+        """All numbers of draws n, the smallest first."""
         return [int(row["n_samples"]) for row in next(iter(self.of_proposals["estimates"].values()))]
 
     @property
     def replicate_sizes(self) -> list[int]:
-        """Every n of the replicates, the smallest first."""
+        """All numbers of draws n of the replicates, the smallest first."""
         return [int(row["n_samples"]) for row in next(iter(self.of_proposals["coverage"].values()))]
 
     @property
     def exponent(self) -> int:
-        """The power of ten of the exact probability, in which estimates are written."""
+        """Exponent of the power of ten of the exact probability, which is the unit of estimates in the report."""
         return math.floor(math.log10(self.metrics.exact.probability))
 
     @property
     def unit(self) -> str:
-        """That power in print: 10⁻⁵."""
+        """The unit of estimates as text: 10⁻⁵."""
         return "10" + str(self.exponent).translate(SUPERSCRIPTS)
 
     def in_units(self, value: float) -> float:
-        """Return a probability over that power."""
+        """Return a probability in this unit."""
         return value / 10.0**self.exponent
 
     @property
     def shortest_bar(self) -> ProposalMetrics | None:
-        """The proposal of finite variance whose error bar is flagged as too short, the worst; None where none is."""
+        """The proposal of finite variance with the most severely too short error bar; None if no bar is too short."""
         flagged = [item for _, item in self.proposals if "too short" in item.flag]
         return max(flagged, key=lambda item: item.error_factor, default=None)
 
     @property
     def critical(self) -> list[TaskMetrics]:
-        """The tasks of the critical path."""
+        """Tasks on the critical path."""
         return [task for task in self.metrics.tasks if task.is_critical]
 
 
@@ -167,7 +167,7 @@ def read_delay(folder: Path) -> Delay:
     """Read ``results/project_delay``.
 
     Raises:
-        InputError: a file is missing or not what the stage writes.
+        InputError: a file is missing, or has another format than the stage writes.
     """
     metrics = read_stored(folder / "metrics.json", DelayMetrics)
     tables = {name: read_columns(folder / f"{name}.csv", columns) for name, columns in TABLES.items()}
@@ -179,6 +179,6 @@ def read_delay(folder: Path) -> Delay:
             found.setdefault(str(row["proposal"]), []).append({column: float(row[column]) for column in columns})
         sizes = {tuple(row["n_samples"] for row in rows) for rows in found.values()}
         if set(found) != set(metrics.proposals) or len(sizes) != 1:
-            raise InputError(f"{path} does not hold the proposals of metrics.json, each at the same numbers of draws.")
+            raise InputError(f"{path} must have all proposals of metrics.json, each with the same numbers of draws.")
         of_proposals[name] = found
     return Delay(metrics, tables, of_proposals)

@@ -1,9 +1,8 @@
-"""The files of ``results``, each read as a whole or refused with one sentence.
+"""Reading of single files of ``results``: each is read completely, or refused with one sentence.
 
-What their contents mean, and whether they belong together, is the business of
-:mod:`bitsperdim.report.content`.
+:mod:`bitsperdim.report.content` interprets the contents, and checks whether files belong together.
 
-Invariant (``tests/report/test_report.py``): a missing or broken file is one sentence that names it
+Invariant (``tests/report/test_report.py``): a missing or broken file gives one sentence that names the file
 (``test_a_missing_file_is_one_sentence``).
 """
 
@@ -23,7 +22,7 @@ from bitsperdim.core.errors import InputError
 from bitsperdim.core.stored import Stored
 
 Columns = dict[str, np.ndarray]
-AS_SWITCHED_OFF = f"{json.dumps(SWITCHED_OFF, indent=2)}\n".encode()  # as a stage writes it
+AS_SWITCHED_OFF = f"{json.dumps(SWITCHED_OFF, indent=2)}\n".encode()  # metrics.json of a study that is switched off
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -46,12 +45,14 @@ def read_stored(path: Path, schema: type[Schema]) -> Schema:
     except OSError as error:
         raise _unreadable(path, error) from error
     if content == AS_SWITCHED_OFF:
-        raise InputError(f"{path} says that the study is switched off; name it in studies, and run `dvc repro`.")
+        raise InputError(
+            f"{path} says that the study is switched off; add it to studies in params.yaml, and run `dvc repro`."
+        )
     return schema.read(content, str(path))
 
 
 def read_columns(path: Path, names: tuple[str, ...], may_be_nan: tuple[str, ...] = ()) -> Columns:
-    """Read the named columns of a CSV file as float64, of which some may hold a NaN."""
+    """Read the named columns of a CSV file as float64; only the columns in ``may_be_nan`` may contain NaN."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -63,14 +64,14 @@ def read_columns(path: Path, names: tuple[str, ...], may_be_nan: tuple[str, ...]
     if not rows:
         raise InputError(f"{path} has no rows.")
     if any(np.isnan(column).any() for name, column in columns.items() if name not in may_be_nan):
-        raise InputError(f"{path} holds a NaN in one of the columns {', '.join(names)}.")
+        raise InputError(f"{path} has a NaN in one of the columns {', '.join(names)}.")
     return columns
 
 
 def read_rows(
     path: Path, text: str, numbers: tuple[str, ...], may_be_nan: tuple[str, ...] = ()
 ) -> list[dict[str, str | float]]:
-    """Read the rows of a CSV file with one column of text and others of numbers, of which some may hold a NaN."""
+    """Read the rows of a CSV file with one column of text and columns of numbers, some of which may contain NaN."""
     columns = read_columns(path, numbers, may_be_nan)
     with path.open(encoding="utf-8", newline="") as file:
         names = [row.get(text) for row in csv.DictReader(file)]
@@ -83,18 +84,18 @@ def read_rows(
 
 
 def read_arrays(path: Path, shapes: Mapping[str, tuple[int | None, ...]]) -> dict[str, np.ndarray]:
-    """Read the named arrays of a .npz file and check their shapes; None stands for any length."""
+    """Read the named arrays of a .npz file and check their shapes; None means any length."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in shapes}
     except OSError as error:
         raise _unreadable(path, error) from error
-    except Exception as error:  # a damaged file fails in as many ways as there are bytes
-        raise InputError(f"{path} does not hold the arrays {', '.join(shapes)}.") from error
+    except Exception as error:  # a damaged file can raise almost any exception
+        raise InputError(f"{path} does not have the arrays {', '.join(shapes)}, or is damaged.") from error
     for name, shape in shapes.items():
         found = arrays[name].shape
         if len(found) != len(shape) or any(b not in (None, a) for a, b in zip(found, shape, strict=True)):
-            raise InputError(f"{path}: {name} has the shape {found}, which is not what a stage writes there.")
+            raise InputError(f"{path}: {name} has the shape {found}, which differs from what the stage writes.")
     return arrays
 
 

@@ -1,9 +1,9 @@
-"""What the report shows of the study ``universal_resnet``: its metrics, tables and decision regions, read and checked.
+"""Reading and checking the metrics, tables and decision regions of the study ``universal_resnet`` for the report.
 
-It draws nothing and computes nothing; what each number is, :mod:`bitsperdim.studies.universal_resnet.study` says, which
-imports torch and is therefore not imported here.
+This module draws nothing and computes nothing. The numbers are explained in
+:mod:`bitsperdim.studies.universal_resnet.study`, which is not imported here because it imports torch.
 
-Invariant (``tests/report/test_resnet.py``): a missing or broken file is one sentence that names it
+Invariant (``tests/report/test_resnet.py``): a missing or broken file gives one sentence that names the file
 (``test_a_missing_file_is_one_sentence``).
 """
 
@@ -21,10 +21,10 @@ from bitsperdim.results.reading import Columns, read_arrays, read_columns, read_
 PREDICATES = {
     "easy": "inside: radius below 0.4",
     "medium": "inside: radius below 0.4, or 0.7 and above",
-    "hard": "inside: radius below 0.3, or 0.6 to 0.8, or by chance with probability 0.1",
+    "hard": "inside: radius below 0.3, or 0.6 to 0.8, or at random with probability 0.1",
 }
 RINGS = {"easy": (0.4,), "medium": (0.4, 0.7), "hard": (0.3, 0.6, 0.8)}
-# as in studies/universal_resnet/essay.py and ball.py: key in metrics.json -> in words, in the order of the report
+# keys of metrics.json, as in studies/universal_resnet/essay.py and ball.py -> names in the report, in its order
 NETS = {
     **{f"resnet_{depth}": f"one-neuron ResNet, {depth} blocks" for depth in (5, 10, 40)},
     **{f"dense_{width}_{depth}": f"width {width}, {depth} layers" for width in (2, 6) for depth in (5, 10, 40)},
@@ -42,7 +42,7 @@ TABLES = {
 
 
 class ScoreMetrics(Stored):
-    """Accuracy in percent of one network on one predicate, over seeds, and the essay's."""
+    """Accuracy in percent of one network on one predicate, over seeds, and the accuracy that the essay reports."""
 
     mean: float
     spread: float
@@ -62,12 +62,12 @@ class NetMetrics(Stored):
 
     @property
     def scores(self) -> list[ScoreMetrics]:
-        """In the order of the predicates."""
+        """Scores in the order of the predicates."""
         return [self.easy, self.medium, self.hard]
 
 
 class BallMetrics(Stored):
-    """One kind and depth of the ball."""
+    """Results on the ball for one kind of network and one depth."""
 
     n_nets: int
     n_closed: int
@@ -86,7 +86,7 @@ class ConstructedMetrics(Stored):
 
 
 class ResnetMetrics(Stored):
-    """``results/universal_resnet/metrics.json``."""
+    """Content of ``results/universal_resnet/metrics.json``."""
 
     n_steps: int
     n_seeds: int
@@ -99,7 +99,7 @@ class ResnetMetrics(Stored):
 
 @dataclass(frozen=True)
 class ResnetStudy:
-    """Metrics, columns of tables by name, rows of the networks that approximate, arrays of ``regions.npz``."""
+    """Metrics, columns of tables by name, rows of constructed and trained networks, and arrays of ``regions.npz``."""
 
     metrics: ResnetMetrics
     tables: dict[str, Columns]
@@ -109,17 +109,17 @@ class ResnetStudy:
 
     @property
     def nets(self) -> list[tuple[str, NetMetrics]]:
-        """In words what each network is, and its accuracies."""
+        """Name of each network in the report, and its accuracies."""
         return [(words, self.metrics.accuracy[name]) for name, words in NETS.items()]
 
     @property
     def majority(self) -> list[tuple[str, float]]:
-        """Predicate, and the share of its larger class in percent."""
+        """Each predicate, and the share of its larger class in percent."""
         return [(name, self.metrics.majority[name]) for name in PREDICATES]
 
     @property
     def ball(self) -> list[tuple[int, list[BallMetrics]]]:
-        """Depth, and both kinds at it."""
+        """Each depth, with the results of both kinds of networks."""
         return [(depth, [self.metrics.ball[f"{kind}_{depth}"] for kind in BALL_KINDS]) for depth in DEPTHS]
 
     def errors(self, function: str, *, join: bool) -> list[dict[str, str | float]]:
@@ -141,7 +141,7 @@ def read_resnet(folder: Path) -> ResnetStudy:
     """Read ``results/universal_resnet``.
 
     Raises:
-        InputError: a file is missing or not what the stage writes.
+        InputError: a file is missing, or has another format than the stage writes.
     """
     path = folder / "metrics.json"
     metrics = read_stored(path, ResnetMetrics)
@@ -154,13 +154,13 @@ def read_resnet(folder: Path) -> ResnetStudy:
     for key, names in expected.items():
         for name in names:
             if name not in getattr(metrics, key):
-                raise InputError(f"{path}: {key} has no {name!r}, which a stage writes there.")
+                raise InputError(f"{path}: {key} has no {name!r}, which the stage always writes.")
     tables = {name: read_columns(folder / f"{name}.csv", columns) for name, columns in TABLES.items()}
     constructed = read_rows(folder / "constructed.csv", "function", ("join", "cells", *ERRORS))
     trained = read_rows(folder / "trained.csv", "function", ("seed", *ERRORS))
     for name, rows in (("constructed", constructed), ("trained", trained)):
         if {row["function"] for row in rows} != set(FUNCTIONS):
-            raise InputError(f"{folder / name}.csv does not hold the functions {', '.join(FUNCTIONS)}.")
+            raise InputError(f"{folder / name}.csv must have the functions {', '.join(FUNCTIONS)}, and no others.")
     shapes: dict[str, tuple[int | None, ...]] = {
         "points": (metrics.n_points, 2),
         "labels": (len(PREDICATES), metrics.n_points),

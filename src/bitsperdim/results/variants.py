@@ -1,9 +1,9 @@
-"""One flow, dequantized in several ways: the rows of the table and their chart, of the study or of the models.
+"""Table rows for one flow with different dequantization noise, from the study or from the models.
 
 Differences are paired, image by image (:mod:`bitsperdim.estimators.paired`).
 
 Invariants (``tests/report/test_ways.py``): the rows are those of the files
-(``test_the_rows_of_the_study_are_those_written``); models that are one flow are found and compared
+(``test_the_rows_of_the_study_are_those_written``); models that are the same flow are found and compared
 (``test_models_that_are_one_flow_are_compared``).
 """
 
@@ -21,7 +21,7 @@ from bitsperdim.core.units import bits_per_dim, nats_to_bits_per_dim
 from bitsperdim.estimators.paired import paired_difference
 
 NOISE = {
-    "uniform": "uniform, always fresh",
+    "uniform": "uniform, drawn again in every step",
     "uniform_fixed": "uniform, drawn once per image",
     "variational": "learned",
 }
@@ -29,22 +29,22 @@ NOISE = {
 
 @dataclass(frozen=True)
 class Way:
-    """One way of dequantizing, all numbers in bits per dimension, those of test images bounds.
+    """One way of dequantizing; numbers are in bits per dimension, and those of test images are bounds.
 
     Attributes:
-        name: of the way, or of the model.
-        noise: in words.
+        name: name of the way, or of the model.
+        noise: kind of noise in words.
         train_samples: K of the training objective.
-        n_parameters: of the flow, and of the noise where it is learned.
-        train_bpd: the objective in the epoch whose weights are scored; no bound where fixed noise was fitted.
-        elbo_bpd: of the test images, one sample each.
-        bpd: of the test images, all samples.
-        bpd_standard_error: over test images.
+        n_parameters: number of parameters of the flow, and of the noise if it is learned.
+        train_bpd: training objective in the epoch whose weights are scored; not a bound if fixed noise was fitted.
+        elbo_bpd: bound for the test images with one sample each.
+        bpd: bound for the test images with all samples.
+        bpd_standard_error: standard error over test images.
         difference: bpd above the reference, paired; None for the reference itself.
-        difference_error: its standard error.
-        bias_bpd: of the bound, estimated, never negative.
-        ess_median: over images.
-        too_few_samples: whether the bound says more about K than about the model.
+        difference_error: standard error of the difference.
+        bias_bpd: estimated bias of the bound, never negative.
+        ess_median: median effective sample size over images.
+        too_few_samples: whether the bound depends more on K than on the model.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Way:
 
     @property
     def is_finite(self) -> bool:
-        """Whether there is a difference that can be drawn."""
+        """Whether the difference and its error are finite, so that they can be drawn in a chart."""
         values = (self.difference, self.difference_error)
         return all(value is not None and math.isfinite(value) for value in values)
 
@@ -96,19 +96,19 @@ def of_study(rows: Sequence[Mapping[str, str | float]], reference: str) -> list[
 
 @dataclass(frozen=True)
 class Scored:
-    """What is needed of a model: its training objective, bounds of the test images, and those of each image.
+    """Results of a model that a :class:`Way` needs.
 
     Attributes:
-        n_parameters: all that are free.
-        train_bpd: the objective in the epoch whose weights are scored, the mean over seeds.
-        elbo_bpd: with one sample.
-        bpd: with all.
-        bpd_standard_error: over test images.
-        bias_bpd: of the bound, estimated, never negative.
-        ess_median: over images.
-        too_few_samples: whether the bound says more about K than about the model.
-        log_p: (N,) nats.
-        same_as: (N,) the number of the first test image that is equal; None: all are distinct.
+        n_parameters: number of free parameters.
+        train_bpd: training objective in the epoch whose weights are scored, mean over seeds.
+        elbo_bpd: bound for the test images with one sample each.
+        bpd: bound for the test images with all samples.
+        bpd_standard_error: standard error over test images.
+        bias_bpd: estimated bias of the bound, never negative.
+        ess_median: median effective sample size over images.
+        too_few_samples: whether the bound depends more on K than on the model.
+        log_p: log P(x) of each test image, (N,) nats.
+        same_as: (N,) the index of the first equal test image; None: all images are distinct.
     """
 
     n_parameters: int
@@ -126,11 +126,13 @@ class Scored:
 def of_models(
     sections: Mapping[str, FamilySection], scored: Mapping[str, Scored], shape: tuple[int, int, int]
 ) -> list[list[Way]]:
-    """Return a table for each flow that is among the models in several ways; impossible images leave a model out.
+    """Return a table for each flow that occurs with several kinds of noise.
+
+    A model is left out if it gives probability 0 to an image.
 
     Args:
-        sections: name -> section, of the models that are likelihoods.
-        scored: by name, of the same models.
+        sections: name -> section of the models that are likelihoods.
+        scored: name -> results of the same models.
         shape: (C, H, W).
     """
     usable = {name: section for name, section in sections.items() if np.isfinite(scored[name].log_p).all()}
@@ -140,7 +142,7 @@ def of_models(
         for name in names:
             section, item = usable[name], scored[name]
             if not isinstance(section, DequantizedSection):
-                raise TypeError(f"{name} is no flow")
+                raise TypeError(f"{name} is not a flow")
             pair = paired_difference(item.log_p, scored[reference].log_p, item.same_as)
             rows.append(
                 Way(

@@ -1,8 +1,8 @@
-"""The families of models by name: a typed section of ``params.yaml`` for each, and the path of its network.
+"""The families of models by name, each with a typed section of ``params.yaml`` and the path of its network.
 
-A family is one file here and one in ``bitsperdim/models``. It is found by its name, without an import that names it, so
-that the code of a stage's model is that of its own family: a new one leaves the others' trained models alone
-(:mod:`bitsperdim.core.code`). No torch is imported, so that parameters are checked at once.
+A family is one file here and one in ``bitsperdim/models``. It is found by its name, without an import statement, so
+that the code of a model depends on its own family only, and a new family does not invalidate other trained models
+(:mod:`bitsperdim.core.code`). Torch is not imported, so that parameters are checked quickly.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bitsperdim.core.code import file_of
 
 
 class _Families(Mapping[str, type[FamilySection]]):
-    """The section of each family, imported when it is asked for."""
+    """Mapping from a family's name to its section class, which is imported at the first use."""
 
     names = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base"))
 
@@ -45,5 +45,5 @@ FAMILIES = _Families()
 
 
 def code_of(family: str) -> tuple[Path, Path]:
-    """Return the files of a family: of its section, and of its network."""
+    """Return the two files of a family: the file of its section, and the file of its network."""
     return file_of(f"{__name__}.{family}"), file_of(FAMILIES[family].network.rpartition(".")[0])

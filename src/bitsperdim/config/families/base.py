@@ -1,7 +1,7 @@
-"""What the typed sections of several families have in common: sizes, likelihoods, latent codes, dequantization.
+"""Common parts of the families' typed sections: training, sizes, likelihoods, latent codes, dequantization.
 
-Invariants (``tests/config/test_families.py``): some zeros too many are a sentence at once and not an exhausted memory
-later (``test_weights_are_foreseen``).
+Invariants (``tests/config/test_families.py``): sizes that are far too large give an error message at once, instead of
+exhausted memory later (``test_weights_are_foreseen``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Size = Annotated[int, Field(ge=1, le=65_536)]
 EvenSize = Annotated[int, Field(ge=2, le=65_536, multiple_of=2)]
 Precision = Literal["float32", "bfloat16", "auto"]
-MAX_WEIGHTS = 10**10  # with gradients and the two moments of AdamW 160 GB
+MAX_WEIGHTS = 10**10  # 160 GB with gradients and the two moments of AdamW
 Schedule = Literal["constant", "cosine", "exponential", "stages"]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 LikelihoodName = Literal["bernoulli", "categorical", "logistic", "normal", "coupled_logistic"]  # as in heads.py
@@ -34,7 +34,7 @@ def odd(value: int) -> int:
 
 
 def rising(values: list[Any]) -> list[Any]:
-    """Refuse a list in which a value is not above the one before."""
+    """Refuse a list in which a value is not larger than the one before."""
     if any(later <= earlier for earlier, later in pairwise(values)):
         raise ValueError("a list of rising numbers")
     return values
@@ -42,12 +42,12 @@ def rising(values: list[Any]) -> list[Any]:
 
 @dataclass(frozen=True)
 class Images:
-    """What is known of the images before they are there.
+    """Properties of the images that are known before the images are prepared.
 
     Attributes:
-        n_levels: L, as the models see them.
-        shape: (C, H, W); None where it is not known yet.
-        n_classes: of the labels, 0 where there are none; None where it is not known yet.
+        n_levels: L, after quantization or binarization.
+        shape: (C, H, W); None: not known yet.
+        n_classes: number of classes of the labels, 0 if there are no labels; None: not known yet.
     """
 
     n_levels: int
@@ -61,13 +61,13 @@ def dense(sizes: Sequence[int]) -> int:
 
 
 class Section(BaseModel):
-    """A frozen section of ``params.yaml``: no unknown key, no silent conversion; defaults may be left out."""
+    """A frozen section of ``params.yaml``, which refuses unknown keys and converts nothing silently."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class TrainSection(Section):
-    """The trainer (section ``train``); a model's section may override any of these under its own ``train``."""
+    """The section ``train``; a model's section may override any of its keys under the model's own ``train``."""
 
     epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 100
     seconds: PositiveFloat | None = None
@@ -105,11 +105,11 @@ else:
 
 
 class FamilySection(Section):
-    """What the section of every model has: its family, and its own changes to ``train``.
+    """Base class of the sections of models, with the family and the model's own changes to ``train``.
 
     Attributes:
-        network: the class of the family's models, by its path; a section's own keys are its keyword arguments.
-        has_latent_code: whether log p(z) - log q(z given x) is a part of its objective.
+        network: import path of the class of the family's models; a section's own keys are its keyword arguments.
+        has_latent_code: whether log p(z) - log q(z given x) is a part of the training objective.
     """
 
     network: ClassVar[str]
@@ -119,41 +119,41 @@ class FamilySection(Section):
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """The keyword arguments of the family's class."""
+        """Keyword arguments for the family's class."""
         return self.model_dump(exclude={"family", "train", "train_samples", "finetune"})
 
     @property
     def n_train_samples(self) -> int:
-        """The K of the training objective: 1 is the ELBO (or, for exact models, the likelihood)."""
+        """K of the training objective: 1 means the ELBO (or, for exact models, the likelihood)."""
         return int(getattr(self, "train_samples", 1))
 
     def n_train_samples_in(self, epoch: int, n_epochs: int) -> int:
-        """The K of the training objective in one epoch, from 1 to ``n_epochs``."""
+        """Return K of the training objective in one epoch, from 1 to ``n_epochs``."""
         return self.n_train_samples
 
     def first_finetuned_epoch(self, n_epochs: int) -> int | None:
-        """The first epoch of the fine-tuning; None where there is none."""
+        """Return the first epoch of fine-tuning; None: there is no fine-tuning."""
         return None
 
     def check_images(self, name: str, images: Images) -> None:
-        """Raise InputError where this model cannot be built for such images, as far as they are known."""
+        """Raise InputError if this model cannot be built for such images, as far as they are known."""
 
     def check_training(self, name: str, settings: TrainSection) -> None:
-        """Raise InputError where this model cannot be trained with these settings, which are its own already.
+        """Raise InputError if this model cannot be trained with these settings.
 
-        Here: a final learning rate that its schedule does not have or cannot reach, a warm-up of a term that is not
-        there, and two ways at once to make a step faster.
+        The settings include the model's own changes. Refused are a final learning rate that the schedule does not use
+        or cannot reach, a warm-up of the KL term without a latent code, and ``compile`` together with ``capture``.
         """
         schedule, final = settings.schedule, settings.final_learning_rate
         here = f"params.yaml: {self.place(name, 'final_learning_rate')} = {final:g} is not allowed with"
         if schedule in ("constant", "stages") and final:
-            raise InputError(f"{here} schedule = {schedule!r}, which says itself how the rate ends; it must be 0.")
+            raise InputError(f"{here} schedule = {schedule!r}, which has a fixed final rate; it must be 0.")
         if schedule == "exponential" and not final:
-            raise InputError(f"{here} schedule = 'exponential', which never comes to 0; it must be above 0.")
+            raise InputError(f"{here} schedule = 'exponential', which never reaches 0; it must be above 0.")
         if final > settings.learning_rate:
             key = self.place(name, "learning_rate")
             raise InputError(
-                f"{here} {key} = {settings.learning_rate:g}, from which it falls; it must be at most that."
+                f"{here} {key} = {settings.learning_rate:g}, from which the rate falls; it must be at most that."
             )
         if settings.capture and settings.compile:
             raise InputError(
@@ -163,31 +163,36 @@ class FamilySection(Section):
         if settings.kl_warmup_steps and not self.has_latent_code:
             raise InputError(
                 f"params.yaml: {self.place(name, 'kl_warmup_steps')} = {settings.kl_warmup_steps} is not allowed for "
-                f"{name}, which has no latent code; it must be 0 there."
+                f"{name}, which has no latent code; it must be 0 for this model."
             )
 
     def place(self, name: str, key: str) -> str:
-        """Return where a setting of the training stands: in this section, which has a name, or in ``train``."""
+        """Return the full key of a training setting: in this model's section if set there, otherwise in ``train``.
+
+        Args:
+            name: name of this section.
+            key: key of the setting.
+        """
         return f"{name}.train.{key}" if key in self.train.model_fields_set else f"train.{key}"
 
     def check_files(self, name: str, binarization: str) -> None:
-        """Raise InputError where a file beside the package that this model needs is not there, or not usable."""
+        """Raise InputError if a user's file that this model needs is missing, or cannot be used."""
 
     def files(self, stage: str) -> dict[str, str]:
-        """Return path -> SHA-256 of the files beside the package that ``train`` or ``evaluate`` of this model reads."""
+        """Return path -> SHA-256 of the user's files that ``train`` or ``evaluate`` of this model reads."""
         return {}
 
     def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
-        """Return a number of weights that this model exceeds for images (C, H, W) of L levels, but not by far."""
+        """Return a close lower bound of the number of weights for images (C, H, W) with L levels."""
         return 0
 
     def check_size(self, name: str, images: Images) -> None:
-        """Refuse sizes that no device holds; of images that are not known yet, for the smallest ones."""
+        """Refuse sizes that no device can hold; if the images are not known yet, assume the smallest ones."""
         n_weights = self.least_weights(images.shape or (1, 1, 1), images.n_levels)
         if n_weights > MAX_WEIGHTS:
             raise InputError(
                 f"params.yaml: the sizes in {name} make a network of {n_weights:.1e} weights or more; at most "
-                f"{MAX_WEIGHTS:.0e} are allowed, so choose smaller ones."
+                f"{MAX_WEIGHTS:.0e} are allowed, so choose smaller sizes."
             )
 
     def settings(self, train: TrainSection) -> TrainSection:
@@ -196,10 +201,10 @@ class FamilySection(Section):
 
 
 def check_classes(name: str, n_classes: int | None, images: Images) -> None:
-    """Refuse to be given classes of images that have no labels, or more of them.
+    """Check that ``n_classes`` of a model fits the labels of the images.
 
     Raises:
-        InputError: saying how many there are.
+        InputError: the images have no labels, or more classes; the message says how many.
     """
     if n_classes is None or images.n_classes is None or 0 < images.n_classes <= n_classes:
         return
@@ -214,22 +219,22 @@ def check_classes(name: str, n_classes: int | None, images: Images) -> None:
 
 
 class HeadSection(FamilySection):
-    """What every section has whose network may have any likelihood: which one, and of how many components."""
+    """Base class of the sections whose network can have any likelihood, with the likelihood and its components."""
 
     likelihood: LikelihoodName = "categorical"
     n_mixtures: Annotated[int, Field(ge=1, le=1_000)] = 1
 
     def n_groups(self, shape: tuple[int, int, int]) -> int:
-        """Into how many groups the channels of a pixel fall that a causal network has to keep in order."""
+        """Return the number of groups of a pixel's channels that a causal network must keep in order."""
         return 1 if self.likelihood == "coupled_logistic" else shape[0]
 
     def n_outputs(self, shape: tuple[int, int, int], n_levels: int) -> int:
-        """How many outputs a network has for each pixel, or a few less."""
+        """Return the number of a network's outputs for each pixel, or a few less."""
         of_a_channel = {"bernoulli": 1, "categorical": n_levels}.get(self.likelihood, 2 * self.n_mixtures)
         return shape[0] * of_a_channel
 
     def check_images(self, name: str, images: Images) -> None:
-        """Refuse a Bernoulli likelihood for images of more than two levels, and mixtures that add nothing."""
+        """Refuse a Bernoulli likelihood for images with more than two levels, and mixtures that have no effect."""
         if self.likelihood == "bernoulli" and images.n_levels != 2:
             raise InputError(
                 f"params.yaml: {name}.likelihood = 'bernoulli' needs images of 2 levels, but these have "
@@ -239,19 +244,19 @@ class HeadSection(FamilySection):
         if self.likelihood in ("bernoulli", "categorical") and self.n_mixtures != 1:
             raise InputError(
                 f"params.yaml: {name}.n_mixtures = {self.n_mixtures} is not allowed with likelihood = "
-                f"{self.likelihood!r}, of which a mixture is no more than one; write 1."
+                f"{self.likelihood!r}, because a mixture of several is equal to a single one; it must be 1."
             )
 
 
 class FinetuneSection(Section):
-    """The last epochs of a training, with another K."""
+    """The last epochs of training, with another K."""
 
     epochs: PositiveInt
     train_samples: Annotated[int, Field(ge=1, le=10_000)]
 
 
 class LatentSection(HeadSection):
-    """What both variational autoencoders have; ``train_samples`` above 1 makes them importance-weighted."""
+    """Base class of the sections of variational autoencoders, importance-weighted if ``train_samples`` exceeds 1."""
 
     has_latent_code = True
     train_samples: Annotated[int, Field(ge=1, le=10_000)] = 1
@@ -259,25 +264,25 @@ class LatentSection(HeadSection):
     finetune: FinetuneSection | None = None
 
     def n_train_samples_in(self, epoch: int, n_epochs: int) -> int:
-        """The K of the training objective in one epoch, from 1 to ``n_epochs``."""
+        """Return K of the training objective in one epoch, from 1 to ``n_epochs``."""
         first = self.first_finetuned_epoch(n_epochs)
         is_late = first is not None and epoch >= first
         return self.finetune.train_samples if self.finetune is not None and is_late else self.train_samples
 
     def first_finetuned_epoch(self, n_epochs: int) -> int | None:
-        """The first epoch of the fine-tuning; None where there is none."""
+        """Return the first epoch of fine-tuning; None: there is no fine-tuning."""
         return None if self.finetune is None else n_epochs - self.finetune.epochs + 1
 
     def check_training(self, name: str, settings: TrainSection) -> None:
-        """Refuse a fine-tuning that is all of the training, or that it may never come to.
+        """Refuse fine-tuning that takes all epochs, or that training might never reach.
 
-        And a warm-up of the KL term with derivatives that hold without one alone.
+        A warm-up of the KL term with doubly reparameterized gradients is refused, too: they are wrong during a warm-up.
         """
         super().check_training(name, settings)
         if settings.kl_warmup_steps and self.doubly_reparameterized:
             raise InputError(
                 f"params.yaml: {self.place(name, 'kl_warmup_steps')} = {settings.kl_warmup_steps} is not allowed with "
-                f"{name}.doubly_reparameterized = true, whose derivatives are those of the bound itself; it must be 0."
+                f"{name}.doubly_reparameterized = true, whose gradients are right only without a warm-up; it must be 0."
             )
         if self.finetune is None:
             return
@@ -289,23 +294,23 @@ class LatentSection(HeadSection):
         if self.finetune.epochs >= settings.epochs:
             raise InputError(
                 f"params.yaml: {name}.finetune.epochs = {self.finetune.epochs} is not allowed with {settings.epochs} "
-                f"epochs; it must be below, since these are the last of them."
+                f"epochs of training; it must be less, since fine-tuning takes the last of these epochs."
             )
         for key, value in (("patience", settings.patience), ("seconds", settings.seconds)):
             if value is not None:
                 raise InputError(
                     f"params.yaml: {name}.train.{key} = {value:g} is not allowed with {name}.finetune; it must be "
-                    f"null, since training might stop before it comes to that."
+                    f"null, since training might stop before fine-tuning starts."
                 )
 
 
 class MaskedSection(HeadSection):
-    """What both networks of masked convolutions have: every group of channels has maps of its own."""
+    """Base class of the sections of masked convolutions, in which every group of channels has its own feature maps."""
 
-    n_filters: EvenSize  # each family has a default of its own
+    n_filters: EvenSize  # each family has its own default
 
     def check_images(self, name: str, images: Images) -> None:
-        """Refuse fewer than two maps for each group of channels."""
+        """Refuse fewer than two feature maps for each group of channels."""
         super().check_images(name, images)
         if images.shape is not None and self.n_filters < (least := 2 * self.n_groups(images.shape)):
             raise InputError(
@@ -320,7 +325,7 @@ def of_coupling(n_inputs: int, n_filters: int, n_blocks: int, n_outputs: int) ->
 
 
 class VariationalSection(Section):
-    """The sizes of learned dequantization noise; other noise has none."""
+    """Sizes of the network of learned dequantization noise; other noise has no network."""
 
     n_couplings: Annotated[int, Field(ge=1, le=100)] = 2
     n_filters: Size = 16
@@ -332,7 +337,7 @@ class VariationalSection(Section):
 
 
 class DequantizedSection(FamilySection):
-    """What every flow has: how its images are dequantized, in training above all."""
+    """Base class of the sections of flows, with the kind of dequantization noise, mainly in training."""
 
     logit_margin: Annotated[float, Field(ge=0, lt=0.5)] | None = 0.0
     dequantization: Literal["none", "uniform_fixed", "uniform", "variational"] = "uniform"
@@ -340,7 +345,7 @@ class DequantizedSection(FamilySection):
     train_samples: Annotated[int, Field(ge=1, le=10_000)] = 1
 
     def check_images(self, name: str, images: Images) -> None:
-        """Refuse several samples of no noise."""
+        """Refuse several samples of noise if there is no noise."""
         if self.dequantization == "none" and self.train_samples != 1:
             raise InputError(
                 f"params.yaml: {name}.train_samples = {self.train_samples} is not allowed with "
@@ -348,7 +353,7 @@ class DequantizedSection(FamilySection):
             )
 
     def check_training(self, name: str, settings: TrainSection) -> None:
-        """Refuse to record steps whose noise comes from the CPU."""
+        """Refuse ``capture`` for steps whose noise comes from the CPU."""
         super().check_training(name, settings)
         if settings.capture and self.dequantization == "uniform_fixed":
             raise InputError(
@@ -357,5 +362,5 @@ class DequantizedSection(FamilySection):
             )
 
     def weights_of_noise(self, shape: tuple[int, int, int]) -> int:
-        """Return the number of weights of learned noise."""
+        """Return the number of weights of the network of learned noise."""
         return self.variational.least_weights(shape) if self.dequantization == "variational" else 0

@@ -1,4 +1,4 @@
-"""Typed parameters of one family: a variational autoencoder of convolutions."""
+"""Typed parameters of the convolutional variational autoencoder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bitsperdim.config.families.base import LatentSection, Size
 
 
 class ConvVAESection(LatentSection):
-    """A variational autoencoder of convolutions."""
+    """Section of a convolutional variational autoencoder."""
 
     network = "bitsperdim.models.conv_vae.ConvVAE"
     family: Literal["conv_vae"]
@@ -20,7 +20,7 @@ class ConvVAESection(LatentSection):
     n_blocks: Annotated[int, Field(ge=0, le=1_000)] = 1
 
     def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
-        """Return the number of weights of its 3x3 convolutions between hidden maps, and of the last."""
+        """Return the number of weights of the 3x3 convolutions between hidden maps, and of the last layers."""
         n_convolutions = 2 * (2 * self.n_scales * self.n_blocks + self.n_scales - 1)
         ends = 3 * self.latent_maps + self.n_outputs(shape, n_levels)
         return 9 * n_convolutions * self.n_filters**2 + ends * self.n_filters

@@ -1,9 +1,9 @@
-"""Typed parameters of a model that was made elsewhere: a file of Python below ``external/``, and how it is asked.
+"""Typed parameters of a user's own model: a Python file below ``external/``, and how the model is called.
 
-Paths are relative to the repository and lie below ``external/``, which DVC watches. What is checked here executes
-nothing of the user's: the rest is said by the training stage, in one sentence as well.
+Paths are relative to the repository and lie below ``external/``, which DVC watches. The checks here do not execute the
+user's code. The training stage checks the rest, also with one sentence for each mistake.
 
-Invariants (``tests/config/test_external_section.py``): every mistake is one sentence, before any work where it can be.
+Invariants (``tests/config/test_external_section.py``): every mistake gives one sentence, if possible before any work.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bitsperdim.config.families.base import FamilySection, Images, TrainSection,
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.foreign import FOLDER, hashes, names_in, needed_by, refuse_missing
 
-MAX_VALUES = 10_000  # in `arguments`: a few lines of YAML can stand for a list of billions
+MAX_VALUES = 10_000  # in `arguments`: a few lines of YAML can describe a list of billions of values
 MAX_DEPTH = 20
 PLAIN = "plain values: text, finite numbers, true, false, null, and lists and mappings of them"
 WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
@@ -28,7 +28,7 @@ FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 
 
 def below(*suffixes: str) -> Callable[[str], str]:
-    """Return what refuses a path that is not below ``external/``, or ends otherwise."""
+    """Return a check that refuses paths that are not below ``external/``, or end in another suffix."""
 
     def check(path: str) -> str:
         parts = PurePosixPath(path).parts
@@ -41,14 +41,14 @@ def below(*suffixes: str) -> Callable[[str], str]:
 
 
 def identifier(name: str) -> str:
-    """Refuse what cannot be the name of a class or a function."""
+    """Refuse a text that cannot be the name of a class or a function."""
     if not name.isidentifier():
         raise ValueError("the name of a class or a function")
     return name
 
 
 def plain(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Refuse arguments that cannot be written down and read back."""
+    """Refuse arguments that cannot be stored and read again, or that are too many or nested too deeply."""
     waiting: list[tuple[int, Any]] = [(0, arguments)]
     for _ in range(MAX_VALUES):
         if not waiting:
@@ -72,7 +72,7 @@ def plain(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 class ExternalSection(FamilySection):
-    """A model that was made elsewhere, from a file below ``external/``."""
+    """Section of a user's own model, from a file below ``external/``."""
 
     network = "bitsperdim.models.external.family.external_model"
     family: Literal["external"]
@@ -93,11 +93,11 @@ class ExternalSection(FamilySection):
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """What decides the model: the images that it was trained on do not."""
+        """Keyword arguments that determine the model, without ``train_images``, which does not affect it."""
         return {key: value for key, value in super().hyperparameters.items() if key != "train_images"}
 
     def check_images(self, name: str, images: Images) -> None:
-        """Refuse a model without a file, and what does not fit the images."""
+        """Refuse a model without a file, and settings that do not fit each other or the images."""
         if self.file is None:
             raise InputError(
                 f"params.yaml: {name}.file = null is not allowed for a model that is in models; it must be a path "
@@ -109,28 +109,28 @@ class ExternalSection(FamilySection):
             )
         if self.weights_key is not None and (self.weights is None or self.weights.endswith(".safetensors")):
             raise InputError(
-                f"params.yaml: {name}.weights_key = {self.weights_key!r} is not allowed without {name}.weights of "
+                f"params.yaml: {name}.weights_key = {self.weights_key!r} is not allowed without {name}.weights from "
                 f"torch.save; it must be null."
             )
         if self.layout == "plane" and images.shape is not None and images.shape[0] != 1:
             raise InputError(
                 f"params.yaml: {name}.layout = 'plane' is not allowed with images of {images.shape[0]} channels; "
-                f"choose another."
+                f"choose another layout."
             )
         check_classes(name, self.n_classes, images)
 
     def check_training(self, name: str, settings: TrainSection) -> None:
-        """Refuse to compile or to record code that nobody here knows."""
+        """Refuse ``compile`` and ``capture`` for a user's own code."""
         super().check_training(name, settings)
         for key, value in (("compile", settings.compile), ("capture", settings.capture)):
             if self.fit and value:
                 raise InputError(
-                    f"params.yaml: {name}.train.{key} = true is not allowed with family = 'external'; write false "
-                    f"there."
+                    f"params.yaml: {name}.train.{key} = true is not allowed with family = 'external'; write false in "
+                    f"{name}.train."
                 )
 
     def check_files(self, name: str, binarization: str) -> None:
-        """Refuse files that are not there, a file that is not Python, and a class or function that it does not have."""
+        """Refuse missing files, a file that is not Python, and a class or function that the file does not define."""
         if self.file is None:
             return
         named = {"file": self.file, "weights": self.weights, "train_images": self.train_images}
@@ -147,7 +147,7 @@ class ExternalSection(FamilySection):
         if self.train_images is not None and binarization == "dynamic":
             raise InputError(
                 f"params.yaml: {name}.train_images = {self.train_images!r} is not allowed with "
-                f"dequantize.binarization = 'dynamic', of which no two draws are alike; it must be null."
+                f"dequantize.binarization = 'dynamic', which draws different images each time; it must be null."
             )
 
     def files(self, stage: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Typed parameters of one family: an autoregressive flow."""
+"""Typed parameters of the autoregressive flow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bitsperdim.config.families.base import DequantizedSection, Size, dense
 
 
 class FlowSection(DequantizedSection):
-    """An autoregressive flow of dequantized images: affine (maf) or monotonic splines (nsf)."""
+    """Section of an autoregressive flow for dequantized images: affine (maf) or with monotonic splines (nsf)."""
 
     network = "bitsperdim.models.flow.Flow"
     family: Literal["flow"]
@@ -21,7 +21,7 @@ class FlowSection(DequantizedSection):
     n_bins: Annotated[int, Field(ge=2, le=1_000)] = 8
 
     def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
-        """Return the number of weights, masked ones too, and those of learned noise."""
+        """Return the number of weights, including masked weights and those of learned noise."""
         n_dims = math.prod(shape)
         n_outputs = n_dims * (2 if self.transform == "maf" else 3 * self.n_bins - 1)
         return self.n_transforms * dense([n_dims, *self.hidden_sizes, n_outputs]) + self.weights_of_noise(shape)

@@ -1,4 +1,4 @@
-"""Typed parameters of one family: a gated PixelCNN."""
+"""Typed parameters of the gated PixelCNN."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bitsperdim.config.families.base import EvenSize, Images, MaskedSection, che
 
 
 class GatedPixelCNNSection(MaskedSection):
-    """A gated PixelCNN of a vertical and a horizontal stack, given the class if ``n_classes`` is a number."""
+    """Section of a gated PixelCNN with a vertical and a horizontal stack; ``n_classes`` makes it conditional."""
 
     network = "bitsperdim.models.gated_pixelcnn.GatedPixelCNN"
     family: Literal["gated_pixelcnn"]
@@ -26,6 +26,6 @@ class GatedPixelCNNSection(MaskedSection):
         return self.n_filters * (ends + of_classes) + (21 * self.n_layers + 6) * self.n_filters**2
 
     def check_images(self, name: str, images: Images) -> None:
-        """Refuse to be given classes of images that have no labels, or more of them."""
+        """Check that ``n_classes`` fits the labels of the images."""
         super().check_images(name, images)
         check_classes(name, self.n_classes, images)

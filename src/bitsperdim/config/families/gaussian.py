@@ -1,4 +1,4 @@
-"""Typed parameters of one family: a multivariate normal density."""
+"""Typed parameters of the multivariate normal density."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from bitsperdim.config.families.base import FamilySection
 
 
 class GaussianSection(FamilySection):
-    """A multivariate normal density of dequantized images, in closed form."""
+    """Section of a multivariate normal density for dequantized images, fitted in closed form."""
 
     network = "bitsperdim.models.gaussian.Gaussian"
     family: Literal["gaussian"]
 
     def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
-        """Return the number of covariances."""
+        """Return the number of entries of the covariance matrix."""
         return math.prod(shape) ** 2

@@ -1,4 +1,4 @@
-"""Typed parameters of one family: a histogram of each sub-pixel."""
+"""Typed parameters of the histogram of each sub-pixel."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from bitsperdim.config.families.base import FamilySection, PositiveFloat
 
 
 class HistogramSection(FamilySection):
-    """Every sub-pixel on its own: counts with a pseudocount."""
+    """Section of independent histograms of all sub-pixels: level counts plus a pseudocount."""
 
     network = "bitsperdim.models.histogram.Histogram"
     family: Literal["histogram"]
     pseudocount: PositiveFloat = 1.0
 
     def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
-        """Return the number of its counts."""
+        """Return the number of counts."""
         return math.prod(shape) * n_levels

@@ -1,4 +1,4 @@
-"""Typed parameters of one family: A PixelCNN."""
+"""Typed parameters of the PixelCNN."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bitsperdim.config.families.base import EvenSize, MaskedSection, odd
 
 
 class PixelCNNSection(MaskedSection):
-    """A PixelCNN of masked convolutions."""
+    """Section of a PixelCNN with masked convolutions."""
 
     network = "bitsperdim.models.pixelcnn.PixelCNN"
     family: Literal["pixelcnn"]

@@ -1,4 +1,4 @@
-"""Typed parameters of one family: A PixelCNN++."""
+"""Typed parameters of the PixelCNN++."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SMALLEST_DROPOUT = 1 / 256  # as in models/activations.py, which imports torch
 
 
 class PixelCNNppSection(HeadSection):
-    """A PixelCNN++ of two shifted streams at several scales."""
+    """Section of a PixelCNN++ with two shifted streams at several scales."""
 
     network = "bitsperdim.models.pixelcnn_pp.PixelCNNpp"
     family: Literal["pixelcnn_pp"]
@@ -23,12 +23,12 @@ class PixelCNNppSection(HeadSection):
     dropout: Annotated[float, Field(ge=0, le=0.99)] = 0.0
 
     def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
-        """Return the number of weights of the blocks of both streams, there and back, and of the outputs."""
+        """Return the number of weights of the blocks of both streams, down and up the scales, and of the outputs."""
         n_blocks = self.n_scales * (2 * self.n_blocks + 1) - 1
         return 60 * n_blocks * self.n_filters**2 + self.n_filters * self.n_outputs(shape, n_levels)
 
     def check_images(self, name: str, images: Images) -> None:
-        """Refuse likelihoods of channels one by one, and dropout that would round to none."""
+        """Refuse likelihoods that treat channels one by one, and a dropout rate that would be rounded to 0."""
         super().check_images(name, images)
         if images.shape is not None and self.n_groups(images.shape) != 1:
             raise InputError(
@@ -38,5 +38,5 @@ class PixelCNNppSection(HeadSection):
         if 0 < self.dropout < SMALLEST_DROPOUT:
             raise InputError(
                 f"params.yaml: {name}.dropout = {self.dropout} is not allowed; it must be 0, or at least "
-                f"{SMALLEST_DROPOUT}, of which it is rounded to a multiple."
+                f"{SMALLEST_DROPOUT}, because it is rounded to a multiple of that."
             )

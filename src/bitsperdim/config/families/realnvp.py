@@ -1,4 +1,4 @@
-"""Typed parameters of one family: a multi-scale flow of affine couplings."""
+"""Typed parameters of the multi-scale flow of affine coupling layers (RealNVP)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bitsperdim.core.errors import InputError
 
 
 class RealNVPSection(DequantizedSection):
-    """A multi-scale flow of affine couplings of convolutions, on dequantized images."""
+    """Section of a multi-scale flow of affine coupling layers with convolutions, for dequantized images."""
 
     network = "bitsperdim.models.realnvp.RealNVP"
     family: Literal["realnvp"]
@@ -20,8 +20,12 @@ class RealNVPSection(DequantizedSection):
     n_blocks: Annotated[int, Field(ge=0, le=1_000)] = 0
 
     def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
-        """Return the number of weights of all couplings: six at each scale but the last, four there, and of noise."""
-        total, channels = self.weights_of_noise(shape), shape[0]
+        """Return the number of weights of all couplings and of learned noise.
+
+        There are four couplings at the last scale and six at each other scale.
+        """
+        total = self.weights_of_noise(shape)
+        channels = shape[0]
         for _ in range(self.n_scales - 1):
             for n_channels in (channels, 4 * channels):
                 total += 3 * of_coupling(n_channels, self.n_filters, self.n_blocks, 2 * n_channels)
@@ -29,7 +33,7 @@ class RealNVPSection(DequantizedSection):
         return total + 4 * of_coupling(channels, self.n_filters, self.n_blocks, 2 * channels)
 
     def check_images(self, name: str, images: Images) -> None:
-        """Refuse more scales than the images can be halved to, with two pixels left."""
+        """Refuse more scales than the images allow: they are halved at each scale, and must keep two pixels."""
         super().check_images(name, images)
         if images.shape is None:
             return

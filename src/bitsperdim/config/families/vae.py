@@ -1,4 +1,4 @@
-"""Typed parameters of one family: a variational autoencoder of fully connected layers."""
+"""Typed parameters of the variational autoencoder with fully connected layers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from bitsperdim.config.families.base import LatentSection, Section, Size, dense
 
 
 class StochasticLayer(Section):
-    """A further stochastic layer of a VAE, and the hidden layers of its encoder."""
+    """A further stochastic layer of a VAE, with the hidden layers of its encoder."""
 
     latent_size: Size
     hidden_sizes: Annotated[list[Size], Field(min_length=1, max_length=16)]
 
 
 class VAESection(LatentSection):
-    """A variational autoencoder of fully connected layers."""
+    """Section of a variational autoencoder with fully connected layers."""
 
     network = "bitsperdim.models.vae.VAE"
     family: Literal["vae"]
@@ -30,7 +30,8 @@ class VAESection(LatentSection):
         """Return the number of weights of all encoders and decoders."""
         n_outputs = shape[1] * shape[2] * self.n_outputs(shape, n_levels)
         first = [*self.hidden_sizes, self.latent_size]
-        total, below = dense([math.prod(shape), *first]) + dense([n_outputs, *first]), self.latent_size
+        total = dense([math.prod(shape), *first]) + dense([n_outputs, *first])
+        below = self.latent_size
         for layer in self.deeper:
             total += 2 * dense([below, *layer.hidden_sizes, layer.latent_size])
             below = layer.latent_size
