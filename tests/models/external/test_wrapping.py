@@ -1,7 +1,7 @@
 """Wrapped external models: each method gives the same result, and a wrong return value is refused.
 
-True values come from enumeration, quadrature or closed forms (``tests/support/foreign.py``). The seeds of statistical tests
-are fixed.
+True values come from enumeration, quadrature or closed forms (``tests/support/foreign.py``). Statistical tests have
+fixed seeds.
 """
 
 from typing import Any
