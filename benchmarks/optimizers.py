@@ -1,9 +1,9 @@
 """Compare settings of the optimizer for a VAE: 784-200-200-50, k = 1, dynamically binarized MNIST.
 
 Each setting is one training run of 130 epochs with 7.2 million presentations, a tenth of the recipe
-``mnist-dynamic-vae-l1``. Each row differs from that recipe in one setting. 5,000 of the training images are used for
-validation. The table shows their bound with K = 200, and its paired difference from the first row with the standard
-error over images. This standard error does not include the variation over seeds. No test image is used.
+``mnist-dynamic-vae-l1``. Each row names the settings in which it differs from that recipe. 5,000 of the training images
+are used for validation. The table shows their bound with K = 200, and its paired difference from the first row with the
+standard error over images. This standard error does not include the variation over seeds. No test image is used.
 
 A row takes five to ten minutes on one core. It is saved to a file when it is finished, so the script can be stopped and
 resumed. The file contains the log-likelihood of each image only for the first row.

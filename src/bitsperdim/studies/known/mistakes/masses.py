@@ -161,7 +161,7 @@ MISTAKES = (
     ),
     Mistake(
         "The density at small scales",
-        f"Below a mass of {SWITCHED_BELOW:g} the density in the middle of the cell stands in; the scale is {NARROW}.",
+        f"Below a mass of {SWITCHED_BELOW:g} the density in the middle of the cell replaces it; the scale is {NARROW}.",
         small_scale,
         "open",
         checks=SUMS,
@@ -228,7 +228,7 @@ MISTAKES = (
     ),
     Mistake(
         "Noise that no seed governs",
-        f"The network adds noise of {NOISE} to its inputs, from a generator of its own.",
+        f"The network adds noise of {NOISE} to its inputs, from its own random generator.",
         unseeded,
         "audit",
         checks=("repeatable",),

@@ -99,7 +99,7 @@ def other_preparation(bench: Bench) -> Made:
 def fewer_levels(bench: Bench) -> Made:
     """Compare a number for images with half as many levels with a number for images with all levels."""
     if bench.n_levels == 2:
-        raise DoesNotApplyError("Half of two levels is none.")
+        raise DoesNotApplyError("Images of two levels cannot have fewer levels.")
     half = (bench.n_levels + 1) // 2
     log_p = fitted(bench.train // 2, half).log_p(bench.test // 2)
     return beside(
@@ -166,7 +166,7 @@ MISTAKES = (
     ),
     Mistake(
         "Static for dynamic binarization",
-        "A number on images that were binarized once, at one half, stands beside one on images that are drawn anew.",
+        "A number for images that were binarized once, at one half, is compared with a number for random binarization.",
         static_for_dynamic,
         "comparison",
         law="data/test_preparation.py::test_the_protocol_tag_says_what_was_scored",
@@ -182,7 +182,7 @@ MISTAKES = (
     ),
     Mistake(
         "Fewer levels",
-        "A number of images with half as many levels stands beside one of images with all of them.",
+        "A number for images with half as many levels is compared with a number for images with all levels.",
         fewer_levels,
         "comparison",
         law="data/test_preparation.py::test_the_protocol_tag_says_what_was_scored",
@@ -198,7 +198,7 @@ MISTAKES = (
     ),
     Mistake(
         "Told the class",
-        "A number of a model that is given the class stands beside one of a model that is not.",
+        "A number of a model that is given the class is compared with a number of a model that is not.",
         given_the_class,
         "comparison",
         law="evaluation/test_evaluate.py::test_labels_are_given_to_the_model_and_are_in_the_protocol",
