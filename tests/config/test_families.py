@@ -7,8 +7,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from bitsperdim.config.families import FAMILIES
-from bitsperdim.config.families.base import FamilySection, Images
-from bitsperdim.config.families.pixelcnn_pp import SMALLEST_DROPOUT
+from bitsperdim.config.families.base import SMALLEST_DROPOUT, FamilySection, Images
 from bitsperdim.core.errors import InputError
 from bitsperdim.models import build
 from bitsperdim.models.parts import activations

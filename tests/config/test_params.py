@@ -262,6 +262,11 @@ MISTAKES: list[tuple[str, object, str]] = [
         9,
         "n_classes = 9 is not allowed with images whose labels have 10 classes; it must be",
     ),
+    (
+        "gated_pixelcnn.dropout",
+        0.001,
+        "gated_pixelcnn.dropout = 0.001 is not allowed; it must be 0, or at least 0.0039",
+    ),
     ("pixelcnn_pp.dropout", 0.001, "pixelcnn_pp.dropout = 0.001 is not allowed; it must be 0, or at least 0.00390625,"),
     ("vae.likelihood", "bernoulli", "vae.likelihood = 'bernoulli' needs images of 2 levels, but these have 17;"),
     (

@@ -116,3 +116,44 @@ def test_a_label_acts_in_both_stacks(silenced: str) -> None:
         for gate in gates[:-1] if kind == "vertical_gate" else gates:  # the last vertical gate is not used
             torch.nn.init.zeros_(gate.of_label.weight)
         assert differs() is expected
+
+
+def test_dropout_is_of_training_alone_and_drawn_by_the_generator(generator: torch.Generator) -> None:
+    model, plain = gated((1, 4, 4), dropout=0.5), gated((1, 4, 4))
+    x = torch.randint(3, (4, 1, 4, 4), generator=generator).to(torch.uint8)
+
+    def log_p(seed: int) -> torch.Tensor:
+        return model.log_weights(x, generator=torch.Generator().manual_seed(seed))
+
+    assert torch.equal(log_p(1), plain.log_weights(x))
+    model.train()
+    assert torch.equal(log_p(1), log_p(1))
+    assert not torch.equal(log_p(1), log_p(2))
+
+
+@pytest.mark.parametrize("stack", ["vertical", "horizontal"])
+def test_dropout_acts_in_both_stacks(stack: str, generator: torch.Generator) -> None:
+    """If the other stack's part is cut off, two draws still differ."""
+    model = gated((1, 4, 4), dropout=0.5).train()
+    with torch.no_grad():
+        for layer in model.both_stacks:
+            if stack == "horizontal":  # the vertical stack says nothing
+                layer.down.weight.zero_()
+            else:  # only the last layer's horizontal values are read, and they depend on the vertical stack alone
+                layer.horizontal.weight.zero_()
+    x = torch.randint(3, (4, 1, 4, 4), generator=generator).to(torch.uint8)
+    dropped: list[torch.Size] = []
+    original = model.dropped_out
+
+    def recorded(gated: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        dropped.append(gated.shape)
+        is_vertical = len(dropped) <= len(model.both_stacks) - 1  # the vertical stack is computed first
+        return original(gated, generator) if is_vertical == (stack == "vertical") else gated
+
+    model.dropped_out = recorded  # type: ignore[method-assign]
+    draws = []
+    for seed in (1, 2):
+        dropped.clear()
+        draws.append(model.log_weights(x, generator=torch.Generator().manual_seed(seed)))
+        assert len(dropped) == 2 * len(model.both_stacks) - 1
+    assert not torch.equal(*draws)

@@ -88,6 +88,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "n_layers": 1,
         "kernel_size": 3,
         "n_classes": None,
+        "dropout": 0.3,
         "likelihood": "categorical",
         "n_mixtures": 1,
     },

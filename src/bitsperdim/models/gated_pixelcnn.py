@@ -18,11 +18,12 @@ as in the PixelCNN.
 
 Differences from the paper: the input is scaled to [-1, 1]; the kernel size of the first layers and the sizes are
 parameters; any likelihood may replace the softmax; the label acts as a bias of each gate that is the same at all
-positions (as in the paper), but not as a spatial map (its equation 5).
+positions (as in the paper), but not as a spatial map (its equation 5); there may be dropout of the gated values.
 
 Invariants (``tests/models/test_gated_pixelcnn.py``): a pixel sees all earlier pixels within reach, and there is no
 blind spot (``test_causality_is_two_sided``); labels change the result, and each class has its own probability mass
-(``test_each_class_is_a_mass``).
+(``test_each_class_is_a_mass``); dropout acts in both stacks, and in training only
+(``test_dropout_is_of_training_alone_and_drawn_by_the_generator``, ``test_dropout_acts_in_both_stacks``).
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from torch.nn import functional as F
 from bitsperdim.likelihoods import build_head
 from bitsperdim.models.autoregressive import AutoregressiveModel
 from bitsperdim.models.base import in_full_precision
+from bitsperdim.models.parts.activations import check_dropout, dropped_out
 from bitsperdim.models.parts.causal import CausalConv2d, Memory, at_place, groups_of, in_row, order_of
 from bitsperdim.models.pixelcnn import check_sizes, masked, start_at_marginals
 
@@ -115,17 +117,6 @@ class GatedLayer(nn.Module):
         self.vertical_gate = Gate(n_maps, None if is_last else n_classes)  # the last layer does not use it
         self.horizontal_gate = Gate(n_maps, n_classes)
 
-    def add(self, seen: Tensor, above: Tensor, labels: Tensor | None, memory: Memory | None) -> Tensor:
-        """Return the term that the layer adds to the horizontal stack.
-
-        Args:
-            seen: output of the horizontal convolution, (B, 2p, H, W).
-            above: output of the vertical stack, (B, 2p, H, W).
-            labels: class labels, (B,).
-            memory: cache at the current position; None: all positions at once.
-        """
-        return self.out(self.horizontal_gate(seen + above, labels), memory)
-
 
 class GatedPixelCNN(AutoregressiveModel):
     """A gated PixelCNN with any likelihood.
@@ -141,6 +132,7 @@ class GatedPixelCNN(AutoregressiveModel):
         likelihood: name of the likelihood, a key of :data:`bitsperdim.likelihoods.HEADS`; the paper uses
             ``categorical``.
         n_mixtures: number of components of the likelihood, if it is a mixture.
+        dropout: share of the gated values of both stacks that is set to zero in training; not in the paper.
     """
 
     def __init__(
@@ -154,9 +146,12 @@ class GatedPixelCNN(AutoregressiveModel):
         n_classes: int | None,
         likelihood: str,
         n_mixtures: int,
+        dropout: float = 0.0,
     ) -> None:
         """Build both stacks."""
         super().__init__(image_shape, n_levels)
+        check_dropout(dropout)
+        self.dropout = dropout
         channels = image_shape[0]
         self.n_classes = n_classes
         self.head = build_head(likelihood, channels, n_levels, n_mixtures)
@@ -190,21 +185,30 @@ class GatedPixelCNN(AutoregressiveModel):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Return the parameters of p(x_i given x_<i), (B, G * n, H, W), or only those at the position of the memory."""
-        above = [at_place(row, memory) for row in in_row(memory, lambda: self.above(x, labels, memory))]
+        above = [at_place(row, memory) for row in in_row(memory, lambda: self.above(x, labels, memory, generator))]
         first, *rest = self.both_stacks
-        hidden = first.add(first.horizontal.of_image(x, self.scaled, memory), above[0], labels, memory)
+        gated = first.horizontal_gate(first.horizontal.of_image(x, self.scaled, memory) + above[0], labels)
+        hidden = first.out(self.dropped_out(gated, generator), memory)
         for layer, said in zip(rest, above[1:], strict=True):
-            hidden = hidden + layer.add(layer.horizontal(hidden, memory), said, labels, memory)
+            gated = layer.horizontal_gate(layer.horizontal(hidden, memory) + said, labels)
+            hidden = hidden + layer.out(self.dropped_out(gated, generator), memory)
         return in_full_precision(self.to_outputs, F.relu(self.last(F.relu(hidden), memory)), memory)
 
-    def above(self, x: Tensor, labels: Tensor | None, memory: Memory | None) -> list[Tensor]:
+    def dropped_out(self, gated: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return the gated values of a layer, (B, p, H, W), in training with dropout."""
+        return dropped_out(gated, self.dropout, generator) if self.training and self.dropout else gated
+
+    def above(
+        self, x: Tensor, labels: Tensor | None, memory: Memory | None, generator: torch.Generator | None
+    ) -> list[Tensor]:
         """Return the vertical stack's input to each layer of the horizontal stack, (B, 2p, H, W) or a row of it."""
         first, *rest = self.both_stacks
         seen = first.vertical.of_image(x, self.scaled, memory)
         said = [first.down(seen, memory)]
         before = first
         for layer in rest:
-            seen = layer.vertical(before.vertical_gate(seen, labels), memory)
+            gated = self.dropped_out(before.vertical_gate(seen, labels), generator)
+            seen = layer.vertical(gated, memory)
             said.append(layer.down(seen, memory))
             before = layer
         return said

@@ -44,7 +44,7 @@ from torch.nn import functional as F
 from bitsperdim.likelihoods import build_head
 from bitsperdim.models.autoregressive import AutoregressiveModel
 from bitsperdim.models.base import in_full_precision
-from bitsperdim.models.parts.activations import SMALLEST_DROPOUT, add_gated, concatenated_elu, dropped_out
+from bitsperdim.models.parts.activations import add_gated, check_dropout, concatenated_elu, dropped_out
 from bitsperdim.models.parts.causal import CausalConv2d, CausalUpsampling, Memory, at_place, in_row
 from bitsperdim.models.pixelcnn import start_at_marginals
 
@@ -241,8 +241,7 @@ class PixelCNNpp(AutoregressiveModel):
         self.head = build_head(likelihood, channels, n_levels, n_mixtures)
         if self.head.n_groups != 1:
             raise ValueError(f"likelihood must be coupled_logistic for {channels} channels, not {likelihood}")
-        if 0 < dropout < SMALLEST_DROPOUT:
-            raise ValueError(f"dropout must be 0, or at least {SMALLEST_DROPOUT}, not {dropout}")
+        check_dropout(dropout)
         n_inputs = channels + 1
         self.above = convolution(n_inputs, n_filters, ((-2, -1), (-1, 1)))
         self.above_near = convolution(n_inputs, n_filters, ((-1, -1), (-1, 1)))

@@ -19,7 +19,9 @@ PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Size = Annotated[int, Field(ge=1, le=65_536)]
 EvenSize = Annotated[int, Field(ge=2, le=65_536, multiple_of=2)]
+Dropout = Annotated[float, Field(ge=0, le=0.99)]
 Precision = Literal["float32", "bfloat16", "auto"]
+SMALLEST_DROPOUT = 1 / 256  # as in models/parts/activations.py, which imports torch
 MAX_WEIGHTS = 10**10  # 160 GB with gradients and the two moments of AdamW
 Schedule = Literal["constant", "cosine", "exponential", "stages"]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -198,6 +200,15 @@ class FamilySection(Section):
     def settings(self, train: TrainSection) -> TrainSection:
         """Return ``train`` with this model's own overrides."""
         return train.model_copy(update=self.train.model_dump(exclude_unset=True))
+
+
+def check_dropout(name: str, dropout: float) -> None:
+    """Raise InputError if the dropout rate of a model would be rounded to 0."""
+    if 0 < dropout < SMALLEST_DROPOUT:
+        raise InputError(
+            f"params.yaml: {name}.dropout = {dropout} is not allowed; it must be 0, or at least {SMALLEST_DROPOUT}, "
+            f"because it is rounded to a multiple of that."
+        )
 
 
 def check_classes(name: str, n_classes: int | None, images: Images) -> None:

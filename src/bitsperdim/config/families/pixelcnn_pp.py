@@ -6,10 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from bitsperdim.config.families.base import HeadSection, Images, Size
+from bitsperdim.config.families.base import Dropout, HeadSection, Images, Size, check_dropout
 from bitsperdim.core.errors import InputError
-
-SMALLEST_DROPOUT = 1 / 256  # as in models/activations.py, which imports torch
 
 
 class PixelCNNppSection(HeadSection):
@@ -20,7 +18,7 @@ class PixelCNNppSection(HeadSection):
     n_filters: Size = 20
     n_blocks: Annotated[int, Field(ge=1, le=1_000)] = 1
     n_scales: Annotated[int, Field(ge=1, le=16)] = 2
-    dropout: Annotated[float, Field(ge=0, le=0.99)] = 0.0
+    dropout: Dropout = 0.0
 
     def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
         """Return the number of weights of the blocks of both streams, down and up the scales, and of the outputs."""
@@ -35,8 +33,4 @@ class PixelCNNppSection(HeadSection):
                 f"params.yaml: {name}.likelihood = {self.likelihood!r} is not allowed with images of "
                 f"{images.shape[0]} channels; it must be 'coupled_logistic'."
             )
-        if 0 < self.dropout < SMALLEST_DROPOUT:
-            raise InputError(
-                f"params.yaml: {name}.dropout = {self.dropout} is not allowed; it must be 0, or at least "
-                f"{SMALLEST_DROPOUT}, because it is rounded to a multiple of that."
-            )
+        check_dropout(name, self.dropout)

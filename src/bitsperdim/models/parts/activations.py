@@ -65,6 +65,12 @@ def add_gated(x: Tensor, change_and_gate: Tensor) -> Tensor:
     return torch.addcmul(x, change, torch.sigmoid(gate.contiguous(memory_format=torch.channels_last)))
 
 
+def check_dropout(dropout: float) -> None:
+    """Raise ValueError if a dropout rate would be rounded to 0."""
+    if 0 < dropout < SMALLEST_DROPOUT:
+        raise ValueError(f"dropout must be 0, or at least {SMALLEST_DROPOUT}, not {dropout}")
+
+
 def dropped_out(x: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
     """Apply dropout: set a random share of the values to zero, and scale up the others.
 
