@@ -40,7 +40,7 @@ def test_the_text_says_it_all(filled: Laboratory) -> None:
     assert next(line for line in lines if line.startswith("iwae ")).endswith("not compared")
     assert "  iwae: the protocol is the same, but the test images differ (SHA-256 0123456789ab and ffffff" in text
     assert "  vae: vae.latent_size: 16 -> 8" in lines
-    assert "  B alone has new." in lines
+    assert "  Only B has new." in lines
     assert "not the spread over training seeds" in text.replace("\n", " ")
 
 
