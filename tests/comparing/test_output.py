@@ -165,7 +165,7 @@ def test_an_unpaired_difference_is_called_so(laboratory: Laboratory, drawn: Draw
         assert (", unpaired " in vae, ", unpaired " in iwae) == (True, False)
         flat = " ".join(text.split())
         assert "vae: Unpaired: per_image.csv, the log-likelihood of each image, at " in flat
-        assert "Unpaired: the log-likelihoods of single images are missing for a side" in flat
+        assert "likelihoods of single images are missing for a side" in flat
     models = {model["a"]["model"]: model for model in json.loads(as_json(found))["models"]}
     assert {name: model["error_is"] for name, model in models.items()} == {"iwae": "paired", "vae": "unpaired"}
     errors = [models["vae"][side]["bpd_standard_error"] for side in "ab"]
