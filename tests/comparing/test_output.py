@@ -41,7 +41,7 @@ def test_the_text_says_it_all(filled: Laboratory) -> None:
     assert next(line for line in lines if line.startswith("iwae ")).endswith("not compared")
     assert "  iwae: the protocol is the same, but the test images differ (SHA-256 0123456789ab and ffffff" in text
     assert "  vae: vae.latent_size: 16 -> 8" in lines
-    assert "  B alone has new." in lines
+    assert "  Only B has new." in lines
     assert "not the spread over training seeds" in text.replace("\n", " ")
 
 
@@ -166,7 +166,7 @@ def test_an_unpaired_difference_is_called_so(laboratory: Laboratory, drawn: Draw
         assert (", unpaired " in vae, ", unpaired " in iwae) == (True, False)
         flat = " ".join(text.split())
         assert "vae: Unpaired: per_image.csv, the log-likelihood of each image, at " in flat
-        assert "Unpaired: the log-likelihoods of single images are missing for a side" in flat
+        assert "likelihoods of single images are missing for a side" in flat
     models = {model["a"]["model"]: model for model in json.loads(as_json(found))["models"]}
     assert {name: model["error_is"] for name, model in models.items()} == {"iwae": "paired", "vae": "unpaired"}
     errors = [models["vae"][side]["bpd_standard_error"] for side in "ab"]
