@@ -96,6 +96,22 @@ def test_the_page_shows_the_house() -> None:
     assert text.split(BEGIN)[1].split(END)[0] == diagram()
 
 
+def test_every_test_that_a_docstring_names_exists() -> None:
+    """The invariants of a module name the tests that prove them."""
+    tests = list((ROOT / "tests").rglob("*.py"))
+    defined = {name for path in tests for name in re.findall(r"def (test_\w+)", path.read_text(encoding="utf-8"))}
+    missing, n_named = [], 0
+    for path in modules():
+        invariants = path.read_text(encoding="utf-8").split('"""')[1].partition("Invariants")[2]
+        files = re.findall(r"``(tests/[\w/]+\.py)``", invariants)
+        names = re.findall(r"``(test_[a-z_0-9]+)``", invariants)
+        missing += [f"{path.name}: {file}" for file in files if not (ROOT / file).is_file()]
+        missing += [f"{path.name}: {name}" for name in names if name not in defined]
+        n_named += len(names)
+    assert missing == []
+    assert n_named > 200
+
+
 if __name__ == "__main__":
     before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
     PAGE.write_text(f"{before}{BEGIN}{diagram()}{END}{rest.split(END)[1]}", encoding="utf-8")

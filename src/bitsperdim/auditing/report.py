@@ -1,7 +1,7 @@
 """Result of an audit, as an object, as text, as JSON, as Markdown and as HTML.
 
-Invariants (``tests/auditing/test_report.py``): every format contains every check; an audit with a failed check is not
-passed.
+Invariants (``tests/auditing/test_command.py``): an audit with a failed check is not passed, and the formats contain the
+checks (``test_forms_and_exit_statuses``).
 """
 
 from __future__ import annotations

@@ -28,8 +28,8 @@ by less than 3.5e-4 of the result if that is above 1 nat per dimension.
 
 **Limits.** The check misses a leak without a derivative that acts only in rare cases, such as for one level of 256. It
 misses a leak that is confined to few positions if no cut falls there. For small models, the tests prove the promise of
-the masks for every pair, by derivatives and by change (``tests/laws.py``). The check does not show whether a model sees
-all values that it should see; :func:`receptive_field` shows this for one position.
+the masks for every pair, by derivatives and by change (``tests/support/laws.py``). The check does not show whether a
+model sees all values that it should see; :func:`receptive_field` shows this for one position.
 
 Invariants (``tests/models/test_causality.py``): no model of the family leaks (``test_nothing_leaks``); the check finds
 a mask that lets one connection through (``test_a_leak_is_found``) and a leak without a derivative
