@@ -1,11 +1,11 @@
-"""How numbers and text are written in the report: rounded to their error, infinite as ∞, escaped.
+"""How numbers and text are written in the report and in Markdown: rounded to their error, infinite as ∞, escaped.
 
 It does not decide what is shown, and rounding is for the eye alone: the table sorts by, and shows
 on hovering, the number as it stands in ``metrics.json`` (:func:`machine`).
 
 Invariants (``tests/report/test_report.py``): two significant digits of the error, and as many
 decimals of the value (``test_numbers_are_rounded_to_their_error``); no text breaks out of a
-Markdown cell (``test_hostile_text_is_escaped``).
+Markdown cell (``test_no_text_breaks_out_of_a_markdown_cell``).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import base64
 import math
 import re
 
-from markupsafe import Markup, escape
+from markupsafe import escape
 
 MINUS = "\N{MINUS SIGN}"
 MAX_DECIMALS = 8  # files hold nine significant digits
@@ -73,15 +73,12 @@ def machine(value: float) -> str:
     return repr(value)
 
 
-def markdown(value: object) -> Markup:
+def markdown(value: object) -> str:
     """Escape a value for a cell of a Markdown table: HTML, the characters of Markdown, line ends."""
-    if isinstance(value, Markup):
-        return value
     text = str(escape(re.sub(r"\s+", " ", str(value))))
     for character in "\\`*|":
         text = text.replace(character, "\\" + character)
-    text = text.replace("](", "]\\(")  # a link
-    return Markup(text)
+    return text.replace("](", "]\\(")  # a link
 
 
 def data_uri(png: bytes) -> str:
