@@ -1,4 +1,4 @@
-"""Write the report as one self-contained HTML page and a Markdown page; warn if this processor rounds differently."""
+"""Write the report as one self-contained HTML page; warn if this processor rounds differently."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from bitsperdim.runtime import finished, stage
 
 
 def main(params: Params, results: str, folder: str) -> None:
-    """Read the folder ``results``; write ``index.html`` and ``report.md`` into ``folder``."""
+    """Read the folder ``results``; write ``index.html`` into ``folder``."""
     finished.clear()
     write_report(params, Path(results), Path(folder))
     print(f"report: {Path(folder) / 'index.html'}")

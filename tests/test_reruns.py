@@ -111,7 +111,7 @@ def a_new_data_set(folder: Path) -> None:
 
 def edit(folder: Path, *paths: str) -> None:
     for path in paths:
-        append(folder / "src/bitsperdim" / path, ".\n" if path.endswith(".md") else "\nEDITED = 1\n")
+        append(folder / "src/bitsperdim" / path, "\nEDITED = 1\n")
 
 
 def set_parameter(folder: Path, before: str, after: str) -> None:
@@ -137,7 +137,7 @@ EDITS: dict[str, tuple[Callable[[Path], None], set[str]]] = {
     "a family, a page, a study, and the images that a model from elsewhere was trained on": (
         lambda folder: (
             append(folder / "external" / "train.npz", "1"),
-            edit(folder, "models/vae.py", "report/template.md", "studies/project_delay/chain.py"),
+            edit(folder, "models/vae.py", "report/template.html", "studies/project_delay/chain.py"),
         )[1],
         {"report", "known", "project_delay", "evaluate@mine", *both("vae")},
     ),

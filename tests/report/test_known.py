@@ -19,7 +19,7 @@ from bitsperdim.report import known as known_charts
 from bitsperdim.results import formatting
 from bitsperdim.results.known import ESTIMATORS, MODELS, SOURCES, KnownTruths, read_known
 from support.cases import write_known
-from support.results import every_chart_says_what_it_shows, text_of
+from support.results import every_chart_says_what_it_shows, rows_of, text_of
 
 
 class Page:
@@ -29,11 +29,26 @@ class Page:
         self.known = known
 
 
-def rendered(study: KnownTruths) -> tuple[str, str]:
+def rendered(study: KnownTruths) -> str:
     charts = known_charts.all_charts(study)
-    page = _environment().get_template("known.html").render(report=Page(study), known=charts)
-    twin = _environment(formatting.markdown).get_template("known.md").render(report=Page(study))
-    return page, twin
+    return _environment().get_template("known.html").render(report=Page(study), known=charts)
+
+
+def table(page: str, title: str) -> list[list[str]]:
+    """Return the rows of the table below a title: the texts of their cells, the heads first."""
+    return rows_of(page.split(f"<h4>{title}")[1].split("</table>")[0])
+
+
+def estimates(page: str) -> dict[tuple[str, str], dict[str, str]]:
+    """Return the table of all estimates: for each model and K, what each column says, by its head."""
+    heads, *rows = table(page, "All estimates")
+    found, model = {}, ""
+    for row in rows:
+        if len(row) == len(heads):  # the first row of each model names it
+            model = row.pop(0).split(" log P(x) = ")[0]
+        found[model, row[0]] = dict(zip(heads[1:], row, strict=True))
+    assert len(found) == len(rows)
+    return found
 
 
 @pytest.fixture
@@ -61,7 +76,7 @@ def test_every_chart_says_what_it_shows(folder: Path) -> None:
     study = read_known(folder)
     charts = known_charts.all_charts(study)
     assert set(charts) == {"excess_hidden_markov", "excess_templates", "bias"}
-    every_chart_says_what_it_shows(charts, rendered(study)[0])
+    every_chart_says_what_it_shows(charts, rendered(study))
     for name, model in study.metrics.excess.sources["templates"].models.items():
         assert f"{name} {model.sign} {off(model.excess_bpd, model.excess_bpd_standard_error)}" in str(
             charts["excess_templates"]
@@ -70,39 +85,40 @@ def test_every_chart_says_what_it_shows(folder: Path) -> None:
 
 def test_every_number_is_one_that_was_written(folder: Path) -> None:
     study = read_known(folder)
-    page, twin = rendered(study)
-    text = re.sub(r"\s+", " ", text_of(page))
+    page = rendered(study)
+    text = text_of(page)
     for name, source in study.metrics.excess.sources.items():
-        for both in (text, twin):
-            assert SOURCES[name] in both
-            for value, error in (
-                (source.truth_bpd, source.truth_bpd_standard_error),
-                (source.entropy_rate_bpd, source.entropy_rate_bpd_standard_error),
-            ):
-                assert off(value, error) in both
-            for model in source.models.values():
-                assert f"{model.sign} {off(model.bpd, model.bpd_standard_error)}" in both
-                assert f"{model.sign} {off(model.excess_bpd, model.excess_bpd_standard_error)}" in both
-                assert formatting.plain(model.evidence_nats, 1) in both
+        assert SOURCES[name] in text
+        for value, error in (
+            (source.truth_bpd, source.truth_bpd_standard_error),
+            (source.entropy_rate_bpd, source.entropy_rate_bpd_standard_error),
+        ):
+            assert off(value, error) in text
+        for model in source.models.values():
+            assert f"{model.sign} {off(model.bpd, model.bpd_standard_error)}" in text
+            assert f"{model.sign} {off(model.excess_bpd, model.excess_bpd_standard_error)}" in text
+            assert formatting.plain(model.evidence_nats, 1) in text
+    found = estimates(page)
+    assert len(found) == len(study.estimators)  # no row is left out
     for row in study.estimators:
-        line = next(
-            line
-            for line in twin.splitlines()
-            if line.startswith(f"| {MODELS[row.model]} | {formatting.count(row.n_samples)} |")
-        )
-        for name in ESTIMATORS:
+        cells = found[MODELS[row.model], formatting.count(row.n_samples)]
+        for name, head in zip(ESTIMATORS, ("bound", "jackknife", "extrapolated"), strict=True):
             shown = off(getattr(row, f"{name}_bias"), getattr(row, f"{name}_bias_error"))
-            assert shown in line
-            assert shown in text
-        assert f"{row.n_bound_covers} of 4" in line
-        assert f"{row.n_bound_within} of 4" in line
-    for bracket in study.annealing:
-        assert off(bracket.lower_bias, bracket.lower_bias_error) in text
-        assert off(bracket.upper_bias, bracket.upper_bias_error) in twin
+            assert cells[f"{head} {formatting.MINUS} truth"] == shown
+        assert cells["truth not below bound, of 4 (97.5 %)"].removesuffix(" short") == str(row.n_bound_covers)
+        assert cells["truth within 1.96 errors of bound, of 4"].removesuffix(" short") == str(row.n_bound_within)
+    heads, *rows = table(page, "Lower and upper bounds from annealing")
+    assert heads[:4] == ["model", "steps", *(f"{side} bound {formatting.MINUS} truth" for side in ("lower", "upper"))]
+    assert [row[:4] for row in rows] == [
+        [
+            MODELS[bracket.model],
+            formatting.count(bracket.n_steps),
+            off(bracket.lower_bias, bracket.lower_bias_error),
+            off(bracket.upper_bias, bracket.upper_bias_error),
+        ]
+        for bracket in study.annealing
+    ]
     assert "none beats the truth" in text
-    assert "none beats the truth" in twin
-    table = page.split("All estimates")[1].split("</table>")[0]
-    assert table.count("<tr>") == 1 + len(study.estimators)  # no row is left out
 
 
 def test_a_refuted_model_and_a_statement_that_falls_short_are_said(folder: Path) -> None:
@@ -115,17 +131,22 @@ def test_a_refuted_model_and_a_statement_that_falls_short_are_said(folder: Path)
     for row in rows:
         row.update(n_jackknife_stated="4", n_jackknife_covers="1")
     write_csv(folder / "estimators.csv", list(rows[0]), rows)
-    page, twin = rendered(read_known(folder))
-    text = re.sub(r"\s+", " ", text_of(page))
+    page = rendered(read_known(folder))
+    text = text_of(page)
     assert "1 beats the truth, which no correct model does" in text
-    assert "1 beats the truth, which no correct model does" in twin
-    assert page.count("refuted: it is wrong") == twin.count("refuted: it is wrong") == 1
+    assert page.count("refuted: it is wrong") == 1
     assert f"In 1 row of {len(rows)}, the truth lies below the range that the bound allows too often." in text
     assert "In 2 rows, the jackknife's interval misses the truth too often." in text
     assert "In no row is the truth significantly often more than 1.96 errors away" in text
-    assert twin.count("(short)") == 3 + sum(
-        int(row.lower_is_short + row.upper_is_short + row.bracket_is_short) for row in read_known(folder).annealing
-    )
+    assert [key for cells in estimates(page).values() for key, cell in cells.items() if cell.endswith("short")] == [
+        "truth not below bound, of 4 (97.5 %)",
+        *2 * ("truth in jackknife\N{RIGHT SINGLE QUOTATION MARK}s interval (95 %)",),
+    ]
+    rows = table(page, "Lower and upper bounds from annealing")
+    assert [[cell.endswith("short") for cell in row[4:]] for row in rows[1:]] == [
+        [bool(row.lower_is_short), bool(row.upper_is_short), bool(row.bracket_is_short)]
+        for row in read_known(folder).annealing
+    ]
 
 
 def test_an_image_that_is_impossible_to_a_model_breaks_no_page(folder: Path) -> None:
@@ -138,10 +159,10 @@ def test_an_image_that_is_impossible_to_a_model_breaks_no_page(folder: Path) -> 
     }
     changed(folder, infinite, "excess", "sources", "templates", "models", "vae")
     study = read_known(folder)
-    page, twin = rendered(study)
+    page = rendered(study)
     assert "an image is impossible" in str(known_charts.all_charts(study)["excess_templates"])
-    assert formatting.plain(-math.inf) in twin
-    assert not re.search(r"\b(nan|inf)\b", re.sub(r"<svg.*?</svg>", "", page + twin, flags=re.DOTALL), re.I)
+    assert formatting.plain(-math.inf) in text_of(page)
+    assert not re.search(r"\b(nan|inf)\b", re.sub(r"<svg.*?</svg>", "", page, flags=re.DOTALL), re.I)
 
 
 def test_a_bar_is_as_long_as_its_interval(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

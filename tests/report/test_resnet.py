@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 import json
 import re
 from pathlib import Path
@@ -13,11 +12,11 @@ import pytest
 
 from bitsperdim.core.errors import InputError
 from bitsperdim.report import _environment, universal_resnet
-from bitsperdim.results import formatting
 from bitsperdim.results import universal_resnet as content
 from bitsperdim.results.universal_resnet import ResnetStudy, read_resnet
 from bitsperdim.studies.universal_resnet import approximation, ball, essay
 from support.cases import write_resnet
+from support.results import cells_of
 
 
 class Page:
@@ -27,8 +26,8 @@ class Page:
         self.resnet = resnet
 
 
-def rendered(resnet: ResnetStudy) -> tuple[str, str]:
-    page = (
+def rendered(resnet: ResnetStudy) -> str:
+    return (
         _environment()
         .get_template("universal_resnet.html")
         .render(
@@ -39,8 +38,6 @@ def rendered(resnet: ResnetStudy) -> tuple[str, str]:
             functions=content.FUNCTIONS,
         )
     )
-    twin = _environment(formatting.markdown).get_template("universal_resnet.md")
-    return page, twin.render(report=Page(resnet), functions=content.FUNCTIONS)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +83,7 @@ def test_each_panel_shows_the_region_of_its_own_network(folder: Path, monkeypatc
 
 def test_every_chart_says_what_it_shows(folder: Path) -> None:
     study = read_resnet(folder)
-    page, _ = rendered(study)
+    page = rendered(study)
     charts = list(universal_resnet.all_charts(study).values())
     charts += [drawing for *_, panels in universal_resnet.predicate_panels(study) for _, drawing in panels]
     charts += [drawing for _, panels in universal_resnet.ball_panels(study) for _, drawing in panels]
@@ -106,38 +103,37 @@ def test_a_rerun_is_byte_identical(folder: Path) -> None:
 def test_every_number_stands_in_its_own_column(folder: Path) -> None:
     """JSON files have sorted keys, so the order of the predicates must come from elsewhere."""
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    page, twin = rendered(read_resnet(folder))
+    page = rendered(read_resnet(folder))
     for name, words in content.NETS.items():
         [row] = re.findall(rf'<tr><th scope="row">{words}</th>(.*?)</tr>', page)
         scores = [metrics["accuracy"][name][predicate] for predicate in essay.PREDICATES]
         titles = [float(value) for value in re.findall(r'title="([^"]*)"', row)]
         assert titles == [score["mean"] for score in scores]
-        cells = [" ".join(html.unescape(re.sub("<[^>]*>", " ", cell)).split()) for cell in row.split("</td>")]
-        for score, cell in zip(scores, (cells[2], cells[5], cells[8]), strict=True):
+        cells = cells_of(row)
+        assert cells[0] == f"{metrics['accuracy'][name]['n_parameters']:,d}"
+        for score, own, cell in zip(scores, cells[1:9:3], cells[2:9:3], strict=True):
+            assert own.startswith(f"{score['mean']:.1f} ± ")
             spread = f" ± {score['essay_spread']:.0f}" if score.get("essay_spread") else ""
             spread = " ± 0" if score.get("essay_spread") == 0 else spread
             assert cell == f"{score['essay_mean']:.0f}{spread}"
-        assert f"| {words} | {metrics['accuracy'][name]['n_parameters']:,d} | {scores[0]['mean']:.1f} ± " in twin
     heads = re.findall(r'<th scope="colgroup" colspan="3">(\w+)</th>', page)
     assert heads == list(essay.PREDICATES)
-    assert "| network | parameters | easy | medium | hard |" in twin
-    larger = [metrics["majority"][name] for name in essay.PREDICATES]
-    assert "| always the larger class | 0 | " + " | ".join(f"{share:.1f}" for share in larger) + " |" in twin
+    [larger] = re.findall(r'<tr><th scope="row">always the larger class</th>(.*?)</tr>', page)
+    shares = [cell for name in essay.PREDICATES for cell in (f"{metrics['majority'][name]:.1f}", "", "")]
+    assert cells_of(larger) == ["0", *shares]
 
 
 def test_constructed_and_trained_errors_are_those_of_the_tables(folder: Path) -> None:
     study = read_resnet(folder)
-    page, twin = rendered(study)
+    page = rendered(study)
     for row in [*study.errors("disc", join=False), *study.best_trained("disc")]:
-        assert f'title="{row["l1"]!r}"' in page
-        assert f"{row['l1']:.4f}" in twin
+        assert f'<td title="{row["l1"]!r}">{row["l1"]:.4f}</td>' in page
     for name in content.FUNCTIONS:
         assert len(study.errors_trained(name)) == 2 * 2  # seeds and depths
         for best in study.best_trained(name):
             same = [row["l1"] for row in study.errors_trained(name) if row["n_blocks"] == best["n_blocks"]]
             assert best["l1"] == min(same)
     assert "largest error does not fall" in page
-    assert "largest error does not fall" in twin
 
 
 @pytest.mark.parametrize("value", [-127, 0, 127])
@@ -150,7 +146,7 @@ def test_regions_of_one_side_break_no_chart(value: int, tmp_path: Path) -> None:
     arrays["labels"][:] = arrays["ball_labels"][:] = value > 0
     np.savez(tmp_path / "regions.npz", **arrays)
     study = read_resnet(tmp_path)
-    page, _ = rendered(study)
+    page = rendered(study)
     assert not re.search(r"\bnan\b", page, re.IGNORECASE)
     panels = [drawing for _, drawings in universal_resnet.ball_panels(study) for _, drawing in drawings]
     assert [bool(re.search(r"opacity: 0\.30?\b", panel)) for panel in panels] == [value > 0] * 10

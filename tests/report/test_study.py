@@ -11,7 +11,6 @@ import pytest
 
 from bitsperdim.core.errors import InputError
 from bitsperdim.report import _environment, density_and_mass
-from bitsperdim.results import formatting
 from bitsperdim.results.density_and_mass import TABLES, Study, read_study
 from support.cases import write_study
 from support.results import every_chart_says_what_it_shows, text_of
@@ -26,11 +25,9 @@ class Page:
         self.n_samples = 64
 
 
-def rendered(study: Study) -> tuple[str, str]:
+def rendered(study: Study) -> str:
     charts = density_and_mass.all_charts(study)
-    page = _environment().get_template("density_and_mass.html").render(report=Page(study), study=charts, model_ways=[])
-    twin = _environment(formatting.markdown).get_template("density_and_mass.md").render(report=Page(study))
-    return page, twin
+    return _environment().get_template("density_and_mass.html").render(report=Page(study), study=charts, model_ways=[])
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +38,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_chart_says_what_it_shows(folder: Path) -> None:
-    page, _ = rendered(read_study(folder))
+    page = rendered(read_study(folder))
     charts = density_and_mass.all_charts(read_study(folder))
     every_chart_says_what_it_shows(charts, page)
 
 
 def test_every_number_is_one_that_was_written_and_says_what_it_is(folder: Path) -> None:
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    page, twin = rendered(read_study(folder))
+    page = rendered(read_study(folder))
     text = text_of(page)
     for value in (
         metrics["hypotheses"]["posterior_a"],
@@ -57,10 +54,9 @@ def test_every_number_is_one_that_was_written_and_says_what_it_is(folder: Path) 
         *(code["cross_entropy_bits"] for code in metrics["coding"]["codes"].values()),
     ):
         assert f"{value:.4f}" in text
-        assert f"{value:.4f}" in twin
     for figure in re.findall(r"<figure.*?</figure>", page, re.DOTALL)[3:]:  # the first three share one badge
         assert re.search(r'class="badge (exact|chance|none)"', figure)
-    assert "no likelihood" in twin
+    assert "no likelihood On whole numbers, every component narrows to a spike" in text
 
 
 @pytest.mark.parametrize(("name", "column", "unit"), [("gap", "gap_error", 1.0), ("coverage", "coverage_error", 100.0)])
@@ -87,8 +83,8 @@ def test_an_error_bar_is_as_long_as_its_interval(
 @pytest.mark.parametrize("counts", [[9, 1], [1, 9], [5, 5], [0, 7], [7, 0], [3] * 256, [1000, *[1] * 16]])
 def test_few_levels_break_no_chart(counts: list[int], tmp_path: Path) -> None:
     write_study(tmp_path, counts)
-    page, twin = rendered(read_study(tmp_path))
-    assert not re.search(r"\bnan\b", page + twin, re.IGNORECASE)
+    page = rendered(read_study(tmp_path))
+    assert not re.search(r"\bnan\b", page, re.IGNORECASE)
 
 
 @pytest.mark.parametrize("name", [*(f"{table}.csv" for table in TABLES), "dequantizing.csv", "metrics.json"])

@@ -146,12 +146,11 @@ def params_of(models: Mapping[str, object], family: str = "a family") -> Params:
 
 def report(
     folder: Path, models: Mapping[str, Mapping[str, Any]], family: str = "a family", protocol: str = PROTOCOL
-) -> tuple[str, str]:
-    """Write results and their report; return the page and its twin."""
+) -> str:
+    """Write results and their report; return the page."""
     write_results(folder / "results", models, protocol)
     write_report(params_of(models, family), folder / "results", folder / "out")
-    page, twin = (folder / "out" / name for name in ("index.html", "report.md"))
-    return page.read_text(encoding="utf-8"), twin.read_text(encoding="utf-8")
+    return (folder / "out" / "index.html").read_text(encoding="utf-8")
 
 
 def row_of(page: str, model: str) -> str:
@@ -159,6 +158,16 @@ def row_of(page: str, model: str) -> str:
     match = re.search(rf'<tr data-model="{re.escape(html.escape(model))}">(.*?)</tr>', page, re.DOTALL)
     assert match is not None
     return match.group(1)
+
+
+def rows_of(table: str) -> list[list[str]]:
+    """What a reader sees of each cell of each row of a table."""
+    return [cells_of(row) for row in re.findall(r"<tr[ >].*?</tr>", table, re.DOTALL)]
+
+
+def cells_of(row: str) -> list[str]:
+    """What a reader sees of each cell of a row."""
+    return [text_of(cell) for cell in re.findall(r"<t[hd][ >].*?</t[hd]>", row, re.DOTALL)]
 
 
 def section_of(page: str, model: str) -> str:

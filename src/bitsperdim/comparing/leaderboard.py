@@ -323,6 +323,6 @@ def as_markdown(board: Board) -> str:
     """Return a leaderboard as Markdown."""
     lines: list[str] = []
     for title, rows, said in _groups(board):
-        lines += [f"**{cell(title)}**", "", *markdown_table(HEADER, rows), "", *([str(cell(said)), ""] if said else [])]
+        lines += [f"**{cell(title)}**", "", *markdown_table(HEADER, rows), "", *([cell(said), ""] if said else [])]
     lines += [f"- Left out: {cell(sentence)}" for sentence in board.left_out]
-    return printable("\n".join([*lines, *([""] if board.left_out else []), str(cell(LEGEND))]))
+    return printable("\n".join([*lines, *([""] if board.left_out else []), cell(LEGEND)]))

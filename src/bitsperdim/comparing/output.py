@@ -120,7 +120,7 @@ def as_markdown(found: Comparison) -> str:
     for title, entries in _sections(found):
         lines += ["", f"{title}:", ""]
         lines += [f"- {cell(who)}: {cell(what)}" if who else f"- {cell(what)}" for who, what in entries]
-    return printable("\n".join([*lines, "", str(cell(legend(found)))]))
+    return printable("\n".join([*lines, "", cell(legend(found))]))
 
 
 def as_json(found: Comparison) -> str:
@@ -243,7 +243,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Return the lines of a Markdown table, its cells escaped."""
     lines = [f"| {' | '.join(header)} |", f"|{' --- |' * len(header)}"]
-    return [*lines, *(f"| {' | '.join(str(cell(text)) for text in row)} |" for row in rows)]
+    return [*lines, *(f"| {' | '.join(cell(text) for text in row)} |" for row in rows)]
 
 
 def printable(text: str) -> str:

@@ -22,7 +22,7 @@ from bitsperdim.core.code import SOURCE, digest, digest_of_bytes, digests_by_roo
 from bitsperdim.core.files import write_json
 
 OF_MODELS = ("train", "evaluate")
-PAGES = (".html", ".css", ".js", ".md")
+PAGES = (".html", ".css", ".js")
 STUDIED = {"density_and_mass": ("flow",)}  # families that a study trains with all parameters
 
 

@@ -1,9 +1,9 @@
-"""The report: one self-contained HTML page and its Markdown twin, made of the results, and of numbers in ``recipes/``.
+"""The report: one self-contained HTML page, made of the results, and of numbers in ``recipes/``.
 
 The page needs no network: it contains its style, script, charts and pictures. This package computes no
-results: it shows the values of ``metrics.json`` and of the files beside it, rounded to their errors. Neither
-output file contains a date, a host or a commit. The package does not import torch, and it imports matplotlib
-only when something is drawn.
+results: it shows the values of ``metrics.json`` and of the files beside it, rounded to their errors. It
+contains no date, no host and no commit. The package does not import torch, and it imports matplotlib only
+when something is drawn.
 
 Invariants (``tests/report/test_report.py``):
 
@@ -59,7 +59,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
 
 
 def write_report(params: Params, results: Path, folder: Path, root: Path = Path()) -> None:
-    """Write ``index.html`` and ``report.md`` into ``folder``.
+    """Write ``index.html`` into ``folder``.
 
     Args:
         params: the validated parameters.
@@ -70,10 +70,7 @@ def write_report(params: Params, results: Path, folder: Path, root: Path = Path(
     Raises:
         InputError: a result is missing, is unreadable, or was scored on other test images; or a recipe is invalid.
     """
-    report = read_report(params, results, root)
-    page, twin = render_page(report), render_markdown(report)  # render both before writing either
-    write_text(folder / "index.html", page)
-    write_text(folder / "report.md", twin)
+    write_text(folder / "index.html", render_page(read_report(params, results, root)))
 
 
 def render_page(report: Report) -> str:
@@ -108,15 +105,7 @@ def render_page(report: Report) -> str:
     )
 
 
-def render_markdown(report: Report) -> str:
-    """Return the Markdown twin."""
-    environment = _environment(formatting.markdown)  # a name must not break out of its table cell
-    return environment.get_template("template.md").render(
-        report=report, yardsticks=yardsticks(report.images), functions=FUNCTIONS
-    )
-
-
-def _environment(finalize: Callable[[object], object] | None = None) -> Environment:
+def _environment() -> Environment:
     environment = Environment(
         loader=FunctionLoader(_package_file),
         autoescape=True,
@@ -124,7 +113,6 @@ def _environment(finalize: Callable[[object], object] | None = None) -> Environm
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        finalize=finalize,
     )
     environment.filters.update(FILTERS)
     environment.globals.update({name: getattr(labels, name) for name in WORDS_AND_SIGNS})

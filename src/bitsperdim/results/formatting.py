@@ -1,11 +1,11 @@
-"""Formatting of numbers and text in the report: rounded to their error, infinite as ∞, escaped.
+"""Formatting of numbers and text in the report and in Markdown: rounded to their error, infinite as ∞, escaped.
 
 Rounding is only for display. The report's table sorts by the unrounded number of ``metrics.json``, and shows it when
 the pointer is over a cell (:func:`machine`).
 
 Invariants (``tests/report/test_report.py``): errors have two significant digits, and values as many decimals as their
 errors (``test_numbers_are_rounded_to_their_error``); no text breaks out of a Markdown cell
-(``test_hostile_text_is_escaped``).
+(``test_no_text_breaks_out_of_a_markdown_cell``).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import base64
 import math
 import re
 
-from markupsafe import Markup, escape
+from markupsafe import escape
 
 MINUS = "\N{MINUS SIGN}"
 MAX_DECIMALS = 8  # files hold nine significant digits
@@ -73,15 +73,12 @@ def machine(value: float) -> str:
     return repr(value)
 
 
-def markdown(value: object) -> Markup:
+def markdown(value: object) -> str:
     """Escape a value for a cell of a Markdown table: HTML, the characters of Markdown, line ends."""
-    if isinstance(value, Markup):
-        return value
     text = str(escape(re.sub(r"\s+", " ", str(value))))
     for character in "\\`*|":
         text = text.replace(character, "\\" + character)
-    text = text.replace("](", "]\\(")  # a link
-    return Markup(text)
+    return text.replace("](", "]\\(")  # a link
 
 
 def data_uri(png: bytes) -> str:

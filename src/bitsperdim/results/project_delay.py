@@ -128,11 +128,6 @@ class Delay:
         return [(key, self.metrics.proposals[key]) for key in self.of_proposals["estimates"]]
 
     @property
-    def sizes(self) -> list[int]:
-        """All numbers of draws n, the smallest first."""
-        return [int(row["n_samples"]) for row in next(iter(self.of_proposals["estimates"].values()))]
-
-    @property
     def replicate_sizes(self) -> list[int]:
         """All numbers of draws n of the replicates, the smallest first."""
         return [int(row["n_samples"]) for row in next(iter(self.of_proposals["coverage"].values()))]
