@@ -88,7 +88,7 @@ def test_a_model_from_elsewhere_goes_through_the_pipeline(tmp_path: Path, reposi
     page = text_of(Path("report/index.html").read_text(encoding="utf-8"))
     assert f"Made elsewhere: external/made.py (SHA-256 {first['origin']['sha256'][:12]}), asked by logits, with" in page
     assert "Scored as delivered, not trained here: " in page
-    assert "made elsewhere" in page
+    assert "A model that was made elsewhere, from a file below external/." in page
 
     weights(0.5)
     images = np.load("data/dequantized/test/images.npy")

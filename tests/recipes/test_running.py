@@ -390,5 +390,5 @@ def test_the_commands_are_those_of_the_pipeline(repository: Path) -> None:
     assert found["train@iwae"].startswith("sh stages/start.sh train iwae data/dequantized ")
     assert not any(r"\$" in command or "${item" in command for command in found.values())
     broken = {"stages": {"x": {"cmd": "echo ${dataset.nothing}"}}}
-    with pytest.raises(InputError, match=r"\$\{dataset\.nothing\} is no parameter"):
+    with pytest.raises(InputError, match=r"\$\{dataset\.nothing\} is not a parameter"):
         commands(broken, params)

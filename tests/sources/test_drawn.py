@@ -99,7 +99,7 @@ def test_what_would_change_the_truth_is_refused() -> None:
     assert model_levels(of({"name": "templates", "n_levels": 5})) == 5
     with pytest.raises(InputError, match=r"dequantize\.bits = 1 is not allowed with dataset\.name = 'templates'; log"):
         of({"name": "templates"}, bits=1)
-    with pytest.raises(InputError, match=r"dequantize\.binarization = 'threshold' is not allowed with .* write none"):
+    with pytest.raises(InputError, match=r"dequantize\.binarization = 'threshold' is not allowed with .* Write none"):
         of({"name": "templates"}, binarization="threshold")
     with pytest.raises(InputError, match=r"dataset\.drawn\.strength = -1"):
         of({"name": "ising", "drawn": {"strength": -1}})

@@ -47,7 +47,7 @@ class ModelReport:
     Attributes:
         name: name of the model's section.
         family: family of the model.
-        description: description of the family, one sentence.
+        description: description of the family, the first sentence of the docstring of its section.
         metrics: metrics of the evaluation.
         n_train_samples: K of the training objective.
         validation_samples: K of the validation bound.

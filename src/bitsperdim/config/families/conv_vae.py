@@ -10,7 +10,7 @@ from bitsperdim.config.families.base import LatentSection, Size
 
 
 class ConvVAESection(LatentSection):
-    """Section of a convolutional variational autoencoder."""
+    """A convolutional variational autoencoder."""
 
     network = "bitsperdim.models.conv_vae.ConvVAE"
     family: Literal["conv_vae"]

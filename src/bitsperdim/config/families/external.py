@@ -72,7 +72,7 @@ def plain(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 class ExternalSection(FamilySection):
-    """Section of a user's own model, from a file below ``external/``."""
+    """A model that was made elsewhere, from a file below ``external/``."""
 
     network = "bitsperdim.models.external.family.external_model"
     family: Literal["external"]

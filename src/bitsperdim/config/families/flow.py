@@ -11,7 +11,7 @@ from bitsperdim.config.families.base import DequantizedSection, Size, dense
 
 
 class FlowSection(DequantizedSection):
-    """Section of an autoregressive flow for dequantized images: affine (maf) or with monotonic splines (nsf)."""
+    """An autoregressive flow for dequantized images: affine (maf) or with monotonic splines (nsf)."""
 
     network = "bitsperdim.models.flow.Flow"
     family: Literal["flow"]

@@ -10,7 +10,7 @@ from bitsperdim.config.families.base import Dropout, EvenSize, Images, MaskedSec
 
 
 class GatedPixelCNNSection(MaskedSection):
-    """Section of a gated PixelCNN with a vertical and a horizontal stack; ``n_classes`` makes it conditional."""
+    """A gated PixelCNN with a vertical and a horizontal stack; ``n_classes`` makes it conditional on the class."""
 
     network = "bitsperdim.models.gated_pixelcnn.GatedPixelCNN"
     family: Literal["gated_pixelcnn"]

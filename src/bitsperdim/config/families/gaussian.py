@@ -9,7 +9,7 @@ from bitsperdim.config.families.base import FamilySection
 
 
 class GaussianSection(FamilySection):
-    """Section of a multivariate normal density for dequantized images, fitted in closed form."""
+    """A multivariate normal density for dequantized images, fitted in closed form."""
 
     network = "bitsperdim.models.gaussian.Gaussian"
     family: Literal["gaussian"]

@@ -9,7 +9,7 @@ from bitsperdim.config.families.base import FamilySection, PositiveFloat
 
 
 class HistogramSection(FamilySection):
-    """Section of independent histograms of all sub-pixels: level counts plus a pseudocount."""
+    """Independent histograms of all sub-pixels: counts of the levels plus a pseudocount."""
 
     network = "bitsperdim.models.histogram.Histogram"
     family: Literal["histogram"]

@@ -10,7 +10,7 @@ from bitsperdim.config.families.base import EvenSize, MaskedSection, odd
 
 
 class PixelCNNSection(MaskedSection):
-    """Section of a PixelCNN with masked convolutions."""
+    """A PixelCNN with masked convolutions."""
 
     network = "bitsperdim.models.pixelcnn.PixelCNN"
     family: Literal["pixelcnn"]

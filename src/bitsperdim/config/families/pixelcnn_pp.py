@@ -11,7 +11,7 @@ from bitsperdim.core.errors import InputError
 
 
 class PixelCNNppSection(HeadSection):
-    """Section of a PixelCNN++ with two shifted streams at several scales."""
+    """A PixelCNN++ with two shifted streams at several scales."""
 
     network = "bitsperdim.models.pixelcnn_pp.PixelCNNpp"
     family: Literal["pixelcnn_pp"]

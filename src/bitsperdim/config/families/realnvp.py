@@ -11,7 +11,7 @@ from bitsperdim.core.errors import InputError
 
 
 class RealNVPSection(DequantizedSection):
-    """Section of a multi-scale flow of affine coupling layers with convolutions, for dequantized images."""
+    """A multi-scale flow of affine coupling layers with convolutions, for dequantized images."""
 
     network = "bitsperdim.models.realnvp.RealNVP"
     family: Literal["realnvp"]

@@ -18,7 +18,7 @@ class StochasticLayer(Section):
 
 
 class VAESection(LatentSection):
-    """Section of a variational autoencoder with fully connected layers."""
+    """A variational autoencoder with fully connected layers."""
 
     network = "bitsperdim.models.vae.VAE"
     family: Literal["vae"]
