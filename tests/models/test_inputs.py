@@ -139,7 +139,8 @@ def test_labels_that_are_not_those_of_the_images_are_refused() -> None:
     }
     for function in functions.values():
         function(x, labels=labels)
-        refused(function, r"needs labels of shape \(3,\), type torch.int64 and values from 0 to 2, but no labels are given", x)
+        none = "and values from 0 to 2, but no labels are given"
+        refused(function, rf"needs labels of shape \(3,\), type torch.int64 {none}", x)
         for wrong, words in (
             (labels[:2], r"of 3 images must have shape \(3,\), not \(2,\)$"),
             (labels[:, None], r"must have shape \(3,\), not \(3, 1\)$"),
