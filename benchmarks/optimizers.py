@@ -113,6 +113,8 @@ def show(kept: dict[str, Any]) -> None:
 
 
 def main() -> None:
+    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
+        sys.exit("Name the file of the rows: python benchmarks/optimizers.py docs/optimizers.json [--table]")
     path = Path(sys.argv[1])
     kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     if "--table" not in sys.argv[2:]:

@@ -101,7 +101,7 @@ def _consistent(arguments: argparse.Namespace) -> None:
 
 def _next(root: Path, recipe: str, size: recipes.SizeName, name: str, arguments: argparse.Namespace) -> str:
     """Return the next steps after a run that has no result file, or not yet."""
-    from bitsperdim.recipes.result import RESULTS, result_name
+    from bitsperdim.recipes.recipe import RESULTS, result_name
 
     queued = "; it is queued: `dvc queue start` runs it, `dvc queue status` shows its state"
     text = f"The experiment is {name}{queued if arguments.queue else ''}.\n"

@@ -9,7 +9,8 @@ import pytest
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import write_csv, write_json
 from bitsperdim.recipes.curves import read_curves
-from bitsperdim.recipes.result import CURVE, RESULTS
+from bitsperdim.recipes.recipe import RESULTS
+from bitsperdim.recipes.result import CURVE
 
 PROTOCOL = "mnist/dynamic/28x28x1/L2/test10000/given-none"
 

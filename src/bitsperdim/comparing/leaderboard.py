@@ -27,7 +27,7 @@ from bitsperdim.comparing import history
 from bitsperdim.comparing.cache import Cache
 from bitsperdim.comparing.output import WIDTH, aligned, markdown_table, number, printable
 from bitsperdim.comparing.ranking import Entry, Reader, Together, rank
-from bitsperdim.comparing.source import RESULTS, WORKSPACE, Source, find, of_recipe
+from bitsperdim.comparing.source import WORKSPACE, Source, find, of_recipe
 from bitsperdim.config.params import RESERVED
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.git import UNSHALLOW, NotARepositoryError, Repository, repository
@@ -35,6 +35,7 @@ from bitsperdim.core.labels import LEGEND as OF_SIGNS
 from bitsperdim.core.labels import OUT_OF_RANGE, SEEN, TOO_FEW
 from bitsperdim.core.metrics import AnyMetrics
 from bitsperdim.core.stored import HASH_DIGITS
+from bitsperdim.recipes.recipe import RESULTS
 from bitsperdim.results.formatting import markdown as cell
 from bitsperdim.results.formatting import two_digits, with_error
 

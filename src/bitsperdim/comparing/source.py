@@ -27,11 +27,10 @@ from bitsperdim.core import made_with
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.git import SHORT, UNSHALLOW, GitError, NotARepositoryError, Provenance, Repository, repository
 from bitsperdim.core.metrics import AnyMetrics
-from bitsperdim.recipes.recipe import FOLDER
+from bitsperdim.recipes.recipe import RESULTS
 from bitsperdim.recipes.result import SAME_AS
 
 WORKSPACE = "workspace"
-RESULTS = FOLDER / "results"
 Kind = Literal["workspace", "revision", "experiment", "recipe result"]
 
 

@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from bitsperdim.core.files import read_json
-from bitsperdim.recipes.result import RESULTS
-from bitsperdim.recipes.running import reading_result
+from bitsperdim.recipes.recipe import RESULTS, reading_result
 from bitsperdim.runtime.curve import read_rows
 
 

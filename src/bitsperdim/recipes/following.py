@@ -19,9 +19,8 @@ from pathlib import Path
 from bitsperdim.config.defaults import completed
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import read_json
-from bitsperdim.recipes.recipe import Recipe, SizeName, read_yaml
-from bitsperdim.recipes.result import RESULTS, result_name
-from bitsperdim.recipes.running import LOGS, STARTED, is_running, reading_result, run_name
+from bitsperdim.recipes.recipe import RESULTS, Recipe, SizeName, read_yaml, reading_result, result_name
+from bitsperdim.recipes.running import LOGS, STARTED, is_running, run_name
 from bitsperdim.recipes.settings import applied
 from bitsperdim.runtime.curve import EVERY, SECONDS, read_rows
 

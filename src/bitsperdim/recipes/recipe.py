@@ -6,10 +6,11 @@ Invariant (``tests/recipes/test_recipe.py``): every committed recipe validates a
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,6 +25,7 @@ from bitsperdim.preflight.agreement import validated
 from bitsperdim.preflight.last_commit import refuse_itself
 
 FOLDER = Path("recipes")
+RESULTS = FOLDER / "results"
 SizeName = Literal["cpu", "long", "gpu"]
 SIZES: tuple[SizeName, ...] = ("cpu", "long", "gpu")
 Text = Annotated[str, Field(min_length=1)]
@@ -203,3 +205,24 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path} must be a mapping, not {type(content).__name__}.")
     return content
+
+
+def result_name(recipe: str, size: SizeName) -> str:
+    """Return the name of a result's files: the name of the recipe, with ``-long`` or ``-gpu`` for these sizes."""
+    return recipe if size == "cpu" else f"{recipe}-{size}"
+
+
+@contextlib.contextmanager
+def reading_result(path: Path) -> Iterator[None]:
+    """Turn any failure to read a file of a recipe's run or result into one sentence.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # a damaged file can raise almost any exception
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        raise InputError(f"{path} cannot be used ({type(error).__name__}: {reason}); remove or restore it.") from error

@@ -19,9 +19,9 @@ import numpy as np
 from bitsperdim.config.defaults import completed
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import read_json, write_json, write_npz
-from bitsperdim.recipes.recipe import Recipe, SizeName, read_yaml
-from bitsperdim.recipes.result import RESULTS, rescored, result_name
-from bitsperdim.recipes.running import reading_result, score
+from bitsperdim.recipes.recipe import RESULTS, Recipe, SizeName, read_yaml, reading_result, result_name
+from bitsperdim.recipes.result import rescored
+from bitsperdim.recipes.running import score
 from bitsperdim.recipes.weights import WEIGHTS, check_kept
 
 TRAINED = ("dataset", "dequantize", "models", "seeds", "train")  # these and the models' own sections decide the weights

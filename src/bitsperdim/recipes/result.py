@@ -35,19 +35,13 @@ from bitsperdim.core.units import bits_per_dim, nats_to_bits_per_dim
 from bitsperdim.core.yardsticks import ImagesMetrics
 from bitsperdim.estimators.paired import paired_difference
 from bitsperdim.recipes import weights
-from bitsperdim.recipes.recipe import FOLDER, Recipe, SizeName, merged
-from bitsperdim.recipes.running import Finished, reading_result
+from bitsperdim.recipes.recipe import RESULTS, Recipe, SizeName, merged, reading_result, result_name
+from bitsperdim.recipes.running import Finished
 from bitsperdim.runtime import curve
 
-RESULTS = FOLDER / "results"
 SAME_AS = "/same_as"  # stored beside the arrays of models; no model can have this name
 CURVE = ("model", "seed", "epoch", "step", "n_presented", curve.SECONDS, "train_bpd", "validation_bpd")
 SHARED = ("dataset", "dequantize", "models", "seeds", "train", "evaluate")
-
-
-def result_name(recipe: str, size: SizeName) -> str:
-    """Return the name of a result's files: the name of the recipe, with ``-long`` or ``-gpu`` for these sizes."""
-    return recipe if size == "cpu" else f"{recipe}-{size}"
 
 
 def collect(root: Path, recipe: Recipe, size: SizeName, finished: Finished) -> Path:

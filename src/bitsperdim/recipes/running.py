@@ -36,7 +36,7 @@ from ruamel.yaml import YAML
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import REPOSITORY, read_json, write_json, write_text
 from bitsperdim.core.git import UNSHALLOW, GitError, NotARepositoryError, Provenance, Repository, provenance, repository
-from bitsperdim.recipes.recipe import Recipe, SizeName, merged, overrides, read_yaml
+from bitsperdim.recipes.recipe import Recipe, SizeName, merged, overrides, read_yaml, reading_result
 from bitsperdim.recipes.settings import applied
 from bitsperdim.runtime import finished as ended
 from bitsperdim.runtime import stage
@@ -393,19 +393,3 @@ def _call(command: list[str], folder: Path, environment: Mapping[str, str], fail
             raise
     if status:
         raise InputError(failed.format(status))
-
-
-@contextlib.contextmanager
-def reading_result(path: Path) -> Iterator[None]:
-    """Turn any failure to read a file of a recipe's run or result into one sentence.
-
-    Raises:
-        InputError: the file is missing or damaged.
-    """
-    try:
-        yield
-    except (InputError, MemoryError):
-        raise
-    except Exception as error:  # a damaged file can raise almost any exception
-        reason = " ".join(str(error).split())[:100] or type(error).__name__
-        raise InputError(f"{path} cannot be used ({type(error).__name__}: {reason}); remove or restore it.") from error

@@ -18,8 +18,7 @@ from bitsperdim.core.labels import PUBLISHED_SIGNS, TOO_FEW, meanings
 from bitsperdim.core.metrics import AnyMetrics
 from bitsperdim.core.yardsticks import TABULATED
 from bitsperdim.recipes import recipe as recipes
-from bitsperdim.recipes.result import RESULTS, result_name
-from bitsperdim.recipes.running import reading_result
+from bitsperdim.recipes.recipe import RESULTS, reading_result, result_name
 from bitsperdim.results.formatting import markdown as markdown_cell
 from bitsperdim.results.formatting import plain, with_error
 

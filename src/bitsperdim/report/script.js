@@ -16,7 +16,7 @@
     const numeric = header.dataset.type === "number";
     const sign = direction === "descending" ? -1 : 1;
     const rows = Array.from(body.rows);
-    // compares instead of subtracting: the difference of two infinite values is NaN
+    // compares instead of subtracting: two infinite values have no difference
     rows.sort((a, b) => {
       const [x, y] = [valueIn(a, column, numeric), valueIn(b, column, numeric)];
       return x < y ? -sign : x > y ? sign : 0;
