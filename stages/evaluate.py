@@ -7,9 +7,9 @@ from bitsperdim import models
 from bitsperdim.config.params import Params
 from bitsperdim.core import made_with
 from bitsperdim.core.errors import InputError
-from bitsperdim.core.files import remove_leftovers, write_csv, write_json
+from bitsperdim.core.files import remove_leftovers, write_json
 from bitsperdim.data.prepared import load_prepared
-from bitsperdim.evaluation import pictures, scoring, seeds, summary, training_images
+from bitsperdim.evaluation import pictures, scoring, seeds, training_images
 from bitsperdim.runtime import finished, stage
 from bitsperdim.runtime.device import described, set_up_device
 from bitsperdim.runtime.distributed import is_first, joined, world_size
@@ -24,7 +24,7 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
     is_fitted = section.noise == "fitted" and issubclass(models.MODELS[family], models.DensityModel)
     prepared = load_prepared(Path(dequantized), ("train", "test") if is_fitted else ("test",))
     folders = {seed: Path(folder) / str(seed) for seed in params.seeds}
-    in_train, near_train = training_images.seen(params.section(name), prepared)
+    seen = training_images.seen(params.section(name), prepared)
     trained = {seed: models.load(path, family) for seed, path in folders.items()}
     decides = (family, prepared, section)
     places = {seed: scoring.checkpoint_of(path, *decides, seed, device) for seed, path in folders.items()}
@@ -34,28 +34,15 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
         with joined(device):
             writes = is_first()
             used = {**described(device), "n_processes": world_size()}
-            estimates, before, of_the_code = seeds.score_seeds(name, trained, prepared, section, places, device)
+            scored = seeds.score_seeds(name, trained, prepared, section, places, device)
         if not writes:
             return used
         remove_leftovers(out)
     except FloatingPointError as error:
         raise InputError(f"The evaluation of {name} stopped: {error}; train the model again.") from error
-    result = summary.summarise(
-        estimates,
-        first,
-        prepared.description,
-        scoring.proposal_of(first, section),
-        same_as=prepared.same_as["test"],
-        in_train=in_train,
-        near_train=near_train,
-        log_p_true=prepared.log_p_true.get("test"),
-        of_the_code=of_the_code,
-        contrast=before,
-    )
+    result = seeds.summarised(scored, first, prepared, section, seen)
     pictures.draw_pictures(out / "pictures", first, prepared, section, device)
-    write_csv(out / "per_image.csv", summary.PER_IMAGE_COLUMNS, result.per_image)
-    write_csv(out / "bound_against_k.csv", result.bound_columns, result.bound)
-    result.metrics.write(out / "metrics.json")
+    result.write(out)
     write_json(out / made_with.FILES["evaluate"], used)
     for place in places.values():
         place.finish()

@@ -6,9 +6,8 @@ from typing import Any
 
 from bitsperdim import models
 from bitsperdim.config.params import Params
-from bitsperdim.core import labels, made_with
+from bitsperdim.core import made_with
 from bitsperdim.core.files import write_json
-from bitsperdim.core.units import bits_per_dim
 from bitsperdim.data.prepared import load_prepared
 from bitsperdim.runtime import distributed, finished, stage
 from bitsperdim.runtime.curve import CurveFiles
@@ -43,13 +42,8 @@ def main(params: Params, name: str, dequantized: str, folder: str, curve: str) -
             if not distributed.is_first():
                 continue
             models.save(trained.model, section.family, section.hyperparameters, Path(folder) / str(seed))
-            untrained = "closed form" if trained.model.origin is None else "external model, not trained here"
-            fitted = f"epoch {trained.best_epoch} of {len(trained.curve)}" if trained.best_epoch else untrained
-            log_p = trained.validation_log_p
-            bpd = bits_per_dim(log_p, prepared.description.image_shape)
             k = section.settings(params.train).validation_samples
-            found = labels.of_validation(trained.model.kind, bpd, -log_p, prepared.description.protocol, k)
-            print(f"{name} seed {seed}: {fitted}, validation {found}")
+            print(f"{name} seed {seed}: {trained.in_words(prepared.description, k)}")
         if distributed.is_first():
             files.finish()
             write_json(Path(curve).with_name(made_with.FILES["train"]), used)

@@ -95,7 +95,7 @@ def use(params: Params, built: set[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("n_files", "n_valid", "n_refused", "n_built"), [(70, 2, 50, 1), (500, 60, 300, 25)], ids=["few", "many"]
+    ("n_files", "n_valid", "n_refused", "n_built"), [(90, 4, 50, 1), (500, 60, 300, 25)], ids=["few", "many"]
 )
 def test_any_file_validates_or_is_refused_in_a_sentence(
     n_files: int,

@@ -50,7 +50,7 @@ def test_a_stage_is_a_script_of_the_same_name(pipeline: dict[str, Any], reposito
         assert stage["cmd"].startswith(f"sh {START} {name} ")
         script = (repository / "stages" / f"{name}.py").read_text(encoding="utf-8")
         assert f'stage.run("{name}", ' in script
-        assert len(script.splitlines()) <= 70
+        assert len(script.splitlines()) <= 60
 
 
 @pytest.mark.parametrize("shell", ["sh", "bash", "zsh", "fish"])

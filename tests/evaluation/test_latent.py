@@ -22,21 +22,14 @@ from bitsperdim.models import LatentModel
 from bitsperdim.models.vae import VAE
 from bitsperdim.runtime.checkpoints import Checkpoint
 from support.cases import small_model
+from support.estimates import SECTION
 
 CPU = torch.device("cpu")
 
 
 def section(**annealed: int) -> EvaluateSection:
     content = {"n_images": 5, "n_simulated": 3, "n_chains": 4, "n_steps": 3, "n_leapfrog": 2, **annealed}
-    return EvaluateSection(
-        n_samples=12,
-        chunk_size=5,
-        batch_size=4,
-        n_pictures=9,
-        seed=3,
-        proposal="encoder",
-        annealed=AnnealedSection(**content),
-    )
+    return SECTION.model_copy(update={"seed": 3, "annealed": AnnealedSection(**content)})
 
 
 def prepared(n_images: int = 50) -> PreparedImages:

@@ -30,6 +30,7 @@ from bitsperdim.studies.density_and_mass import dequantizing
 from bitsperdim.studies.universal_resnet import approximation, ball, essay
 from bitsperdim.studies.universal_resnet import study as oneneuron_study
 from bitsperdim.training import trainer
+from bitsperdim.training.trained import Trained
 from support import sharded, training_cases, two_processes, workspace
 from support.accelerator import CPU, DEVICE, launches, plugged_in, waits
 from support.cases import SMALL, TINY_FLOW, TINY_RESNET, small_model
@@ -68,7 +69,7 @@ def counted(work: Callable[[torch.device], Any]) -> tuple[Any, int]:
     return on(DEVICE, work), sum(waits.values())
 
 
-def trained(case: Callable[[], trainer.Trained], place: torch.device) -> Outcome:
+def trained(case: Callable[[], Trained], place: torch.device) -> Outcome:
     """A training of two_processes.py."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training_cases, "CPU", place)
@@ -101,7 +102,7 @@ def of_training() -> Outcome:
     return outcome
 
 
-def cases() -> dict[str, Callable[[], trainer.Trained]]:
+def cases() -> dict[str, Callable[[], Trained]]:
     """Trainings by name."""
     return {**two_processes.CASES, "gaussian": lambda: training_cases.run("gaussian")}
 

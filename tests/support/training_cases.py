@@ -16,7 +16,8 @@ from bitsperdim.config.families.base import TrainSection
 from bitsperdim.data.prepared import Description, PreparedImages
 from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.training import trainer
-from bitsperdim.training.trainer import Follow, Trained, train
+from bitsperdim.training.trained import Trained
+from bitsperdim.training.trainer import Follow, train
 
 CPU = torch.device("cpu")
 SETTINGS: dict[str, Any] = {

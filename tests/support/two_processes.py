@@ -27,7 +27,7 @@ from bitsperdim.data.prepared import PreparedImages
 from bitsperdim.runtime import distributed
 from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.training import step, trainer
-from bitsperdim.training.trainer import Trained
+from bitsperdim.training.trained import Trained
 from support.training_cases import prepared, run, weights
 
 STOPPED_AFTER = 7  # steps, of which an epoch has five

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from bitsperdim.config.params import EvaluateSection
 from bitsperdim.data.prepared import PreparedImages
 from bitsperdim.evaluation import contrast, latent_code, scoring
 from bitsperdim.evaluation.estimate import Estimate
+from bitsperdim.evaluation.summary import Evaluation, summarise
 from bitsperdim.models import ImageModel
 from bitsperdim.runtime.checkpoints import Checkpoint
 
@@ -58,3 +60,35 @@ def score_seeds(
     seed, model = next(iter(trained.items()))
     of_first = (model, prepared, estimates[seed], section, device, places[seed])
     return estimates, contrast.contrast(*of_first), latent_code.of_the_code(*of_first)
+
+
+def summarised(
+    scored: Scored,
+    model: ImageModel,
+    prepared: PreparedImages,
+    section: EvaluateSection,
+    seen: tuple[np.ndarray, np.ndarray],
+) -> Evaluation:
+    """Compute metrics and rows of all seeds.
+
+    Args:
+        scored: result of :func:`score_seeds`.
+        model: model of any of the seeds.
+        prepared: prepared images with the test split.
+        section: evaluation settings.
+        seen: result of :func:`bitsperdim.evaluation.training_images.seen`.
+    """
+    estimates, before, of_the_code = scored
+    in_train, near_train = seen
+    return summarise(
+        estimates,
+        model,
+        prepared.description,
+        scoring.proposal_of(model, section),
+        same_as=prepared.same_as["test"],
+        in_train=in_train,
+        near_train=near_train,
+        log_p_true=prepared.log_p_true.get("test"),
+        of_the_code=of_the_code,
+        contrast=before,
+    )

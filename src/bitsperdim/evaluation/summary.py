@@ -51,11 +51,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from bitsperdim.core.files import write_csv
 from bitsperdim.core.labels import TOLERATED_SHARE
 from bitsperdim.core.metrics import Metrics, TruthMetrics
 from bitsperdim.core.units import bits_per_dim, nats_to_bits_per_dim
@@ -94,6 +96,12 @@ class Evaluation:
     def bound_columns(self) -> tuple[str, ...]:
         """The columns of ``bound_against_k.csv``."""
         return (*BOUND_COLUMNS, *(CONTRAST_COLUMNS if CONTRAST_COLUMNS[0] in self.bound[0] else ()))
+
+    def write(self, folder: Path) -> None:
+        """Write ``per_image.csv``, ``bound_against_k.csv`` and ``metrics.json`` into a folder."""
+        write_csv(folder / "per_image.csv", PER_IMAGE_COLUMNS, self.per_image)
+        write_csv(folder / "bound_against_k.csv", self.bound_columns, self.bound)
+        self.metrics.write(folder / "metrics.json")
 
 
 def summarise(

@@ -66,35 +66,11 @@ from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.training.batches import Presentation
 from bitsperdim.training.captured import CapturedSteps
 from bitsperdim.training.step import Optimization, part_of, settings_on
+from bitsperdim.training.trained import Trained
 from bitsperdim.training.validation import mean_bound
 
 CHECK_EVERY = 100  # steps between two checks of the losses, each of which waits for the device
 Follow = Callable[[Sequence[Mapping[str, float | int]], Sequence[float]], None]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A trained model and the record of its training.
-
-    Attributes:
-        model: model with the best weights by validation, in evaluation mode.
-        curve: one row per epoch, with the keys :data:`bitsperdim.runtime.curve.COLUMNS`.
-        best_epoch: epoch of the weights; 0 for a closed-form model.
-        validation_log_p: mean validation bound in that epoch, nats per image.
-        seconds: training time over all runs, without the work that was lost in interruptions.
-        n_presented: number of images that all processes presented in the steps of this run.
-        step_seconds: time that these steps took, in seconds.
-        times: training time at the end of each row of the curve, in seconds, with interrupted runs included.
-    """
-
-    model: ImageModel
-    curve: list[dict[str, float | int]]
-    best_epoch: int
-    validation_log_p: float
-    seconds: float = 0.0
-    n_presented: int = 0
-    step_seconds: float = 0.0
-    times: Sequence[float] = ()
 
 
 def train(

@@ -21,6 +21,7 @@ from bitsperdim.evaluation.summary import origin_of
 from bitsperdim.models import ImageModel
 from bitsperdim.runtime.checkpoints import Checkpoint
 from bitsperdim.training import trainer
+from bitsperdim.training.trained import Trained
 from support.external_files import LATENT, MADE, PARTS
 from support.training_cases import CPU, SETTINGS, TrainSection, prepared
 
@@ -47,7 +48,7 @@ def images(n: int = 5) -> torch.Tensor:
     return torch.randint(N_LEVELS, (n, *SHAPE), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
 
 
-def train(seed: int = 0, checkpoint: Checkpoint | None = None, **keys: Any) -> trainer.Trained:
+def train(seed: int = 0, checkpoint: Checkpoint | None = None, **keys: Any) -> Trained:
     changes = {key: keys.pop(key) for key in keys.keys() & SETTINGS.keys()}
     section = model_section("mine", {"family": "external", "file": "external/made.py", **keys})
     shared = TrainSection.model_validate({**SETTINGS, **changes})

@@ -34,7 +34,8 @@ from bitsperdim.data.prepared import SPLITS, PreparedImages, load_prepared
 from bitsperdim.estimators.log_weights import mean_error
 from bitsperdim.estimators.paired import paired_difference
 from bitsperdim.evaluation.estimate import Estimate, estimate
-from bitsperdim.training.trainer import Trained, train
+from bitsperdim.training.trained import Trained
+from bitsperdim.training.trainer import train
 
 if TYPE_CHECKING:
     from bitsperdim.config.families.base import TrainSection
