@@ -57,6 +57,8 @@ VERIFYING = {
     "encode": ("masses sum to one", "decoder", "samples"),
     "log_weights": ("sum over tiny images",),
     "log_density": ("sum over tiny images",),
+    "velocity": ("sum over tiny images",),
+    "score": ("sum over tiny images",),
 }
 
 
@@ -72,7 +74,8 @@ def audit(
     layout: Layout | None = None,
     range: tuple[float, float] | None = None,  # noqa: A002 - the word that users know
     order: Any = None,  # noqa: ANN401 - a word or a tensor
-    n_samples: int = 1024,
+    ode: Mapping[str, Any] | None = None,
+    n_samples: int | None = None,
     seed: int = 0,
     batch_size: int = 120,
     chunk_size: int = 16,
@@ -100,6 +103,7 @@ def audit(
         layout: as in :func:`bitsperdim.evaluate`.
         range: as in :func:`bitsperdim.evaluate`.
         order: as in :func:`bitsperdim.evaluate`.
+        ode: as in :func:`bitsperdim.evaluate`.
         n_samples: as in :func:`bitsperdim.evaluate`.
         seed: as in :func:`bitsperdim.evaluate`.
         batch_size: as in :func:`bitsperdim.evaluate`.
@@ -135,7 +139,7 @@ def audit(
             raise InputError("subset is not allowed with log_p_true; select the images and their log_p_true yourself.")
         data = data.subset(subset, seed)
     truth = _truth(log_p_true, len(data.images), data)
-    options = {"offers": offers, "inputs": inputs, "layout": layout, "range": range, "order": order}
+    options = {"offers": offers, "inputs": inputs, "layout": layout, "range": range, "order": order, "ode": ode}
     asking: dict[str, Any] = {**options, "is_given_labels": labels is not None, "name": name, "seed": seed}
     scoring: dict[str, Any] = {
         "n_samples": n_samples,

@@ -161,7 +161,7 @@ class Case:
     @property
     def is_sampled(self) -> bool:
         """Whether the number is a bound computed from samples."""
-        return self.result.kind == "lower"
+        return self.result.metrics.is_sampled
 
     def rows(self, n_images: int = N_LOOKED_AT) -> np.ndarray:
         """Return the indices of some evenly spaced images, which a check looks at."""

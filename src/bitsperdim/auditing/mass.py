@@ -33,7 +33,8 @@ from bitsperdim.estimators.log_weights import log_mean_exp
 from bitsperdim.estimators.pareto import JUDGED_FROM, pareto_k
 from bitsperdim.estimators.truth import against_truth
 from bitsperdim.models.density import DensityModel
-from bitsperdim.models.external.wrapping import ExternalConditionals, NoLevelsError
+from bitsperdim.models.external.external import NoLevelsError
+from bitsperdim.models.external.wrapping import ExternalConditionals
 
 TOLERATED = 1e-4  # error per sub-pixel, in nats, that is tolerated in float32 sums
 TINY, SAMPLER, ANNEALED, SLICE = 102, 103, 104, 105  # purposes of random numbers

@@ -17,7 +17,10 @@ from bitsperdim.core.errors import InputError
 from bitsperdim.core.labels import ROUNDING_BPD, uniform_bpd
 from bitsperdim.data.yardsticks import code_length, contact_sheet, empirical_entropy
 from bitsperdim.models.external.convention import Convention, Inputs
-from bitsperdim.models.external.wrapping import External, ExternalConditionals, ExternalDensity, wrap
+from bitsperdim.models.external.density import ExternalDensity
+from bitsperdim.models.external.external import External
+from bitsperdim.models.external.ode import ExternalOde
+from bitsperdim.models.external.wrapping import ExternalConditionals, wrap
 
 N_CODED = 500  # images on a sheet
 IMPLAUSIBLE = 0.3  # share of the shortest code; the best published models need half of that code
@@ -133,6 +136,8 @@ def inputs(case: Case) -> Check:
         given = {"convention": declared, "n_classes": model.n_classes, **changes}
         if isinstance(model, ExternalConditionals):
             given["order"] = model.order.cpu()
+        if isinstance(model, ExternalOde):
+            given["ode"] = model.settings
         try:
             other = wrap(model.offer, model.image_shape, model.n_levels, **given)
             scores = case.scores(images, labels=labels, model=other)

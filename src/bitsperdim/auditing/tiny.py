@@ -16,9 +16,12 @@ from bitsperdim.core.errors import InputError
 from bitsperdim.core.randomness import stream
 from bitsperdim.models.base import ImageModel
 from bitsperdim.models.external.convention import Convention
+from bitsperdim.models.external.density import ExternalDensity
 from bitsperdim.models.external.distributions import first_line
+from bitsperdim.models.external.external import External
 from bitsperdim.models.external.methods import Offer, offers_of
-from bitsperdim.models.external.wrapping import External, ExternalConditionals, ExternalDensity, places, wrap
+from bitsperdim.models.external.ode import ExternalOde
+from bitsperdim.models.external.wrapping import ExternalConditionals, places, wrap
 
 MOST = 100_000  # largest number of images
 FEWER = 4096  # preferred number of images if log-weights are drawn many times for each image
@@ -201,6 +204,7 @@ def _like(case: Case, offer: Offer, shape: Shape, n_levels: int) -> ImageModel:
         convention=Convention() if case.asked is None else case.asked.convention,
         n_classes=model.n_classes,
         interval=(model.low, model.high) if isinstance(model, ExternalDensity) else None,
+        ode=model.settings if isinstance(model, ExternalOde) else None,
         order=order,
     )
 

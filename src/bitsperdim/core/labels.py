@@ -19,10 +19,16 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
-SIGNS = {"exact": "=", "lower": "≤", "density": "density"}
+SIGNS = {"exact": "=", "lower": "≤", "estimate": "≈", "density": "density"}
 PUBLISHED_SIGNS = {"exact": SIGNS["exact"], "bound": SIGNS["lower"], "estimate": "≈"}
-ASCII_SIGNS = {kind: sign.replace("≤", "<=") for kind, sign in SIGNS.items()}
-WORDS = {"exact": "exact", "lower": "an upper bound", "density": "a density, no likelihood: not to be ranked"}
+ASCII_SIGNS = {kind: sign.replace("≤", "<=").replace("≈", "~") for kind, sign in SIGNS.items()}
+WORDS = {
+    "exact": "exact",
+    "lower": "an upper bound",
+    "estimate": "an estimate, neither exact nor a bound, because of its solver error",
+    "density": "a density, no likelihood: not to be ranked",
+}
+SAMPLED = ("lower", "estimate")  # kinds of numbers that depend on random samples
 LEGEND = ", ".join(f"{SIGNS[kind]} {WORDS[kind]}" for kind in ("exact", "lower"))
 TOLERATED_SHARE = 0.05  # largest share of images with a small ESS, with a heavy tail, or among the training images
 
@@ -64,7 +70,7 @@ def is_out_of_range(kind: str, bpd: float, protocol: str) -> bool:
     """Return whether a finite number of bits exceeds uniform coding or is negative, by more than the rounding error.
 
     Args:
-        kind: ``exact``, ``lower`` or ``density``; a density may have any value.
+        kind: ``exact``, ``lower``, ``estimate`` or ``density``; a density may have any value.
         bpd: bits per dimension.
         protocol: protocol tag of the images.
     """
@@ -81,7 +87,7 @@ def range_reason(kind: str, bpd: float, protocol: str, monte_carlo_error: float 
     """Return in words why a number is out of range, or None if it is in range.
 
     Args:
-        kind: ``exact``, ``lower`` or ``density``.
+        kind: ``exact``, ``lower``, ``estimate`` or ``density``.
         bpd: bits per dimension.
         protocol: protocol tag of the images.
         monte_carlo_error: Monte Carlo error of ``bpd``; None: unknown.
@@ -108,7 +114,7 @@ def doubts(
     """Return the reasons, in ASCII words, why a number should not be believed, judged by its value and its errors.
 
     Args:
-        kind: ``exact``, ``lower`` or ``density``.
+        kind: ``exact``, ``lower``, ``estimate`` or ``density``.
         bpd: bits per dimension.
         protocol: protocol tag of the images.
         standard_error: standard error of ``bpd`` over test images.
@@ -130,7 +136,7 @@ def number(kind: str, bpd: float, why: Sequence[str], standard_error: float | No
     """Return a number in ASCII with its relation sign, its standard error if it is given, and its mark.
 
     Args:
-        kind: ``exact``, ``lower`` or ``density``.
+        kind: ``exact``, ``lower``, ``estimate`` or ``density``.
         bpd: bits per dimension.
         why: the reasons why the number should not be believed; empty: there are no doubts.
         standard_error: standard error of ``bpd``; infinite: unknown.
@@ -150,7 +156,7 @@ def of_validation(kind: str, bpd: float, nats: float, protocol: str, n_samples: 
     """Return the text, in ASCII, with which training reports the validation result; its error is not estimated.
 
     Args:
-        kind: ``exact``, ``lower`` or ``density``.
+        kind: ``exact``, ``lower``, ``estimate`` or ``density``.
         bpd: bits per dimension.
         nats: mean of -log P(x) over images, nats per image.
         protocol: protocol tag of the images.
@@ -158,7 +164,7 @@ def of_validation(kind: str, bpd: float, nats: float, protocol: str, n_samples: 
     """
     reason = range_reason(kind, bpd, protocol)
     why = [] if reason is None else [reason]
-    k = f", K = {n_samples}" if kind == "lower" else ""
+    k = f", K = {n_samples}" if kind in SAMPLED else ""
     text = f"{number(kind, bpd, why)} ({nats:z.2f} nats), {WORDS[kind]}{k}"
     return f"{text}, its error not estimated{because(why)}"
 

@@ -141,6 +141,28 @@ class RateDistortionMetrics(Stored):
     approximation_gap_nats_standard_error: float  # of paired differences over images, Monte Carlo noise included
 
 
+NoiseName = Literal["uniform", "truncated_normal", "gaussian", "variational", "sequential", "fitted"]
+
+
+class SolverMetrics(Stored):
+    """The error that the steps of a grid leave in a number, measured with longer steps."""
+
+    error_nats: float  # standard error of the mean over images, nats per image
+    error_bpd: float  # the same in bits per sub-pixel
+    order: int  # order of the method: halving the steps divides its error by 2^order if they are short enough
+    observed_order: float  # the same as observed; NaN: longer steps gave the same numbers
+
+    @property
+    def reason(self) -> str | None:
+        """Why the error may be larger than it says, in words; None if it falls with the steps as it should."""
+        if not self.observed_order < self.order / 2:
+            return None
+        return (
+            f"its solver error does not fall with the steps as it should (order {self.observed_order:.1f} instead of "
+            f"{self.order}), so that more steps are needed"
+        )
+
+
 class OriginMetrics(Stored):
     """The files of an external model, and the method by which it gives its likelihoods."""
 
@@ -165,7 +187,8 @@ class AnyMetrics(OfImages):
     Numbers are means over the test images, and over training seeds if there are several.
     """
 
-    kind: Literal["exact", "lower", "density"]  # lower: a lower bound of log P(x); density: a density of integers
+    kind: Literal["exact", "lower", "estimate", "density"]  # lower: a lower bound of log P(x); estimate: one with a
+    # solver error that is not negligible; density: a density of integers
     n_images: int  # N, the number of test images
     n_distinct_images: int | None = None  # number of distinct test images; None: not counted
     n_training_images: int | None = None  # test images that are also training images; None: not counted
@@ -200,7 +223,8 @@ class AnyMetrics(OfImages):
     bpd_without_near_training_images_standard_error: float | None = None  # test-set error of that bpd
     proposal: Literal["refined", "encoder", "prior"] | None = None  # source of the samples of a latent code
     refined: RefinedMetrics | None = None  # if the proposal is refined
-    noise: Literal["uniform", "variational", "sequential", "fitted"] | None = None  # dequantization noise of a density
+    solver: SolverMetrics | None = None  # if an equation is solved on a grid
+    noise: NoiseName | None = None  # dequantization noise of a density
     contrast: ContrastMetrics | None = None  # if proposals are refined, or the noise is not the density's own
     bpd_seed_spread: float | None = None  # standard deviation of bpd over seeds, if there are several
     bpd_by_seed: dict[str, float] | None = None  # seed -> its bpd
@@ -212,6 +236,11 @@ class AnyMetrics(OfImages):
     truth: TruthMetrics | None = None  # if the images were drawn from a known distribution
     origin: OriginMetrics | None = None  # for an external model
     verified: bool | None = None  # for an external model: whether its kind was checked and not only declared
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether the number depends on random samples."""
+        return self.kind in labels.SAMPLED
 
     @property
     def is_flagged(self) -> bool:
@@ -311,6 +340,8 @@ class Metrics(AnyMetrics):
             found.append(self.truth.reason)
         if self.is_of_seen_images:
             found.append(str(self.seen_in_words))
+        if self.kind == "estimate" and self.solver is not None and self.solver.reason is not None:
+            found.append(self.solver.reason)
         if not self.too_few_samples:
             return found
         few = []
@@ -330,9 +361,11 @@ class Metrics(AnyMetrics):
         why = self.reasons
         shown = labels.number(self.kind, self.bpd, why, self.bpd_standard_error)
         text = f"{shown} ({self.nll_nats:z.2f} nats), {self.words}"
-        if self.kind == "lower":
+        if self.is_sampled:
             noise = self.bpd_monte_carlo_error
             text += f", Monte Carlo error {f'{noise:.1g}' if math.isfinite(noise) else 'unknown'}"
+        if self.solver is not None:
+            text += f", solver error {self.solver.error_bpd:.1g}"
         text += f", K = {self.n_samples}"
         if self.bpd_seed_spread is not None:
             text += f", the mean of {self.n_seeds} seeds, which spread by {self.bpd_seed_spread:.4f}"

@@ -21,6 +21,7 @@ Invariants (``tests/evaluation/test_estimate.py``):
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +52,7 @@ PER_IMAGE = ("log_p", "standard_error", "bias", "elbo", "ess", "pareto_k", "jack
 WEIGHTS_AT_ONCE = 2**20  # log-weights in memory, of 8 bytes each, with a few temporary copies
 SEQUENTIAL_CHUNKS = 4  # chunks at once: only the activations of one sub-pixel are in memory, not of all sub-pixels
 FEWEST_PILOTS, MOST_PILOTS = 64, 256  # fewer samples tell little, and more samples hardly tell more
+COARSER = (2, 4)  # factors by which steps are longer when the solver error is measured
 SMALL_ESS = 10  # below this ESS, the standard error and the bias of an image cannot be trusted
 
 
@@ -76,6 +78,8 @@ class Estimate:
         bounds: bound for each block size, (len(block_sizes), N); nondecreasing along the first axis.
         largest_leaked_gradient: result of the causality check, which is 0; None if the model is not autoregressive.
         noise: name of the dequantization noise of a density; None for other models.
+        solver: differences between the first sample of each image and the same sample with longer steps, (N, 2), for
+            :func:`bitsperdim.estimators.solver.solver_error`; None: no equation is solved.
         costs: gradients, pilot samples and rounds of the refinement of each proposal, (N, 3); None if no proposal was
             refined.
     """
@@ -94,6 +98,7 @@ class Estimate:
     bounds: Tensor
     largest_leaked_gradient: float | None = None
     noise: NoiseName | None = None
+    solver: Tensor | None = None
     costs: Tensor | None = None
 
     @property
@@ -127,9 +132,10 @@ class Estimate:
             k,
             **columns,
             block_sizes=sizes,
-            bounds=rows[:, n:].T.contiguous(),
+            bounds=rows[:, n : n + len(sizes)].T.contiguous(),
             largest_leaked_gradient=leak,
             noise=model.name_of_noise(noise_from) if isinstance(model, DensityModel) else None,
+            solver=None if model.solver_order is None else rows[:, n + len(sizes) :],
         )
 
 
@@ -232,7 +238,7 @@ def estimated_rows(
 
     Returns:
         One row for each image, (B, n_columns(model, n_samples)) float64, on the CPU: the columns :data:`PER_IMAGE` of
-        an estimate, followed by the bounds.
+        an estimate, followed by the bounds, and by the solver differences if an equation is solved.
 
     Raises:
         ValueError: the model is in training mode; ``proposal`` is ``prior``, but the model has no latent variable; or
@@ -257,6 +263,10 @@ def estimated_rows(
             if n_pilot := pilot_samples(n_samples):
                 noise_from = model.shifted(x, n_pilot, chunk_size, generator)
         options["noise_from"] = noise_from
+    if model.solver_order is not None and generator is None:
+        generator = torch.Generator(device).manual_seed(int(torch.randint(2**62, (1,))))
+        options["generator"] = generator
+    state = None if generator is None else generator.get_state()
     chunks = []
     for first in range(0, n_samples, chunk_size):
         given = None if noise is None or first > 0 else noise.to(device)
@@ -265,7 +275,21 @@ def estimated_rows(
         after_chunk(log_w.numel())
     log_w = torch.cat(chunks)  # (K, B)
     _refuse_nan(log_w, first_image)
-    return (rows_of_bounds if model.draws_bounds else rows_of_weights)(log_w, is_sampled=model.kind == "lower")
+    rows = (rows_of_bounds if model.draws_bounds else rows_of_weights)(log_w, is_sampled=model.kind == "lower")
+    if model.solver_order is None or state is None or generator is None:
+        return rows
+    end = generator.get_state()
+    values = [log_w[0]]
+    for coarser in COARSER:  # the first sample once more, with longer steps
+        generator.set_state(state)
+        given = None if noise is None else noise.to(device)
+        options["coarser"] = coarser
+        values.append(model.unchecked_log_weights(x, 1, noise=given, **options)[0].double())
+        after_chunk(len(x))
+    generator.set_state(end)
+    pairs = itertools.pairwise(values)  # both may be -inf
+    differences = torch.stack([torch.where(a == b, 0.0, a - b) for a, b in pairs], dim=1)
+    return torch.cat([rows, differences.cpu()], dim=1)
 
 
 def rows_of_weights(log_w: Tensor, *, is_sampled: bool) -> Tensor:
@@ -321,7 +345,8 @@ def images_at_once(model: ImageModel, n_samples: int, batch_size: int) -> int:
 
 def n_columns(model: ImageModel, n_samples: int) -> int:
     """Return how many numbers :func:`estimated_rows` returns for each image."""
-    return len(PER_IMAGE) + len(bound_sizes(samples_of(model, n_samples)))
+    n_differences = 0 if model.solver_order is None else len(COARSER)
+    return len(PER_IMAGE) + len(bound_sizes(samples_of(model, n_samples))) + n_differences
 
 
 def pilot_samples(n_samples: int) -> int:

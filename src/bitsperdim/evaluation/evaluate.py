@@ -2,8 +2,8 @@
 
 The model offers one of the methods of :mod:`bitsperdim.models.external.methods`. If it offers several methods, they
 must agree on a few images, and the strongest method is scored. The model may describe itself in an attribute
-``bitsperdim``, a dict with the keys ``offers``, ``inputs``, ``layout``, ``range`` and ``order``. Arguments take
-precedence over this attribute.
+``bitsperdim``, a dict with the keys ``offers``, ``inputs``, ``layout``, ``range``, ``order`` and ``ode``. Arguments
+take precedence over this attribute.
 
 Invariants (``tests/evaluation/test_evaluate.py``, ``test_refusals.py``): one model gives the same number through every
 method, within errors (``test_every_way_in_is_within_its_errors``); interrupted evaluation resumes and gives
@@ -41,14 +41,19 @@ from bitsperdim.evaluation.signature import DIGITS, weights_sha256
 from bitsperdim.models.base import ImageModel
 from bitsperdim.models.external.codes import seeded
 from bitsperdim.models.external.convention import Convention, Inputs, Layout
+from bitsperdim.models.external.density import ExternalDensity
 from bitsperdim.models.external.distributions import first_line
+from bitsperdim.models.external.external import External
 from bitsperdim.models.external.methods import Offer, declared, interval_of, is_training, offers_of
-from bitsperdim.models.external.wrapping import WITHOUT_LABELS, External, ExternalDensity, ExternalNumbers, wrap
+from bitsperdim.models.external.ode import TIMES as OF_EQUATIONS
+from bitsperdim.models.external.ode import ExternalOde
+from bitsperdim.models.external.wrapping import WITHOUT_LABELS, ExternalNumbers, wrap
 from bitsperdim.runtime.checkpoints import Checkpoint
 
 BY_CONSTRUCTION = ("logits", "causality")  # logits are normalized here, and scoring checks that they do not look ahead
 N_AGREEING = 8  # images on which several methods have to agree
 K_AGREEING = 256  # samples K for this comparison
+N_SAMPLES, N_SAMPLES_OF_EQUATIONS = 1024, 16  # K by default
 TOLERATED = 1e-4  # share of log P, plus as many nats per sub-pixel: float32 rounding of two ways to sum
 CONTRADICTED = 5.0  # Monte Carlo errors by which a bound must exceed an exact number to contradict it
 
@@ -81,6 +86,7 @@ def ask(
     layout: Layout | None = None,
     range: tuple[float, float] | None = None,  # noqa: A002 - the word that users know
     order: Any = None,  # noqa: ANN401 - a word or a tensor
+    ode: Mapping[str, Any] | None = None,
     is_given_labels: bool = False,
     name: str | None = None,
     seed: int = 0,
@@ -97,7 +103,7 @@ def ask(
         return Asked(model, model.offer, model.convention, called, _said(model))
     if isinstance(model, ImageModel):
         return Asked(model, None, Convention(), called, {"method": type(model).__name__})
-    known = declared(model, offers=offers, inputs=inputs, layout=layout, range=range, order=order)
+    known = declared(model, offers=offers, inputs=inputs, layout=layout, range=range, order=order, ode=ode)
     found = offers_of(model, known.get("offers"))
     convention = Convention(known.get("inputs", "integers"), known.get("layout", "channels_first"))
     of_splits = data.prepared.labels.values() if is_given_labels else ()
@@ -106,13 +112,14 @@ def ask(
     options = {"n_classes": n_classes, "interval": interval, "order": known.get("order", "raster")}
 
     def asked_by(offer: Offer) -> External:
-        return wrap(offer, data.image_shape, data.n_levels, convention=convention, **options)
+        equation = known.get("ode") if offer.method in OF_EQUATIONS or len(found) == 1 else None
+        return wrap(offer, data.image_shape, data.n_levels, convention=convention, ode=equation, **options)
 
     first, *others = found
     wrapped = asked_by(first)
     check_shape(wrapped, data)
     for other in others:
-        if other.method == "log_density" and interval is None:
+        if other.method in ("log_density", *OF_EQUATIONS) and interval is None:
             continue  # without an interval this method cannot be used, and it is not needed
         if n_classes is not None and other.method in WITHOUT_LABELS:
             continue  # with labels this method cannot be used, and it is not needed
@@ -128,6 +135,7 @@ def _said(model: External) -> dict[str, Any]:
         "inputs": None if isinstance(model, ExternalDensity) else convention.inputs,
         "layout": None if convention.layout == "channels_first" else convention.layout,
         "range": f"{model.low!r},{model.high!r}" if isinstance(model, ExternalDensity) else None,
+        "ode": model.settings.words if isinstance(model, ExternalOde) else None,
     }
 
 
@@ -206,7 +214,8 @@ def evaluate(
     layout: Layout | None = None,
     range: tuple[float, float] | None = None,  # noqa: A002 - the word that users know
     order: Any = None,  # noqa: ANN401 - a word or a tensor
-    n_samples: int = 1024,
+    ode: Mapping[str, Any] | None = None,
+    n_samples: int | None = None,
     seed: int = 0,
     batch_size: int = 120,
     chunk_size: int = 16,
@@ -231,7 +240,10 @@ def evaluate(
         layout: ``channels_first`` (the default), ``channels_last``, ``flat`` or ``plane``, which has no channel.
         range: (low, high), the interval of the values of a density; each of its L equal parts is the cell of a level.
         order: order of the sub-pixels for conditionals: ``raster`` (the default), ``planes``, or (C, H, W) integers.
-        n_samples: number K of samples for a bound.
+        ode: settings of the differential equation of a model that offers a velocity or a score, a mapping with some of
+            ``times``, ``n_steps``, ``method``, ``probes``, ``schedule`` and ``noise``
+            (:class:`bitsperdim.models.external.ode.OdeSettings`).
+        n_samples: number K of samples for a bound; None: 1,024, or 16 for a velocity or a score.
         seed: seed of all random numbers.
         batch_size: number of images at a time.
         chunk_size: number of samples at a time.
@@ -247,7 +259,7 @@ def evaluate(
         InputError: the model or an argument does not fit; the message says in one sentence what is wrong.
     """
     sizes: dict[str, Any] = {"n_samples": n_samples, "batch_size": batch_size, "chunk_size": chunk_size}
-    _section(**sizes, seed=seed, proposal=proposal)  # before any work
+    _section(**{**sizes, "n_samples": 1 if n_samples is None else n_samples}, seed=seed, proposal=proposal)
     data = data_of(images, n_levels, labels=labels, train=train)
     if is_training(model):
         raise InputError(
@@ -264,6 +276,7 @@ def evaluate(
         layout=layout,
         range=range,
         order=order,
+        ode=ode,
         is_given_labels=labels is not None,
         name=name,
         seed=seed,
@@ -275,7 +288,7 @@ def scored(
     asked: Asked,
     data: Data,
     *,
-    n_samples: int = 1024,
+    n_samples: int | None = None,
     seed: int = 0,
     batch_size: int = 120,
     chunk_size: int = 16,
@@ -289,8 +302,12 @@ def scored(
     The arguments are those of :func:`evaluate`, and ``may_look_ahead``: whether to skip the check that an
     autoregressive model does not look ahead.
     """
+    if n_samples is None:
+        n_samples = N_SAMPLES_OF_EQUATIONS if isinstance(asked.model, ExternalOde) else N_SAMPLES
     section = _section(n_samples=n_samples, seed=seed, batch_size=batch_size, chunk_size=chunk_size, proposal=proposal)
     model, started = asked.model, time.monotonic()
+    if isinstance(model, ExternalOde) and model.fits_noise and not len(data.prepared.images.get("train", ())):
+        raise InputError("noise = 'variational' of ode is not allowed without training images; give train=.")
     place = _device(model.device if device is None else device)
     module = model if asked.offer is None else asked.offer.module
     weights = weights_sha256(module)

@@ -13,8 +13,9 @@ r"""Choice of the dequantization noise with which a density is scored, by the st
 All are proposals for the same P(x): the number is a bound with any of them. The choice depends on the model and the
 parameters only. A fit sees training images only, so no test image influences its own proposal.
 
-Models that were made elsewhere keep uniform noise, because it is not known whether they are one triangular map, and
-because they may have no derivatives.
+Models that were made elsewhere keep their own noise, because it is not known whether they are one triangular map, and
+because they may have no derivatives. The velocity of a differential equation has derivatives, so noise is fitted to it
+if its settings ask for it.
 
 Invariants (``tests/evaluation/test_noise_of_cells.py``): the structure decides (``test_the_structure_decides``); fitted
 noise gives a bound on the same mass (``test_fitted_noise_is_of_the_same_mass``), and a better one than uniform noise
@@ -64,13 +65,14 @@ def chosen(
         checkpoint: place where a fit is stored; None: it is not stored.
 
     Raises:
+        InputError: noise must be fitted, but there are no training images, or images have only one pixel.
         FloatingPointError: a loss is not finite.
     """
     if not isinstance(model, DensityModel) or model.kind != "lower" or section.noise == "own":
         return "own"
     if model.is_triangular:
         return "sequential"
-    if section.noise != "fitted" or not can_be_fitted(model):
+    if not (model.fits_noise or (section.noise == "fitted" and can_be_fitted(model))):
         return "own"
     return fitted(model, prepared, section, seed, checkpoint)
 

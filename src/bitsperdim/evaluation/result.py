@@ -50,7 +50,7 @@ class Estimate:
 
     @property
     def kind(self) -> str:
-        """``exact``, ``lower`` (an upper bound of the number of bits) or ``density``, which is not a likelihood."""
+        """``exact``, ``lower`` (an upper bound of the bits), ``estimate`` (neither) or ``density`` (no likelihood)."""
         return self.metrics.kind
 
     @property
@@ -126,6 +126,10 @@ class Estimate:
             "bias": f"{numbers.log_p_bias_nats:.4f} (estimated bias of the bound, nats per image)",
             "samples": f"K = {numbers.n_samples:,}; effective sample size, median {numbers.ess_median:.4g}",
         }
+        of_solver = {}
+        if (solver := numbers.solver) is not None:
+            observed = f"order {solver.observed_order:.1f} of {solver.order}"
+            of_solver["solver"] = f"{solver.error_bpd:.2g} (error from the length of the steps, bits/dim; {observed})"
         truth = numbers.truth
         of_truth = {}
         if truth is not None:
@@ -134,7 +138,8 @@ class Estimate:
         return {
             "bits/dim": f"{numbers.bpd:.6f}",
             "test-set error": f"{numbers.bpd_standard_error:.6f} (one standard error over images, bits/dim)",
-            **(of_samples if self.kind == "lower" else {}),
+            **(of_samples if self.metrics.is_sampled else {}),
+            **of_solver,
             **of_truth,
             "nats per image": f"{numbers.nll_nats:.4f} +- {numbers.nll_nats_standard_error:.4f}",
             "images": repr(self.data).strip("<>"),

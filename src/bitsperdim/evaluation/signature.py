@@ -21,7 +21,7 @@ from bitsperdim import __version__
 from bitsperdim.core.metrics import Metrics
 
 DIGITS = 12
-KINDS = {"exact": "exact", "lower": "upper-bound", "density": "density"}
+KINDS = {"exact": "exact", "lower": "upper-bound", "estimate": "estimate", "density": "density"}
 
 
 def weights_sha256(module: nn.Module | None) -> str | None:

@@ -5,12 +5,14 @@
 Every number here is a function of the weights, the test images and the parameters. It does not depend on the time, the
 device or the commit.
 
-There are three kinds of errors, which must not be added up:
+There are these kinds of errors, which must not be added up:
 
 - The *test-set error* is the spread of log P(x) over images / sqrt(N): how much the number would change with another
   test set. It already contains the Monte Carlo noise. Copies of an image count once
   (:func:`bitsperdim.estimators.log_weights.mean_error`).
 - The *Monte Carlo error* is how much the number would change with another draw of the K samples.
+- The *solver error* is what the steps of a differential equation leave (:mod:`bitsperdim.estimators.solver`). If it is
+  more than a tenth of the Monte Carlo error, the number is an ``estimate`` and not a bound.
 - The *bias* of the importance-weighted bound is reported separately, and flagged if it exceeds the test-set error: then
   the number depends more on K than on the model.
 
@@ -64,6 +66,7 @@ from bitsperdim.core.units import bits_per_dim, nats_to_bits_per_dim
 from bitsperdim.data.prepared import Description
 from bitsperdim.estimators.log_weights import mean_error
 from bitsperdim.estimators.pareto import JUDGED_FROM, pareto_k_limit
+from bitsperdim.estimators.solver import SolverError, solver_error
 from bitsperdim.estimators.truth import LEVEL, against_truth
 from bitsperdim.evaluation.contrast import Contrast
 from bitsperdim.evaluation.estimate import Estimate
@@ -73,6 +76,7 @@ OF_ESTIMATES = ("log_p", "standard_error", "bias", "elbo", "ess", "pareto_k")
 PER_IMAGE_COLUMNS = ("seed", "image", *OF_ESTIMATES, "same_as", "in_train", "near_train")
 BOUND_COLUMNS = ("n_samples", "bpd", "nll_nats", "standard_error_nats")
 CONTRAST_COLUMNS = ("contrast_bpd", "gain_nats", "gain_nats_standard_error")  # only if there is a contrast
+NEGLIGIBLE = 0.1  # largest share of the Monte Carlo error for which a solver error is negligible
 LIGHT_SHARE = 0.02  # largest share of images with a small ESS or a heavy tail for which the jackknife gets an error
 
 
@@ -154,8 +158,10 @@ def summarise(
     k_hat = torch.stack([item.pareto_k for item in estimates.values()])
     high_k = float((k_hat > pareto_k_limit(first.n_samples)).double().mean())
     nll = -float(over_seeds.mean())
+    solver = _solver_error(estimates, model)
+    is_estimate = solver is not None and not solver.nats <= NEGLIGIBLE * monte_carlo_error
     metrics: dict[str, Any] = {
-        "kind": first.kind,
+        "kind": "estimate" if is_estimate else first.kind,
         "protocol": protocol_of(model, description),
         "test_sha256": description.test_sha256,
         "n_images": n_images,
@@ -207,6 +213,13 @@ def summarise(
         metrics["proposal"] = proposal
     if first.noise is not None:
         metrics["noise"] = first.noise
+    if solver is not None:
+        metrics["solver"] = {
+            "error_nats": solver.nats,
+            "error_bpd": nats_to_bits_per_dim(solver.nats, shape),
+            "order": model.solver_order,
+            "observed_order": solver.observed_order,
+        }
     if first.costs is not None:
         costs = torch.cat([item.costs for item in estimates.values() if item.costs is not None])
         gradients, pilot, _ = costs.mean(0).tolist()
@@ -233,6 +246,12 @@ def summarise(
         _per_image(estimates, groups, seen, near),
         _bound(estimates, shape, groups, contrast),
     )
+
+
+def _solver_error(estimates: Mapping[int, Estimate], model: ImageModel) -> SolverError | None:
+    """Return the solver error of the mean over images and seeds; None if no equation is solved."""
+    found = [item.solver for item in estimates.values() if item.solver is not None]
+    return solver_error(torch.cat(found), model.solver_order) if found and model.solver_order is not None else None
 
 
 def _against_truth(

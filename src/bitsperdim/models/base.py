@@ -54,6 +54,8 @@ class ImageModel(nn.Module, ABC):
         is_exact: whether ``log_weights`` returns log P(x) itself, without variance.
         draws_bounds: whether ``log_weights`` draws lower bounds on log P(x), whose mean is the result. Otherwise it
             draws logarithms of weights whose mean is P(x).
+        solver_order: order of the method by which an equation is solved on a grid, which leaves a solver error; None:
+            there is no such equation.
         n_classes: number of classes if the model is conditioned on a label for each image; None: it is not conditioned
             on labels.
         origin: for an external model, its files with their hashes and the method that is called; None: the model
@@ -61,7 +63,8 @@ class ImageModel(nn.Module, ABC):
     """
 
     is_exact: ClassVar[bool] = False
-    draws_bounds: ClassVar[bool] = False
+    draws_bounds: bool = False
+    solver_order: int | None = None
     n_classes: int | None = None
     origin: Mapping[str, Any] | None = None
 

@@ -24,7 +24,7 @@ from bitsperdim.models.parts.dequantization import (
 from bitsperdim.models.parts.triangular import Shifted, TriangularMap, sequential_log_weights, shift_of
 
 NoiseFrom = Literal["own", "sequential"] | Shifted | Dequantizer  # a Dequantizer: one fitted to the density
-NoiseName = Literal["uniform", "variational", "sequential", "fitted"]
+NoiseName = Literal["uniform", "truncated_normal", "gaussian", "variational", "sequential", "fitted"]
 
 
 class DensityModel(ImageModel):
@@ -41,6 +41,7 @@ class DensityModel(ImageModel):
     """
 
     dequantizer: Dequantizer
+    fits_noise: bool = False  # whether a conditional flow is fitted as noise, whatever the parameters say
 
     def __init__(self, image_shape: tuple[int, int, int], n_levels: int) -> None:
         """Store the shape and the levels of the images, and refuse more than 4,096 levels."""

@@ -40,6 +40,7 @@ def external_model(
     layout: Layout | None = None,
     range: Sequence[float] | None = None,  # noqa: A002 - the word that users know
     order: str | None = None,
+    ode: Mapping[str, Any] | None = None,
     n_classes: int | None = None,
 ) -> ImageModel:
     """Load the model from a file and wrap it.
@@ -60,6 +61,7 @@ def external_model(
         layout: layout of the images.
         range: interval (low, high) of a density.
         order: order of the sub-pixels, for conditionals.
+        ode: settings of a differential equation (:func:`.ode.settings_of`).
         n_classes: number of classes if the model is conditioned on labels.
 
     Raises:
@@ -69,7 +71,7 @@ def external_model(
     model = load_model(
         place, arguments or {}, weights, weights_key=weights_key, image_shape=image_shape, n_levels=n_levels
     ).model
-    known = declared(model, offers=offers, inputs=inputs, layout=layout, range=range, order=order)
+    known = declared(model, offers=offers, inputs=inputs, layout=layout, range=range, order=order, ode=ode)
     offer = offers_of(model, known.get("offers"))[0]
     wrapped = wrap(
         offer,
@@ -78,6 +80,7 @@ def external_model(
         convention=Convention(known.get("inputs", "integers"), known.get("layout", "channels_first")),
         n_classes=n_classes,
         interval=interval_of(known.get("range")),
+        ode=known.get("ode"),
         order=known.get("order", "raster"),
     )
     if not fit:

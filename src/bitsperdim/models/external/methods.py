@@ -27,10 +27,12 @@ METHODS: Mapping[str, str] = {
     "log_weights": "log_weights(x, K): log-weights whose exponentials have the mean P(x), nats, shape (K, B); a bound",
     "log_density": "log_density(y): of values in the interval `range`, nats, shape (B,); a bound by dequantization",
     "bound": "bound(x): one draw, without bias, of a lower bound of log P(x), nats, shape (B,); a bound",
+    "velocity": "velocity(t, y): dy/dt of values in the interval `range` at times t (B,), of the shape of y; a bound",
+    "score": "score(t, y): the derivative of log p_t(y) with respect to y, with `ode` = its noise schedule; a bound",
 }
 OF_LATENT = ("encode", "decode", "prior")
 EXACT = ("conditionals", "logits", "log_prob")
-DECLARED = ("offers", "inputs", "layout", "range", "order")  # keys of the attribute `bitsperdim` of a model
+DECLARED = ("offers", "inputs", "layout", "range", "order", "ode")  # keys of the attribute `bitsperdim` of a model
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ class Offer:
 
     Attributes:
         method: one of :data:`METHODS`.
-        functions: functions by name: the method itself, or ``encode``, ``decode`` and ``prior``; and ``sample`` if the
-            model has it.
+        functions: functions by name: the method itself, or ``encode``, ``decode`` and ``prior``; and ``sample`` and
+            ``base`` if the model has them.
         module: module that holds the weights (:func:`module_of`); None: there are no weights known to torch.
     """
 
@@ -103,8 +105,8 @@ def offers_of(model: object, offers: str | None = None) -> list[Offer]:
             f"{type(model).__name__} is a density and not a mass; set offers = 'log_density' and give its `range`."
         )
     module = module_of(model)
-    sample = _function(model, "sample")
-    further = {} if sample is None or isinstance(model, td.Distribution) else {"sample": sample}
+    optional = () if isinstance(model, td.Distribution) else ("sample", "base")
+    further = {name: function for name in optional if (function := _function(model, name)) is not None}
     found = []
     for method in METHODS if offers is None else (offers,):
         functions = _functions(model, method)
@@ -129,9 +131,9 @@ def _functions(model: object, method: str) -> dict[str, Callable[..., Any]] | No
 
 
 def _function(model: object, name: str) -> Callable[..., Any] | None:
-    """Return a method of a model by its name; a prior may be a distribution itself."""
+    """Return a method of a model by its name; a prior or a base may be a distribution itself."""
     value = getattr(model, name, None)
-    if name == "prior" and value is not None and (not callable(value) or hasattr(value, "log_prob")):
+    if name in ("prior", "base") and value is not None and (not callable(value) or hasattr(value, "log_prob")):
         return lambda: value
     return value if callable(value) else None
 
