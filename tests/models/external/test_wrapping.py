@@ -16,8 +16,8 @@ from bitsperdim.estimators.log_weights import log_mean_exp, standard_error
 from bitsperdim.evaluation.annealed import ais
 from bitsperdim.models.base import ImageModel
 from bitsperdim.models.external.convention import Convention
-from bitsperdim.models.external.methods import offers_of
 from bitsperdim.models.external.external import External
+from bitsperdim.models.external.methods import offers_of
 from bitsperdim.models.external.wrapping import ExternalConditionals, ExternalLatent, places, wrap
 from bitsperdim.models.look_ahead import check_causality
 from support.foreign import Masked, Offering, Own, Slopes, Vae, every_image, some_images

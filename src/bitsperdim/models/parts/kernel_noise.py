@@ -14,7 +14,7 @@ of a cell. There are two ways to draw such noise:
 If the terms of ``gaussian`` except log p(y) are left out, the number is not a likelihood. In published code this
 mistake was worth 0.92 bits/dim (the repository Kim-Dongjun/Soft-Truncation, issues 2 and 3).
 
-Invariants (``tests/models/parts/test_kernel_noise.py``): both kinds of noise have their densities
+Invariants (``tests/models/test_kernel_noise.py``): both kinds of noise have their densities
 (``test_truncated_noise_has_its_density``, ``test_the_weights_of_gaussian_noise_are_those_of_all_levels``), and the mean
 weight is the mass of an image (``test_the_mean_weight_is_the_mass``).
 """

@@ -17,7 +17,7 @@ name     alpha and sigma                                                     sou
 ``ot``   alpha = t, sigma = 1 - t: time runs from noise to data               Lipman et al. 2023, eq. 20-22
 ======== =================================================================== ============================
 
-Invariants (``tests/models/parts/test_noise_schedules.py``): f and g^2 are the published ones
+Invariants (``tests/models/test_noise_schedules.py``): f and g^2 are the published ones
 (``test_drift_and_diffusion_are_the_published_ones``); the grid has equal steps in the log of alpha / sigma
 (``test_the_grid_has_equal_steps``).
 """
@@ -84,7 +84,7 @@ class Schedule:
             alpha, sigma = self.alpha(time), self.sigma(time)
             of_alpha, of_sigma = (_derivative(value, time) for value in (alpha, sigma))
         alpha, sigma = alpha.detach(), sigma.detach()
-        f = of_alpha / float(alpha)
+        f = of_alpha / float(alpha) if float(alpha) else math.nan
         g2 = 2 * float(sigma) * of_sigma - 2 * f * float(sigma) ** 2
         if not (math.isfinite(f) and math.isfinite(g2)):
             raise InputError(
