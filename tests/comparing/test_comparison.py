@@ -155,6 +155,16 @@ def test_a_worse_number_makes_a_worse_model_only_where_it_is_exact(lower: str, w
     assert not with_z(1, (lower, worse)).is_established
 
 
+@pytest.mark.parametrize("other", ["exact", "lower", "estimate"])
+@pytest.mark.parametrize("z", [-5.0, 5.0])
+def test_from_an_estimate_nothing_follows(other: str, z: float) -> None:
+    for kinds, side in (((other, "estimate"), "B"), (("estimate", other), "A")):
+        found = with_z(z, kinds)
+        assert (found.verdict, found.is_established) == ("cannot tell", False)
+        sides = "A and B" if other == "estimate" else side
+        assert found.notes[0].startswith(f"{sides}: an estimate: its solver error is not negligible")
+
+
 def test_bounds_with_different_numbers_of_samples_say_so(drawn: Drawn) -> None:
     found = row(scored(drawn(1), n_samples=8), scored(drawn(2), n_samples=64))
     assert "The bounds have K = 8 and 64: more samples alone make a bound better." in found.notes

@@ -19,7 +19,7 @@ GENERAL = torch.tensor([[0.5, -1.0, 0.2], [0.3, -0.4, 0.9], [1.5, 0.1, 0.7]], dt
 
 
 def cubic(t: float, y: Tensor) -> Tensor:
-    """Return -y^3, for which the solution is y0 / sqrt(1 + 2 t y0^2), the integral of the divergence -1.5 log(1 + 2 t y0^2)."""
+    """Return -y^3: the solution is y0 / sqrt(1 + 2 t y0^2), and the divergence adds up to -1.5 log(1 + 2 t y0^2)."""
     return -(y**3)
 
 

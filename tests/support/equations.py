@@ -103,3 +103,72 @@ class Mixture:
         middles = -1 + (2 * torch.arange(n_levels).double() + 1) / n_levels
         given = torch.softmax(-((y[:, None] - middles) * alpha / sigma).square() / 2, dim=1)
         return (self.density(y)[:, None] * given).sum(0) * 1e-4
+
+
+class Straight:
+    """The velocity of straight paths from a standard normal at time 0 to independent normals at time 1."""
+
+    mean, scale = 0.1, 0.15
+
+    def velocity(self, t: Tensor, y: Tensor) -> Tensor:
+        t = t.reshape(-1, *(1,) * (y.ndim - 1))
+        variance = t.square() * self.scale**2 + (1 - t).square()
+        return self.mean + (t * self.scale**2 - (1 - t)) / variance * (y - t * self.mean)
+
+    def masses(self, n_levels: int) -> Tensor:
+        """Return the masses of the cells of the range -1 to 1, (L,)."""
+        edges = torch.linspace(-1, 1, n_levels + 1, dtype=torch.float64)
+        return td.Normal(self.mean, torch.tensor(self.scale, dtype=torch.float64)).cdf(edges).diff()
+
+    def images(self, n_images: int, n_levels: int, shape: tuple[int, int, int]) -> Tensor:
+        """Draw images, (N, C, H, W) int64, with a fixed seed."""
+        masses = self.masses(n_levels)
+        n_places = n_images * math.prod(shape)
+        drawn = torch.multinomial(masses, n_places, replacement=True, generator=torch.Generator().manual_seed(9))
+        return drawn.reshape(n_images, *shape)
+
+    def log_p(self, images: Tensor, n_levels: int) -> Tensor:
+        """Return log P(x) of images, (N,)."""
+        masses = self.masses(n_levels)
+        return (masses / masses.sum()).log()[images].flatten(1).sum(1)
+
+
+class OwnSolver(Straight):
+    """A user's own likelihood of the same flow, with a mistake that was found in published code.
+
+    Args:
+        mistake: name of the mistake; None: there is none.
+        n_levels: number of levels L.
+    """
+
+    def __init__(self, mistake: str | None, n_levels: int) -> None:
+        self.mistake, self.n_levels = mistake, n_levels
+
+    def log_density(self, y: Tensor, n_steps: int = 60) -> Tensor:
+        """Return log p(y) of values from -1 to 1, by Euler steps, whose divergence is known."""
+        y, integral = y.double(), torch.zeros(len(y), dtype=torch.float64)
+        times = 1 - (torch.arange(n_steps, dtype=torch.float64) + 0.5) / n_steps
+        step = -1 / n_steps
+        if self.mistake == "the wrong direction":
+            times, step = times.flip(0), -step
+        for t in times:
+            slope = (t * self.scale**2 - (1 - t)) / (t.square() * self.scale**2 + (1 - t).square())
+            y = self._moved(y, t, step)
+            integral = integral + step * slope * y[0].numel()
+        if self.mistake == "two outputs swapped":
+            y, integral = integral[:, None].expand(-1, y[0].numel()), y.flatten(1).sum(1)
+        return td.Normal(0.0, 1.0).log_prob(y).flatten(1).sum(1) + integral
+
+    def _moved(self, y: Tensor, t: Tensor, step: float) -> Tensor:
+        return y + step * self.velocity(t.expand(len(y)), y)
+
+    def bound(self, x: Tensor) -> Tensor:
+        """Return one draw of the bound that uniform noise gives."""
+        n_dims = x[0].numel()
+        y = -1 + 2 * (x.double() + torch.rand(x.shape, dtype=torch.float64)) / self.n_levels
+        log_p = self.log_density(y) + n_dims * math.log(2 / self.n_levels)
+        return log_p / n_dims if self.mistake == "a mean taken twice" else log_p
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return the density at the middles of the cells, without noise and without the volume of the cells."""
+        return self.log_density(-1 + 2 * (x.double() + 0.5) / self.n_levels)

@@ -13,11 +13,13 @@ Ramdas 2024, "Estimating means of bounded random variables by betting").
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bitsperdim.auditing.check import LEVEL, Case
+from bitsperdim.estimators.solver import solver_error
 from bitsperdim.models.base import ImageModel
 
 STAKES = (0.01, 0.03, 0.1, 0.3, 1.0)  # values of lambda
@@ -58,6 +60,30 @@ def log_weights(case: Case, images: Tensor, generator: torch.Generator, *, model
     if bool((log_w.isnan() | log_w.isposinf()).any()):
         raise FloatingPointError("NaN or +inf as log P of an image")
     return log_w
+
+
+@torch.no_grad()
+def solver_allowance(case: Case, images: Tensor, model: ImageModel) -> float:
+    """Return how much the log of the total mass of images may be too large by the steps of an equation, in nats.
+
+    It is twice the solver error of the total, from the same samples with half and with a quarter of the steps
+    (:mod:`bitsperdim.estimators.solver`); 0 for a model that solves no equation.
+
+    Args:
+        case: the audited case.
+        images: (B, C, H, W) integers.
+        model: the model.
+    """
+    if model.solver_order is None:
+        return 0.0
+    given, labels = images.to(model.device), label(case, len(images), model)
+    totals = []
+    for coarser in (1, 2, 4):
+        generator = torch.Generator(model.device).manual_seed(case.seed)
+        options: dict[str, Any] = {"labels": labels, "generator": generator, "coarser": coarser}
+        totals.append(model.unchecked_log_weights(given, 1, **options)[0].double().logsumexp(0).cpu())
+    differences = torch.stack([totals[0] - totals[1], totals[1] - totals[2]])[None]
+    return 2 * solver_error(differences, model.solver_order).nats
 
 
 def label(case: Case, n_images: int, model: ImageModel) -> Tensor | None:

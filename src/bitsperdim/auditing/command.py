@@ -42,6 +42,7 @@ OF_MODELS = (  # options that are allowed only for a model, not for arrays
     "layout",
     "range",
     "order",
+    "ode",
     "argument",
     "weights",
     "weights_key",
@@ -127,12 +128,24 @@ def add_options(command: argparse.ArgumentParser, *, with_checks: bool) -> None:
     model.add_argument(
         "--range", nargs=2, type=float, metavar=("LOW", "HIGH"), help="interval that holds all values of a density"
     )
+    model.add_argument(
+        "--ode",
+        action="append",
+        metavar="KEY=VALUE",
+        help="settings of the differential equation of a velocity or a score: times=[0,1], n_steps, method (midpoint "
+        "or rk4), probes (exact or a number), schedule (vp, ve or ot), noise (uniform, truncated_normal, gaussian)",
+    )
     model.add_argument("--order", metavar="WORD", help="order of the conditionals: raster (default) or planes")
     model.add_argument(
         "--kind", choices=("exact", "lower"), help="whether log_p in arrays is exact (default) or a lower bound"
     )
     work = command.add_argument_group("the work")
-    work.add_argument("--samples", type=int, metavar="K", help="samples of a bound for each image (default: 1024)")
+    work.add_argument(
+        "--samples",
+        type=int,
+        metavar="K",
+        help="samples of a bound for each image (default: 1024; 16 with an equation)",
+    )
     work.add_argument("--seed", type=int, metavar="S", help="seed of all random numbers (default: 0)")
     work.add_argument("--device", metavar="D", help="cpu, cuda or cuda:1 (default: where the model is)")
     work.add_argument("--batch-size", type=int, metavar="B", help="images at a time (default: 120)")
@@ -284,6 +297,7 @@ def _of_model(arguments: argparse.Namespace) -> tuple[Data, np.ndarray | None, L
     options = {
         **{key: getattr(arguments, key) for key in ("offers", "inputs", "layout", "order", "subset")},
         "range": None if arguments.range is None else tuple(arguments.range),
+        "ode": None if arguments.ode is None else parsed_arguments(arguments.ode, "--ode"),
         "device": device,
         "name": name,
         "checkpoint": _checkpoint(arguments, loaded, given),

@@ -23,7 +23,16 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from bitsperdim.auditing import annealing, drawing
-from bitsperdim.auditing.chance import EVIDENCE, HALF, excess_evidence, label, log_weights, n_in_time, smallest_excess
+from bitsperdim.auditing.chance import (
+    EVIDENCE,
+    HALF,
+    excess_evidence,
+    label,
+    log_weights,
+    n_in_time,
+    smallest_excess,
+    solver_allowance,
+)
 from bitsperdim.auditing.check import LEVEL, Case, Check, failed, not_applicable, passed
 from bitsperdim.auditing.tiny import MOST, Tiny, every_image, is_of_its_size_only, tiny_model
 from bitsperdim.core.errors import InputError
@@ -85,11 +94,14 @@ def _exact_sum(case: Case, name: str, tiny: Tiny, images: Tensor) -> Check:
 
 def _sum_of_weights(case: Case, name: str, tiny: Tiny, images: Tensor) -> Check:
     once, n_repeats = _repeats(case, tiny, images)
-    log_totals = torch.stack([once().logsumexp(0) for _ in range(n_repeats)])
+    allowed = solver_allowance(case, images, tiny.model)
+    log_totals = torch.stack([once().logsumexp(0) for _ in range(n_repeats)]) - allowed
     n, log_mean = len(log_totals), float(log_mean_exp(log_totals[:, None]))
     bpd = tiny.model.n_dims * NATS_PER_BIT
     error = float(log_totals.exp().std()) / n**0.5 if n > 1 else math.inf
     words = f"The weights of all {len(images):,} images of {tiny.words} add up to {_mass(log_mean)} +- {error:.2g}"
+    if allowed:
+        words += f", after {allowed:.2g} nats are taken off for the solver error"
     if excess_evidence(log_totals) >= HALF:
         return failed(name, f"{words}, more than one.", max(log_mean, 0.0) / bpd, LEVEL)
     if not isinstance(tiny.model, DensityModel) and _misses_mass(log_totals):
@@ -135,7 +147,7 @@ def _sum_of_bounds(case: Case, name: str, tiny: Tiny, images: Tensor) -> Check:
     log_q = (total / half).log_softmax(0)
     # an impossible image has q = 0; its product of 0 and minus infinity counts as 0
     values = [torch.where(log_q > -math.inf, log_q.exp() * (once() - log_q), 0.0).sum() for _ in range(half)]
-    tolerance = _rounding(case) * tiny.model.n_dims
+    tolerance = _rounding(case) * tiny.model.n_dims + solver_allowance(case, images, tiny.model)
     words = f"By its bounds the probabilities of all {len(images):,} images of {tiny.words} add up to at least"
     return _bound_check(name, words, torch.stack(values), tolerance, tiny.model.n_dims)
 
@@ -339,8 +351,14 @@ def known_truth(case: Case) -> Check:
     scores, n_images = case.result.scores, len(case.log_p_true)
     draws_bounds = case.asked is not None and case.model.draws_bounds
     errors = scores.standard_error.numpy() if draws_bounds else None
+    solver = case.result.metrics.solver
     found = against_truth(
-        scores.log_p.numpy(), case.log_p_true, bound_errors=errors, n_draws=case.result.n_samples, level=LEVEL
+        scores.log_p.numpy(),
+        case.log_p_true,
+        bound_errors=errors,
+        n_draws=case.result.n_samples,
+        solver_error=0.0 if solver is None else solver.error_nats,
+        level=LEVEL,
     )
     total, critical = found.evidence, found.critical
     bpd = n_images * math.prod(case.data.image_shape) * NATS_PER_BIT

@@ -84,7 +84,7 @@ class Audit:
             text = f"No error was found, but look at the warning: {', '.join(check.name for check in self.warnings)}."
         if self.level:
             text += f" (A correct model fails a check by chance in at most {self.level:.1g} of all audits.)"
-        if (flags := self.estimate.flags) and self.estimate.kind == "lower":
+        if (flags := self.estimate.flags) and self.estimate.metrics.is_sampled:
             text += (
                 f" The number is an upper bound, but it may be far above the model's true number: {'; '.join(flags)}. "
                 f"Raise the number of samples (n_samples) until the number does not become lower."

@@ -19,6 +19,7 @@ exact         exact         the models differ as the numbers do
 bound         exact         the model of the bound is better: its own number is lower still
 exact         bound         none: the bound may be loose
 bound         bound         none about the models; the verdict is on the bounds, and its text says so
+any           an estimate   none: its solver error is not negligible, so that it is no bound (also the other way round)
 ============  ============  ==========================================================================================
 
 **Without the images.** If the log-likelihoods of single images are missing for a side, the difference is that of the
@@ -411,15 +412,26 @@ def of_seeds(bpd: float, noise: Noise, level: float) -> list[str]:
 
 
 def is_established(verdict: Verdict, a: AnyMetrics, b: AnyMetrics) -> bool:
-    """Return whether a verdict on B's number holds for the models: only if the worse number is exact."""
-    worse = {"better": a, "worse": b}.get(verdict)
-    return worse is not None and worse.kind == "exact"
+    """Return whether a verdict on B's number holds for the models.
+
+    It does only if the worse number is exact, and the better one is exact or a bound.
+    """
+    if verdict not in ("better", "worse"):
+        return False
+    worse, better = (a, b) if verdict == "better" else (b, a)
+    return worse.kind == "exact" and better.kind in ("exact", "lower")
 
 
 def limited(verdict: Verdict, a: AnyMetrics, b: AnyMetrics) -> tuple[Verdict, list[str]]:
     """Return the verdict on B after its restriction for bounds, and sentences that explain the restriction."""
     if verdict == "same" or (a.kind, b.kind) == ("exact", "exact"):
         return verdict, []
+    estimates = [side for side, numbers in (("A", a), ("B", b)) if numbers.kind == "estimate"]
+    if estimates:
+        return "cannot tell", [
+            f"{' and '.join(estimates)}: an estimate: its solver error is not negligible beside its Monte Carlo error. "
+            f"It is no bound, so nothing follows for the models. More steps make it a bound."
+        ]
     if a.kind == b.kind == "lower":
         notes = ["Both numbers are upper bounds: the verdict is on the bounds, and each of them may be loose."]
         if a.n_samples != b.n_samples:

@@ -68,6 +68,7 @@ def against_truth(
     *,
     bound_errors: np.ndarray | None = None,
     n_draws: int = 1,
+    solver_error: float = 0.0,
     level: float = LEVEL,
 ) -> AgainstTruth:
     """Compare a model with the true distribution on images that were drawn from it and that the model did not see.
@@ -78,6 +79,8 @@ def against_truth(
         log_p_true: true log P(x) of the same images, (N,), float64 or float32, nats, all finite.
         bound_errors: standard errors, (N,), nats, if ``log_p`` holds means of draws of a bound; None: it does not.
         n_draws: number of draws of each bound.
+        solver_error: standard error of the mean of ``log_p`` from the steps of an equation, nats per image; twice this
+            error is allowed for each image.
         level: level alpha.
 
     Raises:
@@ -97,6 +100,7 @@ def against_truth(
         noise = math.sqrt(float(np.square(bound_errors).sum()))
         off = float(stdtrit(n_draws - 1, 1 - level / 2)) * noise if n_draws > 1 else math.inf
         critical = math.log(2 / level) + off
+    critical += 2 * solver_error * n_images
     if np.isneginf(log_p).any():
         return AgainstTruth(n_images, math.inf, math.inf, -math.inf, critical, level)
     pair = paired_difference(log_p_true, log_p)

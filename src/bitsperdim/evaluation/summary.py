@@ -264,6 +264,7 @@ def _against_truth(
             log_p_true,
             bound_errors=item.standard_error.numpy() if model.draws_bounds else None,
             n_draws=item.n_samples,
+            solver_error=0.0 if (solver := _solver_error({0: item}, model)) is None else solver.nats,
             level=LEVEL / len(estimates),
         )
         for item in estimates.values()

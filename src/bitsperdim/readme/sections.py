@@ -35,7 +35,7 @@ def table(results: Path) -> str:
         bpd, error = with_error(metrics.bpd, metrics.bpd_standard_error)
         nll, nll_error = with_error(metrics.nll_nats, metrics.nll_nats_standard_error)
         monte_carlo = metrics.bpd_monte_carlo_error  # infinite if there is one sample, so that the error is unknown
-        noise = "none" if metrics.kind != "lower" else f"{monte_carlo:.1g}" if math.isfinite(monte_carlo) else "unknown"
+        noise = "none" if not metrics.is_sampled else f"{monte_carlo:.1g}" if math.isfinite(monte_carlo) else "unknown"
         is_other = metrics.protocol != images.protocol
         label = f"`{name}`" + (f", not comparable: another protocol, `{metrics.protocol}`" if is_other else "")
         sign, flag = metrics.sign, metrics.marks

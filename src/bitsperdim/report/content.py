@@ -85,7 +85,7 @@ class ModelReport:
     @property
     def is_bound(self) -> bool:
         """Whether the number is an upper bound on the bits per dimension."""
-        return self.metrics.kind == "lower"
+        return self.metrics.is_sampled
 
     @property
     def is_density(self) -> bool:

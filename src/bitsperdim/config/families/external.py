@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from bitsperdim.config.families.base import FamilySection, Images, TrainSection, check_classes
+from bitsperdim.config.families.base import FamilySection, Images, Section, TrainSection, check_classes
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.foreign import FOLDER, hashes, names_in, needed_by, refuse_missing
 
@@ -23,7 +23,9 @@ MAX_VALUES = 10_000  # in `arguments`: a few lines of YAML can describe a list o
 MAX_DEPTH = 20
 PLAIN = "plain values: text, finite numbers, true, false, null, and lists and mappings of them"
 WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
-Offers = Literal["conditionals", "logits", "log_prob", "encode", "log_weights", "log_density", "bound"]
+Offers = Literal[
+    "conditionals", "logits", "log_prob", "encode", "log_weights", "log_density", "bound", "velocity", "score"
+]
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -71,6 +73,17 @@ def plain(arguments: dict[str, Any]) -> dict[str, Any]:
     return arguments
 
 
+class OdeSection(Section):
+    """How the differential equation of a velocity or a score is solved (``bitsperdim.models.external.ode``)."""
+
+    times: Annotated[list[FiniteFloat], Field(min_length=2, max_length=2)] | None = None
+    n_steps: Annotated[int, Field(ge=4, le=100_000, multiple_of=4)] = 32
+    method: Literal["midpoint", "rk4"] = "rk4"
+    probes: Annotated[int, Field(ge=1, le=10_000)] | Literal["exact"] | None = None
+    schedule: Literal["vp", "ve", "ot"] | None = None
+    noise: Literal["uniform", "truncated_normal", "gaussian", "variational"] | None = None
+
+
 class ExternalSection(FamilySection):
     """A model that was made elsewhere, from a file below ``external/``."""
 
@@ -87,6 +100,7 @@ class ExternalSection(FamilySection):
     layout: Literal["channels_first", "channels_last", "flat", "plane"] | None = None
     range: Annotated[list[FiniteFloat], Field(min_length=2, max_length=2)] | None = None
     order: Literal["raster", "planes"] | None = None
+    ode: OdeSection | None = None
     n_classes: Annotated[int, Field(ge=2, le=65_536)] | None = None
     train_samples: Annotated[int, Field(ge=1, le=10_000)] = 1
     train_images: Annotated[str, AfterValidator(below(".npz"))] | None = None
