@@ -35,6 +35,8 @@ def test_the_blocks_run(
         r"MADE: = 2\.\d{4} \+- 0\.\d{4} bits/dim \(\d\d\.\d\d nats\), exact, .*verified by logits, causality",
         r"VAE: <= 2\.\d{4} \+- 0\.\d{4} bits/dim .* Monte Carlo error [\d.e-]+, K = 256",
         r"zuko's MAF: <= \d\.\d{4} \+- 0\.\d{4} bits/dim",
+        r"FlowMatching: <= 3\.\d{4} \+- 0\.\d{4} bits/dim .* solver error [\d.e-]+, K = 4",
+        r"Diffusion: <= [23]\.\d{4} \+- 0\.\d{4} bits/dim .* solver error [\d.e-]+, K = 4",
         r"ok     causality",
         r"The \d+ of 15 checks that apply found no error",
         r"A = MADE, B = VAE. B - A: .* bits/dim; ",
@@ -44,9 +46,19 @@ def test_the_blocks_run(
 
 
 def test_the_models_are_short(repository: Path) -> None:
-    made, vae, flow = (block for block in blocks(repository) if "bitsperdim.evaluate(" in block and "load" not in block)
-    assert max(lines(each.partition("\n\n\n")[0]) for each in (made, vae)) <= 12
+    models = [block for block in blocks(repository) if "bitsperdim.evaluate(" in block and "load" not in block]
+    made, vae, flow, matching, diffusion = models
+    assert max(lines(each.partition("\n\n\n")[0]) for each in (made, vae, matching)) <= 12
     assert lines(flow) <= 12
+    assert lines(diffusion) <= 36
+
+
+def test_the_settings_of_an_equation_are_those_of_the_code(repository: Path) -> None:
+    from bitsperdim.models.external.ode import KEYS
+
+    text = (repository / "docs" / "your-own-model.md").read_text(encoding="utf-8")
+    table = text.split("| key | meaning | default |")[1].split("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(KEYS)
 
 
 def test_every_word_of_the_page_is_one_of_the_code(repository: Path) -> None:

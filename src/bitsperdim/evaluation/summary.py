@@ -154,6 +154,8 @@ def summarise(
     test_error = mean_error(over_seeds, groups)
     ess = torch.stack([item.ess for item in estimates.values()])
     small_ess = sum(item.small_ess_share for item in estimates.values()) / n_seeds
+    if model.draws_bounds and first.n_samples > 1:
+        small_ess = 0.0  # draws of a bound have no weights; a single draw does not show its Monte Carlo error
     bias_exceeds = abs(bias) > test_error
     k_hat = torch.stack([item.pareto_k for item in estimates.values()])
     high_k = float((k_hat > pareto_k_limit(first.n_samples)).double().mean())
