@@ -39,6 +39,16 @@ class Flow(nn.Module):
     def log_density(self, y):
         return torch.distributions.Normal(0.0, 1.0).log_prob(y).flatten(1).sum(1)
 """
+VELOCITY = """
+import torch
+from torch import nn
+
+class Contracting(nn.Module):
+    bitsperdim = {"range": (-1, 1), "ode": {"n_steps": 16}}
+
+    def velocity(self, t, y):
+        return -1.5 * torch.tanh(y)
+"""
 SLOW = """
 import os, torch
 from pathlib import Path
@@ -119,6 +129,23 @@ def mine(scale: float = 1.0) -> Any:
     space: dict[str, Any] = {}
     exec(compile(CODE, "mine.py", "exec"), space)
     return space["Mine"]((1, 3, 5), 4, scale).eval()
+
+
+def test_the_settings_of_an_equation(folder: Path, command: Command) -> None:
+    (folder / "contracting.py").write_text(VELOCITY)
+    options = ("--samples", "2", *IMAGES)
+    own = command.number("evaluate", "contracting.py", *options)
+    assert "ode:rk4,16-steps,0-to-1,exact,uniform-noise" in own["signature"]
+    given = command.number("evaluate", "contracting.py", "--ode", "n_steps=8", "--ode", "times=[0, 0.5]", *options)
+    assert "ode:rk4,8-steps,0-to-0.5,exact,uniform-noise" in given["signature"]
+    assert given["bits_per_dim"] != own["bits_per_dim"]
+    assert "must be a multiple of 4" in command.refused("evaluate", "contracting.py", "--ode", "n_steps=9", *options)
+    assert "such as --ode n_steps=64" in command.refused("evaluate", "contracting.py", "--ode", "n_steps", *options)
+    assert "ode is not allowed for a model that offers log_prob" in command.refused(
+        "evaluate", "mine.py", "--ode", "n_steps=8", *options
+    )
+    np.savez("scores.npz", log_p=np.zeros(40))
+    assert "--ode is not allowed for arrays" in command.refused("evaluate", "scores.npz", "--ode", "n_steps=8", *IMAGES)
 
 
 def test_every_way_in_is_the_same_number(folder: Path, command: Command) -> None:

@@ -40,6 +40,11 @@ def section(**keys: Any) -> FamilySection:
         ({"fit": 1}, "mine.fit = 1 is not allowed; it must be true or false"),
         ({"offers": "logit"}, "mine.offers = 'logit' is not allowed; it must be one of 'conditionals', 'logits'"),
         ({"range": [0]}, "mine.range = [0] is not allowed; it must be a list of at least 2 entries, or null"),
+        ({"ode": {"n_steps": 10}}, "mine.ode.n_steps = 10 is not allowed; it must be a multiple of 4"),
+        ({"ode": {"schedule": "cosine"}}, "mine.ode.schedule = 'cosine' is not allowed; it must be one of 'vp'"),
+        ({"ode": {"probes": 0}}, "mine.ode.probes"),
+        ({"ode": {"steps": 8}}, "mine.ode.steps is not a known key, did you mean 'n_steps'?"),
+        ({"ode": [8]}, "mine.ode = [8] is not allowed"),
         ({"wights": "external/w.pt"}, "mine.wights is not a known key, did you mean 'weights'?"),
     ],
 )

@@ -226,6 +226,27 @@ def test_labels_are_given_to_every_sample() -> None:
     assert float((both[0] - without).detach().abs().max()) > 1e-3
 
 
+@pytest.mark.parametrize("probes", ["exact", 1])
+def test_weights_have_the_derivatives_of_the_log_density(probes: Any) -> None:
+    """With the same random numbers, against a finite difference in float64."""
+    net = Convolution().double().eval()
+    model = wrapped(net, probes=probes, n_steps=4)
+
+    def mean() -> Tensor:
+        return model.log_weights(LEVELS, 1, generator=generator(2)).mean()
+
+    weight, step = net.layers[2].weight, 1e-6
+    (found,) = torch.autograd.grad(mean(), weight)
+    values = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            weight[0, 3, 1, 1] += sign * step
+            values.append(float(mean()))
+            weight[0, 3, 1, 1] -= sign * step
+    assert float(found[0, 3, 1, 1]) == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-4)
+    assert abs(float(found[0, 3, 1, 1])) > 1e-3
+
+
 REFUSED: dict[str, tuple[Any, str]] = {
     "an unknown key": (
         {"steps": 4},
