@@ -20,14 +20,14 @@ def main(params: Params, name: str, folder: str, dequantized: str, results: str)
     section = params.evaluate
     out = Path(results)
     device = set_up_device()
-    family = params.section(name).family
+    family, code = params.section(name).family, params.section(name).code
     is_fitted = section.noise == "fitted" and issubclass(models.MODELS[family], models.DensityModel)
     prepared = load_prepared(Path(dequantized), ("train", "test") if is_fitted else ("test",))
     folders = {seed: Path(folder) / str(seed) for seed in params.seeds}
     seen = training_images.seen(params.section(name), prepared)
     trained = {seed: models.load(path, family) for seed, path in folders.items()}
     decides = (family, prepared, section)
-    places = {seed: scoring.checkpoint_of(path, *decides, seed, device) for seed, path in folders.items()}
+    places = {seed: scoring.checkpoint_of(path, *decides, seed, device, code) for seed, path in folders.items()}
     finished.clear(keep={place.folder for place in places.values()})
     first = trained[params.seeds[0]]
     try:

@@ -1,11 +1,14 @@
 """The page of your own model: its blocks run as they stand, one after the other, and print what it promises."""
 
+import importlib.util
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from bitsperdim.models.external.libraries import LIBRARIES, versioned
 
 SHOWN = "import bitsperdim"
 
@@ -59,6 +62,18 @@ def test_the_settings_of_an_equation_are_those_of_the_code(repository: Path) -> 
     text = (repository / "docs" / "your-own-model.md").read_text(encoding="utf-8")
     table = text.split("| key | meaning | default |")[1].split("\n\n")[0]
     assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(KEYS)
+
+
+def test_every_library_has_its_lines(repository: Path) -> None:
+    """A row of the table, one line of Python and one command; the versions are those that are installed here."""
+    text = (repository / "docs" / "your-own-model.md").read_text(encoding="utf-8").split("### Models of other")[1]
+    rows = re.findall(r'^\| `"(\w+)"` \| (\w+ [\d.]+) \|', text, re.MULTILINE)
+    assert [name for name, _ in rows] == list(LIBRARIES)
+    assert re.findall(r'library="(\w+)"', text.split("```py\n")[1].split("```")[0]) == list(LIBRARIES)
+    assert re.findall(r"--library (\w+)", text.split("```console\n")[1].split("```")[0]) == list(LIBRARIES)
+    tested = {name: version for name, version in rows if importlib.util.find_spec(name) is not None}
+    assert "zuko" in tested
+    assert tested == {name: versioned(name) for name in tested}
 
 
 def test_every_word_of_the_page_is_one_of_the_code(repository: Path) -> None:

@@ -18,7 +18,8 @@ from support import warm
 
 MODELS = ("vae", "flow", "mine")
 MINE = """
-mine: {family: external, file: external/my_model.py, weights: external/w.pt, train_images: external/train.npz}
+mine: {family: external, file: external/my_model.py, library: zuko,
+  weights: external/w.pt, train_images: external/train.npz}
 """
 # what a stage makes is a function of its name and of the outputs that it reads, and of the data set where it makes the
 # images; code changes nothing here
@@ -166,9 +167,12 @@ EDITS: dict[str, tuple[Callable[[Path], None], set[str]]] = {
         lambda folder: set_parameter(folder, r"studies: \[.*?\]", "studies: [project_delay]"),
         {"known", "density_and_mass", "universal_resnet", "report"},
     ),
-    "the code of a study that is, and of one that is not": (
-        lambda folder: edit(folder, "studies/universal_resnet/nets.py", "studies/project_delay/network.py"),
-        {"project_delay"},
+    "the code of a study that is, and of one that is not, and the same of libraries of models from elsewhere": (
+        lambda folder: (
+            edit(folder, "studies/universal_resnet/nets.py", "studies/project_delay/network.py"),
+            edit(folder, "models/external/libraries/zuko.py", "models/external/libraries/nflows.py"),
+        )[0],
+        {"project_delay", *both("mine")},
     ),
     "no word of studies, which means all, and a section without a key": (
         lambda folder: (

@@ -15,10 +15,13 @@ from bitsperdim.evaluation import covariance, refined, scoring, summary
 from bitsperdim.likelihoods import CorrelatedNormal, DiagonalNormal, LatentMixture, NormalChain
 from bitsperdim.models import LatentModel
 from bitsperdim.models.external.codes import ExternalCode
+from bitsperdim.models.external.methods import offers_of
+from bitsperdim.models.external.wrapping import wrap
 from bitsperdim.runtime.checkpoints import Checkpoint
 from support import annealing, laws
 from support.cases import SMALL, small_model
 from support.estimates import SECTION, prepared
+from support.foreign import Vae, some_images
 
 CPU = torch.device("cpu")
 SHORT = RefinedSection(n_steps=12, n_samples=2, n_pilot=32, encoder_share=0.1, prior_share=0.2)
@@ -53,6 +56,21 @@ def test_masses_of_all_images_add_up_to_one() -> None:
     model, x = annealing.curved()
     w = weights(model, x, refine(model, x).proposal, 4_000).exp()
     annealing.means_are(w.sum(1, keepdim=True), 1.0, 0.01)
+
+
+def test_a_likelihood_in_float64_is_taken() -> None:
+    """A decoder of an external model may return float64 for a code in float32; the proposal is almost the same."""
+
+    class Double(Vae):
+        def decode(self, z: Tensor) -> td.Distribution:
+            return td.Categorical(logits=super().decode(z).logits.double())
+
+    found = []
+    for net in (Vae(), Double()):
+        model = wrap(offers_of(net)[0], (1, 2, 2), 3)
+        assert isinstance(model, LatentModel)
+        found.append(refine(model, some_images((1, 2, 2), 3)[:4]).proposal.mean)
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["vae-bernoulli", "vae-two-layers"])

@@ -26,10 +26,11 @@ from bitsperdim.auditing.check import Case, Check, Clock, CountingClock, failed,
 from bitsperdim.auditing.report import Audit
 from bitsperdim.config.params import ProposalName
 from bitsperdim.core.errors import InputError, shown
-from bitsperdim.evaluation.evaluate import ask, scored
+from bitsperdim.evaluation.evaluate import ask, name_of, scored
 from bitsperdim.evaluation.images import Data, data_of
 from bitsperdim.evaluation.result import Estimate
 from bitsperdim.models.external.convention import Inputs, Layout
+from bitsperdim.models.external.libraries import adapted
 from bitsperdim.models.external.methods import is_training
 
 CHECKS: Mapping[str, Callable[[Case], Check]] = {
@@ -69,6 +70,7 @@ def audit(
     n_levels: int | None = None,
     labels: Any = None,  # noqa: ANN401 - an array
     train: Any = None,  # noqa: ANN401 - an array
+    library: str | None = None,
     offers: str | None = None,
     inputs: Inputs | None = None,
     layout: Layout | None = None,
@@ -98,6 +100,7 @@ def audit(
         n_levels: as in :func:`bitsperdim.evaluate`.
         labels: as in :func:`bitsperdim.evaluate`.
         train: as in :func:`bitsperdim.evaluate`.
+        library: as in :func:`bitsperdim.evaluate`; then ``build`` returns models of this library too.
         offers: as in :func:`bitsperdim.evaluate`.
         inputs: as in :func:`bitsperdim.evaluate`.
         layout: as in :func:`bitsperdim.evaluate`.
@@ -140,7 +143,8 @@ def audit(
         data = data.subset(subset, seed)
     truth = _truth(log_p_true, len(data.images), data)
     options = {"offers": offers, "inputs": inputs, "layout": layout, "range": range, "order": order, "ode": ode}
-    asking: dict[str, Any] = {**options, "is_given_labels": labels is not None, "name": name, "seed": seed}
+    asking: dict[str, Any] = {**options, "is_given_labels": labels is not None, "library": library, "seed": seed}
+    asking["name"] = name or name_of(model)
     scoring: dict[str, Any] = {
         "n_samples": n_samples,
         "seed": seed,
@@ -151,14 +155,27 @@ def audit(
         "checkpoint": checkpoint,
         "may_look_ahead": True,  # the causality check reports it
     }
+    given = adapted(model, library)
     first: list[Check] = []
-    if is_training(model):
-        first = [same.training_mode(model, data, asking, scoring)]
-    asked = ask(model, data, **asking)
+    if is_training(given):
+        first = [same.training_mode(given, data, asking, scoring)]
+    asked = ask(given, data, **asking)
     result = scored(asked, data, **scoring)
     sub_pixels = 0 if n_asked is None else n_asked * math.prod(data.image_shape)
     clock = CountingClock(sub_pixels / seconds) if sub_pixels else Clock()
-    return _audited(Case(asked, data, result, seed, truth, build, seconds, clock), started, first)
+    return _audited(Case(asked, data, result, seed, truth, _adapting(build, library), seconds, clock), started, first)
+
+
+def _adapting(build: Callable[..., object] | None, library: str | None) -> Callable[..., object] | None:
+    """Return a function that builds a model and adapts it."""
+    if build is None or library is None:
+        return build
+
+    def built(**sizes: Any) -> object:  # noqa: ANN401 - image_shape and n_levels
+        model = build(**sizes)
+        return adapted(model.eval() if isinstance(model, torch.nn.Module) else model, library)
+
+    return built
 
 
 def _truth(given: Any, n_images: int, data: Data) -> np.ndarray | None:  # noqa: ANN401 - whatever was given

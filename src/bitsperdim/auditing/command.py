@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 STATUSES = "Exit status: 0 if no check failed, 2 if a check failed, 1 if the input is wrong, 130 if interrupted."
 PLACES = (
     "the model: a Python file with one nn.Module or a function load (my_model.py, or my_model.py:NAME), "
-    "package.module:NAME, or a program of torch.export (flow.pt2); or arrays of numbers (scores.npz with log_p, (N,), "
-    "or log_w, (K, N), in nats)"
+    "package.module:NAME, a program of torch.export (flow.pt2), or a folder that --library saved; or arrays of numbers "
+    "(scores.npz with log_p, (N,), or log_w, (K, N), in nats)"
 )
 OF_MODELS = (  # options that are allowed only for a model, not for arrays
     "offers",
@@ -43,6 +43,7 @@ OF_MODELS = (  # options that are allowed only for a model, not for arrays
     "range",
     "order",
     "ode",
+    "library",
     "argument",
     "weights",
     "weights_key",
@@ -108,6 +109,9 @@ def add_options(command: argparse.ArgumentParser, *, with_checks: bool) -> None:
     model = command.add_argument_group("the model")
     model.add_argument(
         "-a", dest="argument", action="append", metavar="KEY=VALUE", help="an argument of load or of the class"
+    )
+    model.add_argument(
+        "--library", metavar="NAME", help="library of which the model is, such as zuko (docs/your-own-model.md)"
     )
     model.add_argument("--weights", metavar="FILE", help="state dict of the model: .safetensors, or from torch.save")
     model.add_argument("--weights-key", metavar="KEY", help="key of the state dict, if the file holds more than that")
@@ -271,7 +275,7 @@ def _of_model(arguments: argparse.Namespace) -> tuple[Data, np.ndarray | None, L
     import torch
 
     from bitsperdim.models.external.loading import load_model, parsed_arguments
-    from bitsperdim.models.external.methods import is_training
+    from bitsperdim.models.external.methods import is_training, module_of
 
     given = parsed_arguments(arguments.argument or [])
     device = _device(arguments.device)
@@ -285,17 +289,20 @@ def _of_model(arguments: argparse.Namespace) -> tuple[Data, np.ndarray | None, L
         image_shape=data.image_shape,
         n_levels=data.n_levels,
         device=device,
+        library=arguments.library,
     )
     read = ", ".join(f"{name} (sha256 {digest[:DIGITS]})" for name, digest in loaded.files.items())
     print(f"Read {read}." if read else "No file was read.", file=sys.stderr)
     name = arguments.name or loaded.name
-    if arguments.weights is None and not arguments.place.endswith(".pt2") and not given:
+    is_saved = arguments.place.endswith(".pt2") or Path(arguments.place).is_dir()
+    if arguments.weights is None and not is_saved and not given:
         print(f"Without --weights and -a, {name} has the weights that its own code gives it.", file=sys.stderr)
-    if is_training(loaded.model):
-        loaded.model.eval()  # type: ignore[attr-defined]  # a module
+    module = module_of(loaded.model)
+    if module is not None and is_training(module):
+        module.eval()
         print(f"{name} was in training mode; it is put into evaluation mode with model.eval().", file=sys.stderr)
     options = {
-        **{key: getattr(arguments, key) for key in ("offers", "inputs", "layout", "order", "subset")},
+        **{key: getattr(arguments, key) for key in ("library", "offers", "inputs", "layout", "order", "subset")},
         "range": None if arguments.range is None else tuple(arguments.range),
         "ode": None if arguments.ode is None else parsed_arguments(arguments.ode, "--ode"),
         "device": device,

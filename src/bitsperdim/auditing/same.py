@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.special import ndtri
-from torch import Tensor, nn
+from torch import Tensor
 
 from bitsperdim.auditing.check import LEVEL, N_LOOKED_AT, Case, Check, failed, not_applicable, passed
 from bitsperdim.core.units import nats_to_bits_per_dim
 from bitsperdim.evaluation.evaluate import ask, scored
 from bitsperdim.evaluation.images import Data
+from bitsperdim.models.external.methods import module_of
 
 ROUNDING = 1e-4  # tolerated rounding for another shape: this share of log P, plus as many nats per sub-pixel
 Z = float(-ndtri(LEVEL / 2))
@@ -105,19 +106,20 @@ def alone_or_in_a_batch(case: Case) -> Check:
 def training_mode(model: object, data: Data, asking: Mapping[str, Any], scoring: Mapping[str, Any]) -> Check:
     """Report the number that a model would get in training mode, and leave the model in evaluation mode."""
     name = "evaluation mode"
-    if not isinstance(model, nn.Module):
-        return not_applicable(name, "The model is not a torch.nn.Module.")
+    module = module_of(model)
+    if module is None:
+        return not_applicable(name, "The model has no torch.nn.Module.")
     part = data.subset(min(N_LOOKED_AT, len(data.images)), 0)
-    model.eval()
+    module.eval()
     asked = ask(model, part, **asking)
     in_evaluation = -scored(asked, part, **{**scoring, "proposal": "encoder", "checkpoint": None}).nats
     images = torch.from_numpy(part.images).to(asked.model.device)
     labels = None if part.labels is None else torch.from_numpy(part.labels).to(asked.model.device)
     n_samples = 1 if asked.model.is_exact else int(scoring["n_samples"])
-    model.train()
+    module.train()
     with torch.no_grad():
         log_w = asked.model.unchecked_log_weights(images, n_samples, labels=labels).double()
-    model.eval()
+    module.eval()
     in_training = float((torch.logsumexp(log_w, 0) - math.log(len(log_w))).mean())
     size = nats_to_bits_per_dim(abs(in_training - in_evaluation), data.image_shape)
     if size <= ROUNDING:

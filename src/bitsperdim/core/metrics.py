@@ -171,11 +171,13 @@ class OriginMetrics(Stored):
     offers: str  # name of the method
     weights: str | None = None
     weights_sha256: str | None = None
+    library: str | None = None  # name and version of the library of which the model is
 
     @property
     def in_words(self) -> str:
-        """The files with the first digits of their hashes, and the name of the method."""
+        """The files with the first digits of their hashes, the name of the method, and the library."""
         text = f"{self.file} (SHA-256 {self.sha256[:HASH_DIGITS]}), asked by {self.offers}"
+        text += "" if self.library is None else f", a model of {self.library}"
         if self.weights is None or self.weights_sha256 is None:
             return text
         return f"{text}, with the weights {self.weights} (SHA-256 {self.weights_sha256[:HASH_DIGITS]})"

@@ -44,6 +44,7 @@ from bitsperdim.models.external.convention import Convention, Inputs, Layout
 from bitsperdim.models.external.density import ExternalDensity
 from bitsperdim.models.external.distributions import first_line
 from bitsperdim.models.external.external import External
+from bitsperdim.models.external.libraries import adapted, code_of, versioned
 from bitsperdim.models.external.methods import Offer, declared, interval_of, is_training, offers_of
 from bitsperdim.models.external.ode import TIMES as OF_EQUATIONS
 from bitsperdim.models.external.ode import ExternalOde
@@ -68,6 +69,7 @@ class Asked:
         convention: form in which the model takes images.
         name: name of the model.
         options: declared options, for the signature.
+        library: name of the library of which the model is; None: no library was named.
     """
 
     model: ImageModel
@@ -75,6 +77,7 @@ class Asked:
     convention: Convention
     name: str
     options: Mapping[str, Any]
+    library: str | None = None
 
 
 def ask(
@@ -88,17 +91,19 @@ def ask(
     order: Any = None,  # noqa: ANN401 - a word or a tensor
     ode: Mapping[str, Any] | None = None,
     is_given_labels: bool = False,
+    library: str | None = None,
     name: str | None = None,
     seed: int = 0,
 ) -> Asked:
     """Find the method that gives the likelihood of these images under a model, and wrap the model for scoring.
 
-    The arguments are those of :func:`evaluate`, and ``is_given_labels``: whether the model is given the labels.
+    The arguments are those of :func:`evaluate`, and ``is_given_labels``: whether the model is given the labels. A model
+    of a ``library`` was adapted before (:func:`bitsperdim.models.external.libraries.adapted`).
 
     Raises:
         InputError: no method gives the likelihood of these images, or several methods of the model disagree.
     """
-    called = name or (type(model).__name__ if not hasattr(model, "__name__") else str(model.__name__))
+    called = name or name_of(model)
     if isinstance(model, External):  # wrapped already
         return Asked(model, model.offer, model.convention, called, _said(model))
     if isinstance(model, ImageModel):
@@ -124,7 +129,13 @@ def ask(
         if n_classes is not None and other.method in WITHOUT_LABELS:
             continue  # with labels this method cannot be used, and it is not needed
         check_agreement(wrapped, first.method, asked_by(other), other.method, data, seed)
-    return Asked(wrapped, first, convention, called, _said(wrapped))
+    of_library = {} if library is None else {"library": versioned(library)}
+    return Asked(wrapped, first, convention, called, {**_said(wrapped), **of_library}, library)
+
+
+def name_of(model: object) -> str:
+    """Return the name of a model's class, or the own name of a function."""
+    return str(model.__name__) if hasattr(model, "__name__") else type(model).__name__
 
 
 def _said(model: External) -> dict[str, Any]:
@@ -209,6 +220,7 @@ def evaluate(
     n_levels: int | None = None,
     labels: Any = None,  # noqa: ANN401 - an array
     train: Any = None,  # noqa: ANN401 - an array
+    library: str | None = None,
     offers: str | None = None,
     inputs: Inputs | None = None,
     layout: Layout | None = None,
@@ -234,6 +246,8 @@ def evaluate(
         n_levels: number of levels L, if ``images`` is an array.
         labels: class labels, (N,), integers; if given, every method is called with them after the images.
         train: array of the training images; copies of them among ``images`` are found and reported.
+        library: name of the library of which the model is, a key of
+            :data:`bitsperdim.models.external.libraries.LIBRARIES`; None: the model offers one of the methods itself.
         offers: name of the method to use, if it is not clear: for a function, for ``forward``, or for several methods.
         inputs: input values of the model: ``integers`` (the default), ``unit`` for x / (L-1), ``symmetric`` for
             2 x / (L-1) - 1. Distributions that the model returns are always evaluated at the levels themselves.
@@ -261,7 +275,8 @@ def evaluate(
     sizes: dict[str, Any] = {"n_samples": n_samples, "batch_size": batch_size, "chunk_size": chunk_size}
     _section(**{**sizes, "n_samples": 1 if n_samples is None else n_samples}, seed=seed, proposal=proposal)
     data = data_of(images, n_levels, labels=labels, train=train)
-    if is_training(model):
+    given = adapted(model, library)
+    if is_training(given):
         raise InputError(
             f"{type(model).__name__} is in training mode, in which dropout and batch statistics make the number depend "
             f"on random numbers and on the other images; call model.eval() first."
@@ -269,7 +284,7 @@ def evaluate(
     if subset is not None:
         data = data.subset(subset, seed)
     asked = ask(
-        model,
+        given,
         data,
         offers=offers,
         inputs=inputs,
@@ -278,7 +293,8 @@ def evaluate(
         order=order,
         ode=ode,
         is_given_labels=labels is not None,
-        name=name,
+        library=library,
+        name=name or name_of(model),
         seed=seed,
     )
     return scored(asked, data, **sizes, seed=seed, proposal=proposal, device=device, checkpoint=checkpoint)
@@ -436,7 +452,7 @@ def _place(
     folder: Path, asked: Asked, data: Data, section: EvaluateSection, module: nn.Module | None, device: torch.device
 ) -> Checkpoint:
     """Return the place for finished images, separate for each model, data set, settings and version of the code."""
-    code = needed(Path(__file__), Path(latent_code.__file__))
+    code = needed(Path(__file__), Path(latent_code.__file__), *code_of(asked.library))
     decides = {
         "weights": weights_sha256(module),
         "module": None if module is None else _described(module),

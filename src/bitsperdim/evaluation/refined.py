@@ -179,8 +179,8 @@ def surrogate(model: LatentModel, x: Tensor, proposal: LatentNormal, noise: Tens
     """
     z = proposal.from_noise(noise)
     log_w = model.log_joint(x, z) - proposal.detach().log_prob(z)
-    shares = torch.softmax(log_w.detach(), dim=0)[..., None]  # the bound multiplies gradients by them, the hook again
-    z.register_hook(lambda gradient: gradient * shares)
+    shares = torch.softmax(log_w.detach(), dim=0)[..., None].to(z.dtype)  # an external likelihood may be in float64
+    z.register_hook(lambda gradient: gradient * shares)  # the bound multiplies gradients by the shares too
     return torch.logsumexp(log_w, dim=0) - math.log(len(noise))
 
 

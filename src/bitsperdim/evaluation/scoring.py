@@ -11,6 +11,7 @@ own importance samples.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from math import nan
 from pathlib import Path
@@ -155,7 +156,13 @@ def proposal_of(model: ImageModel, section: EvaluateSection) -> ProposalName | N
 
 
 def checkpoint_of(
-    folder: Path, family: str, prepared: PreparedImages, section: EvaluateSection, seed: int, device: torch.device
+    folder: Path,
+    family: str,
+    prepared: PreparedImages,
+    section: EvaluateSection,
+    seed: int,
+    device: torch.device,
+    more_code: Sequence[Path] = (),
 ) -> Checkpoint:
     """Return the place for the finished images of one seed's evaluation, which no other evaluation reuses.
 
@@ -166,6 +173,7 @@ def checkpoint_of(
         section: evaluation settings.
         seed: training seed.
         device: device on which to compute.
+        more_code: files that the model needs besides those of its family.
     """
     decides = {
         "model": [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in MODEL_FILES],
@@ -176,5 +184,5 @@ def checkpoint_of(
         "seed": seed,
         "device": device.type,
     }
-    code = needed(Path(latent_code.__file__), Path(contrast.__file__), Path(__file__), *code_of(family))
+    code = needed(Path(latent_code.__file__), Path(contrast.__file__), Path(__file__), *code_of(family), *more_code)
     return Checkpoint.of(decides, code)

@@ -39,7 +39,7 @@ def write_code_files(params: Params, stages: Path, folder: Path) -> None:
         name = script.stem
         if name in OF_MODELS:
             for model, section in params.sections.items():
-                content = _content(needed(script, *code_of(section.family)))
+                content = _content(needed(script, *code_of(section.family), *section.code))
                 contents[folder / name / f"{model}.json"] = _with_files(content, section.files(name))
         elif name in STUDIES and name not in params.studies:
             contents[folder / f"{name}.json"] = dict(SWITCHED_OFF)

@@ -471,4 +471,4 @@ def checkpoint_of(
     }
     if files := section.files("train"):
         decides["files"] = files
-    return Checkpoint.of(decides, needed(Path(__file__), *code_of(section.family)))
+    return Checkpoint.of(decides, needed(Path(__file__), *code_of(section.family), *section.code))

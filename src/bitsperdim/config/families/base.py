@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
@@ -183,6 +184,11 @@ class FamilySection(Section):
     def files(self, stage: str) -> dict[str, str]:
         """Return path -> SHA-256 of the user's files that ``train`` or ``evaluate`` of this model reads."""
         return {}
+
+    @property
+    def code(self) -> list[Path]:
+        """Files of this package that this model needs besides those of its family."""
+        return []
 
     def least_weights(self, shape: tuple[int, int, int], n_levels: int) -> int:
         """Return a close lower bound of the number of weights for images (C, H, W) with L levels."""

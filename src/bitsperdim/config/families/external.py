@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from bitsperdim.config.families.base import FamilySection, Images, Section, TrainSection, check_classes
+from bitsperdim.core.code import file_of
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.foreign import FOLDER, hashes, names_in, needed_by, refuse_missing
 
@@ -23,6 +24,7 @@ MAX_VALUES = 10_000  # in `arguments`: a few lines of YAML can describe a list o
 MAX_DEPTH = 20
 PLAIN = "plain values: text, finite numbers, true, false, null, and lists and mappings of them"
 WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+ADAPTERS = "bitsperdim.models.external.libraries"  # its modules are the adapters, by the names of their libraries
 Offers = Literal[
     "conditionals", "logits", "log_prob", "encode", "log_weights", "log_density", "bound", "velocity", "score"
 ]
@@ -47,6 +49,14 @@ def identifier(name: str) -> str:
     if not name.isidentifier():
         raise ValueError("the name of a class or a function")
     return name
+
+
+def adapter(library: str) -> str:
+    """Refuse the name of a library that has no adapter."""
+    names = sorted(path.stem for path in file_of(ADAPTERS).parent.glob("[!_]*.py"))
+    if library not in names:
+        raise ValueError(f"one of {', '.join(names)}")
+    return library
 
 
 def plain(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -95,6 +105,7 @@ class ExternalSection(FamilySection):
     weights: Annotated[str, AfterValidator(below(*WEIGHTS))] | None = None
     weights_key: str | None = None
     fit: bool = False
+    library: Annotated[str, AfterValidator(adapter)] | None = None
     offers: Offers | None = None
     inputs: Literal["integers", "unit", "symmetric"] | None = None
     layout: Literal["channels_first", "channels_last", "flat", "plane"] | None = None
@@ -163,6 +174,11 @@ class ExternalSection(FamilySection):
                 f"params.yaml: {name}.train_images = {self.train_images!r} is not allowed with "
                 f"dequantize.binarization = 'dynamic', which draws different images each time; it must be null."
             )
+
+    @property
+    def code(self) -> list[Path]:
+        """The adapter of the model's library, which is imported by its name."""
+        return [] if self.library is None else [file_of(f"{ADAPTERS}.{self.library}")]
 
     def files(self, stage: str) -> dict[str, str]:
         """Return the hashes of the user's files that ``train`` or ``evaluate`` reads, by their paths."""

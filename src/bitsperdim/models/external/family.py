@@ -20,6 +20,7 @@ from bitsperdim.core.errors import InputError
 from bitsperdim.core.foreign import file_sha256, needed_by
 from bitsperdim.models.base import ImageModel
 from bitsperdim.models.external.convention import Convention, Inputs, Layout
+from bitsperdim.models.external.libraries import adapted, versioned
 from bitsperdim.models.external.loading import load_model
 from bitsperdim.models.external.methods import declared, interval_of, offers_of
 from bitsperdim.models.external.wrapping import wrap
@@ -35,6 +36,7 @@ def external_model(
     weights: str | None = None,
     weights_key: str | None = None,
     fit: bool = False,
+    library: str | None = None,
     offers: str | None = None,
     inputs: Inputs | None = None,
     layout: Layout | None = None,
@@ -55,6 +57,7 @@ def external_model(
         weights: path of a file written by safetensors or ``torch.save``; None: the weights that the model comes with.
         weights_key: key of the state dict in a file of ``torch.save`` that holds several things.
         fit: whether the weights are trained here.
+        library: name of the library of which the model is; None: the model offers one of the methods itself.
         offers: method of the model that is called. For this and the next four arguments, None means: the value in the
             attribute ``bitsperdim`` of the model, or the default.
         inputs: numbering of the levels.
@@ -68,9 +71,10 @@ def external_model(
         InputError: the model cannot be loaded or wrapped; the message gives the reason.
     """
     place = file if name is None else f"{file}:{name}"
-    model = load_model(
+    loaded = load_model(
         place, arguments or {}, weights, weights_key=weights_key, image_shape=image_shape, n_levels=n_levels
-    ).model
+    )
+    model = adapted(loaded.model, library)
     known = declared(model, offers=offers, inputs=inputs, layout=layout, range=range, order=order, ode=ode)
     offer = offers_of(model, known.get("offers"))[0]
     wrapped = wrap(
@@ -89,6 +93,8 @@ def external_model(
         raise InputError(f"fit = true is not allowed: the model of {file} has no weights to be trained; write false.")
     files = needed_by(file, arguments or {})
     origin = {"file": file, "sha256": file_sha256(Path(file)), "offers": offer.method, "files": files}
+    if library is not None:
+        origin["library"] = versioned(library)
     if weights is not None:
         origin |= {"weights": weights, "weights_sha256": file_sha256(Path(weights))}
     wrapped.origin = origin

@@ -33,6 +33,7 @@ from bitsperdim.core.errors import InputError, shown
 from bitsperdim.core.foreign import code_beside, files_named, hashes
 from bitsperdim.models.external.blame import where
 from bitsperdim.models.external.exported import read_exported
+from bitsperdim.models.external.libraries import opened
 from bitsperdim.models.external.methods import METHODS
 from bitsperdim.models.external.weights import SUFFIXES, load_weights
 
@@ -73,6 +74,7 @@ def load_model(
     image_shape: tuple[int, int, int] | None = None,
     n_levels: int | None = None,
     device: torch.device | None = None,
+    library: str | None = None,
 ) -> Loaded:
     """Load a model.
 
@@ -82,13 +84,14 @@ def load_model(
     other files from its folder.
 
     Args:
-        place: ``file.py``, ``file.py:name``, ``package.module:name`` or ``file.pt2``.
+        place: ``file.py``, ``file.py:name``, ``package.module:name``, ``file.pt2``, or a folder that the library saved.
         arguments: keyword arguments for the class or function.
         weights: file with the state dict, written by safetensors or torch.save.
         weights_key: key of the state dict in a file of torch.save that holds several things.
         image_shape: (C, H, W); passed if the signature has it and ``arguments`` does not.
         n_levels: number of levels L; passed in the same case as ``image_shape``.
         device: device for an exported program; other models can be moved by the caller.
+        library: name of the library of which the model is; needed for a folder. Models are not adapted here.
 
     Raises:
         InputError: the model cannot be loaded; the message names the reason and, for an error in the user's code, its
@@ -96,6 +99,8 @@ def load_model(
     """
     if place.endswith(".pt2"):
         return _exported(place, arguments, weights, device)
+    if library is not None and Path(place).is_dir():
+        return _of_folder(Path(place), library, arguments, weights)
     path, name = _path_and_name(place)
     with _importable(place, path):
         module = _run(path) if path is not None else _imported(place)
@@ -166,6 +171,12 @@ def _exported(
     return Loaded(read_exported(path, device), None, hashes([path]), _stem(place))
 
 
+def _of_folder(folder: Path, library: str, arguments: Mapping[str, Any], weights: str | Path | None) -> Loaded:
+    if arguments or weights is not None:
+        raise InputError(f"{folder} is a folder of {library}, which holds its weights and takes no arguments.")
+    return Loaded(opened(folder, library), None, hashes(folder.rglob("*")), folder.resolve().name)
+
+
 def _path_and_name(place: str) -> tuple[Path | None, str | None]:
     """Return the file that a place names, None for a module, and the name in it."""
     if found := FILE.fullmatch(place):
@@ -177,6 +188,8 @@ def _path_and_name(place: str) -> tuple[Path | None, str | None]:
             f"{shown(place)} holds weights and no model; give the Python file that makes the model, and the weights "
             f"with --weights."
         )
+    if Path(place).is_dir():
+        raise InputError(f"{shown(place)} is a folder; say with --library which library saved it, such as pythae.")
     raise InputError(f"{shown(place)} is not the place of a model; it must be {WAYS}.")
 
 

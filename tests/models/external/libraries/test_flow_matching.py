@@ -15,7 +15,7 @@ from bitsperdim.models.external.methods import offers_of
 from bitsperdim.models.external.wrapping import wrap
 
 pytest.importorskip("flow_matching", reason="flow_matching is not installed")
-from flow_matching.solver import DiscreteEulerSolver, ODESolver
+from flow_matching.solver import MixtureDiscreteEulerSolver, ODESolver
 from flow_matching.utils import ModelWrapper
 
 
@@ -68,7 +68,7 @@ def test_what_is_refused() -> None:
     for model, words in (
         (Net(), "it must be an ODESolver with a velocity model, or a ModelWrapper of such a model"),
         (ODESolver(lambda x, t: x), "whose velocity model is not a torch.nn.Module"),
-        (object.__new__(DiscreteEulerSolver), "DiscreteEulerSolver; it must be an ODESolver"),
+        (object.__new__(MixtureDiscreteEulerSolver), "MixtureDiscreteEulerSolver; it must be an ODESolver"),
     ):
         with pytest.raises(InputError, match=words):
             adapted(model, "flow_matching")

@@ -1,8 +1,8 @@
 """Models of flow_matching: a solver of ordinary differential equations, or a wrapped model. They give a velocity.
 
-The library integrates from the base distribution at time 0 to the data at time 1. Its own ``compute_likelihood`` returns
-the log-density at the given points, from one random probe or with the exact divergence, on a grid or with adaptive
-steps; it knows no levels and no noise.
+The library integrates from the base distribution at time 0 to the data at time 1. Its own ``compute_likelihood``
+returns the log-density at the given points, from one random probe or with the exact divergence, on a grid or with
+adaptive steps; it knows no levels and no noise.
 
 Invariants (``tests/models/external/libraries/test_flow_matching.py``): on the same grid with the same method, the
 log-density is that of the library (``test_it_is_the_number_of_flow_matching``); a model of discrete flow matching is
