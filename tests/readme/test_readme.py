@@ -17,9 +17,10 @@ from bitsperdim.core import git
 from bitsperdim.core.errors import InputError
 from bitsperdim.models import MODELS
 from bitsperdim.readme.sections import SECTIONS, markers, table, update
-from bitsperdim.readme.studies import TIMES
 from support.metrics import exact, metrics
 from support.results import write_results
+
+TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 @pytest.fixture

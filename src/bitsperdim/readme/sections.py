@@ -1,6 +1,7 @@
 """The generated sections of README.md and docs/known-truths.md, made from results, recipes and docs.
 
-``make readme`` rewrites the text between the two markers of each section. ``tests/readme/test_readme.py`` and
+The templates beside this module hold the text; that of the recipes is beside :mod:`bitsperdim.recipes.table`.
+``make readme`` rewrites what is between the two markers of each section. ``tests/readme/test_readme.py`` and
 ``test_known_page.py`` fail if a section and the committed files differ.
 """
 
@@ -12,47 +13,43 @@ from pathlib import Path
 
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import read_json
-from bitsperdim.core.labels import meanings
 from bitsperdim.core.metrics import Metrics
 from bitsperdim.core.yardsticks import TABULATED, ImagesMetrics
 from bitsperdim.readme import known_truths, studies
-from bitsperdim.recipes.table import markdown
-from bitsperdim.results.formatting import plain, with_error
+from bitsperdim.recipes.table import markdown as recipes_tables
+from bitsperdim.results.formatting import explained
 from bitsperdim.results.reading import read_stored
-
-HEADER = """| model | bits/dim | the number is | nats per image | Monte Carlo error, bits/dim | K |
-| --- | --- | --- | --- | --- | --- |
-"""
+from bitsperdim.results.templates import markdown
 
 
 def table(results: Path) -> str:
     """Return the Markdown table of the models and yardsticks in a folder of results."""
-    rows: list[str] = []
-    others: list[str] = []
     images = read_stored(results / "dequantize" / "metrics.json", ImagesMetrics)
-    for name in read_json(results / "models.json")["models"]:
-        metrics = read_stored(results / name / "metrics.json", Metrics)
-        bpd, error = with_error(metrics.bpd, metrics.bpd_standard_error)
-        nll, nll_error = with_error(metrics.nll_nats, metrics.nll_nats_standard_error)
-        monte_carlo = metrics.bpd_monte_carlo_error  # infinite if there is one sample, so that the error is unknown
-        noise = "none" if not metrics.is_sampled else f"{monte_carlo:.1g}" if math.isfinite(monte_carlo) else "unknown"
-        is_other = metrics.protocol != images.protocol
-        label = f"`{name}`" + (f", not comparable: another protocol, `{metrics.protocol}`" if is_other else "")
-        sign, flag = metrics.sign, metrics.marks
-        row = f"| {label} | {sign} {bpd} ± {error}{flag} | {metrics.words} | {nll} ± {nll_error}{flag} | {noise}{flag} "
-        (others if is_other else rows).append(f"{row}| {metrics.n_samples} |\n")
-    for yardstick in TABULATED:
-        if (value := getattr(images, yardstick.key)) is not None:
-            rows.append(f"| {yardstick.in_markdown} | {plain(value)} | | | | |\n")
-    caption = f"\nProtocol `{images.protocol}`; ± is one standard error over the {images.n_test} test images.\n"
-    text = HEADER + "".join(rows + others) + caption
-    return "\n".join([text, *(f"{sentence}\n" for sentence in meanings(text))])
+    names = read_json(results / "models.json")["models"]
+    found = {item: getattr(images, item.key) for item in TABULATED}
+    return explained(
+        markdown(
+            "readme",
+            "results",
+            images=images,
+            models={name: read_stored(results / name / "metrics.json", Metrics) for name in names},
+            noise=_noise,
+            yardsticks=[(item.in_markdown, value) for item, value in found.items() if value is not None],
+        )
+    )
+
+
+def _noise(metrics: Metrics) -> str:
+    """Return the Monte Carlo error as text; it is infinite if there is one sample, so that the error is unknown."""
+    if not metrics.is_sampled:
+        return "none"
+    return f"{metrics.bpd_monte_carlo_error:.1g}" if math.isfinite(metrics.bpd_monte_carlo_error) else "unknown"
 
 
 SECTIONS: dict[str, Callable[[Path], str]] = {
     "results": lambda root: table(root / "results"),
     "compare": studies.comparison,
-    "recipes": markdown,
+    "recipes": recipes_tables,
     "delay": studies.delay,
     "disc": studies.disc,
     "networks": studies.networks,

@@ -2,7 +2,8 @@
 
 There is one table for each protocol and test set, because other numbers are not comparable. A bound is written with its
 relation sign. No number is typed by hand: all results come from ``recipes/results/``, and the published numbers and
-their sources, which are listed below each table, come from the recipes.
+their sources, which are listed below each table, come from the recipes. The layout of the README's tables is in the
+template ``results.md.jinja`` beside this module.
 """
 
 from __future__ import annotations
@@ -19,12 +20,10 @@ from bitsperdim.core.metrics import AnyMetrics
 from bitsperdim.core.yardsticks import TABULATED
 from bitsperdim.recipes import recipe as recipes
 from bitsperdim.recipes.recipe import RESULTS, reading_result, result_name
+from bitsperdim.results import templates
+from bitsperdim.results.formatting import count, explained, plain, with_error
 from bitsperdim.results.formatting import markdown as markdown_cell
-from bitsperdim.results.formatting import plain, with_error
 
-HEADER = """| recipe: model | bits/dim | nats per image | the number is | K | published |
-| --- | --- | --- | --- | --- | --- |
-"""
 WIDTH = 100  # of the output in a terminal
 
 
@@ -47,7 +46,7 @@ def read_result(path: Path) -> dict[str, Any]:
         content = read_json(path)
         for model, entry in content["models"].items():
             entry["metrics"] = AnyMetrics.of(entry["metrics"], f"{path}, {model}")
-        _group(content["title"], [content])  # reads everything that a table shows
+        _table(content["title"], [content])  # reads everything that a table shows
     return content
 
 
@@ -70,11 +69,12 @@ def markdown(root: Path) -> str:
     for content in read_results(root):
         for key, part in _by_table(content).items():
             groups.setdefault(key, []).append(part)
-    text = "\n".join(_group(protocol, results) for (protocol, _), results in sorted(groups.items()))
-    return "\n".join([text, *(f"{sentence}\n" for sentence in meanings(text))])
+    tables = [_table(protocol, results) for (protocol, _), results in sorted(groups.items())]
+    return explained(templates.markdown("recipes", "results", tables=tables))
 
 
-def _group(protocol: str, results: list[dict[str, Any]]) -> str:
+def _table(protocol: str, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what the template shows of results that share a protocol and test images."""
     rows: list[tuple[tuple[bool, float], list[str], list[dict[str, Any]]]] = []  # order, cells, published numbers
     sources: dict[tuple[str, str, str], str] = {}  # published number, model and source -> protocol
     for content in results:
@@ -94,38 +94,31 @@ def _group(protocol: str, results: list[dict[str, Any]]) -> str:
     for yardstick in TABULATED:
         if (value := results[0]["yardsticks"].get(yardstick.key)) is not None:
             rows.append(((False, -value), [yardstick.in_markdown, plain(value), "", "", ""], []))
-    text = f"**`{protocol}`**, {results[0]['data']['n_images']['test']:,} test images\n\n{HEADER}"
-    for _, cells, items in sorted(rows, key=lambda row: row[0]):
-        held = "; ".join(_cited(item, sources) for item in items)
-        text += f"| {' | '.join([*cells, held])} |\n"
+    rows.sort(key=lambda row: row[0])
+    cells_of_rows = [[*cells, "; ".join(_cited(item, sources) for item in items)] for _, cells, items in rows]
     items = [item for content in results for item in content["published"] if not item["model"]]
-    in_general = list(dict.fromkeys(_cited(item, sources) for item in items))
-    text += "".join(paired_table(content) for content in results)
-    if in_general:
-        text += f"\nPublished for these images in general: {'; '.join(in_general)}.\n"
-    if sources:
-        text += "\n" + "".join(
-            f"{number}. {markdown_cell(f'{what}: {protocol}; {source}')}\n"
-            for number, ((_, what, source), protocol) in enumerate(sources.items(), 1)
-        )
-    return text
+    return {
+        "protocol": protocol,
+        "n_test": count(results[0]["data"]["n_images"]["test"]),
+        "rows": cells_of_rows,
+        "pairs": [pair for content in results for pair in _pairs(content)],
+        "in_general": list(dict.fromkeys(_cited(item, sources) for item in items)),
+        "sources": [f"{what}: {conditions}; {source}" for (_, what, source), conditions in sources.items()],
+    }
 
 
-def paired_table(content: dict[str, Any]) -> str:
-    """Return paired differences between a flow's kinds of dequantization noise as Markdown; empty for one kind."""
-    text = ""
+def _pairs(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the paired differences between each flow's kinds of dequantization noise; none for one kind."""
+    pairs = []
     for group in content.get("dequantizations", []):
-        parts = []
+        differences = []
         for name, pair in group["differences"].items():
             value, error = with_error(pair["bpd"], pair["bpd_standard_error"])
             of_both = [content["models"][each] for each in (name, group["reference"]) if each in content["models"]]
             flag = TOO_FEW if any(entry["metrics"].is_flagged for entry in of_both) else ""
-            parts.append(f"`{name}` {value} ± {error}{flag}")
-        text += (
-            f"\n`{content['recipe']}`, bits/dim above those of `{group['reference']}` on the same test images "
-            f"(± one standard error of the paired difference): {'; '.join(parts)}.\n"
-        )
-    return text
+            differences.append(f"`{name}` {value} ± {error}{flag}")
+        pairs.append({"recipe": content["recipe"], "reference": group["reference"], "differences": differences})
+    return pairs
 
 
 def _cited(item: dict[str, Any], sources: dict[tuple[str, str, str], str]) -> str:

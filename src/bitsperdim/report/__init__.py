@@ -19,12 +19,10 @@ Invariants (``tests/report/test_report.py``):
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
+from jinja2 import Environment
 
 from bitsperdim.config.params import Params
 from bitsperdim.core import labels
@@ -41,21 +39,12 @@ from bitsperdim.report import (
 from bitsperdim.report.content import Report, read_report
 from bitsperdim.report.variants import differences
 from bitsperdim.report.yardsticks import yardsticks
-from bitsperdim.results import formatting
+from bitsperdim.results import templates
 from bitsperdim.results.universal_resnet import FUNCTIONS
 
 __all__ = ["write_report"]
 
 WORDS_AND_SIGNS = ("SIGNS", "PUBLISHED_SIGNS", "LEGEND", "TOO_FEW", "OUT_OF_RANGE", "SEEN")  # available in templates
-FILTERS: dict[str, Callable[..., Any]] = {
-    "count": formatting.count,
-    "error_alone": formatting.error_alone,
-    "four_digits": formatting.four_digits,
-    "machine": formatting.machine,
-    "plain": formatting.plain,
-    "two_digits": formatting.two_digits,
-    "with_error": formatting.with_error,
-}
 
 
 def write_report(params: Params, results: Path, folder: Path, root: Path = Path()) -> None:
@@ -75,9 +64,8 @@ def write_report(params: Params, results: Path, folder: Path, root: Path = Path(
 
 def render_page(report: Report) -> str:
     """Return the HTML page."""
-    environment = _environment()
-    environment.filters["data_uri"] = formatting.data_uri
-    return environment.get_template("template.html").render(
+    page = _environment().get_template("template.html")
+    return page.render(
         report=report,
         yardsticks=yardsticks(report.images),
         style=_package_file("style.css"),
@@ -106,15 +94,7 @@ def render_page(report: Report) -> str:
 
 
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FunctionLoader(_package_file),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update(FILTERS)
+    environment = templates.environment("report", autoescape=True)
     environment.globals.update({name: getattr(labels, name) for name in WORDS_AND_SIGNS})
     return environment
 

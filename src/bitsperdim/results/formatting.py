@@ -16,6 +16,8 @@ import re
 
 from markupsafe import escape
 
+from bitsperdim.core.labels import meanings
+
 MINUS = "\N{MINUS SIGN}"
 MAX_DECIMALS = 8  # files hold nine significant digits
 
@@ -79,6 +81,11 @@ def markdown(value: object) -> str:
     for character in "\\`*|":
         text = text.replace(character, "\\" + character)
     return text.replace("](", "]\\(")  # a link
+
+
+def explained(text: str) -> str:
+    """Return Markdown with a paragraph for each mark that occurs in it, which says what the mark means."""
+    return "\n".join([text, *(f"{sentence}\n" for sentence in meanings(text))])
 
 
 def data_uri(png: bytes) -> str:
