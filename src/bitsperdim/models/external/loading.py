@@ -37,7 +37,10 @@ from bitsperdim.models.external.libraries import opened
 from bitsperdim.models.external.methods import METHODS
 from bitsperdim.models.external.weights import SUFFIXES, load_weights
 
-WAYS = "my_model.py, my_model.py:NAME, package.module:NAME, a program of torch.export (.pt2) or arrays (.npz)"
+WAYS = (
+    "my_model.py, my_model.py:NAME, package.module:NAME, a program of torch.export (.pt2), a folder that a library "
+    "saved (with --library) or arrays (.npz)"
+)
 EXAMPLES = {"-a": "checkpoint=w.pt", "--drawn": "height=16", "--ode": "n_steps=64"}
 FILE = re.compile(r"(?P<file>.+\.py)(:(?P<name>\w+))?")
 MODULE = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<name>\w+)")
