@@ -116,8 +116,10 @@ def ask(
     interval = interval_of(known.get("range"))
     options = {"n_classes": n_classes, "interval": interval, "order": known.get("order", "raster")}
 
+    has_equation = any(offer.method in OF_EQUATIONS for offer in found)
+
     def asked_by(offer: Offer) -> External:
-        equation = known.get("ode") if offer.method in OF_EQUATIONS or len(found) == 1 else None
+        equation = known.get("ode") if offer.method in OF_EQUATIONS or not has_equation else None
         return wrap(offer, data.image_shape, data.n_levels, convention=convention, ode=equation, **options)
 
     first, *others = found
@@ -129,7 +131,10 @@ def ask(
         if n_classes is not None and other.method in WITHOUT_LABELS:
             continue  # with labels this method cannot be used, and it is not needed
         check_agreement(wrapped, first.method, asked_by(other), other.method, data, seed)
-    of_library = {} if library is None else {"library": versioned(library)}
+    # an adapter may have settings of its own, which the signature names
+    of_library = (
+        {} if library is None else {"library": versioned(library), "settings": getattr(model, "settings", None)}
+    )
     return Asked(wrapped, first, convention, called, {**_said(wrapped), **of_library}, library)
 
 

@@ -3,8 +3,8 @@
 A template holds the sentences and the layout of tables. The code passes it values, and its filters are the functions of
 :mod:`bitsperdim.results.formatting`.
 
-Invariants (``tests/report/test_text_templates.py``): a value that a template uses but does not get is an error, never an
-empty text (``test_a_missing_value_is_an_error``); a package that is built has all templates
+Invariants (``tests/report/test_text_templates.py``): a value that a template uses but does not get is an error, never
+an empty text (``test_a_missing_value_is_an_error``); a package that is built has all templates
 (``test_a_built_package_has_every_template``).
 """
 

@@ -101,6 +101,13 @@ def test_draws_of_a_bound_have_its_mean() -> None:
     assert abs(float(drawn.mean() - net.truth(x)[1].mean())) < 5 * float(drawn.std()) / 1000**0.5
 
 
+def test_a_bound_is_given_the_number_of_levels_if_it_takes_it() -> None:
+    x = some_images((1, 2, 2), 3)
+    functions = (lambda x: -x.double().flatten(1).sum(1), lambda x, n_levels: -n_levels * x.double().flatten(1).sum(1))
+    without, with_levels = (wrapped(each, offers="bound").log_weights(x, 2) for each in functions)
+    torch.testing.assert_close(with_levels, 3 * without)
+
+
 @pytest.mark.parametrize("shape", [(1, 2, 2), (3, 1, 2)])
 def test_constants_of_a_density_are_ours(shape: tuple[int, int, int]) -> None:
     """Within 5 Monte Carlo errors of the mass of each cell: with 12 images, fewer than 1 of 100,000 seeds fails."""

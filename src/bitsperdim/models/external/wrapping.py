@@ -20,6 +20,7 @@ raises an error in one sentence (``test_what_is_refused``).
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import abstractmethod
 from collections.abc import Callable
@@ -181,13 +182,17 @@ class ExternalWeights(ExternalNumbers):
 
 
 class ExternalBound(ExternalNumbers):
-    """A model that returns draws of a lower bound on log P(x), whose mean is a lower bound too."""
+    """A model that returns draws of a lower bound on log P(x), whose mean is a lower bound too.
+
+    ``bound(x, n_levels)`` is called with the number of levels, ``bound(x)`` without it.
+    """
 
     draws_bounds = True
 
     def numbers(self, x: Tensor, n_samples: int, labels: Tensor | None, generator: torch.Generator | None) -> Tensor:
         """Return K draws of the bound in nats, (K, B)."""
-        drawn = [self.asked("bound", x, labels=labels, generator=generator) for _ in range(n_samples)]
+        more = (self.n_levels,) if takes(self.offer.functions["bound"], "n_levels") else ()
+        drawn = [self.asked("bound", x, *more, labels=labels, generator=generator) for _ in range(n_samples)]
         return torch.stack([self.per_image(each, "bound", (len(x),)) for each in drawn])
 
 
@@ -272,3 +277,11 @@ def places(order: str | Tensor, image_shape: tuple[int, int, int]) -> Tensor:
             f"order must hold each of 0..{n_places - 1} once, in the shape {tuple(image_shape)} (C, H, W)."
         )
     return order.long()
+
+
+def takes(function: Callable[..., Any], name: str) -> bool:
+    """Return whether a function has an argument of this name."""
+    try:
+        return name in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # functions written in C have no signature
+        return False

@@ -173,7 +173,7 @@ def test_a_folder_needs_a_library_that_saves_folders(folder: Path, command: Comm
         (("--library", "zuko"), "run is a folder, but zuko does not save models as folders; give the Python file"),
         (("--library", "zuko", "-a", "x=1"), "run is a folder of zuko, which holds its weights and takes no arguments"),
         (("--library", "zuko", "--weights", "w.pt"), "run is a folder of zuko, which holds its weights"),
-        (("--library", "keras"), "library = 'keras' is not allowed; it must be one of flow_matching"),
+        (("--library", "keras"), "library = 'keras' is not allowed; it must be one of diffusers"),
     ):
         status, out, _ = command("audit", "run", "--data", "digits", *more)
         assert str(status).startswith(words)
@@ -210,7 +210,7 @@ def test_a_section_names_a_library(folder: Path) -> None:
 
 def test_a_section_refuses_other_words() -> None:
     with pytest.raises(
-        InputError, match=r"mine\.library = 'keras' is not allowed; it must be one of flow_matching, nflows, normflows"
+        InputError, match=r"mine\.library = 'keras' is not allowed; it must be one of diffusers, flow_matching, nflows"
     ):
         section(library="keras")
     wrong = section(arguments={"context": 2}).hyperparameters

@@ -25,6 +25,7 @@ from bitsperdim.models.external.distributions import first_line
 
 # what the models of each library give
 LIBRARIES: Mapping[str, str] = {
+    "diffusers": "pipelines of a UNet2DModel and a scheduler, which give draws of a bound",
     "flow_matching": "solvers of ordinary differential equations and wrapped models, which give a velocity",
     "nflows": "flows, which give a log-density",
     "normflows": "flows, which give a log-density",
