@@ -78,22 +78,22 @@ def test_probes_are_draws_of_a_bound() -> None:
 def test_fitted_noise_needs_training_images_and_is_no_worse() -> None:
     with pytest.raises(InputError, match="noise = 'variational' of ode is not allowed without training images"):
         number(ode={"noise": "variational"})
-    train = Straight().images(300, N_LEVELS, SHAPE)
-    options: dict[str, Any] = {"n_steps": 12, "noise": "variational"}
+    train = Straight().images(40, N_LEVELS, SHAPE)
+    options: dict[str, Any] = {"n_steps": 4, "noise": "variational"}
     fitted = number(ode=options, train=train, n_samples=4)
     assert fitted.metrics.noise == "fitted"
-    plain = number(ode={"n_steps": 12}, n_samples=4)
+    plain = number(ode={"n_steps": 4}, n_samples=4)
     error = np.hypot(fitted.metrics.nll_nats_monte_carlo_error, plain.metrics.nll_nats_monte_carlo_error)
     assert -fitted.metrics.elbo_nats < -plain.metrics.elbo_nats + 4 * error
 
 
 def audited(model: object, **options: Any) -> dict[str, str]:
-    found = audit(model, IMAGES, n_levels=N_LEVELS, n_samples=16, n_asked=1000, **options)
+    found = audit(model, IMAGES, n_levels=N_LEVELS, n_samples=16, n_asked=300, **options)
     return {check.name: check.status for check in found.checks}
 
 
 def test_a_right_flow_passes_and_is_verified() -> None:
-    found = audit(Model(), IMAGES, n_levels=N_LEVELS, n_samples=16, n_asked=500, ode={"n_steps": 16})
+    found = audit(Model(), IMAGES, n_levels=N_LEVELS, n_samples=16, n_asked=200, ode={"n_steps": 12})
     assert found.passed, found.summary()
     assert found.estimate.verified_by == ("sum over tiny images",)
     right = OwnSolver(None, N_LEVELS)

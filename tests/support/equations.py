@@ -144,7 +144,7 @@ class OwnSolver(Straight):
     def __init__(self, mistake: str | None, n_levels: int) -> None:
         self.mistake, self.n_levels = mistake, n_levels
 
-    def log_density(self, y: Tensor, n_steps: int = 60) -> Tensor:
+    def log_density(self, y: Tensor, n_steps: int = 20) -> Tensor:
         """Return log p(y) of values from -1 to 1, by Euler steps, whose divergence is known."""
         y, integral = y.double(), torch.zeros(len(y), dtype=torch.float64)
         times = 1 - (torch.arange(n_steps, dtype=torch.float64) + 0.5) / n_steps

@@ -70,15 +70,15 @@ def test_a_linear_flow_has_its_density(times: tuple[float, float]) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("times", [(0.0, 1.0), (1.0, 0.0)])
 def test_probes_are_right_on_average(times: tuple[float, float]) -> None:
-    """By the derived variance, 4,000 probes are within 6 standard errors: a false alarm in 2e-9 of the seeds."""
-    net, n_probes = Linear(times), 4000
+    """By the derived variance, 400 probes are within 6 standard errors: a false alarm in 2e-9 of the seeds."""
+    net, n_probes = Linear(times), 400
     y = torch.rand(2, *SHAPE, generator=generator(), dtype=torch.float64)
     torch.manual_seed(3)
     found = wrapped(net, times=list(times), layout="flat", probes=n_probes, n_steps=8).log_density(y)
     both = (FLAT + FLAT.T).fill_diagonal_(0)
     error = math.sqrt(float(both.square().sum()) / 2 / n_probes)
     difference = found - net.known(y)
-    assert float(difference.abs().max()) < 6 * error + 1e-4
+    assert float(difference.abs().max()) < 6 * error + 1e-3  # the last term: the solver error
     assert float(difference.abs().max()) > 1e-3  # it is really probed
 
 
