@@ -130,6 +130,24 @@ def test_bounds_and_exact_numbers_carry_their_sign(tmp_path: Path) -> None:
             assert f"{name} {right} " in chart
 
 
+def test_an_estimate_is_no_bound(tmp_path: Path) -> None:
+    """Its solver error is stated, and its mark in the chart has no arrow to the left."""
+    solver = {"error_bpd": 0.0123, "error_nats": 0.034, "order": 4, "observed_order": 1.25}
+    page = report(tmp_path / "a", {"ode": metrics(kind="estimate", solver=solver), "sure": exact()})
+    assert "≈ 1.235" in text_of(row_of(page, "ode"))
+    assert "estimate" in text_of(row_of(page, "ode"))
+    section = text_of(section_of(page, "ode"))
+    assert "An estimate, no bound. The solver error, from the length of the steps, is 0.012 bits/dim" in section
+    assert "order 1.2 instead of 4" in section
+    assert "without an arrow: an estimate" in page
+    solver |= {"error_bpd": 1e-5, "observed_order": 4.0}
+    bound = report(tmp_path / "b", {"ode": metrics(solver=solver), "sure": exact()})
+    assert "An estimate, no bound." not in bound
+    assert "without an arrow" not in bound
+    assert "The solver error, from the length of the steps, is 0.000010 bits/dim" in text_of(section_of(bound, "ode"))
+    assert text_of(row_of(bound, "ode")).count("upper bound") == 1
+
+
 @pytest.mark.parametrize("others", [{}, {"bound": metrics(), "sure": exact()}])
 def test_a_density_is_no_likelihood_and_not_ranked(others: dict[str, Any], tmp_path: Path) -> None:
     """A density has no = or ≤ and is in no chart; in the table it is below all likelihoods, despite its number."""

@@ -123,7 +123,7 @@ def _mark(axes: Axes, model: ModelReport, y: float, pixel: float) -> None:
     colour = BOUND if model.is_bound else EXACT
     value = model.metrics.bpd
     axes.plot(_interval(model), (y, y), color=colour, linewidth=2.5)
-    if model.is_bound:  # the true value is here or further left
+    if model.is_bound and not model.is_estimate:  # the true value is here or further left
         arrow = {"arrowstyle": "-|>,head_length=0.4,head_width=0.22", "color": colour, "shrinkA": 0, "shrinkB": 0}
         tip = _interval(model)[0] - 20 * pixel
         line = {**arrow, "linewidth": 1.2}

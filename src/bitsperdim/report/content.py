@@ -84,8 +84,13 @@ class ModelReport:
 
     @property
     def is_bound(self) -> bool:
-        """Whether the number is an upper bound on the bits per dimension."""
+        """Whether the number is an upper bound on the bits per dimension, or would be without its solver error."""
         return self.metrics.is_sampled
+
+    @property
+    def is_estimate(self) -> bool:
+        """Whether the number is neither exact nor a bound, because of its solver error."""
+        return self.metrics.kind == "estimate"
 
     @property
     def is_density(self) -> bool:
@@ -99,7 +104,7 @@ class ModelReport:
 
     @property
     def relation(self) -> str:
-        """The sign before the number: = for an exact number, ≤ for a bound, empty for a density."""
+        """The sign before the number: = for an exact number, ≤ for a bound, ≈ for an estimate, empty for a density."""
         return "" if self.is_density else self.metrics.sign
 
     @property
@@ -225,6 +230,11 @@ class Report:
     def any_impossible(self) -> bool:
         """Whether some model assigns probability zero to a test image."""
         return any(model.metrics.n_impossible_images for model in self.models)
+
+    @property
+    def any_estimates(self) -> bool:
+        """Whether a number is neither exact nor a bound."""
+        return any(model.is_estimate for model in self.models)
 
     @property
     def any_seeds(self) -> bool:

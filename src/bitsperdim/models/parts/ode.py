@@ -8,9 +8,10 @@ theorem 1):
 
 The grid is fixed. With adaptive steps, the number of an image would depend on the other images of its batch.
 
-Invariants (``tests/models/test_solver_of_equations.py``): each method has its order (``test_the_error_falls_with_the_order``); a
-probed divergence has the exact one as its mean (``test_probes_have_the_exact_divergence_as_their_mean``), and its
-variance is the known one (``test_the_variance_of_the_probes_is_the_derived_one``).
+Invariants (``tests/models/test_solver_of_equations.py``): each method has its order
+(``test_the_error_falls_with_the_order``); a probed divergence has the exact one as its mean
+(``test_probes_have_the_exact_divergence_as_their_mean``), and its variance is the known one
+(``test_the_variance_of_the_probes_is_the_derived_one``).
 """
 
 from __future__ import annotations
