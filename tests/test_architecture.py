@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "architecture.md"
 FLOORS = (
     ("cli", "readme", "studies"),
-    ("report", "comparing", "auditing"),
+    ("report", "comparing", "auditing", "init"),
     ("recipes", "evaluation", "training"),
     ("results", "models", "data", "preflight", "runtime"),
     ("likelihoods", "estimators", "sources", "config"),

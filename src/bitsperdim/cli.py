@@ -1,7 +1,7 @@
 """The command line program ``bitsperdim``.
 
-``run`` and ``back`` are for experiments, ``recipe`` is for recipes, ``compare`` and ``leaderboard`` are for results,
-and ``audit`` and ``evaluate`` are for models from elsewhere.
+``init`` lays out a folder with the pipeline. ``run`` and ``back`` are for experiments, ``recipe`` is for recipes,
+``compare`` and ``leaderboard`` are for results, and ``audit`` and ``evaluate`` are for models from elsewhere.
 
 Each command imports its modules when it runs: only ``recipe``, ``audit`` and ``evaluate`` import torch.
 """
@@ -33,8 +33,16 @@ def repository() -> Path:
             return folder
     raise InputError(
         f"{here} is not inside a bitsperdim repository: no folder here or above has dvc.yaml and recipes/. "
-        f"Change into the repository first."
+        f"Change into one, or lay one out: `bitsperdim init FOLDER`."
     )
+
+
+def init(arguments: argparse.Namespace) -> None:
+    """Lay out a folder with the pipeline, or bring one up to the version of this package."""
+    from bitsperdim.init import command
+
+    for line in (command.update if arguments.update else command.lay_out)(arguments.folder):
+        print(line, flush=True)
 
 
 def recipe(arguments: argparse.Namespace) -> None:
@@ -157,6 +165,17 @@ def parser() -> argparse.ArgumentParser:
     main_parser = _Parser(prog="bitsperdim", description="Likelihoods of discrete images.")
     main_parser.add_argument("--version", action="version", version=f"bitsperdim {__version__}")
     subparsers = main_parser.add_subparsers(required=True, metavar="COMMAND")
+    command = subparsers.add_parser(
+        "init", help="lay out a folder with the pipeline, which then runs this installed package"
+    )
+    command.add_argument("folder", type=Path, metavar="FOLDER", help="an empty folder, or one that does not exist yet")
+    command.add_argument(
+        "--update",
+        action="store_true",
+        help="after an upgrade of the package: write dvc.yaml and stages/ of a folder anew; what git does not have "
+        "of them is lost, so uncommitted changes are refused",
+    )
+    command.set_defaults(run=init)
     command = subparsers.add_parser(
         "run", help="check -S, then do `dvc exp run` with the same flags", add_help=False, prefix_chars="\0"
     )

@@ -24,8 +24,9 @@ Path("results/project_delay/metrics.json").write_text('{"mean": %s}' % number)
 PIPELINE = f"""
 stages:
   preflight:
-    cmd: mkdir -p data/code && printf '${{number}}' > data/code/vae.json
+    cmd: mkdir -p data/code && printf '${{number}}' > data/code/vae.json && printf '${{number}}' > data/preflight.txt
     outs:
+      - data/preflight.txt: {{cache: false, persist: true}}
       - data/code: {{cache: false, persist: true}}
   evaluate:
     cmd: {sys.executable} stage.py
@@ -40,6 +41,7 @@ stages:
 COMMITTED = {
     "params.yaml": "number: 17\n",
     "data/code/vae.json": "17",
+    "data/preflight.txt": "17",
     "results/project_delay/metrics.json": '{"mean": 17}',
     "results/vae/metrics.json": '{"bpd": 17}',
     "results/vae/per_image.csv": "17",
@@ -92,6 +94,7 @@ def test_what_git_takes_for_unchanged_goes_back(laboratory: Laboratory) -> None:
         f"Going back to the last commit, {laboratory.git('rev-parse', '--short', 'HEAD')}:",
         "  params.yaml: number: 99 -> 17",
         "  restored: data/code/vae.json",
+        "  restored: data/preflight.txt",
         "  restored: params.yaml",
         "  restored: results/project_delay/metrics.json",
         "  restored: results/vae/metrics.json",

@@ -80,6 +80,18 @@ def test_what_an_edit_has_changed_is_not_told(changed: dict[str, str], told: lis
     assert rounded_otherwise(BEFORE, elsewhere(**changed)) == told
 
 
+@pytest.mark.parametrize(("hashes", "told"), [(("1", "1"), ["train@vae", "evaluate@vae", "report"]), (("1", "2"), [])])
+def test_another_installed_package_is_other_code(hashes: tuple[str, str], told: list[str]) -> None:
+    """In a folder that `bitsperdim init` has laid out, only the files that preflight writes show it."""
+    before, after = copy.deepcopy(BEFORE), elsewhere()
+    for lock, md5 in zip((before, after), hashes, strict=True):
+        for name, content in lock.items():
+            content["deps"] = [entry for entry in content["deps"] if not entry["path"].startswith("src")]
+            content["deps"].append(file(f"data/code/{name}.json", md5))
+        lock["preflight"] = stage({"stages": "1"}, {"data/code": md5})
+    assert rounded_otherwise(before, after) == told
+
+
 def test_what_another_command_has_changed_is_not_told() -> None:
     after = elsewhere()
     after["evaluate@vae"]["cmd"] = "do it otherwise"
@@ -133,13 +145,12 @@ def test_the_sentence_says_what_moved_why_and_whether_it_may(root: Path) -> None
     assert told.startswith(
         "The digits differ from the last commit, with the same code and parameters: evaluate@vae, report, train@vae. "
     )
-    assert "These numbers agree with the committed ones, within the tolerances of `make check`." in told
+    assert "These numbers agree with the committed ones, within the tolerances of bitsperdim.comparing.rerun." in told
     assert told.endswith("Number of tracked files modified by this: 2.")
     rerun(root, 2 * TRAINED["bpd"])
     told = sentence(root)
-    assert (
-        "NOT agree within the tolerances of `make check`: vae: bpd is 2.10000, but the committed value is 2.0" in told
-    )
+    assert "do NOT agree within the tolerances of bitsperdim.comparing.rerun: " in told
+    assert ": vae: bpd is 2.10000, but the committed value is 2.0" in told
 
 
 def test_a_model_with_another_parameter_is_not_judged(root: Path) -> None:

@@ -20,7 +20,7 @@ from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import write_json
 from bitsperdim.core.git import Provenance
 from bitsperdim.core.units import bits_per_dim
-from bitsperdim.recipes import result, table
+from bitsperdim.recipes import result, running, table
 from bitsperdim.recipes.recipe import read, read_yaml
 from bitsperdim.recipes.result import SAME_AS
 from bitsperdim.recipes.running import Finished, commands, finished
@@ -296,6 +296,31 @@ def test_own_images_stay_where_they_are_and_are_watched(root: Path, tmp_path: Pa
         results.append(json.loads((copy / "recipes" / "results" / "own.json").read_text(encoding="utf-8")))
     assert results[0]["data"]["sha256"]["test"] != results[1]["data"]["sha256"]["test"]
     assert results[0]["params"]["dataset"]["path"] == "data/own/mine.npz"
+
+
+def test_own_models_and_the_installed_package_are_code_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is no `src`, the stages run the installed package."""
+    root, site = tmp_path / "lab", tmp_path / "site"
+    for path in (
+        root / "external" / "mine.py",
+        root / "dvc.yaml",
+        site / "bitsperdim" / "a.py",
+        root / "stages" / "a.py",
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}\n")
+    monkeypatch.setattr(running, "SOURCE", site)
+    params = {"dataset": {"path": "data/own"}}
+    found = [running._fingerprint(root, params, None)]
+    for path in (root / "external" / "mine.py", site / "bitsperdim" / "a.py", root / "src" / "bitsperdim" / "a.py"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{} # edited\n")
+        found.append(running._fingerprint(root, params, None))
+    (site / "bitsperdim" / "a.py").write_text("{} # edited twice\n")
+    assert running._fingerprint(root, params, None) == found[-1], "the repository's own code is what runs"
+    assert len(set(found)) == len(found)
 
 
 def test_a_second_run_beside_the_first_is_refused(root: Path) -> None:

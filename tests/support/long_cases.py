@@ -30,6 +30,7 @@ CASES: dict[str, tuple[str, ...]] = {
         "test_false_verdicts_are_rare[9-359-*-heavy]",
         "test_false_verdicts_are_rare[9-359-*-skewed]",
     ),
+    "init/test_wheel.py": ("test_the_wheel_works_outside_of_the_repository",),
     "models/test_conv_vae.py": (
         "test_weights_average_to_the_mass[conv-vae-coupled-rgb]",
         "test_weights_average_to_the_mass[conv-vae-grey]",
@@ -92,6 +93,7 @@ WHOLE = {
     "test_a_disk_that_is_really_full": "test_the_last_good_checkpoint_stays",
     "test_a_recipe_that_runs_from_the_queue_is_not_run_again": "test_a_queued_recipe_is_collected_when_it_has_run",
     "test_no_result_that_is_not_there_is_offered": "test_changed_parameters_never_pass_for_the_recipe",
+    "test_the_wheel_works_outside_of_the_repository": "test_the_files_are_those_of_the_repository",
     "test_a_compiled_objective_is_the_same": "test_what_is_traced_is_the_same",
 }
 

@@ -36,7 +36,8 @@ from bitsperdim.core.git import GitError, Repository, repository
 from bitsperdim.preflight.preflight import KEPT, forget
 from bitsperdim.recipes.recipe import read_yaml
 
-GOES_BACK = ("params.yaml", "dvc.lock", "results", "data/code")  # data/code records which code made the results
+# data/code records which code made the results; the marker of preflight is in git, too, and not in DVC's cache
+GOES_BACK = ("params.yaml", "dvc.lock", "results", "data/code", "data/preflight.txt")
 MOST_NAMED = 10  # largest number of parameters that are listed
 
 

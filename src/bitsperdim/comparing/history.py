@@ -127,7 +127,7 @@ def changes(repository: Repository) -> Iterator[Change]:
         GitError: git fails.
     """
     if repository.find("rev-parse", "--verify", "--quiet", "HEAD") is None:
-        raise InputError(f"{repository.root} has no commits.")
+        raise InputError(f"{repository.root} has no commits; make one first: `git add --all`, then `git commit`.")
     history = repository.ask(
         "log",
         "--branches",

@@ -29,6 +29,8 @@ from bitsperdim.core.files import workspace
 from bitsperdim.core.git import Repository, repository
 
 LOCK = "dvc.lock"
+CODE = "data/code"  # hashes of the code, from preflight: where the package is installed, no stage depends on it itself
+TOLERANCES = "the tolerances of bitsperdim.comparing.rerun"
 SHOWN = 3  # largest number of stages, and of disagreements, that are shown
 Stages = Mapping[str, Mapping[str, Any]]
 
@@ -51,8 +53,12 @@ def rounded_otherwise(before: Stages, after: Stages) -> list[str]:
         }
 
     def own(stage: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Return the inputs of a stage that no other stage makes."""
-        deps = {dep["path"]: dep.get("md5") for dep in stage.get("deps", []) if not made_by(dep["path"])}
+        """Return the inputs of a stage that no other stage makes, and the hashes of the code that it needs."""
+        deps = {
+            dep["path"]: dep.get("md5")
+            for dep in stage.get("deps", [])
+            if dep["path"].startswith(f"{CODE}/") or not made_by(dep["path"])
+        }
         return stage.get("cmd"), stage.get("params"), deps
 
     known: dict[str, bool] = {}
@@ -69,8 +75,8 @@ def rounded_otherwise(before: Stages, after: Stages) -> list[str]:
 
 
 def _outs(stage: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the hash of each output, without the files that describe the machine and hold no results."""
-    files = tuple(made_with.FILES.values())
+    """Return the hash of each output, without the files that describe the machine or the code and hold no results."""
+    files = (*made_with.FILES.values(), CODE)
     return {out["path"]: out.get("md5") for out in stage.get("outs", []) if not out["path"].endswith(files)}
 
 
@@ -110,9 +116,9 @@ def _told(here: Repository, names: list[str], outs: list[str]) -> str:
         "amplifies the differences.",
     ]
     if found:
-        told.append(f"The numbers do NOT agree within the tolerances of `make check`: {' '.join(found[:SHOWN])}")
+        told.append(f"The numbers do NOT agree within {TOLERANCES}: {' '.join(found[:SHOWN])}")
     elif n_compared:
-        told.append("These numbers agree with the committed ones, within the tolerances of `make check`.")
+        told.append(f"These numbers agree with the committed ones, within {TOLERANCES}.")
     if workspace() == Path():  # not in a copy that DVC made for an experiment
         status = here.ask("status", "--porcelain", "--untracked-files=no", "--", LOCK, *outs)
         told.append(f"Number of tracked files modified by this: {len(status.splitlines())}.")

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from bitsperdim.core.git import repository
 from bitsperdim.preflight.agreement import validated
 from bitsperdim.preflight.preflight import check_source
 from bitsperdim.recipes.recipe import read_yaml
+from bitsperdim.recipes.running import with_a_commit
 from bitsperdim.recipes.settings import applied
 
 
@@ -27,13 +27,13 @@ def run(root: Path, arguments: Sequence[str]) -> NoReturn:
     The stages use the Python of this command, even if its environment is not active.
 
     Raises:
-        InputError: a setting or a value in ``params.yaml`` is not allowed, or there is no git repository.
+        InputError: a setting or a value in ``params.yaml`` is not allowed, or there is no git repository with a commit.
     """
     parser = argparse.ArgumentParser(prog="bitsperdim run", add_help=False)
     parser.add_argument("-S", "--set-param", action="append", default=[])
     settings = parser.parse_known_args(arguments)[0].set_param
     if not {"-h", "--help"} & set(arguments):
-        repository(root)  # raises an error without git, in which DVC stores experiments
+        with_a_commit(root)  # raises an error without git, in which DVC stores experiments
         params = validated(applied(read_yaml(root / "params.yaml"), settings, root))
         with contextlib.chdir(root):
             check_source(params)

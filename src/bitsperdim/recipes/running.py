@@ -6,6 +6,8 @@ same name. So queueing removes an earlier experiment with the name, and a run th
 queued nor run again. ``dvc queue start`` does not know the folder of logs, so that the result of a queued run has no
 times.
 
+In a folder without ``src``, which ``bitsperdim init`` has laid out, the stages run the installed package.
+
 In all cases the workspace does not change, an interrupted run resumes where it stopped (finished stages do not run
 again, and training resumes from its checkpoint), and the files of a run can be read by path.
 
@@ -33,6 +35,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from bitsperdim.core.code import SOURCE
 from bitsperdim.core.errors import InputError
 from bitsperdim.core.files import REPOSITORY, read_json, write_json, write_text
 from bitsperdim.core.git import UNSHALLOW, GitError, NotARepositoryError, Provenance, Repository, provenance, repository
@@ -45,6 +48,7 @@ RUNS, LOGS = Path("runs"), Path("logs") / "recipes"
 LOCK, STARTED = "lock", "started"  # files in a run's folder of logs
 BASED_ON = "based-on.json"  # file in a run's folder, with the commit and the parameters
 CODE = ("src", "stages", "dvc.yaml")
+COPIED = ("src", "stages", "external")  # folders of a run without DVC; there is no src if the package is installed
 OF_SCORING = ("preflight", "download", "dequantize", "evaluate")  # stages needed to score given weights
 STOPPED = "The run stopped (status {}). Finished work is stored; run the same command again to resume."
 
@@ -190,6 +194,21 @@ def dvc_is_there(root: Path) -> bool:
     return True
 
 
+def with_a_commit(root: Path) -> Repository:
+    """Return the git repository of a folder, in which DVC can run experiments: it has a commit.
+
+    Raises:
+        InputError: the folder is not a git repository, or it has no commits.
+    """
+    here = repository(root)
+    if here.find("rev-parse", "--verify", "--quiet", "HEAD") is None:
+        raise InputError(
+            f"{root} has no commits, and a DVC experiment is based on one; make one first: "
+            f"`git add --all`, then `git commit`."
+        )
+    return here
+
+
 def finished(root: Path, recipe: Recipe, size: SizeName, *, with_dvc: bool) -> Finished:
     """Return a recipe's finished run, from now or earlier.
 
@@ -281,7 +300,7 @@ def refuse_queued(root: Path, name: str) -> None:
 
 def _with_dvc(root: Path, name: str, changes: list[str], environment: Mapping[str, str], *, queue: bool) -> None:
     dvc = [sys.executable, "-m", "dvc"]
-    here = repository(root)
+    here = with_a_commit(root)
     if here.is_shallow:  # DVC would run it, but silently store nothing
         raise InputError(
             f"{root} is a shallow clone, in which DVC does not store experiments that run in a copy: {UNSHALLOW}."
@@ -318,7 +337,7 @@ def _without_dvc(
     done, fingerprint = folder / "done", _fingerprint(root, params, weights)
     if not (done / fingerprint).exists():
         shutil.rmtree(folder, ignore_errors=True)
-        for part in ("src", "stages"):
+        for part in (name for name in COPIED if (root / name).is_dir()):
             shutil.copytree(root / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
         if weights is not None:
             shutil.copytree(weights, folder / "models")
@@ -371,10 +390,11 @@ def _value(key: str, params: Mapping[str, Any], model: str | None) -> str:
 
 
 def _fingerprint(root: Path, params: Mapping[str, Any], weights: Path | None) -> str:
-    """Return a hash of the parameters, the code, the user's own images, and the weights that are scored."""
+    """Return a hash of the parameters, the code, the user's own models and images, and the weights that are scored."""
     digest = hashlib.sha256(repr(sorted(params.items())).encode())
     images = root / params["dataset"]["path"]
-    folders = (root / "src", root / "stages", images, *([] if weights is None else [weights]))
+    code = root / "src" if (root / "src").is_dir() else SOURCE / "bitsperdim"
+    folders = (code, root / "stages", root / "external", images, *([] if weights is None else [weights]))
     files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
     for path in (root / "dvc.yaml", *files, *([images] if images.is_file() else [])):
         if "__pycache__" not in path.parts and not path.parent.name.endswith(".egg-info"):

@@ -1,0 +1,1 @@
+"""The command ``bitsperdim init``: a folder with the pipeline, whose stages run the installed package."""
