@@ -2,12 +2,14 @@
 
 import ast
 import hashlib
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -154,13 +156,13 @@ def test_a_forgotten_environment_is_a_sentence(tmp_path: Path, repository: Path)
 def test_the_packages_that_stages_import_are_looked_for(repository: Path) -> None:
     named = re.findall(r'names = "(.*)"', (repository / START).read_text(encoding="utf-8"))[0].split()
     source, imported = repository / "src", set()
-    for script in (repository / "stages").glob("*.py"):
-        for module in needed(script, *(file for family in FAMILIES for file in code_of(family))):
-            for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.Import):
-                    imported |= {alias.name.split(".")[0] for alias in node.names}
-                elif isinstance(node, ast.ImportFrom) and node.module:
-                    imported.add(node.module.split(".")[0])
+    scripts = (repository / "stages").glob("*.py")
+    for module in needed(*scripts, *(file for family in FAMILIES for file in code_of(family))):
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.split(".")[0])
     own = {path.name for path in source.iterdir()} | {"dvc", "pandas"}  # of functions that no stage calls
     assert {name.split(".")[0] for name in named} == imported - set(sys.stdlib_module_names) - own
 
@@ -195,18 +197,13 @@ def test_a_copy_of_the_workspace_runs_its_own_code(tmp_path: Path, repository: P
 
 def hashes_as_dvc_does(repository: Path) -> dict[str, str]:
     """Return path -> md5 of every file and folder of the last commit, folders as DVC hashes them."""
-    listing = subprocess.run(
-        ["git", "-C", str(repository), "ls-tree", "-r", "--name-only", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    command = ["git", "-C", str(repository), "archive", "--format=tar", "HEAD"]
+    archive = subprocess.run(command, capture_output=True, check=True).stdout
     files: dict[str, str] = {}
-    for name in listing.stdout.splitlines():
-        content = subprocess.run(
-            ["git", "-C", str(repository), "show", f"HEAD:{name}"], capture_output=True, check=True
-        )
-        files[name] = hashlib.md5(content.stdout).hexdigest()
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        for member in tar:
+            if (content := tar.extractfile(member)) is not None:
+                files[member.name] = hashlib.md5(content.read()).hexdigest()
     md5s = dict(files)
     for folder in {str(parent) for name in files for parent in Path(name).parents}:
         inside = [

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from bitsperdim.config.params import STUDIES
 from bitsperdim.core.errors import InputError
 from bitsperdim.recipes.recipe import merged, read, read_yaml
 from bitsperdim.recipes.settings import applied
@@ -15,7 +16,15 @@ from bitsperdim.recipes.settings import applied
 
 @pytest.fixture(scope="module")
 def params(repository: Path) -> dict[str, Any]:
+    """The whole file."""
     return read_yaml(repository / "params.yaml")
+
+
+@pytest.fixture(scope="module")
+def few(params: dict[str, Any]) -> dict[str, Any]:
+    """A short file: a wrong setting is tried in up to a dozen other ways, each of which DVC writes into the file."""
+    kept = {name: params[name] for name in ("dataset", "seeds", "train", "histogram", "gaussian", "vae", "iwae")}
+    return {**kept, "models": ["vae", "iwae"], **{name: {} for name in ("dequantize", "evaluate", *STUDIES)}}
 
 
 @pytest.mark.parametrize(
@@ -69,9 +78,9 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("setting", MISTAKES)
-def test_a_mistake_in_a_setting_is_a_sentence(setting: str, params: dict[str, Any]) -> None:
+def test_a_mistake_in_a_setting_is_a_sentence(setting: str, few: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=MISTAKES[setting]) as caught:
-        applied(params, ["vae.latent_size=9", setting])
+        applied(few, ["vae.latent_size=9", setting])
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 400
 
@@ -96,13 +105,13 @@ OTHER_WAYS: dict[str, tuple[str, str, Any]] = {
 
 @pytest.mark.parametrize("setting", OTHER_WAYS)
 def test_what_the_sentence_says_to_type_does_it(
-    setting: str, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    setting: str, few: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The suggestion works through a shell, Hydra and DVC."""
     monkeypatch.setenv("HOME", "/home/me")
     other, key, value = OTHER_WAYS[setting]
     with pytest.raises(InputError) as caught:
-        applied(params, [setting])
+        applied(few, [setting])
     assert str(caught.value).endswith(f"; type `-S {shlex.quote(other)}`.")
     assert str(caught.value).count("; type ") == 1
     typed = str(caught.value).split("`")[1]
@@ -110,22 +119,22 @@ def test_what_the_sentence_says_to_type_does_it(
     done = subprocess.run(command, capture_output=True, env={**os.environ, "LC_ALL": "C.UTF-8"}, check=True)
     flag, received = done.stdout.decode("utf-8").splitlines()
     assert (flag, received) == ("-S", other)
-    found: Any = applied(params, [received])
+    found: Any = applied(few, [received])
     for part in key.split("."):
         found = found[part]
     assert found == value
 
 
 @pytest.mark.parametrize("beside", ["vae.latent_size=9", "vae.latent_size=-1"])
-def test_settings_beside_a_wrong_one_change_nothing_of_it(beside: str, params: dict[str, Any]) -> None:
+def test_settings_beside_a_wrong_one_change_nothing_of_it(beside: str, few: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"; type `-S 'models=\[vae\]'`\.$"):
-        applied(params, [beside, "models=vae"])
+        applied(few, [beside, "models=vae"])
 
 
 @pytest.mark.parametrize("setting", ["vae.latent_size=-8", "vae.likelihood=bernoulli,categorical", "dataset.path=null"])
-def test_where_nothing_else_is_allowed_nothing_is_offered(setting: str, params: dict[str, Any]) -> None:
+def test_where_nothing_else_is_allowed_nothing_is_offered(setting: str, few: dict[str, Any]) -> None:
     with pytest.raises(InputError) as caught:
-        applied(params, [setting])
+        applied(few, [setting])
     assert "type" not in str(caught.value)
 
 

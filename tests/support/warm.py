@@ -36,13 +36,18 @@ PACKAGES = (
     "dvc.repo.experiments.run",
 )
 
-
 MODULES = ("torch.distributed.run", "dvc", "bitsperdim.cli")
+SHARED = "WARM_FOLDER"  # names the folder of a process that another one has started
 
 
 @functools.cache
 def folder() -> Path:
-    """A folder with the command ``python``; the process behind it is started, and ends with this one."""
+    """A folder with the command ``python``; the process behind it is started, and ends with this one.
+
+    If SHARED names the folder of such a process, it is used instead.
+    """
+    if SHARED in os.environ:
+        return Path(os.environ[SHARED])
     place = Path(tempfile.mkdtemp(prefix="warm-"))
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(str(place / "socket"))
