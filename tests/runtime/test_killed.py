@@ -113,12 +113,21 @@ def kept(folder: Path) -> set[tuple[str, int]]:
     return {(path, when) for path, when in files(folder, "checkpoints").items() if "/state" in path}
 
 
+def wait_until_stopped(process: int) -> None:
+    """Wait until a process has stopped or ended; a busy machine takes a while to stop it."""
+    status = Path("/proc") / str(process) / "stat"
+    time.sleep(0.003)
+    with contextlib.suppress(OSError):  # it has ended, or this system has no /proc
+        while status.read_text().rpartition(") ")[2][:1] not in "TtZX":
+            time.sleep(0.001)
+
+
 def caught(process: int, has_ended: Callable[[], bool], is_there: Callable[[], Any]) -> bool:
     """Stop the process at a moment when a condition holds; return False if the process ended before."""
     while not has_ended():
         if is_there():
             os.kill(process, signal.SIGSTOP)
-            time.sleep(0.003)  # wait until it has stopped
+            wait_until_stopped(process)
             if is_there():
                 return True
             os.kill(process, signal.SIGCONT)
