@@ -4,6 +4,7 @@ In the copy ``preflight`` is the real one, and every other stage writes its outp
 that DVC's decisions alone are measured.
 """
 
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from support import warm
 
@@ -24,21 +26,20 @@ mine: {family: external, file: external/my_model.py, library: zuko,
 # what a stage makes is a function of its name and of the outputs that it reads, and of the data set where it makes the
 # images; code changes nothing here
 STAND_IN = """
-import os, pathlib, sys
+import json, os, pathlib, re, sys
 name, *arguments = sys.argv[1:]
 if name == "preflight":
     os.environ["PYTHONPATH"] = "src"
-    os.execv(sys.executable, [sys.executable, "stages/preflight.py", *arguments])
-from ruamel.yaml import YAML
-stages = YAML(typ="safe").load(open("dvc.yaml"))["stages"]
-dataset = YAML(typ="safe").load(open("params.yaml"))["dataset"]["name"]
+    os.execv({python!r}, [{python!r}, "stages/preflight.py", *arguments])
+dataset = re.search("dataset:\\n  name: (\\w+)", open("params.yaml").read())[1]
+stages = json.load(open("stages.json"))
 stage = stages[name].get("do", stages[name])
 for kind in ("outs", "metrics", "plots"):
     for out in stage.get(kind, []):
         place = out if isinstance(out, str) else next(iter(out))
-        path = pathlib.Path(place.replace("${item}", arguments[0]).replace("${dataset.name}", dataset))
+        path = pathlib.Path(place.replace("${{item}}", arguments[0]).replace("${{dataset.name}}", dataset))
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{name} {dataset if name == 'dequantize' else ''}")
+        path.write_text(name + (dataset if name == "dequantize" else ""))
 """
 
 
@@ -64,8 +65,10 @@ def laboratory(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     text = (folder / "params.yaml").read_text(encoding="utf-8")
     text = re.sub(r"(?m)^models: .*", f"models: [{', '.join(MODELS)}]", text)
     (folder / "params.yaml").write_text(text + MINE, encoding="utf-8")
-    (folder / "stand_in.py").write_text(STAND_IN, encoding="utf-8")
-    start = f'exec {sys.executable} stand_in.py "$@"\n'
+    stages = YAML(typ="safe").load((folder / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    (folder / "stages.json").write_text(json.dumps(stages), encoding="utf-8")
+    (folder / "stand_in.py").write_text(STAND_IN.format(python=warm.python()), encoding="utf-8")
+    start = f'exec {sys.executable} -I -S stand_in.py "$@"\n'
     (folder / "stages" / "start.sh").write_text(start, encoding="utf-8")
     ran(folder)
     return folder

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +16,6 @@ from bitsperdim.evaluation import summary
 from bitsperdim.evaluation.estimate import Estimate
 from support.cases import small_model
 from support.estimates import fixed
-from support.metrics import exact
-from support.results import IMAGES, MODELS, cells_of, report, row_of, text_of
 
 SHAPE = (1, 2, 2)
 DESCRIPTION = Description(SHAPE, 3, 3, "none", {"test": 3}, "hash", "t")
@@ -79,20 +76,3 @@ def test_densities_and_unknown_truths_are_not_held() -> None:
     assert held(density).truth is None
     unknown = summary.summarise({0: fixed([-1, -2, -6])}, small_model("vae-categorical"), DESCRIPTION)
     assert unknown.metrics.truth is None
-
-
-def test_the_report_shows_the_truth_and_what_each_model_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "above the truth" not in text_of(report(tmp_path / "unknown", MODELS)).split("Why believe")[0].lower()
-    monkeypatch.setitem(IMAGES, "truth_bpd", 0.8)
-    monkeypatch.setitem(IMAGES, "truth_bpd_standard_error", 0.0123)
-    truth = {"bpd": 0.8, "evidence_nats": -3.0, "critical_nats": 9.2, "level": 1e-4, "is_refuted": False}
-    above = {**truth, "excess_bpd": 0.43456, "excess_bpd_standard_error": 0.0211}
-    better = {**truth, "excess_bpd": -0.2, "excess_bpd_standard_error": 0.01, "evidence_nats": 99.0, "is_refuted": True}
-    models = {"sure": exact(truth=above), "wrong": exact(bpd=0.6, truth=better)}
-    page = report(tmp_path, models)
-    text = text_of(page)
-    assert "the distribution that the images are drawn from; no correct model is better; ± 0.012 over test" in text
-    heads = cells_of(page.partition('<table id="models">')[2].partition("</thead>")[0])
-    assert heads[:4] == ["Model", "Bits/dim", "Number is", "Above the truth"]
-    assert cells_of(row_of(page, "sure"))[3] == "0.435 ± 0.021"
-    assert cells_of(row_of(page, "wrong"))[1] == "= 0.600 ± 0.034 ‡ better than the truth"

@@ -14,7 +14,9 @@ from support.metrics import exact, metrics
 from support.results import (
     ANNEALED,
     CONTRAST,
+    IMAGES,
     JUDGED,
+    MODELS,
     REFINED,
     cells_of,
     params_of,
@@ -194,3 +196,20 @@ def test_the_noise_that_was_replaced_stands_beside_the_other(tmp_path: Path) -> 
     assert f"by {MINUS}0.177 ± 0.024 nats (paired)" in fitted
     assert "Fitted noise is a conditional flow" in fitted
     assert "Before and after" not in section_of(page, "own")
+
+
+def test_the_report_shows_the_truth_and_what_each_model_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "above the truth" not in text_of(report(tmp_path / "unknown", MODELS)).split("Why believe")[0].lower()
+    monkeypatch.setitem(IMAGES, "truth_bpd", 0.8)
+    monkeypatch.setitem(IMAGES, "truth_bpd_standard_error", 0.0123)
+    truth = {"bpd": 0.8, "evidence_nats": -3.0, "critical_nats": 9.2, "level": 1e-4, "is_refuted": False}
+    above = {**truth, "excess_bpd": 0.43456, "excess_bpd_standard_error": 0.0211}
+    better = {**truth, "excess_bpd": -0.2, "excess_bpd_standard_error": 0.01, "evidence_nats": 99.0, "is_refuted": True}
+    models = {"sure": exact(truth=above), "wrong": exact(bpd=0.6, truth=better)}
+    page = report(tmp_path, models)
+    text = text_of(page)
+    assert "the distribution that the images are drawn from; no correct model is better; ± 0.012 over test" in text
+    heads = cells_of(page.partition('<table id="models">')[2].partition("</thead>")[0])
+    assert heads[:4] == ["Model", "Bits/dim", "Number is", "Above the truth"]
+    assert cells_of(row_of(page, "sure"))[3] == "0.435 ± 0.021"
+    assert cells_of(row_of(page, "wrong"))[1] == "= 0.600 ± 0.034 ‡ better than the truth"

@@ -99,7 +99,7 @@ def test_sharded_is_the_same_bit_for_bit(n_processes: int, tmp_path: Path) -> No
 
 def test_the_stage_writes_the_same_files(tmp_path: Path, repository: Path) -> None:
     """Two processes write the files of one, with two seeds, annealing and pictures; only the first process prints."""
-    workspace.prepare(tmp_path, repository, {})
+    workspace.prepare(tmp_path, repository, {}, n_images=100)
     workspace.make_models(tmp_path)
     done = workspace.run(tmp_path, repository, *workspace.EVALUATE, BITSPERDIM_CHECKPOINT_SECONDS="100000")
     assert done.returncode == 0, done.stderr

@@ -17,7 +17,6 @@ import shutil
 import signal
 import stat
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +25,7 @@ from typing import IO, Any
 import pytest
 
 from bitsperdim.runtime import finished
-from support import workspace
+from support import warm, workspace
 from support.workspace import EVALUATE, TRAIN
 
 INTERVAL = "0.02"  # seconds between two checkpoints
@@ -45,7 +44,7 @@ class Stages:
         path = f"{repository / 'src'}{os.pathsep}{tests}"
         environment = {**os.environ, **workspace.ENVIRONMENT, "PYTHONPATH": path}
         self.forks = subprocess.Popen(
-            [sys.executable, str(tests / "support" / "forks.py")],
+            [warm.python(), str(tests / "support" / "forks.py")],
             cwd=folder,
             env={**environment, "BITSPERDIM_CHECKPOINT_SECONDS": INTERVAL},
             stdin=subprocess.PIPE,

@@ -52,6 +52,11 @@ CASES: dict[str, tuple[str, ...]] = {
         "test_a_wrong_setting_is_refused_before_anything_starts[flags1]",
         "test_no_result_that_is_not_there_is_offered",
     ),
+    "runtime/test_accelerator.py": (
+        "test_annealing_keeps_to_its_device[vae-bernoulli]",
+        "test_annealing_keeps_to_its_device[conv-vae-coupled-rgb]",
+    ),
+    "runtime/test_blocks.py": ("test_sharded_is_the_same_bit_for_bit[4]",),
     "runtime/test_full_disk.py": ("test_a_disk_that_is_really_full",),
     "runtime/test_killed.py": (
         "test_killed_at_any_moment_the_bytes_are_the_same[train]",

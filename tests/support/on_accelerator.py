@@ -23,6 +23,7 @@ from torch import Tensor
 from bitsperdim.core import randomness
 from bitsperdim.evaluation import annealed as chains
 from bitsperdim.evaluation import latent_code, pictures, rate_distortion, scoring
+from bitsperdim.evaluation.estimate import Estimate
 from bitsperdim.models import LatentModel, look_ahead
 from bitsperdim.runtime import device
 from bitsperdim.runtime.checkpoints import Checkpoint
@@ -43,7 +44,6 @@ DRAWN = (
     *("histogram-rgb", "pixelcnn-coupled-rgb", "gated-logistics", "plus-rgb", "vae-coupled-rgb", "vae-two-layers"),
     *("conv-vae-grey", "gaussian-grey", "flow-nsf", "realnvp-grey"),
 )
-ANNEALED = ("vae-bernoulli", "vae-two-layers", "conv-vae-coupled-rgb")
 
 
 def on(place: torch.device, work: Callable[[torch.device], Any]) -> Any:
@@ -173,17 +173,23 @@ def evaluated(name: str, chunk_size: int, place: torch.device) -> Any:
     return scoring.evaluate_seed(small_model(name).float(), sharded.prepared(name), section, 0, place)
 
 
-def annealed(name: str, n_steps: int, n_leapfrog: int, n_images: int, place: torch.device) -> Outcome:
+def short_pilot(patch: pytest.MonkeyPatch) -> None:
+    """Make the run short that comes before annealing."""
+    patch.setattr(chains, "PILOT_TRANSITIONS", 4)
+    patch.setattr(chains, "PILOT_WARM_UP", 2)
+
+
+def annealed(
+    name: str, estimated: Estimate, n_steps: int, n_leapfrog: int, n_images: int, place: torch.device
+) -> Outcome:
     """Active units, and what chains say after a short pilot run, of some images and as many that are drawn."""
     model = small_model(name).float().to(place)
     assert isinstance(model, LatentModel)
     data, lengths = sharded.prepared(name), {"n_steps": n_steps, "n_leapfrog": n_leapfrog}
     lengths |= {"n_images": n_images, "n_simulated": n_images}
-    estimated = scoring.evaluate_seed(model, data, sharded.SECTION, 0, place)
     section = sharded.SECTION.model_copy(update={"annealed": CHAINS.model_copy(update=lengths)})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chains, "PILOT_TRANSITIONS", 4)
-        patch.setattr(chains, "PILOT_WARM_UP", 2)
+        short_pilot(patch)
         patch.setattr(rate_distortion, "N_SAMPLES", 2 * section.chunk_size)
         return latent_code.of_the_code(model, data, estimated, section, place)
 
@@ -211,11 +217,11 @@ def drawn(name: str, place: torch.device) -> dict[str, bytes]:
 
 
 def of_evaluation() -> Outcome:
-    """Estimates of every small model; annealing; pictures, waits and launches of one or two models of each family.
+    """Estimates of every small model; pictures, waits and launches of one or two models of each family.
 
     Waits are those for chunks of 5 and of 2 samples, launches those for 3 and for 40 samples.
     """
-    outcome: Outcome = {"waits": {}, "waits of annealing": {}}
+    outcome: Outcome = {"waits": {}}
     outcome["launches"] = {name: [launched(name, n) for n in (3, 40)] for name in DRAWN}
     for name in SMALL:
         found, n = counted(partial(evaluated, name, 5))
@@ -225,11 +231,13 @@ def of_evaluation() -> Outcome:
             outcome["waits"][name] = [n, counted(partial(evaluated, name, 2))[1]]
     for name in DRAWN:
         outcome[f"{name}, pictures"] = compared(partial(drawn, name))
-    for name in ANNEALED:
-        outcome[f"{name}, annealed"] = compared(partial(annealed, name, 3, 2, 5))
-        counts = [counted(partial(annealed, name, n, n, 1))[1] for n in (2, 4)]
-        outcome["waits of annealing"][name] = counts
     return outcome
+
+
+def of_annealing(name: str) -> Outcome:
+    """Annealing of one model, and waits for one and for two steps of as many leaps."""
+    work = partial(annealed, name, on(CPU, partial(evaluated, name, 5)))
+    return {"numbers": compared(partial(work, 3, 2, 5)), "waits": [counted(partial(work, n, n, 1))[1] for n in (1, 2)]}
 
 
 def staged(model: str, place: torch.device) -> dict[str, bytes]:
@@ -245,6 +253,7 @@ def staged(model: str, place: torch.device) -> dict[str, bytes]:
         for variable in ("BITSPERDIM_CHECKPOINTS", "BITSPERDIM_LOGS"):
             patch.delenv(variable, raising=False)
         patch.chdir(folder)
+        short_pilot(patch)
         patch.setattr(device, "set_up_device", lambda: place)
         patch.setattr(device, "described", lambda _: {})
         patch.setattr(device, "peak_memory", lambda _: {})
@@ -288,7 +297,13 @@ def of_studies() -> Outcome:
     return {"dequantizing": compared(of_flows), "universal_resnet": compared(of_neurons)}
 
 
-GROUPS = {"training": of_training, "evaluation": of_evaluation, "stages": of_stages, "studies": of_studies}
+GROUPS: dict[str, Callable[..., Outcome]] = {
+    "training": of_training,
+    "evaluation": of_evaluation,
+    "annealing": of_annealing,
+    "stages": of_stages,
+    "studies": of_studies,
+}
 
 
 if __name__ == "__main__":
@@ -296,5 +311,5 @@ if __name__ == "__main__":
     look_ahead.N_CUTS = 2  # the check of each model, which launches thousands of operations, is the same with two
     said = os.dup(1)
     os.dup2(2, 1)  # what stages say
-    content = json.dumps(GROUPS[sys.argv[1]]())
+    content = json.dumps(GROUPS[sys.argv[1]](*sys.argv[2:]))
     os.write(said, content.encode())
